@@ -1,0 +1,73 @@
+"""How long `recon4d reconstruct` takes from the shell, and how much memory: ``python -m benchmarks.reconstruct``.
+
+Each run is a process of its own, as a person starts it. Printed are the network's own seconds (what the command says),
+those of the whole command, and the largest resident memory, as medians over the runs.
+"""
+
+import re
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Time whole reconstructions of one clip."""
+
+    clip: Path = Path("examples/dog.mp4")
+    model: str = "recon4d_small"
+    num_frames: tuple[int, ...] = (16,)
+    runs: int = 3
+
+
+@dataclass(frozen=True)
+class Run:
+    network_seconds: float
+    command_seconds: float
+    peak_gib: float
+
+
+def main(benchmark: Benchmark) -> None:
+    print(f"{benchmark.clip}, {benchmark.model}, median of {benchmark.runs} runs")
+    print("frames  network s  command s  peak GiB")
+    for frames in benchmark.num_frames:
+        runs = [measure(benchmark, frames) for _ in range(benchmark.runs)]
+        median = [
+            statistics.median(getattr(run, name) for run in runs)
+            for name in ("network_seconds", "command_seconds", "peak_gib")
+        ]
+        print(f"{frames:6}  {median[0]:9.1f}  {median[1]:9.1f}  {median[2]:8.2f}", flush=True)
+
+
+def measure(benchmark: Benchmark, frames: int) -> Run:
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "recon4d.cli", "reconstruct", str(benchmark.clip)]
+        command += ["--out", f"{folder}/out", "--model", benchmark.model, "--num-frames", str(frames)]
+        started = time.perf_counter()
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+            assert process.stdout is not None
+            printed = process.stdout.read()
+            # wait4 answers for this child alone; the peak of all children together would never fall again.
+            _, _, usage = wait(process.pid)
+        seconds = time.perf_counter() - started
+    network = re.search(r"pixels in ([\d.]+) s", printed)
+    if network is None:
+        raise SystemExit(f"the command failed: {' '.join(command)}")
+    return Run(float(network[1]), seconds, usage.ru_maxrss / 2**20)
+
+
+def wait(pid: int) -> tuple[int, int, resource.struct_rusage]:
+    import os
+
+    return os.wait4(pid, 0)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Benchmark))

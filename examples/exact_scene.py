@@ -1,0 +1,129 @@
+"""Truth is a Scene like any prediction: a ball rolling over tiles past two boxes, traced exactly and written out.
+
+    python examples/exact_scene.py --out out/exact
+
+writes what `recon4d reconstruct` writes, and ``picture.jpg`` beside the folder: frames, depth, what moves.
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import tyro
+from torch import Tensor
+
+import recon4d
+from recon4d import geometry
+from recon4d.export import SceneInfo, atomic_folder, depth_video_frames, write_results
+from recon4d.media import write_jpeg
+from recon4d.records import Cameras, Clip, Scene
+
+HEIGHT, WIDTH = 180, 320
+FLOOR, RADIUS = 1.0, 0.5
+"""The floor is the plane y = 1 (y points down); the ball rolls on it."""
+BOXES = torch.tensor([[[-2.6, -0.4, 4.6], [-1.4, 1.0, 5.6]], [[1.5, 0.1, 3.6], [2.3, 1.0, 4.4]]])
+"""Two opposite corners of each box."""
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Trace the scene and write it."""
+
+    out: Path
+    frames: int = 24
+    overwrite: bool = False
+
+
+def main(arguments: Arguments) -> None:
+    times = torch.arange(arguments.frames) / 12
+    clip, scene = trace(times)
+    info = SceneInfo("truth", True, recon4d.__version__, None, scene.size, {"frames": arguments.frames})
+    with atomic_folder(arguments.out, arguments.overwrite) as folder:
+        write_results(folder, clip, scene, info)
+    pictures = [torch.from_numpy(picture) for picture in depth_video_frames(clip, scene)]
+    chosen = torch.cat([pictures[0], pictures[len(pictures) // 2], pictures[-1]])
+    write_jpeg(arguments.out.with_name("picture.jpg"), chosen[::2, ::2].permute(2, 0, 1), quality=88)
+    print(f"{arguments.out}: {arguments.frames} frames of {WIDTH} x {HEIGHT} pixels, exact")
+
+
+def trace(times: Tensor) -> tuple[Clip, Scene]:
+    """The clip at `times` (seconds) and everything that is true of it."""
+    cameras = cameras_at(times)
+    rays = geometry.unproject_map(torch.ones(len(times), HEIGHT, WIDTH), cameras.intrinsics)
+    directions = rays @ cameras.world_from_cam[:, None, :3, :3].transpose(-1, -2)
+    origins = cameras.centres[:, None, None]
+
+    # Rays have z = 1 in their camera, so the distance along a ray is the depth.
+    balls = torch.stack(
+        [1.2 - 1.6 * times, torch.full_like(times, FLOOR - RADIUS), torch.full_like(times, 3.2)], dim=-1
+    )
+    ball = meet_sphere(origins - balls[:, None, None], directions)
+    floor = positive((FLOOR - origins[..., 1]) / directions[..., 1])
+    boxes = torch.stack([meet_box(origins, directions, *box) for box in BOXES])
+    depths = torch.cat([ball[None], floor[None], boxes]).amin(dim=0)
+    is_sky = depths.isinf()
+    is_ball = (depths == ball) & ~is_sky
+    points = origins + depths.nan_to_num(posinf=0.0)[..., None] * directions
+    on_ball = (points - balls[:, None, None]) / RADIUS
+    images = shade(points, on_ball, is_ball, depths == floor, is_sky)
+
+    known = (~is_sky).float()
+    scene = Scene(
+        cameras=cameras,
+        depths=torch.where(is_sky, 0.0, depths),
+        depth_confidence=known,
+        points=points,
+        point_confidence=known,
+        moving=is_ball.float(),
+        metres_per_unit=torch.tensor(1.0),
+    )
+    return Clip(images, times), scene.in_frame(0)
+
+
+def cameras_at(times: Tensor) -> Cameras:
+    """A camera that walks sideways and looks at the scene."""
+    zero = torch.zeros_like(times)
+    # A turn about y follows the scene; -0.12 about x looks down a little, since y points down.
+    turn = geometry.rotation_from_axis_angle(torch.stack([zero, -0.22 * (times - 1), zero], dim=-1))
+    tilt = geometry.rotation_from_axis_angle(torch.tensor([-0.12, 0.0, 0.0]))
+    centres = torch.stack([1.1 * (times - 1), -0.7 + 0.15 * torch.sin(3 * times), 0.2 * times - 0.8], dim=-1)
+    angles = torch.tensor([1.15, 2 * math.atan(math.tan(0.575) * HEIGHT / WIDTH)])
+    intrinsics = geometry.intrinsics_from_field_of_view(angles, torch.tensor([WIDTH / 2, HEIGHT / 2]), HEIGHT, WIDTH)
+    return Cameras(geometry.rigid(turn @ tilt, centres), intrinsics.expand(len(times), 3, 3))
+
+
+def positive(distances: Tensor) -> Tensor:
+    return torch.where(distances > 1e-3, distances, torch.inf)
+
+
+def meet_sphere(offsets: Tensor, directions: Tensor) -> Tensor:
+    """Where rays from `offsets` (seen from the centre) first meet the ball."""
+    a = directions.square().sum(dim=-1)
+    b = (offsets * directions).sum(dim=-1)
+    root = b.square() - a * (offsets.square().sum(dim=-1) - RADIUS**2)
+    return torch.where(root > 0, positive((-b - root.clamp(min=0).sqrt()) / a), torch.inf)
+
+
+def meet_box(origins: Tensor, directions: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Where rays enter the box between two corners."""
+    one, other = (low - origins) / directions, (high - origins) / directions
+    enter, leave = torch.minimum(one, other).amax(dim=-1), torch.maximum(one, other).amin(dim=-1)
+    return torch.where(enter < leave, positive(enter), torch.inf)
+
+
+def shade(points: Tensor, on_ball: Tensor, is_ball: Tensor, is_floor: Tensor, is_sky: Tensor) -> Tensor:
+    """Colours as uint8 images: tiles, a striped ball, boxes with bricks, a plain sky."""
+    tiles = ((points[..., 0].floor() + points[..., 2].floor()) % 2)[..., None]
+    floor = 0.35 + 0.35 * tiles * torch.tensor([0.9, 1.0, 0.8])
+    stripes = ((6 * on_ball[..., 1:2]).floor() % 2) * torch.tensor([0.1, 0.6, 0.7]) + torch.tensor([0.7, 0.2, 0.1])
+    ball = stripes * (0.55 - 0.45 * on_ball[..., 1:2])
+    bricks = ((5 * points).floor().sum(dim=-1, keepdim=True) % 2) * 0.15 + torch.tensor([0.45, 0.32, 0.25])
+    colours = torch.where(is_floor[..., None], floor, bricks)
+    colours = torch.where(is_ball[..., None], ball, colours)
+    colours = torch.where(is_sky[..., None], torch.tensor([0.62, 0.75, 0.9]), colours)
+    return (colours.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 3, 1, 2)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Arguments))

@@ -1,0 +1,56 @@
+"""recon4d: a moving 3D world from a video in one forward pass of a transformer.
+
+>>> import recon4d
+>>> clip = recon4d.read_clip("examples/dog.mp4", num_frames=8)
+>>> model = recon4d.create_model("recon4d_small")
+>>> scene = recon4d.reconstruct(model, clip)
+>>> scene.cameras.world_from_cam.shape
+torch.Size([8, 4, 4])
+
+Names are imported when they are first used, so that the command line answers at once.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOME_OF = {
+    "Cameras": "recon4d.records",
+    "Clip": "recon4d.records",
+    "Known": "recon4d.records",
+    "Model": "recon4d.model",
+    "ModelConfig": "recon4d.model",
+    "ReconstructConfig": "recon4d.reconstruction",
+    "Scene": "recon4d.records",
+    "Source": "recon4d.records",
+    "Tracks": "recon4d.records",
+    "create_model": "recon4d.zoo",
+    "list_models": "recon4d.zoo",
+    "load_model": "recon4d.zoo",
+    "load_scene": "recon4d.export",
+    "load_scene_info": "recon4d.export",
+    "model_config": "recon4d.zoo",
+    "read_clip": "recon4d.media",
+    "reconstruct": "recon4d.reconstruction",
+    "save_model": "recon4d.zoo",
+    "save_scene": "recon4d.export",
+}
+
+if TYPE_CHECKING:
+    from recon4d.export import load_scene, load_scene_info, save_scene
+    from recon4d.media import read_clip
+    from recon4d.model import Model, ModelConfig
+    from recon4d.reconstruction import ReconstructConfig, reconstruct
+    from recon4d.records import Cameras, Clip, Known, Scene, Source, Tracks
+    from recon4d.zoo import create_model, list_models, load_model, model_config, save_model
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'recon4d' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME_OF[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME_OF])

@@ -1,0 +1,119 @@
+"""The aggregator: attention within each frame and across all frames in turn, with camera and register tokens."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from recon4d.attention import AbsolutePosition, Block, BlockConfig, RotaryTable, rotary_table
+
+
+@dataclass(frozen=True)
+class AggregatorConfig:
+    """Pairs of (frame, global) blocks."""
+
+    block: BlockConfig
+    pairs: int
+    taps: tuple[int, ...]
+    """The pairs whose outputs the heads see, in order; nothing else is kept."""
+    registers: int = 4
+    """Extra tokens of each frame for what belongs to no patch (Darcet et al. 2024)."""
+    register_attention: tuple[int, ...] = ()
+    """Pairs whose global block runs over camera and register tokens alone, at a cost free of the picture's size."""
+    absolute_positions: bool = True
+
+    def __post_init__(self) -> None:
+        in_order = list(self.taps) == sorted(set(self.taps))
+        if not self.taps or not in_order or any(tap not in range(self.pairs) for tap in self.taps):
+            raise ValueError(f"taps {self.taps} must be rising numbers of pairs from 0 to {self.pairs - 1}")
+
+
+@dataclass(frozen=True)
+class AggregatorState:
+    """Tokens on their way through the blocks: special tokens (camera first, then registers), then patches."""
+
+    tokens: Float[Tensor, "batch time tokens width"]
+    num_special: int
+    rotary: RotaryTable
+    taps: tuple[Float[Tensor, "batch time tokens tap_width"], ...] = ()
+    """Outputs of the tapped pairs so far, frame block and global block side by side."""
+
+    @property
+    def patches(self) -> Float[Tensor, "batch time patches width"]:
+        return self.tokens[:, :, self.num_special :]
+
+    def add_to_patches(self, addition: Float[Tensor, "batch time patches width"]) -> "AggregatorState":
+        """The state with `addition` on its patch tokens."""
+        special, patches = self.tokens[:, :, : self.num_special], self.patches
+        return replace(self, tokens=torch.cat([special, patches + addition], dim=2))
+
+    def add_to_cameras(self, addition: Float[Tensor, "batch time width"]) -> "AggregatorState":
+        """The state with `addition` on its camera tokens."""
+        camera = self.tokens[:, :, :1] + addition[:, :, None]
+        return replace(self, tokens=torch.cat([camera, self.tokens[:, :, 1:]], dim=2))
+
+
+class Aggregator(nn.Module):
+    """Alternating attention (VGGT, Wang et al. 2025) over any number of frames of any size.
+
+    Frames know only whether they are the first: the rest may be permuted freely. Special tokens are learned twice,
+    once for the first frame, whose camera the answer starts at, and once for all others.
+    """
+
+    def __init__(self, config: AggregatorConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.checkpointing = False
+        width = config.block.width
+        self.num_special = 1 + config.registers
+        self.special_tokens = nn.Parameter(torch.empty(2, self.num_special, width))
+        self.positions = AbsolutePosition(width) if config.absolute_positions else None
+        self.frame_blocks = nn.ModuleList([Block(config.block) for _ in range(config.pairs)])
+        self.global_blocks = nn.ModuleList([Block(config.block) for _ in range(config.pairs)])
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Special tokens apart from each other from the start."""
+        nn.init.normal_(self.special_tokens, std=0.5)
+
+    def begin(self, patches: Float[Tensor, "batch time patches width"], grid: tuple[int, int]) -> AggregatorState:
+        """The tokens before the first block; `grid` counts the patches (rows, columns)."""
+        batch, time = patches.shape[:2]
+        if self.positions is not None:
+            patches = patches + self.positions(grid)
+        first, other = self.special_tokens.to(patches.dtype)
+        special = torch.cat([first[None], other.expand(time - 1, -1, -1)])
+        tokens = torch.cat([special.expand(batch, -1, -1, -1), patches], dim=2)
+        head_width = self.config.block.width // self.config.block.heads
+        return AggregatorState(
+            tokens, self.num_special, rotary_table(grid, self.num_special, head_width, tokens.device)
+        )
+
+    def forward(self, state: AggregatorState, first_pair: int, stop_pair: int) -> AggregatorState:
+        """The state after the pairs from `first_pair` up to, but without, `stop_pair`."""
+        tokens, taps = state.tokens, state.taps
+        global_rotary = state.rotary.tiled(tokens.shape[1])
+        for pair in range(first_pair, stop_pair):
+            in_frame = self._run(self.frame_blocks[pair], tokens.flatten(0, 1), state.rotary).view_as(tokens)
+            if pair in self.config.register_attention:
+                tokens = self._across_special(self.global_blocks[pair], in_frame)
+            else:
+                across = self._run(self.global_blocks[pair], in_frame.flatten(1, 2), global_rotary)
+                tokens = across.view_as(in_frame)
+            if pair in self.config.taps:
+                taps = (*taps, torch.cat([in_frame, tokens], dim=-1))
+        return replace(state, tokens=tokens, taps=taps)
+
+    def _across_special(self, block: nn.Module, tokens: Tensor) -> Tensor:
+        """Register attention: special tokens of all frames attend to each other, patches pass by."""
+        special = tokens[:, :, : self.num_special]
+        # Special tokens all stand at position 0, where rotary positions are the identity.
+        across = self._run(block, special.flatten(1, 2), None).view_as(special)
+        return torch.cat([across, tokens[:, :, self.num_special :]], dim=2)
+
+    def _run(self, block: nn.Module, tokens: Tensor, rotary: RotaryTable | None) -> Tensor:
+        if self.checkpointing and torch.is_grad_enabled():
+            return checkpoint(block, tokens, rotary, use_reentrant=False)  # pyright: ignore[reportReturnType]
+        return block(tokens, rotary)

@@ -1,0 +1,34 @@
+"""Backbones: one picture in, patch tokens (and, where there are any, finer features) out."""
+
+from torch import nn
+
+from recon4d.backbone.convolutional import ConvolutionalBackbone, ConvolutionalBackboneConfig
+from recon4d.backbone.dino import DinoBackbone, DinoBackboneConfig
+from recon4d.backbone.features import Backbone, BackboneFeatures
+
+__all__ = [
+    "BACKBONES",
+    "Backbone",
+    "BackboneConfig",
+    "BackboneFeatures",
+    "ConvolutionalBackbone",
+    "ConvolutionalBackboneConfig",
+    "DinoBackbone",
+    "DinoBackboneConfig",
+    "create_backbone",
+]
+
+BackboneConfig = ConvolutionalBackboneConfig | DinoBackboneConfig
+
+BACKBONES: dict[type, type[nn.Module]] = {
+    ConvolutionalBackboneConfig: ConvolutionalBackbone,
+    DinoBackboneConfig: DinoBackbone,
+}
+"""A new backbone is one file and one line here."""
+
+
+def create_backbone(config: BackboneConfig) -> Backbone:
+    """The backbone that `config` describes, with fresh random weights."""
+    backbone = BACKBONES[type(config)](config)
+    assert isinstance(backbone, Backbone)
+    return backbone

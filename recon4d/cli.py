@@ -1,0 +1,191 @@
+"""The command line: `recon4d reconstruct` and `recon4d models`.
+
+Heavy imports wait inside the commands, so that help shows at once. Whatever a person can cause by what they give is one
+line on stderr and exit code 2, with nothing lost and nothing half written; set RECON4D_DEBUG=1 to see where it arose.
+"""
+
+import os
+import sys
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+
+if TYPE_CHECKING:
+    import torch
+
+    from recon4d.model import Model
+    from recon4d.records import Clip, Scene
+
+EXIT_BAD_INPUT = 2
+
+
+@dataclass(frozen=True)
+class ReconstructCommand:
+    """Turn a video or a folder of pictures into cameras, depth, points and tracks."""
+
+    clip: tyro.conf.Positional[Path]
+    """A video, a picture, or a folder of pictures."""
+    out: Path
+    """Folder to write; it must be new or empty unless --overwrite is given."""
+    model: str = "recon4d_small"
+    """A name that `recon4d models` lists, or a checkpoint file (.safetensors)."""
+    num_frames: int = 16
+    """Frames to take, spread evenly; with --fps the most to take."""
+    fps: float | None = None
+    """Take frames at this rate; for a folder of pictures, the rate at which they were taken."""
+    start: float | None = None
+    """Seconds to begin at."""
+    stop: float | None = None
+    """Seconds to end at."""
+    anchors: tuple[int, ...] = (0,)
+    """Frames (of those taken, from 0) whose every pixel is tracked to every time."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, mps ..."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """auto: bfloat16 where the device is faster with it."""
+    processing_size: int | None = None
+    """Process at about the area of a square of this many pixels a side; the model's own size by default."""
+    full_resolution: bool = False
+    """Write maps at the clip's own size instead of the processing size."""
+    overwrite: bool = False
+    """Replace an earlier reconstruction in the output folder."""
+
+    def run(self) -> None:
+        from recon4d import __version__
+        from recon4d.export import SceneInfo, atomic_folder, check_output_folder, write_results
+        from recon4d.media import read_clip
+        from recon4d.reconstruction import ReconstructConfig, reconstruct
+
+        check_output_folder(self.out, self.overwrite)
+        if self.clip.resolve().is_relative_to(self.out.resolve()):
+            raise ValueError(f"{self.clip} lies in the output folder {self.out}, which is to be replaced; move it away")
+        clip = read_clip(self.clip, self.num_frames, self.fps, self.start, self.stop)
+        print(_describe_clip(self.clip, clip))
+        device = _device(self.device)
+        model = _find_model(self.model).to(device)
+
+        config = ReconstructConfig(self.anchors, self.processing_size, self.precision, progress=sys.stderr.isatty())
+        started = time.perf_counter()
+        scene = reconstruct(model, clip, config)
+        seconds = time.perf_counter() - started
+        print(f"{model.name} on {device}: {scene.size[1]} x {scene.size[0]} pixels in {seconds:.1f} s")
+
+        if self.full_resolution:
+            scene = scene.resized(*clip.size)
+        info = SceneInfo(
+            model=model.name,
+            trained=model.trained,
+            version=__version__,
+            source=clip.source,
+            original_size=clip.size,
+            settings=_settings(self),
+        )
+        with atomic_folder(self.out, self.overwrite) as folder:
+            write_results(folder, clip, scene, info)
+        print(_describe_results(self.out, scene))
+
+
+@dataclass(frozen=True)
+class ModelsCommand:
+    """List the models there are, their size, their backbone and whose licence its weights come under."""
+
+    def run(self) -> None:
+        from recon4d.zoo import list_models, model_entry
+
+        rows = [("name", "parameters", "weights", "backbone", "licence of backbone weights")]
+        for name in list_models():
+            entry = model_entry(name)
+            weights = "untrained" if entry.weights_file is None else "shipped"
+            millions = f"{entry.num_parameters() / 1e6:.1f} M"
+            rows.append((name, millions, weights, entry.backbone, entry.backbone_licence))
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        for row in rows:
+            print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+Command = (
+    Annotated[ReconstructCommand, tyro.conf.subcommand("reconstruct")]
+    | Annotated[ModelsCommand, tyro.conf.subcommand("models")]
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code is 0, or 2 where what was given cannot be done."""
+    command = tyro.cli(
+        Command,  # pyright: ignore[reportArgumentType]
+        prog="recon4d",
+        description="A moving 3D world from a video, in one forward pass.",
+        args=arguments,
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
+    warnings.showwarning = _warn_in_one_line
+    try:
+        command.run()
+    except (ValueError, OSError, MemoryError) as error:
+        if os.environ.get("RECON4D_DEBUG"):
+            raise
+        print(f"recon4d: {_one_line(error)}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    except KeyboardInterrupt:
+        print("recon4d: interrupted, nothing was written", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _find_model(name_or_file: str) -> "Model":
+    from recon4d.zoo import create_model, load_model
+
+    is_file = name_or_file.endswith(".safetensors") or Path(name_or_file).exists()
+    return load_model(name_or_file) if is_file else create_model(name_or_file)
+
+
+def _device(name: str) -> "torch.device":
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.ones(1, device=device).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device {name!r} cannot be used here: {reason}") from error
+    return device
+
+
+def _describe_clip(path: Path, clip: "Clip") -> str:
+    height, width = clip.size
+    frames = f"{clip.num_frames} frame{'s' if clip.num_frames > 1 else ''}"
+    when = "without times" if clip.times.isnan().all() else f"from {clip.times.min():.2f} s to {clip.times.max():.2f} s"
+    return f"{path}: {frames} of {width} x {height} pixels {when}"
+
+
+def _describe_results(out: Path, scene: "Scene") -> str:
+    angle = scene.cameras.field_of_view(*scene.size)[:, 0].mean().rad2deg()
+    return f"{out}: scene.npz, frames/, depth.mp4, cameras.png, points.ply (field of view {angle:.0f} degrees)"
+
+
+def _settings(command: ReconstructCommand) -> dict[str, str | int | float | bool | list | None]:
+    """The command as plain JSON values; where it was written to is no part of the result."""
+    values = {name: value for name, value in asdict(command).items() if name not in ("out", "overwrite")}
+    return {**values, "clip": str(command.clip), "anchors": list(command.anchors)}
+
+
+def _one_line(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        where = f": {error.filename}" if error.filename else ""
+        return f"{error.strerror}{where}"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _warn_in_one_line(message: Warning | str, *_: object, **__: object) -> None:
+    print(f"recon4d: warning: {message}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,73 @@
+"""Frozen configuration dataclasses to JSON and back, strictly: an unknown or missing key is an error."""
+
+import dataclasses
+import types
+import typing
+from typing import Any, TypeVar
+
+Config = TypeVar("Config")
+
+TYPE_KEY = "type"
+"""Names the dataclass, since a field may hold one of several kinds."""
+
+
+def config_to_json(config: Any) -> Any:
+    """Plain JSON values of a (nested) configuration dataclass, each tagged with the name of its class."""
+    if dataclasses.is_dataclass(config):
+        fields = {field.name: config_to_json(getattr(config, field.name)) for field in dataclasses.fields(config)}
+        return {TYPE_KEY: type(config).__name__, **fields}
+    return [config_to_json(item) for item in config] if isinstance(config, tuple) else config
+
+
+def config_from_json(config_type: type[Config], value: Any) -> Config:
+    """The configuration that `value` describes; raises ``ValueError`` naming what does not fit `config_type`."""
+    return _read(config_type, value, config_type.__name__)
+
+
+def _read(expected: Any, value: Any, path: str) -> Any:
+    options: tuple[Any, ...] = _options(expected)
+    for option in options:
+        if dataclasses.is_dataclass(option) and isinstance(value, dict) and _tag(value) == _name(option):
+            return _read_dataclass(option, value, path)
+        if typing.get_origin(option) is tuple and isinstance(value, list):
+            return _read_tuple(typing.get_args(option), value, path)
+        if typing.get_origin(option) is typing.Literal and value in typing.get_args(option):
+            return value
+        if option is float and isinstance(value, int | float) and not isinstance(value, bool):
+            return float(value)
+        if isinstance(option, type) and type(value) is option:
+            return value
+    wanted = " or ".join(map(_name, options))
+    given = _tag(value) if isinstance(value, dict) else repr(value)
+    raise ValueError(f"{path} is {given}, wanted {wanted}")
+
+
+def _tag(value: dict[str, Any]) -> str:
+    return value.get(TYPE_KEY, "no type")
+
+
+def _name(option: Any) -> str:
+    return getattr(option, "__name__", str(option))
+
+
+def _options(expected: Any) -> tuple[Any, ...]:
+    is_union = typing.get_origin(expected) in (typing.Union, types.UnionType)
+    return tuple(option for part in typing.get_args(expected) for option in _options(part)) if is_union else (expected,)
+
+
+def _read_dataclass(config_type: Any, value: dict[str, Any], path: str) -> Any:
+    annotations = typing.get_type_hints(config_type)
+    names = {field.name for field in dataclasses.fields(config_type)}
+    given = set(value) - {TYPE_KEY}
+    if given != names:
+        unknown, missing = sorted(given - names), sorted(names - given)
+        raise ValueError(f"{path} has unknown fields {unknown} and lacks {missing}")
+    return config_type(**{name: _read(annotations[name], value[name], f"{path}.{name}") for name in names})
+
+
+def _read_tuple(items: tuple[Any, ...], value: list[Any], path: str) -> tuple[Any, ...]:
+    item_types = [items[0]] * len(value) if items[-1] is Ellipsis else list(items)
+    if len(item_types) != len(value):
+        raise ValueError(f"{path} has {len(value)} items, wanted {len(item_types)}")
+    pairs = zip(item_types, value, strict=True)
+    return tuple(_read(item, entry, f"{path}[{i}]") for i, (item, entry) in enumerate(pairs))

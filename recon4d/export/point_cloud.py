@@ -1,0 +1,118 @@
+"""The points of a scene that can be believed, coloured from the frames, and their PLY file (door of trimesh)."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, UInt8
+from torch import Tensor
+
+from recon4d.records import Clip, Scene
+
+CONFIDENCE_PERCENTILE = 20.0
+"""Pixels less confident than this share (per cent) of the known ones are left out."""
+
+MAX_RELATIVE_JUMP = 0.05
+"""Pixels whose depth differs from a direct neighbour's by more than this share of the nearer one are left out.
+
+Networks and resizing smear the edge between a near and a far surface into pixels that hang in the air between them.
+The price: a surface seen at a more grazing slope than 5 % of its depth a pixel (the ground near the horizon) goes too.
+"""
+
+_GOLDEN_RATIO = (5**0.5 - 1) / 2
+
+
+class NoConfidentPointsError(ValueError):
+    """No pixel of the scene can be believed, so that there is nothing to write."""
+
+
+def write_point_cloud(path: str | Path, scene: Scene, clip: Clip, max_points: int = 500_000) -> None:
+    """Write the confident points of `scene`, coloured from `clip`, to `path` as a binary PLY in the scene's unit.
+
+    The clip may be at any size. At most `max_points` are written, picked as in `confident_points`. Raises
+    `NoConfidentPointsError` (a ``ValueError``) when there is no point at all.
+    """
+    import trimesh
+
+    points, colours = confident_points(scene, clip.resized(*scene.size).images, max_points)
+    if len(points) == 0:
+        raise NoConfidentPointsError("no pixel has a known depth with confidence, away from depth edges: no points")
+    cloud = trimesh.PointCloud(points.detach().cpu().numpy(), colors=colours.cpu().numpy())
+    encoded = cloud.export(file_type="ply")
+    assert isinstance(encoded, bytes)
+    Path(path).write_bytes(encoded)
+
+
+def confident_points(
+    scene: Scene, images: UInt8[Tensor, "time 3 height width"], max_points: int | None = None
+) -> tuple[Float[Tensor, "n 3"], UInt8[Tensor, "n 3"]]:
+    """World points of all frames that follow from confident depths, and their RGB colours in `images`.
+
+    Left out are unknown depths, the least confident fifth, and depth edges (see the constants above). More than
+    `max_points` are thinned evenly over frames and pixels, always the same way. Raises ``ValueError`` when the images
+    are not at the scene's size or the scene is a batch.
+    """
+    if scene.batch_shape:
+        raise ValueError(f"points are taken from one scene, given a batch of {tuple(scene.batch_shape)}")
+    wanted = (scene.num_frames, 3, *scene.size)
+    if images.shape != wanted:
+        raise ValueError(f"images have shape {tuple(images.shape)}, wanted {wanted} as the scene's maps")
+    if max_points is not None and max_points < 1:
+        raise ValueError(f"max_points is {max_points}, wanted at least 1")
+
+    chosen = _is_confident(scene)
+    if max_points is not None:
+        chosen = _thinned(chosen, max_points)
+    images = images.to(chosen.device)
+    untracked = replace(scene, tracks=None)
+    # One frame at a time: the points of a whole clip would fill the memory before most are dropped.
+    points = [untracked.frames([frame]).points_from_depth[0][chosen[frame]] for frame in range(scene.num_frames)]
+    colours = [images[frame].movedim(0, -1)[chosen[frame]] for frame in range(scene.num_frames)]
+    return torch.cat(points), torch.cat(colours)
+
+
+def _is_confident(scene: Scene) -> Bool[Tensor, "time height width"]:
+    is_known = (scene.depth_confidence > 0) & torch.isfinite(scene.depths) & (scene.depths > 0)
+    has_camera = torch.isfinite(scene.cameras.world_from_cam).all(-1).all(-1)
+    has_camera &= torch.isfinite(scene.cameras.intrinsics).all(-1).all(-1)
+    is_known &= has_camera[:, None, None]
+    if not is_known.any():
+        return is_known
+    # numpy: torch.quantile refuses more than 16 million values. "At least" keeps all where confidence is constant.
+    threshold = np.percentile(scene.depth_confidence[is_known].detach().cpu().numpy(), CONFIDENCE_PERCENTILE)
+    is_believed = scene.depth_confidence >= float(threshold)
+    return is_known & is_believed & ~_is_depth_edge(scene.depths, is_known)
+
+
+def _is_depth_edge(
+    depths: Float[Tensor, "time height width"], is_known: Bool[Tensor, "time height width"]
+) -> Bool[Tensor, "time height width"]:
+    """Both pixels of every known pair of direct neighbours between which the depth jumps."""
+    is_edge = torch.zeros_like(is_known)
+    for axis in (-2, -1):
+        length = depths.shape[axis] - 1
+        one, other = depths.narrow(axis, 0, length), depths.narrow(axis, 1, length)
+        both_known = is_known.narrow(axis, 0, length) & is_known.narrow(axis, 1, length)
+        jumps = both_known & ((one - other).abs() > MAX_RELATIVE_JUMP * torch.minimum(one, other))
+        is_edge.narrow(axis, 0, length).logical_or_(jumps)
+        is_edge.narrow(axis, 1, length).logical_or_(jumps)
+    return is_edge
+
+
+def _thinned(chosen: Bool[Tensor, "time height width"], max_points: int) -> Bool[Tensor, "time height width"]:
+    """At most `max_points` of the chosen pixels, evenly spread.
+
+    One is taken from each of `max_points` runs of equal length, at a place in the run that walks by the golden ratio.
+    Every n-th pixel instead would keep whole columns and lose others wherever n divides the width.
+    """
+    positions = chosen.flatten().nonzero()[:, 0]
+    count = len(positions)
+    if count <= max_points:
+        return chosen
+    edges = torch.arange(max_points + 1, dtype=torch.int64, device=chosen.device) * count // max_points
+    places = (torch.arange(max_points, dtype=torch.float64, device=chosen.device) * _GOLDEN_RATIO).frac()
+    picked = edges[:-1] + (places * edges.diff()).long()
+    thinned = torch.zeros_like(chosen.flatten())
+    thinned[positions[picked]] = True
+    return thinned.reshape(chosen.shape)

@@ -1,0 +1,59 @@
+"""Least-squares transforms between corresponding points (Umeyama 1991), weighted, never a reflection.
+
+Degenerate input has a stated answer. Points on a line or in a plane leave a rotation free or half free: one of the
+best ones is returned. All source points at one place, or no weight at all: rotation identity, scale 1, and the
+translation that joins the weighted means (zero without weight).
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from recon4d.geometry.transforms import similarity
+
+
+def fit_similarity(
+    points_a: Float[Tensor, "*batch n 3"],
+    points_b: Float[Tensor, "*batch n 3"],
+    weights: Float[Tensor, "*batch n"] | None = None,
+) -> Float[Tensor, "*batch 4 4"]:
+    """``b_from_a`` minimising sum_i w_i ||b_i - (s R a_i + t)||^2 over similarities (Umeyama 1991, eqs. 40-42)."""
+    return _fit(points_a, points_b, weights, with_scale=True)
+
+
+def fit_rigid(
+    points_a: Float[Tensor, "*batch n 3"],
+    points_b: Float[Tensor, "*batch n 3"],
+    weights: Float[Tensor, "*batch n"] | None = None,
+) -> Float[Tensor, "*batch 4 4"]:
+    """``b_from_a`` minimising sum_i w_i ||b_i - (R a_i + t)||^2 over rigid transforms (Kabsch 1976)."""
+    return _fit(points_a, points_b, weights, with_scale=False)
+
+
+def _fit(points_a: Tensor, points_b: Tensor, weights: Tensor | None, with_scale: bool) -> Tensor:
+    if weights is None:
+        weights = torch.ones_like(points_a[..., 0])
+    total = weights.sum(dim=-1)[..., None, None]
+    shares = weights[..., None] / torch.where(total > 0, total, torch.ones_like(total))
+    mean_a = (shares * points_a).sum(dim=-2)
+    mean_b = (shares * points_b).sum(dim=-2)
+    centred_a, centred_b = points_a - mean_a[..., None, :], points_b - mean_b[..., None, :]
+
+    covariance = (shares * centred_b).transpose(-1, -2) @ centred_a
+    variance_a = (shares * centred_a.square()).sum(dim=(-1, -2))
+    # Rounding leaves a variance of about (machine epsilon * distance)^2 on points that coincide.
+    noise = torch.finfo(points_a.dtype).eps * (mean_a.abs().amax(dim=-1) + 1e-30)
+    is_point = variance_a <= (4 * noise).square()
+
+    left, singular, right = torch.linalg.svd(covariance)
+    signs = torch.ones_like(singular)
+    signs[..., 2] = torch.where(torch.det(left @ right) < 0, -1.0, 1.0).to(signs.dtype)
+    rotation = left @ (signs[..., None] * right)
+    rotation = torch.where(is_point[..., None, None], torch.eye(3, dtype=rotation.dtype).to(rotation), rotation)
+
+    scale = torch.ones_like(variance_a)
+    if with_scale:
+        ratio = (singular * signs).sum(dim=-1) / torch.where(is_point, scale, variance_a)
+        scale = torch.where(is_point, scale, ratio)
+    translation = mean_b - scale[..., None] * (rotation @ mean_a[..., None])[..., 0]
+    return similarity(scale, rotation, translation)

@@ -1,0 +1,77 @@
+"""Rotations as matrices, quaternions, axis-angle vectors and the continuous 6D form."""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+
+def rotation_from_quaternion(quaternion: Float[Tensor, "*batch 4"]) -> Float[Tensor, "*batch 3 3"]:
+    """The rotation matrix of a quaternion (w, x, y, z) of any length but zero; q and -q give the same matrix."""
+    w, x, y, z = F.normalize(quaternion, dim=-1).unbind(-1)
+    rows = (
+        (1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)),
+        (2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)),
+        (2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)),
+    )
+    return torch.stack([torch.stack(row, dim=-1) for row in rows], dim=-2)
+
+
+def quaternion_from_rotation(rotation: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*batch 4"]:
+    """The unit quaternion (w, x, y, z) of a rotation matrix, with w >= 0.
+
+    The entries of the matrix give the symmetric 4x4 matrix 4 q q^T. Its row with the largest diagonal, normalised,
+    is q up to sign, for every rotation and without the square root of a vanishing number (Shepperd 1978).
+    """
+    (xx, xy, xz), (yx, yy, yz), (zx, zy, zz) = (row.unbind(-1) for row in rotation.unbind(-2))
+    rows = (
+        (1 + xx + yy + zz, zy - yz, xz - zx, yx - xy),
+        (zy - yz, 1 + xx - yy - zz, yx + xy, xz + zx),
+        (xz - zx, yx + xy, 1 - xx + yy - zz, yz + zy),
+        (yx - xy, xz + zx, yz + zy, 1 - xx - yy + zz),
+    )
+    outer = torch.stack([torch.stack(row, dim=-1) for row in rows], dim=-2)
+    best = outer.diagonal(dim1=-2, dim2=-1).argmax(dim=-1)
+    quaternion = torch.take_along_dim(outer, best[..., None, None], dim=-2).squeeze(-2)
+    quaternion = F.normalize(quaternion, dim=-1)
+    return torch.where(quaternion[..., :1] < 0, -quaternion, quaternion)
+
+
+def rotation_from_6d(columns: Float[Tensor, "*batch 6"]) -> Float[Tensor, "*batch 3 3"]:
+    """Gram-Schmidt on two 3-vectors, which become the first two columns (Zhou et al. 2019, eq. 15)."""
+    first, second = columns.unflatten(-1, (2, 3)).unbind(-2)
+    first = F.normalize(first, dim=-1)
+    second = F.normalize(second - (first * second).sum(dim=-1, keepdim=True) * first, dim=-1)
+    return torch.stack([first, second, torch.linalg.cross(first, second)], dim=-1)
+
+
+def rotation_to_6d(rotation: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*batch 6"]:
+    """The first two columns of a rotation, one after the other (Zhou et al. 2019, eq. 14)."""
+    return torch.cat([rotation[..., 0], rotation[..., 1]], dim=-1)
+
+
+def rotation_from_axis_angle(axis_angle: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 3 3"]:
+    """The rotation about `axis_angle` by its length in radians: the exponential of its cross-product matrix."""
+    x, y, z = axis_angle.unbind(-1)
+    zero = torch.zeros_like(x)
+    cross_product = torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], dim=-1).unflatten(-1, (3, 3))
+    return torch.linalg.matrix_exp(cross_product)
+
+
+def rotation_angle(rotation: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*batch"]:
+    """The angle of a rotation, in [0, pi].
+
+    Written as atan2 of sine and cosine: the arccosine of the trace alone loses half the digits near 0 and near pi.
+    """
+    skew = rotation - rotation.transpose(-1, -2)
+    twice_sine = torch.stack([skew[..., 2, 1], skew[..., 0, 2], skew[..., 1, 0]], dim=-1).norm(dim=-1)
+    twice_cosine = rotation.diagonal(dim1=-2, dim2=-1).sum(dim=-1) - 1
+    return torch.atan2(twice_sine, twice_cosine)
+
+
+def nearest_rotation(matrix: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*batch 3 3"]:
+    """The rotation closest to `matrix` in the Frobenius norm (never a reflection), by singular value decomposition."""
+    left, _, right = torch.linalg.svd(matrix)
+    signs = torch.ones_like(matrix[..., 0])
+    signs[..., 2] = torch.det(left @ right).sign()
+    return left @ (signs[..., None] * right)

@@ -1,0 +1,102 @@
+"""The camera head: from the camera tokens of all frames to where each camera stood and how it sees."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from recon4d.attention import Block, BlockConfig
+from recon4d.geometry import (
+    field_of_view,
+    intrinsics_from_field_of_view,
+    quaternion_from_rotation,
+    resized_intrinsics,
+    rigid,
+    rotation_from_quaternion,
+)
+from recon4d.records import Cameras
+from recon4d.tensors import full_precision
+
+ENCODING_WIDTH = 11
+"""Centre (3), quaternion w x y z (4), horizontal and vertical field of view (2), principal point (2)."""
+
+PRIOR_FIELD_OF_VIEW = 1.1
+"""Radians across the geometric-mean side of the picture, where the head starts."""
+
+FIELD_OF_VIEW_RANGE = (0.05, 3.0)
+"""Radians that a field of view is held to where Cameras are made: about 3 and 172 degrees."""
+
+
+@dataclass(frozen=True)
+class CameraHeadConfig:
+    """Blocks in which camera tokens attend to each other."""
+
+    block: BlockConfig
+    blocks: int = 2
+
+
+class CameraHead(nn.Module):
+    """One pass over the camera tokens of all frames."""
+
+    def __init__(self, config: CameraHeadConfig, tap_width: int) -> None:
+        super().__init__()
+        width = config.block.width
+        self.project = nn.Linear(tap_width, width)
+        self.blocks = nn.ModuleList([Block(config.block) for _ in range(config.blocks)])
+        self.norm = nn.LayerNorm(width)
+        self.hidden = nn.Linear(width, width)
+        self.out = nn.Linear(width, ENCODING_WIDTH)
+
+    def reset_parameters(self) -> None:
+        """Every camera starts as the prior."""
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(
+        self, camera_tokens: Float[Tensor, "batch time tap_width"], size: tuple[int, int]
+    ) -> Float[Tensor, "stage batch time encoding"]:
+        """Camera encodings for images of `size` (height, width), one stage for each refinement (here one)."""
+        tokens = self.project(camera_tokens)
+        for block in self.blocks:
+            tokens = block(tokens)
+        # The encoding is geometry: float32 whatever the network runs in.
+        with torch.autocast(tokens.device.type, enabled=False):
+            hidden = self.hidden(self.norm(full_precision(tokens)))
+            encoding = self.out(nn.functional.gelu(hidden))
+        return (encoding + _prior(size, encoding))[None]
+
+
+def encode_cameras(cameras: Cameras, size: tuple[int, int]) -> Float[Tensor, "*batch time encoding"]:
+    """Cameras as the camera head predicts them, for images of `size` (height, width)."""
+    world_from_cam = cameras.world_from_cam
+    principal_point = resized_intrinsics(cameras.intrinsics, size, (1, 1))[..., :2, 2]
+    return torch.cat(
+        [
+            world_from_cam[..., :3, 3],
+            quaternion_from_rotation(world_from_cam[..., :3, :3]),
+            field_of_view(cameras.intrinsics, *size),
+            principal_point - 0.5,
+        ],
+        dim=-1,
+    )
+
+
+def decode_cameras(encoding: Float[Tensor, "*batch time encoding"], size: tuple[int, int]) -> Cameras:
+    """The cameras of an encoding, for images of `size` (height, width); the field of view is kept in its range."""
+    height, width = size
+    centre, quaternion, angles, offset = encoding.split([3, 4, 2, 2], dim=-1)
+    principal_point = (offset + 0.5) * encoding.new_tensor([float(width), float(height)])
+    return Cameras(
+        world_from_cam=rigid(rotation_from_quaternion(quaternion), centre),
+        intrinsics=intrinsics_from_field_of_view(angles.clamp(*FIELD_OF_VIEW_RANGE), principal_point, height, width),
+    )
+
+
+def _prior(size: tuple[int, int], like: Tensor) -> Float[Tensor, "encoding"]:
+    """A camera at the origin with square pixels, so that width and height of the picture need not be learned."""
+    height, width = size
+    focal = math.sqrt(height * width) / (2 * math.tan(PRIOR_FIELD_OF_VIEW / 2))
+    angles = [2 * math.atan(side / (2 * focal)) for side in (width, height)]
+    return like.new_tensor([0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, *angles, 0.0, 0.0])

@@ -1,0 +1,164 @@
+"""From a clip to a scene for people: sizes, precision, memory and progress are chosen here, not by the network."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from recon4d.model import Model
+from recon4d.records import Clip, Known, Scene
+
+Precision = Literal["auto", "float32", "bfloat16"]
+
+MAX_FRAMES = 128
+"""Frames of one pass. Attention across frames grows with their square; longer clips need windows."""
+MIN_SIDE = 32
+"""Pixels; smaller pictures say too little."""
+
+
+@dataclass(frozen=True)
+class ReconstructConfig:
+    """How a clip is processed."""
+
+    anchors: tuple[int, ...] = (0,)
+    """Frames whose every pixel is tracked to every time; () for none."""
+    processing_size: int | None = None
+    """Process at about the area of a square of this side, in pixels; None for the model's own."""
+    precision: Precision = "auto"
+    """`auto`: bfloat16 on CUDA and on CPUs with bfloat16 instructions, else float32."""
+    frame_chunk: int = 4
+    """Backbone and dense heads take so many frames at once: lower needs less memory, the result is the same."""
+    progress: bool = False
+    """Show a progress bar on stderr."""
+
+
+def reconstruct(model: Model, clip: Clip, config: ReconstructConfig = ReconstructConfig()) -> Scene:
+    """The scene of one clip, on the CPU: its world is the first frame's camera, its maps are at the processing size.
+
+    Nothing is cropped away: each axis is resized to a multiple of the model's patch, and
+    ``scene.resized(*clip.size)`` takes maps and intrinsics to the original pixels. The result is deterministic.
+    Confidence is 0 where ``clip.known.ignore`` says so. Runs on the model's device.
+
+    Raises ``ValueError`` for clips that are too long, too small or batched, and ``MemoryError`` with what to lower.
+    """
+    _check(clip, config)
+    height, width = processing_size(clip.size, config.processing_size or model.config.processing_size, model.patch_size)
+    device = next(model.parameters()).device
+    resized = clip.resized(height, width)
+    batch = Clip.stack([replace(resized, source=None)]).to(device)
+
+    was_training = model.training
+    model.eval()
+    try:
+        with (
+            torch.inference_mode(),
+            torch.autocast(device.type, torch.bfloat16, enabled=_is_bfloat16(config.precision, device)),
+            _progress_bar(model, clip.num_frames, config),
+        ):
+            scene = model.outputs(batch.images, batch.times, config.anchors, batch.known, config.frame_chunk).scene
+    except RuntimeError as error:
+        if not _is_out_of_memory(error):
+            raise
+        raise MemoryError(
+            f"out of memory with {clip.num_frames} frames of {width} x {height} pixels on {device}: "
+            "lower --num-frames, --processing-size or the number of --anchors"
+        ) from error
+    finally:
+        model.train(was_training)
+    # clone(): tensors made in inference mode could not be used in a user's own training.
+    scene = scene[0].to("cpu").map(Tensor.clone).in_frame(0)
+    return _ignoring(scene, resized.known)
+
+
+def processing_size(size: tuple[int, int], side: int, patch_size: int) -> tuple[int, int]:
+    """Height and width, multiples of `patch_size`, of about the aspect of `size` and the area of `side` squared."""
+    height, width = size
+    scale = side / math.sqrt(height * width)
+
+    def to_patches(pixels: int) -> int:
+        return max(1, round(pixels * scale / patch_size)) * patch_size
+
+    return to_patches(height), to_patches(width)
+
+
+def _check(clip: Clip, config: ReconstructConfig) -> None:
+    if clip.batch_shape:
+        raise ValueError(f"reconstruct takes one clip, not a batch of shape {tuple(clip.batch_shape)}")
+    if not 1 <= clip.num_frames <= MAX_FRAMES:
+        raise ValueError(
+            f"the clip has {clip.num_frames} frames and one pass takes 1 to {MAX_FRAMES}: choose fewer with "
+            f"--num-frames {MAX_FRAMES}, a lower --fps, or a part of it with --start and --stop"
+        )
+    height, width = clip.size
+    if min(height, width) < MIN_SIDE:
+        raise ValueError(f"the pictures are {width} x {height} pixels; at least {MIN_SIDE} on each side are needed")
+    if any(anchor not in range(clip.num_frames) for anchor in config.anchors):
+        raise ValueError(f"anchors {list(config.anchors)} must be frames from 0 to {clip.num_frames - 1}")
+    if config.frame_chunk < 1:
+        raise ValueError(f"frame_chunk is {config.frame_chunk}; at least 1 is needed")
+    if config.processing_size is not None and config.processing_size < MIN_SIDE:
+        raise ValueError(f"the processing size is {config.processing_size} pixels; at least {MIN_SIDE} are needed")
+    if clip.known is not None:
+        _check_known_cameras(clip.known)
+
+
+def _check_known_cameras(known: Known) -> None:
+    is_known = torch.isfinite(known.world_from_cam).flatten(-2).all(dim=-1)
+    if is_known.any() and not is_known[0]:
+        raise ValueError("cameras are known for some frames but not for the first, which all others are relative to")
+
+
+def _is_bfloat16(precision: Precision, device: torch.device) -> bool:
+    if precision != "auto":
+        return precision == "bfloat16"
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    return device.type == "cpu" and _cpu_is_faster_with_bfloat16()
+
+
+def _cpu_is_faster_with_bfloat16() -> bool:
+    """Whether the processor multiplies bfloat16 matrices itself; without that, autocast only costs time."""
+    probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, probe)() for probe in probes if hasattr(torch.cpu, probe))
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def _ignoring(scene: Scene, known: Known | None) -> Scene:
+    """The scene with nothing believed where the clip's mask says to ignore it."""
+    if known is None or known.ignore is None:
+        return scene
+    kept = (~known.ignore).to(scene.depth_confidence)
+    return replace(
+        scene,
+        depth_confidence=scene.depth_confidence * kept,
+        point_confidence=scene.point_confidence * kept,
+    )
+
+
+@contextmanager
+def _progress_bar(model: Model, num_frames: int, config: ReconstructConfig) -> Iterator[None]:
+    """A bar that moves with every block and head that has run, watched from outside the network."""
+    if not config.progress:
+        yield
+        return
+    from tqdm import tqdm
+
+    chunks = math.ceil(num_frames / config.frame_chunk)
+    track_chunks = math.ceil(num_frames * len(config.anchors) / config.frame_chunk)
+    blocks = [*model.aggregator.frame_blocks, *model.aggregator.global_blocks]
+    total = len(blocks) + chunks * (1 + len(model.dense_heads)) + track_chunks
+    with tqdm(total=total, desc="reconstructing", unit="step", leave=False) as bar:
+        watched = [model.backbone, *blocks, *model.dense_heads, model.motion_head]
+        hooks = [module.register_forward_hook(lambda *_: bar.update() and None) for module in watched]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()

@@ -1,0 +1,8 @@
+"""What travels between rooms: a `Clip` goes in, a `Scene` comes out, and truth is a `Scene` like any prediction."""
+
+from recon4d.records.cameras import Cameras
+from recon4d.records.clip import Clip, Known, Source
+from recon4d.records.scene import Scene
+from recon4d.records.tracks import Tracks
+
+__all__ = ["Cameras", "Clip", "Known", "Scene", "Source", "Tracks"]

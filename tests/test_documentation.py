@@ -1,0 +1,70 @@
+"""What the documentation shows is what happens."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import recon4d
+from recon4d.zoo import list_models
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def test_the_python_block_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (block,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    # Twelve times quicker with the tiny model, and the scene of a command that was not run here is left out.
+    monkeypatch.chdir(ROOT)
+    block = block.replace('"recon4d_small"', '"recon4d_tiny", weights=None')
+    names: dict[str, object] = {}
+    exec(block.rpartition("again =")[0], names)
+    scene = names["scene"]
+    assert isinstance(scene, recon4d.Scene)
+    assert scene.size == (360, 640)
+    assert scene.tracks is not None
+    assert scene.tracks.anchors.tolist() == [0, 8]
+    torch.testing.assert_close(scene.cameras.world_from_cam[8], torch.eye(4))
+
+
+def test_the_readme_names_every_model() -> None:
+    for name in list_models():
+        family, _, size = name.rpartition("_")
+        assert f"`{name}`" in README or (f"`{family}_{{small,base,large}}`" in README and size in "small base large")
+
+
+def test_the_exact_scene_is_exact(tmp_path: Path) -> None:
+    command = [sys.executable, ROOT / "examples" / "exact_scene.py", "--out", tmp_path / "exact", "--frames", "2"]
+    subprocess.run([str(part) for part in command], check=True, capture_output=True)
+    assert (tmp_path / "picture.jpg").stat().st_size > 1000
+    scene = recon4d.load_scene(tmp_path / "exact")
+    known = scene.depth_confidence > 0
+    assert 0.3 < known.float().mean() < 0.8
+    torch.testing.assert_close(scene.points_from_depth[known], scene.points[known], atol=1e-3, rtol=1e-4)
+    # What stands still is at the same place in both frames: most floor points of one are near some of the other.
+    one, two = (scene.points[i][known[i] & (scene.moving[i] == 0)][::50] for i in (0, 1))
+    near = one[:, 2] < 8
+    assert torch.cdist(one[near], two).amin(dim=1).median() < 0.2
+
+
+@pytest.mark.parametrize("name", ["benchmarks.reconstruct", "benchmarks.precision"])
+def test_benchmarks_run(name: str) -> None:
+    options = ["--model", "recon4d_tiny", "--num-frames", "2", *(["--runs", "1"] if "recon" in name else [])]
+    command = [sys.executable, "-m", name, *options]
+    printed = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout
+    assert re.search(r"2 +\d+\.\d|relative error \d", printed)
+
+
+def test_the_example_clip_is_what_its_page_says() -> None:
+    clip = recon4d.read_clip(ROOT / "examples" / "dog.mp4", num_frames=None)
+    assert clip.num_frames == 90
+    assert clip.size == (360, 640)
+    assert 2.9 < clip.times[-1] < 3.0
+    assert np.all(np.diff(clip.times.numpy()) > 0)
+    page = (ROOT / "examples" / "README.md").read_text()
+    assert "Apache-2.0" in page
+    assert "90 frames" in page
