@@ -65,7 +65,7 @@ class ReconstructCommand:
         if self.clip.resolve().is_relative_to(self.out.resolve()):
             raise ValueError(f"{self.clip} lies in the output folder {self.out}, which is to be replaced; move it away")
         clip = read_clip(self.clip, self.num_frames, self.fps, self.start, self.stop)
-        print(_describe_clip(self.clip, clip))
+        print(_describe_clip(self, clip))
         device = _device(self.device)
         model = _find_model(self.model).to(device)
 
@@ -140,7 +140,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _find_model(name_or_file: str) -> "Model":
     from recon4d.zoo import create_model, load_model
 
-    is_file = name_or_file.endswith(".safetensors") or Path(name_or_file).exists()
+    is_file = name_or_file.endswith(".safetensors") or Path(name_or_file).is_file()
     return load_model(name_or_file) if is_file else create_model(name_or_file)
 
 
@@ -158,11 +158,13 @@ def _device(name: str) -> "torch.device":
     return device
 
 
-def _describe_clip(path: Path, clip: "Clip") -> str:
+def _describe_clip(command: ReconstructCommand, clip: "Clip") -> str:
     height, width = clip.size
-    frames = f"{clip.num_frames} frame{'s' if clip.num_frames > 1 else ''}"
-    when = "without times" if clip.times.isnan().all() else f"from {clip.times.min():.2f} s to {clip.times.max():.2f} s"
-    return f"{path}: {frames} of {width} x {height} pixels {when}"
+    count = f"{clip.num_frames} frame{'s' if clip.num_frames > 1 else ''} of {width} x {height} pixels"
+    if clip.times.isnan().all():
+        return f"{command.clip}: {count}, without times"
+    how = "spread evenly" if command.fps is None else f"at {command.fps:g} a second"
+    return f"{command.clip}: {count}, {how} from {clip.times.min():.2f} s to {clip.times.max():.2f} s"
 
 
 def _describe_results(out: Path, scene: "Scene") -> str:

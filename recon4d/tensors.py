@@ -28,6 +28,9 @@ class TensorRecord:
     unchanged. Raises ``ValueError`` on construction when the sizes of named axes disagree.
     """
 
+    __no_type_check__ = True
+    """Records check themselves, always and in words for people: a run-time type checker has nothing to add."""
+
     def __post_init__(self) -> None:
         _bind_axes(self, type(self).__name__, {})
 
@@ -136,9 +139,9 @@ def _stack_field(name: str, values: list[Any]) -> Any:
 def _shape_types(record_type: type) -> dict[str, Any]:
     """For every tensor field its jaxtyping annotation, which carries axis names and permitted dtypes."""
     return {
-        name: option
-        for name, annotation in typing.get_type_hints(record_type).items()
-        for option in typing.get_args(annotation) or (annotation,)
+        field.name: option
+        for field in dataclasses.fields(record_type)
+        for option in typing.get_args(field.type) or (field.type,)
         if hasattr(option, "dim_str")
     }
 

@@ -1,6 +1,17 @@
-"""Every test runs with the shapes in the annotations checked at each call."""
+"""Every test runs with the shapes and types in the annotations checked at each call."""
 
+from pathlib import Path
+
+import pytest
 from jaxtyping import install_import_hook
 
-with install_import_hook("recon4d", "beartype.beartype"):
-    import recon4d  # noqa: F401
+# Not as a context: recon4d imports its rooms when they are first used, which is after this file.
+install_import_hook("recon4d", "type_checker.check")
+
+
+@pytest.fixture(scope="session")
+def numbered_video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Thirty numbered frames, ten a second, with frames that refer to later ones."""
+    from videos import encode, numbered
+
+    return encode(tmp_path_factory.mktemp("video") / "count.mp4", [numbered(i) for i in range(30)])

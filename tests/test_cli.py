@@ -48,7 +48,7 @@ class TestReconstruct:
         command = [sys.executable, "-m", "recon4d.cli", "reconstruct", EXAMPLE, "--out", out, *QUICK]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
-        assert "dog.mp4: 3 frames of 640 x 360 pixels from 0.00 s to" in done.stdout
+        assert "dog.mp4: 3 frames of 640 x 360 pixels, spread evenly from 0.00 s to" in done.stdout
         assert "untrained" in done.stderr
         return out
 

@@ -114,3 +114,13 @@ def _standard_library() -> frozenset[str]:
     import sys
 
     return sys.stdlib_module_names
+
+
+def test_annotations_are_checked_while_testing() -> None:
+    import torch
+    from jaxtyping import TypeCheckError
+
+    from recon4d.geometry import project
+
+    with pytest.raises(TypeCheckError):
+        project(torch.zeros(3, 2), torch.eye(3))

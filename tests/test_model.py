@@ -142,7 +142,7 @@ class TestLaws:
         assert (scene_of(model, images[:, :2]).depths - scene_of(model, images).depths[:, :2]).abs().max() > 1e-6
 
     def test_bfloat16_stays_close_to_float32(self, model: Model) -> None:
-        # Untrained and awake, the worst case: measured medians are .2 % to 2 % (benchmarks/precision.py prints them).
+        # Measured: depth .1 %, points and tracks .3 %, cameras .04 %; benchmarks/precision.py prints it for any model.
         single = awake(Model(model.config)).float()
         images = random_images(1, 3).float()
         exact = scene_of(single, images)
@@ -155,7 +155,7 @@ class TestLaws:
             (half.points, exact.points),
             (half.cameras.world_from_cam, exact.cameras.world_from_cam),
         ):
-            assert (mine - theirs).norm() / theirs.norm() < 0.1
+            assert (mine - theirs).norm() / theirs.norm() < 0.01
 
 
 class TestTraining:

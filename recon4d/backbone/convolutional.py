@@ -10,6 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from recon4d.attention import Block, BlockConfig, rotary_table
 from recon4d.backbone.features import Backbone, BackboneFeatures
+from recon4d.tensors import full_precision
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class ConvolutionalBackbone(Backbone):
         eighth = self.eighth(self.to_eighth(F.gelu(quarter)))
         maps = self.to_tokens(F.gelu(self.norm(eighth)))
         grid = (maps.shape[-2], maps.shape[-1])
-        tokens = maps.flatten(2).transpose(1, 2)
+        tokens = full_precision(maps.flatten(2).transpose(1, 2))
         rotary = rotary_table(grid, 0, self.head_width, maps.device)
         for block in self.blocks:
             if self.checkpointing and torch.is_grad_enabled():

@@ -78,6 +78,9 @@ class SceneInfo:
     settings: dict[str, PlainValue]
     format: int = NEWEST_FORMAT
 
+    # What stands in a file may be of any type: it is checked below, in words for people.
+    __no_type_check__ = True
+
     def __post_init__(self) -> None:
         kinds = {"model": str, "trained": bool, "version": str, "settings": dict, "format": int}
         for name, kind in kinds.items():

@@ -58,7 +58,7 @@ class CameraHead(nn.Module):
         self, camera_tokens: Float[Tensor, "batch time tap_width"], size: tuple[int, int]
     ) -> Float[Tensor, "stage batch time encoding"]:
         """Camera encodings for images of `size` (height, width), one stage for each refinement (here one)."""
-        tokens = self.project(camera_tokens)
+        tokens = full_precision(self.project(camera_tokens))
         for block in self.blocks:
             tokens = block(tokens)
         # The encoding is geometry: float32 whatever the network runs in.

@@ -101,7 +101,7 @@ class MotionHead(nn.Module):
         rotary = RotaryTable(frames.rotary.cosine[rows], frames.rotary.sine[rows])
 
         told = self.start(cells_to_patches(start, frames.grid))
-        query = patches[pairs.anchor] + told + self.matched(at_match)
+        query = full_precision(patches[pairs.anchor]) + told + self.matched(at_match)
         layers = [query]
         context = frames.tokens[pairs.target]
         for block in self.blocks:

@@ -146,6 +146,9 @@ def _opened(path: Path) -> "Iterator[tuple[InputContainer, VideoStream]]":
         streams = [stream for stream in moving if stream.codec_context is not None]
         if not streams:
             raise ValueError(f"{path} has no video stream{' that PyAV can decode' if moving else ''}")
+        # Not threads over frames: they report damage late, when frames after it are already under way, and one that
+        # has something to say while the decoder is closed waits for Python's lock, and the closing for it, for ever.
+        streams[0].thread_type = "SLICE"
         try:
             yield container, streams[0]
         except FFmpegError as error:
@@ -153,8 +156,7 @@ def _opened(path: Path) -> "Iterator[tuple[InputContainer, VideoStream]]":
 
 
 def _all_frames(container: "InputContainer", stream: "VideoStream") -> "Iterator[av.VideoFrame]":
-    """Every frame of an intact video, decoded by several threads; raises at the first sign of damage."""
-    stream.thread_type = "AUTO"
+    """Every frame of an intact video; raises at the first sign of damage."""
     for packet in container.demux(stream):
         frames = stream.decode(packet)
         if packet.is_corrupt or any(frame.is_corrupt for frame in frames):
@@ -171,8 +173,6 @@ def _frames_until_damage(container: "InputContainer", stream: "VideoStream") -> 
     Damage before the first good frame is passed over: recordings often begin amid frames that refer to earlier ones.
     """
     missing, last_packet = _missing_end(container, stream)
-    # Frame threads report damage late, when frames after it are already under way.
-    stream.thread_type = "SLICE"
     # Once damage is known, believe no frame that the decoder would patch up.
     stream.codec_context.options = {"err_detect": "explode"}
     any_good = False

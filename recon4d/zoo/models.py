@@ -101,7 +101,7 @@ def create_model(
         _load_backbone(model, backbone_weights)
     if weights == "default":
         warnings.warn(
-            f"{name} is untrained (no weights ship yet): its answers have the right shapes and no meaning",
+            f"{name} is untrained (no weights ship for it yet): its answers have the right shapes and no meaning",
             UntrainedWarning,
             stacklevel=2,
         )

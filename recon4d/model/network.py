@@ -2,15 +2,14 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
-from recon4d.aggregator import Aggregator, AggregatorConfig, AggregatorState
+from recon4d.aggregator import Aggregator, AggregatorState
 from recon4d.attention import Block, initialise_linear_layers, shrink_residual_outputs
-from recon4d.backbone import BackboneConfig, BackboneFeatures, ConvolutionalBackbone, create_backbone
+from recon4d.backbone import BackboneFeatures, ConvolutionalBackbone, create_backbone
 from recon4d.geometry import pixel_grid
 from recon4d.heads import (
     DENSE_FIELDS,
@@ -18,11 +17,8 @@ from recon4d.heads import (
     MOTION_CHANNELS,
     START_CHANNELS,
     CameraHead,
-    CameraHeadConfig,
-    DenseHeadConfig,
     MotionFrames,
     MotionHead,
-    MotionHeadConfig,
     MotionPairs,
     decode_cameras,
     decode_depth,
@@ -30,51 +26,13 @@ from recon4d.heads import (
     decode_points,
 )
 from recon4d.known import KnownEncoder
-from recon4d.matching import Matches, Matching, MatchingConfig, temporal_neighbours
+from recon4d.matching import Matches, Matching, temporal_neighbours
+from recon4d.model.config import ModelConfig
+from recon4d.model.outputs import Outputs
 from recon4d.records import Known, Scene, Tracks
 from recon4d.tensors import full_precision
 
 Images = UInt8[Tensor, "batch time 3 height width"] | Float[Tensor, "batch time 3 height width"]
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """Everything that decides a model's shape; a checkpoint carries it."""
-
-    backbone: BackboneConfig
-    aggregator: AggregatorConfig
-    matching: MatchingConfig
-    camera: CameraHeadConfig
-    dense: DenseHeadConfig
-    motion: MotionHeadConfig
-    processing_size: int
-    """Pictures are processed at about the area of a square of this side, in pixels."""
-    dense_groups: tuple[tuple[str, ...], ...] = (("depth", "points", "moving"),)
-    """Which fields share a dense head."""
-
-    def __post_init__(self) -> None:
-        fields = sorted(field for group in self.dense_groups for field in group)
-        if fields != sorted(DENSE_FIELDS):
-            raise ValueError(f"dense groups {self.dense_groups} must hold each of {sorted(DENSE_FIELDS)} once")
-
-
-@dataclass(frozen=True)
-class Outputs:
-    """A predicted Scene, and what training needs beside it."""
-
-    scene: Scene
-    camera_stages: Float[Tensor, "stage batch time encoding"]
-    """Raw camera encodings, the last stage being the scene's cameras (`heads.decode_cameras`)."""
-    matches: Matches
-    """Every frame's cells in its first, previous and next frame: pairs (frame, neighbour), the neighbour fastest."""
-    anchor_matches: Matches | None
-    """Every anchor's cells in every frame: pairs (anchor, frame), the frame fastest."""
-    cell_features: Float[Tensor, "batch time cells channels"]
-    """What was matched; `Matching.match` matches any other pair of frames from it."""
-    moving_logits: Float[Tensor, "batch time height width"]
-    visible_logits: Float[Tensor, "batch anchor time query"] | None
-    """At the anchor's own time these are not used: every pixel is seen where it was found."""
-    taps: tuple[Float[Tensor, "batch time tokens _"], ...]
 
 
 class Model(nn.Module):

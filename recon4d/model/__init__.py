@@ -1,0 +1,7 @@
+"""The whole network: images in, a Scene out, put together from backbone, aggregator, matching and heads."""
+
+from recon4d.model.config import ModelConfig
+from recon4d.model.network import Model
+from recon4d.model.outputs import Outputs
+
+__all__ = ["Model", "ModelConfig", "Outputs"]
