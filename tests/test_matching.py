@@ -1,5 +1,7 @@
 """Soft matching: against the formula written out, on hand-made shifts, and over time orders."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -132,6 +134,18 @@ class TestMatching:
         assert centres[-1].tolist() == [60.0, 44.0]
         flow = matching.flow_features(matches, GRID)[0, 0, :, :2]
         torch.testing.assert_close(flow, torch.zeros_like(flow), atol=1e-4, rtol=0)
+
+    def test_flow_is_in_eighths_of_the_pictures_side_and_spread_in_cells(self, matching: Matching) -> None:
+        features = unit_features(0, 1, 1, 48, 8)
+        frame = torch.zeros(1, 1, dtype=torch.long)
+        matches = matching.match(features, frame, frame, torch.ones(1, 1, dtype=torch.bool), GRID)
+        moved = replace(matches, positions=cell_centres(GRID, 8.0, features)[None, None] + torch.tensor([5.0, -3.0]))
+        flow = matching.flow_features(moved, GRID)[0, 0]
+        side = (48 * 64) ** 0.5
+        torch.testing.assert_close(flow[:, 0], torch.full((48,), 5 * 8 / side, dtype=torch.float64))
+        torch.testing.assert_close(flow[:, 1], torch.full((48,), -3 * 8 / side, dtype=torch.float64))
+        torch.testing.assert_close(flow[:, 2], matches.mass[0, 0])
+        torch.testing.assert_close(flow[:, 3] * 8, matches.spread[0, 0])
 
     def test_chunks_change_nothing(self, matching: Matching, monkeypatch: pytest.MonkeyPatch) -> None:
         features = unit_features(0, 2, 3, 48, 8)

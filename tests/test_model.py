@@ -155,7 +155,7 @@ class TestLaws:
             (half.points, exact.points),
             (half.cameras.world_from_cam, exact.cameras.world_from_cam),
         ):
-            assert (mine - theirs).norm() / theirs.norm() < 0.01
+            assert (mine - theirs).norm() / theirs.norm() < 0.05
 
 
 class TestTraining:
