@@ -40,18 +40,19 @@ def fails(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     return lines[0]
 
 
-class TestReconstruct:
-    @pytest.fixture(scope="class")
-    def out(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
-        """The example, through another process as a person would start it."""
-        out = tmp_path_factory.mktemp("results") / "out"
-        command = [sys.executable, "-m", "recon4d.cli", "reconstruct", EXAMPLE, "--out", out, *QUICK]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        assert "dog.mp4: 3 frames of 640 x 360 pixels, spread evenly from 0.00 s to" in done.stdout
-        assert "untrained" in done.stderr
-        return out
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the example becomes, through another process as a person would start it."""
+    out = tmp_path_factory.mktemp("results") / "out"
+    command = [sys.executable, "-m", "recon4d.cli", "reconstruct", EXAMPLE, "--out", out, *QUICK]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "dog.mp4: 3 frames of 640 x 360 pixels, spread evenly from 0.00 s to" in done.stdout
+    assert "untrained" in done.stderr
+    return out
 
+
+class TestReconstruct:
     def test_everything_is_there_and_nothing_else(self, out: Path) -> None:
         names = {"scene.npz", "frames", "depth.mp4", "cameras.png", "points.ply"}
         assert {path.name for path in out.iterdir()} == names

@@ -2,6 +2,7 @@
 
 from recon4d.media.clips import read_clip
 from recon4d.media.photos import list_photos, read_photo, write_jpeg
+from recon4d.media.rasters import read_raster, write_raster
 from recon4d.media.video import write_video
 
-__all__ = ["list_photos", "read_clip", "read_photo", "write_jpeg", "write_video"]
+__all__ = ["list_photos", "read_clip", "read_photo", "read_raster", "write_jpeg", "write_raster", "write_video"]

@@ -1,0 +1,81 @@
+"""What every data set yields: a clip and everything that is true of it."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from recon4d.geometry import transform_points, unproject_map
+from recon4d.records import Cameras, Clip, Scene, Tracks
+from recon4d.tensors import TensorRecord
+
+
+@dataclass(frozen=True, eq=False)
+class Sample(TensorRecord):
+    """A clip and its true scene, at the same size, in the world of the first frame's camera."""
+
+    clip: Clip
+    scene: Scene
+
+
+@dataclass(frozen=True, eq=False)
+class Trajectories(TensorRecord):
+    """World points that a data set follows through all frames of a clip.
+
+    `exists` says where the annotation means anything, `visible` where the point is seen in the frame.
+    """
+
+    points: Float[Tensor, "*batch time query 3"]
+    pixels: Float[Tensor, "*batch time query 2"]
+    """(x, y) in each frame, the first pixel's centre at (0.5, 0.5)."""
+    exists: Bool[Tensor, "*batch time query"]
+    visible: Bool[Tensor, "*batch time query"]
+
+
+def true_scene(
+    cameras: Cameras,
+    depths: Float[Tensor, "time height width"],
+    known: Bool[Tensor, "time height width"],
+    trajectories: Trajectories | None = None,
+    anchors: tuple[int, ...] = (0,),
+    moving: Float[Tensor, "time height width"] | None = None,
+    metres_per_unit: float = torch.nan,
+) -> Scene:
+    """The scene of measured cameras and depth, in the world of the first camera; what is not `known` becomes 0.
+
+    Point maps are those of the depth. Every trajectory is a query of every anchor, with confidence 0 where it does not
+    exist or was not visible in the anchor frame.
+    """
+    depths = torch.where(known, depths, torch.zeros_like(depths))
+    confidence = known.to(depths.dtype)
+    points = transform_points(cameras.world_from_cam, unproject_map(depths, cameras.intrinsics))
+    scene = Scene(
+        cameras=cameras,
+        depths=depths,
+        depth_confidence=confidence,
+        points=points,
+        point_confidence=confidence,
+        moving=torch.full_like(depths, torch.nan) if moving is None else moving,
+        metres_per_unit=torch.tensor(metres_per_unit),
+        tracks=None if trajectories is None else _tracks(trajectories, anchors),
+    ).in_frame(0)
+    # Unknown points stand at the origin, whatever the world.
+    return replace(scene, points=torch.where(known[..., None], scene.points, torch.zeros_like(scene.points)))
+
+
+def _tracks(trajectories: Trajectories, anchors: tuple[int, ...]) -> Tracks:
+    chosen = list(anchors)
+    found = trajectories.visible[chosen] & trajectories.exists[chosen]
+    believed = found[:, None] & trajectories.exists
+    per_anchor = (len(chosen), *trajectories.points.shape)
+    finite = torch.where(trajectories.exists[..., None], trajectories.points, torch.zeros_like(trajectories.points))
+    return Tracks(
+        points=finite.expand(per_anchor),
+        visible=(believed & trajectories.visible).to(finite.dtype),
+        confidence=believed.to(finite.dtype),
+        anchors=torch.tensor(chosen),
+        pixels=torch.where(
+            found[..., None], trajectories.pixels[chosen], torch.zeros_like(trajectories.pixels[chosen])
+        ),
+    )
