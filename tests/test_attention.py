@@ -82,6 +82,25 @@ class TestBlocks:
                 block.attention.qkv.weight[:16] *= 3
             assert torch.allclose(block(x), before, atol=1e-4) == hides
 
+    def test_blocks_see_differences_of_positions_only(self) -> None:
+        torch.manual_seed(0)
+        block, cross = Block(BlockConfig(16, 2, 32)).double(), CrossBlock(BlockConfig(16, 2, 32)).double()
+        table = rotary_table((4, 4), 0, 8)
+        rows = torch.arange(16).reshape(4, 4)
+        here, shifted = rows[:2, :2].flatten(), rows[1:3, 2:].flatten()
+        tables = [RotaryTable(table.cosine[at], table.sine[at]) for at in (here, shifted)]
+        x, context = torch.randn(2, 1, 4, 16, dtype=torch.float64)
+        torch.testing.assert_close(block(x, tables[0]), block(x, tables[1]), atol=1e-6, rtol=1e-6)
+        torch.testing.assert_close(
+            cross(x, context, tables[0], tables[0]), cross(x, context, tables[1], tables[1]), atol=1e-6, rtol=1e-6
+        )
+        assert not torch.allclose(cross(x, context, tables[0], tables[0]), cross(x, context, tables[0], tables[1]))
+
+    def test_cross_layer_scale_of_zero_is_the_identity(self) -> None:
+        block, table = CrossBlock(BlockConfig(16, 2, 32, layer_scale=0.0)), rotary_table((2, 2), 0, 8)
+        x = torch.randn(1, 4, 16)
+        torch.testing.assert_close(block(x, torch.randn(1, 4, 16), table, table), x)
+
     def test_cross_block_reads_its_context(self) -> None:
         torch.manual_seed(0)
         block, table = CrossBlock(BlockConfig(16, 2, 32)), rotary_table((2, 2), 0, 8)
@@ -114,6 +133,12 @@ class TestRotary:
         turned = apply_rotary(features, table)
         torch.testing.assert_close(turned[:, :, :3], features[:, :, :3])
         assert (turned[:, :, 3:] - features[:, :, 3:]).abs().amax(dim=-1).min() > 1e-3
+
+    def test_the_first_half_turns_with_the_row_and_the_second_with_the_column(self) -> None:
+        sine = rotary_table((3, 3), 0, 8).sine.reshape(3, 3, 8)
+        assert torch.equal(sine[1, 0, :4], sine[1, 2, :4])
+        assert torch.equal(sine[0, 1, 4:], sine[2, 1, 4:])
+        assert not torch.allclose(sine[0, 1, :4], sine[2, 1, :4])
 
     def test_turning_keeps_lengths(self) -> None:
         table, features = rotary_table((3, 3), 0, 16), torch.randn(1, 2, 9, 16)

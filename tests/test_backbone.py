@@ -84,6 +84,15 @@ def test_dino_normalises_by_imagenet_statistics() -> None:
     torch.testing.assert_close(seen[0], torch.zeros(1, 3, 14, 14), atol=1e-6, rtol=0)
 
 
+def test_the_stem_sees_grey_as_zero() -> None:
+    backbone, seen = make(CONVOLUTIONAL), []
+    backbone.to_quarter.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))  # pyright: ignore
+    backbone(torch.full((1, 3, 16, 16), 0.5))
+    backbone(torch.ones(1, 3, 16, 16))
+    assert (seen[0] == 0).all()
+    assert (seen[1] == 2).all()
+
+
 def test_unknown_timm_name_is_one_line() -> None:
     with pytest.raises(ValueError, match="timm has no model named 'vit_no_such'"):
         make(DinoBackboneConfig("vit_no_such"))

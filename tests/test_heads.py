@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from scenes import make_scene
+from torch import nn
 
 from recon4d.attention import BlockConfig
 from recon4d.heads import (
@@ -21,6 +22,7 @@ from recon4d.heads import (
     decode_points,
     encode_cameras,
 )
+from recon4d.heads.dense import ResidualConvolutions
 from recon4d.records import Cameras
 
 
@@ -144,6 +146,13 @@ class TestDenseHeads:
         head.initialise(torch.tensor([0.0, 5.0, -3.0]))
         maps = head([torch.randn(1, 6, 20) for _ in range(2)], (2, 3), None)
         torch.testing.assert_close(maps.mean(dim=(0, 2, 3)), torch.tensor([0.0, 5.0, -3.0]), atol=0.2, rtol=0)
+
+    def test_convolutions_add_to_what_comes_in(self) -> None:
+        convolutions = ResidualConvolutions(4, torch.relu)
+        nn.init.zeros_(convolutions.conv2.weight)
+        nn.init.constant_(convolutions.conv2.bias, 0.5)  # pyright: ignore[reportArgumentType]
+        maps = torch.randn(1, 4, 5, 5)
+        torch.testing.assert_close(convolutions(maps), maps + 0.5)
 
     def test_a_fresh_model_says_depth_one_and_points_in_front(self) -> None:
         depth, _ = decode_depth(torch.tensor(DENSE_FIELDS["depth"])[:, None, None])

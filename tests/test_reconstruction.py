@@ -83,7 +83,7 @@ class TestAnswer:
     def test_the_answer_can_be_used_in_training(self, model: Model, clip: Clip) -> None:
         scene = reconstruct(model, clip, SINGLE)
         weight = torch.ones(1, requires_grad=True)
-        (weight * scene.depths).sum().backward()
+        (weight * scene.depths * scene.depth_confidence * scene.moving).sum().backward()
         assert weight.grad is not None
 
     def test_precision_is_as_asked(self, model: Model, clip: Clip) -> None:

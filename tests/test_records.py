@@ -103,6 +103,8 @@ class TestClip:
         clip = replace(make_clip(frames=3), source=source)
         assert clip.frames([2, 0]).source == Source("walk.mp4", ("c", "a"), (10, 0))
         assert Clip.stack([clip, clip]).source == source
+        other = replace(clip, source=replace(source, path="run.mp4"))
+        assert Clip.stack([clip, other]).source is None
 
     def test_resize_keeps_colours_and_moves_what_is_known(self) -> None:
         images = torch.zeros(1, 3, 8, 16, dtype=torch.uint8)

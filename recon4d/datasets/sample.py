@@ -1,9 +1,9 @@
 """What every data set yields: a clip and everything that is true of it."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from recon4d.geometry import transform_points, unproject_map
@@ -13,10 +13,14 @@ from recon4d.tensors import TensorRecord
 
 @dataclass(frozen=True, eq=False)
 class Sample(TensorRecord):
-    """A clip and its true scene, at the same size, in the world of the first frame's camera."""
+    """A clip and its true scene, at the same size, in the world of the first frame's camera.
+
+    `object_ids`, where a source knows them, tell apart the things that pixels belong to.
+    """
 
     clip: Clip
     scene: Scene
+    object_ids: Int[Tensor, "*batch time height width"] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,18 +54,20 @@ def true_scene(
     depths = torch.where(known, depths, torch.zeros_like(depths))
     confidence = known.to(depths.dtype)
     points = transform_points(cameras.world_from_cam, unproject_map(depths, cameras.intrinsics))
-    scene = Scene(
-        cameras=cameras,
-        depths=depths,
-        depth_confidence=confidence,
-        points=points,
-        point_confidence=confidence,
-        moving=torch.full_like(depths, torch.nan) if moving is None else moving,
-        metres_per_unit=torch.tensor(metres_per_unit),
-        tracks=None if trajectories is None else _tracks(trajectories, anchors),
-    ).in_frame(0)
-    # Unknown points stand at the origin, whatever the world.
-    return replace(scene, points=torch.where(known[..., None], scene.points, torch.zeros_like(scene.points)))
+    return (
+        Scene(
+            cameras=cameras,
+            depths=depths,
+            depth_confidence=confidence,
+            points=points,
+            point_confidence=confidence,
+            moving=torch.full_like(depths, torch.nan) if moving is None else moving,
+            metres_per_unit=torch.tensor(metres_per_unit),
+            tracks=None if trajectories is None else _tracks(trajectories, anchors),
+        )
+        .in_frame(0)
+        .without_unknown_points()
+    )
 
 
 def _tracks(trajectories: Trajectories, anchors: tuple[int, ...]) -> Tracks:

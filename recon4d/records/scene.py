@@ -88,6 +88,11 @@ class Scene(TensorRecord):
         world_from_cam[..., frame, :, :] = torch.eye(4, dtype=world_from_cam.dtype, device=world_from_cam.device)
         return replace(scene, cameras=replace(scene.cameras, world_from_cam=world_from_cam))
 
+    def without_unknown_points(self) -> "Scene":
+        """The scene with points of confidence 0 at the origin, so that truth does not depend on what is unknown."""
+        known = self.point_confidence[..., None] > 0
+        return replace(self, points=torch.where(known, self.points, torch.zeros_like(self.points)))
+
     def resized(self, height: int, width: int) -> "Scene":
         """The scene with maps and intrinsics at another size.
 

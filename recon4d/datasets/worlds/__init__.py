@@ -1,0 +1,7 @@
+"""Endless dynamic scenes with exact truth, rendered by closed-form ray casting in plain torch, on any device."""
+
+from recon4d.datasets.worlds.make import make_worlds, overlap_and_motion, render_worlds
+from recon4d.datasets.worlds.randomness import Draws, scene_keys
+from recon4d.datasets.worlds.world import World, WorldConfig
+
+__all__ = ["Draws", "World", "WorldConfig", "make_worlds", "overlap_and_motion", "render_worlds", "scene_keys"]

@@ -1,0 +1,101 @@
+"""The benchmark worlds-v1 is frozen: its scenes, its statistics and its pixels."""
+
+import statistics as mean_of
+
+import pytest
+import torch
+
+from recon4d.datasets.worlds.worlds_v1 import WORLDS_V1, Statistics, checksum, choose_indices, statistics
+
+SIZES = {"8": 64, "32": 16}
+
+
+@pytest.fixture(scope="module", params=["8", "32"])
+def found(request: pytest.FixtureRequest) -> tuple[str, list[Statistics]]:
+    split = WORLDS_V1[request.param]
+    return request.param, [statistics(split.world(i), split.config) for i in range(len(split.indices))]
+
+
+def test_sizes_and_pictures() -> None:
+    for name, count in SIZES.items():
+        split = WORLDS_V1[name]
+        assert len(set(split.indices)) == count
+        assert (split.config.num_frames, split.config.height, split.config.width) == (int(name), 192, 256)
+
+
+def test_statistics_are_as_promised(found: tuple[str, list[Statistics]]) -> None:
+    name, clips = found
+    dynamic = [clip for clip in clips if clip.moving >= 0.16]
+    still = [clip for clip in clips if clip.has_still_camera]
+    assert SIZES[name] / 2 <= len(dynamic) <= 0.6 * SIZES[name]
+    assert len(still) == round(SIZES[name] / 10)
+    assert mean_of.median(clip.rotation for clip in clips) >= 10
+    assert all(0.3 <= clip.overlap <= 0.9 for clip in clips if not clip.has_still_camera)
+    assert all(39.9 <= clip.field_of_view <= 90.1 for clip in clips)
+
+
+def test_the_indices_are_what_the_rule_chooses() -> None:
+    # The first few; the whole choice takes a minute.
+    chosen = choose_indices(WORLDS_V1["8"].config, 10)
+    assert chosen[:4] == list(WORLDS_V1["8"].indices[:4])
+
+
+PINNED: dict[str, list[float]] = {
+    "8": [
+        0.00131,
+        58.15584,
+        0.467291,
+        26.005164,
+        0.67657,
+        5.769444,
+        -0.035463,
+        57.383514,
+        0.235207,
+        3.559977,
+        0.653487,
+        4.433333,
+        0.106278,
+        75.592648,
+        0.3166,
+        26.882947,
+        0.552215,
+        4.211111,
+    ],
+    "32": [
+        0.41111,
+        72.798116,
+        0.488532,
+        26.005164,
+        0.49263,
+        2.988889,
+        -0.505485,
+        68.596229,
+        0.296216,
+        15.601998,
+        0.570821,
+        4.541667,
+        0.380899,
+        59.515167,
+        0.324547,
+        5.659071,
+        0.485288,
+        3.883333,
+    ],
+    "pixels": [68.109, 93.882, 76.79, 60.465, 66.168, 111.997, 83.008, 58.55, 69.028, 87.15, 111.952, 93.998],
+}
+
+
+@pytest.mark.parametrize("name", ["8", "32"])
+def test_scenes_never_change(name: str) -> None:
+    split = WORLDS_V1[name]
+    sums = torch.stack([checksum(split.world(i)) for i in (0, 7, 15)])
+    # Rounding differs between processors; anything else that changes moves these by far more.
+    torch.testing.assert_close(sums[:, :6].flatten().tolist(), PINNED[name], atol=1e-4, rtol=1e-4)
+
+
+def test_pixels_never_change() -> None:
+    sample = WORLDS_V1["8"].sample(3)
+    images = sample.clip.images.float()
+    blocks = torch.nn.functional.avg_pool2d(images[0], 64)[0].flatten()
+    # Stated tolerance: one grey level in the mean of a block of 64 x 64 pixels.
+    torch.testing.assert_close(blocks, torch.tensor(PINNED["pixels"]), atol=1.0, rtol=0)
