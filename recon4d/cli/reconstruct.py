@@ -1,17 +1,10 @@
-"""The command line: `recon4d reconstruct` and `recon4d models`.
+"""`recon4d reconstruct`: a clip becomes a folder of results."""
 
-Heavy imports wait inside the commands, so that help shows at once. Whatever a person can cause by what they give is one
-line on stderr and exit code 2, with nothing lost and nothing half written; set RECON4D_DEBUG=1 to see where it arose.
-"""
-
-import os
 import sys
 import time
-import warnings
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Literal
 
 import tyro
 
@@ -20,8 +13,6 @@ if TYPE_CHECKING:
 
     from recon4d.model import Model
     from recon4d.records import Clip, Scene
-
-EXIT_BAD_INPUT = 2
 
 
 @dataclass(frozen=True)
@@ -90,53 +81,6 @@ class ReconstructCommand:
         print(_describe_results(self.out, scene))
 
 
-@dataclass(frozen=True)
-class ModelsCommand:
-    """List the models there are, their size, their backbone and whose licence its weights come under."""
-
-    def run(self) -> None:
-        from recon4d.zoo import list_models, model_entry
-
-        rows = [("name", "parameters", "weights", "backbone", "licence of backbone weights")]
-        for name in list_models():
-            entry = model_entry(name)
-            weights = "untrained" if entry.weights_file is None else "shipped"
-            millions = f"{entry.num_parameters() / 1e6:.1f} M"
-            rows.append((name, millions, weights, entry.backbone, entry.backbone_licence))
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        for row in rows:
-            print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-
-
-Command = (
-    Annotated[ReconstructCommand, tyro.conf.subcommand("reconstruct")]
-    | Annotated[ModelsCommand, tyro.conf.subcommand("models")]
-)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; the exit code is 0, or 2 where what was given cannot be done."""
-    command = tyro.cli(
-        Command,  # pyright: ignore[reportArgumentType]
-        prog="recon4d",
-        description="A moving 3D world from a video, in one forward pass.",
-        args=arguments,
-        config=(tyro.conf.FlagCreatePairsOff,),
-    )
-    warnings.showwarning = _warn_in_one_line
-    try:
-        command.run()
-    except (ValueError, OSError, MemoryError) as error:
-        if os.environ.get("RECON4D_DEBUG"):
-            raise
-        print(f"recon4d: {_one_line(error)}", file=sys.stderr)
-        return EXIT_BAD_INPUT
-    except KeyboardInterrupt:
-        print("recon4d: interrupted, nothing was written", file=sys.stderr)
-        return 130
-    return 0
-
-
 def _find_model(name_or_file: str) -> "Model":
     from recon4d.zoo import create_model, load_model
 
@@ -176,18 +120,3 @@ def _settings(command: ReconstructCommand) -> dict[str, str | int | float | bool
     """The command as plain JSON values; where it was written to is no part of the result."""
     values = {name: value for name, value in asdict(command).items() if name not in ("out", "overwrite")}
     return {**values, "clip": str(command.clip), "anchors": list(command.anchors)}
-
-
-def _one_line(error: BaseException) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        where = f": {error.filename}" if error.filename else ""
-        return f"{error.strerror}{where}"
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-def _warn_in_one_line(message: Warning | str, *_: object, **__: object) -> None:
-    print(f"recon4d: warning: {message}", file=sys.stderr)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,0 +1,7 @@
+"""`python -m recon4d.cli` is the command `recon4d`."""
+
+import sys
+
+from recon4d.cli import main
+
+sys.exit(main())
