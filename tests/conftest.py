@@ -3,7 +3,11 @@
 from pathlib import Path
 
 import pytest
+import torch
 from jaxtyping import install_import_hook
+
+# Tensors are small here: threads cost more than they give, and two processes (-n 2) would fight over two cores.
+torch.set_num_threads(1)
 
 # Not as a context: recon4d imports its rooms when they are first used, which is after this file.
 install_import_hook("recon4d", "type_checker.check")

@@ -12,6 +12,8 @@ from PIL import Image
 from scenes import make_clip
 
 from recon4d.cli import main
+from recon4d.datasets import DATASETS
+from recon4d.datasets.worlds import WorldConfig, make_worlds, render_worlds
 from recon4d.media import write_jpeg, write_video
 from recon4d.zoo import create_model, save_model
 
@@ -257,6 +259,31 @@ class TestBadInput:
         monkeypatch.setenv("RECON4D_DEBUG", "1")
         with pytest.raises(FileNotFoundError):
             run("reconstruct", tmp_path / "none.mp4", "--out", tmp_path / "out")
+
+
+class TestRender:
+    OPTIONS = ("--clips", 2, "--num-frames", 3, "--size", 48, 64, "--tracks", 40)
+
+    @pytest.mark.parametrize("layout", ["point-odyssey", "dynamic-replica", "kubric"])
+    def test_what_is_rendered_is_read_back(self, tmp_path: Path, layout: str) -> None:
+        assert run("render", "--format", layout, "--out", tmp_path / "set", *self.OPTIONS) == 0
+        sequences = DATASETS[layout](tmp_path / "set")  # pyright: ignore[reportCallIssue]
+        assert sequences.names() == ["world_0_0000", "world_0_0001"]
+        config = WorldConfig(num_frames=3, height=48, width=64)
+        truth = render_worlds(make_worlds(config, 0, [1]), config)[0].scene
+        read = sequences.read("world_0_0001", [0, 1, 2]).scene
+        torch.testing.assert_close(read.cameras.world_from_cam, truth.cameras.world_from_cam, atol=2e-2, rtol=1e-2)
+        both = (read.depth_confidence > 0) & (truth.depth_confidence > 0)
+        assert both.float().mean() > 0.9 * truth.depth_confidence.mean()
+        torch.testing.assert_close(read.depths[both], truth.depths[both], atol=2e-2, rtol=2e-3)
+        if layout != "kubric":
+            assert read.tracks is not None
+            assert read.tracks.points.shape[-2] == 40
+
+    def test_a_full_folder_is_refused(self, tmp_path: Path, capsys) -> None:
+        (tmp_path / "photo.jpg").write_text("precious")
+        assert "is not empty" in fails(capsys, "render", "--out", tmp_path, *self.OPTIONS)
+        assert "wanted at least 1" in fails(capsys, "render", "--out", tmp_path / "new", "--clips", 0)
 
 
 class TestOther:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import recon4d
+from recon4d.datasets import DATASETS, Sample
 from recon4d.zoo import list_models
 
 ROOT = Path(__file__).parents[1]
@@ -29,6 +30,29 @@ def test_the_python_block_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest
     assert scene.tracks is not None
     assert scene.tracks.anchors.tolist() == [0, 8]
     torch.testing.assert_close(scene.cameras.world_from_cam[8], torch.eye(4))
+
+
+def test_the_python_block_of_the_page_on_data_runs() -> None:
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "datasets.md").read_text(), re.DOTALL)
+    names: dict[str, object] = {}
+    exec(block, names)
+    sample = names["sample"]
+    assert isinstance(sample, Sample)
+    assert sample.clip.images.shape == (4, 3, 96, 128)
+    assert sample.scene.tracks is not None
+    assert sample.scene.tracks.points.shape == (2, 4, 12288, 3)
+
+
+def test_the_page_on_data_names_every_data_set() -> None:
+    page = (ROOT / "docs" / "datasets.md").read_text()
+    for name, reader in DATASETS.items():
+        assert f"| `{name}` | `{reader.__name__}(root" in page
+
+
+def test_the_statistics_of_worlds_v1_are_those_printed() -> None:
+    command = [sys.executable, "-m", "benchmarks.worlds_v1", "--split", "32"]
+    printed = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout
+    assert printed.strip() in (ROOT / "docs" / "datasets.md").read_text()
 
 
 def test_the_readme_names_every_model() -> None:
@@ -51,12 +75,18 @@ def test_the_exact_scene_is_exact(tmp_path: Path) -> None:
     assert torch.cdist(one[near], two).amin(dim=1).median() < 0.2
 
 
-@pytest.mark.parametrize("name", ["benchmarks.reconstruct", "benchmarks.precision"])
-def test_benchmarks_run(name: str) -> None:
-    options = ["--model", "recon4d_tiny", "--num-frames", "2", *(["--runs", "1"] if "recon" in name else [])]
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("benchmarks.reconstruct", ["--model", "recon4d_tiny", "--num-frames", "2", "--runs", "1"]),
+        ("benchmarks.precision", ["--model", "recon4d_tiny", "--num-frames", "2"]),
+        ("benchmarks.worlds", ["--frames", "2", "--height", "32", "--width", "32", "--batches", "1"]),
+    ],
+)
+def test_benchmarks_run(name: str, options: list[str]) -> None:
     command = [sys.executable, "-m", name, *options]
     printed = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout
-    assert re.search(r"2 +\d+\.\d|relative error \d", printed)
+    assert re.search(r"2 +\d+\.\d|relative error \d|\d clips a second", printed)
 
 
 def test_the_example_clip_is_what_its_page_says() -> None:

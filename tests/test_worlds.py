@@ -1,13 +1,26 @@
 """Synthetic worlds: their truth is exact, a scene is a function of its seed and number alone, wishes are kept."""
 
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from recon4d import geometry as g
-from recon4d.datasets import Sample
-from recon4d.datasets.worlds import Draws, World, WorldConfig, make_worlds, render_worlds, scene_keys
+from recon4d.datasets import Sample, make_loader
+from recon4d.datasets.loader import sample_seed
+from recon4d.datasets.worlds import (
+    Draws,
+    World,
+    WorldConfig,
+    Worlds,
+    load_pictures,
+    make_worlds,
+    render_worlds,
+    scene_keys,
+)
+from recon4d.media import write_jpeg
 
 CONFIG = WorldConfig(num_frames=5, height=48, width=64, static_share=0.0, still_share=0.0)
 SEED, NUMBERS = 7, (0, 1, 2, 3)
@@ -155,6 +168,14 @@ class TestSameness:
         assert torch.equal(again.clip.images, sample.clip.images)
         assert torch.equal(again.scene.points, sample.scene.points)
 
+    @pytest.mark.parametrize("workers", [0, 1, 4])
+    def test_any_number_of_workers_gives_the_same_bits(self, workers: int) -> None:
+        source = Worlds(replace(CONFIG, num_frames=2, height=32, width=32))
+        batches = make_loader(source, seed=5, first_step=3, batch_size=2, rank=0, world_size=1, workers=workers)
+        images = next(iter(batches)).clip.images
+        expected = [source.sample(sample_seed(5, 3, place)).clip.images for place in (0, 1)]
+        assert torch.equal(images, torch.stack(expected))
+
 
 class TestWishes:
     def many(self, **wishes: object) -> World:
@@ -234,6 +255,26 @@ class TestWishes:
         assert 0.2 < changed.float().mean() < 0.95
         red = worn.clip.images.float()
         assert (red[:, :, 0] > red[:, :, 1] + 20)[changed].float().mean() > 0.8
+
+    def test_pictures_from_a_folder_and_from_a_pack(self, tmp_path: Path) -> None:
+        blue = torch.zeros(3, 10, 20, dtype=torch.uint8)
+        blue[2] = 250
+        (tmp_path / "folder").mkdir()
+        write_jpeg(tmp_path / "folder" / "wide.jpg", blue)
+        encoded = (tmp_path / "folder" / "wide.jpg").read_bytes()
+        data, offsets = np.frombuffer(2 * encoded, np.uint8), np.array([0, len(encoded), 2 * len(encoded)])
+        np.savez(tmp_path / "pack.npz", jpeg=data, offset=offsets)
+        for path, count in (("folder", 1), ("pack.npz", 2)):
+            pictures = load_pictures(tmp_path / path, side=16)
+            assert pictures.shape == (count, 3, 16, 16)
+            assert pictures[:, 2].float().mean() > 230
+            assert pictures[:, 0].float().mean() < 20
+        (tmp_path / "text.npz").write_text("no pack")
+        with pytest.raises(ValueError, match="is not a pack of pictures"):
+            load_pictures(tmp_path / "text.npz")
+        (tmp_path / "empty").mkdir()
+        with pytest.raises(ValueError, match="holds no pictures"):
+            load_pictures(tmp_path / "empty")
 
     @pytest.mark.parametrize(
         ("wishes", "message"),

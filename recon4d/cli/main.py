@@ -14,11 +14,13 @@ import tyro
 
 from recon4d.cli.models import ModelsCommand
 from recon4d.cli.reconstruct import ReconstructCommand
+from recon4d.cli.render import RenderCommand
 
 EXIT_BAD_INPUT = 2
 
 Command = (
     Annotated[ReconstructCommand, tyro.conf.subcommand("reconstruct")]
+    | Annotated[RenderCommand, tyro.conf.subcommand("render")]
     | Annotated[ModelsCommand, tyro.conf.subcommand("models")]
 )
 

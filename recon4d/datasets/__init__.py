@@ -1,6 +1,76 @@
 """Clips with truth: endless synthetic worlds, and the data sets of the field from disk."""
 
+from recon4d.datasets.augment import Augmentation, augment_colours
+from recon4d.datasets.camera_folder import CameraFolder
+from recon4d.datasets.colmap_model import ColmapModels
+from recon4d.datasets.cropping import Window, central_window, random_window, resize_and_crop
+from recon4d.datasets.dynamic_replica import DynamicReplica
+from recon4d.datasets.dynamic_replica_writer import write_dynamic_replica
+from recon4d.datasets.kubric import Kubric
+from recon4d.datasets.kubric_tracks import KubricTracks
+from recon4d.datasets.kubric_writer import write_kubric
+from recon4d.datasets.loader import SequenceIndex, make_loader
+from recon4d.datasets.mixture import Mixture, Part
+from recon4d.datasets.point_maps import anchor_maps, scattered_points
+from recon4d.datasets.point_odyssey import PointOdyssey
+from recon4d.datasets.point_odyssey_writer import write_point_odyssey, write_point_odyssey_legacy
 from recon4d.datasets.sample import Sample, Trajectories, true_scene
+from recon4d.datasets.sampling import ClipChoice, choose_frames, choose_tracks, overlap
 from recon4d.datasets.sequences import DataError, Sequences
+from recon4d.datasets.seven_scenes import SevenScenes
+from recon4d.datasets.sintel import Sintel
+from recon4d.datasets.tapvid3d import TapVid3D
+from recon4d.datasets.tum import Tum
 
-__all__ = ["DataError", "Sample", "Sequences", "Trajectories", "true_scene"]
+__all__ = [
+    "DATASETS",
+    "Augmentation",
+    "CameraFolder",
+    "ClipChoice",
+    "ColmapModels",
+    "DataError",
+    "DynamicReplica",
+    "Kubric",
+    "KubricTracks",
+    "Mixture",
+    "Part",
+    "PointOdyssey",
+    "Sample",
+    "SequenceIndex",
+    "Sequences",
+    "SevenScenes",
+    "Sintel",
+    "TapVid3D",
+    "Trajectories",
+    "Tum",
+    "Window",
+    "anchor_maps",
+    "augment_colours",
+    "central_window",
+    "choose_frames",
+    "choose_tracks",
+    "make_loader",
+    "overlap",
+    "random_window",
+    "resize_and_crop",
+    "scattered_points",
+    "true_scene",
+    "write_dynamic_replica",
+    "write_kubric",
+    "write_point_odyssey",
+    "write_point_odyssey_legacy",
+]
+
+DATASETS: dict[str, type[Sequences]] = {
+    "point-odyssey": PointOdyssey,
+    "dynamic-replica": DynamicReplica,
+    "kubric": Kubric,
+    "kubric-tracks": KubricTracks,
+    "tum": Tum,
+    "sintel": Sintel,
+    "tapvid3d": TapVid3D,
+    "7-scenes": SevenScenes,
+    "folder": CameraFolder,
+    "colmap": ColmapModels,
+}
+"""Every data set that is read from a folder; a new one is one file and one line here."""

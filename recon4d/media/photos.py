@@ -1,6 +1,7 @@
 """Reads and writes single pictures; the door to Pillow for files."""
 
 import re
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,18 +22,21 @@ def read_photo(path: str | Path) -> UInt8[Tensor, "3 height width"]:
     Sixteen-bit pictures are scaled to eight bits; transparency is dropped. Raises `FileNotFoundError` where nothing is
     there and `ValueError` for a file that is damaged or no picture.
     """
-    from PIL import Image, ImageOps
-
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist")
+    return decode_photo(path.read_bytes(), str(path))
+
+
+def decode_photo(data: bytes, name: str) -> UInt8[Tensor, "3 height width"]:
+    """The picture that the bytes of a file hold, as `read_photo` answers it; `name` says in errors which it is."""
+    from PIL import Image, ImageOps
+
     try:
-        with Image.open(path) as opened:
+        with Image.open(BytesIO(data)) as opened:
             pixels = _rgb(ImageOps.exif_transpose(opened))
-    except PermissionError:
-        raise
     except Exception as error:  # Pillow's decoders raise whatever their damaged input leads them to.
-        raise ValueError(f"{path} cannot be read as a picture: {_one_line(error)}") from error
+        raise ValueError(f"{name} cannot be read as a picture: {_one_line(error)}") from error
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 

@@ -1,0 +1,59 @@
+"""Six worlds at a glance: two frames, depth, what moves, and what of the first frame the last one sees.
+
+python examples/worlds_contact_sheet.py --out docs/images/worlds.jpg
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import tyro
+from matplotlib import colormaps
+from torch import Tensor
+
+from recon4d.datasets import Sample
+from recon4d.datasets.worlds import WorldConfig, make_worlds, render_worlds
+from recon4d.media import write_jpeg
+
+SEEN, HIDDEN, SKY = (torch.tensor(colour) / 255 for colour in ((90, 190, 120), (200, 60, 60), (25, 25, 25)))
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Draw worlds of a seed, a row each."""
+
+    out: Path
+    worlds: int = 6
+    seed: int = 3
+
+
+def main(arguments: Arguments) -> None:
+    config = WorldConfig(num_frames=8, height=144, width=192)
+    rows = []
+    for index in range(arguments.worlds):
+        sample = render_worlds(make_worlds(config, arguments.seed, [index]), config)[0]
+        rows.append(torch.cat(panels(sample), dim=2))
+    write_jpeg(arguments.out, (torch.cat(rows, dim=1).clamp(0, 1) * 255).round().to(torch.uint8), quality=88)
+    print(f"{arguments.out}: first frame, last frame, depth, motion, visibility in the last frame")
+
+
+def panels(sample: Sample) -> list[Tensor]:
+    """First and last frame, the first frame's inverse depth, how far its pixels go, and whether the last sees them."""
+    first, last = (sample.clip.images[frame] / 255 for frame in (0, -1))
+    scene, tracks = sample.scene, sample.scene.tracks
+    assert tracks is not None
+    known = scene.depth_confidence[0] > 0
+    inverse = torch.where(known, 1 / scene.depths[0].clamp(min=1e-3), 0.0)
+    far = (tracks.points[0, -1] - tracks.points[0, 0]).norm(dim=-1).reshape(known.shape)
+    seen = tracks.visible[0, -1].reshape(known.shape)[..., None] > 0
+    visibility = torch.where(known[..., None], torch.where(seen, SEEN, HIDDEN), SKY).permute(2, 0, 1)
+    shaded = visibility * (0.4 + 0.6 * first.mean(dim=0))
+    return [first, last, coloured(inverse / inverse.max()), coloured(far / far.max().clamp(min=0.5)), shaded]
+
+
+def coloured(values: Tensor) -> Tensor:
+    return torch.from_numpy(colormaps["magma"](values.numpy())[..., :3]).float().permute(2, 0, 1)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Arguments))
