@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 import tyro
 
-from recon4d.datasets.worlds import WorldConfig, make_worlds, render_worlds
+from recon4d.datasets.worlds import RenderParts, WorldConfig, compiled_parts, make_worlds, render_worlds
 
 
 @dataclass(frozen=True)
@@ -25,17 +25,17 @@ class Benchmark:
     batches: int = 5
     device: str = "cpu"
     compile: bool = False
-    """Compile the renderer (worth its half minute on a GPU)."""
+    """Compile the costly steps (half a minute once)."""
 
 
 def main(benchmark: Benchmark) -> None:
     config = WorldConfig(num_frames=benchmark.frames, height=benchmark.height, width=benchmark.width)
-    render = torch.compile(render_worlds, dynamic=False) if benchmark.compile else render_worlds
+    parts = compiled_parts() if benchmark.compile else RenderParts()
     seconds: dict[str, list[float]] = {"make": [], "render": []}
     for number in range(benchmark.batches + 1):
         indices = range(number * benchmark.batch, (number + 1) * benchmark.batch)
         world, made = timed(lambda indices=indices: make_worlds(config, 0, indices, benchmark.device), benchmark.device)
-        _, rendered = timed(lambda world=world: render(world, config), benchmark.device)
+        _, rendered = timed(lambda world=world: render_worlds(world, config, parts=parts), benchmark.device)
         if number:  # the first one warms up
             seconds["make"].append(made)
             seconds["render"].append(rendered)

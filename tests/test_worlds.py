@@ -1,5 +1,6 @@
 """Synthetic worlds: their truth is exact, a scene is a function of its seed and number alone, wishes are kept."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,9 +13,11 @@ from recon4d.datasets import Sample, make_loader
 from recon4d.datasets.loader import sample_seed
 from recon4d.datasets.worlds import (
     Draws,
+    RenderParts,
     World,
     WorldConfig,
     Worlds,
+    compiled_parts,
     load_pictures,
     make_worlds,
     render_worlds,
@@ -328,3 +331,12 @@ class TestPictures:
         assert (brightness > 30).all()
         assert (brightness < 220).all()
         assert (sample.clip.images.float().std(dim=(2, 3, 4)) > 5).all()
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="compiling needs a compiler")
+def test_compiled_steps_render_the_same() -> None:
+    config = replace(CONFIG, num_frames=1, height=32, width=32, primitives=6, candidates=1)
+    world = make_worlds(config, SEED, [0])
+    plain, compiled = (render_worlds(world, config, parts=parts) for parts in (RenderParts(), compiled_parts()))
+    assert (plain.clip.images.int() - compiled.clip.images.int()).abs().max() <= 1
+    torch.testing.assert_close(plain.scene.points, compiled.scene.points, atol=1e-4, rtol=1e-4)

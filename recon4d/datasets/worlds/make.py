@@ -1,7 +1,7 @@
 """Worlds from a seed: a scene is a function of (seed, index) alone, and so is its rendered clip with its truth."""
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int, UInt8
@@ -15,7 +15,7 @@ from recon4d.datasets.worlds.randomness import Draws, scene_keys
 from recon4d.datasets.worlds.raycast import Hits, cast_rays
 from recon4d.datasets.worlds.shading import shade
 from recon4d.datasets.worlds.truth import follow, is_surface, see, true_scene_of_world
-from recon4d.datasets.worlds.volume import VOLUMES
+from recon4d.datasets.worlds.volume import VOLUMES, noise_volumes
 from recon4d.datasets.worlds.world import World, WorldConfig
 from recon4d.geometry import rotation_angle
 from recon4d.records import Clip
@@ -23,6 +23,19 @@ from recon4d.records import Clip
 SECONDS_PER_PHASE = 3.0
 PREVIEW_SIDE = 20
 """Longer side in pixels of the picture in which candidates are judged."""
+
+
+@dataclass(frozen=True)
+class RenderParts:
+    """The two costly steps of rendering, so that they may be exchanged for compiled ones."""
+
+    cast_rays: Callable[[World, int, int], Hits] = cast_rays
+    shade: Callable[..., Tensor] = shade
+
+
+def compiled_parts() -> RenderParts:
+    """The same steps compiled: each size and number of frames costs half a minute once, and then runs far faster."""
+    return RenderParts(torch.compile(cast_rays, dynamic=False), torch.compile(shade, dynamic=False))
 
 
 def make_worlds(
@@ -52,12 +65,15 @@ def render_worlds(
     config: WorldConfig,
     anchors: Int[Tensor, "batch anchor"] | Sequence[int] = (0,),
     pictures: UInt8[Tensor, "picture 3 side side"] | None = None,
+    parts: RenderParts | None = None,
 ) -> Sample:
     """Clips of worlds and everything that is true of them, with dense tracks of every pixel of the anchors.
 
-    `pictures` are image textures for worlds that were made with their number. Raises ``ValueError`` for anchors that
-    are no frames.
+    `pictures` are image textures for worlds that were made with their number. `parts` are the plain ones, or those of
+    `compiled_parts`. Raises ``ValueError`` for anchors that are no frames.
     """
+    parts = parts or RenderParts()
+    volumes = noise_volumes(world.phases.device)[world.volume]
     batch = world.phases.shape[0]
     if not isinstance(anchors, Tensor):
         if any(anchor not in range(config.num_frames) for anchor in anchors):
@@ -67,8 +83,8 @@ def render_worlds(
     chunk = _frames_at_once(world, config)
     for start in range(0, config.num_frames, chunk):
         part = world.frames(slice(start, start + chunk))
-        hits.append(cast_rays(part, config.height, config.width))
-        colours.append(shade(part, hits[-1], pictures))
+        hits.append(parts.cast_rays(part, config.height, config.width))
+        colours.append(parts.shade(part, hits[-1], volumes, pictures))
     images = expose(torch.cat(colours, dim=1), world.photometry)
     whole = Hits(
         depths=torch.cat([hit.depths for hit in hits], dim=1),

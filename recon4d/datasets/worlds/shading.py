@@ -8,7 +8,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from recon4d.datasets.worlds.raycast import Hits, is_shadowed
-from recon4d.datasets.worlds.volume import look_up, noise_volumes
+from recon4d.datasets.worlds.volume import look_up
 from recon4d.datasets.worlds.world import Surfaces, World
 
 PICTURE_SCALE = 0.35
@@ -16,9 +16,12 @@ PICTURE_SCALE = 0.35
 
 
 def shade(
-    world: World, hits: Hits, pictures: UInt8[Tensor, "picture 3 side side"] | None = None
+    world: World,
+    hits: Hits,
+    volumes: Float[Tensor, "batch 4 side side side"],
+    pictures: UInt8[Tensor, "picture 3 picture_side picture_side"] | None = None,
 ) -> Float[Tensor, "batch time 3 height width"]:
-    """Light that reaches the camera from every hit, before exposure."""
+    """Light that reaches the camera from every hit, before exposure; `volumes` are the noise each world is cut from."""
     size = hits.depths.shape[-2:]
     depths, surfaces, points = (part.flatten(2, 3) for part in (hits.depths, hits.surfaces, hits.points))
     local, normals = _local_points_and_normals(world, surfaces, points)
@@ -27,7 +30,6 @@ def shade(
     focal = world.cameras.intrinsics[..., 0, 0, None]
     # Pattern cells under one pixel: what is finer than that is faded out instead of flickering.
     footprint = depths / focal * paint.pattern_from_local.abs().amax(dim=(-1, -2))
-    volumes = noise_volumes(points.device)[world.volume]
     noise, fine_noise = look_up(volumes, cells), look_up(volumes, 0.83 * CELLS_PER_PERIOD * cells + 0.37)
 
     colours = _pattern_colours(paint, cells, noise, footprint)
