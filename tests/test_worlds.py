@@ -123,6 +123,7 @@ class TestTruth:
                 chosen = inside & away & (scene.tracks.visible[:, place, time] > 0)
                 agreed += (found == source)[chosen].sum().item()
                 total += chosen.sum().item()
+        assert len(sample.object_ids.unique()) > 8
         assert total > 10_000
         assert agreed / total > 0.98
 
@@ -320,11 +321,14 @@ class TestPictures:
         there = torch.nn.functional.grid_sample(images[:, 2], grid[:, None], align_corners=False)[:, :, 0]
         column, row = pixels.floor().long().unbind(-1)
         at = row.clamp(0, 47) * 64 + column.clamp(0, 63)
-        chosen = (scene.tracks.visible[:, 0, 2] > 0) & away[0] & away[1].gather(1, at)
+        moves = scene.moving[:, 0].flatten(1) > 0
+        chosen = moves & (scene.tracks.visible[:, 0, 2] > 0) & away[0] & away[1].gather(1, at)
+        assert chosen.sum() > 200
         here = images[:, 0].flatten(2)
         difference = (there - here).abs().mean(dim=1)[chosen]
         shuffled = (there - here.flip(2)).abs().mean(dim=1)[chosen]
-        assert difference.median() < 0.25 * shuffled.median()
+        # Turning changes how a surface is lit a little; a pattern that slid over it would differ like any other.
+        assert difference.median() < 0.6 * shuffled.median()
 
     def test_pictures_are_neither_black_nor_white(self, sample: Sample) -> None:
         brightness = sample.clip.images.float().mean(dim=(1, 2, 3, 4))

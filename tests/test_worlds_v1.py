@@ -31,6 +31,7 @@ def test_statistics_are_as_promised(found: tuple[str, list[Statistics]]) -> None
     assert len(still) == round(SIZES[name] / 10)
     assert mean_of.median(clip.rotation for clip in clips) >= 10
     assert all(0.3 <= clip.overlap <= 0.9 for clip in clips if not clip.has_still_camera)
+    assert all(clip.rotation >= 10 for clip in clips if not clip.has_still_camera)
     assert all(39.9 <= clip.field_of_view <= 90.1 for clip in clips)
 
 
