@@ -23,6 +23,7 @@ from recon4d.datasets.worlds import (
     render_worlds,
     scene_keys,
 )
+from recon4d.datasets.worlds.appearance import PATTERNS
 from recon4d.media import write_jpeg
 
 CONFIG = WorldConfig(num_frames=5, height=48, width=64, static_share=0.0, still_share=0.0)
@@ -310,6 +311,15 @@ class TestPictures:
                 exposure=torch.ones(4, 5),
             ),
             light=replace(worlds.light, shadow=torch.zeros(4), direct=torch.zeros(4)),
+            surfaces=replace(
+                worlds.surfaces,
+                colours=torch.tensor([[0.1] * 3, [0.9] * 3, [0.5] * 3]).expand_as(worlds.surfaces.colours),
+                pattern=torch.full_like(worlds.surfaces.pattern, PATTERNS.index("checks")),
+                pattern_from_local=torch.eye(3).expand_as(worlds.surfaces.pattern_from_local),
+                sharpness=torch.full_like(worlds.surfaces.sharpness, 8.0),
+                grain=torch.zeros_like(worlds.surfaces.grain),
+                warp=torch.zeros_like(worlds.surfaces.warp),
+            ),
         )
         sample = render_worlds(calm, CONFIG)
         scene, images = sample.scene, sample.clip.images.float()
