@@ -113,7 +113,8 @@ def _describe_clip(command: ReconstructCommand, clip: "Clip") -> str:
 
 def _describe_results(out: Path, scene: "Scene") -> str:
     angle = scene.cameras.field_of_view(*scene.size)[:, 0].mean().rad2deg()
-    return f"{out}: scene.npz, frames/, depth.mp4, cameras.png, points.ply (field of view {angle:.0f} degrees)"
+    written = ", ".join(sorted(f"{path.name}/" if path.is_dir() else path.name for path in out.iterdir()))
+    return f"{out}: {written} (field of view {angle:.0f} degrees)"
 
 
 def _settings(command: ReconstructCommand) -> dict[str, str | int | float | bool | list | None]:
