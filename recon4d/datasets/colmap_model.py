@@ -11,9 +11,9 @@ from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from recon4d.datasets.annotations import blamed_on, read_images
-from recon4d.datasets.camera_folder import cameras_from_first, folder_of, numbers, pinhole_matrix
 from recon4d.datasets.sample import Sample, Trajectories, true_scene
 from recon4d.datasets.sequences import DataError, Sequences
+from recon4d.datasets.stored_values import cameras_from_first, folder_of, numbers, pinhole_matrix
 from recon4d.geometry import invert, project, rigid, rotation_from_quaternion, transform_points
 from recon4d.records import Clip, Source
 

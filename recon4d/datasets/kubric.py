@@ -10,7 +10,9 @@ from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
 from recon4d.datasets.annotations import read_images
-from recon4d.datasets.camera_folder import (
+from recon4d.datasets.sample import Sample, true_scene
+from recon4d.datasets.sequences import DataError, Sequences
+from recon4d.datasets.stored_values import (
     cameras_from_first,
     entry,
     folder_of,
@@ -20,8 +22,6 @@ from recon4d.datasets.camera_folder import (
     read_json,
     read_map,
 )
-from recon4d.datasets.sample import Sample, true_scene
-from recon4d.datasets.sequences import DataError, Sequences
 from recon4d.geometry import rigid, rotation_angle, rotation_from_quaternion, unproject_map
 from recon4d.records import Clip, Source
 

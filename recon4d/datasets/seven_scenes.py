@@ -7,9 +7,9 @@ import numpy as np
 import torch
 
 from recon4d.datasets.annotations import blamed_on, read_images
-from recon4d.datasets.camera_folder import cameras_from_first, folder_of, pinhole_matrix, read_map, rigid_matrices
 from recon4d.datasets.sample import Sample, true_scene
 from recon4d.datasets.sequences import Sequences
+from recon4d.datasets.stored_values import cameras_from_first, folder_of, pinhole_matrix, read_map, rigid_matrices
 from recon4d.records import Clip, Source
 
 FRAMES_PER_SECOND = 30

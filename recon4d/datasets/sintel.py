@@ -10,9 +10,9 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from recon4d.datasets.annotations import blamed_on, read_images
-from recon4d.datasets.camera_folder import cameras_from_first, folder_of, numbers, rigid_matrices
 from recon4d.datasets.sample import Sample, true_scene
 from recon4d.datasets.sequences import DataError, Sequences
+from recon4d.datasets.stored_values import cameras_from_first, folder_of, numbers, rigid_matrices
 from recon4d.geometry import invert
 from recon4d.records import Clip, Source
 

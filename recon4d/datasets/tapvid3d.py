@@ -10,10 +10,10 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from recon4d.datasets.annotations import blamed_on
-from recon4d.datasets.camera_folder import cameras_from_first, folder_of, numbers, pinhole_matrix, rigid_matrices
-from recon4d.datasets.kubric_tracks import read_npy
+from recon4d.datasets.harmless_pickles import read_npy
 from recon4d.datasets.sample import Sample, Trajectories, true_scene
 from recon4d.datasets.sequences import DataError, Sequences
+from recon4d.datasets.stored_values import cameras_from_first, folder_of, numbers, pinhole_matrix, rigid_matrices
 from recon4d.geometry import invert, project, transform_points
 from recon4d.media import decode_photo
 from recon4d.records import Clip, Source

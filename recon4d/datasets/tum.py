@@ -10,7 +10,9 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from recon4d.datasets.annotations import blamed_on, read_images
-from recon4d.datasets.camera_folder import (
+from recon4d.datasets.sample import Sample, true_scene
+from recon4d.datasets.sequences import DataError, Sequences
+from recon4d.datasets.stored_values import (
     cameras_from_first,
     folder_of,
     folders_with,
@@ -18,8 +20,6 @@ from recon4d.datasets.camera_folder import (
     pinhole_matrix,
     read_map,
 )
-from recon4d.datasets.sample import Sample, true_scene
-from recon4d.datasets.sequences import DataError, Sequences
 from recon4d.geometry import rigid, rotation_from_quaternion
 from recon4d.media import list_photos
 from recon4d.records import Clip, Source
