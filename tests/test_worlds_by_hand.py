@@ -142,6 +142,27 @@ class TestNoise:
         assert Draws(world.photometry.noise_key).normal(100).std() > 0.8
 
 
+def test_a_picture_fades_to_its_mean_colour_far_away() -> None:
+    blocks = torch.arange(64) // 8
+    checks = ((blocks[:, None] + blocks) % 2 * 255).to(torch.uint8).expand(1, 3, 64, 64)
+    world = alone("box")
+    surfaces = replace(
+        world.surfaces,
+        picture=torch.zeros_like(world.surfaces.picture),
+        grain=torch.zeros_like(world.surfaces.grain),
+        is_sky=torch.zeros_like(world.surfaces.is_sky),
+    )
+    world = replace(world, surfaces=surfaces, light=replace(world.light, direct=torch.zeros(1), tint=torch.ones(1, 3)))
+    hits = cast_rays(world, 33, 33)
+    contrast = []
+    for cells_per_metre in (0.3, 20.0):
+        scaled = replace(surfaces, pattern_from_local=(cells_per_metre * torch.eye(3)).expand(1, 7, 3, 3))
+        colours = shade(replace(world, surfaces=scaled), hits, noise_volumes(torch.device("cpu"))[:1], checks)
+        contrast.append(colours[0, 0, 0][hits.surfaces[0, 0] == 0].std().item())
+    assert contrast[0] > 0.1
+    assert contrast[1] < 0.01
+
+
 def test_the_sky_has_the_colours_of_the_sky() -> None:
     config = WorldConfig(num_frames=1, height=48, width=48, candidates=1)
     world = make_worlds(config, 3, range(12))

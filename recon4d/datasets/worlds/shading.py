@@ -35,7 +35,7 @@ def shade(
     colours = _pattern_colours(paint, cells, noise, footprint)
     if pictures is not None:
         local_normals = _turn_back(world, surfaces, normals)
-        worn = _picture_colours(pictures, paint, cells, local_normals)
+        worn = _picture_colours(pictures, paint, cells, local_normals, footprint)
         colours = torch.where((paint.picture >= 0)[..., None], worn, colours)
     grain = paint.grain * (1.5 - 14 * footprint).clamp(0, 1)
     colours = colours * (1 + 1.2 * grain * (fine_noise[..., 0] - 0.5))[..., None]
@@ -116,8 +116,13 @@ def _pattern_colours(paint: Surfaces, cells: Tensor, noise: Tensor, footprint: T
     return mixed + (patch - mixed) * patches[..., None]
 
 
-def _picture_colours(pictures: Tensor, paint: Surfaces, cells: Tensor, normals: Tensor) -> Float[Tensor, "b t n 3"]:
-    """An image texture, projected along the axis that the surface faces most, repeated without end."""
+def _picture_colours(
+    pictures: Tensor, paint: Surfaces, cells: Tensor, normals: Tensor, footprint: Tensor
+) -> Float[Tensor, "b t n 3"]:
+    """An image texture, projected along the axis that the surface faces most, repeated without end.
+
+    Where many of its pixels fall into one (from 3 on) it fades to its mean colour, which it has by 9.
+    """
     axis = normals.abs().argmax(dim=-1, keepdim=True)
     across = cells.gather(-1, (axis + 1) % 3)
     along = cells.gather(-1, (axis + 2) % 3)
@@ -135,7 +140,9 @@ def _picture_colours(pictures: Tensor, paint: Surfaces, cells: Tensor, normals: 
 
     top = torch.lerp(texel(row, column), texel(row, next_column), share[..., 0])
     bottom = torch.lerp(texel(next_row, column), texel(next_row, next_column), share[..., 0])
-    return torch.lerp(top, bottom, share[..., 1])
+    mean = pictures.float().mean(dim=(2, 3))[number] / 255
+    texels = (footprint * PICTURE_SCALE * side)[..., None]
+    return torch.lerp(mean, torch.lerp(top, bottom, share[..., 1]), (1.5 - texels / 6).clamp(0, 1))
 
 
 def _light(world: World, depths: Tensor, points: Tensor, normals: Tensor) -> Float[Tensor, "b t n"]:
