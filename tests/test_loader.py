@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
@@ -333,3 +335,31 @@ class TestIndex:
         assert "indexing" not in capsys.readouterr().err
         SequenceIndex(Numbered({f"{i:04}": 5 for i in range(1000)}), folder, tmp_path / "long.json")
         assert "indexing" in capsys.readouterr().err
+
+
+AFTER_A_VIDEO = """
+import gc, sys
+import av, numpy as np
+from recon4d.datasets import make_loader
+from recon4d.datasets.worlds import WorldConfig, Worlds
+
+class Collecting(Worlds):
+    def sample(self, seed):
+        gc.collect()
+        return super().sample(seed)
+
+gc.disable()
+frame = av.VideoFrame.from_ndarray(np.zeros((256, 256, 3), np.uint8), format="rgb24")
+cycle = [frame, frame.reformat(format="yuv420p", threads=4)]
+cycle.append(cycle)
+del frame, cycle
+source = Collecting(WorldConfig(num_frames=1, height=16, width=16))
+loader = make_loader(source, seed=0, first_step=0, batch_size=1, rank=0, world_size=1, workers=1)
+print(next(iter(loader)).clip.images.shape)
+"""
+
+
+def test_workers_do_not_wait_for_the_threads_of_a_video_that_the_parent_read() -> None:
+    command = [sys.executable, "-c", AFTER_A_VIDEO]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert "[1, 1, 3, 16, 16]" in done.stdout

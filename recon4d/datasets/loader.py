@@ -1,5 +1,6 @@
 """From a source of samples to batches that depend on nothing but the seed, the step and the place in the batch."""
 
+import gc
 import hashlib
 import json
 import os
@@ -100,6 +101,23 @@ class GlobalBatches(Sampler[list[tuple[int, int]]]):
             step += 1
 
 
+class _ForkSafeLoader(DataLoader[Sample]):
+    """A loader whose workers never clean up after their parent.
+
+    A forked worker inherits what the parent has not collected yet. Freeing a video decoder there waits for its threads,
+    which a fork does not copy, for ever. So the parent collects first, and what lives is hidden from the workers'
+    collectors (as the documentation of `gc.freeze` advises).
+    """
+
+    def __iter__(self):
+        gc.collect()
+        gc.freeze()
+        try:
+            return super().__iter__()
+        finally:
+            gc.unfreeze()
+
+
 def make_loader(
     source: SampleSource, seed: int, first_step: int, batch_size: int, rank: int, world_size: int, workers: int
 ) -> DataLoader[Sample]:
@@ -110,7 +128,7 @@ def make_loader(
     are shared out here: do not let accelerate's ``prepare`` do it again. In a worker a `DataError` is raised as what
     torch makes of it, a ``RuntimeError`` with the same words.
     """
-    return DataLoader(
+    return _ForkSafeLoader(
         TrainingSamples(source, seed),
         batch_sampler=GlobalBatches(first_step, batch_size, rank, world_size),
         collate_fn=Sample.stack,
