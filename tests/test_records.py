@@ -72,7 +72,7 @@ class TestTensorRecord:
         from accelerate import Accelerator
 
         clips = [make_clip(seed=seed) for seed in range(4)]
-        loader = DataLoader(clips, batch_size=2, collate_fn=Clip.stack, num_workers=1)  # pyright: ignore
+        loader = DataLoader(clips, batch_size=2, collate_fn=Clip.stack)  # pyright: ignore
         batches = [Accelerator(cpu=True).prepare_data_loader(loader)]
         batches = list(batches[0])
         assert [batch.batch_shape for batch in batches] == [(2,), (2,)]
