@@ -9,13 +9,13 @@ from recon4d.datasets.dynamic_replica_writer import write_dynamic_replica
 from recon4d.datasets.kubric import Kubric
 from recon4d.datasets.kubric_tracks import KubricTracks
 from recon4d.datasets.kubric_writer import write_kubric
-from recon4d.datasets.loader import SequenceIndex, make_loader
+from recon4d.datasets.loader import Prepared, SequenceIndex, make_loader
 from recon4d.datasets.mixture import Mixture, Part
 from recon4d.datasets.point_maps import anchor_maps, scattered_points
 from recon4d.datasets.point_odyssey import PointOdyssey
 from recon4d.datasets.point_odyssey_writer import write_point_odyssey, write_point_odyssey_legacy
 from recon4d.datasets.sample import Sample, Trajectories, true_scene
-from recon4d.datasets.sampling import ClipChoice, choose_frames, choose_tracks, overlap
+from recon4d.datasets.sampling import ClipChoice, choose_frames, choose_overlapping, choose_tracks, overlap
 from recon4d.datasets.sequences import DataError, Sequences
 from recon4d.datasets.seven_scenes import SevenScenes
 from recon4d.datasets.sintel import Sintel
@@ -35,6 +35,7 @@ __all__ = [
     "Mixture",
     "Part",
     "PointOdyssey",
+    "Prepared",
     "Sample",
     "SequenceIndex",
     "Sequences",
@@ -48,6 +49,7 @@ __all__ = [
     "augment_colours",
     "central_window",
     "choose_frames",
+    "choose_overlapping",
     "choose_tracks",
     "make_loader",
     "overlap",

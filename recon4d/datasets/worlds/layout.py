@@ -1,7 +1,7 @@
 """What stands in a world and how it moves: a room or open ground, primitives, and jointed groups of them."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -88,13 +88,12 @@ def without_collisions(shapes: Shapes, centres: Float[Tensor, "batch time 3"], c
     radius = (shapes.size * shapes.slab.clamp(max=1)).amax(dim=-1)
     is_clear = (distance - radius[:, None]).amin(dim=1) > clearance
     active = shapes.active & is_clear
-    return Shapes(shapes.quadric, shapes.slab, shapes.size, shapes.world_from_local, active, shapes.moves & active)
+    return replace(shapes, active=active, moves=shapes.moves & active)
 
 
 def _draw_forms(draws: Draws, count: int) -> tuple[Tensor, Tensor]:
     """Quadric and slab of ellipsoids, boxes, cylinders, barrels and rounded boxes."""
     kind = draws.integers(count, 1, below=5)
-    like = draws.keys.new_ones(1, dtype=torch.float32)
     bulge = 1 / draws.uniform(count, 1, low=1.15, high=1.6) ** 2
     roundness = draws.uniform(count, 1, low=0.2, high=0.9)
     one, free = torch.ones_like(bulge), torch.full_like(bulge, FREE)
@@ -111,7 +110,7 @@ def _draw_forms(draws: Draws, count: int) -> tuple[Tensor, Tensor]:
         torch.cat([one, one, one], dim=-1),
         torch.cat([free, free, one], dim=-1),
         torch.cat([one, one, one], dim=-1),
-        torch.cat([free, free, 0.8 * like * one], dim=-1),
+        torch.cat([free, free, 0.8 * one], dim=-1),
     )
     quadric, slab = torch.zeros_like(quadrics[0]), torch.zeros_like(slabs[0])
     for number in range(5):

@@ -96,6 +96,15 @@ def render_worlds(
     return Sample(clip, true_scene_of_world(world, whole, anchors), object_ids=whole.surfaces)
 
 
+def preview(world: World, config: WorldConfig, side: int) -> tuple[World, Hits]:
+    """The world filmed in a small picture, `side` pixels on the longer side, and what that picture sees."""
+    scale = side / max(config.height, config.width)
+    height, width = (max(4, round(length * scale)) for length in (config.height, config.width))
+    cameras = world.cameras.resized((config.height, config.width), (height, width))
+    small = replace(world, cameras=cameras)
+    return small, cast_rays(small, height, width)
+
+
 def overlap_and_motion(world: World, hits: Hits) -> tuple[Float[Tensor, "batch time"], Float[Tensor, "batch time"]]:
     """The shares of the first frame's surface that each frame sees, and that have moved by 2 % of depth by then."""
     first = torch.zeros_like(world.photometry.noise_key)
@@ -141,11 +150,7 @@ def _draw_world(draws: Draws, config: WorldConfig, difficulty: float, num_pictur
 
 def _penalty(world: World, config: WorldConfig) -> Float[Tensor, "batch"]:
     """What is wrong with a candidate, judged in a small picture: little overlap or motion, too near, turned away."""
-    scale = PREVIEW_SIDE / max(config.height, config.width)
-    height, width = (max(4, round(side * scale)) for side in (config.height, config.width))
-    size, small_size = (config.height, config.width), (height, width)
-    small = replace(world, cameras=world.cameras.resized(size, small_size))
-    hits = cast_rays(small, height, width)
+    small, hits = preview(world, config, PREVIEW_SIDE)
     overlap, motion = overlap_and_motion(small, hits)
     too_near = (hits.depths < 0.6).float().mean(dim=(1, 2, 3))
     least_surface = is_surface(small, hits.surfaces).float().mean(dim=(2, 3)).amin(dim=1)

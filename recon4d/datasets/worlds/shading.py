@@ -11,6 +11,8 @@ from recon4d.datasets.worlds.raycast import Hits, is_shadowed
 from recon4d.datasets.worlds.volume import look_up
 from recon4d.datasets.worlds.world import Surfaces, World
 
+CELLS_PER_PERIOD = 8
+"""Fine noise repeats in every cell, where coarse noise repeats after so many."""
 PICTURE_SCALE = 0.35
 """Pictures per pattern cell: one picture covers about three."""
 
@@ -24,7 +26,8 @@ def shade(
     """Light that reaches the camera from every hit, before exposure; `volumes` are the noise each world is cut from."""
     size = hits.depths.shape[-2:]
     depths, surfaces, points = (part.flatten(2, 3) for part in (hits.depths, hits.surfaces, hits.points))
-    local, normals = _local_points_and_normals(world, surfaces, points)
+    world_from_paint = _world_from_paint(world, surfaces)
+    local, normals = _local_points_and_normals(world, surfaces, world_from_paint, points)
     paint = _at(world.surfaces, surfaces)
     cells = (paint.pattern_from_local @ local[..., None])[..., 0] + paint.offset
     focal = world.cameras.intrinsics[..., 0, 0, None]
@@ -34,7 +37,7 @@ def shade(
 
     colours = _pattern_colours(paint, cells, noise, footprint)
     if pictures is not None:
-        local_normals = _turn_back(world, surfaces, normals)
+        local_normals = (world_from_paint[..., :3, :3].transpose(-1, -2) @ normals[..., None])[..., 0]
         worn = _picture_colours(pictures, paint, cells, local_normals, footprint)
         colours = torch.where((paint.picture >= 0)[..., None], worn, colours)
     grain = paint.grain * (1.5 - 14 * footprint).clamp(0, 1)
@@ -45,27 +48,23 @@ def shade(
     return shown.transpose(-1, -2).unflatten(-1, size)
 
 
-CELLS_PER_PERIOD = 8
-"""Fine noise repeats in every cell, where coarse noise repeats after so many."""
-
-
 def _at(surfaces: Surfaces, chosen: Tensor) -> Surfaces:
     """The paint at the chosen surfaces (batch, time, n): every field with those axes in front."""
     batch = torch.arange(chosen.shape[0], device=chosen.device)[:, None, None]
     return surfaces.map(lambda values: values[batch, chosen])
 
 
-def _local_points_and_normals(world: World, surfaces: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+def _local_points_and_normals(
+    world: World, surfaces: Tensor, world_from_paint: Tensor, points: Tensor
+) -> tuple[Tensor, Tensor]:
     """Points in the coordinates their paint sticks to, and unit normals in the world."""
     count = world.shapes.active.shape[-1]
     is_primitive = surfaces < count
-    primitive = torch.where(is_primitive, surfaces, 0)
-    batch = torch.arange(len(surfaces), device=surfaces.device)[:, None, None]
-    frame = torch.arange(surfaces.shape[1], device=surfaces.device)[None, :, None]
-    world_from_local = world.shapes.world_from_local[batch, frame, primitive]
-    rotation, centre = world_from_local[..., :3, :3], world_from_local[..., :3, 3]
+    rotation, centre = world_from_paint[..., :3, :3], world_from_paint[..., :3, 3]
     local = (rotation.transpose(-1, -2) @ (points - centre)[..., None])[..., 0]
 
+    batch = torch.arange(len(surfaces), device=surfaces.device)[:, None, None]
+    primitive = torch.where(is_primitive, surfaces, 0)
     size, quadric, slab = (
         part[batch, primitive] for part in (world.shapes.size, world.shapes.quadric, world.shapes.slab)
     )
@@ -78,18 +77,17 @@ def _local_points_and_normals(world: World, surfaces: Tensor, points: Tensor) ->
 
     face = (surfaces - count).clamp(min=0)
     inward = F.one_hot(face // 2, 3) * (2 * (face % 2) - 1)[..., None]
-    local = torch.where(is_primitive[..., None], local, points)
     return local, torch.where(is_primitive[..., None], normal, inward.to(normal.dtype))
 
 
-def _turn_back(world: World, surfaces: Tensor, normals: Tensor) -> Tensor:
-    """Normals in the coordinates the paint sticks to."""
-    count = world.shapes.active.shape[-1]
+def _world_from_paint(world: World, surfaces: Tensor) -> Float[Tensor, "b t n 4 4"]:
+    """The coordinates that the paint of each hit sticks to: its primitive's, or the world's own for the room."""
+    is_primitive = surfaces < world.shapes.active.shape[-1]
     batch = torch.arange(len(surfaces), device=surfaces.device)[:, None, None]
     frame = torch.arange(surfaces.shape[1], device=surfaces.device)[None, :, None]
-    rotation = world.shapes.world_from_local[batch, frame, torch.where(surfaces < count, surfaces, 0)][..., :3, :3]
-    turned = (rotation.transpose(-1, -2) @ normals[..., None])[..., 0]
-    return torch.where((surfaces < count)[..., None], turned, normals)
+    world_from_local = world.shapes.world_from_local[batch, frame, torch.where(is_primitive, surfaces, 0)]
+    room = torch.eye(4, device=surfaces.device)
+    return torch.where(is_primitive[..., None, None], world_from_local, room)
 
 
 def _pattern_colours(paint: Surfaces, cells: Tensor, noise: Tensor, footprint: Tensor) -> Float[Tensor, "b t n 3"]:

@@ -1,19 +1,21 @@
 """The frozen benchmark worlds-v1: chosen clips of a fixed seed, and the statistics that they were chosen by."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import count as count_from
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from recon4d.datasets.sample import Sample
-from recon4d.datasets.worlds.make import make_worlds, overlap_and_motion, render_worlds
-from recon4d.datasets.worlds.raycast import cast_rays
+from recon4d.datasets.worlds.make import make_worlds, overlap_and_motion, preview, render_worlds
+from recon4d.datasets.worlds.truth import is_surface
 from recon4d.datasets.worlds.world import World, WorldConfig
 from recon4d.geometry import rotation_angle
 
 SEED = 20261120
+PREVIEW_SIDE = 64
+"""Longer side in pixels of the picture in which statistics are measured."""
 MIN_MOVING = 0.16
 """Share of the first frame's pixels that have moved, on average over the frames, in a dynamic clip."""
 STILL_CAMERA = 1e-6
@@ -57,9 +59,7 @@ class Statistics:
 
 def statistics(world: World, config: WorldConfig) -> Statistics:
     """The statistics of one scene (a batch of one), measured in a small picture."""
-    height, width = config.height // 4, config.width // 4
-    small = replace(world, cameras=world.cameras.resized((config.height, config.width), (height, width)))
-    overlap, moving = overlap_and_motion(small, cast_rays(small, height, width))
+    overlap, moving = overlap_and_motion(*preview(world, config, PREVIEW_SIDE))
     rotation = world.cameras.world_from_cam[0, :, :3, :3]
     turned = rotation_angle(rotation[0].T @ rotation[1:]).rad2deg()
     centres = world.cameras.centres[0]
@@ -82,15 +82,15 @@ def choose_indices(config: WorldConfig, count: int) -> list[int]:
     places = {"still": round(count / 10), "dynamic": count // 2}
     places["calm"] = count - sum(places.values())
     chosen = []
-    for index in _all_numbers():
+    for index in count_from(0):
         world = make_worlds(config, SEED, [index])
         kind = _kind(statistics(world, config))
         if kind is not None and places[kind] > 0 and _is_seen_well(world, config):
             places[kind] -= 1
             chosen.append(index)
         if not any(places.values()):
-            return chosen
-    raise AssertionError("numbers do not end")
+            break
+    return chosen
 
 
 def checksum(world: World) -> Float[Tensor, "values"]:
@@ -116,94 +116,30 @@ def _kind(found: Statistics) -> str | None:
 
 def _is_seen_well(world: World, config: WorldConfig) -> bool:
     """No frame whose picture is filled by something nearer than .6 m, or by sky."""
-    height, width = config.height // 4, config.width // 4
-    small = replace(world, cameras=world.cameras.resized((config.height, config.width), (height, width)))
-    hits = cast_rays(small, height, width)
-    sky = world.surfaces.is_sky.gather(1, hits.surfaces.flatten(1)).reshape(hits.surfaces.shape)
+    small, hits = preview(world, config, PREVIEW_SIDE)
     near_share = (hits.depths < 0.6).float().mean(dim=(2, 3)).max()
-    sky_share = sky.float().mean(dim=(2, 3)).max()
+    sky_share = 1 - is_surface(small, hits.surfaces).float().mean(dim=(2, 3)).min()
     return bool(near_share < 0.3) and bool(sky_share < 0.65)
-
-
-def _all_numbers() -> Iterator[int]:
-    number = 0
-    while True:
-        yield number
-        number += 1
 
 
 _PICTURES = WorldConfig(height=192, width=256, static_share=0.25, still_share=0.2, candidates=1)
 
+# fmt: off
+_SPLIT_8 = (
+    0, 3, 4, 5, 7, 8, 9, 13, 18, 19, 20, 22, 27, 30, 33, 34, 37, 38, 42, 43, 44, 46, 47, 48, 52, 55, 56, 60, 66,
+    71, 73, 77, 78, 79, 80, 81, 84, 85, 92, 93, 97, 98, 104, 106, 112, 117, 124, 129, 150, 164, 193, 215, 222,
+    223, 225, 230, 236, 278, 301, 305, 326, 329, 339, 343,
+)
+_SPLIT_32 = (
+    0, 1, 5, 8, 13, 14, 16, 18, 22, 31, 38, 41, 70, 101, 118, 120,
+)
+# fmt: on
+
 WORLDS_V1: dict[str, Split] = {
     "8": Split(
         replace(_PICTURES, num_frames=8),
-        (
-            0,
-            3,
-            4,
-            5,
-            7,
-            8,
-            9,
-            13,
-            18,
-            19,
-            20,
-            22,
-            27,
-            30,
-            33,
-            34,
-            37,
-            38,
-            42,
-            43,
-            44,
-            46,
-            47,
-            48,
-            52,
-            55,
-            56,
-            60,
-            66,
-            71,
-            73,
-            77,
-            78,
-            79,
-            80,
-            81,
-            84,
-            85,
-            92,
-            93,
-            97,
-            98,
-            104,
-            106,
-            112,
-            117,
-            124,
-            129,
-            150,
-            164,
-            193,
-            215,
-            222,
-            223,
-            225,
-            230,
-            236,
-            278,
-            301,
-            305,
-            326,
-            329,
-            339,
-            343,
-        ),
+        _SPLIT_8,
     ),
-    "32": Split(replace(_PICTURES, num_frames=32), (0, 1, 5, 8, 13, 14, 16, 18, 22, 31, 38, 41, 70, 101, 118, 120)),
+    "32": Split(replace(_PICTURES, num_frames=32), _SPLIT_32),
 }
 """Found once by `choose_indices`; they never change again under this name."""
