@@ -18,6 +18,7 @@ __version__ = "0.1.0"
 _HOME_OF = {
     "Cameras": "recon4d.records",
     "Clip": "recon4d.records",
+    "FeatureTracks": "recon4d.records",
     "Known": "recon4d.records",
     "Model": "recon4d.model",
     "ModelConfig": "recon4d.model",
@@ -33,6 +34,8 @@ _HOME_OF = {
     "model_config": "recon4d.zoo",
     "read_clip": "recon4d.media",
     "reconstruct": "recon4d.reconstruction",
+    "reconstruct_and_match": "recon4d.reconstruction",
+    "refine": "recon4d.sfm",
     "save_model": "recon4d.zoo",
     "save_scene": "recon4d.export",
 }
@@ -41,8 +44,9 @@ if TYPE_CHECKING:
     from recon4d.export import load_scene, load_scene_info, save_scene
     from recon4d.media import read_clip
     from recon4d.model import Model, ModelConfig
-    from recon4d.reconstruction import ReconstructConfig, reconstruct
-    from recon4d.records import Cameras, Clip, Known, Scene, Source, Tracks
+    from recon4d.reconstruction import ReconstructConfig, reconstruct, reconstruct_and_match
+    from recon4d.records import Cameras, Clip, FeatureTracks, Known, Scene, Source, Tracks
+    from recon4d.sfm import refine
     from recon4d.zoo import create_model, list_models, load_model, model_config, save_model
 
 

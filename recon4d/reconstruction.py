@@ -1,16 +1,17 @@
 """From a clip to a scene for people: sizes, precision, memory and progress are chosen here, not by the network."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
-from recon4d.model import Model
-from recon4d.records import Clip, Known, Scene
+from recon4d.model import Model, Outputs, match_feature_tracks
+from recon4d.records import Clip, FeatureTracks, Known, Scene
 
 Precision = Literal["auto", "float32", "bfloat16"]
 
@@ -45,6 +46,25 @@ def reconstruct(model: Model, clip: Clip, config: ReconstructConfig = Reconstruc
 
     Raises ``ValueError`` for clips that are too long, too small or batched, and ``MemoryError`` with what to lower.
     """
+    return _run(model, clip, config, lambda outputs: None)[0]
+
+
+def reconstruct_and_match(
+    model: Model, clip: Clip, config: ReconstructConfig = ReconstructConfig()
+) -> tuple[Scene, FeatureTracks]:
+    """The scene, and where the network matched still points in the pictures: what `recon4d.refine` needs.
+
+    Pixels are those of the scene's maps. Everything else is as for `reconstruct`.
+    """
+    scene, tracks = _run(model, clip, config, lambda outputs: match_feature_tracks(model, outputs))
+    assert tracks is not None
+    return scene, tracks
+
+
+def _run(
+    model: Model, clip: Clip, config: ReconstructConfig, also: Callable[[Outputs], FeatureTracks | None]
+) -> tuple[Scene, FeatureTracks | None]:
+    """The scene of one forward pass, and whatever `also` makes of its outputs while they are there."""
     _check(clip, config)
     height, width = processing_size(clip.size, config.processing_size or model.config.processing_size, model.patch_size)
     device = next(model.parameters()).device
@@ -59,7 +79,8 @@ def reconstruct(model: Model, clip: Clip, config: ReconstructConfig = Reconstruc
             torch.autocast(device.type, torch.bfloat16, enabled=_is_bfloat16(config.precision, device)),
             _progress_bar(model, clip.num_frames, config),
         ):
-            scene = model.outputs(batch.images, batch.times, config.anchors, batch.known, config.frame_chunk).scene
+            outputs = model.outputs(batch.images, batch.times, config.anchors, batch.known, config.frame_chunk)
+            tracks = also(outputs)
     except RuntimeError as error:
         if not _is_out_of_memory(error):
             raise
@@ -70,8 +91,11 @@ def reconstruct(model: Model, clip: Clip, config: ReconstructConfig = Reconstruc
     finally:
         model.train(was_training)
     # clone(): tensors made in inference mode could not be used in a user's own training.
-    scene = scene[0].to("cpu").map(Tensor.clone).in_frame(0)
-    return _ignoring(scene, resized.known)
+    scene = outputs.scene[0].to("cpu").map(Tensor.clone).in_frame(0)
+    if tracks is not None:
+        tracks = tracks[0].to("cpu").map(Tensor.clone)
+        tracks = replace(tracks, seen=tracks.seen * _kept_at(tracks.pixels, resized.known))
+    return _ignoring(scene, resized.known), tracks
 
 
 def processing_size(size: tuple[int, int], side: int, patch_size: int) -> tuple[int, int]:
@@ -140,6 +164,16 @@ def _ignoring(scene: Scene, known: Known | None) -> Scene:
         depth_confidence=scene.depth_confidence * kept,
         point_confidence=scene.point_confidence * kept,
     )
+
+
+def _kept_at(pixels: Float[Tensor, "time track 2"], known: Known | None) -> Float[Tensor, "time track"]:
+    """1 where the clip's mask lets pixels count, 0 where they are to be ignored."""
+    if known is None or known.ignore is None:
+        return torch.ones_like(pixels[..., 0])
+    height, width = known.ignore.shape[-2:]
+    column = pixels[..., 0].long().clamp(0, width - 1)
+    row = pixels[..., 1].long().clamp(0, height - 1)
+    return (~known.ignore[torch.arange(len(pixels))[:, None], row, column]).to(pixels.dtype)
 
 
 @contextmanager

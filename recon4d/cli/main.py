@@ -12,6 +12,7 @@ from typing import Annotated
 
 import tyro
 
+from recon4d.cli.evaluate import EvaluateCommand
 from recon4d.cli.models import ModelsCommand
 from recon4d.cli.reconstruct import ReconstructCommand
 from recon4d.cli.render import RenderCommand
@@ -20,6 +21,7 @@ EXIT_BAD_INPUT = 2
 
 Command = (
     Annotated[ReconstructCommand, tyro.conf.subcommand("reconstruct")]
+    | Annotated[EvaluateCommand, tyro.conf.subcommand("evaluate")]
     | Annotated[RenderCommand, tyro.conf.subcommand("render")]
     | Annotated[ModelsCommand, tyro.conf.subcommand("models")]
 )

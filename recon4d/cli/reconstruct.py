@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import torch
 
     from recon4d.model import Model
-    from recon4d.records import Clip, Scene
+    from recon4d.records import Clip, FeatureTracks, Scene
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,10 @@ class ReconstructCommand:
     """Process at about the area of a square of this many pixels a side; the model's own size by default."""
     full_resolution: bool = False
     """Write maps at the clip's own size instead of the processing size."""
+    refine: bool = False
+    """Refine the cameras by bundle adjustment over what stands still (needs pycolmap); kept only where that helps."""
+    colmap_intrinsics: bool = False
+    """Let COLMAP find the focal length first, and tell the network (needs pycolmap)."""
     overwrite: bool = False
     """Replace an earlier reconstruction in the output folder."""
 
@@ -50,21 +54,27 @@ class ReconstructCommand:
         from recon4d import __version__
         from recon4d.export import SceneInfo, atomic_folder, check_output_folder, write_results
         from recon4d.media import read_clip
-        from recon4d.reconstruction import ReconstructConfig, reconstruct
+        from recon4d.reconstruction import ReconstructConfig, reconstruct, reconstruct_and_match
 
         check_output_folder(self.out, self.overwrite)
         if self.clip.resolve().is_relative_to(self.out.resolve()):
             raise ValueError(f"{self.clip} lies in the output folder {self.out}, which is to be replaced; move it away")
         clip = read_clip(self.clip, self.num_frames, self.fps, self.start, self.stop)
         print(_describe_clip(self, clip))
+        if self.colmap_intrinsics:
+            clip = _with_colmap_intrinsics(clip)
         device = _device(self.device)
         model = _find_model(self.model).to(device)
 
         config = ReconstructConfig(self.anchors, self.processing_size, self.precision, progress=sys.stderr.isatty())
         started = time.perf_counter()
-        scene = reconstruct(model, clip, config)
+        scene, tracks = (
+            reconstruct_and_match(model, clip, config) if self.refine else (reconstruct(model, clip, config), None)
+        )
         seconds = time.perf_counter() - started
         print(f"{model.name} on {device}: {scene.size[1]} x {scene.size[0]} pixels in {seconds:.1f} s")
+        if tracks is not None:
+            scene = _refined(scene, tracks)
 
         if self.full_resolution:
             scene = scene.resized(*clip.size)
@@ -86,6 +96,31 @@ def _find_model(name_or_file: str) -> "Model":
 
     is_file = name_or_file.endswith(".safetensors") or Path(name_or_file).is_file()
     return load_model(name_or_file) if is_file else create_model(name_or_file)
+
+
+def _with_colmap_intrinsics(clip: "Clip") -> "Clip":
+    """The clip with the focal length that COLMAP finds; as it is, and a line that says so, where it finds none."""
+    from recon4d.sfm import ColmapFailure, with_colmap_intrinsics
+
+    started = time.perf_counter()
+    try:
+        clip = with_colmap_intrinsics(clip)
+    except ColmapFailure as failure:
+        print(f"intrinsics are left to the network: {failure}")
+        return clip
+    assert clip.known is not None
+    focal, seconds = float(clip.known.intrinsics[0, 0, 0]), time.perf_counter() - started
+    print(f"COLMAP: a focal length of {focal:.0f} pixels in {seconds:.1f} s")
+    return clip
+
+
+def _refined(scene: "Scene", tracks: "FeatureTracks") -> "Scene":
+    from recon4d.sfm import refine
+
+    started = time.perf_counter()
+    refinement = refine(scene, tracks)
+    print(f"{refinement} ({time.perf_counter() - started:.1f} s)")
+    return refinement.scene
 
 
 def _device(name: str) -> "torch.device":

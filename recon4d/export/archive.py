@@ -120,11 +120,14 @@ class SceneInfo:
         return cls(**{**values, "source": source, "original_size": tuple(original_size)})
 
 
-def save_scene(path: str | Path, scene: Scene, times: Float[Tensor, " time"], info: SceneInfo) -> None:
+def save_scene(
+    path: str | Path, scene: Scene, times: Float[Tensor, " time"], info: SceneInfo, compressed: bool = False
+) -> None:
     """Write `scene`, the `times` of its frames (seconds) and `info` to `path`, a file or the folder for a scene.npz.
 
-    Whole or not at all: the arrays go to a temporary file beside it, which then takes its place. Raises
-    ``ValueError`` for a scene with batch axes or times that do not fit it, ``OSError`` when it cannot be written.
+    Whole or not at all: the arrays go to a temporary file beside it, which then takes its place. `compressed` takes
+    longer and keeps every bit. Raises ``ValueError`` for a scene with batch axes or times that do not fit it,
+    ``OSError`` when it cannot be written.
     """
     if scene.batch_shape:
         raise ValueError(f"an archive holds one scene, given a batch of {tuple(scene.batch_shape)}; save each of them")
@@ -138,7 +141,8 @@ def save_scene(path: str | Path, scene: Scene, times: Float[Tensor, " time"], in
     partial = file_path.with_name(f".{file_path.name}.partial-{secrets.token_hex(4)}")
     try:
         with partial.open("xb") as file:
-            np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
+            write = np.savez_compressed if compressed else np.savez
+            write(file, **arrays)  # pyright: ignore[reportArgumentType]
         partial.replace(file_path)
     except OSError as error:
         raise OSError(error.errno, f"cannot write the scene: {error.strerror or error}", str(file_path)) from error
