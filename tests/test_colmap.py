@@ -71,7 +71,7 @@ def test_a_still_world_comes_out_almost_exactly(calm_world: Sample) -> None:
     assert known.sum() > 300
     predicted, true = scene.points[known], calm_world.scene.points[known]
     off = (transform_points(fit_similarity(predicted, true), predicted) - true).norm(dim=-1)
-    assert off.median() < 0.03 * true.norm(dim=-1).median()
+    assert off.median() < 0.06 * true.norm(dim=-1).median()
 
 
 @pytest.mark.parametrize("mapper", MAPPERS)

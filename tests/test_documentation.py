@@ -11,6 +11,8 @@ import torch
 
 import recon4d
 from recon4d.datasets import DATASETS, Sample
+from recon4d.eval import METRICS
+from recon4d.eval.methods import COLMAP_METHODS
 from recon4d.zoo import list_models
 
 ROOT = Path(__file__).parents[1]
@@ -41,6 +43,28 @@ def test_the_python_block_of_the_page_on_data_runs() -> None:
     assert sample.clip.images.shape == (4, 3, 96, 128)
     assert sample.scene.tracks is not None
     assert sample.scene.tracks.points.shape == (2, 4, 12288, 3)
+
+
+def test_the_python_block_of_the_page_on_evaluation_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "evaluation.md").read_text(), re.DOTALL)
+    names: dict[str, object] = {}
+    exec(block, names)
+    scores = names["scores"]
+    assert isinstance(scores, dict)
+    assert scores["registered"] == 1.0
+    assert scores["auc_5"] < 0.1
+
+
+def test_the_page_on_evaluation_names_metrics_and_methods_that_there_are() -> None:
+    page = (ROOT / "docs" / "evaluation.md").read_text()
+    table = page.split("| metric | what it is |")[1].split("\n\n")[0]
+    cells = re.findall(r"^\| (.*?) \|", table, re.MULTILINE)
+    named = [name.replace("_N", "_30") for cell in cells for name in cell.split("`")[1::2]]
+    assert len(named) > 15
+    assert set(named) <= set(METRICS)
+    for method in COLMAP_METHODS:
+        assert f"`{method}`" in page
 
 
 def test_the_page_on_data_names_every_data_set() -> None:

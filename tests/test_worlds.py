@@ -89,6 +89,20 @@ class TestTruth:
         torch.testing.assert_close(scene.points_from_depth[known], scene.points[known], atol=1e-4, rtol=1e-4)
         assert torch.equal(scene.cameras.world_from_cam[:, 0], torch.eye(4).expand(4, 4, 4))
 
+    @pytest.mark.parametrize("stride", [2, 5])
+    def test_thinned_tracks_are_those_of_their_pixels(self, worlds: World, sample: Sample, stride: int) -> None:
+        thinned = render_worlds(worlds, CONFIG, (0, 3), track_stride=stride).scene.tracks
+        dense = sample.scene.tracks
+        assert thinned is not None
+        assert dense is not None
+        column, row = thinned.pixels[0, 0].long().unbind(-1)
+        places = row * CONFIG.width + column
+        assert thinned.pixels[0, 0, 0].tolist() == [stride // 2 + 0.5] * 2
+        assert len(places) == len(range(stride // 2, 48, stride)) * len(range(stride // 2, 64, stride))
+        for name in ("points", "visible", "confidence"):
+            assert torch.equal(getattr(thinned, name), getattr(dense, name)[:, :, :, places])
+        assert torch.equal(thinned.pixels, dense.pixels[:, :, places])
+
     def test_tracks_at_the_anchors_own_time_are_its_points(self, sample: Sample) -> None:
         tracks = sample.scene.tracks
         assert tracks is not None

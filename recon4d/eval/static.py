@@ -20,7 +20,7 @@ def static_scene(clip: Clip, anchors: tuple[int, ...]) -> Scene:
     intrinsics = intrinsics_from_field_of_view(angles, middle, height, width).expand(time, 3, 3)
     ones = torch.ones(time, height, width)
     points = unproject_map(ones, intrinsics)
-    still = points[list(anchors)].reshape(len(anchors), 1, -1, 3).expand(-1, time, -1, -1)
+    still = points[list(anchors)].reshape(len(anchors), 1, height * width, 3).expand(-1, time, -1, -1)
     return Scene(
         cameras=Cameras(torch.eye(4).expand(time, 4, 4), intrinsics),
         depths=ones,

@@ -48,8 +48,10 @@ class ColmapConfig:
     most_exhaustive: int = 100
     camera_model: Literal["SIMPLE_PINHOLE", "SIMPLE_RADIAL"] = "SIMPLE_PINHOLE"
     """SIMPLE_RADIAL also estimates one coefficient of lens distortion."""
-    least_side: int = 640
+    least_side: int = 480
     """Pictures whose longer side is shorter are enlarged by a whole factor before SIFT, which finds little in them."""
+    peak_threshold: float = 0.003
+    """SIFT's least contrast; COLMAP's own .0067 is for sharp photographs and finds little in smooth pictures."""
     seed: int = 0
 
 
@@ -196,11 +198,14 @@ def _extract(pycolmap: Any, database: Path, folder: Path, config: ColmapConfig) 
     reader = pycolmap.ImageReaderOptions(camera_model=config.camera_model)
     if (folder / "masks").exists():
         reader.mask_path = folder / "masks"
+    extraction = pycolmap.FeatureExtractionOptions()
+    extraction.sift.peak_threshold = config.peak_threshold
     pycolmap.extract_features(
         database,
         folder / "images",
         camera_mode=pycolmap.CameraMode.SINGLE,
         reader_options=reader,
+        extraction_options=extraction,
         device=pycolmap.Device.cpu,
     )
 

@@ -66,11 +66,13 @@ def render_worlds(
     anchors: Int[Tensor, "batch anchor"] | Sequence[int] = (0,),
     pictures: UInt8[Tensor, "picture 3 side side"] | None = None,
     parts: RenderParts | None = None,
+    track_stride: int = 1,
 ) -> Sample:
     """Clips of worlds and everything that is true of them, with dense tracks of every pixel of the anchors.
 
     `pictures` are image textures for worlds that were made with their number. `parts` are the plain ones, or those of
-    `compiled_parts`. Raises ``ValueError`` for anchors that are no frames.
+    `compiled_parts`. Of the anchors' pixels only every `track_stride`-th in x and in y is tracked, beginning with the
+    middle of the first square of that side. Raises ``ValueError`` for anchors that are no frames.
     """
     parts = parts or RenderParts()
     volumes = noise_volumes(world.phases.device)[world.volume]
@@ -93,7 +95,7 @@ def render_worlds(
     )
     times = torch.where(world.is_loose[:, None], torch.nan, SECONDS_PER_PHASE * world.phases)
     clip = Clip((images * 255).round().to(torch.uint8), times)
-    return Sample(clip, true_scene_of_world(world, whole, anchors), object_ids=whole.surfaces)
+    return Sample(clip, true_scene_of_world(world, whole, anchors, track_stride), object_ids=whole.surfaces)
 
 
 def preview(world: World, config: WorldConfig, side: int) -> tuple[World, Hits]:

@@ -61,8 +61,8 @@ def is_surface(world: World, surfaces: Int[Tensor, "batch time height width"]) -
     return ~_per_surface(world.surfaces.is_sky, surfaces)
 
 
-def true_scene_of_world(world: World, hits: Hits, anchors: Int[Tensor, "batch anchor"]) -> Scene:
-    """The scene in the first camera's world, with dense tracks of every pixel of the anchors."""
+def true_scene_of_world(world: World, hits: Hits, anchors: Int[Tensor, "batch anchor"], track_stride: int = 1) -> Scene:
+    """The scene in the first camera's world, with tracks of every `track_stride`-th pixel of the anchors."""
     known = is_surface(world, hits.surfaces)
     confidence = known.to(hits.depths.dtype)
     scene = Scene(
@@ -73,26 +73,27 @@ def true_scene_of_world(world: World, hits: Hits, anchors: Int[Tensor, "batch an
         point_confidence=confidence,
         moving=rides(world, hits.surfaces.flatten(1)).reshape(known.shape).to(confidence.dtype),
         metres_per_unit=torch.ones_like(world.phases[:, 0]),
-        tracks=_dense_tracks(world, hits, known, anchors) if anchors.shape[1] else None,
+        tracks=_grid_tracks(world, hits, known, anchors, track_stride) if anchors.shape[1] else None,
     )
     scene = scene.in_frame(0).without_unknown_points()
-    return scene if scene.tracks is None else replace(scene, tracks=_start_at_points(world, hits, scene))
+    return scene if scene.tracks is None else replace(scene, tracks=_start_at_points(world, hits, scene, track_stride))
 
 
-def _dense_tracks(world: World, hits: Hits, known: Tensor, anchors: Tensor) -> Tracks:
+def _grid_tracks(world: World, hits: Hits, known: Tensor, anchors: Tensor, stride: int) -> Tracks:
     height, width = hits.depths.shape[-2:]
     batch = torch.arange(len(anchors), device=anchors.device)
     points, visible, confidence = [], [], []
     for frames in anchors.unbind(1):
-        surfaces, seen_points = hits.surfaces[batch, frames].flatten(1), hits.points[batch, frames].flatten(1, 2)
+        surfaces = _thinned(hits.surfaces[batch, frames], stride).flatten(1)
+        seen_points = _thinned(hits.points[batch, frames].movedim(-1, 1), stride).flatten(2).transpose(1, 2)
         moved = follow(world, surfaces, seen_points, frames)
-        is_known = known[batch, frames].flatten(1)[:, None].expand(moved.shape[:-1])
+        is_known = _thinned(known[batch, frames], stride).flatten(1)[:, None].expand(moved.shape[:-1])
         _, seen = see(world, hits.depths, moved)
         at_anchor = torch.arange(moved.shape[1], device=anchors.device)[None, :, None] == frames[:, None, None]
         points.append(moved)
         visible.append((is_known & (seen | at_anchor)).to(moved.dtype))
         confidence.append(is_known.to(moved.dtype))
-    pixels = pixel_grid(height, width, anchors.device).flatten(0, 1)
+    pixels = _thinned(pixel_grid(height, width, anchors.device).movedim(-1, 0), stride).flatten(1).T
     return Tracks(
         points=torch.stack(points, dim=1),
         visible=torch.stack(visible, dim=1),
@@ -102,13 +103,20 @@ def _dense_tracks(world: World, hits: Hits, known: Tensor, anchors: Tensor) -> T
     )
 
 
-def _start_at_points(world: World, hits: Hits, scene: Scene) -> Tracks:
+def _thinned(maps: Tensor, stride: int) -> Tensor:
+    """Every `stride`-th value of maps (..., height, width), from the middle of the first square of that side."""
+    return maps[..., stride // 2 :: stride, stride // 2 :: stride]
+
+
+def _start_at_points(world: World, hits: Hits, scene: Scene, stride: int) -> Tracks:
     """The scene's tracks, bit for bit its own points at the anchor's time, and always for what stands still."""
     tracks = scene.tracks
     assert tracks is not None
     batch = torch.arange(len(tracks.anchors), device=tracks.anchors.device)[:, None]
-    start = scene.points[batch, tracks.anchors].flatten(2, 3)[:, :, None]
-    moves = rides(world, hits.surfaces[batch, tracks.anchors].flatten(1)).reshape(start.shape[:-1])
+    at_anchors = scene.points[batch, tracks.anchors].movedim(-1, 2)
+    start = _thinned(at_anchors, stride).flatten(3).transpose(2, 3)[:, :, None]
+    surfaces = _thinned(hits.surfaces[batch, tracks.anchors], stride).flatten(1)
+    moves = rides(world, surfaces).reshape(start.shape[:-1])
     times = torch.arange(scene.num_frames, device=tracks.anchors.device)
     at_anchor = (tracks.anchors[..., None] == times)[..., None]
     known = tracks.confidence[:, :, :1] > 0
