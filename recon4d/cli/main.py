@@ -16,11 +16,13 @@ from recon4d.cli.evaluate import EvaluateCommand
 from recon4d.cli.models import ModelsCommand
 from recon4d.cli.reconstruct import ReconstructCommand
 from recon4d.cli.render import RenderCommand
+from recon4d.cli.train import TrainCommand
 
 EXIT_BAD_INPUT = 2
 
 Command = (
     Annotated[ReconstructCommand, tyro.conf.subcommand("reconstruct")]
+    | Annotated[TrainCommand, tyro.conf.subcommand("train")]
     | Annotated[EvaluateCommand, tyro.conf.subcommand("evaluate")]
     | Annotated[RenderCommand, tyro.conf.subcommand("render")]
     | Annotated[ModelsCommand, tyro.conf.subcommand("models")]

@@ -9,7 +9,7 @@ from recon4d.datasets.dynamic_replica_writer import write_dynamic_replica
 from recon4d.datasets.kubric import Kubric
 from recon4d.datasets.kubric_tracks import KubricTracks
 from recon4d.datasets.kubric_writer import write_kubric
-from recon4d.datasets.loader import Prepared, SequenceIndex, make_loader
+from recon4d.datasets.loader import Prepared, SequenceIndex, make_loader, sample_seed, step_loader
 from recon4d.datasets.mixture import Mixture, Part
 from recon4d.datasets.point_maps import anchor_maps, scattered_points
 from recon4d.datasets.point_odyssey import PointOdyssey
@@ -55,7 +55,9 @@ __all__ = [
     "overlap",
     "random_window",
     "resize_and_crop",
+    "sample_seed",
     "scattered_points",
+    "step_loader",
     "true_scene",
     "write_dynamic_replica",
     "write_kubric",

@@ -138,6 +138,21 @@ def make_loader(
     )
 
 
+def step_loader(samples: Dataset[Sample], batches: Sequence[list[tuple[int, int]]], workers: int) -> DataLoader[Sample]:
+    """Stacked samples of the given batches of places (step, position in the global batch), one after the other.
+
+    For sources whose samples differ from step to step; workers and errors are as for `make_loader`.
+    """
+    return _ForkSafeLoader(
+        samples,
+        batch_sampler=batches,
+        collate_fn=Sample.stack,
+        num_workers=workers,
+        prefetch_factor=PREFETCHED_BATCHES if workers else None,
+        pin_memory=torch.cuda.is_available(),
+    )
+
+
 class SequenceIndex(Sequences):
     """A data set whose lengths are kept in a JSON file, so that thousands of sequences need not be opened again.
 

@@ -1,0 +1,74 @@
+"""Losses: what a predicted Scene and its matches cost beside the truth, one term for each thing that can be wrong."""
+
+from recon4d.losses.cameras import (
+    centre_term,
+    field_of_view_term,
+    principal_point_term,
+    relative_translation_term,
+    rotation_term,
+)
+from recon4d.losses.confidence_regression import confidence_terms, filtered_term, gradient_terms
+from recon4d.losses.correspondence import TrueMatches, true_matches
+from recon4d.losses.depth import depth_gradient_term, log_depth_term
+from recon4d.losses.local_alignment import affine_invariant_point_term, local_point_terms
+from recon4d.losses.matching import MatchingTerms, matching_terms
+from recon4d.losses.motion import (
+    at_queries,
+    depths_at_anchors,
+    motion_term,
+    moving_term,
+    told_elsewhere,
+    tracks_at,
+    visibility_term,
+)
+from recon4d.losses.normalisation import normalised, scene_scale
+from recon4d.losses.normals import normal_angle_term, normal_cosine_terms
+from recon4d.losses.photometric import best_neighbour_photometric_term, photometric_term
+from recon4d.losses.points import point_term, tracking_point_term
+from recon4d.losses.semantic import semantic_term
+from recon4d.losses.term import Term, masked_term, mean, together
+from recon4d.losses.warping import Warp, choose_warp, seen_in_target, warp_still, warp_tracked
+
+__all__ = [
+    "MatchingTerms",
+    "Term",
+    "TrueMatches",
+    "Warp",
+    "affine_invariant_point_term",
+    "at_queries",
+    "best_neighbour_photometric_term",
+    "centre_term",
+    "choose_warp",
+    "confidence_terms",
+    "depth_gradient_term",
+    "depths_at_anchors",
+    "field_of_view_term",
+    "filtered_term",
+    "gradient_terms",
+    "local_point_terms",
+    "log_depth_term",
+    "masked_term",
+    "matching_terms",
+    "mean",
+    "motion_term",
+    "moving_term",
+    "normal_angle_term",
+    "normal_cosine_terms",
+    "normalised",
+    "photometric_term",
+    "point_term",
+    "principal_point_term",
+    "relative_translation_term",
+    "rotation_term",
+    "scene_scale",
+    "seen_in_target",
+    "semantic_term",
+    "together",
+    "told_elsewhere",
+    "tracking_point_term",
+    "tracks_at",
+    "true_matches",
+    "visibility_term",
+    "warp_still",
+    "warp_tracked",
+]

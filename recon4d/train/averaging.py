@@ -1,0 +1,80 @@
+"""A running average of the weights, which is often better than the weights themselves."""
+
+# pyright: reportPrivateImportUsage=false
+# (torch's foreach functions have an underscore and no other name)
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from recon4d.tensors import full_precision
+
+START = 20
+"""The average follows quickly at first: after n updates the decay is at most (1 + n) / (START + n)."""
+
+
+class WeightAverage:
+    """The exponential moving average of a model's trainable parameters (Polyak & Juditsky 1992), in full precision.
+
+    It belongs to the names that are trainable when it is made; what is frozen then is taken to stay as it is.
+    Models are given as they are built, not wrapped or compiled, since names decide.
+    """
+
+    def __init__(self, model: nn.Module, decay: float = 0.998) -> None:
+        if not 0 <= decay < 1:
+            raise ValueError(f"a weight average was given a decay of {decay}; wanted from 0 to below 1")
+        self.decay = decay
+        self.updates = 0
+        parameters = {name: value.detach() for name, value in model.named_parameters() if value.requires_grad}
+        if not parameters:
+            raise ValueError("a weight average was given a model without trainable parameters; were all frozen?")
+        self.average = {name: full_precision(value).clone() for name, value in parameters.items()}
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """Move the average towards the weights as they are now."""
+        decay = min(self.decay, (1 + self.updates) / (START + self.updates))
+        weights = [full_precision(parameter.detach()) for parameter in self._parameters(model)]
+        torch._foreach_lerp_(list(self.average.values()), weights, 1 - decay)
+        self.updates += 1
+
+    @contextlib.contextmanager
+    def swapped(self, model: nn.Module) -> Iterator[None]:
+        """The average in `model` inside the block, in place; its own weights after it, bit for bit."""
+        parameters: list[Tensor] = [parameter.detach() for parameter in self._parameters(model)]
+        own = [parameter.clone() for parameter in parameters]
+        _copy(parameters, list(self.average.values()))
+        try:
+            yield
+        finally:
+            _copy(parameters, own)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What is needed to go on; tensors are shared, as in torch."""
+        return {"updates": self.updates, "average": dict(self.average)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a `state_dict`; raises ``ValueError`` where it is of another model."""
+        given = {name: tuple(value.shape) for name, value in state["average"].items()}
+        wanted = {name: tuple(value.shape) for name, value in self.average.items()}
+        if given != wanted:
+            unlike = sorted(name for name in given.keys() | wanted.keys() if given.get(name) != wanted.get(name))
+            raise ValueError(f"a weight average of another model: names or shapes differ, such as {unlike[:3]}")
+        for name, value in self.average.items():
+            value.copy_(state["average"][name])
+        self.updates = state["updates"]
+
+    def _parameters(self, model: nn.Module) -> list[nn.Parameter]:
+        parameters = dict(model.named_parameters())
+        missing = [name for name in self.average if name not in parameters]
+        if missing:
+            raise ValueError(f"the model lacks averaged parameters, such as {missing[:3]}")
+        return [parameters[name] for name in self.average]
+
+
+@torch.no_grad()
+def _copy(targets: list[Tensor], sources: list[Tensor]) -> None:
+    torch._foreach_copy_(targets, sources)

@@ -1,0 +1,206 @@
+"""Where batches come from: every one is a function of the seed, the step and the places of its clips in the batch."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from recon4d.datasets import (
+    DATASETS,
+    Augmentation,
+    ClipChoice,
+    DynamicReplica,
+    Mixture,
+    Part,
+    PointOdyssey,
+    Prepared,
+    Sample,
+    Sequences,
+    sample_seed,
+    step_loader,
+)
+from recon4d.datasets.sampling import random_numbers
+from recon4d.datasets.worlds import (
+    RenderParts,
+    WorldConfig,
+    compiled_parts,
+    load_pictures,
+    make_worlds,
+    render_worlds,
+)
+from recon4d.records import Known
+from recon4d.train.config import DataConfig, DataSet, Shape, TrainConfig
+from recon4d.train.objective import Batch
+
+TRAINING_FAMILY, VALIDATION_FAMILY = 0, 1
+"""Seeds under which worlds are drawn; those of benchmarks are others."""
+DISK_TRACKS = 2048
+LEAST_DIFFICULTY = 0.4
+
+
+@dataclass(frozen=True)
+class Share:
+    """Which part of the work is this process's, and where it is done."""
+
+    rank: int = 0
+    world_size: int = 1
+    device: torch.device = torch.device("cpu")  # noqa: RUF009 - immutable
+
+
+class Batches:
+    """One process's batches of a training, step after step, each in as many parts as gradients are accumulated.
+
+    Raises ``ValueError`` where a batch cannot be shared out evenly, and for data sets that are not there.
+    """
+
+    def __init__(self, training: TrainConfig, share: Share) -> None:
+        config = training.data
+        self._config, self._share = config, share
+        self._seed, self._steps, self._accumulate = training.seed, training.steps, training.accumulate
+        self._parts = compiled_parts() if training.compile else RenderParts()
+        self._pictures = load_pictures(Path(config.textures)).to(share.device) if config.textures else None
+        self._shapes, self._sets = config.parsed_shapes, config.parsed_sets
+        for shape in self._shapes:
+            self._clips_of_part(shape)
+        parts = tuple(Part(one.name, open_data_set(one), one.weight) for one in self._sets)
+        self._prepared = {shape: _prepared(parts, shape) for shape in self._shapes} if parts else {}
+
+    def from_step(self, first_step: int) -> Iterator[tuple[int, list[Batch]]]:
+        """(step, its parts) from `first_step` on, endlessly."""
+        from_disk = self._disk_batches(first_step)
+        for step in range(first_step, self._steps):
+            if self.is_of_worlds(step):
+                yield step, [self.worlds(step, part) for part in range(self._accumulate)]
+            else:
+                assert from_disk is not None
+                samples = [next(from_disk).to(self._share.device) for _ in range(self._accumulate)]
+                yield step, [self._with_known(sample, step, part) for part, sample in enumerate(samples)]
+
+    def shape(self, step: int) -> Shape:
+        """The shape of all clips of a step."""
+        weights = np.array([shape.weight for shape in self._shapes])
+        drawn = random_numbers(self._seed, f"shape of step {step}").random()
+        return self._shapes[int(np.searchsorted(np.cumsum(weights / weights.sum())[:-1], drawn, side="right"))]
+
+    def is_of_worlds(self, step: int) -> bool:
+        """Whether a step's batch is of worlds or from disk."""
+        of_sets = sum(one.weight for one in self._sets)
+        share = self._config.worlds_weight / (self._config.worlds_weight + of_sets)
+        return random_numbers(self._seed, f"kind of step {step}").random() < share
+
+    def worlds(self, step: int, part: int) -> Batch:
+        """The part's worlds, made and filmed on the device that trains."""
+        shape = self.shape(step)
+        config = WorldConfig(num_frames=shape.num_frames, height=shape.height, width=shape.width)
+        seeds = [sample_seed(self._seed, step, place) for place in self._places(shape, part)]
+        count = 0 if self._pictures is None else len(self._pictures)
+        ramp = step / max(1, self._config.ramp_share * self._steps)
+        difficulty = min(1.0, LEAST_DIFFICULTY + (1 - LEAST_DIFFICULTY) * ramp)
+        world = make_worlds(config, TRAINING_FAMILY, seeds, self._share.device, difficulty, count)
+        sample = render_worlds(
+            world, config, range(shape.num_frames), self._pictures, self._parts, self._config.track_stride
+        )
+        return self._with_known(sample, step, part)
+
+    def _with_known(self, sample: Sample, step: int, part: int) -> Batch:
+        """The batch, told what some of its clips are allowed to know, and asked for the motion of one frame each."""
+        places = self._places(self.shape(step), part)
+        random = [random_numbers(sample_seed(self._seed, step, place), "known") for place in places]
+        draws = np.array([one.random(3) for one in random])
+        is_told = draws[:, 0] < self._config.known_share
+        knows_cameras = is_told & (draws[:, 1] < 0.5)
+        known = known_of(sample, torch.from_numpy(is_told), torch.from_numpy(knows_cameras))
+        tracks = sample.scene.tracks
+        assert tracks is not None
+        chosen = [one.integers(tracks.anchors.shape[1]) for one in random]
+        elsewhere = np.where(draws[:, 2] < self._config.other_anchor_share, chosen, 0)
+        which = torch.from_numpy(elsewhere.astype(np.int64))[:, None].to(tracks.anchors.device)
+        clip = replace(sample.clip, known=known, source=None)
+        return Batch(replace(sample, clip=clip, object_ids=None), tracks.anchors.gather(1, which))
+
+    def _clips_of_part(self, shape: Shape) -> int:
+        """How many clips of this shape each process has in each part."""
+        among = self._share.world_size * self._accumulate
+        total = round(self._config.batch_size * shape.batch_factor)
+        if total < among or total % among:
+            raise ValueError(
+                f"a batch of {total} clips of {shape.num_frames} x {shape.height} x {shape.width} cannot be shared out "
+                f"among {self._share.world_size} processes x {self._accumulate} parts"
+            )
+        return total // among
+
+    def _places(self, shape: Shape, part: int) -> range:
+        """Places in the global batch of this process's clips in a part."""
+        clips = self._clips_of_part(shape)
+        first = (part * self._share.world_size + self._share.rank) * clips
+        return range(first, first + clips)
+
+    def _disk_batches(self, first_step: int) -> Iterator[Sample] | None:
+        if not self._prepared:
+            return None
+        places = (
+            [(step, place) for place in self._places(self.shape(step), part)]
+            for step in range(first_step, self._steps)
+            if not self.is_of_worlds(step)
+            for part in range(self._accumulate)
+        )
+        return iter(step_loader(_SamplesOfSteps(self), list(places), self._config.workers))
+
+    def from_disk(self, step: int, place: int) -> Sample:
+        """One sample of a step's global batch from the mixture of data sets."""
+        return self._prepared[self.shape(step)].sample(sample_seed(self._seed, step, place))
+
+
+def _prepared(parts: tuple[Part, ...], shape: Shape) -> Prepared:
+    mixture = Mixture(parts, ClipChoice(num_frames=shape.num_frames), anchors=(0,))
+    return Prepared(mixture, (shape.height, shape.width), DISK_TRACKS, augmentation=Augmentation())
+
+
+class _SamplesOfSteps(Dataset[Sample]):
+    """Samples from disk by (step, place in the global batch)."""
+
+    def __init__(self, batches: Batches) -> None:
+        self._batches = batches
+
+    def __getitem__(self, place: tuple[int, int]) -> Sample:
+        return self._batches.from_disk(*place)
+
+
+def validation_batches(config: DataConfig, clips: int, device: torch.device) -> list[Batch]:
+    """Worlds that training never sees, one clip a batch, all of them with motion from the first frame."""
+    shape = config.parsed_shapes[0]
+    world_config = WorldConfig(num_frames=shape.num_frames, height=shape.height, width=shape.width)
+    batches = []
+    for number in range(clips):
+        world = make_worlds(world_config, VALIDATION_FAMILY, [number], device)
+        sample = render_worlds(world, world_config, (0,), track_stride=config.track_stride)
+        nothing = torch.zeros(1, dtype=torch.bool)
+        clip = replace(sample.clip, known=known_of(sample, nothing, nothing))
+        batches.append(Batch(replace(sample, clip=clip, object_ids=None), torch.zeros(1, 1, dtype=torch.long)))
+    return [batch.to(device) for batch in batches]
+
+
+def known_of(sample: Sample, is_told: torch.Tensor, knows_cameras: torch.Tensor) -> Known:
+    """Intrinsics of the clips that are told, cameras too of those that know them, NaN of the others, and no depth."""
+    cameras = sample.scene.cameras
+    told = is_told.to(cameras.intrinsics.device)[:, None, None, None]
+    with_cameras = knows_cameras.to(cameras.intrinsics.device)[:, None, None, None]
+    return Known(
+        intrinsics=torch.where(told, cameras.intrinsics, torch.nan),
+        world_from_cam=torch.where(with_cameras, cameras.world_from_cam, torch.nan),
+        # All unknown, but there: so every parameter has a gradient in every step, on every rank.
+        depths=torch.full_like(sample.scene.depths, torch.nan),
+    )
+
+
+def open_data_set(wanted: DataSet) -> Sequences:
+    """The data set on disk. Raises ``ValueError`` or ``FileNotFoundError`` where there is none."""
+    if wanted.name not in DATASETS:
+        raise ValueError(f"unknown data set {wanted.name!r}; there are {', '.join(DATASETS)}")
+    kind = DATASETS[wanted.name]
+    if kind in (PointOdyssey, DynamicReplica):
+        return kind(wanted.root, wanted.split or "train")  # pyright: ignore[reportCallIssue]
+    return kind(wanted.root)  # pyright: ignore[reportCallIssue]

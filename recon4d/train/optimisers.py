@@ -1,0 +1,113 @@
+"""The optimisers of a training as one: Muon for the matrices of transformer blocks, AdamW for the rest."""
+
+# pyright: reportPrivateImportUsage=false
+# (torch's foreach functions have an underscore and no other name)
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from recon4d.train.config import OptimiserConfig
+from recon4d.train.muon import Muon
+from recon4d.train.parameter_groups import ParameterGroup, parameter_groups
+
+
+class Optimisers:
+    """Several optimisers that step together, their gradients clipped as one and their rates set by a multiplier."""
+
+    def __init__(self, optimisers: tuple[torch.optim.Optimizer, ...], names: tuple[str, ...], clip: float) -> None:
+        self.optimisers = optimisers
+        self.names = names
+        """The names of all parameters in the order of the optimisers' groups: a saved state fits no other order."""
+        self.clip = clip
+
+    def step(self, multiplier: float) -> Float[Tensor, ""]:
+        """Move all parameters with rates times `multiplier`; the answer is the gradients' length before clipping.
+
+        Where that length is not finite nothing is moved, neither weights nor momenta: one broken batch does not end a
+        training. The device is not asked whether it was.
+        """
+        norm = clip_gradients([parameter for group in self._groups() for parameter in group["params"]], self.clip)
+        for group in self._groups():
+            group["lr"] = multiplier * group["initial_lr"]
+        for optimiser in self.optimisers:
+            # What torch's fused optimisers look at, and ours.
+            optimiser.found_inf = (~torch.isfinite(norm)).float()  # pyright: ignore[reportAttributeAccessIssue]
+            optimiser.step()
+        return norm
+
+    def zero_grad(self) -> None:
+        """Forget all gradients."""
+        for optimiser in self.optimisers:
+            optimiser.zero_grad(set_to_none=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What is needed to go on as if never stopped, rates and decays included."""
+        return {"names": list(self.names), "optimisers": [optimiser.state_dict() for optimiser in self.optimisers]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a `state_dict`; raises ``ValueError`` where it is of other parameters or other optimisers."""
+        if tuple(state["names"]) != self.names or len(state["optimisers"]) != len(self.optimisers):
+            unlike = sorted(set(state["names"]) ^ set(self.names))[:3] or "none in name, but their order differs"
+            raise ValueError(f"the optimisers' state is of other parameters; they differ in {unlike}")
+        for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(saved)
+
+    def _groups(self) -> list[dict[str, Any]]:
+        return [group for optimiser in self.optimisers for group in optimiser.param_groups]
+
+
+def make_optimisers(model: nn.Module, config: OptimiserConfig) -> Optimisers:
+    """The optimisers of every trainable parameter of `model`, where it is: freeze, adapt and move it before.
+
+    Raises ``ValueError`` where a rule of rates matches nothing, or nothing is trainable.
+    """
+    groups = parameter_groups(model, config.rates)
+    for_muon = [group for group in groups if config.kind == "muon" and group.kind == "block_matrices"]
+    for_adamw = [group for group in groups if group not in for_muon]
+    optimisers: list[torch.optim.Optimizer] = []
+    if for_muon:
+        options = [_muon_options(group, config) for group in for_muon]
+        optimisers.append(Muon(options, lr=config.muon_rate, weight_decay=config.weight_decay))
+    if for_adamw:
+        options = [_adamw_options(group, config) for group in for_adamw]
+        # Fused: one kernel for all parameters, which can leave a step out without asking the device.
+        optimisers.append(torch.optim.AdamW(options, lr=config.adamw_rate, betas=config.betas, fused=True))
+    names = tuple(name for group in (*for_muon, *for_adamw) for name in group.names)
+    return Optimisers(tuple(optimisers), names, config.clip)
+
+
+@torch.no_grad()
+def clip_gradients(parameters: list[Tensor], clip: float) -> Float[Tensor, ""]:
+    """Shorten all gradients together to at most `clip`, in place; zero where their length is not finite.
+
+    The answer is their length before. Raises ``ValueError`` where no parameter has a gradient.
+    """
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    if not gradients:
+        raise ValueError("no parameter has a gradient; optimisers step after backward")
+    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+    torch._foreach_mul_(gradients, (clip / norm).clamp(max=1.0))
+    # NaN times zero is NaN: broken gradients are overwritten, without asking the device whether they are.
+    broken = ~torch.isfinite(norm)
+    for gradient in gradients:
+        gradient.masked_fill_(broken, 0.0)
+    return norm
+
+
+def _muon_options(group: ParameterGroup, config: OptimiserConfig) -> dict[str, Any]:
+    return {
+        "params": list(group.parameters),
+        "initial_lr": config.muon_rate * group.rate,
+        "parts": group.parts,
+    }
+
+
+def _adamw_options(group: ParameterGroup, config: OptimiserConfig) -> dict[str, Any]:
+    return {
+        "params": list(group.parameters),
+        "initial_lr": config.adamw_rate * group.rate,
+        "weight_decay": 0.0 if group.kind == "vectors" else config.weight_decay,
+    }

@@ -1,0 +1,611 @@
+"""Losses of the field: confidence regression, image gradients, normals, and affine alignment of wholes and patches."""
+
+import math
+
+import pytest
+import torch
+
+from recon4d.geometry import pixel_grid, rotation_from_axis_angle, unproject_map
+from recon4d.losses.confidence_regression import (
+    below_quantile,
+    confidence_terms,
+    confidence_weighted,
+    filtered_term,
+    gradient_terms,
+    residual_norms,
+)
+from recon4d.losses.local_alignment import (
+    ALONG_ALL,
+    ALONG_Z,
+    affine_invariant_point_term,
+    align_scale_and_shift,
+    local_point_terms,
+    patch_pixels,
+    random_anchors,
+)
+from recon4d.losses.normals import corner_normals, normal_angle_term, normal_cosine_terms
+from recon4d.losses.term import Term, mean
+
+HEIGHT, WIDTH = 10, 14
+
+
+def noise(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def everywhere(*shape: int) -> torch.Tensor:
+    return torch.ones(*shape, dtype=torch.bool)
+
+
+def hilly_points(height: int = HEIGHT, width: int = WIDTH) -> torch.Tensor:
+    """Points of a smooth surface about 3 away, as its camera sees them."""
+    grid = pixel_grid(height, width, dtype=torch.float64) / width
+    depths = 3 + 0.5 * torch.sin(5 * grid[..., 0]) + 0.4 * torch.cos(7 * grid[..., 1] + 2 * grid[..., 0])
+    k = torch.tensor([[1.1 * width, 0, width / 2], [0, 1.1 * width, height / 2], [0, 0, 1]], dtype=torch.float64)
+    return unproject_map(depths, k)
+
+
+def both_spoilt(
+    predicted: torch.Tensor, true: torch.Tensor, valid: torch.Tensor, wrong: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Prediction and truth with `wrong` where they are not valid."""
+    where = valid[..., None]
+    return torch.where(where, predicted, wrong), torch.where(where, true, wrong)
+
+
+def assert_silent(terms: tuple[Term, ...], *inputs: torch.Tensor) -> None:
+    """Nothing valid: the means are 0 and the gradients are 0, whatever stood there."""
+    value = torch.stack([mean(term) for term in terms]).sum()
+    assert value == 0
+    for gradient in torch.autograd.grad(value, inputs):
+        assert (gradient == 0).all()
+
+
+# Confidence regression.
+
+
+def test_confidence_terms_by_hand() -> None:
+    true = torch.zeros(2, 2)
+    predicted = torch.tensor([[3.0, 4.0], [0.0, 1.0]])  # distances 5 and 1
+    terms = confidence_terms(predicted, true, torch.tensor([2.0, math.e]), everywhere(2))
+    torch.testing.assert_close(terms.plain.total, torch.tensor(6.0))
+    torch.testing.assert_close(terms.weighted.total, torch.tensor(2 * 5 - 0.2 * math.log(2) + math.e - 0.2))
+    assert terms.plain.count == 2
+    assert terms.weighted.count == 2
+
+
+def test_confidence_is_best_at_a_fifth_over_the_residual() -> None:
+    residual = torch.tensor([0.01, 0.1], dtype=torch.float64)
+    best = (0.2 / residual).requires_grad_()
+    (slope,) = torch.autograd.grad(confidence_weighted(residual, best).sum(), best)
+    torch.testing.assert_close(slope, torch.zeros(2, dtype=torch.float64))
+    for factor in (0.9, 1.1):
+        assert (confidence_weighted(residual, factor * best) > confidence_weighted(residual, best)).all()
+
+
+def test_truth_has_no_residual_and_no_slope() -> None:
+    predicted = noise(5, 3).requires_grad_()
+    residuals = residual_norms(predicted, predicted.detach(), everywhere(5))
+    assert (residuals == 0).all()
+    assert (torch.autograd.grad(residuals.sum(), predicted)[0] == 0).all()
+
+
+def test_confidence_gradients_are_those_of_finite_differences() -> None:
+    valid = torch.tensor([True, True, False, True])
+
+    def loss(predicted: torch.Tensor, confidence: torch.Tensor) -> torch.Tensor:
+        terms = confidence_terms(predicted, noise(4, 3, seed=1), confidence, valid)
+        return mean(terms.weighted) + mean(terms.plain)
+
+    assert torch.autograd.gradcheck(loss, (noise(4, 3).requires_grad_(), (1 + noise(4).exp()).requires_grad_()))
+
+
+@pytest.mark.parametrize("wrong", [math.nan, math.inf])
+def test_invalid_elements_say_nothing_to_regression(wrong: float) -> None:
+    predicted, confidence = noise(4, 5, 3).requires_grad_(), (1 + noise(4, 5).exp()).requires_grad_()
+    true = noise(4, 5, 3, seed=1)
+    valid = everywhere(4, 5)
+    valid[1, 2] = valid[3, 0] = False
+    spoilt = both_spoilt(predicted, true, valid, wrong)
+    spoilt_confidence = torch.where(valid, confidence, wrong)
+    for clean, dirty in zip(
+        [
+            *confidence_terms(predicted, true, confidence, valid),
+            *gradient_terms(predicted, true, valid, confidence),
+        ],
+        [
+            *confidence_terms(*spoilt, spoilt_confidence, valid),
+            *gradient_terms(*spoilt, valid, spoilt_confidence),
+        ],
+        strict=True,
+    ):
+        torch.testing.assert_close(dirty.total, clean.total)
+        torch.testing.assert_close(dirty.count, clean.count)
+        for gradient in torch.autograd.grad(dirty.total, (predicted, confidence), allow_unused=True, retain_graph=True):
+            assert gradient is None or gradient.isfinite().all()
+
+    nothing = torch.zeros_like(valid)
+    bad = torch.full_like(true, wrong).requires_grad_()
+    bad_confidence = torch.full_like(confidence, wrong).requires_grad_()
+    assert_silent(confidence_terms(bad, true, bad_confidence, nothing), bad, bad_confidence)
+    assert_silent(gradient_terms(bad, true, nothing, bad_confidence), bad, bad_confidence)
+
+
+def test_the_worst_fiftieth_is_left_out_of_many() -> None:
+    values = torch.randperm(2000, generator=torch.Generator().manual_seed(0)).double().reshape(40, 50) / 100
+    valid = everywhere(40, 50)
+    kept = below_quantile(values, valid)
+    assert torch.equal(kept, values < torch.quantile(values, 0.98))
+    assert kept.sum() == 1960
+    valid[:, :20] = False
+    kept = below_quantile(values, valid)
+    assert torch.equal(kept, valid & (values < torch.quantile(values[valid], 0.98)))
+    assert filtered_term(values, valid).count == kept.sum()
+
+
+def test_the_quantile_lies_between_two_values() -> None:
+    values = torch.arange(1500, dtype=torch.float64)
+    # Rank .98 * 1499 = 1469.02: the quantile is above 1469 and below 1470.
+    assert below_quantile(values, everywhere(1500)).sum() == 1470
+
+
+def test_few_elements_and_equal_elements_are_all_kept() -> None:
+    assert below_quantile(noise(1000), everywhere(1000)).all()
+    assert below_quantile(noise(1020), everywhere(1020)).all()  # 1000 would be left
+    assert below_quantile(noise(1100), everywhere(1100)).sum() < 1100
+    assert below_quantile(torch.ones(3000), everywhere(3000)).all()
+
+
+def test_no_element_counts_more_than_a_hundred() -> None:
+    values = torch.tensor([1e6, 1.0, 99.0]).requires_grad_()
+    term = filtered_term(values, everywhere(3))
+    assert term.total == 200
+    assert torch.autograd.grad(term.total, values)[0].tolist() == [0, 1, 1]
+
+
+def test_image_gradients_by_hand() -> None:
+    # An error of x + 10 y: a step right costs 1 per pixel, a step down 10, at scale k 2^k times as much.
+    grid = pixel_grid(8, 16, dtype=torch.float64)
+    true = noise(8, 16, 1)
+    predicted = true + (grid[..., :1] + 10 * grid[..., 1:])
+    terms = gradient_terms(predicted, true, everywhere(8, 16))
+    for scale, term in enumerate(terms):
+        step = 2**scale
+        rows, columns = 8 // step, 16 // step
+        assert term.count == rows * columns
+        expected = step * (rows * (columns - 1) + 10 * (rows - 1) * columns)
+        torch.testing.assert_close(term.total, torch.tensor(expected, dtype=torch.float64))
+    assert len(terms) == 4
+
+
+def test_image_gradients_ignore_offsets_and_average_channels() -> None:
+    predicted, true = noise(2, 8, 9, 3), noise(2, 8, 9, 3, seed=1)
+    valid = everywhere(2, 8, 9)
+    plain = gradient_terms(predicted, true, valid)
+    shifted = gradient_terms(predicted + 5, true, valid)
+    channels = [gradient_terms(predicted[..., c : c + 1], true[..., c : c + 1], valid) for c in range(3)]
+    for scale in range(4):
+        torch.testing.assert_close(plain[scale].total, shifted[scale].total)
+        average = torch.stack([terms[scale].total for terms in channels]).mean()
+        torch.testing.assert_close(plain[scale].total, average)
+
+
+def test_image_gradients_need_both_neighbours_and_are_bounded() -> None:
+    error = torch.tensor([[0.0, 1.0, 3.0, 1000.0]], dtype=torch.float64)[..., None]
+    valid = torch.tensor([[True, True, True, True]])
+    true = torch.zeros_like(error)
+    assert gradient_terms(error, true, valid)[0].total == 1 + 2 + 100
+    valid = torch.tensor([[True, False, True, True]])
+    term = gradient_terms(error, true, valid)[0]
+    assert term.total == 100
+    assert term.count == 3
+
+
+def test_image_gradients_under_confidence_are_weighted_by_the_later_pixel() -> None:
+    error = torch.tensor([[0.0, 1.0], [4.0, 0.0]], dtype=torch.float64)[..., None]
+    confidence = torch.tensor([[7.0, 2.0], [3.0, 5.0]], dtype=torch.float64)
+    total = gradient_terms(error, torch.zeros_like(error), everywhere(2, 2), confidence)[0].total
+    weighted = [2 * 1, 5 * 4, 3 * 4, 5 * 1]
+    logs = [2.0, 5.0, 3.0, 5.0]
+    torch.testing.assert_close(total.item(), sum(weighted) - 0.2 * sum(map(math.log, logs)))
+
+
+# Normals.
+
+
+def test_normals_of_a_wall_look_at_the_camera() -> None:
+    wall = torch.cat([pixel_grid(3, 4), torch.full((3, 4, 1), 5.0)], dim=-1)
+    normals, exists = corner_normals(wall, everywhere(3, 4))
+    assert normals.shape == (4, 2, 3, 3)
+    assert exists.all()
+    torch.testing.assert_close(normals, torch.tensor([0.0, 0.0, -1.0]).expand(4, 2, 3, 3))
+
+
+def test_a_normal_needs_its_three_pixels() -> None:
+    valid = everywhere(3, 3)
+    valid[0, 0] = False
+    exists = corner_normals(hilly_points(3, 3), valid)[1]
+    # The upper left square keeps only the corner opposite to the missing pixel; the other squares are whole.
+    assert exists[:, 0, 0].tolist() == [True, False, False, False]
+    assert exists[:, 1, :].all()
+    assert exists[:, 0, 1].all()
+
+
+def test_each_corner_spans_the_normal_of_its_own_three_pixels() -> None:
+    points = noise(2, 2, 3)
+    normals, _ = corner_normals(points, everywhere(2, 2))
+    (upper_left, upper_right), (lower_left, lower_right) = points
+    corners = [
+        (lower_right, upper_right, lower_left),
+        (upper_right, upper_left, lower_right),
+        (upper_left, lower_left, upper_right),
+        (lower_left, lower_right, upper_left),
+    ]
+    for normal, (centre, first, second) in zip(normals[:, 0, 0], corners, strict=True):
+        expected = torch.linalg.cross(first - centre, second - centre)
+        torch.testing.assert_close(normal, expected / expected.norm())
+
+
+@pytest.mark.parametrize("degrees", [0.5, 2.0, 20.0, 120.0])
+def test_a_turned_surface_costs_its_angle(degrees: float) -> None:
+    wall = torch.cat([pixel_grid(9, 9, dtype=torch.float64), torch.zeros(9, 9, 1, dtype=torch.float64)], dim=-1)
+    turn = rotation_from_axis_angle(torch.tensor([math.radians(degrees), 0, 0], dtype=torch.float64))
+    turned = wall @ turn.transpose(-1, -2)
+    cosines = normal_cosine_terms(turned, wall, everywhere(9, 9))
+    assert [term.count.item() for term in cosines] == [4 * 8 * 8, 4 * 4 * 4, 4 * 2 * 2]
+    for term in cosines:
+        torch.testing.assert_close(mean(term).item(), 1 - math.cos(math.radians(degrees)))
+    seen = math.radians(min(max(degrees, 1), 90))
+    beta = math.radians(3)
+    expected = seen**2 / (2 * beta) if degrees < 3 else seen - beta / 2
+    torch.testing.assert_close(mean(normal_angle_term(turned, wall, everywhere(9, 9))).item(), expected)
+
+
+def test_truth_is_the_least_of_normals_and_scale_and_shift_do_not_matter() -> None:
+    true = hilly_points()
+    valid = everywhere(HEIGHT, WIDTH)
+    for answer in (true, 7 * true + torch.tensor([3.0, -2.0, 1.0])):
+        for term in normal_cosine_terms(answer, true, valid):
+            assert mean(term).abs() < 1e-9
+        floor = math.radians(1) ** 2 / (2 * math.radians(3))
+        torch.testing.assert_close(mean(normal_angle_term(answer, true, valid)).item(), floor)
+    disturbed = true + 0.01 * noise(HEIGHT, WIDTH, 3)
+    assert mean(normal_cosine_terms(disturbed, true, valid)[0]) > 1e-3
+    assert mean(normal_angle_term(disturbed, true, valid)) > 2 * floor
+
+
+def test_normal_gradients_are_those_of_finite_differences() -> None:
+    true, start = hilly_points(5, 6), (hilly_points(5, 6) + 0.1 * noise(5, 6, 3)).requires_grad_()
+    valid = everywhere(5, 6)
+    valid[2, 3] = False
+
+    def loss(predicted: torch.Tensor) -> torch.Tensor:
+        cosines = torch.stack([mean(term) for term in normal_cosine_terms(predicted, true, valid)])
+        return cosines.sum() + mean(normal_angle_term(predicted, true, valid))
+
+    assert torch.autograd.gradcheck(loss, (start,))
+
+
+@pytest.mark.parametrize("wrong", [math.nan, math.inf])
+def test_invalid_pixels_say_nothing_to_normals(wrong: float) -> None:
+    true, valid = hilly_points(), everywhere(HEIGHT, WIDTH)
+    valid[4, 5] = False
+    start = (true + 0.01 * noise(HEIGHT, WIDTH, 3)).requires_grad_()
+
+    def terms(predicted: torch.Tensor, truth: torch.Tensor) -> list[Term]:
+        return [*normal_cosine_terms(predicted, truth, valid), normal_angle_term(predicted, truth, valid)]
+
+    spoilt = both_spoilt(start, true, valid, wrong)
+    for clean, dirty in zip(terms(start, true), terms(*spoilt), strict=True):
+        torch.testing.assert_close(dirty.total, clean.total)
+        torch.testing.assert_close(dirty.count, clean.count)
+        assert torch.autograd.grad(dirty.total, start, retain_graph=True)[0].isfinite().all()
+    bad, nothing = torch.full_like(true, wrong).requires_grad_(), torch.zeros_like(valid)
+    assert_silent((*normal_cosine_terms(bad, true, nothing), normal_angle_term(bad, true, nothing)), bad)
+
+
+def test_points_that_span_nothing_cost_the_most_and_do_not_explode() -> None:
+    true, valid = hilly_points(), everywhere(HEIGHT, WIDTH)
+    on_a_line = torch.cat([pixel_grid(HEIGHT, WIDTH, dtype=torch.float64)[..., :1].expand(-1, -1, 3)], dim=-1)
+    for collapsed in (torch.ones_like(true), on_a_line.contiguous()):
+        collapsed.requires_grad_()
+        cosine, angle = normal_cosine_terms(collapsed, true, valid)[0], normal_angle_term(collapsed, true, valid)
+        assert mean(cosine) == 1
+        torch.testing.assert_close(mean(angle).item(), math.radians(88.5))
+        assert (torch.autograd.grad(cosine.total + angle.total, collapsed)[0] == 0).all()
+    # A truth that spans nothing is no truth.
+    assert normal_angle_term(true, torch.ones_like(true), valid).count == 0
+    assert normal_cosine_terms(true, on_a_line, valid)[0].count == 0
+
+
+# Affine alignment.
+
+
+def cost_of(points: torch.Tensor, true: torch.Tensor, weights: torch.Tensor, fit: torch.Tensor) -> torch.Tensor:
+    """The truncated weighted L1 distance of one picture, written out; `fit` is s, tx, ty, tz."""
+    residual = weights[:, None] * (fit[0] * points + fit[1:] - true).abs()
+    return residual.clamp(max=1).sum()
+
+
+@pytest.mark.parametrize("axes", [ALONG_Z, ALONG_ALL])
+def test_alignment_finds_scale_and_shift_among_outliers(axes: tuple[float, float, float]) -> None:
+    points = noise(3, 200, 3) + torch.tensor([0.0, 0.0, 4.0])
+    scale = torch.tensor([0.3, 1.0, 5.0], dtype=torch.float64)
+    shift = noise(3, 3, seed=1) * torch.tensor(axes)
+    true = scale[:, None, None] * points + shift[:, None]
+    true[:, :60] += 50 * noise(3, 60, 3, seed=2)
+    found_scale, found_shift = align_scale_and_shift(points, true, torch.ones(3, 200, dtype=torch.float64), axes)
+    torch.testing.assert_close(found_scale, scale)
+    torch.testing.assert_close(found_shift, shift, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("axes", [ALONG_Z, ALONG_ALL])
+def test_alignment_is_near_the_best_that_a_search_finds(axes: tuple[float, float, float]) -> None:
+    points = noise(1, 60, 3) + torch.tensor([0.0, 0.0, 4.0])
+    true = 2 * points + 0.3 * noise(1, 60, 3, seed=3) + torch.tensor([0.0, 0.0, 1.0])
+    true[:, :15] += 5 * noise(1, 15, 3, seed=4)
+    weights = 0.2 + torch.rand(1, 60, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    scale, shift = align_scale_and_shift(points, true, weights, axes)
+    found = torch.cat([scale, shift[0]])
+    mine = cost_of(points[0], true[0], weights[0], found)
+    best, width = mine, 0.1
+    generator = torch.Generator().manual_seed(6)
+    centre, free = found, torch.tensor([1.0, *axes], dtype=torch.float64)
+    for _ in range(3000):
+        tried = centre + width * free * torch.randn(4, generator=generator, dtype=torch.float64)
+        cost = cost_of(points[0], true[0], weights[0], tried)
+        if cost < best:
+            best, centre = cost, tried
+        width = max(0.999 * width, 1e-3)
+    assert best > 0.99 * mine
+    assert (shift[0] * (1 - free[1:]) == 0).all()
+
+
+def test_refinement_improves_on_the_best_pivot(monkeypatch: pytest.MonkeyPatch) -> None:
+    points = noise(20, 60, 3) + torch.tensor([0.0, 0.0, 4.0])
+    true = 2 * points + 0.3 * noise(20, 60, 3, seed=3)
+    weights = torch.ones(20, 60, dtype=torch.float64)
+
+    def costs() -> torch.Tensor:
+        scale, shift = align_scale_and_shift(points, true, weights, ALONG_ALL)
+        fits = torch.cat([scale[:, None], shift], dim=-1)
+        return torch.stack([cost_of(*each) for each in zip(points, true, weights, fits, strict=True)])
+
+    refined = costs()
+    monkeypatch.setattr("recon4d.losses.local_alignment.REFINEMENTS", 0)
+    unrefined = costs()
+    assert (refined <= unrefined).all()
+    assert (refined < 0.999 * unrefined).sum() > 10
+
+
+def test_alignment_weighs_points() -> None:
+    points = noise(1, 100, 3)
+    true = torch.cat([points[:, :40] * 2, points[:, 40:] * 3], dim=1)
+    weights = torch.cat([torch.full((1, 40), 5.0), torch.full((1, 60), 0.5)], dim=1).double()
+    assert align_scale_and_shift(points, true, weights, ALONG_ALL)[0] == pytest.approx(2)
+    assert align_scale_and_shift(points, true, weights.flip(-1), ALONG_ALL)[0] != pytest.approx(2)
+    weights[:, :40] = 0
+    assert align_scale_and_shift(points, true, weights, ALONG_Z)[0] == pytest.approx(3)
+
+
+def test_alignment_never_mirrors_and_answers_where_there_is_nothing() -> None:
+    points = noise(1, 50, 3)
+    ones = torch.ones(1, 50, dtype=torch.float64)
+    assert align_scale_and_shift(points, -points, ones, ALONG_ALL)[0] > 0
+    same_place = torch.ones_like(points) + 1e-7 * noise(1, 50, 3, seed=1)
+    scale, shift = align_scale_and_shift(same_place, points, ones, ALONG_ALL)
+    assert scale == 1
+    torch.testing.assert_close(shift, points.mean(dim=1) - 1, atol=1e-6, rtol=0)
+    scale, shift = align_scale_and_shift(points, 2 * points, 0 * ones, ALONG_ALL)
+    assert scale == 1
+    assert (shift == 0).all()
+
+
+def test_the_global_term_forgives_scale_and_shift_along_z_only() -> None:
+    true = torch.stack([hilly_points(), 2 * hilly_points()])
+    valid = everywhere(2, HEIGHT, WIDTH)
+
+    def value(predicted: torch.Tensor) -> float:
+        return mean(affine_invariant_point_term(predicted, true, valid)).item()
+
+    scales = torch.tensor([0.5, 3.0], dtype=torch.float64)[:, None, None, None]
+    shifted = scales * true + torch.tensor([0.0, 0.0, 2.0])
+    assert value(true) < 1e-9
+    assert value(shifted) < 1e-6
+    assert value(shifted + torch.tensor([0.5, 0.0, 0.0])) > 0.01
+    assert value(true + 0.1 * noise(2, HEIGHT, WIDTH, 3)) > 0.01
+    assert value(true * torch.tensor([1.0, 1.0, 1.3])) > 0.01
+
+
+def test_the_global_term_is_relative_to_depth() -> None:
+    # Half of the points are exact, so the alignment is the identity; the others are 0.1 off along x.
+    true = hilly_points()
+    predicted = true.clone()
+    off = torch.zeros(HEIGHT, WIDTH, dtype=torch.bool)
+    off[::3] = True
+    predicted[off] += torch.tensor([0.1, 0.0, 0.0], dtype=torch.float64)
+    term = affine_invariant_point_term(predicted, true, everywhere(HEIGHT, WIDTH))
+    assert term.count == HEIGHT * WIDTH
+    torch.testing.assert_close(term.total, (0.1 / true[..., 2])[off].sum(), rtol=1e-4, atol=1e-6)
+    scaled = affine_invariant_point_term(predicted, 100 * true, everywhere(HEIGHT, WIDTH))
+    torch.testing.assert_close(scaled.total, term.total, rtol=1e-3, atol=1e-6)
+
+
+def test_points_at_the_lens_do_not_outweigh_the_rest() -> None:
+    true = hilly_points()
+    true[0, 0, 2] = 1e-9
+    valid = everywhere(HEIGHT, WIDTH)
+    valid[5:] = False
+    predicted = true.clone()
+    predicted[0, 0, 0] += 0.1
+    median = (1 / true[..., 2])[valid].median().item()
+    total = affine_invariant_point_term(predicted, true, valid).total
+    torch.testing.assert_close(total.item(), 0.1 * 10 * median, rtol=0.02, atol=0)
+
+
+def test_few_points_are_not_compared() -> None:
+    valid = torch.zeros(2, HEIGHT, WIDTH, dtype=torch.bool)
+    valid[0, :2] = True  # 28 points
+    valid[1, :3] = True  # 42 points
+    true = hilly_points().expand(2, -1, -1, -1)
+    assert affine_invariant_point_term(true, true, valid).count == 42
+    behind = true * torch.tensor([1.0, 1.0, -1.0])
+    assert affine_invariant_point_term(true, behind, everywhere(2, HEIGHT, WIDTH)).count == 0
+
+
+def test_no_gradient_flows_through_the_alignment() -> None:
+    true, valid = hilly_points(), everywhere(HEIGHT, WIDTH)
+    start = (0.7 * true + 0.1 * noise(HEIGHT, WIDTH, 3)).requires_grad_()
+    (gradient,) = torch.autograd.grad(affine_invariant_point_term(start, true, valid).total, start)
+    weights = 1 / true[..., 2]
+    scale, shift = align_scale_and_shift(
+        start.detach().reshape(1, -1, 3), true.reshape(1, -1, 3), weights.reshape(1, -1), ALONG_Z
+    )
+    side = (scale * start + shift - true).sign()
+    torch.testing.assert_close(gradient, scale * weights[..., None] * side)
+
+
+def test_gradient_descent_finds_the_shape_up_to_scale() -> None:
+    true, valid = hilly_points(), everywhere(HEIGHT, WIDTH)
+    answer = (0.4 * true + 0.05 * noise(HEIGHT, WIDTH, 3)).requires_grad_()
+    optimiser = torch.optim.Adam([answer], lr=3e-3)
+    values = []
+    for _ in range(60):
+        loss = mean(affine_invariant_point_term(answer, true, valid))
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        values.append(loss.item())
+    assert values[-1] < 0.3 * values[0]
+
+
+FOCAL = torch.tensor(40.0, dtype=torch.float64)
+
+
+def test_patches_forgive_a_scale_and_shift_of_their_own() -> None:
+    true = hilly_points(40, 48)
+    valid = everywhere(40, 48)
+    moved = 0.3 * true + torch.tensor([5.0, -3.0, 2.0])
+    for term in local_point_terms(moved, true, valid, FOCAL, torch.Generator().manual_seed(0)):
+        assert mean(term) < 1e-6
+    bent = true + 0.05 * noise(40, 48, 3)
+    coarse, middle, fine = local_point_terms(bent, true, valid, FOCAL, torch.Generator().manual_seed(0))
+    assert mean(coarse) > 0.005
+    assert coarse.count > 16 * 32
+    # The middle radius is under 2 pixels here, and the fine one under 1: no patch holds 32 points.
+    assert middle.count == fine.count == 0
+
+
+def test_a_jump_between_two_things_costs_patches_nothing_inside_each() -> None:
+    # The right half is twice as far, and the prediction gets each half right but not the jump between them.
+    true = torch.cat([pixel_grid(40, 48, dtype=torch.float64) / 20, torch.ones(40, 48, 1, dtype=torch.float64)], dim=-1)
+    true[:, 24:] *= 20
+    predicted = true.clone()
+    predicted[:, 24:] = 0.5 * predicted[:, 24:] + 1
+    valid = everywhere(40, 48)
+    coarse = local_point_terms(predicted, true, valid, FOCAL, torch.Generator().manual_seed(0))[0]
+    assert coarse.count > 200
+    assert mean(coarse) < 1e-6
+    assert mean(affine_invariant_point_term(predicted, true, valid)) > 0.05
+
+
+def test_a_patch_is_a_ball_in_space() -> None:
+    """With a long focal length the ball is small, and no patch holds enough points."""
+    true, valid = hilly_points(40, 48), everywhere(40, 48)
+    counts = [
+        local_point_terms(true, true, valid, focal * torch.ones((), dtype=torch.float64), generator)[0].count
+        for focal in (1.0, 40.0, 400.0)
+        for generator in [torch.Generator().manual_seed(0)]
+    ]
+    assert counts[0] > counts[1] > counts[2] == 0
+    # Everything in reach: the count is that of the pixels within the square about each anchor.
+    radius = 0.5 * math.hypot(40, 48) / 4
+    anchors, _ = random_anchors(valid.reshape(1, -1), torch.Generator().manual_seed(0))
+    assert counts[0] == patch_pixels(anchors, (40, 48), radius)[1].sum()
+
+
+def test_patches_are_relative_to_depth_and_the_error_by_hand() -> None:
+    true = hilly_points(40, 48)
+    predicted = true + 0.02 * noise(40, 48, 3)
+    term = local_point_terms(predicted, true, everywhere(40, 48), FOCAL, torch.Generator().manual_seed(1))[0]
+    larger = local_point_terms(predicted, 8 * true, everywhere(40, 48), FOCAL, torch.Generator().manual_seed(1))[0]
+    torch.testing.assert_close(larger.count, term.count)
+    torch.testing.assert_close(mean(larger), mean(term), rtol=1e-3, atol=0)
+    # Three coordinates, each off by .02 * sqrt(2 / pi) on average, at a depth of about 3.
+    assert mean(term).item() == pytest.approx(3 * 0.02 * 0.8 / 3, rel=0.15)
+
+
+def test_patches_are_drawn_by_the_seed_among_valid_pixels() -> None:
+    seen = torch.zeros(2, 300, dtype=torch.bool)
+    seen[0, 100:200] = True
+    seen[1, 7:12] = True
+    anchors, exists = random_anchors(seen, torch.Generator().manual_seed(0))
+    again, _ = random_anchors(seen, torch.Generator().manual_seed(0))
+    other, _ = random_anchors(seen, torch.Generator().manual_seed(1))
+    assert torch.equal(anchors, again)
+    assert not torch.equal(anchors[0], other[0])
+    assert exists.sum(dim=-1).tolist() == [16, 5]
+    assert seen[0, anchors[0]].all()
+    assert len(set(anchors[0].tolist())) == 16
+    assert sorted(anchors[1, exists[1]].tolist()) == [7, 8, 9, 10, 11]
+
+
+def test_a_patch_covers_the_square_about_its_anchor_and_stays_in_the_picture() -> None:
+    anchors = torch.tensor([[0, 5 * 12 + 6]])
+    pixels, inside = patch_pixels(anchors, (10, 12), 2.7)
+    assert pixels.shape == (1, 2, 25)
+    assert sorted(pixels[0, 0, inside[0, 0]].tolist()) == [0, 1, 2, 12, 13, 14, 24, 25, 26]
+    middle = [(row * 12 + column) for row in range(3, 8) for column in range(4, 9)]
+    assert sorted(pixels[0, 1].tolist()) == middle
+    assert inside[0, 1].all()
+    corner = patch_pixels(torch.tensor([[10 * 12 - 1]]), (10, 12), 1.0)
+    assert sorted(corner[0][corner[1]].tolist()) == [106, 107, 118, 119]
+    wide, _ = patch_pixels(torch.tensor([[50 * 100 + 50]]), (100, 100), 40.0)
+    assert wide.shape[-1] == 16 * 16
+    assert wide.min() == 10 * 100 + 10
+    assert wide.max() == 90 * 100 + 90
+
+
+@pytest.mark.parametrize("wrong", [math.nan, math.inf])
+def test_invalid_points_say_nothing_to_alignment(wrong: float) -> None:
+    true, valid = hilly_points(40, 48), everywhere(40, 48)
+    valid[10:15, 20:30] = False
+    start = (true + 0.02 * noise(40, 48, 3)).requires_grad_()
+
+    def terms(predicted: torch.Tensor, truth: torch.Tensor, where: torch.Tensor) -> tuple[Term, ...]:
+        local = local_point_terms(predicted, truth, where, FOCAL, torch.Generator().manual_seed(0))
+        return (affine_invariant_point_term(predicted, truth, where), *local)
+
+    spoilt = both_spoilt(start, true, valid, wrong)
+    for clean, dirty in zip(terms(start, true, valid), terms(*spoilt, valid), strict=True):
+        torch.testing.assert_close(dirty.total, clean.total)
+        torch.testing.assert_close(dirty.count, clean.count)
+        gradient = torch.autograd.grad(dirty.total, start, retain_graph=True)[0]
+        assert gradient.isfinite().all()
+        assert (gradient[~valid] == 0).all()
+    bad = torch.full_like(true, wrong).requires_grad_()
+    assert_silent(terms(bad, torch.full_like(true, wrong), torch.zeros_like(valid)), bad)
+
+
+def test_added_losses_have_added_gradients() -> None:
+    true, valid = hilly_points(), everywhere(HEIGHT, WIDTH)
+    answer = (true + 0.1 * noise(HEIGHT, WIDTH, 3)).requires_grad_()
+    confidence = torch.full((HEIGHT, WIDTH), 2.0, dtype=torch.float64)
+
+    def losses() -> list[torch.Tensor]:
+        terms = [
+            *confidence_terms(answer, true, confidence, valid),
+            *gradient_terms(answer, true, valid),
+            *normal_cosine_terms(answer, true, valid),
+            normal_angle_term(answer, true, valid),
+            affine_invariant_point_term(answer, true, valid),
+        ]
+        return [mean(term) for term in terms]
+
+    torch.stack(losses()).sum().backward()
+    assert answer.grad is not None
+    together = answer.grad.clone()
+    answer.grad = None
+    for index in range(len(losses())):
+        losses()[index].backward()
+    torch.testing.assert_close(answer.grad, together)

@@ -1,0 +1,54 @@
+"""A small training for tests, alone or under torchrun: ``training_run.py FOLDER [--die-at STEP] [--batch N]``."""
+
+import argparse
+import os
+from pathlib import Path
+
+import torch
+
+from recon4d.train import loop
+from recon4d.train.checkpoints import latest_whole
+from recon4d.train.config import DataConfig, TrainConfig
+
+STEPS = 40
+
+
+def config(batch_size: int = 2, steps: int = STEPS) -> TrainConfig:
+    """Two shapes of tiny clips; a checkpoint every 5 steps."""
+    return TrainConfig(
+        model="recon4d_tiny",
+        steps=steps,
+        warmup_steps=5,
+        data=DataConfig(shapes=("2x32x48", "3x32x32*0.5"), batch_size=batch_size, track_stride=4),
+        log_every=5,
+        save_every=5,
+        validate_every=20,
+        validation_clips=1,
+    )
+
+
+def dying_at(step_of_death: int) -> None:
+    """From now on a training dies in the middle of that step, as by SIGKILL."""
+    whole_step = loop._Training._train_step
+
+    def step_or_die(self, step, parts):
+        if step == step_of_death:
+            os._exit(9)
+        return whole_step(self, step, parts)
+
+    loop._Training._train_step = step_or_die  # type: ignore[method-assign]
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--die-at", type=int)
+    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=STEPS)
+    arguments = parser.parse_args()
+    if arguments.die_at is not None:
+        dying_at(arguments.die_at)
+    arguments.folder.mkdir(exist_ok=True)
+    resumed = latest_whole(arguments.folder / "checkpoints")
+    loop.train(config(arguments.batch, arguments.steps), arguments.folder, resumed)
