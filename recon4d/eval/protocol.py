@@ -26,7 +26,7 @@ SECONDS = Metric(
     "seconds",
     "s",
     "lower",
-    "time of the method alone for one clip, without loading it; the first call is not the first",
+    "time of the method alone for one clip, without loading it and after a first, untimed call",
 )
 
 NO_PREDICTION = "no prediction"
