@@ -53,6 +53,8 @@ class ColmapConfig:
     peak_threshold: float = 0.003
     """SIFT's least contrast; COLMAP's own .0067 is for sharp photographs and finds little in smooth pictures."""
     seed: int = 0
+    threads: int = -1
+    """-1: all cores. Only with 1 is the answer the same every time: the order in which threads finish plays a part."""
 
 
 def reconstruct_with_colmap(clip: Clip, config: ColmapConfig = ColmapConfig()) -> Scene:
@@ -107,10 +109,12 @@ def map_database(database: Path, folder: Path, config: ColmapConfig = ColmapConf
     output = folder / "models"
     output.mkdir()
     if config.mapper == "global":
-        options = pycolmap.GlobalPipelineOptions(random_seed=config.seed)
+        options = pycolmap.GlobalPipelineOptions(random_seed=config.seed, num_threads=config.threads)
         models = pycolmap.global_mapping(database, folder / "images", output, options=options)
     else:
-        options = pycolmap.IncrementalPipelineOptions(min_model_size=SMALLEST_MODEL, random_seed=config.seed)
+        options = pycolmap.IncrementalPipelineOptions(
+            min_model_size=SMALLEST_MODEL, random_seed=config.seed, num_threads=config.threads
+        )
         models = pycolmap.incremental_mapping(database, folder / "images", output, options=options)
     if not models:
         raise ColmapFailure("COLMAP found no model of these pictures")
@@ -198,7 +202,7 @@ def _extract(pycolmap: Any, database: Path, folder: Path, config: ColmapConfig) 
     reader = pycolmap.ImageReaderOptions(camera_model=config.camera_model)
     if (folder / "masks").exists():
         reader.mask_path = folder / "masks"
-    extraction = pycolmap.FeatureExtractionOptions()
+    extraction = pycolmap.FeatureExtractionOptions(num_threads=config.threads)
     extraction.sift.peak_threshold = config.peak_threshold
     pycolmap.extract_features(
         database,
@@ -218,4 +222,5 @@ def _match(pycolmap: Any, database: Path, clip: Clip, config: ColmapConfig) -> N
     match = pycolmap.match_sequential if matching == "sequential" else pycolmap.match_exhaustive
     verification = pycolmap.TwoViewGeometryOptions()
     verification.ransac.random_seed = config.seed
-    match(database, verification_options=verification, device=pycolmap.Device.cpu)
+    options = pycolmap.FeatureMatchingOptions(num_threads=config.threads)
+    match(database, matching_options=options, verification_options=verification, device=pycolmap.Device.cpu)
