@@ -52,10 +52,6 @@ def main(arguments: Arguments) -> None:
     config = TrainConfig(model=arguments.model, data=arguments.data, compile=arguments.compile)
     batches = Batches(config, Share(device=device))
     model = make_trainable_model(config).to(device)
-    if arguments.compile:
-        for module in model.modules():
-            if type(module).__name__ in ("Block", "CrossBlock"):
-                module.compile()
     trainee, optimisers = Trainee(model), make_optimisers(model, config.optimiser)
 
     def step(batch) -> None:

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scenes import make_scene
+from scored import by_name
 from torch import Tensor
 
 from recon4d import geometry as g
@@ -83,11 +84,6 @@ def noisy(world_from_cam: Tensor, size: float, seed: int) -> Tensor:
     turn = g.rotation_from_axis_angle(size * torch.randn(len(world_from_cam), 3, generator=generator))
     shift = size * torch.randn(len(world_from_cam), 3, generator=generator)
     return g.rigid(turn @ world_from_cam[:, :3, :3], world_from_cam[:, :3, 3] + shift)
-
-
-def by_name(scores: tuple[Score, ...]) -> dict[str, Score]:
-    assert len({score.metric for score in scores}) == len(scores)
-    return {score.metric: score for score in scores}
 
 
 def value(scores: tuple[Score, ...], metric: str) -> float:

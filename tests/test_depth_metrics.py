@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from scenes import make_scene
+from scored import by_name
 
 from recon4d.eval.depth import DEPTH_METRICS, depth_scores
 from recon4d.eval.depth_alignment import l1_scale_and_shift
@@ -40,10 +41,6 @@ def partly_known(truth: Scene, seed: int = 5) -> Scene:
     return replace(
         truth, depths=torch.where(known, truth.depths, torch.nan), depth_confidence=known.to(truth.depths.dtype)
     )
-
-
-def by_name(scores: tuple[Score, ...]) -> dict[str, Score]:
-    return {score.metric: score for score in scores}
 
 
 def values(scores: tuple[Score, ...]) -> dict[str, float]:

@@ -273,6 +273,21 @@ def test_networks_answer_the_anchors_of_the_truth(
     assert stored.tracks.anchors.tolist() == [0]
 
 
+def test_a_clip_that_is_too_small_for_a_network_fails_alone(
+    samples: dict[str, Sample], benchmark: Benchmark, tmp_path: Path
+) -> None:
+    def read(name: str) -> Sample:
+        sample = samples[name]
+        return Sample(sample.clip.resized(16, 24), sample.scene.resized(16, 24)) if name == "world_00" else sample
+
+    with pytest.warns(UserWarning, match="untrained"):
+        method = make_method("recon4d_tiny", MethodConfig(processing_size=48))
+    two_clips = replace(benchmark, clips=("world_00", "world_01"), read=read)
+    results = evaluate(two_clips, [method], tmp_path).results
+    assert [result.status for result in results] == ["failed", "ok"]
+    assert "at least 32" in results[0].reason
+
+
 def test_two_methods_of_one_name_are_refused(benchmark: Benchmark, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not told apart"):
         evaluate(benchmark, [Static(), Static()], tmp_path)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from scenes import HEIGHT, WIDTH, make_scene
+from scored import by_name, tracks_of
 
 from recon4d import geometry as g
 from recon4d.eval.pixel_tracks import (
@@ -18,7 +19,6 @@ from recon4d.eval.pixel_tracks import (
     pixel_track_scores,
     share_nearer,
 )
-from recon4d.eval.score import Score
 from recon4d.eval.track_pairs import in_pictures, track_pairs
 from recon4d.records import Cameras, Scene, Tracks
 
@@ -26,15 +26,6 @@ SIM3 = g.similarity(
     torch.tensor(0.4), g.rotation_from_axis_angle(torch.tensor([0.3, 0.5, -0.2])), torch.tensor([1.0, 2.0, 0.5])
 )
 STEP_X, STEP_Y = 256 / WIDTH, 256 / HEIGHT
-
-
-def by_name(scores: tuple[Score, ...]) -> dict[str, Score]:
-    return {score.metric: score for score in scores}
-
-
-def tracks_of(scene: Scene) -> Tracks:
-    assert scene.tracks is not None
-    return scene.tracks
 
 
 def scene_of(pixels: torch.Tensor, visible: torch.Tensor, anchors: tuple[int, ...] = (0,)) -> Scene:

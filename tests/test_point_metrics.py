@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scenes import make_scene
+from scored import by_name
 from torch import Tensor
 
 from recon4d import geometry as g
@@ -37,7 +38,6 @@ from recon4d.eval.points import (
     points_known_from_depth,
     thinned_cloud,
 )
-from recon4d.eval.score import Score
 from recon4d.records import Scene
 
 SIM3 = g.similarity(
@@ -65,11 +65,6 @@ def curved(frames: int = 2, seed: int = 0) -> Scene:
     points = scene.points.clone()
     points[..., 2] += 0.2 * torch.sin(3 * points[..., 0]) * torch.cos(4 * points[..., 1] + seed)
     return dataclasses.replace(scene, points=points)
-
-
-def by_name(scores: tuple[Score, ...]) -> dict[str, Score]:
-    assert len({score.metric for score in scores}) == len(scores)
-    return {score.metric: score for score in scores}
 
 
 # --- clouds ------------------------------------------------------------------------------------------------------

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 from scenes import HEIGHT, WIDTH, make_scene
+from scored import SIM3, by_name, tracks_of
 
 from recon4d import geometry as g
 from recon4d.eval.alignment import Alignment, align_scale, align_sim3
-from recon4d.eval.score import Score
 from recon4d.eval.tapvid3d import (
     TAPVID3D_METRICS,
     apd_and_aj,
@@ -30,19 +30,6 @@ from recon4d.eval.worldtrack import (
     worldtrack_scores,
 )
 from recon4d.records import Scene, Tracks
-
-SIM3 = g.similarity(
-    torch.tensor(2.5), g.rotation_from_axis_angle(torch.tensor([0.3, -0.5, 0.2])), torch.tensor([1.0, -2.0, 0.5])
-)
-
-
-def by_name(scores: tuple[Score, ...]) -> dict[str, Score]:
-    return {score.metric: score for score in scores}
-
-
-def tracks_of(scene: Scene) -> Tracks:
-    assert scene.tracks is not None
-    return scene.tracks
 
 
 def with_tracks(scene: Scene, **changes: torch.Tensor) -> Scene:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from scenes import HEIGHT, WIDTH, make_scene
+from scored import SIM3, by_name, tracks_of
 
 from recon4d import geometry as g
 from recon4d.eval.alignment import align_scale
@@ -23,19 +24,6 @@ from recon4d.eval.tracks import (
     track_scores,
 )
 from recon4d.records import Cameras, Scene, Tracks
-
-SIM3 = g.similarity(
-    torch.tensor(2.5), g.rotation_from_axis_angle(torch.tensor([0.3, -0.5, 0.2])), torch.tensor([1.0, -2.0, 0.5])
-)
-
-
-def by_name(scores: tuple[Score, ...]) -> dict[str, Score]:
-    return {score.metric: score for score in scores}
-
-
-def tracks_of(scene: Scene) -> Tracks:
-    assert scene.tracks is not None
-    return scene.tracks
 
 
 def scene_of(

@@ -1,6 +1,7 @@
 """Training learns, stops, goes on exactly where it was, and never moves on what is not a number."""
 
 import json
+import math
 import os
 import re
 import signal
@@ -232,6 +233,18 @@ def test_the_last_and_the_best_are_kept(tmp_path: Path) -> None:
         keep_last_and_best(tmp_path, keep=2)
     assert [one.step for one in checkpoints(tmp_path)] == [2, 4, 5]
     assert {path.name for path in tmp_path.iterdir()} == {f"step_{step:08d}" for step in (2, 4, 5)}
+
+
+def test_a_score_belongs_to_the_checkpoint_it_was_measured_for(tmp_path: Path) -> None:
+    train(replace(config(steps=15), validate_every=10, keep=3), tmp_path)
+    scores = {one.step: one.score() for one in checkpoints(tmp_path / "checkpoints")}
+    assert math.isinf(scores[5])
+    assert math.isfinite(scores[10])
+    assert math.isfinite(scores[15])  # the last one is always validated
+    assert scores[10] != scores[15]
+    train(replace(config(steps=20), validate_every=4, save_every=2, keep=20), tmp_path / "other")
+    measured = {one.step for one in checkpoints(tmp_path / "other" / "checkpoints") if math.isfinite(one.score())}
+    assert measured == {4, 8, 12, 16, 20}
 
 
 def test_the_saved_model_is_the_average_and_loads_as_any_other(tmp_path: Path) -> None:

@@ -57,6 +57,10 @@ class ReconstructCommand:
         from recon4d.reconstruction import ReconstructConfig, reconstruct, reconstruct_and_match
 
         check_output_folder(self.out, self.overwrite)
+        if self.refine or self.colmap_intrinsics:
+            from recon4d.sfm import load_pycolmap
+
+            load_pycolmap()  # missed now, and not when the network has answered
         if self.clip.resolve().is_relative_to(self.out.resolve()):
             raise ValueError(f"{self.clip} lies in the output folder {self.out}, which is to be replaced; move it away")
         clip = read_clip(self.clip, self.num_frames, self.fps, self.start, self.stop)

@@ -1,5 +1,6 @@
 """Evaluation: alignments, metrics, COLMAP beside networks, and a report. Predict, then score."""
 
+from recon4d.eval.alignment import Alignment, align_scale, align_scale_by_ratios, align_se3, align_sim3, no_alignment
 from recon4d.eval.benchmarks import Benchmark, BenchmarkConfig, benchmark_names, load_benchmark
 from recon4d.eval.cameras import camera_scores
 from recon4d.eval.depth import depth_scores
@@ -11,6 +12,7 @@ from recon4d.eval.points import point_scores
 from recon4d.eval.prediction import Prediction, PredictionStore
 from recon4d.eval.protocol import METRICS, ClipResult, score_prediction
 from recon4d.eval.report import headline_table, write_report
+from recon4d.eval.robust_alignment import align_inverse_depth, align_sim3_ransac
 from recon4d.eval.score import Metric, Score
 from recon4d.eval.summary import Summary, summarise
 from recon4d.eval.tracks import track_scores
@@ -18,6 +20,7 @@ from recon4d.eval.trajectory import trajectory_scores
 
 __all__ = [
     "METRICS",
+    "Alignment",
     "Benchmark",
     "BenchmarkConfig",
     "ClipResult",
@@ -30,6 +33,12 @@ __all__ = [
     "Request",
     "Score",
     "Summary",
+    "align_inverse_depth",
+    "align_scale",
+    "align_scale_by_ratios",
+    "align_se3",
+    "align_sim3",
+    "align_sim3_ransac",
     "benchmark_names",
     "camera_scores",
     "depth_scores",
@@ -39,6 +48,7 @@ __all__ = [
     "make_method",
     "make_refined_method",
     "moving_scores",
+    "no_alignment",
     "pixel_track_scores",
     "point_scores",
     "processes",

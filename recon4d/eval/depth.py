@@ -4,7 +4,6 @@ The formulas are those of Eigen et al. 2014; what they are over, and the alignme
 `recon4d.eval.video_depth` is the published protocol of the field.
 """
 
-import math
 from collections.abc import Callable
 
 import torch
@@ -13,12 +12,11 @@ from torch import Tensor
 
 from recon4d.eval.depth_alignment import l1_scale_and_shift, median_scale
 from recon4d.eval.score import Metric, Score, undefined
+from recon4d.eval.units import unit_of
 from recon4d.records import Scene
 
 MIN_SHARE = 1e-5
 """Where a ratio or a logarithm needs a depth above 0: this share of the clip's median true depth is the least."""
-
-UNKNOWN_UNIT = "in the truth's unit, which is not known in metres"
 
 _MEDIAN = "after one median scale a clip, over the pixels known to both"
 _FLOOR = f"predicted depths at least {MIN_SHARE:g} of the clip's median true depth"
@@ -125,9 +123,3 @@ def known_depths(truth: Scene) -> Bool[Tensor, "time height width"]:
     if wrong.any():
         raise ValueError(f"the truth's depths are not finite and above 0 at {int(wrong.sum())} pixels said to be known")
     return known
-
-
-def unit_of(truth: Scene) -> tuple[float, str]:
-    """Metres in the truth's unit and an empty note; 1 and a note that says so where they are not known."""
-    metres = float(truth.metres_per_unit)
-    return (metres, "") if math.isfinite(metres) and metres > 0 else (1.0, UNKNOWN_UNIT)

@@ -1,5 +1,6 @@
 """What is scored, by name: networks, COLMAP, predictions from a folder, and the trivial answer."""
 
+import contextlib
 import dataclasses
 import hashlib
 import math
@@ -96,7 +97,10 @@ class Network(Method):
     def predict(self, request: Request) -> Prediction:
         if not self._is_warm:
             # A first pass, over one frame and not timed, fetches what a process fetches once.
-            reconstruct(self._model, request.clip.frames([0]), ReconstructConfig(processing_size=self._processing_size))
+            # What it cannot do with a clip is said by the timed one.
+            with contextlib.suppress(ValueError, MemoryError):
+                one_frame = ReconstructConfig(processing_size=self._processing_size)
+                reconstruct(self._model, request.clip.frames([0]), one_frame)
             self._is_warm = True
         return super().predict(request)
 

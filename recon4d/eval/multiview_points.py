@@ -17,7 +17,7 @@ from torch import Tensor
 from recon4d.eval.clouds import LEAST_FOR_ICP, accuracy_and_completeness, align_icp, normal_consistency
 from recon4d.eval.pairing import is_placed
 from recon4d.eval.score import Metric, Score, undefined
-from recon4d.eval.trajectory import length_score
+from recon4d.eval.units import length_score
 from recon4d.geometry import transform_points
 from recon4d.records import Scene
 

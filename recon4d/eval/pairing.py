@@ -31,12 +31,6 @@ def is_placed(scene: Scene) -> torch.Tensor:
     return cameras.world_from_cam.isfinite().all(dim=(-1, -2)) & cameras.intrinsics.isfinite().all(dim=(-1, -2))
 
 
-def in_first_placed_frame(scene: Scene) -> Scene:
-    """The scene in the world of its first placed camera; as it is where no camera is placed."""
-    placed = is_placed(scene).nonzero()
-    return scene.in_frame(int(placed[0])) if len(placed) else scene
-
-
 def _check_finite(scene: Scene) -> None:
     believed = {
         "depths": (scene.depths, scene.depth_confidence),

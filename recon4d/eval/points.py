@@ -16,7 +16,7 @@ from recon4d.eval.cameras import median_depth
 from recon4d.eval.clouds import accuracy_and_completeness, f_score, normal_consistency, thinned
 from recon4d.eval.pairing import is_placed
 from recon4d.eval.score import Metric, Score, undefined
-from recon4d.eval.trajectory import length_score
+from recon4d.eval.units import length_score
 from recon4d.geometry import transform_points
 from recon4d.records import Scene
 

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from recon4d.eval.score import Metric, Score, undefined
 from recon4d.eval.track_pairs import TrackPairs, in_cameras, track_pairs
-from recon4d.eval.tracks import NO_QUERIES, NO_TRACKS, NO_UNIT, jaccard, metres_of
+from recon4d.eval.tracks import NO_QUERIES, NO_TRACKS, NO_UNIT, jaccard
+from recon4d.eval.units import metres_of
 from recon4d.eval.worldtrack import median_of_columns
 from recon4d.records import Scene
 

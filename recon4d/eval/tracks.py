@@ -4,7 +4,6 @@ A clip is aligned once, over all that is found and known, occluded or not, and n
 not found counts as wrong in shares; distances are over what was found, and say over how much.
 """
 
-import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor
 from recon4d.eval.alignment import Alignment, align_scale, align_scale_by_ratios, align_sim3
 from recon4d.eval.score import Metric, Score, undefined
 from recon4d.eval.track_pairs import TrackPairs, track_pairs
+from recon4d.eval.units import metres_of
 from recon4d.geometry import transform_points
 from recon4d.records import Scene
 
@@ -171,12 +171,6 @@ def distance_score(
     if not len(known):
         return undefined(metric.name, total, NOTHING_FOUND if total else empty, alignment)
     return Score(metric.name, float(known.double().mean()), len(known), total, alignment, note)
-
-
-def metres_of(scene: Scene) -> float | None:
-    """How many metres long the scene's unit is; None where that is not known."""
-    metres = float(scene.metres_per_unit)
-    return metres if math.isfinite(metres) and metres > 0 else None
 
 
 def needs_metres(score: Score, metres: float | None) -> Score:

@@ -15,6 +15,7 @@ from recon4d.eval.alignment import Alignment, align_sim3
 from recon4d.eval.cameras import SAME_PLACE, median_depth
 from recon4d.eval.pairing import is_placed
 from recon4d.eval.score import Metric, Score, undefined
+from recon4d.eval.units import length_score
 from recon4d.geometry import invert, rebase_cameras, rotation_angle, transform_points
 from recon4d.records import Scene
 
@@ -117,15 +118,6 @@ def stands_still(truth: Scene) -> bool:
     largest = float(torch.cdist(centres, centres, compute_mode="donot_use_mm_for_euclid_dist").max())
     depth = median_depth(truth)
     return largest < (STANDS_STILL * depth if math.isfinite(depth) else SAME_PLACE)
-
-
-def length_score(score: Score, truth: Scene) -> Score:
-    """A score whose value is a length in the truth's unit, in metres; as it is, with a note, where that is unknown."""
-    metres_per_unit = float(truth.metres_per_unit)
-    if math.isfinite(metres_per_unit):
-        return replace(score, value=score.value * metres_per_unit)
-    note = "in the truth's unit, which is not known in metres"
-    return replace(score, note=f"{score.note}; {note}" if score.note else note)
 
 
 def trajectory_scores(prediction: Scene, truth: Scene) -> tuple[Score, ...]:

@@ -9,9 +9,10 @@ import math
 
 from torch import Tensor
 
-from recon4d.eval.depth import known_depths, relative_error, root_mean_square, share_within, unit_of
+from recon4d.eval.depth import known_depths, relative_error, root_mean_square, share_within
 from recon4d.eval.depth_alignment import DepthAlignment, l1_scale_and_shift_by_adam, l1_scale_weiszfeld
 from recon4d.eval.score import Metric, Score, undefined
+from recon4d.eval.units import unit_of
 from recon4d.records import Scene
 
 MIN_DEPTH = 1e-5

@@ -13,7 +13,8 @@ from torch import Tensor
 from recon4d.eval.alignment import MIN_NORM, Alignment
 from recon4d.eval.score import Metric, Score, undefined
 from recon4d.eval.track_pairs import TrackPairs, track_pairs
-from recon4d.eval.tracks import NO_TRACKS, NO_UNIT, aligned_errors, distance_score, metres_of, share_score
+from recon4d.eval.tracks import NO_TRACKS, NO_UNIT, aligned_errors, distance_score, share_score
+from recon4d.eval.units import metres_of
 from recon4d.geometry import similarity
 from recon4d.records import Scene
 

@@ -69,7 +69,7 @@ class Batches:
         self._prepared = {shape: _prepared(parts, shape) for shape in self._shapes} if parts else {}
 
     def from_step(self, first_step: int) -> Iterator[tuple[int, list[Batch]]]:
-        """(step, its parts) from `first_step` on, endlessly."""
+        """(step, its parts) from `first_step` to the last."""
         from_disk = self._disk_batches(first_step)
         for step in range(first_step, self._steps):
             if self.is_of_worlds(step):

@@ -69,10 +69,6 @@ class _Training:
         self.batches = Batches(config, share)
         self.validation = validation_batches(config.data, config.validation_clips, device)
         self.model = make_trainable_model(config).to(device)
-        if config.compile:
-            for module in self.model.modules():
-                if isinstance(module, Block | CrossBlock):
-                    module.compile()
         self.trainee = self.accelerator.prepare(Trainee(self.model))
         self.optimisers = make_optimisers(self.model, config.optimiser)
         self.average = WeightAverage(self.model, config.average)
@@ -85,7 +81,7 @@ class _Training:
     def run(self) -> Outcome:
         config = self.config
         progress = Progress(config, self.folder, self.accelerator, self.step)
-        checkpoint, score = None, None
+        checkpoint = None
         with _signals_noted() as asked_to_stop:
             for step, parts in self.batches.from_step(self.step):
                 means, norm = self._train_step(step, parts)
@@ -93,7 +89,10 @@ class _Training:
                 is_last = self.step == config.steps
                 progress.add(parts, means, norm)
                 if is_last or self.step % config.log_every == 0:
-                    self._check_skipped(progress.log(self.step, float(self.skipped)))
+                    skipped = float(self.skipped)
+                    progress.log(self.step, skipped)
+                    self._check_skipped(skipped)
+                score = None
                 if is_last or self.step % config.validate_every == 0:
                     score = self._validate()
                     progress.log_validation(self.step, score)
@@ -187,7 +186,7 @@ class _Training:
 
 
 def make_trainable_model(config: TrainConfig) -> Model:
-    """The model that a run starts from, in training mode: frozen, adapted and checkpointed as the run wants it."""
+    """The model that a run starts from, in training mode: frozen, adapted and compiled as the run wants it."""
     if config.init:
         model = load_model(config.init)
     else:
@@ -200,6 +199,10 @@ def make_trainable_model(config: TrainConfig) -> Model:
     if config.lora:
         add_lora(model, LoraConfig(config.lora, config.lora_rank))
     model.set_activation_checkpointing(config.checkpointing)
+    if config.compile:
+        for module in model.modules():
+            if isinstance(module, Block | CrossBlock):
+                module.compile()
     return model.train()
 
 
@@ -208,7 +211,7 @@ def _accelerator(config: TrainConfig) -> "Accelerator":
 
     on_cuda = torch.cuda.is_available()
     is_bfloat16 = config.precision == "bfloat16" or (config.precision == "auto" and on_cuda)
-    return Accelerator(cpu=not on_cuda, mixed_precision="bf16" if is_bfloat16 else "no", log_with=None)
+    return Accelerator(cpu=not on_cuda, mixed_precision="bf16" if is_bfloat16 else "no")
 
 
 def _summed(accelerator: "Accelerator", values: Tensor) -> Tensor:

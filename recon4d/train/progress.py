@@ -1,4 +1,4 @@
-"""What a training says of itself: a line of JSON every so many steps, a bar for people, trackers by name."""
+"""What a training says of itself: a line of JSON every so many steps, and a bar for people."""
 
 import json
 import sys
@@ -47,8 +47,8 @@ class Progress:
         self._clips += sum(len(part.asked) for part in parts) * self._accelerator.num_processes
         self._bar.update()
 
-    def log(self, step: int, skipped: float) -> float:
-        """Write the means since the last time; the answer is `skipped`."""
+    def log(self, step: int, skipped: float) -> None:
+        """Write the means since the last time, and how many steps were skipped in all."""
         means = torch.stack(self._means).nanmean(dim=0).tolist()
         self.loss = sum(getattr(self._weights, name) * value for name, value in zip(TERMS, means, strict=True))
         seconds = time.perf_counter() - self._since
@@ -61,7 +61,6 @@ class Progress:
         )
         self._means, self._norms = [], []
         self._clips, self._since = 0, time.perf_counter()
-        return skipped
 
     def log_validation(self, step: int, score: float) -> None:
         """Write the objective on validation clips; its time does not count as training."""
@@ -77,7 +76,6 @@ class Progress:
             return
         with self._file.open("a") as file:
             file.write(json.dumps(values) + "\n")
-        self._accelerator.log({name: value for name, value in values.items() if name != "step"}, int(values["step"]))
 
 
 def _peak_memory() -> float:
