@@ -34,7 +34,7 @@ class TestNames:
     def test_all_that_were_promised(self) -> None:
         sizes = ("small", "base", "large")
         dino = [f"recon4d_{family}_{size}" for family in ("dinov2", "dinov3") for size in sizes]
-        assert list_models() == ["recon4d_tiny", "recon4d_small", *dino]
+        assert list_models() == ["recon4d_tiny", "recon4d_mini", "recon4d_small", *dino]
         assert DEFAULT_MODEL == "recon4d_small"
 
     @pytest.mark.parametrize("heads", ["linear", "dpt"])
@@ -69,7 +69,7 @@ class TestNames:
             assert scene.points.isfinite().all()
 
     def test_unknown_name_lists_what_there_is(self) -> None:
-        with pytest.raises(ValueError, match="unknown model 'vggt'; there are recon4d_tiny, recon4d_small"):
+        with pytest.raises(ValueError, match="unknown model 'vggt'; there are recon4d_tiny, recon4d_mini, recon4d_small"):
             create_model("vggt")
 
 

@@ -147,6 +147,20 @@ def _tiny() -> ModelConfig:
     )
 
 
+def _mini() -> ModelConfig:
+    """Small enough to learn on two cores of a CPU in an afternoon."""
+    block = BlockConfig(width=192, heads=3, mlp_width=384)
+    return ModelConfig(
+        backbone=ConvolutionalBackboneConfig(block, blocks=2, quarter_channels=32, eighth_channels=64),
+        aggregator=AggregatorConfig(block, pairs=3, taps=(0, 2), registers=2),
+        matching=MatchingConfig(channels=64),
+        camera=CameraHeadConfig(block, blocks=1),
+        dense=LinearHeadConfig(width=96, channels=32),
+        motion=MotionHeadConfig(block, blocks=1),
+        processing_size=128,
+    )
+
+
 def _small() -> ModelConfig:
     """The network that was shown to learn from scratch; the MLPs a little narrower to stay under 30 M parameters."""
     block = BlockConfig(width=384, heads=6, mlp_width=960)
@@ -198,6 +212,7 @@ _ZOO: dict[str, ZooEntry] = {
     entry.name: entry
     for entry in (
         ZooEntry("recon4d_tiny", "convolutional stem (for tests)", "-", _tiny),
+        ZooEntry("recon4d_mini", "convolutional stem and 2 blocks", "-", _mini),
         ZooEntry("recon4d_small", "convolutional stem and 4 blocks", "-", _small),
         *_dino_entries(),
     )
