@@ -1,4 +1,4 @@
-"""Frozen configuration dataclasses to JSON and back, strictly: an unknown or missing key is an error."""
+"""Frozen configuration dataclasses to JSON and back: an unknown key is an error, and a missing one without default."""
 
 import dataclasses
 import types
@@ -57,12 +57,18 @@ def _options(expected: Any) -> tuple[Any, ...]:
 
 def _read_dataclass(config_type: Any, value: dict[str, Any], path: str) -> Any:
     annotations = typing.get_type_hints(config_type)
-    names = {field.name for field in dataclasses.fields(config_type)}
+    fields = {field.name: field for field in dataclasses.fields(config_type)}
     given = set(value) - {TYPE_KEY}
-    if given != names:
-        unknown, missing = sorted(given - names), sorted(names - given)
+    unknown = sorted(given - fields.keys())
+    # What was written before a field existed meant its default.
+    missing = sorted(name for name in fields.keys() - given if not _has_default(fields[name]))
+    if unknown or missing:
         raise ValueError(f"{path} has unknown fields {unknown} and lacks {missing}")
-    return config_type(**{name: _read(annotations[name], value[name], f"{path}.{name}") for name in names})
+    return config_type(**{name: _read(annotations[name], value[name], f"{path}.{name}") for name in given})
+
+
+def _has_default(field: dataclasses.Field) -> bool:
+    return field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
 
 
 def _read_tuple(items: tuple[Any, ...], value: list[Any], path: str) -> tuple[Any, ...]:

@@ -60,6 +60,7 @@ class Matching(nn.Module):
 
     def __init__(self, config: MatchingConfig, width: int, patch_size: int, eighth_channels: int) -> None:
         super().__init__()
+        self.after_pair = config.after_pair
         self.cell_size = patch_size / CELLS_PER_PATCH_SIDE
         cells = CELLS_PER_PATCH_SIDE**2
         self.from_tokens = nn.Linear(width, cells * config.channels)
@@ -130,6 +131,29 @@ class Matching(nn.Module):
             spread=spread * self.cell_size,
             log_partition=log_partition,
         )
+
+    def match_neighbours(
+        self,
+        features: Float[Tensor, "batch time cells channels"],
+        times: Float[Tensor, "batch time"],
+        grid: tuple[int, int],
+    ) -> Matches:
+        """Every frame's cells in its first, previous and next frame by time: pairs (frame, neighbour)."""
+        targets, valid = temporal_neighbours(times)
+        queries = torch.arange(times.shape[1], device=times.device)[:, None].expand_as(targets)
+        return self.match(features, queries.flatten(1), targets.flatten(1), valid.flatten(1), grid)
+
+    def match_anchors(
+        self,
+        features: Float[Tensor, "batch time cells channels"],
+        anchors: Int[Tensor, "batch anchor"],
+        grid: tuple[int, int],
+    ) -> Matches:
+        """Every anchor's cells in every frame: pairs (anchor, frame), the frame fastest."""
+        time = features.shape[1]
+        queries = anchors[:, :, None].expand(-1, -1, time).flatten(1)
+        targets = torch.arange(time, device=features.device).expand(*anchors.shape, -1).flatten(1)
+        return self.match(features, queries, targets, torch.ones_like(queries, dtype=torch.bool), grid)
 
     def flow_features(self, matches: Matches, grid: tuple[int, int]) -> Float[Tensor, "batch pair cells 4"]:
         """Displacement in an eighth of the picture's side, mass, and spread in cells; zero where there is no pair."""

@@ -8,9 +8,9 @@ from typing import Literal
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
-from recon4d.model import Model, Outputs, match_feature_tracks
+from recon4d.model import Model, Outputs, is_narrow, match_feature_tracks
 from recon4d.records import Clip, FeatureTracks, Known, Scene
 
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -33,6 +33,8 @@ class ReconstructConfig:
     """`auto`: bfloat16 on CUDA and on CPUs with bfloat16 instructions, else float32."""
     frame_chunk: int = 4
     """Backbone and dense heads take so many frames at once: lower needs less memory, the result is the same."""
+    key_stride: int = 1
+    """Above 1, attention across frames sees every so many rows and columns of patches only: faster, and less exact."""
     progress: bool = False
     """Show a progress bar on stderr."""
 
@@ -66,8 +68,10 @@ def _run(
 ) -> tuple[Scene, FeatureTracks | None]:
     """The scene of one forward pass, and whatever `also` makes of its outputs while they are there."""
     _check(clip, config)
-    height, width = processing_size(clip.size, config.processing_size or model.config.processing_size, model.patch_size)
     device = next(model.parameters()).device
+    if is_narrow(model) and not runs_in_bfloat16(config.precision, device):
+        raise ValueError(f"{model.name} has bfloat16 weights (narrow_weights) and cannot run in {config.precision}")
+    height, width = processing_size(clip.size, config.processing_size or model.config.processing_size, model.patch_size)
     resized = clip.resized(height, width)
     batch = Clip.stack([replace(resized, source=None)]).to(device)
 
@@ -76,13 +80,15 @@ def _run(
     try:
         with (
             torch.inference_mode(),
-            torch.autocast(device.type, torch.bfloat16, enabled=_is_bfloat16(config.precision, device)),
+            torch.autocast(device.type, torch.bfloat16, enabled=runs_in_bfloat16(config.precision, device)),
             _progress_bar(model, clip.num_frames, config),
         ):
-            outputs = model.outputs(batch.images, batch.times, config.anchors, batch.known, config.frame_chunk)
+            outputs = model.outputs(
+                batch.images, batch.times, config.anchors, batch.known, config.frame_chunk, config.key_stride
+            )
             tracks = also(outputs)
     except RuntimeError as error:
-        if not _is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         raise MemoryError(
             f"out of memory with {clip.num_frames} frames of {width} x {height} pixels on {device}: "
@@ -122,8 +128,10 @@ def _check(clip: Clip, config: ReconstructConfig) -> None:
         raise ValueError(f"the pictures are {width} x {height} pixels; at least {MIN_SIDE} on each side are needed")
     if any(anchor not in range(clip.num_frames) for anchor in config.anchors):
         raise ValueError(f"anchors {list(config.anchors)} must be frames from 0 to {clip.num_frames - 1}")
-    if config.frame_chunk < 1:
-        raise ValueError(f"frame_chunk is {config.frame_chunk}; at least 1 is needed")
+    if min(config.frame_chunk, config.key_stride) < 1:
+        raise ValueError(
+            f"frame_chunk is {config.frame_chunk} and key_stride {config.key_stride}; at least 1 is needed"
+        )
     if config.processing_size is not None and config.processing_size < MIN_SIDE:
         raise ValueError(f"the processing size is {config.processing_size} pixels; at least {MIN_SIDE} are needed")
     if clip.known is not None:
@@ -136,7 +144,8 @@ def _check_known_cameras(known: Known) -> None:
         raise ValueError("cameras are known for some frames but not for the first, which all others are relative to")
 
 
-def _is_bfloat16(precision: Precision, device: torch.device) -> bool:
+def runs_in_bfloat16(precision: Precision, device: torch.device) -> bool:
+    """Whether matrices are multiplied in bfloat16: then `narrow_weights` halves the memory at the same answer."""
     if precision != "auto":
         return precision == "bfloat16"
     if device.type == "cuda":
@@ -150,7 +159,8 @@ def _cpu_is_faster_with_bfloat16() -> bool:
     return any(getattr(torch.cpu, probe)() for probe in probes if hasattr(torch.cpu, probe))
 
 
-def _is_out_of_memory(error: RuntimeError) -> bool:
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether a device, or the system, had no memory left."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
@@ -185,11 +195,16 @@ def _progress_bar(model: Model, num_frames: int, config: ReconstructConfig) -> I
     from tqdm import tqdm
 
     chunks = math.ceil(num_frames / config.frame_chunk)
-    track_chunks = math.ceil(num_frames * len(config.anchors) / config.frame_chunk)
     blocks = [*model.aggregator.frame_blocks, *model.aggregator.global_blocks]
-    total = len(blocks) + chunks * (1 + len(model.dense_heads)) + track_chunks
+    total = len(blocks) + chunks * (1 + len(model.dense_heads))
+    watched: list[nn.Module] = [model.backbone, *blocks, *model.dense_heads]
+    if model.motion_head is not None:
+        watched.append(model.motion_head)
+        total += math.ceil(num_frames * len(config.anchors) / config.frame_chunk)
+    elif model.track_head is not None:
+        watched.append(model.track_head)
+        total += len(config.anchors)
     with tqdm(total=total, desc="reconstructing", unit="step", leave=False) as bar:
-        watched = [model.backbone, *blocks, *model.dense_heads, model.motion_head]
         hooks = [module.register_forward_hook(lambda *_: bar.update() and None) for module in watched]
         try:
             yield

@@ -48,7 +48,7 @@ def test_every_model_of_the_zoo() -> None:
     ("change", "message"),
     [
         (lambda value: value.update(extra=1), r"unknown fields \['extra'\]"),
-        (lambda value: value.pop("pair"), r"lacks \['pair'\]"),
+        (lambda value: value.pop("part"), r"lacks \['part'\]"),
         (lambda value: value["part"].update(type="Nothing"), "Outer.part is Nothing, wanted Inner or Other"),
         (lambda value: value["part"].update(size="3"), "Outer.part.size is '3', wanted int"),
         (lambda value: value["part"].update(kind="c"), "Outer.part.kind is 'c'"),
@@ -62,6 +62,12 @@ def test_whatever_does_not_fit_is_named(change, message: str) -> None:
     change(value)
     with pytest.raises(ValueError, match=message):
         config_from_json(Outer, value)
+
+
+def test_what_was_written_before_a_field_existed_means_its_default() -> None:
+    value = config_to_json(Outer(Inner(1, "b"), (), (0, "y")))
+    del value["pair"], value["part"]["kind"]
+    assert config_from_json(Outer, value) == Outer(Inner(1))
 
 
 def test_whole_numbers_may_stand_for_floats() -> None:

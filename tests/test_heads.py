@@ -52,7 +52,7 @@ class TestCameraEncoding:
     def test_the_head_starts_at_the_origin_with_square_pixels(self, size: tuple[int, int]) -> None:
         head = CameraHead(CameraHeadConfig(BlockConfig(16, 2, 32), blocks=1), tap_width=24)
         head.reset_parameters()
-        stages = head(torch.randn(2, 3, 24), size)
+        stages = head(torch.randn(2, 3, 5, 24), size)
         assert stages.shape == (1, 2, 3, 11)
         cameras = decode_cameras(stages[-1], size)
         torch.testing.assert_close(cameras.world_from_cam, torch.eye(4).expand(2, 3, 4, 4))

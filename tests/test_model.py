@@ -10,7 +10,7 @@ from networks import assert_scenes_close, awake, random_images, tiny_config, tin
 from recon4d import geometry as g
 from recon4d.attention import set_attention_kernel
 from recon4d.heads import decode_cameras
-from recon4d.model import Model, ModelConfig
+from recon4d.model import Model, ModelConfig, match_feature_tracks
 from recon4d.records import Known, Scene
 
 HEADS = ("linear", "dpt")
@@ -282,8 +282,30 @@ class TestKnown:
 
 class TestConfig:
     def test_every_field_belongs_to_one_dense_group(self) -> None:
-        with pytest.raises(ValueError, match="each of"):
-            replace(tiny_config(), dense_groups=(("depth",), ("points",)))
+        for groups in ((("depth",), ("depth", "points")), (("points", "moving"),), (("depth", "colour"),)):
+            with pytest.raises(ValueError, match=r"must hold depth, and each of .* at most once"):
+                replace(tiny_config(), dense_groups=groups)
+
+    def test_points_without_a_head_are_those_of_depth_and_cameras(self) -> None:
+        model = awake(Model(replace(tiny_config(), dense_groups=(("depth",),))))
+        scene = model(random_images(1, 2))
+        assert torch.equal(scene.points, scene.points_from_depth)
+        assert torch.equal(scene.point_confidence, scene.depth_confidence)
+        assert scene.moving.isnan().all()
+
+    def test_a_motion_head_needs_matches(self) -> None:
+        with pytest.raises(ValueError, match="a motion head starts from matches"):
+            replace(tiny_config(), matching=None)
+
+    def test_without_matching_and_motion_there_are_no_tracks(self) -> None:
+        model = awake(Model(replace(tiny_config(), matching=None, motion=None)))
+        outputs = model.outputs(random_images(1, 3))
+        assert outputs.scene.tracks is None
+        assert outputs.matches is None
+        with pytest.raises(ValueError, match="neither matches nor follows points"):
+            match_feature_tracks(model, outputs)
+        with pytest.raises(ValueError, match="has no point tracker"):
+            model.track(random_images(1, 3), torch.full((1, 1, 2), 8.0))
 
     def test_separate_heads_for_separate_fields(self) -> None:
         config = replace(tiny_config(), dense_groups=(("moving", "depth"), ("points",)))

@@ -11,7 +11,8 @@ from recon4d.records import Scene, Tracks
 from recon4d.train.batches import known_of
 from recon4d.train.config import DataConfig, LossWeights, TrainConfig
 from recon4d.train.loop import make_trainable_model
-from recon4d.train.objective import TERMS, Batch, Trainee, objective, tracks_of_anchors
+from recon4d.train.objective import TERMS, Batch, Trainee, objective
+from recon4d.train.terms import tracks_of_anchors
 
 
 def test_the_objective_by_hand() -> None:

@@ -79,8 +79,8 @@ def test_kinds_follow_from_what_a_parameter_is(name: str, kind: str, parts: int)
 
 def test_transposed_convolutions_are_matrices() -> None:
     groups = parameter_groups(tiny_model("dpt"))
-    assert group_of(groups, "dense_heads.0.resize.0.weight").kind == "matrices"
-    assert group_of(groups, "dense_heads.0.resize.0.bias").kind == "vectors"
+    assert group_of(groups, "dense_heads.0.pyramid.resize.0.weight").kind == "matrices"
+    assert group_of(groups, "dense_heads.0.pyramid.resize.0.bias").kind == "vectors"
 
 
 def test_tokens_and_embeddings_of_a_dino_are_not_decayed_and_its_blocks_are_not_muon_s(dino: nn.Module) -> None:

@@ -10,7 +10,7 @@ import torch
 from networks import assert_scenes_close, random_images
 from safetensors.torch import load_file, save_file
 
-from recon4d.backbone import ConvolutionalBackbone, DinoBackbone, DinoBackboneConfig
+from recon4d.backbone import ConvolutionalBackbone, DinoBackbone, DinoBackboneConfig, RotaryBackbone
 from recon4d.model import Model
 from recon4d.zoo import (
     DEFAULT_MODEL,
@@ -34,7 +34,8 @@ class TestNames:
     def test_all_that_were_promised(self) -> None:
         sizes = ("small", "base", "large")
         dino = [f"recon4d_{family}_{size}" for family in ("dinov2", "dinov3") for size in sizes]
-        assert list_models() == ["recon4d_tiny", "recon4d_mini", "recon4d_small", *dino]
+        published = ["vggt_1b", "vggt_1b_commercial", "vggt_omega_1b"]
+        assert list_models() == ["recon4d_tiny", "recon4d_mini", "recon4d_small", *dino, *published]
         assert DEFAULT_MODEL == "recon4d_small"
 
     @pytest.mark.parametrize("heads", ["linear", "dpt"])
@@ -45,12 +46,20 @@ class TestNames:
                 assert isinstance(model.backbone, DinoBackbone)
                 assert name.split("_")[1] in model.backbone.name
                 assert name.split("_")[2] in model.backbone.name
+            elif name.startswith("vggt_1b"):
+                assert isinstance(model.backbone, DinoBackbone)
+            elif name.startswith("vggt_omega"):
+                assert isinstance(model.backbone, RotaryBackbone)
             else:
                 assert isinstance(model.backbone, ConvolutionalBackbone)
 
     def test_sizes_are_as_promised(self) -> None:
         assert 0.5e6 < model_entry("recon4d_tiny").num_parameters() < 1.5e6
         assert 25e6 < model_entry("recon4d_small").num_parameters() <= 30e6
+        # Published counts, without what only training needs: a mask token, the position of the class token (it is in
+        # the token), and for VGGT-Omega masks of biases.
+        assert model_entry("vggt_1b").num_parameters() == 1_256_536_492 - 1024
+        assert model_entry("vggt_omega_1b").num_parameters() == 1_143_813_161
 
     def test_dino_backed_models_run(self) -> None:
         for name in ("recon4d_dinov2_small", "recon4d_dinov3_small"):
@@ -69,7 +78,7 @@ class TestNames:
             assert scene.points.isfinite().all()
 
     def test_unknown_name_lists_what_there_is(self) -> None:
-        with pytest.raises(ValueError, match="unknown model 'vggt'; there are recon4d_tiny, recon4d_mini, recon4d_small"):
+        with pytest.raises(ValueError, match="unknown model 'vggt'; there are recon4d_tiny, recon4d_mini,"):
             create_model("vggt")
 
 
@@ -156,7 +165,7 @@ class TestCheckpoints:
             load_model(cut)
         foreign = tmp_path / "foreign.safetensors"
         save_file({"weight": torch.zeros(3)}, foreign)
-        with pytest.raises(ValueError, match="is not a recon4d checkpoint: its format is none"):
+        with pytest.raises(ValueError, match="is no checkpoint of recon4d, VGGT or VGGT-Omega: it holds weight"):
             load_model(foreign)
 
     def test_names_and_shapes_must_fit_the_configuration_inside(self, tiny: Model, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from recon4d.attention.blocks import (
     shrink_residual_outputs,
 )
 from recon4d.attention.kernels import Kernel, attention
-from recon4d.attention.positions import AbsolutePosition, RotaryTable, apply_rotary, rotary_table
+from recon4d.attention.positions import AbsolutePosition, NormalisedRotary, RotaryTable, apply_rotary, rotary_table
 
 __all__ = [
     "AbsolutePosition",
@@ -17,6 +17,7 @@ __all__ = [
     "BlockConfig",
     "CrossBlock",
     "Kernel",
+    "NormalisedRotary",
     "RotaryTable",
     "apply_rotary",
     "attention",

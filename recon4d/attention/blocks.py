@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from recon4d.attention.kernels import Kernel, attention
@@ -46,9 +46,13 @@ class Block(nn.Module):
         self.scale2 = _layer_scale(config)
 
     def forward(
-        self, x: Float[Tensor, "batch tokens width"], rotary: RotaryTable | None = None
+        self,
+        x: Float[Tensor, "batch tokens width"],
+        rotary: RotaryTable | None = None,
+        kept: Int[Tensor, "kept"] | None = None,
     ) -> Float[Tensor, "batch tokens width"]:
-        x = x + self.scale1(self.attention(self.norm1(x), rotary))
+        """`kept` are the tokens that are attended to, where not all are."""
+        x = x + self.scale1(self.attention(self.norm1(x), rotary, kept))
         return x + self.scale2(self.mlp(self.norm2(x)))
 
 
@@ -106,15 +110,18 @@ class _Attention(nn.Module):
 
 
 class SelfAttention(_Attention):
-    """Every token attends to every token of its sequence."""
+    """Every token attends to every token of its sequence, or to those that are kept."""
 
     def __init__(self, config: BlockConfig) -> None:
         super().__init__(config)
         self.qkv = nn.Linear(config.width, 3 * config.width, bias=config.qkv_bias)
 
-    def forward(self, x: Tensor, rotary: RotaryTable | None) -> Tensor:
+    def forward(self, x: Tensor, rotary: RotaryTable | None, kept: Tensor | None = None) -> Tensor:
         q, k, v = self.split_heads(self.qkv(x), 3)
-        return self.attend(q, k, v, rotary, rotary)
+        if kept is None:
+            return self.attend(q, k, v, rotary, rotary)
+        k_rotary = None if rotary is None else rotary.rows(kept)
+        return self.attend(q, k[:, :, kept], v[:, :, kept], rotary, k_rotary)
 
 
 class CrossAttention(_Attention):

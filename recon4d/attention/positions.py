@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 
@@ -18,6 +18,10 @@ class RotaryTable:
     def tiled(self, times: int) -> "RotaryTable":
         """The table of `times` frames side by side: positions within a frame, none between frames."""
         return RotaryTable(self.cosine.repeat(times, 1), self.sine.repeat(times, 1))
+
+    def rows(self, index: Int[Tensor, "chosen"] | slice) -> "RotaryTable":
+        """The table of some of the tokens."""
+        return RotaryTable(self.cosine[index], self.sine[index])
 
 
 def rotary_table(
@@ -42,6 +46,32 @@ def rotary_table(
     angles = positions[:, :, None] * frequencies
     angles = torch.cat([angles, angles], dim=-1).flatten(1)
     return RotaryTable(angles.cos(), angles.sin())
+
+
+class NormalisedRotary(nn.Module):
+    """2D rotary positions over a picture that always spans the same angle, however many patches it has.
+
+    Patch centres run from -1 to 1 along the longer side, and from -1 at the same scale along the other, so that the
+    aspect is kept; a period of p turns once for a distance of p (DINOv3, Simeoni et al. 2025; VGGT-Omega). Periods are
+    stored with the weights.
+    """
+
+    def __init__(self, width: int, base: float = 100.0) -> None:
+        super().__init__()
+        quarter = width // 4
+        self.register_buffer("periods", base ** (torch.arange(quarter, dtype=torch.float32) / quarter))
+
+    def forward(self, grid: tuple[int, int], num_special: int) -> RotaryTable:
+        """The table of `num_special` tokens that do not turn, and then of the patches of a (rows, columns) `grid`."""
+        periods = self.get_buffer("periods").float()
+        rows, columns = (
+            (2 * torch.arange(n, device=periods.device, dtype=torch.float32) + 1) / max(grid) - 1 for n in grid
+        )
+        patches = torch.cartesian_prod(rows, columns).reshape(-1, 2)
+        angles = 2 * math.pi * patches[:, :, None] / periods
+        angles = torch.cat([angles, angles], dim=-1).flatten(1)
+        angles = torch.cat([angles.new_zeros(num_special, angles.shape[-1]), angles])
+        return RotaryTable(angles.cos(), angles.sin())
 
 
 def apply_rotary(

@@ -5,6 +5,7 @@ from torch import nn
 from recon4d.backbone.convolutional import ConvolutionalBackbone, ConvolutionalBackboneConfig
 from recon4d.backbone.dino import DinoBackbone, DinoBackboneConfig
 from recon4d.backbone.features import Backbone, BackboneFeatures
+from recon4d.backbone.rotary import RotaryBackbone, RotaryBackboneConfig
 
 __all__ = [
     "BACKBONES",
@@ -15,14 +16,17 @@ __all__ = [
     "ConvolutionalBackboneConfig",
     "DinoBackbone",
     "DinoBackboneConfig",
+    "RotaryBackbone",
+    "RotaryBackboneConfig",
     "create_backbone",
 ]
 
-BackboneConfig = ConvolutionalBackboneConfig | DinoBackboneConfig
+BackboneConfig = ConvolutionalBackboneConfig | DinoBackboneConfig | RotaryBackboneConfig
 
 BACKBONES: dict[type, type[nn.Module]] = {
     ConvolutionalBackboneConfig: ConvolutionalBackbone,
     DinoBackboneConfig: DinoBackbone,
+    RotaryBackboneConfig: RotaryBackbone,
 }
 """A new backbone is one file and one line here."""
 

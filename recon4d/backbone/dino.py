@@ -10,6 +10,10 @@ from torch import Tensor
 
 from recon4d.backbone.features import Backbone, BackboneFeatures
 
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+"""What DINO models saw in training, RGB in [0, 1]."""
+
 
 @dataclass(frozen=True)
 class DinoBackboneConfig:
@@ -34,10 +38,8 @@ class DinoBackbone(Backbone):
         self.patch_size = self.vit.patch_embed.patch_size[0]
         self.width = self.vit.embed_dim
         self.num_prefix_tokens = self.vit.num_prefix_tokens
-        # ImageNet statistics: what these models saw in training.
-        mean, std = (torch.tensor(self.vit.pretrained_cfg[key]) for key in ("mean", "std"))
-        self.register_buffer("mean", mean[:, None, None], persistent=False)
-        self.register_buffer("std", std[:, None, None], persistent=False)
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN)[:, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGENET_STD)[:, None, None], persistent=False)
 
     def forward(self, images: Float[Tensor, "n 3 height width"]) -> BackboneFeatures:
         normalised = (images - self.get_buffer("mean")) / self.get_buffer("std")

@@ -12,6 +12,7 @@ from typing import Annotated
 
 import tyro
 
+from recon4d.cli.adapt import AdaptCommand
 from recon4d.cli.evaluate import EvaluateCommand
 from recon4d.cli.models import ModelsCommand
 from recon4d.cli.reconstruct import ReconstructCommand
@@ -23,6 +24,7 @@ EXIT_BAD_INPUT = 2
 Command = (
     Annotated[ReconstructCommand, tyro.conf.subcommand("reconstruct")]
     | Annotated[TrainCommand, tyro.conf.subcommand("train")]
+    | Annotated[AdaptCommand, tyro.conf.subcommand("adapt")]
     | Annotated[EvaluateCommand, tyro.conf.subcommand("evaluate")]
     | Annotated[RenderCommand, tyro.conf.subcommand("render")]
     | Annotated[ModelsCommand, tyro.conf.subcommand("models")]
@@ -31,15 +33,16 @@ Command = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code is 0, or 2 where what was given cannot be done."""
-    command = tyro.cli(
-        Command,  # pyright: ignore[reportArgumentType]
-        prog="recon4d",
-        description="A moving 3D world from a video, in one forward pass.",
-        args=arguments,
-        config=(tyro.conf.FlagCreatePairsOff,),
-    )
     warnings.showwarning = _warn_in_one_line
     try:
+        # Here too: values that a command's configuration refuses are refused while it is made.
+        command = tyro.cli(
+            Command,  # pyright: ignore[reportArgumentType]
+            prog="recon4d",
+            description="A moving 3D world from a video, in one forward pass.",
+            args=arguments,
+            config=(tyro.conf.FlagCreatePairsOff,),
+        )
         command.run()
     except (ValueError, OSError, MemoryError) as error:
         if os.environ.get("RECON4D_DEBUG"):

@@ -8,10 +8,16 @@ from typing import TYPE_CHECKING, Literal
 
 import tyro
 
+from recon4d.cli.words import describe_clip, describe_results, find_device, find_model
+
+LARGE_MODEL = 100_000_000
+"""Parameters from which on a person is told beforehand how much memory a pass needs."""
+
 if TYPE_CHECKING:
     import torch
 
     from recon4d.model import Model
+    from recon4d.reconstruction import ReconstructConfig
     from recon4d.records import Clip, FeatureTracks, Scene
 
 
@@ -39,6 +45,10 @@ class ReconstructCommand:
     """auto, cpu, cuda, cuda:1, mps ..."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """auto: bfloat16 where the device is faster with it."""
+    key_stride: int = 1
+    """Above 1, attention across frames sees every so many rows and columns of patches only: faster, and less exact."""
+    compile: bool = False
+    """Compile the transformer blocks: a minute or more at first, faster for many frames."""
     processing_size: int | None = None
     """Process at about the area of a square of this many pixels a side; the model's own size by default."""
     full_resolution: bool = False
@@ -64,13 +74,20 @@ class ReconstructCommand:
         if self.clip.resolve().is_relative_to(self.out.resolve()):
             raise ValueError(f"{self.clip} lies in the output folder {self.out}, which is to be replaced; move it away")
         clip = read_clip(self.clip, self.num_frames, self.fps, self.start, self.stop)
-        print(_describe_clip(self, clip))
+        print(describe_clip(self.clip, clip, self.fps))
         if self.colmap_intrinsics:
             clip = _with_colmap_intrinsics(clip)
-        device = _device(self.device)
-        model = _find_model(self.model).to(device)
-
-        config = ReconstructConfig(self.anchors, self.processing_size, self.precision, progress=sys.stderr.isatty())
+        device = find_device(self.device)
+        model = _prepared(find_model(self.model), self, device)
+        config = ReconstructConfig(
+            self.anchors,
+            self.processing_size,
+            self.precision,
+            key_stride=self.key_stride,
+            progress=sys.stderr.isatty(),
+        )
+        if model.num_parameters() > LARGE_MODEL:
+            print(_describe_memory(model, clip, config))
         started = time.perf_counter()
         scene, tracks = (
             reconstruct_and_match(model, clip, config) if self.refine else (reconstruct(model, clip, config), None)
@@ -92,14 +109,29 @@ class ReconstructCommand:
         )
         with atomic_folder(self.out, self.overwrite) as folder:
             write_results(folder, clip, scene, info)
-        print(_describe_results(self.out, scene))
+        print(describe_results(self.out, scene))
 
 
-def _find_model(name_or_file: str) -> "Model":
-    from recon4d.zoo import create_model, load_model
+def _prepared(model: "Model", command: ReconstructCommand, device: "torch.device") -> "Model":
+    """The model on its device, its matrices as narrow as they run, compiled where that is wanted."""
+    from recon4d.model import compile_blocks, narrow_weights
+    from recon4d.reconstruction import runs_in_bfloat16
 
-    is_file = name_or_file.endswith(".safetensors") or Path(name_or_file).is_file()
-    return load_model(name_or_file) if is_file else create_model(name_or_file)
+    if runs_in_bfloat16(command.precision, device):
+        narrow_weights(model)
+    if command.compile:
+        compile_blocks(model)
+    return model.to(device)
+
+
+def _describe_memory(model: "Model", clip: "Clip", config: "ReconstructConfig") -> str:
+    from recon4d.model import plan_memory
+    from recon4d.reconstruction import processing_size, runs_in_bfloat16
+
+    size = processing_size(clip.size, config.processing_size or model.config.processing_size, model.patch_size)
+    narrow = runs_in_bfloat16(config.precision, next(model.parameters()).device)
+    plan = plan_memory(model, clip.num_frames, size, len(config.anchors), config.frame_chunk, narrow)
+    return f"{model.name} will need about {plan}"
 
 
 def _with_colmap_intrinsics(clip: "Clip") -> "Clip":
@@ -125,35 +157,6 @@ def _refined(scene: "Scene", tracks: "FeatureTracks") -> "Scene":
     refinement = refine(scene, tracks)
     print(f"{refinement} ({time.perf_counter() - started:.1f} s)")
     return refinement.scene
-
-
-def _device(name: str) -> "torch.device":
-    import torch
-
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.ones(1, device=device).item()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"device {name!r} cannot be used here: {reason}") from error
-    return device
-
-
-def _describe_clip(command: ReconstructCommand, clip: "Clip") -> str:
-    height, width = clip.size
-    count = f"{clip.num_frames} frame{'s' if clip.num_frames > 1 else ''} of {width} x {height} pixels"
-    if clip.times.isnan().all():
-        return f"{command.clip}: {count}, without times"
-    how = "spread evenly" if command.fps is None else f"at {command.fps:g} a second"
-    return f"{command.clip}: {count}, {how} from {clip.times.min():.2f} s to {clip.times.max():.2f} s"
-
-
-def _describe_results(out: Path, scene: "Scene") -> str:
-    angle = scene.cameras.field_of_view(*scene.size)[:, 0].mean().rad2deg()
-    written = ", ".join(sorted(f"{path.name}/" if path.is_dir() else path.name for path in out.iterdir()))
-    return f"{out}: {written} (field of view {angle:.0f} degrees)"
 
 
 def _settings(command: ReconstructCommand) -> dict[str, str | int | float | bool | list | None]:

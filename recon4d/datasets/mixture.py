@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch.utils.data import get_worker_info
 
-from recon4d.datasets.sample import Sample
-from recon4d.datasets.sampling import ClipChoice, choose_frames, random_numbers, without_times
+from recon4d.datasets.sample import Sample, standing_still
+from recon4d.datasets.sampling import ClipChoice, choose_anchor, choose_frames, random_numbers, without_times
 from recon4d.datasets.sequences import DataError, Sequences
 
 ATTEMPTS = 16
@@ -29,6 +29,8 @@ class Part:
     name: str
     source: Sequences | SampleSource
     weight: float = 1.0
+    still: bool = False
+    """Whether nothing ever moves in it, which its files need not say (`standing_still`)."""
 
 
 class Mixture:
@@ -38,10 +40,12 @@ class Mixture:
     drawn, so that the weights stay as asked; with `strict` it is raised instead. Of a length that cannot be told or
     does not suffice is remembered that no frames will do. A file that cannot be read may be only one of many: other
     clips of its sequence are still tried, because what a seed gives must not depend on what was drawn before.
+
+    Tracks start at `anchors` (places in the clip); None lets `choice` draw one, as a function of the seed too.
     """
 
     def __init__(
-        self, parts: tuple[Part, ...], choice: ClipChoice, anchors: tuple[int, ...] = (0,), strict: bool = False
+        self, parts: tuple[Part, ...], choice: ClipChoice, anchors: tuple[int, ...] | None = None, strict: bool = False
     ) -> None:
         """Raises ``ValueError`` for no parts, weights that are not above 0, and a set without sequences."""
         if not parts or any(not 0 < part.weight < np.inf for part in parts):
@@ -61,10 +65,12 @@ class Mixture:
     def sample(self, seed: int) -> Sample:
         """The sample of a seed. Raises ``ValueError`` where every sequence of the drawn set was skipped."""
         drawn = int(np.searchsorted(self._bounds[:-1], random_numbers(seed, "set").random(), side="right"))
-        source = self._parts[drawn].source
-        if isinstance(source, Sequences):
-            return self._from_sequences(drawn, source, seed)
-        return self._from_source(drawn, source, seed)
+        part = self._parts[drawn]
+        if isinstance(part.source, Sequences):
+            sample = self._from_sequences(drawn, part.source, seed)
+        else:
+            sample = self._from_source(drawn, part.source, seed)
+        return standing_still(sample) if part.still else sample
 
     def report(self) -> str:
         """One line for every sequence skipped so far, in this process and the workers of its loaders, and why."""
@@ -91,8 +97,11 @@ class Mixture:
                 continue
             # Every sequence has its own numbers: those skipped before it do not move its frames.
             frames = choose_frames(self._choice, length, random_numbers(seed, f"frames of {names[place]}"))
+            anchors = self._anchors
+            if anchors is None:
+                anchors = (choose_anchor(self._choice, random_numbers(seed, "anchor")),)
             try:
-                sample = source.read(names[place], frames.numbers, self._anchors)
+                sample = source.read(names[place], frames.numbers, anchors)
             except DataError as error:
                 self._skip(first + place, error, final=False)
                 continue

@@ -1,6 +1,6 @@
 """What every data set yields: a clip and everything that is true of it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -35,6 +35,11 @@ class Trajectories(TensorRecord):
     """(x, y) in each frame, the first pixel's centre at (0.5, 0.5)."""
     exists: Bool[Tensor, "*batch time query"]
     visible: Bool[Tensor, "*batch time query"]
+
+
+def standing_still(sample: Sample) -> Sample:
+    """The sample of a place in which, as is known, nothing moves: its scene says so of every pixel."""
+    return replace(sample, scene=replace(sample.scene, moving=torch.zeros_like(sample.scene.moving)))
 
 
 def true_scene(

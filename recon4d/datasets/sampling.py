@@ -29,6 +29,8 @@ class ClipChoice:
     """Clips from late to early, their times descending."""
     unordered_share: float = 0.1
     """Clips shuffled like loose photos, their times forgotten."""
+    other_anchor_share: float = 0.0
+    """Clips whose tracks start at a random frame instead of the first."""
 
     def __post_init__(self) -> None:
         low, high = self.strides
@@ -42,6 +44,8 @@ class ClipChoice:
                 f"shares of clips with gaps, reversed, unordered = {shares}; wanted 0 to 1, "
                 "the last two at most 1 together"
             )
+        if not 0 <= self.other_anchor_share <= 1:
+            raise ValueError(f"other_anchor_share = {self.other_anchor_share}; wanted 0 to 1")
 
     @property
     def shortest(self) -> int:
@@ -85,6 +89,12 @@ def choose_frames(choice: ClipChoice, length: int, random: np.random.Generator) 
     elif kind < choice.unordered_share + choice.reversed_share:
         numbers = numbers[::-1]
     return ChosenFrames(tuple(numbers.tolist()), unordered)
+
+
+def choose_anchor(choice: ClipChoice, random: np.random.Generator) -> int:
+    """The place in a clip of the frame whose points are tracked: the first, or any of all with equal chance."""
+    is_random, place = random.random() < choice.other_anchor_share, int(random.integers(choice.num_frames))
+    return place if is_random else 0
 
 
 def without_times(sample: Sample) -> Sample:

@@ -1,8 +1,9 @@
 """Heads: what the tokens say about cameras, about every pixel, and about where pixels move."""
 
 from recon4d.heads.camera import CameraHead, CameraHeadConfig, decode_cameras, encode_cameras
+from recon4d.heads.camera_predictor import CameraPredictor
 from recon4d.heads.dense import DenseHead
-from recon4d.heads.dpt import DptHead, DptHeadConfig
+from recon4d.heads.dpt import DptFeatures, DptFeaturesConfig, DptHead, DptHeadConfig, ShuffleHead, ShuffleHeadConfig
 from recon4d.heads.fields import (
     DENSE_FIELDS,
     Confident,
@@ -10,6 +11,7 @@ from recon4d.heads.fields import (
     decode_displacement,
     decode_points,
 )
+from recon4d.heads.iterated_camera import IteratedCameraHead, IteratedCameraHeadConfig
 from recon4d.heads.linear import LinearHead, LinearHeadConfig
 from recon4d.heads.motion import (
     MOTION_CHANNELS,
@@ -19,25 +21,47 @@ from recon4d.heads.motion import (
     MotionHeadConfig,
     MotionPairs,
 )
+from recon4d.heads.pyramid import Pyramid
+from recon4d.heads.register_camera import RegisterCameraHead, RegisterCameraHeadConfig
+from recon4d.heads.track_head import TrackHead, TrackHeadConfig
+from recon4d.heads.tracker import TrackedPoints, Tracker, TrackerConfig, check_queries
 
 __all__ = [
+    "CAMERA_HEADS",
     "DENSE_FIELDS",
     "DENSE_HEADS",
     "MOTION_CHANNELS",
     "START_CHANNELS",
+    "CameraConfig",
     "CameraHead",
     "CameraHeadConfig",
+    "CameraPredictor",
     "Confident",
     "DenseHead",
     "DenseHeadConfig",
+    "DptFeatures",
+    "DptFeaturesConfig",
     "DptHead",
     "DptHeadConfig",
+    "IteratedCameraHead",
+    "IteratedCameraHeadConfig",
     "LinearHead",
     "LinearHeadConfig",
     "MotionFrames",
     "MotionHead",
     "MotionHeadConfig",
     "MotionPairs",
+    "Pyramid",
+    "RegisterCameraHead",
+    "RegisterCameraHeadConfig",
+    "ShuffleHead",
+    "ShuffleHeadConfig",
+    "TrackHead",
+    "TrackHeadConfig",
+    "TrackedPoints",
+    "Tracker",
+    "TrackerConfig",
+    "check_queries",
     "decode_cameras",
     "decode_depth",
     "decode_displacement",
@@ -45,7 +69,19 @@ __all__ = [
     "encode_cameras",
 ]
 
-DenseHeadConfig = LinearHeadConfig | DptHeadConfig
+CameraConfig = CameraHeadConfig | IteratedCameraHeadConfig | RegisterCameraHeadConfig
 
-DENSE_HEADS: dict[type, type[DenseHead]] = {LinearHeadConfig: LinearHead, DptHeadConfig: DptHead}
+CAMERA_HEADS: dict[type, type[CameraPredictor]] = {
+    CameraHeadConfig: CameraHead,
+    IteratedCameraHeadConfig: IteratedCameraHead,
+    RegisterCameraHeadConfig: RegisterCameraHead,
+}
+
+DenseHeadConfig = LinearHeadConfig | DptHeadConfig | ShuffleHeadConfig
+
+DENSE_HEADS: dict[type, type[DenseHead]] = {
+    LinearHeadConfig: LinearHead,
+    DptHeadConfig: DptHead,
+    ShuffleHeadConfig: ShuffleHead,
+}
 """A new dense head is one file and one line here."""

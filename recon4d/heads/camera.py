@@ -16,17 +16,12 @@ from recon4d.geometry import (
     rigid,
     rotation_from_quaternion,
 )
+from recon4d.heads.camera_predictor import FIELD_OF_VIEW_RANGE, PRIOR_FIELD_OF_VIEW, CameraPredictor
 from recon4d.records import Cameras
 from recon4d.tensors import full_precision
 
 ENCODING_WIDTH = 11
 """Centre (3), quaternion w x y z (4), horizontal and vertical field of view (2), principal point (2)."""
-
-PRIOR_FIELD_OF_VIEW = 1.1
-"""Radians across the geometric-mean side of the picture, where the head starts."""
-
-FIELD_OF_VIEW_RANGE = (0.05, 3.0)
-"""Radians that a field of view is held to where Cameras are made: about 3 and 172 degrees."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +32,8 @@ class CameraHeadConfig:
     blocks: int = 2
 
 
-class CameraHead(nn.Module):
-    """One pass over the camera tokens of all frames."""
+class CameraHead(CameraPredictor):
+    """One pass over the camera tokens of all frames, which answers centres and principal points too."""
 
     def __init__(self, config: CameraHeadConfig, tap_width: int) -> None:
         super().__init__()
@@ -55,17 +50,25 @@ class CameraHead(nn.Module):
         nn.init.zeros_(self.out.bias)
 
     def forward(
-        self, camera_tokens: Float[Tensor, "batch time tap_width"], size: tuple[int, int]
+        self, tokens: Float[Tensor, "batch time special tap_width"], size: tuple[int, int]
     ) -> Float[Tensor, "stage batch time encoding"]:
-        """Camera encodings for images of `size` (height, width), one stage for each refinement (here one)."""
-        tokens = full_precision(self.project(camera_tokens))
+        """Camera encodings for images of `size` (height, width), in one stage."""
+        camera_tokens = full_precision(self.project(tokens[:, :, 0]))
         for block in self.blocks:
-            tokens = block(tokens)
+            camera_tokens = block(camera_tokens)
         # The encoding is geometry: float32 whatever the network runs in.
         with torch.autocast(tokens.device.type, enabled=False):
-            hidden = self.hidden(self.norm(full_precision(tokens)))
+            hidden = self.hidden(self.norm(full_precision(camera_tokens)))
             encoding = self.out(nn.functional.gelu(hidden))
         return (encoding + _prior(size, encoding))[None]
+
+    def decode(self, encoding: Float[Tensor, "*batch time encoding"], size: tuple[int, int]) -> Cameras:
+        """The cameras of one stage."""
+        return decode_cameras(encoding, size)
+
+    def encode(self, cameras: Cameras, size: tuple[int, int]) -> Float[Tensor, "*batch time encoding"]:
+        """The encoding of any cameras."""
+        return encode_cameras(cameras, size)
 
 
 def encode_cameras(cameras: Cameras, size: tuple[int, int]) -> Float[Tensor, "*batch time encoding"]:

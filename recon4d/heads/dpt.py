@@ -1,4 +1,4 @@
-"""The DPT dense head: four layers of tokens as a feature pyramid, fused from coarse to fine (Ranftl et al. 2021)."""
+"""DPT heads: three ends of one pyramid (`pyramid`), for maps of the full size and for features of half of it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,22 +8,32 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from recon4d.heads.dense import DenseHead, ResidualConvolutions, match_size
+from recon4d.heads.dense import DenseHead
+from recon4d.heads.pyramid import FINEST_PER_PATCH, Pyramid, PyramidConfig, resize_by_corners
+from recon4d.heads.uv_positions import add_uv_positions
 from recon4d.tensors import full_precision
 
-LEVELS = 4
+HIDDEN_CHANNELS = 32
+"""Channels at the full size, before the last convolution."""
 
 
 @dataclass(frozen=True)
 class DptHeadConfig:
-    """Channels of the four levels before fusion (fine to coarse), and of the fused maps."""
+    """Channels of the four levels before fusion (fine to coarse), and of the fused maps.
+
+    VGGT's depth and point heads have channels (256, 512, 1024, 1024) and 256 features.
+    """
 
     channels: tuple[int, int, int, int] = (96, 192, 384, 384)
     features: int = 128
 
+    def __post_init__(self) -> None:
+        if self.features % 8:
+            raise ValueError(f"{self.features} features must be a multiple of 8: half of them hold positions")
+
 
 class DptHead(DenseHead):
-    """Levels at 4x, 2x, 1x and 1/2 of the token grid; fewer than four taps serve several levels each."""
+    """The convolutional end of VGGT's depth and point heads: sharp, at the price of convolutions at the full size."""
 
     def __init__(
         self,
@@ -34,34 +44,12 @@ class DptHead(DenseHead):
         out_channels: int,
     ) -> None:
         super().__init__()
-        features = config.features
         self.patch_size = patch_size
-        # Fine levels from early layers, coarse from late ones, evenly.
-        self.tap_of_level = [round(level * (len(tap_widths) - 1) / (LEVELS - 1)) for level in range(LEVELS)]
-        self.norms = nn.ModuleList([nn.LayerNorm(width) for width in tap_widths])
-        self.project = nn.ModuleList(
-            [
-                nn.Conv2d(tap_widths[tap], channels, 1)
-                for tap, channels in zip(self.tap_of_level, config.channels, strict=True)
-            ]
-        )
-        first, second, _, last = config.channels
-        self.resize = nn.ModuleList(
-            [
-                nn.ConvTranspose2d(first, first, 4, stride=4),
-                nn.ConvTranspose2d(second, second, 2, stride=2),
-                nn.Identity(),
-                nn.Conv2d(last, last, 3, stride=2, padding=1),
-            ]
-        )
-        self.to_features = nn.ModuleList(
-            [nn.Conv2d(channels, features, 3, padding=1, bias=False) for channels in config.channels]
-        )
-        self.skip = nn.Conv2d(skip_channels, features, 1) if skip_channels else None
-        self.fusion = nn.ModuleList([_Fusion(features, has_coarser=level < LEVELS - 1) for level in range(LEVELS)])
-        self.hidden1 = nn.Conv2d(features, features // 2, 3, padding=1)
-        self.hidden2 = nn.Conv2d(features // 2, 32, 3, padding=1)
-        self.out = nn.Conv2d(32, out_channels, 1)
+        self.pyramid = Pyramid(PyramidConfig(config.channels, config.features), tap_widths, skip_channels)
+        half = config.features // 2
+        self.hidden1 = nn.Conv2d(config.features, half, 3, padding=1)
+        self.hidden2 = nn.Conv2d(half, HIDDEN_CHANNELS, 3, padding=1)
+        self.out = nn.Conv2d(HIDDEN_CHANNELS, out_channels, 1)
 
     def forward(
         self,
@@ -69,43 +57,101 @@ class DptHead(DenseHead):
         grid: tuple[int, int],
         skip: Float[Tensor, "n skip_channels skip_height skip_width"] | None,
     ) -> Float[Tensor, "n out_channels height width"]:
-        levels = []
-        for level, tap in enumerate(self.tap_of_level):
-            tokens = self.norms[tap](taps[tap])
-            maps = self.project[level](tokens.transpose(1, 2).unflatten(2, grid))
-            levels.append(self.to_features[level](self.resize[level](maps)))
-        if self.skip is not None:
-            assert skip is not None
-            levels[0] = levels[0] + match_size(self.skip(skip), levels[0])
-
-        fused = None
-        for level in reversed(range(LEVELS)):
-            finer = levels[max(level - 1, 0)].shape[-2:]
-            size = finer if level > 0 else (2 * finer[0], 2 * finer[1])
-            fused = self.fusion[level](fused, levels[level], size)
-        size = (grid[0] * self.patch_size, grid[1] * self.patch_size)
-        maps = F.interpolate(self.hidden1(fused), size, mode="bilinear", align_corners=False)
+        maps = self.hidden1(_twice_as_fine(self.pyramid(taps, grid, skip)))
+        maps = resize_by_corners(maps, (grid[0] * self.patch_size, grid[1] * self.patch_size))
         with torch.autocast(maps.device.type, enabled=False):
-            return self.out(full_precision(F.relu(self.hidden2(full_precision(maps)))))
+            maps = add_uv_positions(full_precision(maps), grid[1] / grid[0])
+            return self.out(F.relu(self.hidden2(maps)))
 
     def initialise(self, bias: Float[Tensor, "out_channels"]) -> None:
-        nn.init.normal_(self.out.weight, std=0.01)
-        assert self.out.bias is not None
-        with torch.no_grad():
-            self.out.bias.copy_(bias)
+        _start_near(self.out, bias)
 
 
-class _Fusion(nn.Module):
-    """The coarser map (where there is one) plus this level's, refined and resized to the next finer level."""
+@dataclass(frozen=True)
+class ShuffleHeadConfig:
+    """Channels of the four levels before fusion (fine to coarse), and of the fused maps, as in VGGT-Omega."""
 
-    def __init__(self, features: int, has_coarser: bool) -> None:
+    channels: tuple[int, int, int, int] = (256, 512, 1024, 1024)
+    features: int = 256
+
+    def __post_init__(self) -> None:
+        if self.features % 4:
+            raise ValueError(f"{self.features} features must be a multiple of 4, to hold positions")
+
+
+class ShuffleHead(DenseHead):
+    """The end of VGGT-Omega's dense head: each feature at a quarter of the size becomes a block of pixels.
+
+    Its residual units are plain, not rectified. Raises ``ValueError`` for patches that have no quarter.
+    """
+
+    def __init__(
+        self,
+        config: ShuffleHeadConfig,
+        tap_widths: Sequence[int],
+        patch_size: int,
+        skip_channels: int,
+        out_channels: int,
+    ) -> None:
         super().__init__()
-        self.refine_level = ResidualConvolutions(features, F.relu) if has_coarser else None
-        self.refine_sum = ResidualConvolutions(features, F.relu)
-        self.out = nn.Conv2d(features, features, 1)
+        if patch_size % FINEST_PER_PATCH:
+            raise ValueError(f"patches of {patch_size} pixels do not split into {FINEST_PER_PATCH}; use the DPT head")
+        self.upscale = patch_size // FINEST_PER_PATCH
+        pyramid = PyramidConfig(config.channels, config.features, rectified=False)
+        self.pyramid = Pyramid(pyramid, tap_widths, skip_channels)
+        self.out = nn.Conv2d(config.features, self.upscale**2 * out_channels, 1)
 
-    def forward(self, coarser: Tensor | None, level: Tensor, size: tuple[int, int]) -> Tensor:
-        if self.refine_level is not None:
-            level = coarser + self.refine_level(level)
-        refined = self.refine_sum(level)
-        return self.out(F.interpolate(refined, size, mode="bilinear", align_corners=False))
+    def forward(
+        self,
+        taps: Sequence[Float[Tensor, "n patches _"]],
+        grid: tuple[int, int],
+        skip: Float[Tensor, "n skip_channels skip_height skip_width"] | None,
+    ) -> Float[Tensor, "n out_channels height width"]:
+        fused = self.pyramid(taps, grid, skip)
+        with torch.autocast(fused.device.type, enabled=False):
+            maps = add_uv_positions(full_precision(fused), grid[1] / grid[0])
+            return F.pixel_shuffle(self.out(maps), self.upscale)
+
+    def initialise(self, bias: Float[Tensor, "out_channels"]) -> None:
+        _start_near(self.out, bias.repeat_interleave(self.upscale**2))
+
+
+@dataclass(frozen=True)
+class DptFeaturesConfig:
+    """Channels of the four levels before fusion (fine to coarse), and of the features, as VGGT's tracker has them."""
+
+    channels: tuple[int, int, int, int] = (256, 512, 1024, 1024)
+    features: int = 128
+
+
+class DptFeatures(nn.Module):
+    """Feature maps at half the size of the picture, for a tracker: no positions, so that a point looks alike anywhere.
+
+    The patch size must be even.
+    """
+
+    def __init__(self, config: DptFeaturesConfig, tap_widths: Sequence[int], patch_size: int) -> None:
+        super().__init__()
+        assert patch_size % 2 == 0
+        self.patch_size = patch_size
+        self.pyramid = Pyramid(PyramidConfig(config.channels, config.features, positions=False), tap_widths)
+        self.out = nn.Conv2d(config.features, config.features, 3, padding=1)
+
+    def forward(
+        self, taps: Sequence[Float[Tensor, "n patches _"]], grid: tuple[int, int]
+    ) -> Float[Tensor, "n features half_height half_width"]:
+        """Features of n pictures; `grid` counts patches (rows, columns)."""
+        maps = self.out(_twice_as_fine(self.pyramid(taps, grid)))
+        return resize_by_corners(maps, (grid[0] * self.patch_size // 2, grid[1] * self.patch_size // 2))
+
+
+def _twice_as_fine(maps: Tensor) -> Tensor:
+    return resize_by_corners(maps, (2 * maps.shape[-2], 2 * maps.shape[-1]))
+
+
+def _start_near(out: nn.Conv2d, bias: Tensor) -> None:
+    """Every channel of the answer close to its constant."""
+    nn.init.normal_(out.weight, std=0.01)
+    assert out.bias is not None
+    with torch.no_grad():
+        out.bias.copy_(bias)

@@ -97,8 +97,7 @@ class MotionHead(nn.Module):
         start = self._geometric_start(frames, pairs)
         patches = frames.tokens[:, frames.num_special :]
         at_match = self._token_at_match(patches[pairs.target], start, pairs, frames)
-        rows = slice(frames.num_special, None)
-        rotary = RotaryTable(frames.rotary.cosine[rows], frames.rotary.sine[rows])
+        rotary = frames.rotary.rows(slice(frames.num_special, None))
 
         told = self.start(cells_to_patches(start, frames.grid))
         query = full_precision(patches[pairs.anchor]) + told + self.matched(at_match)

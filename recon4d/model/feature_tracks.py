@@ -1,37 +1,62 @@
-"""Which cells of some frames were matched in all others, as feature tracks: what classical geometry can refine."""
+"""Where points of some frames are in all others, as feature tracks: what classical geometry can refine."""
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from recon4d.matching import cell_centres
+from recon4d.heads import TrackHead
+from recon4d.matching import Matching, cell_centres
 from recon4d.model.network import Model
 from recon4d.model.outputs import Outputs
+from recon4d.model.point_tracks import query_grid, value_at
 from recon4d.records import FeatureTracks
 
 MOST_SOURCES = 12
 """Frames whose cells are followed; of longer clips, evenly spaced ones."""
+FRAME_CHUNK = 4
+"""Frames whose features are made at once."""
 LEAST_MASS = 0.5
-"""Probability that a match must have, both ways."""
+"""Probability that a match must have, both ways, or that a point is followed right and seen."""
 RETURN_RADIUS = 1.0
 """Cells: a match that is followed back must end so near to where it began."""
 
 
 def match_feature_tracks(model: Model, outputs: Outputs) -> FeatureTracks:
-    """One track for each cell of up to `MOST_SOURCES` frames, seen wherever its match is certain and comes back.
+    """Tracks of points of up to `MOST_SOURCES` frames, seen wherever the model is sure of them.
 
-    Cells on what moves (by the outputs' moving map) are seen nowhere. `outputs` are those of one batch of `model`;
-    pixels are those of its maps.
+    `outputs` are those of one batch of `model`; pixels are those of its maps. Points on what moves (by the outputs'
+    moving map, where there is one) are seen nowhere. Raises ``ValueError`` where the model neither matches nor
+    follows points.
     """
+    time = outputs.scene.num_frames
+    sources = torch.from_numpy(np.unique(np.linspace(0, time - 1, min(time, MOST_SOURCES)).round().astype(int)))
+    if model.matching is not None:
+        pixels, seen = _matched(model.matching, outputs, sources, model.patch_size)
+    elif model.track_head is not None:
+        pixels, seen = _followed(model, model.track_head, outputs, sources)
+    else:
+        raise ValueError(f"{model.name} neither matches nor follows points: its cameras cannot be refined")
+
+    queries = pixels[torch.arange(len(pixels))[:, None], torch.arange(len(sources)), sources]
+    moving = _at_pixels(outputs.scene.moving[:, sources.to(pixels.device)], queries)
+    # Where nothing says what moves, that is left to the geometry.
+    seen = seen * ~(moving > 0.5)[:, :, None]
+    return FeatureTracks(pixels.transpose(1, 2).flatten(2, 3), seen.transpose(1, 2).flatten(2, 3))
+
+
+def _matched(
+    matching: Matching, outputs: Outputs, sources: Int[Tensor, "source"], patch_size: int
+) -> tuple[Float[Tensor, "batch source time cells 2"], Float[Tensor, "batch source time cells"]]:
+    """One track for each cell, seen wherever its match is certain and comes back."""
+    assert outputs.cell_features is not None
     batch, time = outputs.cell_features.shape[:2]
     height, width = outputs.scene.size
-    grid = (height // model.patch_size, width // model.patch_size)
+    grid = (height // patch_size, width // patch_size)
     device = outputs.cell_features.device
-    sources = torch.from_numpy(np.unique(np.linspace(0, time - 1, min(time, MOST_SOURCES)).round().astype(int)))
     source, target = torch.cartesian_prod(sources, torch.arange(time)).T.to(device)
     there_and_back = [
-        model.matching.match(
+        matching.match(
             outputs.cell_features,
             first.expand(batch, -1),
             second.expand(batch, -1),
@@ -41,21 +66,33 @@ def match_feature_tracks(model: Model, outputs: Outputs) -> FeatureTracks:
         for first, second in ((source, target), (target, source))
     ]
     there, back = there_and_back
-    centres = cell_centres(grid, model.matching.cell_size, there.positions)
-    landed = _cell_at(there.positions, model.matching.cell_size, height, width)
+    centres = cell_centres(grid, matching.cell_size, there.positions)
+    landed = _cell_at(there.positions, matching.cell_size, height, width)
     returned = back.positions.gather(2, landed[..., None].expand(-1, -1, -1, 2))
-    is_back = (returned - centres).norm(dim=-1) <= RETURN_RADIUS * model.matching.cell_size
+    is_back = (returned - centres).norm(dim=-1) <= RETURN_RADIUS * matching.cell_size
     certain = torch.minimum(there.mass, back.mass.gather(2, landed))
     seen = torch.where(is_back & (certain >= LEAST_MASS), certain, 0.0)
     is_source = (source == target)[None, :, None]
     pixels = torch.where(is_source[..., None], centres, there.positions)
     seen = torch.where(is_source, torch.ones_like(seen), seen)
 
-    moving = _at_cells(outputs.scene.moving[:, sources.to(device)], centres)
     over_sources = (len(sources), time)
-    seen = seen.unflatten(1, over_sources) * (moving <= 0.5)[:, :, None]
-    pixels = pixels.unflatten(1, over_sources)
-    return FeatureTracks(pixels.transpose(1, 2).flatten(2, 3), seen.transpose(1, 2).flatten(2, 3))
+    return pixels.unflatten(1, over_sources), seen.unflatten(1, over_sources)
+
+
+def _followed(
+    model: Model, head: TrackHead, outputs: Outputs, sources: Int[Tensor, "source"]
+) -> tuple[Float[Tensor, "batch source time query 2"], Float[Tensor, "batch source time query"]]:
+    """One track for each pixel of a grid, seen wherever the tracker sees it and is sure."""
+    scene = outputs.scene
+    features = model.track_features(outputs.taps, scene.size, FRAME_CHUNK)
+    queries = query_grid(*scene.size, head.query_stride, scene.depths).expand(len(features), -1, -1)
+    followed = [head(features, queries, frame) for frame in sources.tolist()]
+    pixels = torch.stack([one.pixels for one in followed], dim=1)
+    certain = torch.stack([torch.minimum(one.visibility, one.confidence) for one in followed], dim=1)
+    # At its own frame a point is where it was asked for.
+    is_source = (sources[:, None] == torch.arange(scene.num_frames)).to(certain.device)[..., None]
+    return pixels, torch.where(is_source, 1.0, torch.where(certain >= LEAST_MASS, certain, 0.0))
 
 
 def _cell_at(
@@ -68,8 +105,7 @@ def _cell_at(
     return row * columns + column
 
 
-def _at_cells(
-    maps: Float[Tensor, "batch source height width"], centres: Float[Tensor, "cells 2"]
-) -> Float[Tensor, "batch source cells"]:
-    column, row = centres.long().unbind(-1)
-    return maps[..., row, column]
+def _at_pixels(
+    maps: Float[Tensor, "batch source height width"], pixels: Float[Tensor, "batch source query 2"]
+) -> Float[Tensor, "batch source query"]:
+    return value_at(maps[..., None], pixels)[..., 0]

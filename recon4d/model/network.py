@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float, Int, UInt8
@@ -10,26 +11,28 @@ from torch import Tensor, nn
 from recon4d.aggregator import Aggregator, AggregatorState
 from recon4d.attention import Block, initialise_linear_layers, shrink_residual_outputs
 from recon4d.backbone import BackboneFeatures, ConvolutionalBackbone, create_backbone
-from recon4d.geometry import pixel_grid
+from recon4d.geometry import transform_points, unproject_map
 from recon4d.heads import (
+    CAMERA_HEADS,
     DENSE_FIELDS,
     DENSE_HEADS,
     MOTION_CHANNELS,
     START_CHANNELS,
-    CameraHead,
-    MotionFrames,
+    Confident,
     MotionHead,
-    MotionPairs,
-    decode_cameras,
+    TrackHead,
+    check_queries,
     decode_depth,
-    decode_displacement,
     decode_points,
 )
 from recon4d.known import KnownEncoder
-from recon4d.matching import Matches, Matching, temporal_neighbours
+from recon4d.matching import Matches, Matching
 from recon4d.model.config import ModelConfig
+from recon4d.model.dense_tracks import dense_tracks
 from recon4d.model.outputs import Outputs
-from recon4d.records import Known, Scene, Tracks
+from recon4d.model.point_tracks import point_tracks
+from recon4d.model.tokens import Tokens
+from recon4d.records import Cameras, Known, Scene, Tracks
 from recon4d.tensors import full_precision
 
 Images = UInt8[Tensor, "batch time 3 height width"] | Float[Tensor, "batch time 3 height width"]
@@ -57,21 +60,26 @@ class Model(nn.Module):
         tap_widths = [2 * width] * len(config.aggregator.taps)
 
         self.embed = nn.Identity() if self.backbone.width == width else nn.Linear(self.backbone.width, width)
-        self.known = KnownEncoder(width, self.patch_size)
+        self.known = KnownEncoder(width, self.patch_size) if config.known_inputs else None
         self.aggregator = Aggregator(config.aggregator)
-        self.matching = Matching(config.matching, width, self.patch_size, eighth)
-        self.camera_head = CameraHead(config.camera, tap_widths[-1])
+        self.matching = None
+        if config.matching is not None:
+            self.matching = Matching(config.matching, width, self.patch_size, eighth)
+        self.camera_head = CAMERA_HEADS[type(config.camera)](config.camera, tap_widths[-1])
 
         create_dense = DENSE_HEADS[type(config.dense)]
         biases = [sum((DENSE_FIELDS[field] for field in group), ()) for group in config.dense_groups]
         self.dense_heads = nn.ModuleList(
             [create_dense(config.dense, tap_widths, self.patch_size, quarter, len(bias)) for bias in biases]
         )
-        motion_taps = [config.motion.block.width] * (config.motion.blocks + 1)
-        motion_dense = create_dense(
-            config.dense, motion_taps, self.patch_size, quarter + START_CHANNELS, MOTION_CHANNELS
-        )
-        self.motion_head = MotionHead(config.motion, tap_widths, motion_dense)
+        self.motion_head = None
+        if config.motion is not None:
+            motion_taps = [config.motion.block.width] * (config.motion.blocks + 1)
+            motion_dense = create_dense(
+                config.dense, motion_taps, self.patch_size, quarter + START_CHANNELS, MOTION_CHANNELS
+            )
+            self.motion_head = MotionHead(config.motion, tap_widths, motion_dense)
+        self.track_head = None if config.track is None else TrackHead(config.track, tap_widths, self.patch_size)
         self._initialise(biases)
 
     def forward(
@@ -87,53 +95,97 @@ class Model(nn.Module):
         anchors: Sequence[int] | Int[Tensor, "batch anchor"] = (0,),
         known: Known | None = None,
         frame_chunk: int | None = None,
+        key_stride: int = 1,
     ) -> Outputs:
         """The Scene and what training needs beside it.
 
         `images` are uint8, or floats in [0, 1]. `times` are seconds; None or NaN for photos without an order.
         `anchors` are the frames whose pixels are tracked; cameras and depth do not depend on them. `frame_chunk`
-        bounds memory: backbone and dense heads take so many frames at once, with the same result.
+        bounds memory: backbone and dense heads take so many frames at once, with the same result. A `key_stride`
+        above 1 approximates attention across frames (`Aggregator.begin`).
         """
         images, times, anchors = self._checked(images, times, anchors)
-        batch, time = images.shape[:2]
         size = (images.shape[-2], images.shape[-1])
-        grid = (size[0] // self.patch_size, size[1] // self.patch_size)
+        tokens = self.tokens(images, times, known, frame_chunk, key_stride)
+        state = tokens.state
+
+        assert state.special is not None
+        camera_stages = self.camera_head(state.special, size)
+        raw = self._dense_maps(tokens)
+        moving_logits = raw["moving"].squeeze(-3) if "moving" in raw else None
+        scene = _scene(self.camera_head.decode(camera_stages[-1], size), raw, moving_logits)
+        tracks, visible_logits, anchor_matches = self._tracks(tokens, scene, anchors)
+        return Outputs(
+            scene=replace(scene, tracks=tracks),
+            camera_stages=camera_stages,
+            matches=tokens.matches,
+            anchor_matches=anchor_matches,
+            cell_features=tokens.cells,
+            moving_logits=moving_logits,
+            visible_logits=visible_logits,
+            taps=state.taps,
+        )
+
+    def tokens(
+        self,
+        images: Images,
+        times: Float[Tensor, "batch time"] | None = None,
+        known: Known | None = None,
+        frame_chunk: int | None = None,
+        key_stride: int = 1,
+    ) -> Tokens:
+        """Backbone and all blocks, with matching between them where there is any: all that the heads see."""
+        images, times, _ = self._checked(images, times, ())
+        batch, time, _, height, width = images.shape
+        grid = (height // self.patch_size, width // self.patch_size)
         chunk = frame_chunk or batch * time
-
         features = self._backbone_features(images.flatten(0, 1), chunk)
-        state = self.aggregator.begin(self.embed(features.tokens).unflatten(0, (batch, time)), grid)
-        state = self._tell_known(state, known, size)
-        after_pair = self.config.matching.after_pair
-        state = self.aggregator(state, 0, after_pair)
+        state = self.aggregator.begin(self.embed(features.tokens).unflatten(0, (batch, time)), grid, key_stride)
+        state = self._tell_known(state, known, (height, width))
+        pairs = self.config.aggregator.pairs
+        if self.matching is None:
+            return Tokens(self.aggregator(state, 0, pairs), grid, features.quarter, None, None, chunk)
 
+        after_pair = self.matching.after_pair
+        state = self.aggregator(state, 0, after_pair)
         cells = self.matching.features(state.patches.flatten(0, 1), features.eighth, grid)
         cells = cells.unflatten(0, (batch, time))
-        matches = self._match_neighbours(cells, times, grid)
+        matches = self.matching.match_neighbours(cells, times, grid)
         state = state.add_to_patches(self.matching.tell_tokens(matches, grid))
-        state = self.aggregator(state, after_pair, self.config.aggregator.pairs)
+        return Tokens(self.aggregator(state, after_pair, pairs), grid, features.quarter, cells, matches, chunk)
 
-        camera_stages = self.camera_head(state.taps[-1][:, :, 0], size)
-        raw = self._dense_maps(state, features.quarter, grid, chunk)
-        depth, points = decode_depth(raw["depth"]), decode_points(raw["points"])
-        moving_logits = raw["moving"].squeeze(-3)
+    def track(
+        self,
+        images: Images,
+        query_pixels: Float[Tensor, "batch query 2"],
+        query_frame: int = 0,
+        frame_chunk: int | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Where chosen pixels (x, y) of one frame are in every frame, whether they are seen, and how sure that is.
 
-        tracks = anchor_matches = visible_logits = None
-        if anchors.shape[1]:
-            anchor_matches = self._match_anchors(cells, anchors, grid)
-            tracks, visible_logits = self._tracks(
-                state, points.values, features.quarter, grid, anchors, anchor_matches, chunk
-            )
-        scene = Scene(
-            cameras=decode_cameras(camera_stages[-1], size),
-            depths=depth.values,
-            depth_confidence=depth.confidence,
-            points=points.values,
-            point_confidence=points.confidence,
-            moving=torch.sigmoid(moving_logits),
-            metres_per_unit=depth.values.new_full((batch,), torch.nan),
-            tracks=tracks,
+        A plain tuple: pixels (batch, time, query, 2), visibility and confidence (batch, time, query) in [0, 1]; the
+        first pixel's centre is .5. Raises ``ValueError`` where this model has no tracker, and for queries outside the
+        picture.
+        """
+        if self.track_head is None:
+            raise ValueError(f"{self.name} has no point tracker; its tracks are those of `model(images)`")
+        size = (images.shape[-2], images.shape[-1])
+        check_queries(query_pixels, size)
+        tokens = self.tokens(images, frame_chunk=frame_chunk)
+        tracked = self.track_head(self.track_features(tokens.state.taps, size, tokens.chunk), query_pixels, query_frame)
+        return tracked.pixels, tracked.visibility, tracked.confidence
+
+    def track_features(
+        self, taps: Sequence[Float[Tensor, "batch time tokens _"]], size: tuple[int, int], frame_chunk: int
+    ) -> Float[Tensor, "batch time channels half_height half_width"]:
+        """What the track head follows points through, from the taps of `outputs` on pictures of `size`."""
+        assert self.track_head is not None
+        grid = (size[0] // self.patch_size, size[1] // self.patch_size)
+        parts = zip(
+            *(tap[:, :, self.aggregator.num_special :].flatten(0, 1).split(frame_chunk) for tap in taps), strict=True
         )
-        return Outputs(scene, camera_stages, matches, anchor_matches, cells, moving_logits, visible_logits, state.taps)
+        features = torch.cat([self.track_head.features(part, grid) for part in parts])
+        return features.unflatten(0, taps[0].shape[:2])
 
     def set_activation_checkpointing(self, enabled: bool) -> None:
         """Recompute the blocks' activations in the backward pass: about a third more time, far less memory."""
@@ -174,86 +226,44 @@ class Model(nn.Module):
         return BackboneFeatures(tokens, join(lambda part: part.quarter), join(lambda part: part.eighth))
 
     def _tell_known(self, state: AggregatorState, known: Known | None, size: tuple[int, int]) -> AggregatorState:
-        if known is None:
+        if known is None or self.known is None:
             return state
         for_cameras, for_patches = self.known(known, size)
         state = state.add_to_cameras(for_cameras)
         return state if for_patches is None else state.add_to_patches(for_patches)
 
-    def _match_neighbours(self, cells: Tensor, times: Tensor, grid: tuple[int, int]) -> Matches:
-        targets, valid = temporal_neighbours(times)
-        queries = torch.arange(times.shape[1], device=times.device)[:, None].expand_as(targets)
-        return self.matching.match(cells, queries.flatten(1), targets.flatten(1), valid.flatten(1), grid)
-
-    def _match_anchors(self, cells: Tensor, anchors: Tensor, grid: tuple[int, int]) -> Matches:
-        batch, time = cells.shape[:2]
-        queries = anchors[:, :, None].expand(-1, -1, time).flatten(1)
-        targets = torch.arange(time, device=cells.device).expand(batch, anchors.shape[1], -1).flatten(1)
-        return self.matching.match(cells, queries, targets, torch.ones_like(queries, dtype=torch.bool), grid)
-
-    def _dense_maps(
-        self, state: AggregatorState, quarter: Tensor | None, grid: tuple[int, int], chunk: int
-    ) -> dict[str, Float[Tensor, "batch time channels height width"]]:
+    def _dense_maps(self, tokens: Tokens) -> dict[str, Float[Tensor, "batch time channels height width"]]:
         """Raw maps of every dense field by its name."""
-        batch, time = state.tokens.shape[:2]
-        patches = [tap[:, :, state.num_special :].flatten(0, 1) for tap in state.taps]
+        over_frames = tokens.state.tokens.shape[:2]
+        patches, quarter = tokens.tapped_patches(), tokens.quarter
         maps = {}
         for head, group in zip(self.dense_heads, self.config.dense_groups, strict=True):
             parts = [
-                head([tap[frames] for tap in patches], grid, None if quarter is None else quarter[frames])
-                for frames in _chunks(batch * time, chunk)
+                head([tap[frames] for tap in patches], tokens.grid, None if quarter is None else quarter[frames])
+                for frames in tokens.frame_chunks()
             ]
             channels = [len(DENSE_FIELDS[field]) for field in group]
-            fields = torch.cat(parts).unflatten(0, (batch, time)).split(channels, dim=2)
+            fields = torch.cat(parts).unflatten(0, over_frames).split(channels, dim=2)
             maps.update(zip(group, fields, strict=True))
         return maps
 
     def _tracks(
-        self,
-        state: AggregatorState,
-        points: Tensor,
-        quarter: Tensor | None,
-        grid: tuple[int, int],
-        anchors: Tensor,
-        matches: Matches,
-        chunk: int,
-    ) -> tuple[Tracks, Tensor]:
-        """Tracks of every pixel of the anchors, and the logits of their visibility."""
-        batch, time, height, width, _ = points.shape
-        num_anchors = anchors.shape[1]
-        frames = MotionFrames(
-            tokens=self.motion_head.fuse_taps([tap.flatten(0, 1) for tap in state.taps]),
-            points=points.flatten(0, 1),
-            skip=quarter,
-            grid=grid,
-            rotary=state.rotary,
-            num_special=state.num_special,
-        )
-        first_of_clip = time * torch.arange(batch, device=points.device)[:, None]
-        pairs = MotionPairs(
-            anchor=(matches.query_frames + first_of_clip).flatten(),
-            target=(matches.target_frames + first_of_clip).flatten(),
-            flow=self.matching.flow_features(matches, grid).flatten(0, 1),
-            positions=matches.positions.flatten(0, 1),
-        )
-        raw = torch.cat([self.motion_head(frames, part) for part in pairs.split(chunk)])
-        motion, visible_logits = decode_displacement(raw)
-
-        over_anchors = (batch, num_anchors, time)
-        displacement = motion.values.flatten(1, 2).unflatten(0, over_anchors)
-        logits = visible_logits.flatten(1).unflatten(0, over_anchors)
-        at_anchor = (matches.query_frames == matches.target_frames).unflatten(1, (num_anchors, time))[..., None]
-        start = points.flatten(2, 3)[torch.arange(batch, device=points.device)[:, None], anchors]
-        pixels = pixel_grid(height, width, points.device, points.dtype).flatten(0, 1)
-        tracks = Tracks(
-            # Zero displacement and certain visibility at the anchor's own time are facts, not predictions.
-            points=start[:, :, None] + torch.where(at_anchor[..., None], 0.0, displacement),
-            visible=torch.where(at_anchor, 1.0, torch.sigmoid(logits)),
-            confidence=motion.confidence.flatten(1).unflatten(0, over_anchors),
-            anchors=anchors,
-            pixels=pixels.expand(batch, num_anchors, -1, -1),
-        )
-        return tracks, logits
+        self, tokens: Tokens, scene: Scene, anchors: Tensor
+    ) -> tuple[Tracks | None, Tensor | None, Matches | None]:
+        """Tracks from the anchors, the logits of their visibility, and the matches that they started from."""
+        if not anchors.shape[1]:
+            return None, None, None
+        if self.motion_head is not None:
+            assert self.matching is not None
+            assert tokens.cells is not None
+            matches = self.matching.match_anchors(tokens.cells, anchors, tokens.grid)
+            flow = self.matching.flow_features(matches, tokens.grid)
+            tracks, logits = dense_tracks(self.motion_head, tokens, scene.points, matches, flow)
+            return tracks, logits, matches
+        if self.track_head is not None:
+            features = self.track_features(tokens.state.taps, scene.size, tokens.chunk)
+            return point_tracks(self.track_head, features, scene.points, scene.point_confidence, anchors), None, None
+        return None, None, None
 
     def _initialise(self, biases: list[tuple[float, ...]]) -> None:
         """Weights as they were shown to learn; a DINO backbone keeps timm's own."""
@@ -264,16 +274,33 @@ class Model(nn.Module):
         shrink_residual_outputs(blocks, std=0.02 / math.sqrt(2 * len(blocks)))
         if self.aggregator.positions is not None:
             self.aggregator.positions.reset_parameters()
-        for part in (self.known, self.matching, self.camera_head, self.motion_head):
-            part.reset_parameters()
+        for part in (self.known, self.matching, self.camera_head, self.motion_head, self.track_head):
+            if part is not None:
+                part.reset_parameters()
         for head, bias in zip(self.dense_heads, biases, strict=True):
             head.initialise(torch.tensor(bias))  # pyright: ignore[reportCallIssue]
-        self.motion_head.dense.initialise(torch.zeros(MOTION_CHANNELS))
+        if self.motion_head is not None:
+            self.motion_head.dense.initialise(torch.zeros(MOTION_CHANNELS))
 
     def _residual_blocks(self) -> Iterator[Block]:
         for part in (self.backbone, self.aggregator):
             yield from (module for module in part.modules() if isinstance(module, Block))
 
 
-def _chunks(total: int, size: int) -> Iterator[slice]:
-    return (slice(start, min(start + size, total)) for start in range(0, total, size))
+def _scene(cameras: Cameras, raw: dict[str, Tensor], moving_logits: Tensor | None) -> Scene:
+    """The scene of raw dense maps, without tracks; points follow from depth and cameras where no head answers them."""
+    depth = decode_depth(raw["depth"])
+    if "points" in raw:
+        points = decode_points(raw["points"])
+    else:
+        in_camera = unproject_map(depth.values, cameras.intrinsics)
+        points = Confident(transform_points(cameras.world_from_cam, in_camera), depth.confidence)
+    return Scene(
+        cameras=cameras,
+        depths=depth.values,
+        depth_confidence=depth.confidence,
+        points=points.values,
+        point_confidence=points.confidence,
+        moving=torch.full_like(depth.values, torch.nan) if moving_logits is None else torch.sigmoid(moving_logits),
+        metres_per_unit=depth.values.new_full(depth.values.shape[:1], torch.nan),
+    )

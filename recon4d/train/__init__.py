@@ -1,1 +1,28 @@
-"""Training: optimisation, losses over records, and the loop that turns clips with truth into weights."""
+"""Training: optimisation, losses over records, and the loop that turns clips with truth into weights.
+
+Names are imported when they are first used, so that the command line, which needs the configurations alone, answers
+at once.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from recon4d.train.adaptation import Adaptation, HeldOutError, adapt
+    from recon4d.train.adaptation_config import AdaptConfig, AdaptWeights
+
+_HOME_OF = {
+    "AdaptConfig": "recon4d.train.adaptation_config",
+    "AdaptWeights": "recon4d.train.adaptation_config",
+    "Adaptation": "recon4d.train.adaptation",
+    "HeldOutError": "recon4d.train.adaptation",
+    "adapt": "recon4d.train.adaptation",
+}
+
+__all__ = ["AdaptConfig", "AdaptWeights", "Adaptation", "HeldOutError", "adapt"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'recon4d.train' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME_OF[name]), name)

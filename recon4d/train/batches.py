@@ -65,8 +65,8 @@ class Batches:
         self._shapes, self._sets = config.parsed_shapes, config.parsed_sets
         for shape in self._shapes:
             self._clips_of_part(shape)
-        parts = tuple(Part(one.name, open_data_set(one), one.weight) for one in self._sets)
-        self._prepared = {shape: _prepared(parts, shape) for shape in self._shapes} if parts else {}
+        parts = tuple(Part(one.name, open_data_set(one), one.weight, one.name in config.still) for one in self._sets)
+        self._prepared = {shape: self._prepare(parts, shape) for shape in self._shapes} if parts else {}
 
     def from_step(self, first_step: int) -> Iterator[tuple[int, list[Batch]]]:
         """(step, its parts) from `first_step` to the last."""
@@ -119,7 +119,8 @@ class Batches:
         elsewhere = np.where(draws[:, 2] < self._config.other_anchor_share, chosen, 0)
         which = torch.from_numpy(elsewhere.astype(np.int64))[:, None].to(tracks.anchors.device)
         clip = replace(sample.clip, known=known, source=None)
-        return Batch(replace(sample, clip=clip, object_ids=None), tracks.anchors.gather(1, which))
+        seed = sample_seed(self._seed, step, places[0])
+        return Batch(replace(sample, clip=clip, object_ids=None), tracks.anchors.gather(1, which), seed)
 
     def _clips_of_part(self, shape: Shape) -> int:
         """How many clips of this shape each process has in each part."""
@@ -149,14 +150,14 @@ class Batches:
         )
         return iter(step_loader(_SamplesOfSteps(self), list(places), self._config.workers))
 
+    def _prepare(self, parts: tuple[Part, ...], shape: Shape) -> Prepared:
+        # Tracks start at one frame, which is drawn here and not, as of worlds, among all of them afterwards.
+        choice = ClipChoice(num_frames=shape.num_frames, other_anchor_share=self._config.other_anchor_share)
+        return Prepared(Mixture(parts, choice), (shape.height, shape.width), DISK_TRACKS, augmentation=Augmentation())
+
     def from_disk(self, step: int, place: int) -> Sample:
         """One sample of a step's global batch from the mixture of data sets."""
         return self._prepared[self.shape(step)].sample(sample_seed(self._seed, step, place))
-
-
-def _prepared(parts: tuple[Part, ...], shape: Shape) -> Prepared:
-    mixture = Mixture(parts, ClipChoice(num_frames=shape.num_frames), anchors=(0,))
-    return Prepared(mixture, (shape.height, shape.width), DISK_TRACKS, augmentation=Augmentation())
 
 
 class _SamplesOfSteps(Dataset[Sample]):

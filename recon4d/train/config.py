@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 Precision = Literal["auto", "float32", "bfloat16"]
+Sharding = Literal["none", "full"]
+TrackerName = Literal["tensorboard", "wandb"]
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,11 @@ class DataSet:
 
 @dataclass(frozen=True)
 class LossWeights:
-    """What each term of the objective weighs; 0 leaves it out of the sum (it is still reported)."""
+    """What each term of the objective weighs.
+
+    The first are those of every training: a weight of 0 leaves one out of the sum, and it is still reported. Those of
+    weight 0 by default are options: with 0 they are not even computed.
+    """
 
     depth: float = 1.0
     depth_gradient: float = 0.5
@@ -68,6 +74,30 @@ class LossWeights:
     match: float = 0.5
     no_match: float = 0.15
     match_position: float = 0.5
+
+    confident_depth: float = 0.0
+    """VGGT: the residual of depth weighed by its own confidence."""
+    plain_depth: float = 0.0
+    """VGGT: the residual itself, without its worst fiftieth."""
+    depth_slopes: float = 0.0
+    """VGGT: differences of depth between neighbouring pixels at four scales, weighed by confidence."""
+    confident_points: float = 0.0
+    """VGGT: as of depth, of point maps."""
+    plain_points: float = 0.0
+    point_normals: float = 0.0
+    """VGGT: 1 - cos of the normals of point maps, at three scales."""
+    affine_points: float = 0.0
+    """MoGe: points of the depth map up to a scale and a shift along z of each picture."""
+    local_points: float = 0.0
+    """MoGe: points of small parts of the picture, each up to its own scale and shift."""
+    normal_angles: float = 0.0
+    """MoGe: angles between normals of the depth map, in radians."""
+    tracked_points: float = 0.0
+    """St4RTrack: where the asked frame's pixels are at every time, as points of the world."""
+    photometric: float = 0.0
+    """Without truth: pixels look the same where the prediction finds them in other frames."""
+    semantic: float = 0.0
+    """Without truth: and mean the same to the backbone, for which it needs DINO's; 0.1 is much."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +156,9 @@ class DataConfig:
     """How often synthetic worlds are drawn, against the weights of `sets`; they are made on the device that trains."""
     sets: tuple[str, ...] = ()
     """Data sets on disk, each NAME=FOLDER[@SPLIT][*WEIGHT] (see `DataSet.parse`)."""
+    still: tuple[str, ...] = ("7-scenes",)
+    """Names of those among `sets` in which nothing ever moves: depth and cameras tell where everything is seen. Add
+    "tum" for a folder without its walking and sitting people."""
     shapes: tuple[str, ...] = ("8x192x256",)
     """Each FRAMESxHEIGHTxWIDTH[*WEIGHT][@BATCH_FACTOR] (see `Shape.parse`); every step draws one for its batch."""
     batch_size: int = 8
@@ -135,7 +168,7 @@ class DataConfig:
     known_share: float = 0.33
     """Clips whose intrinsics, and for half of those cameras too, are given to the network."""
     other_anchor_share: float = 0.5
-    """Clips whose tracks start at a random frame; the others start at the first."""
+    """Clips whose tracks start at a random frame (any of them); the others start at the first."""
     track_stride: int = 4
     """Tracks of worlds start at every so many pixels of every frame."""
     textures: str = ""
@@ -182,6 +215,8 @@ class TrainConfig:
     """Compile the transformer blocks (and the rendering of worlds)."""
     checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, a third more time."""
+    sharding: Sharding = "none"
+    """none: every process has the whole model. full: they share out parameters, gradients and optimiser states."""
     freeze: tuple[str, ...] = ()
     """Patterns of parameters that do not learn, such as "backbone.*"."""
     lora: tuple[str, ...] = ()
@@ -193,6 +228,8 @@ class TrainConfig:
     losses: LossWeights = LossWeights()
     optimiser: OptimiserConfig = OptimiserConfig()
     log_every: int = 20
+    trackers: tuple[TrackerName, ...] = ()
+    """Where the log goes beside log.jsonl; each is a package to be installed."""
     save_every: int = 500
     keep: int = 2
     """The last so many checkpoints stay, and the best."""

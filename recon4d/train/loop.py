@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
 
-from recon4d.attention import Block, CrossBlock
-from recon4d.model import Model
+from recon4d.model import Model, compile_blocks
 from recon4d.train.averaging import WeightAverage
 from recon4d.train.batches import Batches, Share, validation_batches
 from recon4d.train.checkpoints import Checkpoint, keep_last_and_best, write_checkpoint
@@ -25,6 +25,7 @@ from recon4d.train.parameter_groups import freeze
 from recon4d.train.progress import Progress
 from recon4d.train.run_folder import CHECKPOINTS_NAME
 from recon4d.train.schedule import Schedule
+from recon4d.train.sharding import average_unsharded_gradients, load_whole_state, shard, whole_state
 from recon4d.zoo import create_model, load_model
 
 if TYPE_CHECKING:
@@ -69,7 +70,10 @@ class _Training:
         self.batches = Batches(config, share)
         self.validation = validation_batches(config.data, config.validation_clips, device)
         self.model = make_trainable_model(config).to(device)
-        self.trainee = self.accelerator.prepare(Trainee(self.model))
+        self.shell = copy.deepcopy(self.model).to("meta")
+        """The model without its numbers: what checkpoints are made of, whether or not it is sharded."""
+        self.is_sharded = config.sharding == "full" and share.world_size > 1
+        self.trainee = self._over_processes(Trainee(self.model, config.losses))
         self.optimisers = make_optimisers(self.model, config.optimiser)
         self.average = WeightAverage(self.model, config.average)
         self.schedule = Schedule(min(config.warmup_steps, config.steps), config.steps, config.decay_share)
@@ -112,7 +116,7 @@ class _Training:
         means = []
         for place, batch in enumerate(parts):
             is_last = place == len(parts) - 1
-            with contextlib.nullcontext() if is_last else self.accelerator.no_sync(self.trainee):
+            with self._gradients_averaged(is_last):
                 totals, counts = self.trainee(batch)
                 counts = _summed(self.accelerator, counts)
                 # Data parallelism averages gradients over ranks; the division is by the counts of all of them.
@@ -120,11 +124,31 @@ class _Training:
                 self.accelerator.backward(loss / len(parts))
             with torch.no_grad():
                 means.append(objective(_summed(self.accelerator, totals.detach()), counts, self.config.losses)[1])
+        if self.is_sharded:
+            average_unsharded_gradients(self.model.parameters())
         norm = self.optimisers.step(self.schedule.multiplier(step))
         # No rank asks whether the gradient was finite: it is the same on all, and a broken step moves nothing.
         self.skipped += (~torch.isfinite(norm)).to(self.skipped)
         self.average.update(self.model)
         return torch.stack(means).mean(dim=0), norm
+
+    def _over_processes(self, trainee: Trainee) -> torch.nn.Module:
+        """The trainee as it runs beside those of the other processes, its gradients averaged with theirs."""
+        if not self.is_sharded:
+            return self.accelerator.prepare(trainee)
+        shard(trainee, self.accelerator.device)
+        # For precision alone, which is what is left to prepare.
+        return self.accelerator.prepare_model(trainee, evaluation_mode=True)
+
+    @contextlib.contextmanager
+    def _gradients_averaged(self, is_last: bool) -> Iterator[None]:
+        """Gradients of all parts of a batch add up, and travel with the last."""
+        if isinstance(self.trainee, FSDPModule):
+            self.trainee.set_requires_gradient_sync(is_last)
+            yield
+        else:
+            with contextlib.nullcontext() if is_last else self.accelerator.no_sync(self.trainee):
+                yield
 
     @torch.no_grad()
     def _validate(self) -> float:
@@ -139,33 +163,37 @@ class _Training:
     def _save(self, score: float | None) -> Checkpoint:
         folder = self.folder / CHECKPOINTS_NAME
         checkpoint = Checkpoint(folder / f"step_{self.step:08d}")
+        state = self._state()
         if self.accelerator.is_main_process:
-            checkpoint = write_checkpoint(folder, self.step, self._averaged_model(), self._state(), score)
+            averaged = self._averaged_model(state["model"] | state["average"]["average"])
+            checkpoint = write_checkpoint(folder, self.step, averaged, state, score)
             keep_last_and_best(folder, self.config.keep)
         self.accelerator.wait_for_everyone()
         return checkpoint
 
-    def _averaged_model(self) -> Model:
-        with self.average.swapped(self.model):
-            averaged = copy.deepcopy(self.model)
+    def _averaged_model(self, weights: dict[str, Tensor]) -> Model:
+        averaged = copy.deepcopy(self.shell)
+        types = {name: value.dtype for name, value in averaged.state_dict().items()}
+        averaged.load_state_dict({name: value.to(types[name]) for name, value in weights.items()}, assign=True)
         merge_lora(averaged)
         averaged.name, averaged.trained = self.model.name, True
         return averaged
 
     def _state(self) -> dict[str, Any]:
+        """All that goes on, in whole tensors: where parameters are sharded, all processes must ask together."""
         return {
             "step": self.step,
-            "model": self.model.state_dict(),
+            "model": whole_state(self.model),
             "optimisers": self.optimisers.state_dict(),
-            "average": self.average.state_dict(),
+            "average": self.average.state_dict(self.model),
             "skipped": self.skipped,
         }
 
     def _go_on_from(self, checkpoint: Checkpoint) -> None:
         state = checkpoint.load_state()
-        self.model.load_state_dict(state["model"], strict=True)
+        load_whole_state(self.model, state["model"])
         self.optimisers.load_state_dict(state["optimisers"])
-        self.average.load_state_dict(state["average"])
+        self.average.load_state_dict(state["average"], self.model)
         self.skipped.copy_(state["skipped"])
         self.step = state["step"]
 
@@ -200,9 +228,7 @@ def make_trainable_model(config: TrainConfig) -> Model:
         add_lora(model, LoraConfig(config.lora, config.lora_rank))
     model.set_activation_checkpointing(config.checkpointing)
     if config.compile:
-        for module in model.modules():
-            if isinstance(module, Block | CrossBlock):
-                module.compile()
+        compile_blocks(model)
     return model.train()
 
 

@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from recon4d.tensors import full_precision
+from recon4d.train.sharding import local, part_of, whole
 
 QUINTIC = (3.4445, -4.7750, 2.0315)
 """a, b, c of the map a s + b s^3 + c s^5 that is steepest at zero and takes singular values to about 0.7 .. 1.2."""
@@ -32,7 +33,8 @@ class Muon(torch.optim.Optimizer):
     The update is scaled by 0.2 sqrt(longer side), which gives its entries the size that AdamW's have (Liu et al.
     2025), so that rates and decay mean the same in both. A group's ``parts`` says how many matrices are stacked in
     its parameters' rows (3 for queries, keys and values in one projection); each is made orthogonal by itself.
-    Raises ``ValueError`` for parameters that are not matrices or do not split evenly.
+    Of sharded parameters momentum is kept in parts; the matrices that are made orthogonal are gathered, and every
+    process does them all. Raises ``ValueError`` for parameters that are not matrices or do not split evenly.
     """
 
     found_inf: Tensor | None = None
@@ -82,7 +84,7 @@ class Muon(torch.optim.Optimizer):
         """The Nesterov momentum of each parameter, split into its parts."""
         if not moved.parameters:
             return []
-        gradients = [parameter.grad for parameter in moved.parameters if parameter.grad is not None]
+        gradients = [local(parameter.grad) for parameter in moved.parameters if parameter.grad is not None]
         buffers = [self._buffer(parameter) for parameter in moved.parameters]
         if moved.alive is not None:
             # Momentum that moves towards itself stays where it is, bit for bit.
@@ -90,12 +92,13 @@ class Muon(torch.optim.Optimizer):
             gradients = [torch.where(is_alive, *pair) for pair in zip(gradients, buffers, strict=True)]
         torch._foreach_lerp_(buffers, gradients, 1 - moved.momentum)
         nesterov = torch._foreach_lerp(gradients, buffers, moved.momentum)
-        return [matrix for update in nesterov for matrix in update.chunk(moved.parts)]
+        updates = [whole(part, parameter) for part, parameter in zip(nesterov, moved.parameters, strict=True)]
+        return [matrix for update in updates for matrix in update.chunk(moved.parts)]
 
     def _buffer(self, parameter: Tensor) -> Tensor:
         state = self.state[parameter]
         if "momentum_buffer" not in state:
-            state["momentum_buffer"] = torch.zeros_like(parameter)
+            state["momentum_buffer"] = torch.zeros_like(local(parameter))
         return state["momentum_buffer"]
 
 
@@ -119,8 +122,10 @@ class _Moved:
     def apply(self, updates: list[Tensor]) -> None:
         """Decay, then step, both in proportion to the group's rate."""
         rate = self.group["lr"] if self.alive is None else self.group["lr"] * self.alive
-        torch._foreach_mul_(self.parameters, 1 - rate * self.group["weight_decay"])
-        torch._foreach_add_(self.parameters, torch._foreach_mul(updates, -rate))
+        weights = [local(parameter) for parameter in self.parameters]
+        own = [part_of(update, parameter) for update, parameter in zip(updates, self.parameters, strict=True)]
+        torch._foreach_mul_(weights, 1 - rate * self.group["weight_decay"])
+        torch._foreach_add_(weights, torch._foreach_mul(own, -rate))
 
 
 def orthogonalised(matrices: Float[Tensor, "batch rows columns"]) -> Float[Tensor, "batch rows columns"]:

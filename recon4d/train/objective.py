@@ -8,14 +8,22 @@ from torch import Tensor, nn
 
 from recon4d import losses
 from recon4d.datasets import Sample
-from recon4d.losses import Term
-from recon4d.model import Model, Outputs
-from recon4d.records import Scene, Tracks
-from recon4d.tensors import TensorRecord
+from recon4d.model import Model
+from recon4d.tensors import TensorRecord, full_precision
 from recon4d.train.config import LossWeights
+from recon4d.train.consistency_terms import CONSISTENCY_TERMS, consistency_terms
+from recon4d.train.published_terms import PUBLISHED_TERMS
+from recon4d.train.terms import default_terms
 
-TERMS = tuple(field.name for field in fields(LossWeights))
-"""The terms in the order of what `Trainee` answers."""
+OPTIONAL_TERMS = (*PUBLISHED_TERMS, *CONSISTENCY_TERMS)
+"""Those that are computed only where they weigh something."""
+TERMS = tuple(field.name for field in fields(LossWeights) if field.name not in OPTIONAL_TERMS)
+"""Those that every training computes and reports, whatever they weigh."""
+
+
+def terms_of(weights: LossWeights) -> tuple[str, ...]:
+    """The terms of an objective, in the order of what `Trainee` answers."""
+    return (*TERMS, *(name for name in OPTIONAL_TERMS if getattr(weights, name) != 0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,41 +32,34 @@ class Batch(TensorRecord):
 
     sample: Sample
     asked: Int[Tensor, "*batch asked"]
+    seed: int = 0
+    """Decides what is random in the objective (where `local_points` looks)."""
 
 
 class Trainee(nn.Module):
     """A model and its objective as one module, which is what data-parallel training wraps."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, weights: LossWeights | None = None) -> None:
         super().__init__()
         self.model = model
+        self.weights = LossWeights() if weights is None else weights
 
     def forward(self, batch: Batch) -> tuple[Float[Tensor, "term"], Float[Tensor, "term"]]:
-        """Totals and counts of `TERMS` over this batch; a mean over ranks divides their sums."""
+        """Totals and counts of `terms_of` the weights over this batch; a mean over ranks divides their sums."""
         clip = batch.sample.clip
         outputs = self.model.outputs(clip.images, clip.times, batch.asked, clip.known)
         truth = losses.normalised(batch.sample.scene)
+        wanted = terms_of(self.weights)
         with torch.autocast(clip.images.device.type, enabled=False):
-            terms = [*_scene_terms(outputs, truth), *_motion_terms(outputs, truth), *_other_terms(outputs, truth)]
-            terms += self._match_terms(outputs, truth)
-        named = dict(terms)
-        assert set(named) == set(TERMS)
-        ordered = [named[name] for name in TERMS]
+            named = dict(default_terms(self.model, outputs, truth))
+            assert set(named) == set(TERMS)
+            # Autocast leaves half types behind, which the terms above widen for themselves.
+            scene = outputs.scene.map(lambda maps: full_precision(maps) if maps.is_floating_point() else maps)
+            wide = replace(outputs, scene=scene)
+            named |= {name: term(wide, truth, batch.seed) for name, term in PUBLISHED_TERMS.items() if name in wanted}
+            named |= consistency_terms(self.model, clip.images, scene, wanted)
+        ordered = [named[name] for name in wanted]
         return torch.stack([term.total for term in ordered]), torch.stack([term.count for term in ordered])
-
-    def _match_terms(self, outputs: Outputs, truth: Scene) -> list[tuple[str, Term]]:
-        matching, (height, width) = self.model.matching, truth.size
-        grid = (height // self.model.patch_size, width // self.model.patch_size)
-        parts = []
-        for matches in (outputs.matches, outputs.anchor_matches):
-            if matches is not None:
-                true = losses.true_matches(truth, matches.query_frames, matches.target_frames, matching.cell_size)
-                parts.append(losses.matching_terms(matches, outputs.cell_features, matching, true, grid))
-        return [
-            ("match", losses.together(*(part.cross_entropy for part in parts))),
-            ("no_match", losses.together(*(part.no_match for part in parts))),
-            ("match_position", losses.together(*(part.position for part in parts))),
-        ]
 
 
 def objective(
@@ -66,59 +67,5 @@ def objective(
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "term"]]:
     """The weighted sum of the terms' means, and the means themselves; a term that nothing is known of is 0."""
     means = totals / torch.where(counts > 0, counts, torch.ones_like(counts))
-    weighing = totals.new_tensor([getattr(weights, name) for name in TERMS])
+    weighing = totals.new_tensor([getattr(weights, name) for name in terms_of(weights)])
     return (weighing * means).sum(), means.detach()
-
-
-def _scene_terms(outputs: Outputs, truth: Scene) -> list[tuple[str, Term]]:
-    scene = outputs.scene
-    known_depth = (truth.depth_confidence > 0) & (truth.depths > 0)
-    known_points = (truth.point_confidence > 0) & known_depth
-    return [
-        ("depth", losses.log_depth_term(scene.depths, scene.depth_confidence, truth.depths, known_depth)),
-        ("depth_gradient", losses.depth_gradient_term(scene.depths, truth.depths, known_depth)),
-        (
-            "points",
-            losses.point_term(scene.points, scene.point_confidence, truth.points, truth.depths, known_points),
-        ),
-        ("rotation", losses.rotation_term(scene.cameras, truth.cameras)),
-        ("translation", losses.relative_translation_term(scene.cameras, truth.cameras)),
-        ("centre", losses.centre_term(scene.cameras, truth.cameras)),
-        ("field_of_view", losses.field_of_view_term(scene.cameras, truth.cameras, truth.size)),
-        ("principal_point", losses.principal_point_term(scene.cameras, truth.cameras, truth.size)),
-    ]
-
-
-def _other_terms(outputs: Outputs, truth: Scene) -> list[tuple[str, Term]]:
-    return [("moving", losses.moving_term(outputs.moving_logits, truth.moving))]
-
-
-def _motion_terms(outputs: Outputs, truth: Scene) -> list[tuple[str, Term]]:
-    predicted = outputs.scene.tracks
-    if predicted is None or truth.tracks is None or outputs.visible_logits is None:
-        nothing = losses.masked_term(outputs.scene.depths, torch.zeros_like(outputs.scene.depths))
-        return [("motion", nothing), ("visibility", nothing)]
-    asked = replace(truth, tracks=tracks_of_anchors(truth.tracks, predicted.anchors))
-    true = asked.tracks
-    assert true is not None
-    read = losses.tracks_at(predicted, true.pixels, truth.size)
-    logits = losses.at_queries(outputs.visible_logits[..., None], true.pixels, truth.size)[..., 0]
-    return [
-        ("motion", losses.motion_term(read, true, losses.depths_at_anchors(asked))),
-        ("visibility", losses.visibility_term(logits, true.visible, losses.told_elsewhere(true))),
-    ]
-
-
-def tracks_of_anchors(tracks: Tracks, anchors: Int[Tensor, "batch asked"]) -> Tracks:
-    """The tracks of some of their anchors, by frame number; unknown where `tracks` do not begin in that frame."""
-    is_anchor = tracks.anchors[:, None, :] == anchors[:, :, None]
-    place = is_anchor.int().argmax(dim=-1)
-    clip = torch.arange(len(anchors), device=anchors.device)[:, None]
-    found = is_anchor.any(dim=-1)[..., None, None]
-    return Tracks(
-        points=tracks.points[clip, place],
-        visible=tracks.visible[clip, place],
-        confidence=tracks.confidence[clip, place] * found,
-        anchors=anchors,
-        pixels=tracks.pixels[clip, place],
-    )

@@ -12,16 +12,31 @@ from torch import Tensor, nn
 from recon4d.train.config import OptimiserConfig
 from recon4d.train.muon import Muon
 from recon4d.train.parameter_groups import ParameterGroup, parameter_groups
+from recon4d.train.sharding import (
+    gradient_length,
+    is_sharded,
+    local,
+    part_of_optimiser_state,
+    whole_optimiser_state,
+)
 
 
 class Optimisers:
     """Several optimisers that step together, their gradients clipped as one and their rates set by a multiplier."""
 
-    def __init__(self, optimisers: tuple[torch.optim.Optimizer, ...], names: tuple[str, ...], clip: float) -> None:
+    def __init__(
+        self,
+        optimisers: tuple[torch.optim.Optimizer, ...],
+        names: tuple[str, ...],
+        clip: float,
+        sharded: dict[Tensor, Tensor] | None = None,
+    ) -> None:
         self.optimisers = optimisers
         self.names = names
         """The names of all parameters in the order of the optimisers' groups: a saved state fits no other order."""
         self.clip = clip
+        self.sharded = sharded or {}
+        """The sharded parameter of every part that stands for it in an optimiser."""
 
     def step(self, multiplier: float) -> Float[Tensor, ""]:
         """Move all parameters with rates times `multiplier`; the answer is the gradients' length before clipping.
@@ -29,7 +44,9 @@ class Optimisers:
         Where that length is not finite nothing is moved, neither weights nor momenta: one broken batch does not end a
         training. The device is not asked whether it was.
         """
-        norm = clip_gradients([parameter for group in self._groups() for parameter in group["params"]], self.clip)
+        norm = clip_gradients([one for optimiser in self.optimisers for one in self._parameters(optimiser)], self.clip)
+        for part, parameter in self.sharded.items():
+            part.grad = None if parameter.grad is None else local(parameter.grad)
         for group in self._groups():
             group["lr"] = multiplier * group["initial_lr"]
         for optimiser in self.optimisers:
@@ -42,10 +59,16 @@ class Optimisers:
         """Forget all gradients."""
         for optimiser in self.optimisers:
             optimiser.zero_grad(set_to_none=True)
+        for parameter in self.sharded.values():
+            parameter.grad = None
 
     def state_dict(self) -> dict[str, Any]:
-        """What is needed to go on as if never stopped, rates and decays included."""
-        return {"names": list(self.names), "optimisers": [optimiser.state_dict() for optimiser in self.optimisers]}
+        """What is needed to go on as if never stopped, rates and decays included; of sharded parameters the whole.
+
+        Where there are any, all processes must ask together.
+        """
+        states = [whole_optimiser_state(one.state_dict(), self._parameters(one)) for one in self.optimisers]
+        return {"names": list(self.names), "optimisers": states}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a `state_dict`; raises ``ValueError`` where it is of other parameters or other optimisers."""
@@ -53,7 +76,12 @@ class Optimisers:
             unlike = sorted(set(state["names"]) ^ set(self.names))[:3] or "none in name, but their order differs"
             raise ValueError(f"the optimisers' state is of other parameters; they differ in {unlike}")
         for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
-            optimiser.load_state_dict(saved)
+            optimiser.load_state_dict(part_of_optimiser_state(saved, self._parameters(optimiser)))
+
+    def _parameters(self, optimiser: torch.optim.Optimizer) -> list[Tensor]:
+        """The model's own parameters, in the order of the optimiser's groups."""
+        held: list[Tensor] = [parameter for group in optimiser.param_groups for parameter in group["params"]]
+        return [self.sharded.get(parameter, parameter) for parameter in held]
 
     def _groups(self) -> list[dict[str, Any]]:
         return [group for optimiser in self.optimisers for group in optimiser.param_groups]
@@ -67,16 +95,19 @@ def make_optimisers(model: nn.Module, config: OptimiserConfig) -> Optimisers:
     groups = parameter_groups(model, config.rates)
     for_muon = [group for group in groups if config.kind == "muon" and group.kind == "block_matrices"]
     for_adamw = [group for group in groups if group not in for_muon]
+    # AdamW works element by element and is given this process's parts, plain tensors that share the parameters' memory;
+    # Muon needs whole matrices, and gathers them itself.
+    parts = {one: nn.Parameter(local(one)) for group in for_adamw for one in group.parameters if is_sharded(one)}
     optimisers: list[torch.optim.Optimizer] = []
     if for_muon:
         options = [_muon_options(group, config) for group in for_muon]
         optimisers.append(Muon(options, lr=config.muon_rate, weight_decay=config.weight_decay))
     if for_adamw:
-        options = [_adamw_options(group, config) for group in for_adamw]
+        options = [_adamw_options(group, config, parts) for group in for_adamw]
         # Fused: one kernel for all parameters, which can leave a step out without asking the device.
         optimisers.append(torch.optim.AdamW(options, lr=config.adamw_rate, betas=config.betas, fused=True))
     names = tuple(name for group in (*for_muon, *for_adamw) for name in group.names)
-    return Optimisers(tuple(optimisers), names, config.clip)
+    return Optimisers(tuple(optimisers), names, config.clip, {part: whole for whole, part in parts.items()})
 
 
 @torch.no_grad()
@@ -88,7 +119,8 @@ def clip_gradients(parameters: list[Tensor], clip: float) -> Float[Tensor, ""]:
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     if not gradients:
         raise ValueError("no parameter has a gradient; optimisers step after backward")
-    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+    norm = gradient_length(gradients)
+    gradients = [local(gradient) for gradient in gradients]
     torch._foreach_mul_(gradients, (clip / norm).clamp(max=1.0))
     # NaN times zero is NaN: broken gradients are overwritten, without asking the device whether they are.
     broken = ~torch.isfinite(norm)
@@ -105,9 +137,11 @@ def _muon_options(group: ParameterGroup, config: OptimiserConfig) -> dict[str, A
     }
 
 
-def _adamw_options(group: ParameterGroup, config: OptimiserConfig) -> dict[str, Any]:
+def _adamw_options(
+    group: ParameterGroup, config: OptimiserConfig, parts: dict[nn.Parameter, nn.Parameter]
+) -> dict[str, Any]:
     return {
-        "params": list(group.parameters),
+        "params": [parts.get(parameter, parameter) for parameter in group.parameters],
         "initial_lr": config.adamw_rate * group.rate,
         "weight_decay": 0.0 if group.kind == "vectors" else config.weight_decay,
     }

@@ -1,4 +1,4 @@
-"""What a training says of itself: a line of JSON every so many steps, and a bar for people."""
+"""What a training says of itself: a line of JSON every so many steps, to trackers too, and a bar for people."""
 
 import json
 import sys
@@ -11,8 +11,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from recon4d.train.config import LossWeights, TrainConfig
-from recon4d.train.objective import TERMS, Batch
+from recon4d.train.objective import Batch, terms_of
 from recon4d.train.run_folder import LOG_NAME
+from recon4d.train.trackers import open_tracker
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -25,9 +26,12 @@ class Progress:
         from tqdm import tqdm
 
         self._weights: LossWeights = config.losses
+        self._terms = terms_of(config.losses)
         self._file = folder / LOG_NAME
         self._accelerator = accelerator
         self._is_quiet = not accelerator.is_main_process
+        names = () if self._is_quiet else config.trackers
+        self._trackers = [open_tracker(name, folder, config, first_step) for name in names]
         self._bar = tqdm(
             total=config.steps,
             initial=first_step,
@@ -50,9 +54,9 @@ class Progress:
     def log(self, step: int, skipped: float) -> None:
         """Write the means since the last time, and how many steps were skipped in all."""
         means = torch.stack(self._means).nanmean(dim=0).tolist()
-        self.loss = sum(getattr(self._weights, name) * value for name, value in zip(TERMS, means, strict=True))
+        self.loss = sum(getattr(self._weights, name) * value for name, value in zip(self._terms, means, strict=True))
         seconds = time.perf_counter() - self._since
-        values = {"step": step, "loss": self.loss, **dict(zip(TERMS, means, strict=True))}
+        values = {"step": step, "loss": self.loss, **dict(zip(self._terms, means, strict=True))}
         values |= {"gradient": float(torch.stack(self._norms).nanmean()), "skipped": skipped}
         values |= {"clips_per_second": self._clips / seconds, "memory_gib": _peak_memory()}
         self._write(values)
@@ -70,12 +74,17 @@ class Progress:
     def close(self) -> None:
         """The last of it."""
         self._bar.close()
+        for tracker in self._trackers:
+            tracker.close()
 
     def _write(self, values: dict[str, float]) -> None:
         if self._is_quiet:
             return
         with self._file.open("a") as file:
             file.write(json.dumps(values) + "\n")
+        numbers = {name: value for name, value in values.items() if name != "step"}
+        for tracker in self._trackers:
+            tracker.log(numbers, int(values["step"]))
 
 
 def _peak_memory() -> float:

@@ -1,6 +1,7 @@
 """Models by name, and the checkpoint files they are saved to and loaded from."""
 
-from recon4d.zoo.checkpoint import Storage, empty_model, load_model, save_model
+from recon4d.zoo.checkpoint import Storage, empty_model, save_model
+from recon4d.zoo.downloads import LicenceWarning, PublishedSource, cache_folder
 from recon4d.zoo.models import (
     DEFAULT_MODEL,
     HeadKind,
@@ -8,18 +9,26 @@ from recon4d.zoo.models import (
     ZooEntry,
     create_model,
     list_models,
+    load_model,
     model_config,
     model_entry,
 )
+from recon4d.zoo.vggt import from_vggt
+from recon4d.zoo.vggt_omega import from_vggt_omega
 
 __all__ = [
     "DEFAULT_MODEL",
     "HeadKind",
+    "LicenceWarning",
+    "PublishedSource",
     "Storage",
     "UntrainedWarning",
     "ZooEntry",
+    "cache_folder",
     "create_model",
     "empty_model",
+    "from_vggt",
+    "from_vggt_omega",
     "list_models",
     "load_model",
     "model_config",

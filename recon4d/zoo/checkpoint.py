@@ -45,8 +45,13 @@ def save_model(model: Model, path: str | Path, storage: Storage = "float32") -> 
         partial.unlink(missing_ok=True)
 
 
-def load_model(path: str | Path) -> Model:
-    """The model of a checkpoint file, in evaluation mode on the CPU.
+def is_checkpoint(path: Path) -> bool:
+    """Whether a file says of itself that this package wrote it."""
+    return path.suffix == ".safetensors" and path.is_file() and "format" in _read(path)[0]
+
+
+def load_checkpoint(path: str | Path) -> Model:
+    """The model of a checkpoint file that `save_model` wrote, in evaluation mode on the CPU.
 
     Raises ``FileNotFoundError``, or ``ValueError`` where the file is damaged, is not a checkpoint of recon4d, or has
     names or shapes that its own configuration does not.

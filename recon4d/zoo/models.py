@@ -15,7 +15,10 @@ from recon4d.backbone import ConvolutionalBackboneConfig, DinoBackbone, DinoBack
 from recon4d.heads import CameraHeadConfig, DptHeadConfig, LinearHeadConfig, MotionHeadConfig
 from recon4d.matching import MatchingConfig
 from recon4d.model import Model, ModelConfig
-from recon4d.zoo.checkpoint import empty_model, load_model
+from recon4d.zoo.checkpoint import empty_model, is_checkpoint, load_checkpoint
+from recon4d.zoo.downloads import OMEGA_LICENCE, PublishedSource, load_published, published_model
+from recon4d.zoo.vggt import from_vggt, vggt_1b_config
+from recon4d.zoo.vggt_omega import from_vggt_omega, vggt_omega_1b_config
 
 DEFAULT_MODEL = "recon4d_small"
 WEIGHTS_FOLDER = Path(__file__).parents[1] / "weights"
@@ -38,6 +41,8 @@ class ZooEntry:
     backbone_licence: str
     """The licence of backbone weights that can be downloaded; those of the package are Apache-2.0."""
     make_config: Callable[[], ModelConfig]
+    published: PublishedSource | None = None
+    """Where others published weights of the whole model, which are downloaded when first used."""
 
     @property
     def weights_file(self) -> Path | None:
@@ -63,9 +68,13 @@ def model_entry(name: str) -> ZooEntry:
 
 
 def model_config(name: str, heads: HeadKind = "linear") -> ModelConfig:
-    """The configuration of a name, with linear or DPT dense heads; change it with `dataclasses.replace`."""
-    config = model_entry(name).make_config()
-    return config if heads == "linear" else _with_dpt_heads(config)
+    """The configuration of a name, with linear or DPT dense heads; change it with `dataclasses.replace`.
+
+    Published models keep their own heads. Raises ``ValueError`` where the name is unknown.
+    """
+    entry = model_entry(name)
+    config = entry.make_config()
+    return config if heads == "linear" or entry.published is not None else _with_dpt_heads(config)
 
 
 def create_model(
@@ -78,18 +87,21 @@ def create_model(
 ) -> Model:
     """A model of the zoo, in evaluation mode on the CPU.
 
-    `weights` are "default" (what ships with the package; where nothing does, random ones and an `UntrainedWarning`),
-    None (random from `seed`, no warning) or a checkpoint file of the same configuration. `backbone_weights`, for
+    `weights` are "default" (what ships with the package, or for published models what is downloaded once; where there
+    is nothing, random ones and an `UntrainedWarning`), None (random from `seed`, no warning) or a checkpoint file of
+    the same configuration. `backbone_weights`, for
     DINO-backed models, are "pretrained" (timm downloads them, under their own licence) or a local file.
     Raises ``ValueError`` where the name is unknown or weights do not fit.
     """
     entry = model_entry(name)
+    if entry.published is not None and weights is not None:
+        return _published(entry, entry.published, weights)
     config = model_config(name, heads)
     file = entry.weights_file if weights == "default" and heads == "linear" else None
     if weights not in ("default", None):
         file = Path(str(weights))
     if file is not None:
-        model = load_model(file)
+        model = load_checkpoint(file)
         if model.config != config:
             raise ValueError(f"{file} holds a model of another configuration than {name} with {heads} heads")
         return model
@@ -106,6 +118,28 @@ def create_model(
             stacklevel=2,
         )
     return model.eval()
+
+
+def load_model(path: str | Path) -> Model:
+    """The model of a file, in evaluation mode on the CPU: a checkpoint of this package, or VGGT's or VGGT-Omega's.
+
+    Raises ``FileNotFoundError``, or ``ValueError`` where the file is damaged, is no checkpoint that is known here, or
+    has other names or shapes than it should.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"checkpoint {path} does not exist")
+    return load_checkpoint(path) if is_checkpoint(path) else load_published(path)
+
+
+def _published(entry: ZooEntry, source: PublishedSource, weights: str | Path) -> Model:
+    if weights == "default":
+        return published_model(entry.name, source)
+    model = load_model(weights)
+    if model.config != entry.make_config():
+        raise ValueError(f"{weights} holds a model of another configuration than {entry.name}")
+    model.name = entry.name
+    return model
 
 
 def _load_backbone(model: Model, weights: str | Path) -> None:
@@ -208,6 +242,23 @@ def _dino_entries() -> Iterator[ZooEntry]:
             )
 
 
+def _published_entries() -> Iterator[ZooEntry]:
+    for name, repository, licence, is_gated in (
+        ("vggt_1b", "facebook/VGGT-1B", "CC BY-NC 4.0, by Meta: not for commercial use", False),
+        ("vggt_1b_commercial", "facebook/VGGT-1B-Commercial", "VGGT License, by Meta: no military use", True),
+    ):
+        source = PublishedSource(repository, "model.pt", licence, from_vggt, is_gated)
+        yield ZooEntry(name, "vit_large_patch14_reg4_dinov2", licence.split(",")[0], vggt_1b_config, source)
+    source = PublishedSource("facebook/VGGT-Omega", "vggt_omega_1b_512.pt", OMEGA_LICENCE, from_vggt_omega, True)
+    yield ZooEntry(
+        "vggt_omega_1b",
+        "vit_large_patch16_dinov3, trained on",
+        OMEGA_LICENCE.split(",")[0],
+        vggt_omega_1b_config,
+        source,
+    )
+
+
 _ZOO: dict[str, ZooEntry] = {
     entry.name: entry
     for entry in (
@@ -215,6 +266,7 @@ _ZOO: dict[str, ZooEntry] = {
         ZooEntry("recon4d_mini", "convolutional stem and 2 blocks", "-", _mini),
         ZooEntry("recon4d_small", "convolutional stem and 4 blocks", "-", _small),
         *_dino_entries(),
+        *_published_entries(),
     )
 }
 """A new model is one function and one line here."""
