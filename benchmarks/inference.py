@@ -48,7 +48,7 @@ def main(arguments: Arguments) -> None:
     for frames in arguments.frames:
         seconds_of_plain = answer_of_plain = None
         for mode in arguments.modes:
-            model = _model(arguments.model, mode).to(device)
+            model = _model(arguments.model, mode).to(device).requires_grad_(False)
             result = _measure(model, mode, frames, arguments, device)
             seconds_of_plain = seconds_of_plain or result.seconds
             answer_of_plain = result.answer if answer_of_plain is None else answer_of_plain

@@ -9,7 +9,7 @@ from networks import assert_scenes_close, awake, random_images, tiny_config, tin
 
 from recon4d import geometry as g
 from recon4d.attention import set_attention_kernel
-from recon4d.heads import decode_cameras
+from recon4d.heads import DptFeaturesConfig, TrackerConfig, TrackHeadConfig, decode_cameras
 from recon4d.model import Model, ModelConfig, match_feature_tracks
 from recon4d.records import Known, Scene
 
@@ -292,6 +292,19 @@ class TestConfig:
         assert torch.equal(scene.points, scene.points_from_depth)
         assert torch.equal(scene.point_confidence, scene.depth_confidence)
         assert scene.moving.isnan().all()
+
+    def test_a_tracker_beside_a_motion_head(self) -> None:
+        tracker = TrackerConfig(channels=16, levels=2, radius=1, width=32, heads=2, mlp_width=32, depth=1, iterations=2)
+        track = TrackHeadConfig(DptFeaturesConfig((16, 16, 16, 16), 16), tracker)
+        model = awake(Model(replace(tiny_config(), track=track)))
+        images, queries = random_images(2, 3), torch.tensor([[[8.0, 8.0], [40.0, 20.0]]]).double().expand(2, -1, -1)
+        pixels, visibility, confidence = model.track(images, queries, query_frame=1)
+        assert torch.equal(pixels[:, 1], queries)
+        assert visibility.shape == confidence.shape == (2, 3, 2)
+        # The scene's own tracks are still those of every pixel.
+        assert model(images).tracks.pixels.shape[-2] == 32 * 48  # pyright: ignore[reportOptionalMemberAccess]
+        with pytest.raises(ValueError, match="1 of 2 queries are outside the image"):
+            model.track(images[:1], torch.tensor([[[8.0, 8.0], [49.0, 20.0]]]).double())
 
     def test_a_motion_head_needs_matches(self) -> None:
         with pytest.raises(ValueError, match="a motion head starts from matches"):

@@ -47,7 +47,9 @@ class Trainee(nn.Module):
     def forward(self, batch: Batch) -> tuple[Float[Tensor, "term"], Float[Tensor, "term"]]:
         """Totals and counts of `terms_of` the weights over this batch; a mean over ranks divides their sums."""
         clip = batch.sample.clip
-        outputs = self.model.outputs(clip.images, clip.times, batch.asked, clip.known)
+        # Only a motion head learns from tracks; a point tracker would follow its points for nothing.
+        asked = batch.asked if self.model.motion_head is not None else batch.asked[:, :0]
+        outputs = self.model.outputs(clip.images, clip.times, asked, clip.known)
         truth = losses.normalised(batch.sample.scene)
         wanted = terms_of(self.weights)
         with torch.autocast(clip.images.device.type, enabled=False):

@@ -182,7 +182,7 @@ def _tiny() -> ModelConfig:
 
 
 def _mini() -> ModelConfig:
-    """Small enough to learn on two cores of a CPU in an afternoon."""
+    """Between tiny and small, for experiments on a CPU."""
     block = BlockConfig(width=192, heads=3, mlp_width=384)
     return ModelConfig(
         backbone=ConvolutionalBackboneConfig(block, blocks=2, quarter_channels=32, eighth_channels=64),

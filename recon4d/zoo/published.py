@@ -41,7 +41,7 @@ class PublishedWeights:
             self._misshapen.append(f"{name} of shape {found}, wanted {shape}")
         else:
             return self._tensors[name].detach()
-        return torch.empty(shape, device="meta")
+        return torch.empty(shape)
 
     def check(self, ignored: Iterable[str] = ()) -> None:
         """Raise ``ValueError`` with the first few names that are missing, have another shape, or nobody took."""
