@@ -27,6 +27,9 @@ _HOME_OF = {
     "Source": "recon4d.records",
     "Tracks": "recon4d.records",
     "create_model": "recon4d.zoo",
+    "in_metres": "recon4d.records",
+    "in_metres_by_distance": "recon4d.records",
+    "levelled": "recon4d.records",
     "list_models": "recon4d.zoo",
     "load_model": "recon4d.zoo",
     "load_scene": "recon4d.export",
@@ -38,6 +41,7 @@ _HOME_OF = {
     "refine": "recon4d.sfm",
     "save_model": "recon4d.zoo",
     "save_scene": "recon4d.export",
+    "scaled": "recon4d.records",
 }
 
 if TYPE_CHECKING:
@@ -45,7 +49,19 @@ if TYPE_CHECKING:
     from recon4d.media import read_clip
     from recon4d.model import Model, ModelConfig
     from recon4d.reconstruction import ReconstructConfig, reconstruct, reconstruct_and_match
-    from recon4d.records import Cameras, Clip, FeatureTracks, Known, Scene, Source, Tracks
+    from recon4d.records import (
+        Cameras,
+        Clip,
+        FeatureTracks,
+        Known,
+        Scene,
+        Source,
+        Tracks,
+        in_metres,
+        in_metres_by_distance,
+        levelled,
+        scaled,
+    )
     from recon4d.sfm import refine
     from recon4d.zoo import create_model, list_models, load_model, model_config, save_model
 

@@ -1,15 +1,17 @@
 """What `reconstruct` chooses for people: sizes, precision, memory, determinism, and what it refuses."""
 
 import math
+import re
 from dataclasses import replace
 
 import pytest
 import torch
-from networks import assert_scenes_close, awake
+from networks import assert_scenes_close, awake, tiny_config
 from scenes import make_clip
 
-from recon4d import ReconstructConfig, reconstruct
+from recon4d import ReconstructConfig, reconstruct, reconstruct_and_match
 from recon4d import geometry as g
+from recon4d.heads import DptFeaturesConfig, TrackerConfig, TrackHeadConfig
 from recon4d.model import Model
 from recon4d.reconstruction import MAX_FRAMES, processing_size
 from recon4d.records import Clip, Known
@@ -164,6 +166,23 @@ class TestRefusals:
     def test_in_one_line(self, model: Model, frames: int, height: int, config: ReconstructConfig, message: str) -> None:
         with pytest.raises(ValueError, match=message):
             reconstruct(model, make_clip(frames, height, 40), config)
+
+    def test_pictures_too_small_to_follow_points_in_say_which_size_would_do(self, clip: Clip) -> None:
+        """Six levels at half the size need 64 pixels each way; 60 x 100 pixels become 48 x 80 at a side of 64."""
+        tracker = TrackerConfig(channels=16, levels=6, radius=1, width=32, heads=2, mlp_width=32, depth=1, iterations=1)
+        track = TrackHeadConfig(DptFeaturesConfig((16, 16, 16, 16), 16), tracker)
+        model = awake(Model(replace(tiny_config(), motion=None, matching=None, track=track))).float()
+        small = replace(SINGLE, processing_size=64)
+        with pytest.raises(ValueError, match=r"64 pixels or more each way, and would see 80 x 48: give") as caught:
+            reconstruct(model, clip, small)
+        (side,) = re.findall(r"--processing-size (\d+) or more", str(caught.value))
+        with pytest.raises(ValueError, match="64 pixels or more"):
+            reconstruct(model, clip, replace(small, processing_size=int(side) - 1))
+        assert reconstruct(model, clip, replace(small, processing_size=int(side))).tracks is not None
+        # Who asks for no tracks needs no more; refinement follows points all the same.
+        assert reconstruct(model, clip, replace(small, anchors=())).size == (48, 80)
+        with pytest.raises(ValueError, match=r"neither tracks .* nor --refine"):
+            reconstruct_and_match(model, clip, replace(small, anchors=()))
 
     def test_a_batch_is_not_a_clip(self, model: Model, clip: Clip) -> None:
         with pytest.raises(ValueError, match=r"one clip, not a batch of shape \(1,\)"):

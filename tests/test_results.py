@@ -64,16 +64,16 @@ def test_without_a_confident_point_everything_else_is_written(tmp_path):
 @pytest.mark.parametrize("names", [("a.png", "a.jpg"), ("left/1.png", "right/1.png"), ("a.png", "A.png")])
 def test_frames_of_one_name_are_numbered_with_a_warning(names):
     with pytest.warns(UserWarning, match="all are numbered instead"):
-        assert results._frame_names(Source("x", names, (0, 1)), 2) == ["frame_000000.jpg", "frame_000001.jpg"]
+        assert results.frame_file_names(Source("x", names, (0, 1)), 2) == ["frame_000000.jpg", "frame_000001.jpg"]
 
 
 def test_frames_lie_in_one_folder_whatever_their_names():
-    assert results._frame_names(Source("x", ("left/1.png", "../2.v3"), (0, 1)), 2) == ["1.jpg", "2.v3.jpg"]
+    assert results.frame_file_names(Source("x", ("left/1.png", "../2.v3"), (0, 1)), 2) == ["1.jpg", "2.v3.jpg"]
 
 
 def test_names_that_do_not_fit_the_clip_are_refused():
     with pytest.raises(ValueError, match="names 2 frames, but the clip has 3"):
-        results._frame_names(Source("x", ("a", "b"), (0, 1)), 3)
+        results.frame_file_names(Source("x", ("a", "b"), (0, 1)), 3)
 
 
 @pytest.mark.parametrize(

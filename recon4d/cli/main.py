@@ -14,10 +14,13 @@ import tyro
 
 from recon4d.cli.adapt import AdaptCommand
 from recon4d.cli.evaluate import EvaluateCommand
+from recon4d.cli.export import ExportCommand
+from recon4d.cli.info import InfoCommand
 from recon4d.cli.models import ModelsCommand
 from recon4d.cli.reconstruct import ReconstructCommand
 from recon4d.cli.render import RenderCommand
 from recon4d.cli.train import TrainCommand
+from recon4d.cli.view import ViewCommand
 
 EXIT_BAD_INPUT = 2
 
@@ -27,6 +30,9 @@ Command = (
     | Annotated[AdaptCommand, tyro.conf.subcommand("adapt")]
     | Annotated[EvaluateCommand, tyro.conf.subcommand("evaluate")]
     | Annotated[RenderCommand, tyro.conf.subcommand("render")]
+    | Annotated[ViewCommand, tyro.conf.subcommand("view")]
+    | Annotated[ExportCommand, tyro.conf.subcommand("export")]
+    | Annotated[InfoCommand, tyro.conf.subcommand("info")]
     | Annotated[ModelsCommand, tyro.conf.subcommand("models")]
 )
 

@@ -7,7 +7,7 @@ if TYPE_CHECKING:
     import torch
 
     from recon4d.model import Model
-    from recon4d.records import Clip, Scene
+    from recon4d.records import Clip, Known, Scene
 
 
 def find_model(name_or_file: str) -> "Model":
@@ -41,6 +41,24 @@ def describe_clip(source: Path, clip: "Clip", fps: float | None) -> str:
         return f"{source}: {count}, without times"
     how = "spread evenly" if fps is None else f"at {fps:g} a second"
     return f"{source}: {count}, {how} from {clip.times.min():.2f} s to {clip.times.max():.2f} s"
+
+
+def describe_known(known: "Known") -> str:
+    """What is known of a clip beforehand, in one line."""
+    num_frames = len(known.intrinsics)
+    parts = []
+    for what, values in (("intrinsics", known.intrinsics), ("cameras", known.world_from_cam)):
+        if count := int(values.isfinite().all(dim=(1, 2)).sum()):
+            parts.append(f"{what} of {count} of {num_frames} frames")
+    if known.depths is not None:
+        parts.append(f"depth at {_percent(known.depths.isfinite().float().mean().item())} of the pixels")
+    if known.ignore is not None:
+        parts.append(f"{_percent(known.ignore.float().mean().item())} of the pixels to be ignored")
+    return f"known: {', '.join(parts) or 'nothing'}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2g} %"
 
 
 def describe_results(out: Path, scene: "Scene") -> str:

@@ -1,4 +1,4 @@
-"""The look of a clip augmented, by other light, lens, sensor and compression; the only door to kornia."""
+"""The look of a clip augmented, by other light, lens, sensor and compression."""
 
 import math
 from dataclasses import dataclass

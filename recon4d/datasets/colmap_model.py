@@ -40,8 +40,8 @@ class ColmapModels(Sequences):
         if not root.is_dir():
             raise FileNotFoundError(f"{root} is not a folder")
         folders = {root.resolve().name: root}
-        if _model_folder(root) is None:
-            folders = {path.name: path for path in root.iterdir() if path.is_dir() and _model_folder(path)}
+        if model_folder(root) is None:
+            folders = {path.name: path for path in root.iterdir() if path.is_dir() and model_folder(path)}
         if not folders:
             raise ValueError(f"{root} has no COLMAP model (cameras.bin or cameras.txt), nor have its folders")
         self.folders = folders
@@ -50,12 +50,12 @@ class ColmapModels(Sequences):
         return sorted(self.folders)
 
     def num_frames(self, name: str) -> int:
-        return len(_read_model(name, folder_of(self.folders, name)).images)
+        return len(read_model(name, folder_of(self.folders, name)).images)
 
     def read(self, name: str, frames: Sequence[int], anchors: tuple[int, ...] = (0,)) -> Sample:
         self.check_frames(name, frames, anchors)
         folder = folder_of(self.folders, name)
-        model = _read_model(name, folder)
+        model = read_model(name, folder)
         shots = [model.images[frame] for frame in frames]
         lenses = [_lens(name, model, shot) for shot in shots]
         pictures = folder / "images" if (folder / "images").is_dir() else folder
@@ -83,7 +83,9 @@ class ColmapModels(Sequences):
 
 
 @dataclass(frozen=True)
-class _Lens:
+class Lens:
+    """How a camera of a model sees; what `parameters` mean depends on COLMAP's `model`."""
+
     model: str
     width: int
     height: int
@@ -102,23 +104,28 @@ class _Image:
 
 
 @dataclass(frozen=True)
-class _Model:
-    """`images` are in order of their names; `points` are by id."""
+class StoredModel:
+    """What a model's files hold; `images` are in order of their names; `points` are by id."""
 
-    lenses: dict[int, _Lens]
+    lenses: dict[int, Lens]
     images: list[_Image]
     points: dict[int, tuple[float, float, float]]
 
 
-def _model_folder(folder: Path) -> Path | None:
+def model_folder(folder: Path) -> Path | None:
+    """Where in `folder` a model's files lie; None where there are none."""
     for place in PLACES:
         if any((folder / place / f"cameras.{ending}").is_file() for ending in ("bin", "txt")):
             return folder / place
     return None
 
 
-def _read_model(name: str, folder: Path) -> _Model:
-    place = _model_folder(folder) or folder
+def read_model(name: str, folder: Path) -> StoredModel:
+    """The model of a folder, binary where there is one; `name` is what errors call it.
+
+    Raises ``ValueError`` or ``FileNotFoundError`` where files are missing or damaged.
+    """
+    place = model_folder(folder) or folder
     ending, readers = ".txt", (_lenses_from_text, _images_from_text, _points_from_text)
     if (place / "cameras.bin").is_file():
         ending, readers = ".bin", (_lenses_from_bytes, _images_from_bytes, _points_from_bytes)
@@ -134,16 +141,16 @@ def _read_model(name: str, folder: Path) -> _Model:
     for image in images:
         numbers(name, str(paths[1]), image.pose.tolist(), (7,))
     numbers(name, str(paths[2]), list(points.values()) or np.zeros((0, 3)), (None, 3))
-    return _Model(lenses, sorted(images, key=lambda image: image.name), points)
+    return StoredModel(lenses, sorted(images, key=lambda image: image.name), points)
 
 
-def _lens(name: str, model: _Model, image: _Image) -> _Lens:
+def _lens(name: str, model: StoredModel, image: _Image) -> Lens:
     if image.lens not in model.lenses:
         raise DataError(name, image.name, f"its camera {image.lens} is not in the model")
     return model.lenses[image.lens]
 
 
-def _intrinsics(name: str, lens: _Lens) -> Float64[Tensor, "3 3"]:
+def _intrinsics(name: str, lens: Lens) -> Float64[Tensor, "3 3"]:
     """The pinhole of a camera, or a `DataError` where it is something else."""
     if lens.model not in FOCALS_AND_DISTORTIONS:
         wanted = ", ".join(FOCALS_AND_DISTORTIONS)
@@ -159,7 +166,7 @@ def _intrinsics(name: str, lens: _Lens) -> Float64[Tensor, "3 3"]:
 
 def _trajectories(
     name: str,
-    model: _Model,
+    model: StoredModel,
     shots: list[_Image],
     cam_from_world: Float64[Tensor, "time 4 4"],
     intrinsics: Float64[Tensor, "time 3 3"],
@@ -185,9 +192,9 @@ def _rows(path: Path) -> list[str]:
     return [line for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
 
 
-def _lenses_from_text(path: Path) -> dict[int, _Lens]:
+def _lenses_from_text(path: Path) -> dict[int, Lens]:
     rows = [line.split() for line in _rows(path) if line.strip()]
-    return {int(row[0]): _Lens(row[1], int(row[2]), int(row[3]), tuple(map(float, row[4:]))) for row in rows}
+    return {int(row[0]): Lens(row[1], int(row[2]), int(row[3]), tuple(map(float, row[4:]))) for row in rows}
 
 
 def _images_from_text(path: Path) -> list[_Image]:
@@ -215,14 +222,14 @@ def _image(name: str, lens: int, pose: Tensor, triples: np.ndarray) -> _Image:
     return _Image(name, lens, pose, pixels, torch.from_numpy(triples[:, 2].astype(np.int64)))
 
 
-def _lenses_from_bytes(path: Path) -> dict[int, _Lens]:
+def _lenses_from_bytes(path: Path) -> dict[int, Lens]:
     data, lenses = _Bytes(path), {}
     for _ in data.counted():
         key, number, width, height = data.take("<iiQQ")
         if not 0 <= number < len(MODELS):
             raise ValueError(f"has a camera of COLMAP's model number {number}; wanted {', '.join(MODELS)}")
         focals, distortions = FOCALS_AND_DISTORTIONS.get(MODELS[number], (1, 2))  # RADIAL, to be refused by its name
-        lenses[key] = _Lens(MODELS[number], width, height, data.take(f"<{focals + 2 + distortions}d"))
+        lenses[key] = Lens(MODELS[number], width, height, data.take(f"<{focals + 2 + distortions}d"))
     return lenses
 
 

@@ -33,13 +33,24 @@ def write_point_cloud(path: str | Path, scene: Scene, clip: Clip, max_points: in
     The clip may be at any size. At most `max_points` are written, picked as in `confident_points`. Raises
     `NoConfidentPointsError` (a ``ValueError``) when there is no point at all.
     """
-    import trimesh
-
     points, colours = confident_points(scene, clip.resized(*scene.size).images, max_points)
     if len(points) == 0:
         raise NoConfidentPointsError("no pixel has a known depth with confidence, away from depth edges: no points")
+    write_coloured_points(path, points, colours)
+
+
+def write_coloured_points(path: str | Path, points: Float[Tensor, "n 3"], colours: UInt8[Tensor, "n 3"]) -> None:
+    """Write points (in any unit) with their RGB colours to `path`: a binary PLY, or a GLB, by its ending.
+
+    Coordinates are written as they are. Raises ``ValueError`` for another ending.
+    """
+    import trimesh
+
+    ending = Path(path).suffix
+    if ending not in (".ply", ".glb"):
+        raise ValueError(f"points cannot be written to {Path(path).name}; wanted a name that ends in .ply or .glb")
     cloud = trimesh.PointCloud(points.detach().cpu().numpy(), colors=colours.cpu().numpy())
-    encoded = cloud.export(file_type="ply")
+    encoded = cloud.export(file_type=ending.removeprefix("."))
     assert isinstance(encoded, bytes)
     Path(path).write_bytes(encoded)
 
@@ -61,9 +72,14 @@ def confident_points(
     if max_points is not None and max_points < 1:
         raise ValueError(f"max_points is {max_points}, wanted at least 1")
 
-    chosen = _is_confident(scene)
-    if max_points is not None:
-        chosen = _thinned(chosen, max_points)
+    chosen = confident_pixels(scene)
+    return points_at(scene, images, chosen if max_points is None else thinned(chosen, max_points))
+
+
+def points_at(
+    scene: Scene, images: UInt8[Tensor, "time 3 height width"], chosen: Bool[Tensor, "time height width"]
+) -> tuple[Float[Tensor, "n 3"], UInt8[Tensor, "n 3"]]:
+    """World points of the chosen pixels from their depths, frame by frame and row by row, and their RGB colours."""
     images = images.to(chosen.device)
     untracked = replace(scene, tracks=None)
     # One frame at a time: the points of a whole clip would fill the memory before most are dropped.
@@ -72,7 +88,13 @@ def confident_points(
     return torch.cat(points), torch.cat(colours)
 
 
-def _is_confident(scene: Scene) -> Bool[Tensor, "time height width"]:
+def confident_pixels(
+    scene: Scene, percentile: float = CONFIDENCE_PERCENTILE, least: float = 0.0
+) -> Bool[Tensor, "time height width"]:
+    """Pixels of known depth and camera, away from depth edges, among the more confident of the known ones.
+
+    The least confident `percentile` per cent are left out, and those below the confidence `least`.
+    """
     is_known = (scene.depth_confidence > 0) & torch.isfinite(scene.depths) & (scene.depths > 0)
     has_camera = torch.isfinite(scene.cameras.world_from_cam).all(-1).all(-1)
     has_camera &= torch.isfinite(scene.cameras.intrinsics).all(-1).all(-1)
@@ -80,8 +102,8 @@ def _is_confident(scene: Scene) -> Bool[Tensor, "time height width"]:
     if not is_known.any():
         return is_known
     # numpy: torch.quantile refuses more than 16 million values. "At least" keeps all where confidence is constant.
-    threshold = np.percentile(scene.depth_confidence[is_known].detach().cpu().numpy(), CONFIDENCE_PERCENTILE)
-    is_believed = scene.depth_confidence >= float(threshold)
+    threshold = np.percentile(scene.depth_confidence[is_known].detach().cpu().numpy(), percentile)
+    is_believed = scene.depth_confidence >= max(float(threshold), least)
     return is_known & is_believed & ~_is_depth_edge(scene.depths, is_known)
 
 
@@ -100,7 +122,7 @@ def _is_depth_edge(
     return is_edge
 
 
-def _thinned(chosen: Bool[Tensor, "time height width"], max_points: int) -> Bool[Tensor, "time height width"]:
+def thinned(chosen: Bool[Tensor, "time height width"], max_points: int) -> Bool[Tensor, "time height width"]:
     """At most `max_points` of the chosen pixels, evenly spread.
 
     One is taken from each of `max_points` runs of equal length, at a place in the run that walks by the golden ratio.

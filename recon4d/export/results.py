@@ -40,11 +40,11 @@ def write_results(folder: str | Path, clip: Clip, scene: Scene, info: SceneInfo)
 
 def _write_frames(folder: Path, clip: Clip) -> None:
     folder.mkdir()
-    for name, image in zip(_frame_names(clip.source, clip.num_frames), clip.images, strict=True):
+    for name, image in zip(frame_file_names(clip.source, clip.num_frames), clip.images, strict=True):
         write_jpeg(folder / name, image)
 
 
-def _frame_names(source: Source | None, num_frames: int) -> list[str]:
+def frame_file_names(source: Source | None, num_frames: int) -> list[str]:
     """One file name for each frame, no two alike."""
     numbered = [f"frame_{number:06d}.jpg" for number in range(num_frames)]
     if source is None:

@@ -3,7 +3,21 @@
 from recon4d.records.cameras import Cameras
 from recon4d.records.clip import Clip, Known, Source
 from recon4d.records.feature_tracks import FeatureTracks
+from recon4d.records.levelling import levelled
+from recon4d.records.metric import in_metres, in_metres_by_distance, scaled
 from recon4d.records.scene import Scene
 from recon4d.records.tracks import Tracks
 
-__all__ = ["Cameras", "Clip", "FeatureTracks", "Known", "Scene", "Source", "Tracks"]
+__all__ = [
+    "Cameras",
+    "Clip",
+    "FeatureTracks",
+    "Known",
+    "Scene",
+    "Source",
+    "Tracks",
+    "in_metres",
+    "in_metres_by_distance",
+    "levelled",
+    "scaled",
+]

@@ -1,5 +1,6 @@
-"""From a clip to a scene for people: sizes, precision, memory and progress are chosen here, not by the network."""
+"""One forward pass for people: sizes, precision, memory and progress are chosen here, not by the network."""
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from recon4d.model import Model, Outputs, is_narrow, match_feature_tracks
+from recon4d.reconstruction.honouring import honour
 from recon4d.records import Clip, FeatureTracks, Known, Scene
 
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -44,10 +46,13 @@ def reconstruct(model: Model, clip: Clip, config: ReconstructConfig = Reconstruc
 
     Nothing is cropped away: each axis is resized to a multiple of the model's patch, and
     ``scene.resized(*clip.size)`` takes maps and intrinsics to the original pixels. The result is deterministic.
-    Confidence is 0 where ``clip.known.ignore`` says so. Runs on the model's device.
+    Confidence is 0 where ``clip.known.ignore`` says so. What else ``clip.known`` holds is told to the network where
+    that can be told, and true in the answer (see `honour`). Runs on the model's device.
 
     Raises ``ValueError`` for clips that are too long, too small or batched, and ``MemoryError`` with what to lower.
     """
+    if config.anchors and model.motion_head is None:
+        _check_tracker(model, clip, config)
     return _run(model, clip, config, lambda outputs: None)[0]
 
 
@@ -58,6 +63,8 @@ def reconstruct_and_match(
 
     Pixels are those of the scene's maps. Everything else is as for `reconstruct`.
     """
+    if model.matching is None or (config.anchors and model.motion_head is None):
+        _check_tracker(model, clip, config)
     scene, tracks = _run(model, clip, config, lambda outputs: match_feature_tracks(model, outputs))
     assert tracks is not None
     return scene, tracks
@@ -71,7 +78,7 @@ def _run(
     device = next(model.parameters()).device
     if is_narrow(model) and not runs_in_bfloat16(config.precision, device):
         raise ValueError(f"{model.name} has bfloat16 weights (narrow_weights) and cannot run in {config.precision}")
-    height, width = processing_size(clip.size, config.processing_size or model.config.processing_size, model.patch_size)
+    height, width = _size_of_pass(model, clip, config)
     resized = clip.resized(height, width)
     batch = Clip.stack([replace(resized, source=None)]).to(device)
 
@@ -101,7 +108,7 @@ def _run(
     if tracks is not None:
         tracks = tracks[0].to("cpu").map(Tensor.clone)
         tracks = replace(tracks, seen=tracks.seen * _kept_at(tracks.pixels, resized.known))
-    return _ignoring(scene, resized.known), tracks
+    return honour(_ignoring(scene, resized.known), resized.known), tracks
 
 
 def processing_size(size: tuple[int, int], side: int, patch_size: int) -> tuple[int, int]:
@@ -113,6 +120,29 @@ def processing_size(size: tuple[int, int], side: int, patch_size: int) -> tuple[
         return max(1, round(pixels * scale / patch_size)) * patch_size
 
     return to_patches(height), to_patches(width)
+
+
+def _size_of_pass(model: Model, clip: Clip, config: ReconstructConfig) -> tuple[int, int]:
+    return processing_size(clip.size, config.processing_size or model.config.processing_size, model.patch_size)
+
+
+def _check_tracker(model: Model, clip: Clip, config: ReconstructConfig) -> None:
+    """Refuse pictures too small for the pyramid of the model's point tracker, and say which size would do."""
+    if model.track_head is None or clip.batch_shape or min(clip.size) < MIN_SIDE:
+        return
+    tracker = model.track_head.tracker.config
+    needed = tracker.stride * 2 ** (tracker.levels - 1)
+    height, width = _size_of_pass(model, clip, config)
+    if min(height, width) >= needed:
+        return
+    side = next(
+        side for side in itertools.count(needed) if min(processing_size(clip.size, side, model.patch_size)) >= needed
+    )
+    raise ValueError(
+        f"{model.name} follows points in pictures of {needed} pixels or more each way, and would see {width} x "
+        f"{height}: give --processing-size {side} or more, or ask for neither tracks (--anchors without a number) nor "
+        "--refine"
+    )
 
 
 def _check(clip: Clip, config: ReconstructConfig) -> None:

@@ -1,0 +1,65 @@
+"""`recon4d reconstruct --window` and `--anchored`: clips of any length, streamed to a folder that outlives a stop."""
+
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from recon4d.export import SceneInfo
+    from recon4d.media.long_clips import LongClip
+    from recon4d.model import Model
+    from recon4d.reconstruction import ReconstructConfig
+    from recon4d.records import Clip, Scene
+
+
+@dataclass(frozen=True)
+class LongConfig:
+    """Clips of any length, in parts of bounded memory. All frames are taken, at --fps where it is given."""
+
+    window: int = 0
+    """Frames of one pass; 0 takes the whole clip in one."""
+    overlap: int = 4
+    """Frames that a window shares with the one before."""
+    static_below: float = 0.5
+    """Pixels whose probability to move is below this join windows; above 1 all pixels do."""
+    loops: bool = False
+    """Look for places that are seen again, and spread the drift."""
+    anchored: bool = False
+    """Take every frame with the first alone, instead of windows."""
+
+    @property
+    def is_wanted(self) -> bool:
+        return self.window > 0 or self.anchored
+
+
+def reconstruct_long(
+    model: "Model", long_clip: "LongClip", out: Path, info: "SceneInfo", config: "ReconstructConfig", long: LongConfig
+) -> str:
+    """Write every frame of the clip to the folder `out`, and answer in a line what was done.
+
+    The same call goes on where one was stopped.
+    """
+    from dataclasses import replace
+
+    from recon4d.reconstruction import reconstruct
+    from recon4d.windows import LoopConfig, WindowConfig, reconstruct_anchored, reconstruct_windows
+
+    # An anchor's pixels are followed to every frame; tracks of single windows would end with them.
+    config = replace(config, anchors=(0,) if long.anchored else (), progress=False)
+
+    def reconstruct_clip(clip: "Clip") -> "Scene":
+        return reconstruct(model, clip, config)
+
+    started, progress = time.perf_counter(), sys.stderr.isatty()
+    if long.anchored:
+        index = reconstruct_anchored(reconstruct_clip, long_clip, out, info, progress=progress)
+    else:
+        loops = LoopConfig() if long.loops else None
+        windows = WindowConfig(long.window, long.overlap, long.static_below, loops)
+        index = reconstruct_windows(reconstruct_clip, long_clip, out, info, windows, progress)
+    seconds = time.perf_counter() - started
+    (height, width), error = index.size, 100 * float(index.errors.nanmedian())
+    what = f"{long_clip.num_frames} frames of {width} x {height} pixels in frames/, cameras in index.npz"
+    return f"{out}: {what}, {seconds:.1f} s; parts agree within {error:.1f} % of the depth (median)"

@@ -1,0 +1,93 @@
+"""A long clip whose frames are read when they are wanted, one after the other, and never held together."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from jaxtyping import UInt8
+from torch import Tensor
+
+from recon4d.media.photos import PHOTO_SUFFIXES, list_photos, read_photo
+from recon4d.media.selection import at_rate, positions_within
+from recon4d.media.video import read_frames, scan_video
+from recon4d.records import Source
+
+
+@dataclass(frozen=True)
+class LongClip:
+    """What a `Clip` is, without the images: `images` reads them.
+
+    `times` are seconds, NaN in every frame for photos without times. `size` is (height, width) in pixels.
+    `images(positions)` yields RGB images (3, height, width), uint8, of ascending positions (from 0, below
+    `num_frames`), and reads no further than it is asked. A later call starts afresh.
+    """
+
+    times: tuple[float, ...]
+    size: tuple[int, int]
+    source: Source
+    images: Callable[[Sequence[int]], Iterator[UInt8[Tensor, "3 height width"]]]
+
+    @property
+    def num_frames(self) -> int:
+        return len(self.times)
+
+
+def open_long_clip(
+    path: str | Path, fps: float | None = None, start: float | None = None, stop: float | None = None
+) -> LongClip:
+    """Every frame of a video file or a folder of pictures between `start` and `stop`, read when it is wanted.
+
+    With `fps`, a video's frames nearest to start, start + 1 / fps, ...; pictures are a sequence taken at that rate,
+    and without it have no times. `start` and `stop` are seconds from the first frame. Raises `FileNotFoundError` for
+    what is not there, and `ValueError` for what cannot be read as a clip; pictures of another size than the first
+    are met only when their turn comes.
+    """
+    if fps is not None and not (math.isfinite(fps) and fps > 0):
+        raise ValueError(f"fps = {fps:g}; wanted a number above 0")
+    if start is not None and not (math.isfinite(start) and start >= 0):
+        raise ValueError(f"start = {start:g} s; wanted seconds from 0")
+    if stop is not None and not stop > (start or 0):
+        raise ValueError(f"stop = {stop:g} s is not after start = {start or 0:g} s")
+    path = Path(path)
+    return _open_folder(path, fps, start, stop) if path.is_dir() else _open_video(path, fps, start, stop)
+
+
+def _open_video(path: Path, fps: float | None, start: float | None, stop: float | None) -> LongClip:
+    video = scan_video(path, stop)
+    stretch = positions_within(video.times, start, stop)
+    times = [video.times[i] for i in stretch]
+    chosen = range(len(times)) if fps is None else at_rate(times, start or 0.0, fps)
+    numbers = tuple(stretch[i] for i in chosen)
+
+    def images(positions: Sequence[int]) -> Iterator[Tensor]:
+        return read_frames(video, [numbers[i] for i in positions])
+
+    height, width = next(images([0])).shape[-2:]
+    source = Source(str(path), tuple(f"{path.stem}_{number:06d}" for number in numbers), numbers)
+    return LongClip(tuple(times[i] for i in chosen), (height, width), source, images)
+
+
+def _open_folder(path: Path, fps: float | None, start: float | None, stop: float | None) -> LongClip:
+    photos = list_photos(path)
+    if not photos:
+        raise ValueError(f"{path} holds no pictures; wanted files ending in {', '.join(sorted(PHOTO_SUFFIXES))}")
+    if fps is None and (start is not None or stop is not None):
+        raise ValueError(f"start and stop need times, and pictures ({path}) have none; give fps if they are a sequence")
+    numbers = positions_within([i / (fps or 1.0) for i in range(len(photos))], start, stop)
+    height, width = read_photo(photos[numbers[0]]).shape[-2:]
+
+    def images(positions: Sequence[int]) -> Iterator[Tensor]:
+        for photo in (photos[numbers[i]] for i in positions):
+            image = read_photo(photo)
+            if image.shape[-2:] != (height, width):
+                raise ValueError(
+                    f"{photo} is {image.shape[2]}x{image.shape[1]} but {photos[numbers[0]]} is {width}x{height}; "
+                    "a clip needs images of one size"
+                )
+            yield image
+
+    times = tuple(i / fps if fps else math.nan for i in numbers)
+    return LongClip(
+        times, (height, width), Source(str(path), tuple(photos[i].name for i in numbers), tuple(numbers)), images
+    )

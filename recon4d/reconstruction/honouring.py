@@ -1,0 +1,123 @@
+"""What was known about a clip is true in the answer: given intrinsics and cameras replace the predicted ones.
+
+A network is told what is known and still answers something a little different, or cannot be told at all. Everything it
+saw stays at its pixel: each frame's points follow their camera and their lens, and depth keeps its order. What was not
+given follows what was: the scale from given depth or given cameras, unknown cameras from the nearest given one.
+"""
+
+import warnings
+from dataclasses import replace
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from recon4d.geometry import invert, similarity, transform_points
+from recon4d.records import Cameras, Known, Scene
+
+LEAST_MOTION = 1e-3
+"""Of the median depth: predicted cameras that move less than this do not tell a scale."""
+
+
+def honour(scene: Scene, known: Known | None) -> Scene:
+    """The scene, whose world is its first camera, with what is `known` about pictures of its size made true.
+
+    - Intrinsics are the given ones where they are given. A point keeps its pixel and its z.
+    - Cameras are the given ones in the first camera's frame. One that is not given keeps its predicted place beside
+      the nearest frame (by number) that is. Points and tracks at each time follow the camera of that time.
+    - The unit is that of the given depth: the median of given over predicted depth. Without depth it is that of the
+      given cameras: the s with the least sum of |predicted distance - given distance / s| over all pairs of cameras,
+      which a quarter of cameras predicted wrong does not pull away. Where neither tells (cameras that stand still),
+      the unit is the network's.
+
+    The scene itself where nothing is known. Confidences do not change. Warns where predicted cameras hardly move and
+    the given ones therefore cannot fix the scale.
+    """
+    if known is None:
+        return scene
+    knows_lens, knows_camera = (
+        values.isfinite().all(dim=(1, 2)) for values in (known.intrinsics, known.world_from_cam)
+    )
+    scale = _scale_of_depth(scene, known.depths)
+    if not (knows_lens.any() or knows_camera.any() or scale is not None):
+        return scene
+    given = _from_first(known.world_from_cam)
+    if scale is None and knows_camera.any():
+        scale = _scale_of_cameras(scene, given, knows_camera)
+    if scale is not None:
+        scene = scene.transformed(_scaling(scale).to(scene.depths))
+
+    cameras = scene.cameras
+    if knows_lens.any():
+        intrinsics = torch.where(knows_lens[:, None, None], known.intrinsics, cameras.intrinsics)
+        cameras = replace(cameras, intrinsics=intrinsics.to(cameras.intrinsics))
+    if knows_camera.any():
+        world_from_cam = _given_or_beside(cameras.world_from_cam.double(), given, knows_camera)
+        cameras = replace(cameras, world_from_cam=world_from_cam.to(cameras.world_from_cam))
+    return scene if cameras is scene.cameras else _with_cameras(scene, cameras)
+
+
+def _from_first(world_from_cam: Float[Tensor, "time 4 4"]) -> Float[Tensor, "time 4 4"]:
+    """In the first camera's world, in float64; the first is the identity without rounding."""
+    world_from_cam = world_from_cam.double()
+    from_first = invert(world_from_cam[0]) @ world_from_cam
+    from_first[0] = torch.where(world_from_cam[0].isfinite(), torch.eye(4).double(), torch.nan)
+    return from_first
+
+
+def _scale_of_depth(scene: Scene, given: Float[Tensor, "time height width"] | None) -> float | None:
+    """The median of given over predicted depth where both are known; None without a pixel."""
+    if given is None:
+        return None
+    both = given.isfinite() & (given > 0) & (scene.depth_confidence > 0) & (scene.depths > 0)
+    return float((given[both].double() / scene.depths[both].double()).median()) if both.any() else None
+
+
+def _scale_of_cameras(scene: Scene, given: Float[Tensor, "time 4 4"], is_known: Bool[Tensor, "time"]) -> float | None:
+    """The scale between the distances of given and of predicted cameras; None where they do not tell.
+
+    The line through the origin with the least sum of absolute errors has the median of the ratios for its slope,
+    weighted by the distances that are given. Distances do not care how either path is turned.
+    """
+    first, second = torch.triu_indices(int(is_known.sum()), int(is_known.sum()), 1)
+    exact, found = (
+        (centres[first] - centres[second]).norm(dim=-1)
+        for centres in (given[is_known, :3, 3], scene.cameras.centres[is_known].double())
+    )
+    if not len(exact) or exact.max() <= 0:
+        return None
+    slopes, order = torch.where(exact > 0, found / exact, 0.0).sort()
+    weights = exact[order].cumsum(dim=0)
+    slope = float(slopes[torch.searchsorted(weights, weights[-1:] / 2)])
+    if slope * exact.max() <= LEAST_MOTION * scene.depths.median():
+        warnings.warn("the predicted cameras hardly move, so the given ones do not fix the scale", stacklevel=2)
+        return None
+    return 1 / slope
+
+
+def _given_or_beside(
+    predicted: Float[Tensor, "time 4 4"], given: Float[Tensor, "time 4 4"], is_known: Bool[Tensor, "time"]
+) -> Float[Tensor, "time 4 4"]:
+    """Given cameras, and others where they were predicted beside the nearest frame whose camera is given."""
+    frames, known_frames = torch.arange(len(given)), is_known.nonzero()[:, 0]
+    nearest = known_frames[(frames[:, None] - known_frames).abs().argmin(dim=1)]
+    beside = given[nearest] @ invert(predicted[nearest]) @ predicted
+    return torch.where(is_known[:, None, None], given, beside)
+
+
+def _with_cameras(scene: Scene, cameras: Cameras) -> Scene:
+    """The scene with other cameras; whatever was seen at a pixel and a z is still seen there."""
+    lens = torch.linalg.inv(cameras.intrinsics.double()) @ scene.cameras.intrinsics.double()
+    lens = torch.nn.functional.pad(lens, (0, 1, 0, 1))
+    lens[:, 3, 3] = 1
+    cam_from_world = invert(scene.cameras.world_from_cam.double())
+    new_from_world = (cameras.world_from_cam.double() @ lens @ cam_from_world).to(scene.points)
+    tracks = scene.tracks
+    if tracks is not None:
+        at_times = new_from_world.expand(*tracks.points.shape[:2], 4, 4)
+        tracks = replace(tracks, points=transform_points(at_times, tracks.points))
+    return replace(scene, cameras=cameras, points=transform_points(new_from_world, scene.points), tracks=tracks)
+
+
+def _scaling(scale: float) -> Float[Tensor, "4 4"]:
+    return similarity(torch.tensor(scale), torch.eye(3), torch.zeros(3))

@@ -1,0 +1,187 @@
+"""A run over the windows of a long clip: each is answered, joined to an earlier one, put in its place and written.
+
+Everything that one step hands to the next goes through files that are whole or not there. That is how memory stays
+that of two windows, how a run that was stopped goes on, and why its answer is then the same bit for bit.
+"""
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from recon4d.export import SceneInfo
+from recon4d.export.long_archive import (
+    INDEX_FILE_NAME,
+    LongScene,
+    load_frame_cameras,
+    load_frames,
+    load_index,
+    save_frame,
+    save_index,
+)
+from recon4d.geometry import invert, similarity_scale
+from recon4d.media.long_clips import LongClip
+from recon4d.records import Clip, Scene
+from recon4d.windows.joints import Join, Joint, NothingSharedError
+from recon4d.windows.reading import clips_of_windows
+from recon4d.windows.spans import Window
+from recon4d.windows.work_folder import Placement, WorkFolder, open_work_folder
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+POOR_ERROR = 0.1
+"""A median error of shared points, as a share of their depth, from which on a person is warned."""
+
+Adjust = Callable[[Placement, WorkFolder], Placement]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What is to be done, whatever kind of windows it is done with.
+
+    `adjust` may move windows once all are joined; `keeps_tracks` keeps the tracks of the clip's first frame.
+    """
+
+    reconstruct_clip: Callable[[Clip], Scene]
+    long_clip: LongClip
+    windows: Sequence[Window]
+    join: Join
+    static_below: float
+    adjust: Adjust | None
+    keeps_tracks: bool
+    info: SceneInfo
+    progress: bool
+
+
+def carry_out(run: Run, folder: Path) -> LongScene:
+    """The index of the whole clip in `folder`; what an earlier call has finished is not done again."""
+    work = open_work_folder(folder, run.info)
+    if not (folder / INDEX_FILE_NAME).exists():
+        placement = work.load_placement()
+        if placement is None:
+            _answer_and_join(run, work)
+            placement = _place(run, work)
+            work.save_placement(placement)
+        _write_frames(run, work, placement, folder)
+        save_index(folder, _index(run, placement, folder))
+    if work.path.exists():
+        work.remove()
+    return load_index(folder)
+
+
+def _answer_and_join(run: Run, work: WorkFolder) -> None:
+    clips = clips_of_windows(run.long_clip, [window for window in run.windows if not work.has_answer(window)])
+    finished = sum(work.has_joint(window) for window in run.windows)
+    with _bar(run, "windows", len(run.windows), finished) as bar:
+        for window in run.windows[finished:]:
+            if not work.has_answer(window):
+                work.save_answer(window, _answer(run, window, next(clips)))
+            work.save_joint(window, _joint(run, window, work))
+            bar.update()
+
+
+def _answer(run: Run, window: Window, clip: Clip) -> Scene:
+    """What the model says of a window, with a note where it fails."""
+    try:
+        scene = run.reconstruct_clip(clip)
+    except Exception as error:
+        error.add_note(f"in {window}; the windows before it are kept, and the same call goes on from there")
+        raise
+    if scene.batch_shape or scene.num_frames != len(window.frames):
+        raise ValueError(
+            f"the answer for {window} has batch axes {tuple(scene.batch_shape)} and {scene.num_frames} frames; "
+            f"wanted one scene of {len(window.frames)} frames"
+        )
+    tracks = scene.tracks
+    keep = run.keeps_tracks and tracks is not None and tracks.anchors.tolist() == [0]
+    return scene.detach().to("cpu") if keep else replace(scene, tracks=None).detach().to("cpu")
+
+
+def _joint(run: Run, window: Window, work: WorkFolder) -> Joint:
+    """How a window is joined to its partner, from their answers for the frames that both have."""
+    scene = work.load_answer(window.number)
+    if window.partner is None:
+        return Joint(torch.eye(4, dtype=torch.double), 0.0, float(scene.metres_per_unit))
+    partner = run.windows[window.partner]
+    ours = scene.frames(window.positions(window.shared))
+    theirs = work.load_answer(partner.number).frames(partner.positions(window.shared))
+    if ours.size != theirs.size:
+        raise ValueError(f"the maps of {window} are {ours.size} and those of {partner} {theirs.size}; wanted one size")
+    try:
+        joint = run.join(ours, theirs, run.static_below)
+    except NothingSharedError as error:
+        raise ValueError(
+            f"{window} cannot be joined to {partner}: in the frames that both have there are {error}. What is finished "
+            f"is kept; go on with a higher static_below (now {run.static_below:g}) if too much is taken for moving, "
+            "start again with a larger overlap, or reconstruct the parts before and after by themselves"
+        ) from error
+    if joint.error > POOR_ERROR:
+        warnings.warn(
+            f"{window} fits {partner} poorly: the points they share differ by {joint.error:.0%} of their depth",
+            stacklevel=2,
+        )
+    return joint
+
+
+def _place(run: Run, work: WorkFolder) -> Placement:
+    """Every window in the world of the clip's first camera: joint after joint, and then as `adjust` says."""
+    first_camera = work.load_answer(0).cameras.world_from_cam[0].double()
+    joints = [work.load_joint(window) for window in run.windows]
+    world_from_window = [invert(first_camera)]
+    for window, joint in zip(run.windows[1:], joints[1:], strict=True):
+        assert window.partner is not None
+        world_from_window.append(world_from_window[window.partner] @ joint.partner_from_world)
+    errors = torch.tensor([joint.error for joint in joints], dtype=torch.double)
+    placement = Placement(torch.stack(world_from_window), errors, math.nan)
+    placement = placement if run.adjust is None else run.adjust(placement, work)
+    # One world has one unit: each window's opinion of its length counts the same.
+    metres = torch.tensor([joint.metres_per_unit for joint in joints], dtype=torch.double)
+    metres_per_unit = (metres / similarity_scale(placement.world_from_window)).nanmedian()
+    return replace(placement, metres_per_unit=float(metres_per_unit))
+
+
+def _write_frames(run: Run, work: WorkFolder, placement: Placement, folder: Path) -> None:
+    """Every frame's own file, from the window that owns it; a window whose frames are written is removed."""
+    remaining = [window for window in run.windows if work.has_answer(window)]
+    written = run.long_clip.num_frames - sum(len(window.owned) for window in remaining)
+    with _bar(run, "frames", run.long_clip.num_frames, written) as bar:
+        for window in remaining:
+            scene = work.load_answer(window.number)
+            world_from_window = placement.world_from_window[window.number]
+            for frame, position in zip(window.owned, window.positions(window.owned), strict=True):
+                placed = _placed(scene.frames([position]), world_from_window, placement.metres_per_unit)
+                save_frame(folder, frame, placed, run.long_clip.times[frame], run.info)
+                bar.update()
+            work.remove_answer(window)
+
+
+def _placed(scene: Scene, world_from_window: torch.Tensor, metres_per_unit: float) -> Scene:
+    """The scene of one frame in the world of the clip, computed in float64."""
+    moved = scene.to(dtype=torch.double).transformed(world_from_window).to(dtype=torch.float32)
+    return replace(moved, metres_per_unit=torch.tensor(metres_per_unit, dtype=torch.float32))
+
+
+def _index(run: Run, placement: Placement, folder: Path) -> LongScene:
+    owners = torch.tensor([window.number for window in run.windows for _ in window.owned])
+    return LongScene(
+        cameras=load_frame_cameras(folder, range(run.long_clip.num_frames)),
+        times=torch.tensor(run.long_clip.times),
+        size=load_frames(folder, [0]).size,
+        windows=owners,
+        world_from_window=placement.world_from_window,
+        errors=placement.errors,
+        metres_per_unit=placement.metres_per_unit,
+        info=run.info,
+    )
+
+
+def _bar(run: Run, what: str, total: int, finished: int) -> "tqdm":
+    """A bar on stderr with the time left, which counts from what an earlier call has finished."""
+    from tqdm import tqdm
+
+    return tqdm(total=total, initial=finished, desc=what, unit=what[:-1], disable=not run.progress)

@@ -1,0 +1,156 @@
+"""Clips of any length in the memory of two windows: overlapping windows, or every frame with the first."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from recon4d.export import SceneInfo
+from recon4d.export.long_archive import LongScene
+from recon4d.media.long_clips import LongClip
+from recon4d.records import Clip, Scene
+from recon4d.windows.joints import join_by_anchor, join_by_points
+from recon4d.windows.loops import LoopConfig, loop_candidates, measure_loop, thumbnails
+from recon4d.windows.pose_graph import Edge, optimise_pose_graph
+from recon4d.windows.running import Run, carry_out
+from recon4d.windows.spans import Window, anchored_windows, overlapping_windows
+from recon4d.windows.work_folder import Placement, WorkFolder
+
+
+@dataclass(frozen=True)
+class WindowConfig:
+    """How a long clip is cut into windows and put together again."""
+
+    window: int = 16
+    """Frames of one pass."""
+    overlap: int = 4
+    """Frames that a window shares with the one before, at least 1."""
+    static_below: float = 0.5
+    """Pixels whose probability to move is this or more do not join windows; above 1 all pixels do."""
+    loops: LoopConfig | None = None
+    """How places that are seen again are found and drift is spread; None leaves each window where the last put it."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.overlap < self.window:
+            raise ValueError(
+                f"windows of {self.window} frames cannot share {self.overlap}; wanted an overlap of at least 1 and "
+                "less than the window"
+            )
+        if not self.static_below > 0:
+            raise ValueError(f"static_below is {self.static_below:g}; wanted a probability above 0")
+
+
+@dataclass(frozen=True)
+class AnchorConfig:
+    """How the frames of a long clip are taken together with the first."""
+
+    frames_per_call: int = 1
+    """Frames beside the anchor in one pass: 1 makes pairs."""
+
+    def __post_init__(self) -> None:
+        if self.frames_per_call < 1:
+            raise ValueError(f"frames_per_call is {self.frames_per_call}; wanted at least 1")
+
+
+def reconstruct_windows(
+    reconstruct_clip: Callable[[Clip], Scene],
+    long_clip: LongClip,
+    folder: str | Path,
+    info: SceneInfo,
+    config: WindowConfig = WindowConfig(),
+    progress: bool = False,
+) -> LongScene:
+    """Reconstruct overlapping windows, put them into the world of the first camera and write every frame to `folder`.
+
+    `reconstruct_clip` answers a clip of at most ``config.window`` frames, in any world and any unit: each window is
+    brought to the one before by a robust similarity on the confident static points of the frames that both have.
+    Cameras, depth and points share its scale. Tracks are those of a window and are left out. `info` says which run
+    this is; its `settings` are what the answer of a window depends on.
+
+    Memory does not grow with the clip, except by some hundred bytes for each frame (cameras, times, names). The disk
+    holds about 28 bytes for each pixel of a map, and a little more than that again while windows are being joined.
+    A run that was stopped, or has failed, goes on with the same call, and its answer is the same bit for bit as if it
+    had never stopped; a folder whose run has ended is answered as it stands.
+
+    Raises ``ValueError`` where two windows have no static points in common, naming them (what is finished is kept),
+    ``FileExistsError`` for a folder that holds something else, and whatever `reconstruct_clip` raises.
+    """
+    windows = overlapping_windows(long_clip.num_frames, config.window, config.overlap)
+
+    run = Run(
+        reconstruct_clip,
+        long_clip,
+        windows,
+        join=join_by_points,
+        static_below=config.static_below,
+        adjust=None if config.loops is None else partial(_close_loops, reconstruct_clip, long_clip, windows, config),
+        keeps_tracks=False,
+        info=_with_settings(info, windows="overlapping", window=config.window, overlap=config.overlap),
+        progress=progress,
+    )
+    with torch.no_grad():
+        return carry_out(run, Path(folder))
+
+
+def reconstruct_anchored(
+    reconstruct_clip: Callable[[Clip], Scene],
+    long_clip: LongClip,
+    folder: str | Path,
+    info: SceneInfo,
+    config: AnchorConfig = AnchorConfig(),
+    progress: bool = False,
+) -> LongScene:
+    """Reconstruct every frame together with the first, its anchor, and write every frame to `folder`.
+
+    Cost grows with the number of frames, and no error adds up over time: each answer is brought to the first by the
+    anchor's camera, which is put exactly in its place, and by one scale from the anchor's depth (the anchor-based
+    pipeline of St4RTrack, Feng et al. 2025). It suits clips whose every frame sees something of what the first one saw.
+
+    Where `reconstruct_clip` answers tracks of its first frame, and of no other, they are kept: then every frame's file
+    says where the anchor's pixels are at its time. Everything else is as for `reconstruct_windows`.
+    """
+    run = Run(
+        reconstruct_clip,
+        long_clip,
+        anchored_windows(long_clip.num_frames, config.frames_per_call),
+        join=join_by_anchor,
+        static_below=1.0,
+        adjust=None,
+        keeps_tracks=True,
+        info=_with_settings(info, windows="anchored", frames_per_call=config.frames_per_call),
+        progress=progress,
+    )
+    with torch.no_grad():
+        return carry_out(run, Path(folder))
+
+
+def _close_loops(
+    reconstruct_clip: Callable[[Clip], Scene],
+    long_clip: LongClip,
+    windows: Sequence[Window],
+    config: WindowConfig,
+    placement: Placement,
+    work: WorkFolder,
+) -> Placement:
+    """The windows moved so that places seen again are one place; as they were where none is."""
+    assert config.loops is not None
+    loops = [
+        measure_loop(
+            candidate, reconstruct_clip, long_clip, work.load_answer, config.static_below, config.loops.min_agreement
+        )
+        for candidate in loop_candidates(windows, thumbnails(long_clip), config.loops)
+    ]
+    closed = [edge for edge in loops if edge is not None]
+    if not closed:
+        return placement
+    chain = [Edge(one.number - 1, one.number, work.load_joint(one).partner_from_world) for one in windows[1:]]
+    first = work.load_answer(0)
+    length = float(first.depths[first.depth_confidence > 0].median())
+    placed = optimise_pose_graph(placement.world_from_window, [*chain, *closed], length)
+    return replace(placement, world_from_window=placed)
+
+
+def _with_settings(info: SceneInfo, **settings: str | int) -> SceneInfo:
+    return replace(info, settings={**info.settings, **settings})
