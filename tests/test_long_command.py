@@ -27,6 +27,11 @@ def test_every_frame_is_written_and_the_same_command_goes_on(
     assert scene.num_frames == 3
     assert load_scene(out / "frames" / "000002.npz").depths.equal(scene.depths[:1])
 
+    assert main(["info", str(out)]) == 0
+    assert "frames: 12, over" in capsys.readouterr().out
+    assert main(["export", str(out), "--to", "tum", "depth-png", "--out", str(tmp_path / "exported")]) == 0
+    assert len((tmp_path / "exported" / "tum" / "trajectory.txt").read_text().splitlines()) >= 12
+
     written = {path: path.stat().st_mtime_ns for path in out.rglob("*.npz")}
     assert main([*COMMON, *how, "--out", str(out)]) == 0
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*.npz")} == written

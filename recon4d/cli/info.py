@@ -28,10 +28,10 @@ class InfoCommand:
     """A scene.npz, or the folder that holds one."""
 
     def run(self) -> None:
-        from recon4d.export import load_scene, load_scene_info, load_times, measure_scene
+        from recon4d.export import measure_scene, read_results
 
-        info = load_scene_info(self.scene)
-        facts = measure_scene(load_scene(self.scene), load_times(self.scene))
+        results = read_results(self.scene)
+        info, facts = results.info, measure_scene(results.scene, results.times)
         for line in describe(facts, info):
             print(line)
         doubts = distrust(facts, info)

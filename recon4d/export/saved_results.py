@@ -8,6 +8,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from recon4d.export.archive import SceneInfo, load_scene, load_scene_info, load_times
+from recon4d.export.long_archive import INDEX_FILE_NAME, load_frames, load_index
 
 # The names under which `write_results` left the frames.
 from recon4d.export.results import frame_file_names
@@ -68,14 +69,19 @@ class SavedResults:
 
 
 def read_results(path: str | Path) -> SavedResults:
-    """The results at `path`, a ``scene.npz`` or the folder that holds one; ``frames/`` stands beside it.
+    """The results at `path`: a ``scene.npz``, the folder that holds one, or the folder of a long clip, read whole.
 
-    Raises what `load_scene` raises, and ``ValueError`` where the names of the frames do not fit the scene.
+    ``frames/`` stands beside the scene (a long clip has no pictures there). Raises what `load_scene` raises, and
+    ``ValueError`` where the names of the frames do not fit the scene.
     """
-    scene, info = load_scene(path), load_scene_info(path)
     folder = Path(path) if Path(path).is_dir() else Path(path).parent
+    if (folder / INDEX_FILE_NAME).is_file() and Path(path).is_dir():
+        index = load_index(folder)
+        scene, times, info = load_frames(folder, range(len(index.times))), index.times, index.info
+    else:
+        scene, times, info = load_scene(path), load_times(path), load_scene_info(path)
     names = frame_file_names(info.source, scene.num_frames)
-    return SavedResults(scene, load_times(path), info, tuple(folder / "frames" / name for name in names))
+    return SavedResults(scene, times, info, tuple(folder / "frames" / name for name in names))
 
 
 def _there(file: Path) -> Path:
