@@ -97,7 +97,7 @@ class TestParity:
         assert relative_error(scene.depth_confidence[EVERY_THIRD], golden["depth_conf"]) < CLOSE
         assert relative_error(scene.points[EVERY_THIRD], golden["world_points"]) < CLOSE
         assert relative_error(scene.point_confidence[EVERY_THIRD], golden["world_points_conf"]) < CLOSE
-        # Rounding grows forty-fold from refinement to refinement (goldens/README.md): between 1e-5 and 1e-3 was seen.
+        # Rounding grows from refinement to refinement, and with the number of threads it differs (goldens/README.md).
         assert relative_error(pixels[0] - 0.5, golden["track"]) < 0.01
         assert relative_error(visibility[0], golden["vis"]) < 0.2
         assert relative_error(confidence[0], golden["conf"]) < 0.2

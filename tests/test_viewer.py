@@ -13,8 +13,8 @@ from PIL import Image
 from recordings import Row, read_blueprint, read_recording
 
 from recon4d import viewer
+from recon4d.geometry import spread
 from recon4d.records import Scene
-from recon4d.viewer.selection import spread
 
 NUM_FRAMES, HEIGHT, WIDTH = walls.NUM_FRAMES, walls.HEIGHT, walls.WIDTH
 

@@ -7,7 +7,8 @@ import scenes
 import torch
 import walls
 
-from recon4d.viewer.selection import band_map, chosen_queries, is_moving, showable, spread, thinned
+from recon4d.geometry import spread, thinned
+from recon4d.viewer.selection import band_map, chosen_queries, is_moving, showable
 from recon4d.viewer.trails import UNSEEN, choose_trails
 
 NUM_FRAMES, HEIGHT, WIDTH = walls.NUM_FRAMES, walls.HEIGHT, walls.WIDTH

@@ -7,8 +7,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from recon4d.export.choice import PointChoice, chosen_pixels, still_pixels
-from recon4d.export.point_cloud import points_at, thinned, write_coloured_points
+from recon4d.export.point_cloud import points_at, write_coloured_points
 from recon4d.export.saved_results import SavedResults
+from recon4d.geometry import thinned
 
 GLTF_FROM_WORLD = torch.diag(torch.tensor([1.0, -1.0, -1.0]))
 """glTF 2.0 (section 3.4) has y up and z towards the viewer; the world has y down and z away from them."""

@@ -13,8 +13,8 @@ from jaxtyping import Int32
 
 from recon4d.export.choice import PointChoice, still_pixels
 from recon4d.export.colmap_model import ColmapModel, colmap_model
-from recon4d.export.point_cloud import thinned
 from recon4d.export.saved_results import SavedResults
+from recon4d.geometry import thinned
 
 MAX_POINTS = 100_000
 """More points than this cost trainers time and teach them nothing; `PointChoice.max_points` may ask for fewer."""

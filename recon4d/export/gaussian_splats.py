@@ -13,8 +13,9 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from recon4d.export.choice import PointChoice, still_pixels
-from recon4d.export.point_cloud import NoConfidentPointsError, points_at, thinned
+from recon4d.export.point_cloud import NoConfidentPointsError, points_at
 from recon4d.export.saved_results import SavedResults
+from recon4d.geometry import thinned
 
 CONSTANT_HARMONIC = 0.5 / math.sqrt(math.pi)
 """The spherical harmonic of degree 0: a colour is 0.5 + this times its coefficient."""

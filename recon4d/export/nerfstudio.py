@@ -7,8 +7,9 @@ import torch
 
 from recon4d.export.choice import PointChoice, still_pixels
 from recon4d.export.colmap_model import check_pinholes
-from recon4d.export.point_cloud import points_at, thinned, write_coloured_points
+from recon4d.export.point_cloud import points_at, write_coloured_points
 from recon4d.export.saved_results import SavedResults
+from recon4d.geometry import thinned
 
 OPENCV_FROM_OPENGL = torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0]))
 """OpenGL cameras have y up and look along -z."""

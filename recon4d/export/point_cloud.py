@@ -8,19 +8,11 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
+from recon4d.geometry import is_depth_edge, thinned
 from recon4d.records import Clip, Scene
 
 CONFIDENCE_PERCENTILE = 20.0
 """Pixels less confident than this share (per cent) of the known ones are left out."""
-
-MAX_RELATIVE_JUMP = 0.05
-"""Pixels whose depth differs from a direct neighbour's by more than this share of the nearer one are left out.
-
-Networks and resizing smear the edge between a near and a far surface into pixels that hang in the air between them.
-The price: a surface seen at a more grazing slope than 5 % of its depth a pixel (the ground near the horizon) goes too.
-"""
-
-_GOLDEN_RATIO = (5**0.5 - 1) / 2
 
 
 class NoConfidentPointsError(ValueError):
@@ -104,37 +96,4 @@ def confident_pixels(
     # numpy: torch.quantile refuses more than 16 million values. "At least" keeps all where confidence is constant.
     threshold = np.percentile(scene.depth_confidence[is_known].detach().cpu().numpy(), percentile)
     is_believed = scene.depth_confidence >= max(float(threshold), least)
-    return is_known & is_believed & ~_is_depth_edge(scene.depths, is_known)
-
-
-def _is_depth_edge(
-    depths: Float[Tensor, "time height width"], is_known: Bool[Tensor, "time height width"]
-) -> Bool[Tensor, "time height width"]:
-    """Both pixels of every known pair of direct neighbours between which the depth jumps."""
-    is_edge = torch.zeros_like(is_known)
-    for axis in (-2, -1):
-        length = depths.shape[axis] - 1
-        one, other = depths.narrow(axis, 0, length), depths.narrow(axis, 1, length)
-        both_known = is_known.narrow(axis, 0, length) & is_known.narrow(axis, 1, length)
-        jumps = both_known & ((one - other).abs() > MAX_RELATIVE_JUMP * torch.minimum(one, other))
-        is_edge.narrow(axis, 0, length).logical_or_(jumps)
-        is_edge.narrow(axis, 1, length).logical_or_(jumps)
-    return is_edge
-
-
-def thinned(chosen: Bool[Tensor, "time height width"], max_points: int) -> Bool[Tensor, "time height width"]:
-    """At most `max_points` of the chosen pixels, evenly spread.
-
-    One is taken from each of `max_points` runs of equal length, at a place in the run that walks by the golden ratio.
-    Every n-th pixel instead would keep whole columns and lose others wherever n divides the width.
-    """
-    positions = chosen.flatten().nonzero()[:, 0]
-    count = len(positions)
-    if count <= max_points:
-        return chosen
-    edges = torch.arange(max_points + 1, dtype=torch.int64, device=chosen.device) * count // max_points
-    places = (torch.arange(max_points, dtype=torch.float64, device=chosen.device) * _GOLDEN_RATIO).frac()
-    picked = edges[:-1] + (places * edges.diff()).long()
-    thinned = torch.zeros_like(chosen.flatten())
-    thinned[positions[picked]] = True
-    return thinned.reshape(chosen.shape)
+    return is_known & is_believed & ~is_depth_edge(scene.depths, is_known)

@@ -13,8 +13,9 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from recon4d.export.choice import PointChoice, still_pixels
-from recon4d.export.point_cloud import NoConfidentPointsError, points_at, thinned
+from recon4d.export.point_cloud import NoConfidentPointsError, points_at
 from recon4d.export.saved_results import SavedResults
+from recon4d.geometry import thinned
 from recon4d.records import Scene
 
 VOXEL_PIXELS = 1.5

@@ -12,6 +12,7 @@ from recon4d.geometry.pinhole import (
     unproject,
     unproject_map,
 )
+from recon4d.geometry.pixel_choice import is_depth_edge, spread, thinned
 from recon4d.geometry.resampling import resize_map
 from recon4d.geometry.rotations import (
     nearest_rotation,
@@ -38,6 +39,7 @@ __all__ = [
     "fit_similarity",
     "intrinsics_from_field_of_view",
     "invert",
+    "is_depth_edge",
     "nearest_rotation",
     "padded_intrinsics",
     "pixel_grid",
@@ -54,6 +56,8 @@ __all__ = [
     "rotation_to_6d",
     "similarity",
     "similarity_scale",
+    "spread",
+    "thinned",
     "transform_points",
     "unproject",
     "unproject_map",

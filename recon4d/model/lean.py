@@ -1,4 +1,4 @@
-"""A model made ready for inference: weights in half the space, and compiled blocks."""
+"""A model made ready for inference: weights in less space, and compiled blocks."""
 
 import torch
 from torch import nn

@@ -175,7 +175,7 @@ def _check_known_cameras(known: Known) -> None:
 
 
 def runs_in_bfloat16(precision: Precision, device: torch.device) -> bool:
-    """Whether matrices are multiplied in bfloat16: then `narrow_weights` halves the memory at the same answer."""
+    """Whether matrices are multiplied in bfloat16: then `narrow_weights` saves memory at the same answer."""
     if precision != "auto":
         return precision == "bfloat16"
     if device.type == "cuda":

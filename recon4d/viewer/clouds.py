@@ -7,8 +7,9 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
+from recon4d.geometry import thinned
 from recon4d.records import Scene
-from recon4d.viewer.selection import BANDS, band_map, is_moving, showable, thinned
+from recon4d.viewer.selection import BANDS, band_map, is_moving, showable
 
 GREY = 170
 """Colour of points without frames."""

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from recon4d.geometry import transform_points, unproject
+from recon4d.geometry import spread, transform_points, unproject
 from recon4d.records import Clip, Scene
 from recon4d.viewer.clouds import Cloud, choose_clouds
 from recon4d.viewer.layout import (
@@ -27,7 +27,7 @@ from recon4d.viewer.layout import (
     scene_length,
 )
 from recon4d.viewer.package import load_rerun
-from recon4d.viewer.selection import has_camera, is_moving, known_depth, spread
+from recon4d.viewer.selection import has_camera, is_moving, known_depth
 from recon4d.viewer.trails import Trails, choose_trails, rainbow
 
 APPLICATION = "recon4d"

@@ -5,6 +5,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from recon4d.geometry import is_depth_edge, spread
 from recon4d.records import Scene, Tracks
 
 BANDS = ("low", "middle", "high")
@@ -13,19 +14,14 @@ BANDS = ("low", "middle", "high")
 BAND_PERCENTILES = (20.0, 60.0)
 """Where the middle and the high band begin: percentiles of the confidence of all pixels that can be shown."""
 
-MAX_RELATIVE_JUMP = 0.05
-"""Neighbours whose depths differ by more than this share of the nearer one are an edge, and smeared: not shown."""
-
 MOVING_PROBABILITY = 0.5
 """From this probability on a pixel counts as moving; where nothing says so it counts as still."""
-
-_GOLDEN_RATIO = (5**0.5 - 1) / 2
 
 
 def showable(scene: Scene) -> Bool[Tensor, "time height width"]:
     """Pixels of known, positive depth and known camera that lie on no depth edge."""
     is_known = known_depth(scene) & has_camera(scene)[:, None, None]
-    return is_known & ~_is_depth_edge(scene.depths, is_known)
+    return is_known & ~is_depth_edge(scene.depths, is_known)
 
 
 def has_camera(scene: Scene) -> Bool[Tensor, " time"]:
@@ -65,29 +61,6 @@ def band_map(
     return bands
 
 
-def thinned(chosen: Bool[Tensor, "time height width"], limit: int) -> Bool[Tensor, "time height width"]:
-    """At most `limit` of the chosen pixels, spread evenly over frames and pixels."""
-    positions = chosen.flatten().nonzero()[:, 0]
-    if len(positions) <= limit:
-        return chosen
-    kept = torch.zeros_like(chosen.flatten())
-    kept[positions[spread(len(positions), limit)]] = True
-    return kept.reshape(chosen.shape)
-
-
-def spread(count: int, limit: int) -> Int[Tensor, " n"]:
-    """At most `limit` of the numbers below `count`, ascending, one from each of `limit` runs of equal length.
-
-    The place in a run walks by the golden ratio: every n-th pixel instead would keep whole columns of a picture and
-    lose others wherever n divides its width.
-    """
-    if count <= limit:
-        return torch.arange(count)
-    edges = torch.arange(limit + 1) * count // limit
-    places = (torch.arange(limit, dtype=torch.float64) * _GOLDEN_RATIO).frac()
-    return edges[:-1] + (places * edges.diff()).long()
-
-
 def chosen_queries(scene: Scene, tracks: Tracks, anchor: int, limit: int) -> Int[Tensor, " n"]:
     """At most `limit` queries of the `anchor`-th anchor, ascending, that are known at some time.
 
@@ -116,19 +89,3 @@ def _starts_on_moving(scene: Scene, tracks: Tracks, anchor: int) -> Bool[Tensor,
     height, width = scene.size
     column, row = tracks.pixels[anchor].floor().long().unbind(dim=-1)
     return is_moving(scene)[frame][row.clamp(0, height - 1), column.clamp(0, width - 1)]
-
-
-def _is_depth_edge(
-    depths: Float[Tensor, "time height width"], is_known: Bool[Tensor, "time height width"]
-) -> Bool[Tensor, "time height width"]:
-    """Both pixels of every known pair of direct neighbours between which the depth jumps."""
-    is_edge = torch.zeros_like(is_known)
-    for axis in (-2, -1):
-        first, second = slice(None, -1), slice(1, None)
-        one, other = (depths.movedim(axis, 0)[part] for part in (first, second))
-        both_known = is_known.movedim(axis, 0)[first] & is_known.movedim(axis, 0)[second]
-        jumps = both_known & ((one - other).abs() > MAX_RELATIVE_JUMP * torch.minimum(one, other))
-        along = is_edge.movedim(axis, 0)  # a view: what is written here is written there
-        along[first] |= jumps
-        along[second] |= jumps
-    return is_edge
