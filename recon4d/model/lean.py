@@ -5,6 +5,7 @@ from torch import nn
 
 from recon4d.attention import Block, CrossBlock
 from recon4d.backbone import DinoBackbone
+from recon4d.compiling import allow_many_graphs
 from recon4d.heads import Pyramid
 from recon4d.model.network import Model
 
@@ -31,6 +32,7 @@ def narrow_weights(model: Model) -> Model:
 
 def compile_blocks(model: nn.Module) -> None:
     """Let every transformer block inside compile itself when it is first run."""
+    allow_many_graphs()
     for module in model.modules():
         if isinstance(module, Block | CrossBlock):
             module.compile()

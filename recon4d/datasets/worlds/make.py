@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
+from recon4d.compiling import allow_many_graphs
 from recon4d.datasets.sample import Sample
 from recon4d.datasets.worlds.appearance import draw_light, draw_photometry, draw_surfaces, expose
 from recon4d.datasets.worlds.filming import draw_cameras, draw_phases, draw_target
@@ -35,6 +36,7 @@ class RenderParts:
 
 def compiled_parts() -> RenderParts:
     """The same steps compiled: each size and number of frames costs half a minute once, and then runs far faster."""
+    allow_many_graphs()
     return RenderParts(torch.compile(cast_rays, dynamic=False), torch.compile(shade, dynamic=False))
 
 
