@@ -298,7 +298,7 @@ class TestWishes:
     @pytest.mark.parametrize(
         ("wishes", "message"),
         [
-            ({"num_frames": 33}, "1 to 32 frames"),
+            ({"num_frames": 257}, "1 to 256 frames"),
             ({"height": 8}, "too small"),
             ({"field_of_view": (90.0, 40.0)}, "field_of_view"),
             ({"static_share": 0.7, "still_share": 0.6}, "may not exceed 1"),

@@ -19,7 +19,8 @@ class EvaluateCommand:
     method: Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
     """static, colmap, colmap-global, colmap-true-mask, a model's name, a checkpoint, a folder; may be repeated."""
     benchmark: str = "worlds-v1"
-    """worlds-v1, or what reads --data: point-odyssey, dynamic-replica, kubric, worldtrack, tum, sintel, 7-scenes ..."""
+    """worlds-v1, worlds (of any length), or what reads --data: point-odyssey, dynamic-replica, kubric, worldtrack, tum,
+    sintel, 7-scenes ..."""
     split: str | None = None
     """Part of the benchmark, where it has some (worlds-v1: 8 or 32 frames)."""
     data: Path | None = None
@@ -34,6 +35,12 @@ class EvaluateCommand:
     """fx, fy, cx, cy in pixels, for data sets that do not say."""
     refine: bool = False
     """Score every network a second time with its cameras refined by bundle adjustment, as NAME+refine."""
+    windows: tuple[int, int] | None = None
+    """FRAMES OVERLAP: score every network once more in overlapping windows, as NAME+windows-FRAMES-OVERLAP."""
+    loops: bool = False
+    """With --windows: look for places that are seen again, and spread the drift."""
+    anchored: bool = False
+    """Score every network once more with each frame beside the first alone, as NAME+anchored."""
     processing_size: int | None = None
     """Networks work at about the area of a square of this many pixels a side; each has its own."""
     max_seconds: float = 600
@@ -66,15 +73,30 @@ class EvaluateCommand:
             print(f"{self.out}: report.html, report.json, report.csv, clips.csv")
 
     def _methods(self, device: str) -> "list[Method]":
-        from recon4d.eval import MethodConfig, make_method, make_refined_method
+        from recon4d.eval import (
+            MethodConfig,
+            make_anchored_method,
+            make_method,
+            make_refined_method,
+            make_windowed_method,
+        )
+        from recon4d.windows import LoopConfig, WindowConfig
 
         config = MethodConfig(device, self.processing_size, self.max_seconds)
+        if self.loops and self.windows is None:
+            raise ValueError("--loops is about windows; give --windows FRAMES OVERLAP too")
+        loops = LoopConfig() if self.loops else None
+        windows = None if self.windows is None else WindowConfig(*self.windows, loops=loops)
         methods = []
         for name in self.method:
             methods.append(make_method(name, config))
-            if self.refine and (refined := make_refined_method(name, config)) is not None:
-                methods.append(refined)
-        return methods
+            if self.refine:
+                methods.append(make_refined_method(name, config))
+            if windows is not None:
+                methods.append(make_windowed_method(name, config, windows))
+            if self.anchored:
+                methods.append(make_anchored_method(name, config))
+        return [method for method in methods if method is not None]
 
     def _settings(self) -> tuple[tuple[str, str], ...]:
         """What was asked for, without where it is written to."""

@@ -17,6 +17,7 @@ from recon4d.eval.score import Metric, Score
 from recon4d.eval.summary import Summary, summarise
 from recon4d.eval.tracks import track_scores
 from recon4d.eval.trajectory import trajectory_scores
+from recon4d.eval.window_methods import make_anchored_method, make_windowed_method
 
 __all__ = [
     "METRICS",
@@ -45,8 +46,10 @@ __all__ = [
     "evaluate",
     "headline_table",
     "load_benchmark",
+    "make_anchored_method",
     "make_method",
     "make_refined_method",
+    "make_windowed_method",
     "moving_scores",
     "no_alignment",
     "pixel_track_scores",

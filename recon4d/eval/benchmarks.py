@@ -20,6 +20,9 @@ from recon4d.datasets import (
     Tum,
 )
 
+WORLDS_SEED = 20261121
+"""Of the benchmark `worlds`; training, validation and worlds-v1 have others."""
+
 Protocol = Literal["video-depth", "multiview-points", "worldtrack", "tapvid3d"]
 """Published protocols, by the modules of this room."""
 
@@ -71,6 +74,8 @@ def load_benchmark(name: str, config: BenchmarkConfig) -> Benchmark:
     """The benchmark of that name. Raises ``ValueError`` or ``FileNotFoundError`` where it is unknown or not there."""
     if name == "worlds-v1":
         return _worlds_v1(config)
+    if name == "worlds":
+        return _worlds(config)
     if name not in SOURCES:
         raise ValueError(f"unknown benchmark {name!r}; there are {', '.join(benchmark_names())}")
     if config.data is None:
@@ -93,7 +98,7 @@ def load_benchmark(name: str, config: BenchmarkConfig) -> Benchmark:
 
 def benchmark_names() -> list[str]:
     """The names that `load_benchmark` knows."""
-    return ["worlds-v1", *SOURCES]
+    return ["worlds-v1", "worlds", *SOURCES]
 
 
 def _worlds_v1(config: BenchmarkConfig) -> Benchmark:
@@ -108,6 +113,24 @@ def _worlds_v1(config: BenchmarkConfig) -> Benchmark:
     worlds = WORLDS_V1[split]
     names = [f"world_{position:02d}" for position in range(len(worlds.indices))]
     return Benchmark("worlds-v1", split, _first(names, config), lambda name: worlds.sample(names.index(name)))
+
+
+def _worlds(config: BenchmarkConfig) -> Benchmark:
+    """Worlds of any number of frames, of a seed that nothing else draws from."""
+    from recon4d.datasets.worlds import WorldConfig, make_worlds, render_worlds
+
+    foreign = [name for name in ("split", "data", "stride", "intrinsics") if getattr(config, name) is not None]
+    if foreign:
+        raise ValueError(f"benchmark worlds takes clips and num_frames, and no {', '.join(foreign)}")
+    world_config = WorldConfig(num_frames=8 if config.num_frames is None else config.num_frames, height=192, width=256)
+    clips = 16 if config.clips is None else config.clips
+    names = [f"world_{number:03d}" for number in range(clips)]
+
+    def read(clip: str) -> Sample:
+        world = make_worlds(world_config, WORLDS_SEED, [names.index(clip)])
+        return render_worlds(world, world_config)[0]
+
+    return Benchmark("worlds", f"{world_config.num_frames} frames", _first(names, config), read)
 
 
 def _first(names: list[str], config: BenchmarkConfig) -> tuple[str, ...]:

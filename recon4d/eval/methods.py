@@ -195,17 +195,25 @@ def make_method(name: str, config: MethodConfig) -> Method:
         return method(name, colmap_config, config.max_seconds)
     if Path(name).is_dir() and name not in list_models():
         return Stored(Path(name))
-    return Network(*_network(name), config)
+    return Network(*load_network(name), config)
 
 
 def make_refined_method(name: str, config: MethodConfig) -> Method | None:
     """The method of a network's name with refined cameras; None for what is no network."""
-    if name == "static" or name in COLMAP_METHODS or (Path(name).is_dir() and name not in list_models()):
-        return None
-    return RefinedNetwork(*_network(name), config)
+    return RefinedNetwork(*load_network(name), config) if is_network(name) else None
 
 
-def _network(name: str) -> tuple[str, Model]:
+def is_network(name: str) -> bool:
+    """Whether a method's name is that of a network: in the zoo, or a checkpoint file."""
+    is_folder = Path(name).is_dir() and name not in list_models()
+    return name != "static" and name not in COLMAP_METHODS and not is_folder
+
+
+def load_network(name: str) -> tuple[str, Model]:
+    """The network of a zoo name or a checkpoint file, and what it is called in tables.
+
+    Raises ``ValueError`` or ``FileNotFoundError`` where there is no such thing.
+    """
     if name in list_models():
         return name, create_model(name)
     path = Path(name)

@@ -9,6 +9,8 @@ from torch import Tensor
 from recon4d.records import Cameras
 from recon4d.tensors import TensorRecord
 
+MOST_FRAMES = 256
+"""Of a clip, whose few seconds are then filmed so much denser; its truth alone is some gigabytes."""
 ROOM_FACES = 6
 """Walls at +x, -x, +y, -y, then ceiling and floor; each is a surface of its own behind the primitives."""
 
@@ -40,8 +42,8 @@ class WorldConfig:
     """With the first frame, below which a scene is a poor candidate."""
 
     def __post_init__(self) -> None:
-        if not 1 <= self.num_frames <= 32:
-            raise ValueError(f"num_frames is {self.num_frames}; worlds have 1 to 32 frames")
+        if not 1 <= self.num_frames <= MOST_FRAMES:
+            raise ValueError(f"num_frames is {self.num_frames}; worlds have 1 to {MOST_FRAMES} frames")
         if min(self.height, self.width) < 16:
             raise ValueError(f"worlds of {self.width} x {self.height} pixels are too small; at least 16 a side")
         low, high = self.field_of_view
