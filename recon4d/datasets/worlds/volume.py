@@ -1,6 +1,7 @@
 """Periodic noise in three dimensions that patterns are cut from: clouds at several scales, cracks and cells."""
 
 import functools
+import itertools
 
 import torch
 import torch.nn.functional as F
@@ -67,15 +68,21 @@ def _voronoi(draws: Draws) -> tuple[Tensor, Tensor]:
     """The distance to the border between the two nearest points, and the nearest point's grey."""
     cells = SIDE // CELL
     inside, grey = draws.uniform(cells, cells, cells, 3), draws.uniform(cells, cells, cells)
-    axis = torch.arange(SIDE)
-    voxel = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), dim=-1)
-    position, home = (voxel + 0.5) / CELL, voxel // CELL
-    distances, greys = [], []
-    offsets = torch.cartesian_prod(*[torch.tensor([-1, 0, 1])] * 3)
-    for offset in offsets:
-        cell = home + offset
-        x, y, z = (cell % cells).unbind(-1)
-        distances.append((inside[:, x, y, z] + cell - position).norm(dim=-1))
-        greys.append(grey[:, x, y, z])
-    nearest, which = torch.stack(distances).topk(2, dim=0, largest=False)
-    return (nearest[1] - nearest[0]).clamp(0, 1), torch.stack(greys).gather(0, which[:1])[0]
+    within = (torch.arange(CELL) + 0.5) / CELL
+    # Voxels by cell and place in it, axis for axis: (volume, x cell, x, y cell, y, z cell, z).
+    nearest = torch.full((VOLUMES, cells, CELL, cells, CELL, cells, CELL), torch.inf)
+    second, grey_of_nearest = nearest, torch.zeros_like(nearest)
+    for offset in itertools.product((-1, 0, 1), repeat=3):
+        back = tuple(-step for step in offset)
+        points = inside.roll(back, dims=(1, 2, 3)) + torch.tensor(offset)
+        # A squared distance is a sum over the axes, each of which knows the three cells and its own place alone.
+        x, y, z = (points[..., None] - within).square().unbind(-2)
+        x = x.permute(0, 1, 4, 2, 3)[:, :, :, :, None, :, None]
+        y = y.permute(0, 1, 2, 4, 3)[:, :, None, :, :, :, None]
+        distance = x + y + z[:, :, None, :, None, :, :]
+        its_grey = grey.roll(back, dims=(1, 2, 3))[:, :, None, :, None, :, None]
+        grey_of_nearest = torch.where(distance < nearest, its_grey, grey_of_nearest)
+        second = torch.minimum(second, torch.maximum(nearest, distance))
+        nearest = torch.minimum(nearest, distance)
+    cube = (VOLUMES, SIDE, SIDE, SIDE)
+    return (second.sqrt() - nearest.sqrt()).clamp(0, 1).reshape(cube), grey_of_nearest.reshape(cube)
