@@ -19,7 +19,7 @@ from recon4d.losses import warp_still
 from recon4d.media import write_video
 from recon4d.model import Model
 from recon4d.reconstruction import ReconstructConfig
-from recon4d.records import Clip, Scene
+from recon4d.records import Calibration, Clip, ErrorCurve, Scene
 from recon4d.train import Adaptation, AdaptConfig, AdaptWeights, adapt
 from recon4d.train.lora import LoraLinear
 from recon4d.train.self_consistency import Evidence, change, consistency, split_pairs, unmoved
@@ -60,6 +60,7 @@ def spoilt(sample: Sample) -> Model:
     with torch.no_grad():
         bias.add_(0.2 * torch.randn(bias.shape, generator=generator))
     model.name, model.trained = "spoilt", True
+    model.calibration = Calibration("its clip", depth=ErrorCurve((1.0,), (0.1,)))
     return model.eval()
 
 
@@ -102,6 +103,7 @@ def test_what_it_answers_is_what_its_model_answers(adapted: Adaptation, sample: 
     torch.testing.assert_close(adapted.scene.depths, again.depths)
     assert adapted.model.name == "spoilt+adapted"
     assert adapted.model.trained
+    assert adapted.model.calibration is None  # which was of other weights
 
 
 def test_only_the_chosen_layers_move(adapted: Adaptation, spoilt: Model) -> None:
@@ -353,7 +355,12 @@ def test_a_command_that_did_not_help_writes_the_original(
     files: Path, command: list[object], spoilt: Model, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = files / "worse"
-    assert run(*command, "--out", out, "--rate", 1e30) == 0
+    out.mkdir()
+    (out / "adaptation.json").write_text("that of an earlier run")
+    assert "not empty" in fails(capsys, *command, "--out", out, "--rate", 1e30)
+    assert "needs 3 or more" in fails(capsys, *command, "--out", out, "--overwrite", "--num-frames", 2)
+    assert (out / "adaptation.json").read_text() == "that of an earlier run"
+    assert run(*command, "--out", out, "--rate", 1e30, "--overwrite") == 0
     assert "the original model is kept: it diverged at step" in capsys.readouterr().out
     kept = load_model(out / "model.safetensors")
     assert kept.name == "spoilt"
@@ -370,6 +377,7 @@ def test_bad_input_is_one_line_and_nothing_is_written(
     assert "matches no linear layer" in fails(capsys, *command, "--out", out, "--layers", "nothing")
     assert "steps = 0" in fails(capsys, *command, "--out", out, "--steps", 0)
     assert "not empty" in fails(capsys, *command, "--out", files)
+    assert "holds no adaptation.json" in fails(capsys, *command, "--out", files, "--overwrite")
     write_video(
         files / "still.mp4", make_clip(1, HEIGHT, WIDTH).images.permute(0, 2, 3, 1).expand(4, -1, -1, -1).numpy(), 10.0
     )

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from recon4d.calibration.reliability import LEAST_ERROR
 from recon4d.cli import main
 from recon4d.datasets import DataError, Sample
 from recon4d.eval import (
@@ -41,7 +42,7 @@ from recon4d.eval.static import static_scene
 from recon4d.eval.summary import bootstrap_interval
 from recon4d.export import SceneInfo, load_scene, save_scene
 from recon4d.geometry import rotation_from_axis_angle, similarity
-from recon4d.records import Scene
+from recon4d.records import Calibration, ErrorCurve, Scene
 
 ROOT = Path(__file__).parents[1]
 
@@ -98,7 +99,9 @@ def value(results: tuple[ClipResult, ...], clip: str, metric: str) -> float:
 def test_truth_itself_is_perfect_in_every_metric(samples: dict[str, Sample], benchmark: Benchmark) -> None:
     every_protocol = replace(benchmark, protocols=("video-depth", "worldtrack", "tapvid3d", "multiview-points"))
     truth = samples["world_01"].scene
-    result = score_prediction("truth", "world_01", Prediction.of_scene(truth, 1.0), truth, every_protocol)
+    exact = ErrorCurve((1.0,), (LEAST_ERROR,))  # which expects no error of a confidence of 1, and is right
+    sure = Calibration("truth", depth=exact, points=exact)
+    result = score_prediction("truth", "world_01", Prediction.of_scene(truth, 1.0), truth, every_protocol, sure)
     assert {score.metric for score in result.scores} == set(METRICS)
     for score in result.scores:
         metric = METRICS[score.metric]

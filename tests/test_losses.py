@@ -30,6 +30,7 @@ from recon4d.losses import (
     scene_scale,
     together,
     told_elsewhere,
+    track_confidence_term,
     tracking_point_term,
     tracks_at,
     visibility_term,
@@ -624,6 +625,33 @@ class TestMotion:
             lambda p: mean(motion_term(replace(truth, points=p), truth, self.depths)), given
         )
 
+    def test_confidence_of_tracks_is_best_where_it_tells_the_error(self) -> None:
+        truth = make_tracks(self.displaced())
+        off = (truth.points + tensor(0, 0, 0.1)).requires_grad_()  # a twentieth of the depth of 2
+        best = 0.1 / 0.05
+
+        def cost(confidence: float) -> torch.Tensor:
+            given = replace(truth, points=off, confidence=torch.full_like(truth.confidence, confidence))
+            return mean(track_confidence_term(given, truth, self.depths))
+
+        assert cost(best) < cost(1.2 * best)
+        assert cost(best) < cost(0.8 * best)
+        assert cost(best).item() == pytest.approx(0.05 + 0.1 - 0.1 * math.log(2), abs=5e-3)
+        assert not cost(best).requires_grad
+
+    def test_confidence_of_tracks_learns_where_the_truth_follows_them(self) -> None:
+        truth = make_tracks(self.displaced())
+        known = truth.confidence.clone()
+        known[0, 1, 1] = 0
+        confidence = torch.full_like(truth.confidence, 2.0).requires_grad_()
+        given = replace(truth, confidence=confidence)
+        term = track_confidence_term(given, replace(truth, confidence=known), self.depths)
+        assert term.count == 3
+        (gradient,) = torch.autograd.grad(term.total, confidence)
+        # Nothing at the anchor's own time, nothing where unknown; elsewhere the answer is right and should be surer.
+        assert (gradient < 0).tolist() == [[[False, False], [True, False], [True, True]]]
+        assert (gradient > 0).sum() == 0
+
     def test_depth_at_the_anchor_is_that_of_its_depth_map(self) -> None:
         scene = make_scene(anchors=(1, 2))
         assert_close(depths_at_anchors(scene), scene.depths[[1, 2]].flatten(1), atol=1e-4, rtol=1e-4)
@@ -712,6 +740,7 @@ def test_nothing_waits_for_a_number() -> None:
             point_term(scene.points, scene.point_confidence, scene.points, scene.depths, valid),
             tracking_point_term(tracks, scene.tracks, anchor_depths),
             motion_term(tracks, scene.tracks, anchor_depths),
+            track_confidence_term(tracks, scene.tracks, anchor_depths),
             visibility_term(tracks.visible, scene.tracks.visible, told_elsewhere(scene.tracks)),
             moving_term(scene.moving, scene.moving),
         )

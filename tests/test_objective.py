@@ -68,7 +68,7 @@ def test_terms_count_what_the_truth_knows() -> None:
     assert counts["rotation"] == counts["translation"] == 6  # ordered pairs of three frames
     assert counts["centre"] == counts["field_of_view"] == counts["principal_point"] == 3
     # Queries of the small wall at two other times; nothing moves, so each weighs 1.
-    assert counts["motion"] == counts["visibility"] == 2 * 12 * 16
+    assert counts["motion"] == counts["track_confidence"] == counts["visibility"] == 2 * 12 * 16
     assert counts["match"] > 100
 
 
@@ -82,7 +82,8 @@ def test_what_the_truth_does_not_know_counts_nothing() -> None:
         tracks=None,
     )
     counts = counts_of(blind)
-    for name in ("depth", "depth_gradient", "points", "motion", "visibility", "moving", "match", "no_match"):
+    of_pixels = ("depth", "depth_gradient", "points", "moving")
+    for name in (*of_pixels, "motion", "track_confidence", "visibility", "match", "no_match"):
         assert counts[name] == 0, name
     assert counts["rotation"] == 6
 

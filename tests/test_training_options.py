@@ -86,7 +86,7 @@ def test_terms_of_weight_0_are_not_computed(batch: Batch, monkeypatch: pytest.Mo
     for view in ("_neighbour_views", "_tracked_views", "_frozen_features"):
         monkeypatch.setattr(consistency_terms, view, never)
     totals, counts = Trainee(make_trainable_model(config()))(batch)
-    assert len(totals) == len(counts) == len(TERMS) == 14
+    assert len(totals) == len(counts) == len(TERMS) == 15
     assert terms_of(LossWeights()) == TERMS
     assert terms_of(LossWeights(depth=0.0, semantic=0.1)) == (*TERMS, "semantic")
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import tyro
 
 if TYPE_CHECKING:
-    from recon4d.export import SceneFacts, SceneInfo
+    from recon4d.export import ExpectedErrors, ExpectedOfScene, SceneFacts, SceneInfo
 
 STILL_SPAN = 0.01
 """A camera whose centres span less than this share of the median depth stands still."""
@@ -18,6 +18,8 @@ NEAR_LIMIT = 1.01
 FOCAL_DRIFT = 1.2
 """Fields of view that differ by more than this factor between frames hint at a zoom, or at guessing."""
 LITTLE_KNOWN = 0.1
+MUCH_FAR_OFF = 0.5
+"""A scene of which a greater share is expected to be far off is not to be trusted."""
 
 
 @dataclass(frozen=True)
@@ -28,13 +30,14 @@ class InfoCommand:
     """A scene.npz, or the folder that holds one."""
 
     def run(self) -> None:
-        from recon4d.export import measure_scene, read_results
+        from recon4d.export import expected_of_scene, measure_scene, read_results
 
         results = read_results(self.scene)
         info, facts = results.info, measure_scene(results.scene, results.times)
-        for line in describe(facts, info):
+        expected = None if info.calibration is None else expected_of_scene(results.scene, info.calibration)
+        for line in (*describe(facts, info), *explain_confidence(expected, info)):
             print(line)
-        doubts = distrust(facts, info)
+        doubts = distrust(facts, info, expected)
         print("nothing measured here gives reason for doubt" if not doubts else "to distrust:")
         for doubt in doubts:
             print(f"  - {doubt}")
@@ -72,7 +75,35 @@ def describe(facts: "SceneFacts", info: "SceneInfo") -> list[str]:
     return lines
 
 
-def distrust(facts: "SceneFacts", info: "SceneInfo") -> list[str]:
+def explain_confidence(expected: "ExpectedOfScene | None", info: "SceneInfo") -> list[str]:
+    """What the confidences of the scene mean, where its model is calibrated; that they only rank, where it is not."""
+    if expected is None or info.calibration is None:
+        return ["meaning of confidence: it only ranks the pixels of this clip (the model is not calibrated)"]
+    lines = [
+        f"meaning of confidence: as on {info.calibration.measured_on}; errors are shares of depth, after one scale for "
+        "the clip"
+    ]
+    for name, errors in (("depth", expected.depth), ("points", expected.points), ("tracks", expected.tracks)):
+        if errors is not None:
+            lines.append(f"  {name}: {_expectation(errors)}")
+    return lines
+
+
+def _expectation(errors: "ExpectedErrors") -> str:
+    from recon4d.export.facts import BEST_SHARE, FAR_OFF
+
+    return (
+        f"half are expected to be within {_percent(errors.of_half)}, half of the most confident "
+        f"{_percent(BEST_SHARE)} within {_percent(errors.of_best)}; {_percent(errors.far_off_share)} to be wrong by "
+        f"more than {_percent(FAR_OFF)}"
+    )
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2g} %" if share < 0.995 else f"{100 * share:.0f} %"
+
+
+def distrust(facts: "SceneFacts", info: "SceneInfo", expected: "ExpectedOfScene | None" = None) -> list[str]:
     """What to distrust, and by which measured fact; nothing where nothing speaks."""
     from recon4d.heads.camera_predictor import FIELD_OF_VIEW_RANGE
 
@@ -80,6 +111,11 @@ def distrust(facts: "SceneFacts", info: "SceneInfo") -> list[str]:
     doubts = []
     if not info.trained:
         doubts.append("everything: the model was never trained, its numbers mean nothing")
+    if expected is not None and expected.depth is not None and expected.depth.far_off_share > MUCH_FAR_OFF:
+        doubts.append(
+            f"depth: {_percent(expected.depth.far_off_share)} of the pixels are expected to be far from the truth, as "
+            "the model itself says"
+        )
     if facts.num_frames == 1:
         doubts.append("depth: there is a single frame, so that nothing is seen twice")
     elif facts.span < STILL_SPAN:

@@ -13,6 +13,7 @@ from typing import Annotated
 import tyro
 
 from recon4d.cli.adapt import AdaptCommand
+from recon4d.cli.calibrate import CalibrateCommand
 from recon4d.cli.evaluate import EvaluateCommand
 from recon4d.cli.export import ExportCommand
 from recon4d.cli.info import InfoCommand
@@ -28,6 +29,7 @@ Command = (
     Annotated[ReconstructCommand, tyro.conf.subcommand("reconstruct")]
     | Annotated[TrainCommand, tyro.conf.subcommand("train")]
     | Annotated[AdaptCommand, tyro.conf.subcommand("adapt")]
+    | Annotated[CalibrateCommand, tyro.conf.subcommand("calibrate")]
     | Annotated[EvaluateCommand, tyro.conf.subcommand("evaluate")]
     | Annotated[RenderCommand, tyro.conf.subcommand("render")]
     | Annotated[ViewCommand, tyro.conf.subcommand("view")]

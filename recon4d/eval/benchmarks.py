@@ -20,7 +20,7 @@ from recon4d.datasets import (
     Tum,
 )
 
-WORLDS_SEED = 20261121
+WORLDS_SEED = 20261131
 """Of the benchmark `worlds`; training, validation and worlds-v1 have others."""
 
 Protocol = Literal["video-depth", "multiview-points", "worldtrack", "tapvid3d"]

@@ -68,7 +68,7 @@ def evaluate(benchmark: Benchmark, methods: Sequence[Method], out: Path) -> Eval
 
 def _evaluate_clip(method: Method, clip: str, sample: Sample, benchmark: Benchmark, out: Path) -> None:
     prediction = _predict(method, clip, sample, PredictionStore(out / "predictions"))
-    result = score_prediction(method.name, clip, prediction, sample.scene, benchmark)
+    result = score_prediction(method.name, clip, prediction, sample.scene, benchmark, method.calibration)
     write_clip_picture(out / "pictures" / method.name / f"{clip}.jpg", sample, prediction)
     _write_json(_scores_file(out, method.name, clip), dataclasses.asdict(result))
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 
+from recon4d.eval.calibration_metrics import CALIBRATION_METRICS
 from recon4d.eval.cameras import CAMERA_METRICS
 from recon4d.eval.depth import DEPTH_METRICS
 from recon4d.eval.moving import MOVING_METRICS
@@ -41,6 +42,7 @@ GROUPS: tuple[tuple[str, str, tuple[Metric, ...]], ...] = (
     ("Points", "Where every pixel is in the world.", POINT_METRICS),
     ("Tracks", "Where points of the anchor frames are at every other time.", (*TRACK_METRICS, *PIXEL_TRACK_METRICS)),
     ("Moving", "Which pixels belong to something that moves by itself.", MOVING_METRICS),
+    ("Confidence", "Whether a calibrated network knows how wrong it is.", CALIBRATION_METRICS),
     (
         "Published protocols",
         "The numbers of other papers, measured their way; their flaws are kept, so that the numbers can be compared.",

@@ -19,7 +19,7 @@ from recon4d.eval.static import static_scene
 from recon4d.export import load_scene
 from recon4d.model import Model
 from recon4d.reconstruction import ReconstructConfig, reconstruct, reconstruct_and_match
-from recon4d.records import Clip, Known, Scene
+from recon4d.records import Calibration, Clip, Known, Scene
 from recon4d.sfm import ColmapConfig, RefineConfig, load_pycolmap, reconstruct_with_colmap, refine
 from recon4d.zoo import create_model, list_models, load_model
 
@@ -54,6 +54,8 @@ class Method(ABC):
     """What the answer depends on beside the clip: answers of another key are computed again."""
     is_computed: bool = True
     """False where answers lie on disk already: they are neither timed nor stored again."""
+    calibration: Calibration | None = None
+    """What its confidences mean, where that was measured."""
 
     @abstractmethod
     def scene(self, request: Request) -> Scene:
@@ -87,6 +89,7 @@ class Network(Method):
     def __init__(self, name: str, model: Model, config: MethodConfig) -> None:
         self.name = name
         self.key = f"{_fingerprint(model)}, processing size {config.processing_size}"
+        self.calibration = model.calibration
         self._model = model.to(config.device)
         self._processing_size = config.processing_size
         self._is_warm = False

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from recon4d.eval.benchmarks import Benchmark
+from recon4d.eval.calibration_metrics import CALIBRATION_METRICS, calibration_scores
 from recon4d.eval.cameras import CAMERA_METRICS, camera_scores
 from recon4d.eval.depth import DEPTH_METRICS, depth_scores
 from recon4d.eval.moving import MOVING_METRICS, moving_scores
@@ -20,7 +21,7 @@ from recon4d.eval.tracks import TRACK_METRICS, track_scores
 from recon4d.eval.trajectory import TRAJECTORY_METRICS, trajectory_scores
 from recon4d.eval.video_depth import VIDEO_DEPTH_METRICS, video_depth_scores
 from recon4d.eval.worldtrack import WORLDTRACK_METRICS, worldtrack_scores
-from recon4d.records import Cameras, Scene
+from recon4d.records import Calibration, Cameras, Scene
 
 SECONDS = Metric(
     "seconds",
@@ -42,6 +43,7 @@ METRICS: dict[str, Metric] = {
         *TRACK_METRICS,
         *PIXEL_TRACK_METRICS,
         *MOVING_METRICS,
+        *CALIBRATION_METRICS,
         *VIDEO_DEPTH_METRICS,
         *MULTIVIEW_POINT_METRICS,
         *WORLDTRACK_METRICS,
@@ -68,8 +70,15 @@ class ClipResult:
         return next((score for score in self.scores if score.metric == metric), None)
 
 
-def score_prediction(method: str, clip: str, prediction: Prediction, truth: Scene, benchmark: Benchmark) -> ClipResult:
-    """Every metric that the truth can tell.
+def score_prediction(
+    method: str,
+    clip: str,
+    prediction: Prediction,
+    truth: Scene,
+    benchmark: Benchmark,
+    calibration: Calibration | None = None,
+) -> ClipResult:
+    """Every metric that the truth can tell; `calibration` is what the method says that its confidences mean.
 
     A prediction that does not fit its truth, or is no number where it is believed, counts as failed. Failed ones score
     the worst value of every metric that has one.
@@ -82,16 +91,18 @@ def score_prediction(method: str, clip: str, prediction: Prediction, truth: Scen
         except ValueError as error:
             status, reason = "failed", str(error)
     if scene is None:
-        scores = tuple(map(_at_worst, _all_scores(_nothing(truth), truth, benchmark)))
+        scores = tuple(map(_at_worst, _all_scores(_nothing(truth), truth, benchmark, calibration)))
     else:
-        scores = _all_scores(scene, truth, benchmark)
+        scores = _all_scores(scene, truth, benchmark, calibration)
     seconds = undefined(SECONDS.name, 1, "not measured")
     if not math.isnan(prediction.seconds):
         seconds = Score(SECONDS.name, prediction.seconds, 1, 1)
     return ClipResult(method, clip, truth.num_frames, status, reason, (*scores, seconds))
 
 
-def _all_scores(prediction: Scene, truth: Scene, benchmark: Benchmark) -> tuple[Score, ...]:
+def _all_scores(
+    prediction: Scene, truth: Scene, benchmark: Benchmark, calibration: Calibration | None
+) -> tuple[Score, ...]:
     scores = [
         *camera_scores(prediction, truth),
         *trajectory_scores(prediction, truth),
@@ -100,6 +111,7 @@ def _all_scores(prediction: Scene, truth: Scene, benchmark: Benchmark) -> tuple[
         *track_scores(prediction, truth),
         *pixel_track_scores(prediction, truth),
         *moving_scores(prediction, truth),
+        *calibration_scores(prediction, truth, calibration),
     ]
     if "video-depth" in benchmark.protocols:
         scores += video_depth_scores(prediction, truth, benchmark.max_depth)

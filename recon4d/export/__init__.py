@@ -2,7 +2,7 @@
 
 from recon4d.export.archive import SceneInfo, load_scene, load_scene_info, load_times, save_scene
 from recon4d.export.choice import PointChoice
-from recon4d.export.facts import SceneFacts, measure_scene
+from recon4d.export.facts import ExpectedErrors, ExpectedOfScene, SceneFacts, expected_of_scene, measure_scene
 from recon4d.export.folder import atomic_folder, check_output_folder
 from recon4d.export.formats import FORMATS, Exported, check_formats, export_results
 from recon4d.export.pictures import depth_video_frames, write_camera_path
@@ -12,6 +12,8 @@ from recon4d.export.saved_results import SavedResults, read_results
 
 __all__ = [
     "FORMATS",
+    "ExpectedErrors",
+    "ExpectedOfScene",
     "Exported",
     "NoConfidentPointsError",
     "PointChoice",
@@ -23,6 +25,7 @@ __all__ = [
     "check_output_folder",
     "confident_points",
     "depth_video_frames",
+    "expected_of_scene",
     "export_results",
     "load_scene",
     "load_scene_info",

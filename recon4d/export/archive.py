@@ -43,7 +43,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from recon4d.records import Cameras, Scene, Source, Tracks
+from recon4d.configs import config_from_json, config_to_json
+from recon4d.records import Calibration, Cameras, Scene, Source, Tracks
 
 SCENE_FILE_NAME = "scene.npz"
 NEWEST_FORMAT = 1
@@ -68,6 +69,7 @@ class SceneInfo:
 
     `version` is that of recon4d; `trained` is False where the weights were never trained. `original_size` is (height,
     width) of the frames before any resizing. `settings` are whatever the run was asked for, in plain JSON values.
+    `calibration` is that of the model: what the confidences mean; None where nobody measured it.
     """
 
     model: str
@@ -77,6 +79,7 @@ class SceneInfo:
     original_size: tuple[int, int]
     settings: dict[str, PlainValue]
     format: int = NEWEST_FORMAT
+    calibration: Calibration | None = None
 
     # What stands in a file may be of any type: it is checked below, in words for people.
     __no_type_check__ = True
@@ -88,6 +91,8 @@ class SceneInfo:
                 raise ValueError(f"info: {name} is {getattr(self, name)!r}, wanted {kind.__name__}")
         if not isinstance(self.source, Source | None):
             raise ValueError(f"info: source is {self.source!r}, wanted a Source or None")
+        if not isinstance(self.calibration, Calibration | None):
+            raise ValueError(f"info: calibration is {self.calibration!r}, wanted a Calibration or None")
         if len(self.original_size) != 2 or not all(isinstance(length, int) for length in self.original_size):
             raise ValueError(f"info: original_size is {self.original_size}, wanted (height, width) in pixels")
         for name, value in self.settings.items():
@@ -97,7 +102,11 @@ class SceneInfo:
 
     def to_json(self) -> str:
         """The info as one JSON object."""
-        return json.dumps(dataclasses.asdict(self), allow_nan=False)
+        values = dataclasses.asdict(self) | {"calibration": config_to_json(self.calibration)}
+        if self.calibration is None:
+            # As it was before there were any, so that those who read it then can read it still.
+            del values["calibration"]
+        return json.dumps(values, allow_nan=False)
 
     @classmethod
     def from_json(cls, text: str) -> "SceneInfo":
@@ -110,14 +119,18 @@ class SceneInfo:
             raise ValueError(
                 f"it has format {values['format']}, this recon4d reads up to {NEWEST_FORMAT}; please upgrade"
             )
+        values = {"calibration": None, **values}
         _check_keys("info", values, cls)
-        source, original_size = values["source"], values["original_size"]
+        source, original_size, calibration = values["source"], values["original_size"], values["calibration"]
         if source is not None:
             _check_keys("info: source", source, Source)
             source = Source(str(source["path"]), tuple(source["names"]), tuple(source["numbers"]))
         if not isinstance(original_size, list):
             raise ValueError(f"info: original_size is {original_size!r}, wanted [height, width]")
-        return cls(**{**values, "source": source, "original_size": tuple(original_size)})
+        if calibration is not None:
+            calibration = config_from_json(Calibration, calibration)
+        parsed = {"source": source, "original_size": tuple(original_size), "calibration": calibration}
+        return cls(**{**values, **parsed})
 
 
 def save_scene(

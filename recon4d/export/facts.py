@@ -10,10 +10,38 @@ from torch import Tensor
 
 from recon4d.export.choice import is_moving
 from recon4d.geometry import rotation_angle
-from recon4d.records import Scene
+from recon4d.records import Calibration, ErrorCurve, Scene
 
 AGREEMENT = 0.05
 """Point map and depth agree at a pixel where their points are nearer than this share of its depth."""
+
+
+FAR_OFF = 0.2
+"""An error of more than this share of depth is far off."""
+BEST_SHARE = 0.2
+"""The most confident pixels that are spoken of by themselves."""
+
+
+@dataclass(frozen=True)
+class ExpectedErrors:
+    """What a calibration foretells of the known pixels of one field, errors and shares from 0 to 1.
+
+    Half of the pixels are expected to be wrong by at most `of_half`, and half of the most confident `BEST_SHARE` by at
+    most `of_best`; `far_off_share` are expected to be wrong by more than `FAR_OFF`.
+    """
+
+    of_half: float
+    of_best: float
+    far_off_share: float
+
+
+@dataclass(frozen=True)
+class ExpectedOfScene:
+    """The expected errors of each field; None where the calibration or the scene says nothing about it."""
+
+    depth: ExpectedErrors | None
+    points: ExpectedErrors | None
+    tracks: ExpectedErrors | None
 
 
 @dataclass(frozen=True)
@@ -88,6 +116,31 @@ def measure_scene(scene: Scene, times: Float[Tensor, " time"]) -> SceneFacts:
         disagreement=disagreement,
         metres_per_unit=float(scene.metres_per_unit),
         num_tracks=0 if scene.tracks is None else scene.tracks.confidence[:, 0].numel(),
+    )
+
+
+def expected_of_scene(scene: Scene, calibration: Calibration) -> ExpectedOfScene:
+    """What the model's calibration foretells of a scene that it answered; tracks at other times than their anchor's."""
+    tracks = None
+    if scene.tracks is not None:
+        is_elsewhere = scene.tracks.anchors[:, None] != torch.arange(scene.num_frames)
+        tracks = _expected(calibration.tracks, scene.tracks.confidence[is_elsewhere])
+    return ExpectedOfScene(
+        depth=_expected(calibration.depth, scene.depth_confidence),
+        points=_expected(calibration.points, scene.point_confidence),
+        tracks=tracks,
+    )
+
+
+def _expected(curve: ErrorCurve | None, confidence: Tensor) -> ExpectedErrors | None:
+    known = confidence[confidence > 0].sort(descending=True).values
+    if curve is None or not len(known):
+        return None
+    best = known[: max(1, round(BEST_SHARE * len(known)))]
+    return ExpectedErrors(
+        of_half=curve.error_of_share(known, 0.5),
+        of_best=curve.error_of_share(best, 0.5),
+        far_off_share=1 - curve.share_within(known, FAR_OFF),
     )
 
 

@@ -18,6 +18,7 @@ from recon4d.losses.motion import (
     motion_term,
     moving_term,
     told_elsewhere,
+    track_confidence_term,
     tracks_at,
     visibility_term,
 )
@@ -65,6 +66,7 @@ __all__ = [
     "semantic_term",
     "together",
     "told_elsewhere",
+    "track_confidence_term",
     "tracking_point_term",
     "tracks_at",
     "true_matches",

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from recon4d.geometry import invert, transform_points
+from recon4d.losses.errors import weighed_by_confidence
 from recon4d.losses.points import errors_over_depth
 from recon4d.losses.term import Term, masked_term, replaced_where_unknown
 from recon4d.records import Scene, Tracks
@@ -38,6 +39,19 @@ def motion_term(tracks: Tracks, truth: Tracks, anchor_depths: Float[Tensor, "*ba
     moves = errors_over_depth(wanted, torch.zeros_like(wanted), depths, valid) > MOVES
     weights = torch.where(moves, WEIGHT_OF_MOVING, 1.0).to(errors.dtype) * valid
     return masked_term(errors, weights)
+
+
+def track_confidence_term(tracks: Tracks, truth: Tracks, anchor_depths: Float[Tensor, "*batch anchor query"]) -> Term:
+    """How well the confidence of a track's point tells that point's error over the depth (`weighed_by_confidence`).
+
+    The points themselves learn nothing from it: `motion_term` moves them, however sure they are. What counts, counts
+    as there, moving or not.
+    """
+    depths = anchor_depths[..., None, :].expand_as(truth.confidence)
+    valid = told_elsewhere(truth) & (depths > 0)
+    errors = errors_over_depth(full_precision(tracks.points).detach(), full_precision(truth.points), depths, valid)
+    confidence = replaced_where_unknown(tracks.confidence, valid, 1.0)
+    return masked_term(weighed_by_confidence(errors, confidence), valid)
 
 
 def visibility_term(

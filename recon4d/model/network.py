@@ -32,7 +32,7 @@ from recon4d.model.dense_tracks import dense_tracks
 from recon4d.model.outputs import Outputs
 from recon4d.model.point_tracks import point_tracks
 from recon4d.model.tokens import Tokens
-from recon4d.records import Cameras, Known, Scene, Tracks
+from recon4d.records import Calibration, Cameras, Known, Scene, Tracks
 from recon4d.tensors import full_precision
 
 Images = UInt8[Tensor, "batch time 3 height width"] | Float[Tensor, "batch time 3 height width"]
@@ -49,6 +49,8 @@ class Model(nn.Module):
     """What this model is called in the zoo and in what it writes."""
     trained: bool = False
     """Whether its weights have learned anything; an untrained model's answers are meaningless."""
+    calibration: Calibration | None = None
+    """What its confidences mean, where that was measured (`recon4d calibrate`)."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()

@@ -1,5 +1,6 @@
 """What travels between rooms: a `Clip` goes in, a `Scene` comes out, and truth is a `Scene` like any prediction."""
 
+from recon4d.records.calibration import Calibration, ErrorCurve
 from recon4d.records.cameras import Cameras
 from recon4d.records.clip import Clip, Known, Source
 from recon4d.records.feature_tracks import FeatureTracks
@@ -9,8 +10,10 @@ from recon4d.records.scene import Scene
 from recon4d.records.tracks import Tracks
 
 __all__ = [
+    "Calibration",
     "Cameras",
     "Clip",
+    "ErrorCurve",
     "FeatureTracks",
     "Known",
     "Scene",

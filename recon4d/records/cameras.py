@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -12,6 +13,7 @@ from recon4d.geometry import (
     padded_intrinsics,
     rebase_cameras,
     resized_intrinsics,
+    transform_points,
 )
 from recon4d.tensors import TensorRecord
 
@@ -48,6 +50,37 @@ class Cameras(TensorRecord):
     def in_frame(self, frame: int) -> "Cameras":
         """The cameras in the world whose origin is the camera of `frame`, which becomes the identity."""
         return self.transformed(invert(self.world_from_cam[..., frame, :, :]))
+
+    def scale_to(self, centres: Float[Tensor, "time 3"]) -> float:
+        """How many times longer the distances between the given `centres` are than those between these cameras.
+
+        Distances do not care how either path is turned. 1 / the scale is the slope of the line through the origin with
+        the least sum of absolute errors: the median of the ratios, weighted by the distances that are given. A quarter
+        of cameras in wrong places does not pull it away. NaN where the given ones stand still, or there is only one;
+        inf where these stand still.
+        """
+        first, second = torch.triu_indices(len(centres), len(centres), 1)
+        exact, found = ((path[first] - path[second]).norm(dim=-1) for path in (centres.double(), self.centres.double()))
+        if not len(exact) or exact.max() <= 0:
+            return torch.nan
+        slopes, order = torch.where(exact > 0, found / exact, 0.0).sort()
+        weights = exact[order].cumsum(dim=0)
+        return float(1 / slopes[torch.searchsorted(weights, weights[-1:] / 2)])
+
+    def points_reseen(
+        self, points: Float[Tensor, "*batch_and_points 3"], others: "Cameras"
+    ) -> Float[Tensor, "*batch_and_points 3"]:
+        """World points (batch axes, time, and any further axes), moved so that `others` see them where these did.
+
+        What was at a pixel and a z of a time still is. A point behind its camera has no pixel, and moves along with the
+        camera as it is. Computed in float64.
+        """
+        in_camera = transform_points(invert(self.world_from_cam.double()), points.double())
+        lens = torch.linalg.inv(others.intrinsics.double()) @ self.intrinsics.double()
+        flat = in_camera.reshape(*lens.shape[:-2], -1, 3)
+        through_lens = (flat @ lens.transpose(-1, -2)).reshape(points.shape)
+        again = torch.where(in_camera[..., 2:] > 0, through_lens, in_camera)
+        return transform_points(others.world_from_cam.double(), again).to(points.dtype)
 
     def resized(self, old_size: tuple[int, int], new_size: tuple[int, int]) -> "Cameras":
         """The cameras of the same pictures resized from `old_size` to `new_size`, both (height, width)."""

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from recon4d.geometry import (
@@ -87,6 +87,27 @@ class Scene(TensorRecord):
         world_from_cam = scene.cameras.world_from_cam.clone()
         world_from_cam[..., frame, :, :] = torch.eye(4, dtype=world_from_cam.dtype, device=world_from_cam.device)
         return replace(scene, cameras=replace(scene.cameras, world_from_cam=world_from_cam))
+
+    def with_cameras(self, cameras: Cameras) -> "Scene":
+        """The scene with other cameras, in the same maps' pixels: whatever was seen at a pixel and a z still is.
+
+        Points and tracks follow the camera of their time (`Cameras.points_reseen`); depths stay.
+        """
+        cameras = cameras.to(self.depths.device, dtype=self.depths.dtype)
+        tracks = self.tracks
+        if tracks is not None:
+            # An anchor is one more axis between time and queries.
+            by_time = self.cameras.points_reseen(tracks.points.movedim(-4, -3), cameras)
+            tracks = replace(tracks, points=by_time.movedim(-3, -4))
+        points = self.cameras.points_reseen(self.points, cameras)
+        return replace(self, cameras=cameras, points=points, tracks=tracks)
+
+    def ignoring(self, mask: Bool[Tensor, "*batch time height width"]) -> "Scene":
+        """The scene with nothing believed where `mask` is true: depth and points have confidence 0 there."""
+        kept = (~mask).to(self.depth_confidence)
+        return replace(
+            self, depth_confidence=self.depth_confidence * kept, point_confidence=self.point_confidence * kept
+        )
 
     def without_unknown_points(self) -> "Scene":
         """The scene with points of confidence 0 at the origin, so that truth does not depend on what is unknown."""

@@ -212,4 +212,5 @@ def _merged(student: Model, model: Model) -> Model:
     adapted = copy.deepcopy(model)
     adapted.load_state_dict(student.state_dict(), strict=True)
     adapted.name = f"{model.name}+adapted"
+    adapted.calibration = None  # what was measured of other weights
     return adapted.eval()

@@ -64,6 +64,7 @@ class LossWeights:
     depth_gradient: float = 0.5
     points: float = 1.0
     motion: float = 2.0
+    track_confidence: float = 0.1
     visibility: float = 0.2
     moving: float = 0.2
     rotation: float = 4.0

@@ -177,6 +177,7 @@ class _Training:
         averaged.load_state_dict({name: value.to(types[name]) for name, value in weights.items()}, assign=True)
         merge_lora(averaged)
         averaged.name, averaged.trained = self.model.name, True
+        averaged.calibration = None  # what was measured of other weights
         return averaged
 
     def _state(self) -> dict[str, Any]:

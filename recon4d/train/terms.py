@@ -50,13 +50,15 @@ def _motion_terms(outputs: Outputs, truth: Scene) -> NamedTerms:
     asked = None if outputs.visible_logits is None else read_tracks(outputs, truth)
     if asked is None or outputs.visible_logits is None:
         nothing = no_term(outputs)
-        return [("motion", nothing), ("visibility", nothing)]
+        return [("motion", nothing), ("track_confidence", nothing), ("visibility", nothing)]
     read, scene = asked
     true = scene.tracks
     assert true is not None
     logits = losses.at_queries(outputs.visible_logits[..., None], true.pixels, truth.size)[..., 0]
+    depths = losses.depths_at_anchors(scene)
     return [
-        ("motion", losses.motion_term(read, true, losses.depths_at_anchors(scene))),
+        ("motion", losses.motion_term(read, true, depths)),
+        ("track_confidence", losses.track_confidence_term(read, true, depths)),
         ("visibility", losses.visibility_term(logits, true.visible, losses.told_elsewhere(true))),
     ]
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from recon4d.configs import config_from_json, config_to_json
 from recon4d.model import Model, ModelConfig
+from recon4d.records import Calibration
 
 Storage = Literal["float32", "bfloat16", "int8"]
 """How weights lie on disk; they are float32 again once loaded. int8 has one float32 scale for each row."""
@@ -32,6 +33,8 @@ def save_model(model: Model, path: str | Path, storage: Storage = "float32") -> 
         "trained": json.dumps(model.trained),
         "storage": storage,
     }
+    if model.calibration is not None:
+        metadata["calibration"] = json.dumps(config_to_json(model.calibration))
     data = save(_pack(model.state_dict(), storage), metadata)
     # Written beside its final place and moved there: a reader never sees half a file.
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
@@ -65,6 +68,7 @@ def load_checkpoint(path: str | Path) -> Model:
         config = config_from_json(ModelConfig, json.loads(metadata["config"]))
     except ValueError as error:
         raise ValueError(f"{path} has a configuration that this version cannot read: {error}") from error
+    calibration = _read_calibration(path, metadata.get("calibration"))
 
     model = empty_model(config)
     state = _unpack(tensors)
@@ -72,6 +76,7 @@ def load_checkpoint(path: str | Path) -> Model:
     model.load_state_dict(state, strict=True, assign=True)
     model.name = metadata["name"]
     model.trained = json.loads(metadata["trained"])
+    model.calibration = calibration
     return model.eval()
 
 
@@ -93,6 +98,16 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
             return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged or not a safetensors file: {error}") from error
+
+
+def _read_calibration(path: Path, text: str | None) -> Calibration | None:
+    """None where nobody has calibrated the model, as in every file from before that could be done."""
+    if text is None:
+        return None
+    try:
+        return config_from_json(Calibration, json.loads(text))
+    except ValueError as error:
+        raise ValueError(f"{path} has a calibration that this version cannot read: {error}") from error
 
 
 def _check_fit(path: Path, wanted: dict[str, tuple[int, ...]], state: dict[str, Tensor]) -> None:

@@ -191,7 +191,7 @@ def _mini() -> ModelConfig:
         camera=CameraHeadConfig(block, blocks=1),
         dense=LinearHeadConfig(width=96, channels=32),
         motion=MotionHeadConfig(block, blocks=1),
-        processing_size=128,
+        processing_size=256,
     )
 
 

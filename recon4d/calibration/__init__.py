@@ -1,0 +1,27 @@
+"""What confidence means: errors beside confidences on clips with truth, a curve through them, and a picture of both."""
+
+from recon4d.calibration.evidence import FIELDS, Evidence, SceneEvidence, scene_evidence, together
+from recon4d.calibration.fitting import fit_calibration, fit_curve, fit_power_law, loss_curve
+from recon4d.calibration.pictures import write_reliability_picture
+from recon4d.calibration.reliability import Reliability, calibration_error, reliability
+from recon4d.calibration.worlds import FITTING_SEED, HELD_OUT_SEED, evidence_of_worlds, size_for
+
+__all__ = [
+    "FIELDS",
+    "FITTING_SEED",
+    "HELD_OUT_SEED",
+    "Evidence",
+    "Reliability",
+    "SceneEvidence",
+    "calibration_error",
+    "evidence_of_worlds",
+    "fit_calibration",
+    "fit_curve",
+    "fit_power_law",
+    "loss_curve",
+    "reliability",
+    "scene_evidence",
+    "size_for",
+    "together",
+    "write_reliability_picture",
+]
