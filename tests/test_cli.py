@@ -202,9 +202,10 @@ class TestBadInput:
 
     def test_too_many_frames(self, tmp_path: Path, capsys) -> None:
         path = tmp_path / "long.mp4"
-        write_video(path, (np.zeros((32, 32, 3), np.uint8) for _ in range(130)), 30.0)
-        line = fails(capsys, "reconstruct", path, "--out", tmp_path / "out", "--num-frames", 130)
-        assert "one pass takes 1 to 128" in line
+        write_video(path, (np.zeros((32, 32, 3), np.uint8) for _ in range(513)), 30.0)
+        line = fails(capsys, "reconstruct", path, "--out", tmp_path / "out", "--num-frames", 513)
+        assert "one pass takes 1 to 512" in line
+        assert "--window" in line
 
     def test_output_folder_that_is_not_ours(self, video: Path, tmp_path: Path, capsys) -> None:
         mine = tmp_path / "mine"

@@ -125,6 +125,52 @@ class TestColmap:
         assert sighted("moving") == set()
         assert sighted("depth_confidence") == set()
 
+    def test_what_stood_still_and_was_followed_is_a_point_of_its_own(self, tmp_path):
+        """Through three frames, at the pixels it was followed to; nothing of what moved, was hidden or went astray."""
+        scene = make_scene()
+        scene.moving[:, :, : WIDTH // 4] = 1.0
+        tracks = scene.tracks
+        assert tracks is not None
+        query = torch.arange(HEIGHT * WIDTH).reshape(HEIGHT, WIDTH)
+        hidden, astray, unsure = query[3, 8], query[4, 8], query[5, 8]
+        tracks.visible[0, 1:, hidden] = 0.1
+        tracks.confidence[0, 2, unsure] = 0.0
+        points = tracks.points.clone()
+        points[0, 2, astray] += 0.5
+        scene = replace(scene, tracks=replace(tracks, points=points), depth_confidence=scene.depth_confidence.clone())
+        results = read_results(save(tmp_path / "results", scene))
+        folder = written(tmp_path, results, "colmap")
+        model = pycolmap.Reconstruction(str(folder / "sparse" / "0"))
+        from_pixels = 3 * HEIGHT * (WIDTH * 3 // 4)
+        followed = {number - from_pixels - 1: point for number, point in model.points3D.items() if number > from_pixels}
+        assert results.scene.tracks is not None
+        pixels = results.scene.track_pixels[0]
+        inside = ((pixels >= 0) & (pixels < torch.tensor([WIDTH, HEIGHT]))).all(dim=-1)
+        seen = (inside & (results.scene.tracks.visible[0] > 0.5)).clone()
+        seen[2, [astray, unsure]] = False
+        still = (torch.arange(HEIGHT * WIDTH) % WIDTH) >= WIDTH // 4
+        usable = ((seen.sum(dim=0) >= 2) & still).nonzero()[:, 0]
+        assert hidden not in usable
+        assert {int(astray), int(unsure)} <= set(usable.tolist())
+        assert sorted(followed) == list(range(len(usable)))
+        names = {image.name: number for number, image in model.images.items()}
+        for row, one in enumerate(usable.tolist()):
+            point = followed[row]
+            np.testing.assert_allclose(point.xyz, scene.points.reshape(3, -1, 3)[0, one].numpy(), atol=1e-5)
+            assert np.abs(point.color.astype(int) - [40, 100, 200]).max() <= 3
+            frames = seen[:, one].nonzero()[:, 0].tolist()
+            by_image = {element.image_id: element.point2D_idx for element in point.track.elements}
+            assert set(by_image) == {names[("first_picture.jpg", "second.jpg", "third.jpg")[frame]] for frame in frames}
+            for frame in frames:
+                number = names[("first_picture.jpg", "second.jpg", "third.jpg")[frame]]
+                at = model.images[number].points2D[by_image[number]].xy
+                np.testing.assert_allclose(at, 2 * pixels[frame, one].numpy(), atol=1e-3)
+        # Tracks take at most half of the points there may be.
+        (exported,) = export_results(tmp_path / "few", results, ["colmap"], PointChoice(drop=0, max_points=40))
+        assert "40 points (20 of them followed through tracks)" in exported.summary
+        (exported,) = export_results(tmp_path / "one", results, ["colmap"], PointChoice(drop=0, max_points=1))
+        assert "1 points (0 of them followed" in exported.summary
+
     def test_our_own_reader_agrees(self, tmp_path, results):
         sample = ColmapModels(written(tmp_path, results, "colmap-text")).read("colmap-text", [0, 1, 2])
         relative = results.scene.in_frame(0).cameras.world_from_cam
@@ -170,6 +216,27 @@ class TestNerfstudio:
         assert cameras.intrinsics[0, 0, 0] == content["frames"][0]["fl_x"]
         cloud = trimesh.load(folder / content["ply_file_path"])
         np.testing.assert_allclose(cloud.vertices[:, 2], 4 + cloud.vertices[:, 0] / 4, atol=1e-5)
+
+    @pytest.mark.parametrize(("length", "told"), [(1.0, None), (50.0, True), (0.01, True)])
+    def test_depth_times_the_factor_is_the_depth_of_the_cameras_unit(self, tmp_path, results, length, told):
+        """As nerfstudio reads it: the value times the factor, 0.001 unless it is told another."""
+        scene = results.scene
+        scene.depth_confidence[1, 2, 3] = 0.0
+        results = results.with_scene(scaled(scene, length))
+        (exported,) = export_results(tmp_path / "out", results, ["nerfstudio"], EVERYTHING)
+        folder = tmp_path / "out" / "nerfstudio"
+        content = json.loads((folder / "transforms.json").read_text())
+        words = re.findall(r"--depth-unit-scale-factor (\S+)", exported.summary)
+        factor = float(words[0]) if words else 1e-3
+        assert bool(words) == bool(told)
+        assert content["depth_unit_scale_factor"] == factor
+        for frame, entry in enumerate(content["frames"]):
+            values = read_raster(folder / entry["depth_file_path"])
+            assert values.dtype == np.uint16
+            assert values.shape == scene.size
+            wanted = results.scene.depths[frame].numpy() * (results.scene.depth_confidence[frame].numpy() > 0)
+            np.testing.assert_allclose(values * factor, wanted, atol=0.51 * factor)
+            assert (values == 0).sum() == (frame == 1)
 
 
 class TestClouds:
@@ -455,12 +522,40 @@ def exact_scene():
 
 
 class TestCommand:
+    def test_an_earlier_export_is_replaced_where_that_is_asked_for(self, tmp_path, capsys):
+        folder, out = save(tmp_path / "results", wall()), tmp_path / "out"
+        command = ["export", str(folder), "--out", str(out), "--to"]
+        assert main([*command, "tum"]) == 0
+        first = (out / "tum" / "trajectory.txt").read_bytes()
+        assert main([*command, "depth-png"]) == 2
+        # What fails leaves the old one: this scene has no frames to copy.
+        (folder / "frames" / "second.jpg").rename(folder / "second.jpg")
+        assert main([*command, "tum", "colmap", "--overwrite"]) == 2
+        assert (out / "tum" / "trajectory.txt").read_bytes() == first
+        (folder / "second.jpg").rename(folder / "frames" / "second.jpg")
+        assert main([*command, "depth-png", "--overwrite"]) == 0
+        assert {path.name for path in out.iterdir()} == {"depth-png", "export.json"}
+        # What somebody put there, however deep, is not ours to delete.
+        (out / "depth-png" / "trained").mkdir()
+        (out / "depth-png" / "trained" / "model.ply").write_text("hours")
+        capsys.readouterr()
+        assert main([*command, "tum", "--overwrite"]) == 2
+        assert "also holds depth-png/trained/model.ply" in capsys.readouterr().err
+        assert (out / "depth-png" / "trained" / "model.ply").read_text() == "hours"
+        for mine in ("results", "diary"):
+            other = tmp_path / mine
+            other.mkdir(exist_ok=True)
+            (other / "note.txt").write_text("mine")
+            assert main(["export", str(folder), "--out", str(other), "--to", "tum", "--overwrite"]) == 2
+            assert "holds no export.json" in capsys.readouterr().err
+            assert (other / "note.txt").exists()
+
     def test_several_formats_in_metres(self, tmp_path, capsys):
         folder = save(tmp_path / "results", wall())
         out = tmp_path / "out"
         command = ["export", str(folder / "scene.npz"), "--to", "colmap", "tum", "--out", str(out)]
         assert main([*command, "--metres-per-unit", "2"]) == 0
-        assert {path.name for path in out.iterdir()} == {"colmap", "tum"}
+        assert {path.name for path in out.iterdir()} == {"colmap", "tum", "export.json"}
         assert "reprojection residual" in capsys.readouterr().out
         last = (out / "tum" / "trajectory.txt").read_text().splitlines()[-1]
         # Frame 0 is the latest; frame 2, one line before it, is at (0.2, -0.1, 0.4) units.

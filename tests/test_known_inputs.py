@@ -27,7 +27,6 @@ from recon4d.reconstruction import (
     with_known_files,
 )
 from recon4d.records import Cameras, Clip, Known, Scene, Source
-from recon4d.sfm.refinement import with_cameras
 from recon4d.zoo import model_config
 
 FRAMES = 8
@@ -59,7 +58,7 @@ def misjudged(truth: Scene, scale: float = 0.2, turn: float = 0.05, lens: tuple 
     steps = torch.arange(truth.num_frames)[:, None] * torch.tensor([turn, -turn, 0.5 * turn])
     world_from_cam = truth.cameras.world_from_cam.clone()
     world_from_cam[:, :3, :3] = world_from_cam[:, :3, :3] @ g.rotation_from_axis_angle(steps)
-    wrong = with_cameras(truth, Cameras(world_from_cam, truth.cameras.intrinsics * torch.tensor(lens)))
+    wrong = truth.with_cameras(Cameras(world_from_cam, truth.cameras.intrinsics * torch.tensor(lens)))
     return wrong.transformed(g.similarity(torch.tensor(scale), torch.eye(3), torch.zeros(3)))
 
 
@@ -105,7 +104,7 @@ class TestHonoured:
         generator = torch.Generator().manual_seed(0)
         predicted = world_from_cam.clone()
         predicted[1:, :3, 3] += 0.1 * torch.randn(FRAMES - 1, 3, generator=generator)
-        seen = with_cameras(truth, Cameras(predicted, truth.cameras.intrinsics))
+        seen = truth.with_cameras(Cameras(predicted, truth.cameras.intrinsics))
         answer = honour(seen, replace(Known.nothing(FRAMES), world_from_cam=world_from_cam))
         torch.testing.assert_close(answer.depths, seen.depths, atol=0, rtol=0.03)
 

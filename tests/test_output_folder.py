@@ -11,6 +11,7 @@ from recon4d.export import (
     check_output_folder,
     folder,
 )
+from recon4d.export.folder import check_adaptation, check_reconstruction
 
 
 def fill(path: Path, text: str = "new") -> None:
@@ -141,3 +142,20 @@ def test_good_output_folders_pass_and_nothing_is_made(tmp_path):
     with atomic_folder(tmp_path / "empty", overwrite=False) as partial:
         fill(partial)
     assert names_in(tmp_path / "empty") == {"scene.npz"}
+
+
+def test_each_command_replaces_its_own_folders_only(tmp_path):
+    checks = {"scene.npz": check_reconstruction, "adaptation.json": check_adaptation}
+    for marker, check_ours in checks.items():
+        target = tmp_path / marker.split(".")[0]
+        target.mkdir()
+        (target / marker).write_text("old")
+        with atomic_folder(target, True, check_ours) as partial:
+            (partial / marker).write_text("new")
+        assert (target / marker).read_text() == "new"
+        (other,) = set(checks.values()) - {check_ours}
+        with pytest.raises(FileExistsError, match="will not replace it"):
+            check_output_folder(target, True, other)
+        (target / "diary.txt").write_text("mine")
+        with pytest.raises(FileExistsError, match=r"also holds diary\.txt"):
+            check_output_folder(target, True, check_ours)

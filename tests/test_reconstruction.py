@@ -156,7 +156,7 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("frames", "height", "config", "message"),
         [
-            (MAX_FRAMES + 1, 32, SINGLE, "one pass takes 1 to 128: choose fewer with --num-frames 128"),
+            (MAX_FRAMES + 1, 32, SINGLE, "one pass takes 1 to 512: take it in windows with --window 16"),
             (2, 20, SINGLE, "40 x 20 pixels; at least 32 on each side"),
             (2, 40, replace(SINGLE, anchors=(2,)), r"anchors \[2\] must be frames from 0 to 1"),
             (2, 40, replace(SINGLE, frame_chunk=0), "frame_chunk is 0"),

@@ -19,7 +19,6 @@ from recon4d.records import Cameras, FeatureTracks, Scene
 from recon4d.sfm import refine, static_tracks
 from recon4d.sfm.bundle_adjustment import Adjusted, Problem, adjust, adjust_points, parallax, residuals
 from recon4d.sfm.epipolar import consistent_tracks
-from recon4d.sfm.refinement import with_cameras
 
 STATIC, DYNAMIC = (4, 11, 14), (2, 7, 9)
 """Clips of worlds-v1: at most .3 % of pixels move; at least 22 % do."""
@@ -184,10 +183,10 @@ def test_static_tracks_are_seen_static_and_where_the_truth_has_them() -> None:
 def test_with_other_cameras_everything_stays_at_its_pixels() -> None:
     scene = make_scene(anchors=(0, 2))
     other = disturbed(scene, degrees=5, share=0.2).cameras
-    moved = with_cameras(scene, other)
+    moved = scene.with_cameras(other)
     torch.testing.assert_close(moved.points, moved.points_from_depth, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(moved.track_pixels, scene.track_pixels, atol=2e-3, rtol=0)
-    again = with_cameras(moved, scene.cameras)
+    again = moved.with_cameras(scene.cameras)
     torch.testing.assert_close(again.points, scene.points, atol=1e-5, rtol=1e-5)
     assert again.tracks is not None
     assert scene.tracks is not None
@@ -206,7 +205,7 @@ def test_what_lies_behind_a_camera_moves_with_it() -> None:
         pixels=torch.zeros(1, 1, 2),
     )
     other = disturbed(scene).cameras
-    moved = with_cameras(replace(scene, tracks=tracks), other).tracks
+    moved = replace(scene, tracks=tracks).with_cameras(other).tracks
     assert moved is not None
     in_camera = transform_points(other.cam_from_world, moved.points[0])
     torch.testing.assert_close(in_camera, torch.tensor([0.3, -0.2, -1.0]).expand(3, 1, 3), atol=1e-5, rtol=0)

@@ -4,19 +4,30 @@ import math
 import re
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import combinations, pairwise
 from pathlib import Path
 
 import pytest
 import torch
+from long_worlds import (
+    FRAMES,
+    HEIGHT,
+    INFO,
+    WIDTH,
+    Oracle,
+    World,
+    assert_same_cameras,
+    assert_same_scene,
+    expected,
+    files_of,
+    make_world,
+    run,
+)
 from torch import Tensor
 
 from recon4d import geometry as g
-from recon4d.datasets.worlds import WorldConfig, make_worlds
-from recon4d.datasets.worlds.raycast import cast_rays
-from recon4d.datasets.worlds.truth import true_scene_of_world
-from recon4d.export import SceneInfo, load_scene
+from recon4d.export import load_scene
 from recon4d.export.long_archive import LongScene, load_frames, load_index
 from recon4d.media.long_clips import LongClip, open_long_clip
 from recon4d.records import Clip, Scene, Source
@@ -38,98 +49,10 @@ from recon4d.windows.pose_graph import (
 from recon4d.windows.robust_fit import fit_similarity_robustly, robust_mean
 from recon4d.windows.spans import anchored_windows, overlapping_windows
 
-FRAMES, HEIGHT, WIDTH = 20, 28, 36
-INFO = SceneInfo("oracle", True, "0", None, (HEIGHT, WIDTH), {})
-
-
-@dataclass(frozen=True)
-class World:
-    clip: Clip
-    scene: Scene
-
-    @property
-    def long_clip(self) -> LongClip:
-        return in_memory(self.clip)
-
-
-def in_memory(clip: Clip) -> LongClip:
-    """The frames of a clip handed out one by one."""
-
-    def images(positions: Sequence[int]) -> Iterator[Tensor]:
-        return (clip.images[position].clone() for position in positions)
-
-    numbers = tuple(range(clip.num_frames))
-    source = Source("world", tuple(f"{i}" for i in numbers), numbers)
-    return LongClip(tuple(clip.times.tolist()), clip.size, source, images)
-
 
 @pytest.fixture(scope="module")
 def world() -> World:
-    """A clip of a room in which a third of what is seen moves."""
-    config = WorldConfig(FRAMES, HEIGHT, WIDTH, static_share=0, still_share=0)
-    made = make_worlds(config, 0, [3])
-    hits = cast_rays(made, HEIGHT, WIDTH)
-    scene = true_scene_of_world(made, hits, torch.tensor([[0]]))[0]
-    assert 0.03 < scene.moving.mean() < 0.5
-    # Painted by depth: enough to tell places apart, and far cheaper than the renderer's own surfaces.
-    waves = torch.sin(hits.depths[0, :, None] * torch.tensor([2.0, 3.0, 5.0])[:, None, None])
-    return World(Clip((127.5 + 127 * waves).to(torch.uint8), torch.arange(FRAMES) / 10), scene)
-
-
-@dataclass
-class Oracle:
-    """The truth of a window, begun at its first camera and measured in a unit of its own; `spoil` may damage it."""
-
-    truth: Scene
-    spoil: Callable[[Scene, torch.Generator], Scene] | None = None
-    asked: list[tuple[int, ...]] = field(default_factory=list)
-    fails_at: int | None = None
-
-    def __call__(self, clip: Clip) -> Scene:
-        assert clip.source is not None
-        numbers = clip.source.numbers
-        if self.fails_at == len(self.asked):
-            raise RuntimeError("the machine was taken away")
-        self.asked.append(numbers)
-        scene = self.truth.frames(numbers).in_frame(0).transformed(scaled(unit_of(numbers)))
-        if self.spoil is not None:
-            scene = self.spoil(scene, torch.Generator().manual_seed(sum(numbers)))
-        return scene
-
-
-def unit_of(numbers: Sequence[int]) -> float:
-    return math.exp(math.sin(7.0 * sum(numbers)))
-
-
-def scaled(factor: float) -> Tensor:
-    return g.similarity(torch.tensor(factor), torch.eye(3), torch.zeros(3))
-
-
-def expected(truth: Scene, first_window: Sequence[int]) -> Scene:
-    """The truth from the first camera, in the unit of the first window."""
-    return truth.in_frame(0).transformed(scaled(unit_of(first_window)))
-
-
-def assert_same_scene(found: Scene, wanted: Scene, tolerance: float = 1e-4) -> None:
-    known = wanted.depth_confidence > 0
-    length = float(wanted.depths[known].median())
-    assert torch.equal(found.depth_confidence, wanted.depth_confidence)
-    assert torch.equal(found.moving, wanted.moving)
-    torch.testing.assert_close(found.depths[known], wanted.depths[known], rtol=tolerance, atol=tolerance * length)
-    torch.testing.assert_close(found.points[known], wanted.points[known], rtol=tolerance, atol=tolerance * length)
-    assert_same_cameras(found, wanted, tolerance * length)
-
-
-def assert_same_cameras(found: Scene, wanted: Scene, tolerance: float) -> None:
-    torch.testing.assert_close(found.cameras.centres, wanted.cameras.centres, rtol=0, atol=tolerance)
-    turned = found.cameras.cam_from_world[..., :3, :3] @ wanted.cameras.world_from_cam[..., :3, :3]
-    assert g.rotation_angle(turned).max() < max(tolerance, 1e-3)
-    torch.testing.assert_close(found.cameras.intrinsics, wanted.cameras.intrinsics)
-
-
-def run(oracle: Oracle, world: World, folder: Path, window: int = 8, overlap: int = 3, **options: float) -> LongScene:
-    config = WindowConfig(window, overlap, **options)  # pyright: ignore[reportArgumentType]
-    return reconstruct_windows(oracle, world.long_clip, folder, INFO, config)
+    return make_world()
 
 
 # What windows are made of
@@ -199,7 +122,7 @@ def test_a_frame_is_an_archive_that_says_where_it_came_from(world: World, tmp_pa
     assert load_times(file).tolist() == [world.clip.times[13]]
     one = load_scene_info(file)
     assert one.source == Source("world", ("13",), (13,))
-    assert one.settings == {"windows": "overlapping", "window": 8, "overlap": 2}
+    assert one.settings == {"windows": "overlapping", "window": 8, "overlap": 2, "one_lens": True}
 
 
 def wrong_static_points(scene: Scene, generator: torch.Generator) -> Scene:
@@ -262,10 +185,6 @@ def test_windows_that_say_nothing_of_motion_are_joined(world: World, tmp_path: P
 
 
 # Runs that stop
-
-
-def files_of(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 @pytest.mark.parametrize("stopped_at", [0, 1, 3])

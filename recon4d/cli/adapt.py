@@ -26,7 +26,7 @@ class AdaptCommand:
     clip: tyro.conf.Positional[Path]
     """A video, or a folder of pictures: three frames or more."""
     out: Path
-    """Folder to write; it must be new or empty."""
+    """Folder to write; it must be new or empty unless --overwrite is given."""
     model: str = "recon4d_small"
     """A name that `recon4d models` lists, or a checkpoint file (.safetensors)."""
     num_frames: int = 16
@@ -39,14 +39,20 @@ class AdaptCommand:
     """Seconds to end at."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps ..."""
+    overwrite: bool = False
+    """Replace an earlier adaptation in the output folder."""
     config: Annotated[AdaptConfig, tyro.conf.arg(name="")] = AdaptConfig()  # noqa: RUF009 - frozen
 
     def run(self) -> None:
         from recon4d.export import atomic_folder, check_output_folder
+        from recon4d.export.folder import check_adaptation
         from recon4d.media import read_clip
         from recon4d.train import adapt
 
-        check_output_folder(self.out, overwrite=False)
+        check_output_folder(self.out, self.overwrite, check_adaptation)
+        for given in (self.clip, Path(self.model)):
+            if given.exists() and given.resolve().is_relative_to(self.out.resolve()):
+                raise ValueError(f"{given} lies in the output folder {self.out}, which is to be replaced; move it away")
         clip = read_clip(self.clip, self.num_frames, self.fps, self.start, self.stop)
         print(describe_clip(self.clip, clip, self.fps))
         device = find_device(self.device)
@@ -57,7 +63,7 @@ class AdaptCommand:
         print(f"{model.name} on {device}: {len(adaptation.curve)} steps in {time.perf_counter() - started:.1f} s")
         print(_describe_judgement(adaptation))
 
-        with atomic_folder(self.out, overwrite=False) as folder:
+        with atomic_folder(self.out, self.overwrite, check_adaptation) as folder:
             self._write(folder, clip, adaptation)
         print(describe_results(self.out, adaptation.scene))
 
@@ -80,7 +86,7 @@ class AdaptCommand:
 
     def _settings(self) -> dict[str, Any]:
         """The command as plain JSON values; where it was written to is no part of the result."""
-        values = {name: value for name, value in vars(self).items() if name not in ("out", "config")}
+        values = {name: value for name, value in vars(self).items() if name not in ("out", "overwrite", "config")}
         adaptation = {name: value for name, value in vars(self.config).items() if name != "weights"}
         weights = {f"weights_{name}": value for name, value in vars(self.config.weights).items()}
         return {**values, **adaptation, **weights, "clip": str(self.clip), "layers": list(self.config.layers)}

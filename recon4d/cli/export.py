@@ -16,7 +16,7 @@ class ExportCommand:
     to: tuple[str, ...]
     """Formats, each written to a folder of its own name."""
     out: Path
-    """Folder to write; it must be new or empty."""
+    """Folder to write; it must be new or empty unless --overwrite is given."""
     drop: float = 20.0
     """Per cent of the known pixels that are left out of points and surfaces, the least confident first."""
     min_confidence: float = 0.0
@@ -25,21 +25,24 @@ class ExportCommand:
     """At most so many points in a cloud (COLMAP models: 100 000 at the most)."""
     metres_per_unit: float | None = None
     """Length of the scene's unit in metres: everything is written in metres then."""
+    overwrite: bool = False
+    """Replace an earlier export in the output folder, all of its formats."""
     level: bool = False
     """Turn the world so that the floor is level: y = 0 on the floor, y down, the first camera above the origin."""
 
     def run(self) -> None:
         from recon4d.export import PointChoice, check_formats, check_output_folder, export_results, read_results
+        from recon4d.export.export_record import check_export
         from recon4d.records.levelling import levelled
         from recon4d.records.metric import in_metres
 
         choice = PointChoice(self.drop, self.min_confidence, self.max_points)
         check_formats(self.to)
-        check_output_folder(self.out, overwrite=False)
+        check_output_folder(self.out, self.overwrite, check_export)
         results = read_results(self.scene)
         if self.metres_per_unit is not None:
             results = results.with_scene(in_metres(results.scene, self.metres_per_unit))
         if self.level:
             results = results.with_scene(levelled(results.scene))
-        for exported in export_results(self.out, results, self.to, choice):
+        for exported in export_results(self.out, results, self.to, choice, self.overwrite):
             print(f"{self.out / exported.format}: {exported.summary}")

@@ -4,7 +4,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from recon4d.export import SceneInfo
@@ -26,12 +26,26 @@ class LongConfig:
     """Pixels whose probability to move is below this join windows; above 1 all pixels do."""
     loops: bool = False
     """Look for places that are seen again, and spread the drift."""
+    lens: Literal["auto", "one", "each"] = "auto"
+    """one: the intrinsics of all frames are the median over windows. each: those that its window answered. auto: one
+    for frames that have times, as those of a video."""
     anchored: bool = False
     """Take every frame with the first alone, instead of windows."""
 
     @property
     def is_wanted(self) -> bool:
         return self.window > 0 or self.anchored
+
+
+def describe_long_known(long_clip: "LongClip") -> str:
+    """What is known of a long clip beforehand, in one line."""
+    from recon4d.cli.words import describe_known
+
+    known = long_clip.known
+    masks = "masks, read frame by frame"
+    if known is None or not (known.intrinsics.isfinite().any() or known.world_from_cam.isfinite().any()):
+        return f"known: {masks}"
+    return describe_known(known) + (f", {masks}" if long_clip.ignore is not None else "")
 
 
 def reconstruct_long(
@@ -44,7 +58,7 @@ def reconstruct_long(
     from dataclasses import replace
 
     from recon4d.reconstruction import reconstruct
-    from recon4d.windows import LoopConfig, WindowConfig, reconstruct_anchored, reconstruct_windows
+    from recon4d.windows import AnchorConfig, LoopConfig, WindowConfig, reconstruct_anchored, reconstruct_windows
 
     # An anchor's pixels are followed to every frame; tracks of single windows would end with them.
     config = replace(config, anchors=(0,) if long.anchored else (), progress=False)
@@ -54,12 +68,14 @@ def reconstruct_long(
 
     started, progress = time.perf_counter(), sys.stderr.isatty()
     if long.anchored:
-        index = reconstruct_anchored(reconstruct_clip, long_clip, out, info, progress=progress)
+        index = reconstruct_anchored(reconstruct_clip, long_clip, out, info, AnchorConfig(lens=long.lens), progress)
     else:
         loops = LoopConfig() if long.loops else None
-        windows = WindowConfig(long.window, long.overlap, long.static_below, loops)
+        windows = WindowConfig(long.window, long.overlap, long.static_below, loops, long.lens)
         index = reconstruct_windows(reconstruct_clip, long_clip, out, info, windows, progress)
     seconds = time.perf_counter() - started
     (height, width), error = index.size, 100 * float(index.errors.nanmedian())
-    what = f"{long_clip.num_frames} frames of {width} x {height} pixels in frames/, cameras in index.npz"
+    what = (
+        f"{long_clip.num_frames} frames of {width} x {height} pixels, with pictures, in frames/; cameras in index.npz"
+    )
     return f"{out}: {what}, {seconds:.1f} s; parts agree within {error:.1f} % of the depth (median)"

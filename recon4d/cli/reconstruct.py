@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from recon4d.cli.long_clips import LongConfig, reconstruct_long
+from recon4d.cli.long_clips import LongConfig, describe_long_known, reconstruct_long
 from recon4d.cli.words import describe_clip, describe_known, describe_results, find_device, find_model
 
 LARGE_MODEL = 100_000_000
@@ -103,10 +103,12 @@ class ReconstructCommand:
             "--colmap-intrinsics": self.colmap_intrinsics,
             "--full-resolution": self.full_resolution,
             "--overwrite": self.overwrite,
-            "known intrinsics, cameras, depth, masks and lenses": self.known_files.are_given,
+            "--depth": self.depth is not None,
         }
         if given := [what for what, is_given in one_pass.items() if is_given]:
             raise ValueError(f"{', '.join(given)}: not for --window and --anchored, which take a clip in parts")
+        if self.long.loops and self.cameras is not None:
+            raise ValueError("--loops moves windows, and --cameras says where they are: give one of the two")
 
     @property
     def known_files(self) -> "KnownFiles":
@@ -165,9 +167,15 @@ class _Work:
     def _reconstruct_long(self, path: Path, out: Path, clip_name: str) -> int:
         """The same for a clip of any length; the folder stays where it was stopped, and is gone on with."""
         from recon4d.media.long_clips import open_long_clip
+        from recon4d.reconstruction import long_clip_with_known_files
 
         command = self._command
+        if path.resolve().is_relative_to(out.resolve()):
+            raise ValueError(f"{path} lies in the output folder {out}; choose another")
         long_clip = open_long_clip(path, command.fps, command.start, command.stop)
+        long_clip = long_clip_with_known_files(long_clip, command.known_files)
+        if command.known_files.are_given:
+            print(describe_long_known(long_clip))
         info = self._info(long_clip, clip_name)
         print(reconstruct_long(self.model, long_clip, out, info, self._config, command.long))
         return long_clip.num_frames
@@ -211,6 +219,7 @@ class _Work:
             source=clip.source,
             original_size=clip.size,
             settings=_settings(self._command, clip_name),
+            calibration=self.model.calibration,
         )
 
 

@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Int32
 
 from recon4d.export.choice import PointChoice, still_pixels
-from recon4d.export.colmap_model import ColmapModel, colmap_model
+from recon4d.export.colmap_model import ColmapModel, check_pinholes, colmap_model
+from recon4d.export.colmap_tracks import tracked_points
 from recon4d.export.saved_results import SavedResults
 from recon4d.geometry import thinned
 
@@ -76,15 +77,19 @@ def write_text_model(place: Path, model: ColmapModel) -> None:
 def _write(
     folder: Path, results: SavedResults, choice: PointChoice, write_model: Callable[[Path, ColmapModel], None]
 ) -> str:
-    chosen = thinned(still_pixels(results.scene, choice), min(choice.max_points, MAX_POINTS))
+    check_pinholes(results.original_cameras())
+    still, most = still_pixels(results.scene, choice), min(choice.max_points, MAX_POINTS)
     names = results.copy_frames(folder / "images")
-    model = colmap_model(results, names, chosen)
+    tracked = tracked_points(results.scene, results.images_of_maps(), still, most // 2)
+    followed = 0 if tracked is None else len(tracked.points)
+    model = colmap_model(results, names, thinned(still, most - followed), tracked)
     place = folder / "sparse" / "0"
     place.mkdir(parents=True)
     write_model(place, model)
     errors = torch.cat(model.errors())
     return (
-        f"{len(model.images)} images, {len(model.points)} points, {len(errors)} observations "
+        f"{len(model.images)} images, {len(model.points)} points ({followed} of them followed through tracks), "
+        f"{len(errors)} observations "
         f"({len(errors) / len(model.points):.1f} a point), "
         f"reprojection residual {float(errors.mean()):.1e} pixels in the mean, {float(errors.max()):.1e} at most"
     )

@@ -2,6 +2,7 @@
 
 A point is a still, confident pixel of one frame. Its observations are that pixel's centre, and its projection into
 every other frame whose own depth there agrees: evidence of where it can be seen, not of where a feature was measured.
+Points of the scene's tracks come beside these (`colmap_tracks`), observed where they were followed to.
 """
 
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from jaxtyping import Bool, Float64, Int64, UInt8
 from torch import Tensor
 
 from recon4d.export.choice import is_moving
+from recon4d.export.colmap_tracks import TrackedPoints
 from recon4d.export.point_cloud import points_at
 from recon4d.export.saved_results import SavedResults
 from recon4d.geometry import (
@@ -67,8 +69,15 @@ class ColmapModel:
         return distances
 
 
-def colmap_model(results: SavedResults, names: list[str], chosen: Bool[Tensor, "time height width"]) -> ColmapModel:
-    """The model whose points are the `chosen` pixels, in original pixels, with pictures called `names`.
+def colmap_model(
+    results: SavedResults,
+    names: list[str],
+    chosen: Bool[Tensor, "time height width"],
+    tracked: TrackedPoints | None = None,
+) -> ColmapModel:
+    """The model whose points are the `chosen` pixels and then the `tracked` ones, in original pixels.
+
+    Pictures are called `names`.
 
     Raises ``ValueError`` where a camera is unknown or no pinhole.
     """
@@ -80,6 +89,10 @@ def colmap_model(results: SavedResults, names: list[str], chosen: Bool[Tensor, "
     images = []
     for frame, name in enumerate(names):
         pixels, seen = _observations(results, frame, points, owners, chosen)
+        if tracked is not None:
+            followed = tracked.seen[frame].nonzero()[:, 0]
+            pixels = torch.cat([pixels, tracked.pixels[frame, followed] * _original_from_maps(results)])
+            seen = torch.cat([seen, len(points) + followed])
         rotation, translation = cam_from_world[frame, :3, :3], cam_from_world[frame, :3, 3]
         intrinsics = cameras.intrinsics[frame].double()
         images.append(
@@ -91,7 +104,10 @@ def colmap_model(results: SavedResults, names: list[str], chosen: Bool[Tensor, "
                 seen=seen,
             )
         )
-    return ColmapModel(results.info.original_size, tuple(images), points.double(), colours)
+    points = points.double()
+    if tracked is not None:
+        points, colours = torch.cat([points, tracked.points]), torch.cat([colours, tracked.colours])
+    return ColmapModel(results.info.original_size, tuple(images), points, colours)
 
 
 def check_pinholes(cameras: Cameras) -> None:
@@ -112,8 +128,6 @@ def _observations(
 ) -> tuple[Float64[Tensor, "seen 2"], Int64[Tensor, "seen"]]:
     """Where `frame` sees which points, in original pixels: its own, in their order, and others' by agreement."""
     scene = results.scene
-    original = torch.tensor(results.info.original_size, dtype=torch.float64).flip(0)
-    factors = original / torch.tensor(scene.size, dtype=torch.float64).flip(0)
     camera = Cameras(scene.cameras.world_from_cam[frame].double()[None], scene.cameras.intrinsics[frame].double()[None])
     in_camera = transform_points(camera.cam_from_world[0], points.double())
     pixels = project(in_camera, camera.intrinsics[0])
@@ -127,7 +141,13 @@ def _observations(
     is_own = owners == frame
     pixels[is_own] = pixel_grid(height, width, dtype=torch.float64)[chosen[frame]]
     seen = (is_own | (is_inside & agrees)).nonzero()[:, 0]
-    return pixels[seen] * factors, seen
+    return pixels[seen] * _original_from_maps(results), seen
+
+
+def _original_from_maps(results: SavedResults) -> Float64[Tensor, "2"]:
+    """What x and y in pixels of the maps are multiplied by to be those of the original pictures."""
+    original = torch.tensor(results.info.original_size, dtype=torch.float64).flip(0)
+    return original / torch.tensor(results.scene.size, dtype=torch.float64).flip(0)
 
 
 def _intrinsics_of_pinhole(pinhole: Float64[Tensor, "4"]) -> Float64[Tensor, "3 3"]:

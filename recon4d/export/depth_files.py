@@ -55,13 +55,11 @@ def write_depth_png(folder: Path, results: SavedResults, choice: PointChoice) ->
     """
     depths = known_depths(results.scene, choice).double()
     scale = values_per_unit(depths[depths > 0], float(results.scene.metres_per_unit))
-    steps = (depths * scale).round()
-    is_too_far = steps > LARGEST
-    steps = torch.where((depths > 0) & ~is_too_far, steps.clamp(min=1), 0.0)
+    steps = depth_steps(depths, scale)
     for name, values in zip(results.names, steps, strict=True):
         write_raster(folder / f"{name}.png", values.numpy().astype(np.uint16))
     _write_sidecar(folder, results, 1 / scale, ".png")
-    lost = 100 * float(is_too_far.sum() / (depths > 0).sum())
+    lost = 100 * float(((depths > 0) & (steps == 0)).sum() / (depths > 0).sum())
     return f"{len(depths)} maps, one step is {1 / scale:.6g} of the world's unit, {lost:.2f} % too far and left out"
 
 
@@ -81,6 +79,14 @@ def known_depths(scene: Scene, choice: PointChoice) -> Float[Tensor, "time heigh
     if not is_known.any():
         raise NoConfidentPointsError("no pixel has a known depth with enough confidence: no depth maps")
     return torch.where(is_known, scene.depths, torch.zeros_like(scene.depths))
+
+
+def depth_steps(
+    depths: Float[Tensor, "time height width"], values_per_unit: float
+) -> Float[Tensor, "time height width"]:
+    """Depths in whole steps from 1 to 65535; 0 where they are unknown (0) or too far."""
+    steps = (depths * values_per_unit).round()
+    return torch.where((depths > 0) & (steps <= LARGEST), steps.clamp(min=1), torch.zeros_like(steps))
 
 
 def values_per_unit(depths: Float[Tensor, "n"], metres_per_unit: float) -> float:

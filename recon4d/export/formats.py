@@ -8,6 +8,7 @@ from recon4d.export.choice import PointChoice
 from recon4d.export.clouds import write_glb, write_ply
 from recon4d.export.colmap import write_colmap_binary, write_colmap_text
 from recon4d.export.depth_files import write_depth_exr, write_depth_png
+from recon4d.export.export_record import check_export, write_export_record
 from recon4d.export.folder import atomic_folder
 from recon4d.export.frame_arrays import write_frame_arrays
 from recon4d.export.gaussian_splats import write_gaussian_splats
@@ -55,16 +56,20 @@ def check_formats(names: Sequence[str]) -> None:
         raise ValueError(f"a format is given twice: {' '.join(names)}")
 
 
-def export_results(out: str | Path, results: SavedResults, names: Sequence[str], choice: PointChoice) -> list[Exported]:
+def export_results(
+    out: str | Path, results: SavedResults, names: Sequence[str], choice: PointChoice, overwrite: bool = False
+) -> list[Exported]:
     """Write `results` to ``<out>/<format>/`` for each of the formats `names`: all of them, or nothing.
 
-    `out` must be new or empty. Raises ``ValueError`` for a format that there is not or that has nothing to write,
-    ``OSError`` where something cannot be read or written.
+    ``<out>/export.json`` lists every file. `out` must be new or empty; with `overwrite` it may also be an earlier
+    export that holds nothing else, which is replaced as a whole and stays where anything fails. Raises ``ValueError``
+    for a format that there is not or that has nothing to write, ``OSError`` where something cannot be read or written.
     """
     check_formats(names)
     exported = []
-    with atomic_folder(out, overwrite=False) as folder:
+    with atomic_folder(out, overwrite, check_export) as folder:
         for name in names:
             (folder / name).mkdir()
             exported.append(Exported(name, FORMATS[name](folder / name, results, choice)))
+        write_export_record(folder)
     return exported

@@ -2,7 +2,8 @@
 
 ``frames/000123.npz`` is an archive as `archive` describes it, of frame 123 alone: T = 1, in the world of the whole
 clip, with ``tracks_`` arrays only where a frame's tracks are known (then of the first frame's queries, and
-``tracks_anchors`` is -1 everywhere but in frame 0). ``numpy.load`` and `load_scene` open it.
+``tracks_anchors`` is -1 everywhere but in frame 0). ``numpy.load`` and `load_scene` open it. ``frames/000123.jpg``
+beside it is the picture as it was reconstructed (without lens distortion where that was known), at the clip's own size.
 
 ``index.npz`` is small, and written last: where it is, the folder is whole. For T frames from W windows it holds
 
@@ -21,17 +22,19 @@ info                 ()            a JSON string: the fields of `SceneInfo`
 ===================  ============  ====================================================================================
 """
 
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from recon4d.export.archive import SceneInfo, load_scene, save_scene
 from recon4d.export.arrays import load_arrays, save_arrays
+from recon4d.media import write_jpeg
 from recon4d.records import Cameras, Scene, Source, Tracks
 
 INDEX_FILE_NAME = "index.npz"
@@ -70,6 +73,22 @@ def save_frame(folder: Path, number: int, scene: Scene, time: float, info: Scene
         source = Source(info.source.path, (info.source.names[number],), (info.source.numbers[number],))
         info = replace(info, source=source)
     save_scene(frame_file(folder, number), scene, torch.tensor([time]), info)
+
+
+def picture_file(folder: Path, number: int) -> Path:
+    """The picture of one frame in the folder of a long clip."""
+    return folder / FRAMES_FOLDER_NAME / f"{number:06d}.jpg"
+
+
+def save_picture(folder: Path, number: int, image: UInt8[Tensor, "3 height width"]) -> None:
+    """Write the picture of frame `number` as JPEG, whole or not at all."""
+    file = picture_file(folder, number)
+    partial = file.with_name(f".{file.name}.partial-{secrets.token_hex(4)}")
+    try:
+        write_jpeg(partial, image)
+        partial.replace(file)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def save_index(folder: Path, index: LongScene) -> None:

@@ -8,7 +8,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from recon4d.export.archive import SceneInfo, load_scene, load_scene_info, load_times
-from recon4d.export.long_archive import INDEX_FILE_NAME, load_frames, load_index
+from recon4d.export.long_archive import INDEX_FILE_NAME, load_frames, load_index, picture_file
 
 # The names under which `write_results` left the frames.
 from recon4d.export.results import frame_file_names
@@ -18,21 +18,22 @@ from recon4d.records import Cameras, Clip, Scene
 
 @dataclass(frozen=True, eq=False)
 class SavedResults:
-    """What `write_results` left in a folder; the frames are read when they are asked for.
+    """What `write_results` left in a folder, or a run over a long clip; frames are read when they are asked for.
 
     `times` are seconds, NaN for photos without an order; `frame_files` are the pictures in the order of the scene's
-    frames, at the size `info.original_size`, whether they are there or not.
+    frames, at the size `info.original_size`, whether they are there or not; `frame_names` what the frames are called.
     """
 
     scene: Scene
     times: Float[Tensor, " time"]
     info: SceneInfo
     frame_files: tuple[Path, ...]
+    frame_names: tuple[str, ...]
 
     @property
     def names(self) -> tuple[str, ...]:
         """One name for each frame, without an ending and without blanks, no two alike."""
-        names = tuple("_".join(path.stem.split()) for path in self.frame_files)
+        names = tuple("_".join(name.split()) for name in self.frame_names)
         if len({name.lower() for name in names}) < len(names):
             return tuple(f"frame_{number:06d}" for number in range(len(names)))
         return names
@@ -71,17 +72,20 @@ class SavedResults:
 def read_results(path: str | Path) -> SavedResults:
     """The results at `path`: a ``scene.npz``, the folder that holds one, or the folder of a long clip, read whole.
 
-    ``frames/`` stands beside the scene (a long clip has no pictures there). Raises what `load_scene` raises, and
+    The pictures are in ``frames/`` beside the scene, of a long clip by number. Raises what `load_scene` raises, and
     ``ValueError`` where the names of the frames do not fit the scene.
     """
     folder = Path(path) if Path(path).is_dir() else Path(path).parent
     if (folder / INDEX_FILE_NAME).is_file() and Path(path).is_dir():
         index = load_index(folder)
         scene, times, info = load_frames(folder, range(len(index.times))), index.times, index.info
+        names = frame_file_names(info.source, scene.num_frames)
+        files = [picture_file(folder, number) for number in range(scene.num_frames)]
     else:
         scene, times, info = load_scene(path), load_times(path), load_scene_info(path)
-    names = frame_file_names(info.source, scene.num_frames)
-    return SavedResults(scene, times, info, tuple(folder / "frames" / name for name in names))
+        names = frame_file_names(info.source, scene.num_frames)
+        files = [folder / "frames" / name for name in names]
+    return SavedResults(scene, times, info, tuple(files), tuple(Path(name).stem for name in names))
 
 
 def _there(file: Path) -> Path:

@@ -5,13 +5,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jaxtyping import UInt8
+import torch
+from jaxtyping import Bool, UInt8
 from torch import Tensor
 
 from recon4d.media.photos import PHOTO_SUFFIXES, list_photos, read_photo
 from recon4d.media.selection import at_rate, positions_within
 from recon4d.media.video import read_frames, scan_video
-from recon4d.records import Source
+from recon4d.records import Clip, Known, Source
 
 
 @dataclass(frozen=True)
@@ -21,12 +22,23 @@ class LongClip:
     `times` are seconds, NaN in every frame for photos without times. `size` is (height, width) in pixels.
     `images(positions)` yields RGB images (3, height, width), uint8, of ascending positions (from 0, below
     `num_frames`), and reads no further than it is asked. A later call starts afresh.
+
+    `known` is what is known of the intrinsics and cameras of all frames, without maps; `ignore(positions)` yields the
+    masks (height, width) of what is to be ignored, as `images` yields images.
     """
 
     times: tuple[float, ...]
     size: tuple[int, int]
     source: Source
     images: Callable[[Sequence[int]], Iterator[UInt8[Tensor, "3 height width"]]]
+    known: Known | None = None
+    ignore: Callable[[Sequence[int]], Iterator[Bool[Tensor, "height width"]]] | None = None
+
+    @property
+    def outline(self) -> Clip:
+        """A clip of the same frames, black and without storage: for whatever asks for times, names and size only."""
+        black = torch.zeros((), dtype=torch.uint8).expand(self.num_frames, 3, *self.size)
+        return Clip(black, torch.tensor(self.times), self.known, self.source)
 
     @property
     def num_frames(self) -> int:

@@ -1,5 +1,6 @@
 """Masks of what is to be ignored in a clip: one picture for all frames, or a folder with one for each."""
 
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,11 +23,29 @@ def read_masks(path: Path, clip: Clip) -> Bool[Tensor, "time height width"]:
     """
     if not path.is_dir():
         return _read_mask(path, clip.size).expand(clip.num_frames, -1, -1).clone()
+    return torch.stack([_read_mask(file, clip.size) for file in _files_of_frames(path, clip)])
+
+
+def mask_reader(path: Path, clip: Clip) -> Callable[[Sequence[int]], Iterator[Bool[Tensor, "height width"]]]:
+    """What yields the masks of the frames at given positions of `clip` one after the other; its pictures do not matter.
+
+    A single picture is read now, those of a folder when they are wanted. Errors as for `read_masks`, those of a
+    folder's files when their turn comes.
+    """
+    if not path.is_dir():
+        mask = _read_mask(path, clip.size)
+        return lambda positions: (mask for _ in positions)
+    files = _files_of_frames(path, clip)
+    return lambda positions: (_read_mask(files[position], clip.size) for position in positions)
+
+
+def _files_of_frames(path: Path, clip: Clip) -> list[Path]:
+    """The file in the folder `path` for each frame of `clip`."""
     files = list_photos(path)
     if not files:
         raise ValueError(f"masks {path}: the folder holds no pictures")
     chosen = places(clip, [file.name for file in files], f"masks {path}: the folder holds")
-    return torch.stack([_read_mask(files[place], clip.size) for place in chosen])
+    return [files[place] for place in chosen]
 
 
 def _read_mask(path: Path, size: tuple[int, int]) -> Bool[Tensor, "height width"]:

@@ -1,13 +1,15 @@
 """Lens distortion taken out of a clip, and out of what is known at its pixels; a door to kornia."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from recon4d.geometry import pixel_grid
+from recon4d.media.long_clips import LongClip
 from recon4d.records import Clip, Known
 
 ITERATIONS = 50
@@ -24,17 +26,63 @@ def undistorted(clip: Clip, distortion: Float[Tensor, "time 5"]) -> Clip:
     known = clip.known
     if known is None or not known.intrinsics.isfinite().all():
         raise ValueError("lens distortion is about known intrinsics, and they are not known for every frame")
-    images, ignore = [], []
-    for frame, (image, intrinsics, lens) in enumerate(zip(clip.images, known.intrinsics, distortion, strict=True)):
-        seen_at = _distorted(pixel_grid(*clip.size, dtype=torch.float64), intrinsics, lens)
-        looked_up = _read(image.float(), seen_at, "bilinear")
-        images.append(looked_up.round().clamp(0, 255).to(torch.uint8))
-        outside = ~_inside(seen_at, clip.size)
-        if known.ignore is not None:
-            outside |= _read(known.ignore[frame][None].float(), seen_at, "nearest")[0] > 0.5
-        ignore.append(outside)
+    masks = [None] * clip.num_frames if known.ignore is None else known.ignore
+    images = [
+        undistorted_image(image, intrinsics, lens)
+        for image, intrinsics, lens in zip(clip.images, known.intrinsics, distortion, strict=True)
+    ]
+    ignore = [
+        undistorted_mask(mask, clip.size, intrinsics, lens)
+        for mask, intrinsics, lens in zip(masks, known.intrinsics, distortion, strict=True)
+    ]
     known = replace(known, ignore=torch.stack(ignore), depths=_undistorted_depths(known, distortion))
     return replace(clip, images=torch.stack(images), known=known)
+
+
+def undistorted_image(
+    image: UInt8[Tensor, "3 height width"], intrinsics: Float[Tensor, "3 3"], lens: Float[Tensor, "5"]
+) -> UInt8[Tensor, "3 height width"]:
+    """One frame as a pinhole would have recorded it, by its lens k1, k2, p1, p2, k3; black where nothing was seen."""
+    height, width = image.shape[-2:]
+    looked_up = _read(image.float(), _seen_at((height, width), intrinsics, lens), "bilinear")
+    return looked_up.round().clamp(0, 255).to(torch.uint8)
+
+
+def undistorted_mask(
+    mask: Bool[Tensor, "height width"] | None,
+    size: tuple[int, int],
+    intrinsics: Float[Tensor, "3 3"],
+    lens: Float[Tensor, "5"],
+) -> Bool[Tensor, "height width"]:
+    """What is to be ignored of an undistorted frame of `size`: what `mask` says, and what the lens did not see."""
+    seen_at = _seen_at(size, intrinsics, lens)
+    outside = ~_inside(seen_at, size)
+    return outside if mask is None else outside | (_read(mask[None].float(), seen_at, "nearest")[0] > 0.5)
+
+
+def undistorted_long(clip: LongClip, distortion: Float[Tensor, "time 5"]) -> LongClip:
+    """The same for a long clip whose intrinsics are known: each frame and mask as it is read (see `undistorted`)."""
+    known = clip.known
+    if known is None or not known.intrinsics.isfinite().all():
+        raise ValueError("lens distortion is about known intrinsics, and they are not known for every frame")
+
+    def images(positions: Sequence[int]) -> Iterator[Tensor]:
+        for position, image in zip(positions, clip.images(positions), strict=True):
+            yield undistorted_image(image, known.intrinsics[position], distortion[position])
+
+    def ignore(positions: Sequence[int]) -> Iterator[Tensor]:
+        masks = (None for _ in positions) if clip.ignore is None else clip.ignore(positions)
+        for position, mask in zip(positions, masks, strict=True):
+            yield undistorted_mask(mask, clip.size, known.intrinsics[position], distortion[position])
+
+    return replace(clip, images=images, ignore=ignore)
+
+
+def _seen_at(
+    size: tuple[int, int], intrinsics: Float[Tensor, "3 3"], lens: Float[Tensor, "5"]
+) -> Float[Tensor, "height width 2"]:
+    """For each pixel of the undistorted frame where in the original it was seen."""
+    return _distorted(pixel_grid(*size, dtype=torch.float64), intrinsics, lens)
 
 
 def _distorted(

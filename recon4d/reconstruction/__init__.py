@@ -2,7 +2,7 @@
 
 from recon4d.reconstruction.camera_files import CameraFile, read_camera_file
 from recon4d.reconstruction.honouring import honour
-from recon4d.reconstruction.known_files import KnownFiles, with_known_files
+from recon4d.reconstruction.known_files import KnownFiles, long_clip_with_known_files, with_known_files
 from recon4d.reconstruction.many_clips import Outcome, finished_frames, output_folders, reconstruct_each, table_of
 from recon4d.reconstruction.one_pass import (
     MAX_FRAMES,
@@ -27,6 +27,7 @@ __all__ = [
     "finished_frames",
     "honour",
     "is_out_of_memory",
+    "long_clip_with_known_files",
     "output_folders",
     "processing_size",
     "read_camera_file",

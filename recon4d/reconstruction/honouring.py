@@ -5,6 +5,7 @@ saw stays at its pixel: each frame's points follow their camera and their lens, 
 given follows what was: the scale from given depth or given cameras, unknown cameras from the nearest given one.
 """
 
+import math
 import warnings
 from dataclasses import replace
 
@@ -12,8 +13,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from recon4d.geometry import invert, similarity, transform_points
-from recon4d.records import Cameras, Known, Scene
+from recon4d.geometry import invert, similarity
+from recon4d.records import Known, Scene
 
 LEAST_MOTION = 1e-3
 """Of the median depth: predicted cameras that move less than this do not tell a scale."""
@@ -54,7 +55,7 @@ def honour(scene: Scene, known: Known | None) -> Scene:
     if knows_camera.any():
         world_from_cam = _given_or_beside(cameras.world_from_cam.double(), given, knows_camera)
         cameras = replace(cameras, world_from_cam=world_from_cam.to(cameras.world_from_cam))
-    return scene if cameras is scene.cameras else _with_cameras(scene, cameras)
+    return scene if cameras is scene.cameras else scene.with_cameras(cameras)
 
 
 def _from_first(world_from_cam: Float[Tensor, "time 4 4"]) -> Float[Tensor, "time 4 4"]:
@@ -74,25 +75,15 @@ def _scale_of_depth(scene: Scene, given: Float[Tensor, "time height width"] | No
 
 
 def _scale_of_cameras(scene: Scene, given: Float[Tensor, "time 4 4"], is_known: Bool[Tensor, "time"]) -> float | None:
-    """The scale between the distances of given and of predicted cameras; None where they do not tell.
-
-    The line through the origin with the least sum of absolute errors has the median of the ratios for its slope,
-    weighted by the distances that are given. Distances do not care how either path is turned.
-    """
-    first, second = torch.triu_indices(int(is_known.sum()), int(is_known.sum()), 1)
-    exact, found = (
-        (centres[first] - centres[second]).norm(dim=-1)
-        for centres in (given[is_known, :3, 3], scene.cameras.centres[is_known].double())
-    )
-    if not len(exact) or exact.max() <= 0:
+    """The scale between the distances of given and of predicted cameras; None where they do not tell."""
+    centres = given[is_known, :3, 3]
+    scale = scene.cameras.frames(is_known.nonzero()[:, 0]).scale_to(centres)
+    if math.isnan(scale):
         return None
-    slopes, order = torch.where(exact > 0, found / exact, 0.0).sort()
-    weights = exact[order].cumsum(dim=0)
-    slope = float(slopes[torch.searchsorted(weights, weights[-1:] / 2)])
-    if slope * exact.max() <= LEAST_MOTION * scene.depths.median():
+    if torch.pdist(centres).max() / scale <= LEAST_MOTION * scene.depths.median():
         warnings.warn("the predicted cameras hardly move, so the given ones do not fix the scale", stacklevel=2)
         return None
-    return 1 / slope
+    return scale
 
 
 def _given_or_beside(
@@ -103,20 +94,6 @@ def _given_or_beside(
     nearest = known_frames[(frames[:, None] - known_frames).abs().argmin(dim=1)]
     beside = given[nearest] @ invert(predicted[nearest]) @ predicted
     return torch.where(is_known[:, None, None], given, beside)
-
-
-def _with_cameras(scene: Scene, cameras: Cameras) -> Scene:
-    """The scene with other cameras; whatever was seen at a pixel and a z is still seen there."""
-    lens = torch.linalg.inv(cameras.intrinsics.double()) @ scene.cameras.intrinsics.double()
-    lens = torch.nn.functional.pad(lens, (0, 1, 0, 1))
-    lens[:, 3, 3] = 1
-    cam_from_world = invert(scene.cameras.world_from_cam.double())
-    new_from_world = (cameras.world_from_cam.double() @ lens @ cam_from_world).to(scene.points)
-    tracks = scene.tracks
-    if tracks is not None:
-        at_times = new_from_world.expand(*tracks.points.shape[:2], 4, 4)
-        tracks = replace(tracks, points=transform_points(at_times, tracks.points))
-    return replace(scene, cameras=cameras, points=transform_points(new_from_world, scene.points), tracks=tracks)
 
 
 def _scaling(scale: float) -> Float[Tensor, "4 4"]:

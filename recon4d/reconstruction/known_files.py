@@ -9,8 +9,9 @@ from torch import Tensor
 
 from recon4d.media.intrinsics import read_intrinsics
 from recon4d.media.known_depth import read_known_depth
-from recon4d.media.masks import read_masks
-from recon4d.media.undistortion import undistorted
+from recon4d.media.long_clips import LongClip
+from recon4d.media.masks import mask_reader, read_masks
+from recon4d.media.undistortion import undistorted, undistorted_long
 from recon4d.reconstruction.camera_files import read_camera_file
 from recon4d.records import Clip, Known
 
@@ -45,6 +46,33 @@ def with_known_files(clip: Clip, files: KnownFiles) -> Clip:
     """
     if not files.are_given:
         return clip
+    known, distortion = _cameras_and_lenses(clip, files)
+    if files.depth is not None:
+        known = replace(known, depths=read_known_depth(files.depth, clip))
+    if files.mask is not None:
+        known = replace(known, ignore=read_masks(files.mask, clip))
+    clip = replace(clip, known=known)
+    return clip if distortion is None else undistorted(clip, distortion)
+
+
+def long_clip_with_known_files(long_clip: LongClip, files: KnownFiles) -> LongClip:
+    """The same for a long clip: masks are read, and lens distortion is taken out, frame by frame as they are wanted.
+
+    Raises ``ValueError`` for depth too: maps of all frames are more than fits the memory.
+    """
+    if not files.are_given:
+        return long_clip
+    if files.depth is not None:
+        raise ValueError("known depth belongs to a clip that is taken in one pass; a long clip has no room for it")
+    outline = long_clip.outline
+    known, distortion = _cameras_and_lenses(outline, files)
+    ignore = long_clip.ignore if files.mask is None else mask_reader(files.mask, outline)
+    long_clip = replace(long_clip, known=known, ignore=ignore)
+    return long_clip if distortion is None else undistorted_long(long_clip, distortion)
+
+
+def _cameras_and_lenses(clip: Clip, files: KnownFiles) -> tuple[Known, Float[Tensor, "time 5"] | None]:
+    """What the files tell of cameras and intrinsics, and the distortion of each frame's lens where there is any."""
     known = Known.nothing(clip.num_frames) if clip.known is None else clip.known
     distortion = None
     if files.cameras is not None:
@@ -54,16 +82,11 @@ def with_known_files(clip: Clip, files: KnownFiles) -> Clip:
             known, distortion = replace(known, intrinsics=lenses), cameras.distortions(clip)
     if files.intrinsics is not None:
         known = replace(known, intrinsics=read_intrinsics(files.intrinsics, clip.num_frames))
-    if files.depth is not None:
-        known = replace(known, depths=read_known_depth(files.depth, clip))
-    if files.mask is not None:
-        known = replace(known, ignore=read_masks(files.mask, clip))
-    clip = replace(clip, known=known)
     if files.distortion is not None:
         distortion = _coefficients(files.distortion).expand(clip.num_frames, 5)
         if not known.intrinsics.isfinite().all():
             raise ValueError("--distortion is about a known lens: give its --intrinsics too")
-    return clip if distortion is None else undistorted(clip, distortion)
+    return known, distortion
 
 
 def _coefficients(words: str) -> Float[Tensor, "5"]:

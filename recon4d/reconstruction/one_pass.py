@@ -17,8 +17,10 @@ from recon4d.records import Clip, FeatureTracks, Known, Scene
 
 Precision = Literal["auto", "float32", "bfloat16"]
 
-MAX_FRAMES = 128
-"""Frames of one pass. Attention across frames grows with their square; longer clips need windows."""
+MAX_FRAMES = 512
+"""Frames of one pass: far beyond the clips that networks of this kind are trained on (24 frames) and published with
+(VGGT: 200), so that more of them is a mistake and not a wish. Memory grows with frames only (`plan_memory`) and says by
+itself where it ends; time grows with their square."""
 MIN_SIDE = 32
 """Pixels; smaller pictures say too little."""
 
@@ -99,7 +101,7 @@ def _run(
             raise
         raise MemoryError(
             f"out of memory with {clip.num_frames} frames of {width} x {height} pixels on {device}: "
-            "lower --num-frames, --processing-size or the number of --anchors"
+            "lower --num-frames, --processing-size or the number of --anchors, or take it in windows with --window 16"
         ) from error
     finally:
         model.train(was_training)
@@ -108,7 +110,9 @@ def _run(
     if tracks is not None:
         tracks = tracks[0].to("cpu").map(Tensor.clone)
         tracks = replace(tracks, seen=tracks.seen * _kept_at(tracks.pixels, resized.known))
-    return honour(_ignoring(scene, resized.known), resized.known), tracks
+    if resized.known is not None and resized.known.ignore is not None:
+        scene = scene.ignoring(resized.known.ignore)
+    return honour(scene, resized.known), tracks
 
 
 def processing_size(size: tuple[int, int], side: int, patch_size: int) -> tuple[int, int]:
@@ -150,8 +154,9 @@ def _check(clip: Clip, config: ReconstructConfig) -> None:
         raise ValueError(f"reconstruct takes one clip, not a batch of shape {tuple(clip.batch_shape)}")
     if not 1 <= clip.num_frames <= MAX_FRAMES:
         raise ValueError(
-            f"the clip has {clip.num_frames} frames and one pass takes 1 to {MAX_FRAMES}: choose fewer with "
-            f"--num-frames {MAX_FRAMES}, a lower --fps, or a part of it with --start and --stop"
+            f"the clip has {clip.num_frames} frames and one pass takes 1 to {MAX_FRAMES}: take it in windows with "
+            f"--window 16 (recon4d.windows), or choose fewer with --num-frames {MAX_FRAMES}, a lower --fps, or --start "
+            "and --stop"
         )
     height, width = clip.size
     if min(height, width) < MIN_SIDE:
@@ -192,18 +197,6 @@ def _cpu_is_faster_with_bfloat16() -> bool:
 def is_out_of_memory(error: RuntimeError) -> bool:
     """Whether a device, or the system, had no memory left."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-
-
-def _ignoring(scene: Scene, known: Known | None) -> Scene:
-    """The scene with nothing believed where the clip's mask says to ignore it."""
-    if known is None or known.ignore is None:
-        return scene
-    kept = (~known.ignore).to(scene.depth_confidence)
-    return replace(
-        scene,
-        depth_confidence=scene.depth_confidence * kept,
-        point_confidence=scene.point_confidence * kept,
-    )
 
 
 def _kept_at(pixels: Float[Tensor, "time track 2"], known: Known | None) -> Float[Tensor, "time track"]:

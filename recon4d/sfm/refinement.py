@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from recon4d.geometry import project, transform_points, unproject
+from recon4d.geometry import transform_points, unproject
 from recon4d.records import Cameras, FeatureTracks, Scene
 from recon4d.sfm.bundle_adjustment import Problem, adjust, adjust_points, parallax, residuals
 from recon4d.sfm.epipolar import consistent_tracks
@@ -99,7 +99,7 @@ def refine(scene: Scene, tracks: FeatureTracks, config: RefineConfig = RefineCon
             best, after = cameras, errors
     error_before, error_after = float(before.mean()), float(after.mean())
     if best is not scene.cameras:
-        return Refinement(with_cameras(scene, best), True, error_before, error_after, len(fitted))
+        return Refinement(scene.with_cameras(best), True, error_before, error_after, len(fitted))
     none_is_better = f"no others are better on held-out tracks, which they fit to {error_before:.2f} pixels"
     reason = reasons[0] if len(reasons) == 2 else none_is_better
     return Refinement(scene, False, error_before, error_after, len(fitted), reason)
@@ -125,27 +125,6 @@ def static_tracks(scene: Scene, count: int = 4000, seed: int = 0) -> FeatureTrac
     known = (seen > 0).any(dim=0).nonzero()[:, 0].numpy()
     drawn = np.random.default_rng(seed).permutation(known)[:count]
     return _select(FeatureTracks(pixels, seen), torch.from_numpy(np.sort(drawn)))
-
-
-def with_cameras(scene: Scene, cameras: Cameras) -> Scene:
-    """The scene seen by other cameras: whatever was at a pixel and depth of a frame still is."""
-    cameras = cameras.to(scene.depths.device, dtype=scene.depths.dtype)
-    points = _reseen(scene.cameras, cameras, scene.points.flatten(1, 2)).reshape(scene.points.shape)
-    tracks = scene.tracks
-    if tracks is not None:
-        moved = [_reseen(scene.cameras, cameras, anchor) for anchor in tracks.points]
-        tracks = replace(tracks, points=torch.stack(moved) if moved else tracks.points)
-    return replace(scene, cameras=cameras, points=points, tracks=tracks)
-
-
-def _reseen(old: Cameras, new: Cameras, points: Float[Tensor, "time n 3"]) -> Float[Tensor, "time n 3"]:
-    """World points at each time, moved so that the new cameras see them where the old ones did."""
-    in_camera = transform_points(old.cam_from_world, points)
-    pixels = project(in_camera, old.intrinsics)
-    again = unproject(pixels, in_camera[..., 2], new.intrinsics)
-    # What lies behind a camera has no pixel: it moves with the camera as it is.
-    again = torch.where(in_camera[..., 2:] > 0, again, in_camera)
-    return transform_points(new.world_from_cam, again)
 
 
 def _adjusted_cameras(
@@ -215,7 +194,7 @@ def _points_of(scene: Scene, tracks: FeatureTracks) -> tuple[Float[Tensor, "trac
 def _carried(scene: Scene, cameras: Cameras, points: Float[Tensor, "track 3"]) -> Float[Tensor, "track 3"]:
     """Where points seen by the first camera are in the refined world: at the same pixel and depth of that camera."""
     first = scene.cameras.frames([0])
-    return _reseen(first, cameras.to(dtype=points.dtype).frames([0]), points[None])[0]
+    return first.points_reseen(points[None], cameras.frames([0]))[0]
 
 
 def _usable(

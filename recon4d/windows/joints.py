@@ -32,8 +32,19 @@ class Joint:
     metres_per_unit: float
 
 
-Join = Callable[[Scene, Scene, float], Joint]
-"""Finds the joint of a scene and its partner's for the same frames, from pixels that move less than the number."""
+Pixels = Bool[Tensor, "time height width"]
+
+
+@dataclass(frozen=True)
+class Join:
+    """How windows are joined: which pixels of the shared frames count, and the joint that these pixels make.
+
+    Both take a scene and its partner's for the same frames. `choose` is also given from which probability on a pixel
+    moves, and raises `NothingSharedError` for fewer than 16 pixels.
+    """
+
+    choose: Callable[[Scene, Scene, float], Pixels]
+    fit: Callable[[Scene, Scene, Pixels], Joint]
 
 
 def is_static(scene: Scene, static_below: float) -> Bool[Tensor, "time height width"]:
@@ -41,32 +52,35 @@ def is_static(scene: Scene, static_below: float) -> Bool[Tensor, "time height wi
     return ~(scene.moving >= static_below)  # NaN compares as false: where nothing is said, nothing moves.
 
 
-def join_by_points(scene: Scene, partner: Scene, static_below: float) -> Joint:
-    """The joint of two scenes of the same frames, by a robust similarity between their points from depth and camera.
-
-    Only static pixels count, and of them the more confident half; points that disagree all the same lose their
-    weight in the fit. Raises `NothingSharedError` for fewer than 16 points.
-    """
+def static_pixels(scene: Scene, partner: Scene, static_below: float) -> Pixels:
+    """The more confident half of the pixels that both know and neither says move."""
     chosen = _confident(scene, partner, is_static(scene, static_below) & is_static(partner, static_below))
     if chosen.sum() < MIN_POINTS:
         raise NothingSharedError(f"{int(chosen.sum())} confident static points, wanted at least {MIN_POINTS}")
+    return chosen
+
+
+def all_pixels(scene: Scene, partner: Scene, static_below: float) -> Pixels:
+    """The more confident half of the pixels that both know: at the same moment, what moves is where it is in both."""
+    chosen = _confident(scene, partner, torch.ones_like(scene.depths, dtype=torch.bool))
+    if chosen.sum() < MIN_POINTS:
+        raise NothingSharedError(f"{int(chosen.sum())} confident pixels, wanted at least {MIN_POINTS}")
+    return chosen
+
+
+def fit_points(scene: Scene, partner: Scene, chosen: Pixels) -> Joint:
+    """The joint by a robust similarity between points from depth and camera; those that disagree lose their weight."""
     fit = fit_similarity_robustly(
         scene.points_from_depth[chosen], partner.points_from_depth[chosen], partner.depths[chosen]
     )
     return Joint(fit.b_from_a, fit.error, float(scene.metres_per_unit))
 
 
-def join_by_anchor(scene: Scene, partner: Scene, static_below: float) -> Joint:
-    """The joint of two scenes of one frame that puts its camera exactly into the other's place; only scale is found.
+def fit_scale(scene: Scene, partner: Scene, chosen: Pixels) -> Joint:
+    """The joint that puts the first frame's camera exactly into the other's place; only the scale is found.
 
-    The scale is the robust mean of the log ratio of depths over the more confident half. It is one picture of one
-    moment, so that what moves counts as well and `static_below` has no part. Raises `NothingSharedError` for fewer
-    than 16 pixels.
+    It is the robust mean of the log ratio of depths.
     """
-    assert scene.num_frames == partner.num_frames == 1
-    chosen = _confident(scene, partner, torch.ones_like(scene.depths, dtype=torch.bool))
-    if chosen.sum() < MIN_POINTS:
-        raise NothingSharedError(f"{int(chosen.sum())} confident pixels, wanted at least {MIN_POINTS}")
     ratios = (partner.depths[chosen].double() / scene.depths[chosen].double()).log()
     mean = torch.tensor(robust_mean(ratios), dtype=torch.double)
     scaled = similarity(mean.exp(), torch.eye(3, dtype=torch.double), torch.zeros(3, dtype=torch.double))
@@ -75,9 +89,16 @@ def join_by_anchor(scene: Scene, partner: Scene, static_below: float) -> Joint:
     return Joint(partner_from_world, float((ratios - mean).abs().median()), float(scene.metres_per_unit))
 
 
-def _confident(
-    scene: Scene, partner: Scene, among: Bool[Tensor, "time height width"]
-) -> Bool[Tensor, "time height width"]:
+JOIN_BY_POINTS = Join(static_pixels, fit_points)
+JOIN_BY_SCALE = Join(all_pixels, fit_scale)
+
+
+def join_by_points(scene: Scene, partner: Scene, static_below: float) -> Joint:
+    """The joint of two scenes of the same frames by their static points. Raises `NothingSharedError`."""
+    return fit_points(scene, partner, static_pixels(scene, partner, static_below))
+
+
+def _confident(scene: Scene, partner: Scene, among: Pixels) -> Pixels:
     """The more confident half, by the product of both confidences, of the pixels `among` these that both know."""
     confidence = scene.depth_confidence * partner.depth_confidence
     known = among & (confidence > 0)

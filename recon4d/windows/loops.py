@@ -18,8 +18,9 @@ from recon4d.media.long_clips import LongClip
 from recon4d.records import Clip, Scene
 from recon4d.windows.joints import NothingSharedError, is_static, join_by_points
 from recon4d.windows.pose_graph import Edge
-from recon4d.windows.reading import clip_of_frames
+from recon4d.windows.reading import clip_of_frames, masked
 from recon4d.windows.spans import Window
+from recon4d.windows.work_folder import WorkFolder
 
 THUMBNAIL_SIDE = 12
 SAME_DEPTH = 0.05
@@ -103,7 +104,7 @@ def measure_loop(
     candidate: Candidate,
     reconstruct_clip: Callable[[Clip], Scene],
     long_clip: LongClip,
-    load_answer: Callable[[int], Scene],
+    work: WorkFolder,
     static_below: float,
     min_agreement: float,
 ) -> Edge | None:
@@ -113,8 +114,9 @@ def measure_loop(
     """
     early_frames = _around(candidate.early, candidate.early_frame)
     late_frames = _around(candidate.late, candidate.late_frame)
-    together = reconstruct_clip(clip_of_frames(long_clip, [*early_frames, *late_frames]))
-    early, late = load_answer(candidate.early.number), load_answer(candidate.late.number)
+    clip = clip_of_frames(long_clip, [*early_frames, *late_frames])
+    together = work.seen(masked(reconstruct_clip(clip), clip))
+    early, late = work.load_answer(candidate.early.number), work.load_answer(candidate.late.number)
     count = len(early_frames)
     try:
         early_joint = join_by_points(

@@ -60,6 +60,31 @@ def optimise_pose_graph(
     return invert(common_from_world) @ placed @ invert(own_from_common)
 
 
+def optimise_scales(
+    edges: Sequence[tuple[int, int, float]],
+    told: Float[Tensor, "window"],
+    weights: Float[Tensor, "window"],
+) -> Float[Tensor, "window"]:
+    """Log scales x with the least sum over edges (a, b, d) of (x_b - x_a - d)^2 and over windows of w (x - told)^2.
+
+    Edges count 1 each. The edges must reach every window, and at least one weight must be above 0.
+    """
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.linalg import spsolve
+
+    assert float(weights.max()) > 0
+    count, rows = len(told), np.arange(len(edges))
+    first, second = (np.array([edge[k] for edge in edges], dtype=np.int64) for k in (0, 1))
+    signs = np.concatenate([-np.ones(len(edges)), np.ones(len(edges))])
+    places = (np.concatenate([rows, rows]), np.concatenate([first, second]))
+    differences = coo_matrix((signs, places), shape=(len(edges), count)).tocsc()
+    pull = weights.double().numpy()
+    own = coo_matrix((pull, (np.arange(count), np.arange(count))), shape=(count, count))
+    wanted = differences.T @ np.array([edge[2] for edge in edges], dtype=np.float64)
+    wanted = wanted + np.where(pull > 0, pull * told.double().numpy(), 0.0)
+    return torch.from_numpy(np.asarray(spsolve((differences.T @ differences + own).tocsc(), wanted)).reshape(count))
+
+
 def similarity_from_tangent(tangent: Float[Tensor, "*batch 7"]) -> Float[Tensor, "*batch 4 4"]:
     """The similarity of (rotation as axis-angle, shift, log scale): R and s of their own, and the shift as it is."""
     rotation = rotation_from_axis_angle(tangent[..., :3])

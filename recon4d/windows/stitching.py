@@ -1,9 +1,11 @@
 """Clips of any length in the memory of two windows: overlapping windows, or every frame with the first."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -11,12 +13,19 @@ from recon4d.export import SceneInfo
 from recon4d.export.long_archive import LongScene
 from recon4d.media.long_clips import LongClip
 from recon4d.records import Clip, Scene
-from recon4d.windows.joints import join_by_anchor, join_by_points
+from recon4d.windows.given_cameras import given_cameras
+from recon4d.windows.joints import JOIN_BY_POINTS, JOIN_BY_SCALE
 from recon4d.windows.loops import LoopConfig, loop_candidates, measure_loop, thumbnails
 from recon4d.windows.pose_graph import Edge, optimise_pose_graph
 from recon4d.windows.running import Run, carry_out
 from recon4d.windows.spans import Window, anchored_windows, overlapping_windows
 from recon4d.windows.work_folder import Placement, WorkFolder
+
+Lens = Literal["auto", "one", "each"]
+"""Whose intrinsics hold: the median over all windows for every frame, or each frame's own as its window answered them.
+
+`auto` is one lens for frames that have times, as those of a video, and each its own for loose photos.
+"""
 
 
 @dataclass(frozen=True)
@@ -31,6 +40,8 @@ class WindowConfig:
     """Pixels whose probability to move is this or more do not join windows; above 1 all pixels do."""
     loops: LoopConfig | None = None
     """How places that are seen again are found and drift is spread; None leaves each window where the last put it."""
+    lens: Lens = "auto"
+    """Whether all windows are seen through one lens."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.overlap < self.window:
@@ -48,6 +59,8 @@ class AnchorConfig:
 
     frames_per_call: int = 1
     """Frames beside the anchor in one pass: 1 makes pairs."""
+    lens: Lens = "auto"
+    """Whether all pairs are seen through one lens."""
 
     def __post_init__(self) -> None:
         if self.frames_per_call < 1:
@@ -69,25 +82,36 @@ def reconstruct_windows(
     Cameras, depth and points share its scale. Tracks are those of a window and are left out. `info` says which run
     this is; its `settings` are what the answer of a window depends on.
 
+    Each window's clip has its part of what is known of the long one (``clip.known``). Known cameras are the answer's
+    cameras, in the world of the first and in the given unit; windows then are not joined by points, but stand where
+    their cameras do, each in a scale of its own (`place_by_cameras`). What is to be ignored has confidence 0.
+
     Memory does not grow with the clip, except by some hundred bytes for each frame (cameras, times, names). The disk
     holds about 28 bytes for each pixel of a map, and a little more than that again while windows are being joined.
     A run that was stopped, or has failed, goes on with the same call, and its answer is the same bit for bit as if it
     had never stopped; a folder whose run has ended is answered as it stands.
 
-    Raises ``ValueError`` where two windows have no static points in common, naming them (what is finished is kept),
-    ``FileExistsError`` for a folder that holds something else, and whatever `reconstruct_clip` raises.
+    Raises ``ValueError`` where two windows have no static points in common, naming them (what is finished is kept), or
+    where cameras are known for some frames only or together with loops, ``FileExistsError`` for a folder that holds
+    something else, and whatever `reconstruct_clip` raises.
     """
     windows = overlapping_windows(long_clip.num_frames, config.window, config.overlap)
-
+    given, one_lens = given_cameras(long_clip), _is_one_lens(config.lens, long_clip)
+    if given is not None and config.loops is not None:
+        raise ValueError("loops move windows, and known cameras say where they are: ask for one of the two")
     run = Run(
         reconstruct_clip,
         long_clip,
         windows,
-        join=join_by_points,
+        join=JOIN_BY_POINTS if given is None else JOIN_BY_SCALE,
         static_below=config.static_below,
         adjust=None if config.loops is None else partial(_close_loops, reconstruct_clip, long_clip, windows, config),
         keeps_tracks=False,
-        info=_with_settings(info, windows="overlapping", window=config.window, overlap=config.overlap),
+        one_lens=one_lens,
+        given=given,
+        info=_with_settings(
+            info, windows="overlapping", window=config.window, overlap=config.overlap, one_lens=one_lens
+        ),
         progress=progress,
     )
     with torch.no_grad():
@@ -111,15 +135,18 @@ def reconstruct_anchored(
     Where `reconstruct_clip` answers tracks of its first frame, and of no other, they are kept: then every frame's file
     says where the anchor's pixels are at its time. Everything else is as for `reconstruct_windows`.
     """
+    one_lens = _is_one_lens(config.lens, long_clip)
     run = Run(
         reconstruct_clip,
         long_clip,
         anchored_windows(long_clip.num_frames, config.frames_per_call),
-        join=join_by_anchor,
+        join=JOIN_BY_SCALE,
         static_below=1.0,
         adjust=None,
         keeps_tracks=True,
-        info=_with_settings(info, windows="anchored", frames_per_call=config.frames_per_call),
+        one_lens=one_lens,
+        given=given_cameras(long_clip),
+        info=_with_settings(info, windows="anchored", frames_per_call=config.frames_per_call, one_lens=one_lens),
         progress=progress,
     )
     with torch.no_grad():
@@ -137,9 +164,7 @@ def _close_loops(
     """The windows moved so that places seen again are one place; as they were where none is."""
     assert config.loops is not None
     loops = [
-        measure_loop(
-            candidate, reconstruct_clip, long_clip, work.load_answer, config.static_below, config.loops.min_agreement
-        )
+        measure_loop(candidate, reconstruct_clip, long_clip, work, config.static_below, config.loops.min_agreement)
         for candidate in loop_candidates(windows, thumbnails(long_clip), config.loops)
     ]
     closed = [edge for edge in loops if edge is not None]
@@ -150,6 +175,10 @@ def _close_loops(
     length = float(first.depths[first.depth_confidence > 0].median())
     placed = optimise_pose_graph(placement.world_from_window, [*chain, *closed], length)
     return replace(placement, world_from_window=placed)
+
+
+def _is_one_lens(lens: Lens, long_clip: LongClip) -> bool:
+    return lens == "one" or (lens == "auto" and all(math.isfinite(time) for time in long_clip.times))
 
 
 def _with_settings(info: SceneInfo, **settings: str | int) -> SceneInfo:

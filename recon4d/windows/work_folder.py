@@ -26,19 +26,24 @@ WORK_FOLDER_NAME = "windows"
 
 @dataclass(frozen=True)
 class Placement:
-    """Where every window stands in the world of the clip (float64 similarities), and how well it was joined."""
+    """Where every window stands in the world of the clip (float64 similarities), and how well it was joined.
+
+    `lens` are the intrinsics through which all frames are seen, in pixels of the maps (NaN: each by its own).
+    """
 
     world_from_window: Float[Tensor, "window 4 4"]
     errors: Float[Tensor, " window"]
     metres_per_unit: float
+    lens: Float[Tensor, "3 3"]
 
 
 @dataclass(frozen=True)
 class WorkFolder:
-    """The files of a run that has not ended."""
+    """The files of a run that has not ended; answers are seen through `lens` where it is known (`Placement`)."""
 
     path: Path
     info: SceneInfo
+    lens: Float[Tensor, "3 3"] = torch.full((3, 3), torch.nan)  # noqa: RUF009 - never written to
 
     def has_answer(self, window: Window) -> bool:
         return self._answer_file(window.number).exists()
@@ -49,7 +54,19 @@ class WorkFolder:
         save_scene(self._answer_file(window.number), scene, torch.full((scene.num_frames,), torch.nan), info)
 
     def load_answer(self, number: int) -> Scene:
-        return load_scene(self._answer_file(number))
+        return self.seen(load_scene(self._answer_file(number)))
+
+    def seen(self, scene: Scene) -> Scene:
+        """An answer through the common lens, where there is one: everything keeps its pixel and its z."""
+        if not self.lens.isfinite().all():
+            return scene
+        lenses = self.lens.expand(scene.num_frames, 3, 3).to(scene.depths.dtype)
+        return scene.with_cameras(replace(scene.cameras, intrinsics=lenses))
+
+    def load_intrinsics(self, number: int) -> Float[Tensor, "time 3 3"]:
+        """The intrinsics that a window's answer came with, its maps unread."""
+        with np.load(self._answer_file(number), allow_pickle=False) as arrays:
+            return torch.from_numpy(arrays["intrinsics"])
 
     def remove_answer(self, window: Window) -> None:
         self._answer_file(window.number).unlink(missing_ok=True)
@@ -81,6 +98,7 @@ class WorkFolder:
             torch.from_numpy(arrays["world_from_window"]),
             torch.from_numpy(arrays["errors"]),
             float(arrays["metres_per_unit"]),
+            torch.from_numpy(arrays["lens"]),
         )
 
     def remove(self) -> None:
