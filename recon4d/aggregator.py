@@ -49,6 +49,7 @@ class AggregatorState:
 
     @property
     def patches(self) -> Float[Tensor, "batch time patches width"]:
+        """The tokens behind the special ones, row by row of the picture."""
         return self.tokens[:, :, self.num_special :]
 
     def add_to_patches(self, addition: Float[Tensor, "batch time patches width"]) -> "AggregatorState":

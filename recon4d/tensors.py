@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 Record = TypeVar("Record", bound="TensorRecord")
-FrameIndex = slice | Sequence[int] | Tensor
+FrameIndex = slice | Sequence[int] | Int[Tensor, " frames"]
+"""Which frames of a record: a slice, or their positions; those below 0 count from the end."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +106,7 @@ class TensorRecord:
 
 
 def take(tensor: Tensor, index: FrameIndex, axis: int) -> Tensor:
-    """`tensor` at `index` (a slice or a list of positions) along `axis`."""
+    """`tensor`, of any shape, at `index` (a slice or a list of positions) along `axis`."""
     if isinstance(index, slice):
         positions = torch.arange(tensor.shape[axis], device=tensor.device)[index]
     else:
@@ -113,7 +115,7 @@ def take(tensor: Tensor, index: FrameIndex, axis: int) -> Tensor:
 
 
 def full_precision(tensor: Tensor) -> Tensor:
-    """At least float32: half types are widened, float64 stays."""
+    """A tensor of any shape in at least float32: half types are widened, float64 stays."""
     return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 

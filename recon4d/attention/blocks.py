@@ -76,6 +76,7 @@ class CrossBlock(nn.Module):
         rotary: RotaryTable,
         context_rotary: RotaryTable,
     ) -> Float[Tensor, "batch tokens width"]:
+        """`x` after attending to `context`, each with the rotary positions of its tokens."""
         attended = self.attention(self.norm1(x), self.norm_context(context), rotary, context_rotary)
         x = x + self.scale1(attended)
         return x + self.scale2(self.mlp(self.norm2(x)))

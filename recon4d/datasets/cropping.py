@@ -26,6 +26,7 @@ class Window:
 
     @property
     def size(self) -> tuple[int, int]:
+        """Height and width."""
         return self.height, self.width
 
 

@@ -66,6 +66,7 @@ class MotionFrames:
 
     @property
     def cell_grid(self) -> tuple[int, int]:
+        """Rows and columns of cells, which are half a patch wide."""
         return self.grid[0] * CELLS_PER_PATCH_SIDE, self.grid[1] * CELLS_PER_PATCH_SIDE
 
 

@@ -59,6 +59,7 @@ class TrackerConfig:
 
     @property
     def block(self) -> BlockConfig:
+        """What each block of the update transformer is made of."""
         return BlockConfig(self.width, self.heads, self.mlp_width, qk_norm="none", qkv_bias=True)
 
     @property

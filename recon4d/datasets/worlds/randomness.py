@@ -57,7 +57,7 @@ class Draws:
         return math.sqrt(2) * torch.erfinv(2 * self.uniform(*shape) - 1)
 
     def chance(self, *shape: int, probability: float | Tensor) -> Bool[Tensor, "batch *shape"]:
-        """True with this probability."""
+        """True with this probability: a number, or a tensor that broadcasts to (batch, shape)."""
         return self.uniform(*shape) < probability
 
     def integers(self, *shape: int, below: int) -> Int[Tensor, "batch *shape"]:

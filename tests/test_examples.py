@@ -1,0 +1,171 @@
+"""Every example does what its page says, in the small: true distances, scores beside the trivial answer, a model."""
+
+import importlib.util
+import runpy
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+from documented import ROOT
+
+import recon4d
+from recon4d.datasets import Sample
+from recon4d.datasets.worlds import WorldConfig, Worlds
+from recon4d.eval import Benchmark
+from recon4d.eval.depth import depth_scores
+from recon4d.records import Clip, Scene
+
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+WORLD = WorldConfig(num_frames=4, height=48, width=64)
+
+
+def example(name: str) -> ModuleType:
+    """An example as a module, whose functions can be called."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "examples" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # where dataclasses look for their annotations
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def world() -> Sample:
+    return Worlds(WORLD).sample(1)
+
+
+@pytest.mark.parametrize("file", EXAMPLES, ids=lambda file: file.stem)
+def test_help_says_what_it_does(
+    file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", [str(file), "--help"])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(str(file), run_name="__main__")
+    assert stop.value.code == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    first_sentence = example(file.stem).Arguments.__doc__.split(".")[0]
+    assert first_sentence in printed.replace("│ ", "")
+
+
+@pytest.mark.parametrize("file", EXAMPLES, ids=lambda file: file.stem)
+def test_the_page_names_it(file: Path) -> None:
+    assert f"`{file.name}`" in (ROOT / "examples" / "README.md").read_text()
+
+
+def test_measured_distances_are_true(
+    tmp_path: Path, world: Sample, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A world whose unit is not the metre, from the place of a reconstruction: one true distance tells all others."""
+    measure = example("measure")
+    far, near = world.scene.points[0, 10, 20], world.scene.points[0, 40, 30]
+    corner = world.scene.points[0, 45, 60]
+    assert world.scene.depth_confidence[0, [10, 40, 45], [20, 30, 60]].all()
+    in_other_units = recon4d.scaled(world.scene, 0.37)
+    monkeypatch.setattr(recon4d, "read_clip", lambda path, num_frames: world.clip, raising=False)
+    monkeypatch.setattr(recon4d, "reconstruct", lambda model, clip: in_other_units, raising=False)
+    arguments = measure.Arguments(
+        clip=Path("world.mp4"),
+        out=tmp_path / "out",
+        known=(20, 10, 30, 40),
+        metres=float((far - near).norm()),
+        wanted=(20, 10, 60, 45),
+        model="recon4d_tiny",
+    )
+    measure.main(arguments)
+    printed = capsys.readouterr().out
+    assert f"from pixel (20, 10) to (60, 45): {float((far - corner).norm()):.2f} m" in printed
+    assert "never trained" in printed
+    assert (tmp_path / "out" / "metric" / "colmap" / "sparse" / "0" / "cameras.bin").is_file()
+    assert (tmp_path / "out" / "metric" / "ply" / "static.ply").is_file()
+    assert float(recon4d.load_scene(tmp_path / "out").metres_per_unit) == 1
+
+
+class TestAMethodOfYourOwn:
+    def test_a_level_camera_over_a_floor_is_answered_exactly(self) -> None:
+        """Its own model, seen from the other side: every point below the horizon is on the plane y = 1, or far away."""
+        own = example("score_a_method")
+        clip = Clip(torch.zeros(2, 3, 48, 64, dtype=torch.uint8), torch.arange(2) / 10)
+        scene = own.flat_ground(clip)
+        floor = scene.points_from_depth[:, 25:]
+        near = floor[..., 2] < own.FARTHEST
+        assert near.float().mean() > 0.5
+        torch.testing.assert_close(floor[near][:, 1], torch.full_like(floor[near][:, 1], own.EYE_HEIGHT))
+        torch.testing.assert_close(scene.points, scene.points_from_depth)
+
+    def test_it_stands_beside_the_trivial_answer(
+        self, tmp_path: Path, world: Sample, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """A function that knows the truth scores nearly best, in the row of its name."""
+        own = example("score_a_method")
+
+        def knows_the_truth(clip: Clip) -> Scene:
+            return world.scene
+
+        monkeypatch.setattr(own, "flat_ground", knows_the_truth)
+        small = Benchmark("worlds-v1", "8", ("world_00",), lambda name: world)
+        monkeypatch.setattr(own, "load_benchmark", lambda name, config: small)
+        own.main(own.Arguments(out=tmp_path / "out", clips=1))
+        rows = {line.split()[0]: line.split() for line in capsys.readouterr().out.splitlines() if line.split()}
+        column = rows["auc_30"].index("abs_rel") + 1
+        assert float(rows["knows_the_truth"][column]) < 0.001
+        trivial = own.static_scene(world.clip, (0,))
+        (score,) = (score for score in depth_scores(trivial, world.scene) if score.metric == "abs_rel")
+        assert float(rows["static"][column]) == pytest.approx(score.value, abs=6e-4)
+        assert (tmp_path / "out" / "report.html").stat().st_size > 1000
+
+
+class TestTrainingOnOwnClips:
+    @pytest.fixture
+    def folder(self, tmp_path: Path, world: Sample) -> Path:
+        cameras = world.scene.cameras
+        for name, frames in (("one", slice(0, 4)), ("two", slice(1, 4))):
+            np.savez(
+                tmp_path / f"{name}.npz",
+                images=world.clip.images[frames],
+                depths=world.scene.depths[frames],
+                world_from_cam=cameras.world_from_cam[frames],
+                intrinsics=cameras.intrinsics[frames],
+            )
+        return tmp_path
+
+    def test_clips_are_read_as_they_are(self, folder: Path, world: Sample) -> None:
+        """Any three frames in a row, in the world of their first; the same for the same seed."""
+        source = example("train_on_own_clips").OwnClips(folder, num_frames=3)
+        samples = [source.sample(seed) for seed in range(20)]
+        firsts = set()
+        for seed, sample in enumerate(samples):
+            (first,) = (i for i in (0, 1) if torch.equal(sample.clip.images, world.clip.images[i : i + 3]))
+            firsts.add(first)
+            truth = world.scene.frames(slice(first, first + 3)).in_frame(0)
+            torch.testing.assert_close(sample.scene.cameras.world_from_cam, truth.cameras.world_from_cam)
+            torch.testing.assert_close(sample.scene.depths, truth.depths)
+            assert torch.equal(source.sample(seed).clip.images, sample.clip.images)
+        assert firsts == {0, 1}
+
+    def test_it_writes_a_model_that_has_learned(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        training = example("train_on_own_clips")
+        out = folder / "mine.safetensors"
+        torch.manual_seed(0)
+        untrained = recon4d.create_model("recon4d_tiny")
+        training.main(training.Arguments(folder, out, steps=2, batch_size=2, num_frames=3, size=(48, 64)))
+        model = recon4d.load_model(out)
+        assert model.trained
+        changed = [not torch.equal(a, b) for a, b in zip(model.parameters(), untrained.parameters(), strict=True)]
+        assert sum(changed) > 0.5 * len(changed)
+        losses = [float(line.split()[3]) for line in capsys.readouterr().out.splitlines() if line.startswith("step")]
+        assert len(losses) == 2
+        assert np.isfinite(losses).all()
+
+    def test_an_empty_folder_is_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match="holds no npz files"):
+            example("train_on_own_clips").OwnClips(tmp_path, num_frames=3)
+
+
+def test_the_contact_sheet_shows_five_panels_a_world(tmp_path: Path) -> None:
+    sheet = example("worlds_contact_sheet")
+    sheet.main(sheet.Arguments(out=tmp_path / "worlds.jpg", worlds=1))
+    assert recon4d.media.read_photo(tmp_path / "worlds.jpg").shape == (3, 144, 5 * 192)
