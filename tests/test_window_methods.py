@@ -21,11 +21,11 @@ from recon4d.eval import (
     make_windowed_method,
     window_methods,
 )
-from recon4d.eval.window_methods import as_long_clip
 from recon4d.geometry import rigid
+from recon4d.media.long_clips import as_long_clip
 from recon4d.model import Model
 from recon4d.reconstruction import ReconstructConfig
-from recon4d.records import Clip, Scene
+from recon4d.records import Clip, Known, Scene
 from recon4d.windows import LoopConfig, WindowConfig
 from recon4d.zoo import create_model, save_model
 
@@ -107,6 +107,19 @@ def test_a_clip_without_a_source_keeps_its_frames_and_times(sample: Sample) -> N
     assert long_clip.times == tuple(sample.clip.times.tolist())
     chosen = list(long_clip.images([1, 6]))
     torch.testing.assert_close(torch.stack(chosen), sample.clip.images[[1, 6]])
+
+
+def test_what_is_known_of_a_clip_in_memory_comes_along(sample: Sample) -> None:
+    ignore = torch.zeros(8, 48, 64, dtype=torch.bool)
+    ignore[3, :5] = True
+    nothing = Known.nothing(8)
+    known = replace(nothing, intrinsics=sample.scene.cameras.intrinsics, ignore=ignore)
+    long_clip = as_long_clip(replace(sample.clip, known=known))
+    assert long_clip.known is not None
+    assert torch.equal(long_clip.known.intrinsics, sample.scene.cameras.intrinsics)
+    assert long_clip.known.ignore is None
+    assert long_clip.ignore is not None
+    assert torch.equal(torch.stack(list(long_clip.ignore([3, 4]))), ignore[3:5])
 
 
 def test_worlds_of_any_length_are_a_benchmark() -> None:

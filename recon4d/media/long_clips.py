@@ -45,6 +45,24 @@ class LongClip:
         return len(self.times)
 
 
+def as_long_clip(clip: Clip) -> LongClip:
+    """A clip in memory, handed out frame by frame; frames without a source are called by their numbers.
+
+    What is known of intrinsics, cameras and what is to be ignored comes along; known depth does not.
+    """
+    numbers = tuple(range(clip.num_frames))
+    known = None if clip.known is None else Known(clip.known.intrinsics, clip.known.world_from_cam)
+    masks = None if clip.known is None else clip.known.ignore
+    return LongClip(
+        times=tuple(clip.times.tolist()),
+        size=clip.size,
+        source=clip.source or Source("clip", tuple(map(str, numbers)), numbers),
+        images=lambda positions: (clip.images[position] for position in positions),
+        known=known,
+        ignore=None if masks is None else lambda positions: (masks[position] for position in positions),
+    )
+
+
 def open_long_clip(
     path: str | Path, fps: float | None = None, start: float | None = None, stop: float | None = None
 ) -> LongClip:
