@@ -15,7 +15,7 @@ import torch.nn.functional as F
 import tyro
 
 from recon4d.datasets import Sample
-from recon4d.eval import BenchmarkConfig, Prediction, load_benchmark, score_prediction
+from recon4d.eval import Benchmark, BenchmarkConfig, Prediction, load_benchmark, score_prediction
 from recon4d.eval.window_methods import by_pairs, in_windows
 from recon4d.geometry import rigid, rotation_from_axis_angle
 from recon4d.records import Clip, Scene, Source
@@ -29,6 +29,9 @@ class Arguments:
     """Compare one pass, windows and pairs, with the disturbed truth as the network."""
 
     split: str = "32"
+    """Of worlds-v1."""
+    num_frames: int | None = None
+    """Take clips of so many frames of the benchmark `worlds` instead."""
     clips: int | None = None
     window: int = 8
     overlap: int = 3
@@ -80,6 +83,12 @@ def _depth_error(size: tuple[int, int], generator: torch.Generator, arguments: A
     return (arguments.depth * (scale + bend + noise)).exp()
 
 
+def benchmark_of(arguments: Arguments) -> Benchmark:
+    if arguments.num_frames is None:
+        return load_benchmark("worlds-v1", BenchmarkConfig(split=arguments.split, clips=arguments.clips))
+    return load_benchmark("worlds", BenchmarkConfig(num_frames=arguments.num_frames, clips=arguments.clips))
+
+
 def main(arguments: Arguments) -> None:
     windows = WindowConfig(arguments.window, arguments.overlap)
     named = f"windows {arguments.window}/{arguments.overlap}"
@@ -90,7 +99,7 @@ def main(arguments: Arguments) -> None:
         f"{named}, loops": lambda network, clip: in_windows(network, clip, replace(windows, loops=LoopConfig())),
         "pairs": by_pairs,
     }
-    benchmark = load_benchmark("worlds-v1", BenchmarkConfig(split=arguments.split, clips=arguments.clips))
+    benchmark = benchmark_of(arguments)
     found: dict[str, list[list[float]]] = {way: [] for way in ways}
     for name in benchmark.clips:
         sample = benchmark.read(name)
@@ -104,7 +113,7 @@ def main(arguments: Arguments) -> None:
             result = score_prediction(way, name, prediction, sample.scene, benchmark)
             values = {score.metric: score.value for score in result.scores}
             found[way].append([values[column] for column in COLUMNS])
-    print(f"worlds-v1 split {arguments.split}, {len(benchmark.clips)} clips, the disturbed truth as the network")
+    print(f"{benchmark.name} {benchmark.split}, {len(benchmark.clips)} clips, the disturbed truth as the network")
     print(f"{'way':24}" + "".join(f"{column:>9}" for column in COLUMNS))
     for way, rows in found.items():
         print(f"{way:24}" + "".join(f"{value:9.3f}" for value in torch.tensor(rows).nanmean(dim=0).tolist()))

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 from scenes import make_clip
 
-from recon4d.cli import main
-from recon4d.cli import reconstruct as command
+from recon4d.cli import clip_work, main
 from recon4d.export import load_scene_info
 from recon4d.media import write_video
 from recon4d.reconstruction import Outcome, finished_frames, output_folders, reconstruct_each, table_of
@@ -38,9 +37,9 @@ def clips(tmp_path: Path) -> list[Path]:
 def runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The clips that are worked on, and every model that is made, as they come."""
     asked: list[str] = []
-    work, find_model = command._Work.reconstruct, command.find_model
+    work, find_model = clip_work.ClipWork.reconstruct, clip_work.find_model
 
-    def counted(self: command._Work, path: Path, *rest: object) -> int:
+    def counted(self: clip_work.ClipWork, path: Path, *rest: object) -> int:
         asked.append(path.name)
         return work(self, path, *rest)  # pyright: ignore[reportArgumentType]
 
@@ -48,8 +47,8 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         asked.append(name)
         return find_model(name)
 
-    monkeypatch.setattr(command._Work, "reconstruct", counted)
-    monkeypatch.setattr(command, "find_model", found)
+    monkeypatch.setattr(clip_work.ClipWork, "reconstruct", counted)
+    monkeypatch.setattr(clip_work, "find_model", found)
     return asked
 
 
@@ -111,14 +110,14 @@ class TestCommand:
     def test_an_interrupt_keeps_what_is_finished(
         self, clips: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
     ) -> None:
-        work = command._Work.reconstruct
+        work = clip_work.ClipWork.reconstruct
 
-        def interrupted(self: command._Work, path: Path, *rest: object) -> int:
+        def interrupted(self: clip_work.ClipWork, path: Path, *rest: object) -> int:
             if path.name == "c.mp4":
                 raise KeyboardInterrupt
             return work(self, path, *rest)  # pyright: ignore[reportArgumentType]
 
-        monkeypatch.setattr(command._Work, "reconstruct", interrupted)
+        monkeypatch.setattr(clip_work.ClipWork, "reconstruct", interrupted)
         with pytest.raises(SystemExit, match="130"):
             run(clips, tmp_path / "out")
         assert "the same command goes on" in capsys.readouterr().err

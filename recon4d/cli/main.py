@@ -22,6 +22,7 @@ from recon4d.cli.reconstruct import ReconstructCommand
 from recon4d.cli.render import RenderCommand
 from recon4d.cli.train import TrainCommand
 from recon4d.cli.view import ViewCommand
+from recon4d.errors import one_line
 
 EXIT_BAD_INPUT = 2
 
@@ -55,19 +56,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, MemoryError) as error:
         if os.environ.get("RECON4D_DEBUG"):
             raise
-        print(f"recon4d: {_one_line(error)}", file=sys.stderr)
+        print(f"recon4d: {one_line(error)}", file=sys.stderr)
         return EXIT_BAD_INPUT
     except KeyboardInterrupt:
         print("recon4d: interrupted, nothing was written", file=sys.stderr)
         return 130
     return 0
-
-
-def _one_line(error: BaseException) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        where = f": {error.filename}" if error.filename else ""
-        return f"{error.strerror}{where}"
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _warn_in_one_line(message: Warning | str, *_: object, **__: object) -> None:

@@ -13,6 +13,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from recon4d import __version__
+from recon4d.errors import one_line
 from recon4d.eval.isolation import Isolated
 from recon4d.eval.prediction import Prediction
 from recon4d.eval.static import static_scene
@@ -70,7 +71,7 @@ class Method(ABC):
         except TimeoutError as error:
             status, reason = "timed out", str(error)
         except (ValueError, MemoryError) as error:
-            reason = " ".join(str(error).split()) or type(error).__name__
+            reason = one_line(error)
         seconds = time.perf_counter() - started if self.is_computed else math.nan
         if scene is not None and scene.num_frames != request.clip.num_frames:
             reason = f"the prediction has {scene.num_frames} frames, the clip {request.clip.num_frames}"

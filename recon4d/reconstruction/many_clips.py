@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from recon4d.errors import one_line
 from recon4d.export import load_scene_info
 
 
@@ -112,8 +113,6 @@ def _twice(names: Mapping[Path, str]) -> list[Path]:
 
 def _reason(error: Exception) -> str:
     """One line, as the command line says it; defects of our own with their kind, so that they can be reported."""
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
-    said = " ".join(str(error).split())
+    said, kind = one_line(error), type(error).__name__
     is_input = isinstance(error, (ValueError, OSError, MemoryError))
-    return said if said and is_input else f"{type(error).__name__}: {said}".rstrip(": ")
+    return said if is_input or said == kind else f"{kind}: {said}"
