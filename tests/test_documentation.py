@@ -10,6 +10,8 @@ import pytest
 import torch
 
 import recon4d
+from benchmarks import windows
+from recon4d.cli import main
 from recon4d.datasets import DATASETS
 from recon4d.eval import METRICS
 from recon4d.eval.methods import COLMAP_METHODS
@@ -69,13 +71,39 @@ def test_the_exact_scene_is_exact(tmp_path: Path) -> None:
         ("benchmarks.precision", ["--model", "recon4d_tiny", "--num-frames", "2"]),
         ("benchmarks.inference", ["--model", "recon4d_tiny", "--frames", "2", "--size", "64", "96", "--repeats", "1"]),
         ("benchmarks.adapt", ["--model", "recon4d_tiny", "--clips", "1", "--config.steps", "1"]),
+        ("benchmarks.joining", ["--num-frames", "4", "--clips", "1", "--window", "3", "--overlap", "1"]),
         ("benchmarks.worlds", ["--frames", "2", "--height", "32", "--width", "32", "--batches", "1"]),
     ],
 )
 def test_benchmarks_run(name: str, options: list[str]) -> None:
     command = [sys.executable, "-m", name, *options]
     printed = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout
-    assert re.search(r"2 +\d+\.\d|relative error \d|\d clips a second|plain +\d|mean +\d", printed)
+    assert re.search(r"2 +\d+\.\d|relative error \d|\d clips a second|plain +\d|mean +\d|pairs +\d", printed)
+
+
+def test_the_benchmark_of_windows_compares_ways(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    """In this process, which is quicker than one for each way; so its seconds and memory are made up."""
+
+    def run(model: str, pictures: Path, out: Path, way: windows.Way) -> tuple[float, float]:
+        arguments = ["reconstruct", pictures, "--out", out, "--fps", 30, "--model", model, *way.options]
+        assert main([*map(str, arguments), "--processing-size", "64"]) == 0
+        return 1.0, 0.5
+
+    monkeypatch.setattr(windows, "run", run)
+    windows.main(windows.Arguments(model="recon4d_tiny", frames=(4,), window=3, overlap=1))
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("     4  ")]
+    assert [row[8:30].strip() for row in rows] == ["one pass", "windows 3/1", "windows 3/1, loops", "pairs"]
+    assert all(re.search(r"\d\.\d{3} +1\.0 +0\.50$", row) for row in rows)
+
+
+def test_memory_of_a_process_is_its_own() -> None:
+    command = [sys.executable, "-c", "print('here', flush=True); input()"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        assert 0.001 < windows.peak_gib(process.pid) < 0.2
+        process.communicate(b"\n")
+    assert windows.peak_gib(process.pid) == 0
 
 
 def test_the_example_clip_is_what_its_page_says() -> None:
