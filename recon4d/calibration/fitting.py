@@ -1,8 +1,8 @@
 """A curve through the evidence: medians of bins made monotone, and two simpler curves to hold it against."""
 
-import math
 from dataclasses import replace
 
+import numpy as np
 import torch
 
 from recon4d.calibration.evidence import Evidence, SceneEvidence
@@ -23,12 +23,14 @@ def fit_calibration(evidence: SceneEvidence, measured_on: str) -> Calibration:
 def fit_curve(evidence: Evidence) -> ErrorCurve:
     """The median error of bins of equal count, the nearest to it (in log error) that never rises with confidence.
 
-    The least sum of squares under that condition, by pooling neighbours that rise (Ayer et al. 1955). Raises
-    ``ValueError`` without evidence.
+    The least sum of squares under that condition (isotonic regression, Ayer et al. 1955). Raises ``ValueError``
+    without evidence.
     """
+    from scipy.optimize import isotonic_regression
+
     bins = binned(evidence)
-    falling = _never_rising(bins.errors.log().tolist(), bins.counts.tolist())
-    return _with_ratios(tuple(bins.confidence.tolist()), [math.exp(value) for value in falling], evidence)
+    falling = isotonic_regression(bins.errors.log().numpy(), weights=bins.counts.double().numpy(), increasing=False)
+    return _with_ratios(tuple(bins.confidence.tolist()), np.exp(falling.x).tolist(), evidence)
 
 
 def fit_power_law(evidence: Evidence) -> ErrorCurve:
@@ -51,18 +53,6 @@ def fit_power_law(evidence: Evidence) -> ErrorCurve:
 def loss_curve() -> ErrorCurve:
     """What the loss itself aims at: its least value is at an error of alpha / confidence (`losses.errors`)."""
     return ErrorCurve((1.0, MAX_CONFIDENCE), (CONFIDENCE_REWARD, CONFIDENCE_REWARD / MAX_CONFIDENCE))
-
-
-def _never_rising(values: list[float], weights: list[int]) -> list[float]:
-    """The nearest values, by weighted squares, none above the one before: neighbours that rise become their mean."""
-    pools: list[tuple[float, int, int]] = []  # mean, weight, how many values
-    for value, weight in zip(values, weights, strict=True):
-        pools.append((value, weight, 1))
-        while len(pools) > 1 and pools[-1][0] > pools[-2][0]:
-            (last, last_weight, last_count), (mean, mean_weight, count) = pools.pop(), pools.pop()
-            total = mean_weight + last_weight
-            pools.append(((mean * mean_weight + last * last_weight) / total, total, count + last_count))
-    return [mean for mean, _, count in pools for _ in range(count)]
 
 
 def _with_ratios(confidences: tuple[float, ...], errors: list[float], evidence: Evidence) -> ErrorCurve:
