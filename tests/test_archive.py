@@ -24,6 +24,14 @@ from recon4d.export import (
 from recon4d.records import Scene
 
 
+def test_a_scene_alone_is_enough(tmp_path):
+    save_scene(tmp_path, make_scene())
+    assert load_times(tmp_path).isnan().all()
+    info = load_scene_info(tmp_path)
+    assert (info.model, info.source, info.original_size) == ("custom", None, (HEIGHT, WIDTH))
+    assert torch.equal(load_scene(tmp_path).depths, make_scene().depths)
+
+
 @pytest.mark.parametrize("with_tracks", [False, True])
 def test_a_scene_comes_back_bit_for_bit(tmp_path, with_tracks):
     scene = replace(make_scene(), tracks=make_tracks() if with_tracks else None)

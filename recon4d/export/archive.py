@@ -134,16 +134,23 @@ class SceneInfo:
 
 
 def save_scene(
-    path: str | Path, scene: Scene, times: Float[Tensor, " time"], info: SceneInfo, compressed: bool = False
+    path: str | Path,
+    scene: Scene,
+    times: Float[Tensor, " time"] | None = None,
+    info: SceneInfo | None = None,
+    compressed: bool = False,
 ) -> None:
     """Write `scene`, the `times` of its frames (seconds) and `info` to `path`, a file or the folder for a scene.npz.
 
+    Without `times` the frames are photos without an order, and without `info` the scene is by a model called custom.
     Whole or not at all: the arrays go to a temporary file beside it, which then takes its place. `compressed` takes
     longer and keeps every bit. Raises ``ValueError`` for a scene with batch axes or times that do not fit it,
     ``OSError`` when it cannot be written.
     """
     if scene.batch_shape:
         raise ValueError(f"an archive holds one scene, given a batch of {tuple(scene.batch_shape)}; save each of them")
+    times = torch.full((scene.num_frames,), torch.nan) if times is None else times
+    info = _info_of_nobody(scene) if info is None else info
     if times.shape != (scene.num_frames,):
         raise ValueError(f"times have shape {tuple(times.shape)}, wanted ({scene.num_frames},), one for every frame")
     arrays = {name: _to_numpy(tensor) for name, tensor in _named_tensors(scene).items()}
@@ -162,6 +169,13 @@ def save_scene(
     finally:
         with suppress(OSError):
             partial.unlink()
+
+
+def _info_of_nobody(scene: Scene) -> SceneInfo:
+    """For a scene that some code made: nothing is known of how, and its maps count as the frames' own size."""
+    from recon4d import __version__
+
+    return SceneInfo("custom", True, __version__, None, scene.size, settings={})
 
 
 def load_scene(path: str | Path) -> Scene:
