@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -43,12 +43,12 @@ def in_memory(clip: Clip) -> LongClip:
     return LongClip(tuple(clip.times.tolist()), clip.size, source, images)
 
 
-def make_world() -> World:
-    """A clip of a room in which a third of what is seen moves."""
-    config = WorldConfig(FRAMES, HEIGHT, WIDTH, static_share=0, still_share=0)
+def make_world(size: tuple[int, int] = (HEIGHT, WIDTH), anchors: Sequence[int] = (0,)) -> World:
+    """A clip of a room in which a third of what is seen moves, with tracks of all pixels of the `anchors`."""
+    config = WorldConfig(FRAMES, *size, static_share=0, still_share=0)
     made = make_worlds(config, 0, [3])
-    hits = cast_rays(made, HEIGHT, WIDTH)
-    scene = true_scene_of_world(made, hits, torch.tensor([[0]]))[0]
+    hits = cast_rays(made, *size)
+    scene = true_scene_of_world(made, hits, torch.tensor([list(anchors)]))[0]
     assert 0.03 < scene.moving.mean() < 0.5
     # Painted by depth: enough to tell places apart, and far cheaper than the renderer's own surfaces.
     waves = torch.sin(hits.depths[0, :, None] * torch.tensor([2.0, 3.0, 5.0])[:, None, None])
@@ -70,10 +70,23 @@ class Oracle:
         if self.fails_at == len(self.asked):
             raise RuntimeError("the machine was taken away")
         self.asked.append(numbers)
-        scene = self.truth.frames(numbers).in_frame(0).transformed(scaled(unit_of(numbers)))
+        scene = self.truth_of(numbers).in_frame(0).transformed(scaled(unit_of(numbers)))
         if self.spoil is not None:
             scene = self.spoil(scene, torch.Generator().manual_seed(sum(numbers)))
         return scene
+
+    def truth_of(self, numbers: tuple[int, ...]) -> Scene:
+        return self.truth.frames(numbers)
+
+
+class TrackingOracle(Oracle):
+    """One that answers the tracks of each window's first frame, and of no other."""
+
+    def truth_of(self, numbers: tuple[int, ...]) -> Scene:
+        tracks = self.truth.tracks
+        assert tracks is not None
+        chosen = tracks.anchors == numbers[0]
+        return replace(self.truth, tracks=tracks.map(lambda values: values[chosen])).frames(numbers)
 
 
 def unit_of(numbers: Sequence[int]) -> float:

@@ -13,13 +13,16 @@ from recon4d.export import load_scene
 from recon4d.export.long_archive import load_frames, load_index
 from recon4d.media import read_photo, write_raster
 from recon4d.media.long_clips import open_long_clip
+from recon4d.viewer.trails import choose_trails
 
 DOG = Path(__file__).parents[1] / "examples" / "dog.mp4"
 COMMON = ["reconstruct", str(DOG), "--model", "recon4d_tiny", "--fps", "4", "--processing-size", "64"]
 
 
 @pytest.mark.filterwarnings("ignore::recon4d.zoo.UntrainedWarning")
-@pytest.mark.parametrize("how", [["--window", "6", "--overlap", "2"], ["--anchored"]])
+@pytest.mark.parametrize(
+    "how", [["--window", "6", "--overlap", "2"], ["--window", "6", "--overlap", "2", "--tracks", "4"], ["--anchored"]]
+)
 def test_every_frame_is_written_and_the_same_command_goes_on(
     how: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -33,8 +36,15 @@ def test_every_frame_is_written_and_the_same_command_goes_on(
     assert scene.num_frames == 3
     assert load_scene(out / "frames" / "000002.npz").depths.equal(scene.depths[:1])
 
+    # Every fourth pixel along both axes, or every pixel, is followed from the first frame on.
+    step = {"--window": 0, "--tracks": 4, "--anchored": 1}[how[-2] if "--tracks" in how else how[0]]
+    assert (scene.tracks is not None) == (step > 0)
+    followed = 0 if not step else (scene.size[0] // step) * (scene.size[1] // step)
     assert main(["info", str(out)]) == 0
-    assert "frames: 12, over" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "frames: 12, over" in said
+    assert f"tracks: {followed or 'none'}\n" in said
+    assert any(choose_trails(load_frames(out, range(12)), 400)) == (step > 0)  # what `recon4d view` draws of them
     assert main(["export", str(out), "--to", "tum", "colmap", "--out", str(tmp_path / "exported")]) == 0
     assert len((tmp_path / "exported" / "tum" / "trajectory.txt").read_text().splitlines()) >= 12
     assert index.info.source is not None
@@ -82,6 +92,9 @@ def test_what_is_known_holds_in_every_window(tmp_path: Path, capsys: pytest.Capt
         (["--depth", "lidar.npz"], "--depth: not for --window and --anchored"),
         (["--overwrite"], "not for --window and --anchored"),
         (["--cameras", "path.txt", "--loops"], "give one of the two"),
+        (["--anchored", "--tracks", "1"], "--anchored follows every pixel of the first frame by itself"),
+        (["--window", "0", "--tracks", "1"], "give --window too"),
+        (["--tracks", "-1"], "tracks is -1; wanted 1"),
     ],
 )
 def test_what_makes_no_sense_in_parts_is_refused(

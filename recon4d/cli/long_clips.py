@@ -31,6 +31,14 @@ class LongConfig:
     for frames that have times, as those of a video."""
     anchored: bool = False
     """Take every frame with the first alone, instead of windows."""
+    tracks: int = 0
+    """Follow every so many-th pixel of the first frame, along both axes, through all windows: 1 follows all of them."""
+
+    def __post_init__(self) -> None:
+        if self.tracks and self.anchored:
+            raise ValueError("--anchored follows every pixel of the first frame by itself; leave --tracks out")
+        if self.tracks and not self.window:
+            raise ValueError("--tracks follows pixels from window to window; give --window too")
 
     @property
     def is_wanted(self) -> bool:
@@ -60,8 +68,8 @@ def reconstruct_long(
     from recon4d.reconstruction import reconstruct
     from recon4d.windows import AnchorConfig, LoopConfig, WindowConfig, reconstruct_anchored, reconstruct_windows
 
-    # An anchor's pixels are followed to every frame; tracks of single windows would end with them.
-    config = replace(config, anchors=(0,) if long.anchored else (), progress=False)
+    # Tracks are those of the clip's first frame, the anchor of all; or of each window's, to be put together.
+    config = replace(config, anchors=(0,) if long.anchored or long.tracks else (), progress=False)
 
     def reconstruct_clip(clip: "Clip") -> "Scene":
         return reconstruct(model, clip, config)
@@ -71,7 +79,7 @@ def reconstruct_long(
         index = reconstruct_anchored(reconstruct_clip, long_clip, out, info, AnchorConfig(lens=long.lens), progress)
     else:
         loops = LoopConfig() if long.loops else None
-        windows = WindowConfig(long.window, long.overlap, long.static_below, loops, long.lens)
+        windows = WindowConfig(long.window, long.overlap, long.static_below, loops, long.lens, long.tracks)
         index = reconstruct_windows(reconstruct_clip, long_clip, out, info, windows, progress)
     seconds = time.perf_counter() - started
     (height, width), error = index.size, 100 * float(index.errors.nanmedian())

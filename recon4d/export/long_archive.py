@@ -2,8 +2,9 @@
 
 ``frames/000123.npz`` is an archive as `archive` describes it, of frame 123 alone: T = 1, in the world of the whole
 clip, with ``tracks_`` arrays only where a frame's tracks are known (then of the first frame's queries, and
-``tracks_anchors`` is -1 everywhere but in frame 0). ``numpy.load`` and `load_scene` open it. ``frames/000123.jpg``
-beside it is the picture as it was reconstructed (without lens distortion where that was known), at the clip's own size.
+``tracks_anchors`` is -1 everywhere but in frame 0; a query that has ended has confidence 0, visibility 0 and the place
+where it was last known). ``numpy.load`` and `load_scene` open it. ``frames/000123.jpg`` beside it is the picture as it
+was reconstructed (without lens distortion where that was known), at the clip's own size.
 
 ``index.npz`` is small, and written last: where it is, the folder is whole. For T frames from W windows it holds
 

@@ -29,6 +29,7 @@ from recon4d.export.long_archive import (
 from recon4d.geometry import invert, similarity_scale
 from recon4d.media.long_clips import LongClip
 from recon4d.records import Clip, Scene
+from recon4d.windows.chains import Chains, begin_chains, check_tracks
 from recon4d.windows.given_cameras import place_by_cameras
 from recon4d.windows.joints import Join, Joint, NothingSharedError, Pixels
 from recon4d.windows.reading import clips_of_windows, masked
@@ -50,8 +51,10 @@ Adjust = Callable[[Placement, WorkFolder], Placement]
 class Run:
     """What is to be done, whatever kind of windows it is done with.
 
-    `adjust` may move windows once all are joined; `keeps_tracks` keeps the tracks of the clip's first frame; `one_lens`
-    sees all windows through the same intrinsics; `given` are the clip's cameras in the first one's world, where known.
+    `adjust` may move windows once all are joined; `keeps_tracks` keeps the tracks of a window's first frame;
+    `chain_stride` follows every so many-th pixel of the clip's first frame from window to window (0: each window's
+    tracks are the clip's); `one_lens` sees all windows through the same intrinsics; `given` are the clip's cameras in
+    the first one's world, where known.
     """
 
     reconstruct_clip: Callable[[Clip], Scene]
@@ -61,6 +64,7 @@ class Run:
     static_below: float
     adjust: Adjust | None
     keeps_tracks: bool
+    chain_stride: int
     one_lens: bool
     given: Float[Tensor, "time 4 4"] | None
     info: SceneInfo
@@ -110,6 +114,11 @@ def _answer(run: Run, window: Window, clip: Clip) -> Scene:
             f"the answer for {window} has batch axes {tuple(scene.batch_shape)} and {scene.num_frames} frames; "
             f"wanted one scene of {len(window.frames)} frames"
         )
+    if run.chain_stride:
+        try:
+            check_tracks(scene, run.chain_stride)
+        except ValueError as error:
+            raise ValueError(f"{window}: {error}") from error
     tracks = scene.tracks
     keep = run.keeps_tracks and tracks is not None and tracks.anchors.tolist() == [0]
     scene = scene if keep else replace(scene, tracks=None)
@@ -209,15 +218,35 @@ def _write_frames(run: Run, work: WorkFolder, placement: Placement, folder: Path
     with _bar(run, "frames", run.long_clip.num_frames, written) as bar:
         for window in remaining:
             scene = work.load_answer(window.number)
-            world_from_window = placement.world_from_window[window.number]
+            chains = _chains(run, window, work, scene)
             for frame, position in zip(window.owned, window.positions(window.owned), strict=True):
-                placed = _placed(scene.frames([position]), world_from_window, placement.metres_per_unit)
+                one = scene.frames([position])
+                if chains is not None:
+                    one = replace(one, tracks=chains.at(scene, position, is_first=frame == 0))
+                placed = _placed(one, placement.world_from_window[window.number], placement.metres_per_unit)
                 if run.given is not None:
                     exact = run.given[frame : frame + 1].to(placed.depths.dtype)
                     placed = placed.with_cameras(replace(placed.cameras, world_from_cam=exact))
+                if chains is not None:
+                    chains, placed = chains.remember(placed)
                 save_frame(folder, frame, placed, run.long_clip.times[frame], run.info)
                 bar.update()
+            if chains is not None and window is not run.windows[-1]:
+                _hand_on(chains, scene, window, run.windows[window.number + 1], work)
             work.remove_answer(window)
+
+
+def _chains(run: Run, window: Window, work: WorkFolder, scene: Scene) -> Chains | None:
+    """How the pixels that are followed go on in a window, as the one before has left word; None where none is."""
+    if not run.chain_stride:
+        return None
+    return work.load_chains(window) if window.number else begin_chains(scene.size, run.chain_stride)
+
+
+def _hand_on(chains: Chains, scene: Scene, window: Window, following: Window, work: WorkFolder) -> None:
+    """Leave word for the next window: `scene` is this one's answer."""
+    (position,) = window.positions(following.frames[:1])
+    work.save_chains(following, chains.hand_on(scene, position, work.load_answer(following.number)))
 
 
 def _placed(scene: Scene, world_from_window: Tensor, metres_per_unit: float) -> Scene:

@@ -42,6 +42,9 @@ class WindowConfig:
     """How places that are seen again are found and drift is spread; None leaves each window where the last put it."""
     lens: Lens = "auto"
     """Whether all windows are seen through one lens."""
+    tracks: int = 0
+    """Follow every so many-th pixel of the clip's first frame, along both axes, through all windows: 1 follows all of
+    them, 0 none. Each window then has to be answered with tracks of all pixels of its first frame."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.overlap < self.window:
@@ -51,6 +54,8 @@ class WindowConfig:
             )
         if not self.static_below > 0:
             raise ValueError(f"static_below is {self.static_below:g}; wanted a probability above 0")
+        if self.tracks < 0:
+            raise ValueError(f"tracks is {self.tracks}; wanted 1 to follow every pixel, 4 every fourth, 0 for none")
 
 
 @dataclass(frozen=True)
@@ -79,8 +84,13 @@ def reconstruct_windows(
 
     `reconstruct_clip` answers a clip of at most ``config.window`` frames, in any world and any unit: each window is
     brought to the one before by a robust similarity on the confident static points of the frames that both have.
-    Cameras, depth and points share its scale. Tracks are those of a window and are left out. `info` says which run
-    this is; its `settings` are what the answer of a window depends on.
+    Cameras, depth and points share its scale. `info` says which run this is; its `settings` are what the answer of a
+    window depends on.
+
+    Tracks are those of a window and are left out, unless ``config.tracks`` asks for pixels of the clip's first frame to
+    be followed: then every frame's file says where these are at its time. A pixel that is hidden, or out of the
+    picture, where the next window begins has ended: from that window's frames on it has confidence 0, `visible` 0, and
+    the place at which it was last known.
 
     Each window's clip has its part of what is known of the long one (``clip.known``). Known cameras are the answer's
     cameras, in the world of the first and in the given unit; windows then are not joined by points, but stand where
@@ -91,14 +101,15 @@ def reconstruct_windows(
     A run that was stopped, or has failed, goes on with the same call, and its answer is the same bit for bit as if it
     had never stopped; a folder whose run has ended is answered as it stands.
 
-    Raises ``ValueError`` where two windows have no static points in common, naming them (what is finished is kept), or
-    where cameras are known for some frames only or together with loops, ``FileExistsError`` for a folder that holds
-    something else, and whatever `reconstruct_clip` raises.
+    Raises ``ValueError`` where two windows have no static points in common, naming them (what is finished is kept),
+    where cameras are known for some frames only or together with loops, or where tracks are wanted and an answer has
+    none, ``FileExistsError`` for a folder that holds something else, and whatever `reconstruct_clip` raises.
     """
     windows = overlapping_windows(long_clip.num_frames, config.window, config.overlap)
     given, one_lens = given_cameras(long_clip), _is_one_lens(config.lens, long_clip)
     if given is not None and config.loops is not None:
         raise ValueError("loops move windows, and known cameras say where they are: ask for one of the two")
+    tracks = {"tracks": config.tracks} if config.tracks else {}
     run = Run(
         reconstruct_clip,
         long_clip,
@@ -106,11 +117,12 @@ def reconstruct_windows(
         join=JOIN_BY_POINTS if given is None else JOIN_BY_SCALE,
         static_below=config.static_below,
         adjust=None if config.loops is None else partial(_close_loops, reconstruct_clip, long_clip, windows, config),
-        keeps_tracks=False,
+        keeps_tracks=config.tracks > 0,
+        chain_stride=config.tracks,
         one_lens=one_lens,
         given=given,
         info=_with_settings(
-            info, windows="overlapping", window=config.window, overlap=config.overlap, one_lens=one_lens
+            info, windows="overlapping", window=config.window, overlap=config.overlap, one_lens=one_lens, **tracks
         ),
         progress=progress,
     )
@@ -144,6 +156,7 @@ def reconstruct_anchored(
         static_below=1.0,
         adjust=None,
         keeps_tracks=True,
+        chain_stride=0,
         one_lens=one_lens,
         given=given_cameras(long_clip),
         info=_with_settings(info, windows="anchored", frames_per_call=config.frames_per_call, one_lens=one_lens),

@@ -1,8 +1,10 @@
 """What a run over a long clip has finished so far, on disk, so that one that was stopped goes on where it was.
 
 Inside the output folder stand ``windows/run.json`` (which run this is), ``windows/000007.npz`` (the answer of a window
-in its own world, an archive like any other), ``windows/000007.joint.npz`` (how it is joined to an earlier one) and,
-once every window is joined, ``windows/placement.npz``. Each file is whole or not there. At the end the folder goes.
+in its own world, an archive like any other), ``windows/000007.joint.npz`` (how it is joined to an earlier one), once
+every window is joined ``windows/placement.npz``, and once the frames of the windows before it are written
+``windows/000007.chains.npz`` (how the pixels that are followed go on in a window, where any are). Each file is whole or
+not there. At the end the folder goes.
 """
 
 import shutil
@@ -18,6 +20,7 @@ from recon4d.export import SceneInfo, load_scene, save_scene
 from recon4d.export.arrays import load_arrays, save_arrays
 from recon4d.export.long_archive import FRAMES_FOLDER_NAME, INDEX_FILE_NAME, load_index
 from recon4d.records import Scene
+from recon4d.windows.chains import Chains
 from recon4d.windows.joints import Joint
 from recon4d.windows.spans import Window
 
@@ -69,7 +72,9 @@ class WorkFolder:
             return torch.from_numpy(arrays["intrinsics"])
 
     def remove_answer(self, window: Window) -> None:
+        """Done with a window: its answer goes, and then what only its answer could be read with."""
         self._answer_file(window.number).unlink(missing_ok=True)
+        self._chains_file(window.number).unlink(missing_ok=True)
 
     def has_joint(self, window: Window) -> bool:
         return self._joint_file(window.number).exists()
@@ -83,6 +88,14 @@ class WorkFolder:
         return Joint(
             torch.from_numpy(arrays["partner_from_world"]), float(arrays["error"]), float(arrays["metres_per_unit"])
         )
+
+    def save_chains(self, window: Window, chains: Chains) -> None:
+        arrays = {name: getattr(chains, name).numpy() for name in Chains.__dataclass_fields__}
+        save_arrays(self._chains_file(window.number), arrays)
+
+    def load_chains(self, window: Window) -> Chains:
+        arrays = load_arrays(self._chains_file(window.number))
+        return Chains(**{name: torch.from_numpy(array) for name, array in arrays.items()})
 
     def save_placement(self, placement: Placement) -> None:
         arrays = {name: np.asarray(getattr(placement, name)) for name in Placement.__dataclass_fields__}
@@ -109,6 +122,9 @@ class WorkFolder:
 
     def _joint_file(self, number: int) -> Path:
         return self.path / f"{number:06d}.joint.npz"
+
+    def _chains_file(self, number: int) -> Path:
+        return self.path / f"{number:06d}.chains.npz"
 
 
 def open_work_folder(folder: Path, info: SceneInfo) -> WorkFolder:
