@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from scored import by_name
@@ -29,6 +30,7 @@ from recon4d.calibration import (
     scene_evidence,
     size_for,
     together,
+    worlds,
     write_reliability_picture,
 )
 from recon4d.calibration.reliability import LEAST_ERROR, binned
@@ -42,10 +44,12 @@ from recon4d.eval.benchmarks import WORLDS_SEED
 from recon4d.eval.calibration_metrics import calibration_scores
 from recon4d.eval.methods import Network
 from recon4d.export import expected_of_scene, load_scene_info, measure_scene, save_scene
-from recon4d.records import Calibration, ErrorCurve, Scene
+from recon4d.model import Model
+from recon4d.reconstruction import ReconstructConfig, processing_size, reconstruct
+from recon4d.records import Calibration, Clip, ErrorCurve, Scene
 from recon4d.train.batches import TRAINING_FAMILY, VALIDATION_FAMILY
 from recon4d.train.loop import train
-from recon4d.zoo import create_model, load_model, save_model
+from recon4d.zoo import create_model, load_model, model_config, save_model
 
 SPREAD = 0.8
 """Standard deviation of the logarithm of errors around the median."""
@@ -168,6 +172,29 @@ class TestFit:
         pooled = 0.1**0.25 * 0.4**0.75  # the mean of the logarithms of 20 times .1 and 60 times .4
         assert curve.errors == pytest.approx((0.4, pooled, pooled, 0.05), rel=1e-4)
 
+    def test_a_rise_is_pooled_as_far_back_as_it_reaches(self) -> None:
+        counts, errors = torch.tensor([20, 10, 20, 60]), torch.tensor([0.4, 0.1, 0.05, 0.3])
+        confidence = torch.arange(1, 5).repeat_interleave(counts).float()
+        curve = fit_curve(Evidence(confidence, errors.repeat_interleave(counts)))
+        # The last two alone would be .19, above the .1 before them.
+        pooled = math.exp(float((counts[1:] * errors[1:].log()).sum() / counts[1:].sum()))
+        assert curve.errors == pytest.approx((0.4, pooled, pooled, pooled), rel=1e-4)
+
+    def test_a_power_law_weighs_bins_by_their_pixels(self) -> None:
+        counts, errors = np.array([90, 20, 10]), np.array([0.4, 0.4, 0.1])
+        confidences = np.array([1.0, 2.0, 4.0])
+        evidence = Evidence(
+            torch.from_numpy(confidences.repeat(counts)).float(), torch.from_numpy(errors.repeat(counts)).float()
+        )
+        slope, offset = np.polyfit(np.log(confidences), np.log(errors), 1, w=np.sqrt(counts))
+        curve = fit_power_law(evidence)
+        assert curve.confidences == (1, 4)
+        assert curve.errors == pytest.approx(np.exp(offset + slope * np.log([1, 4])), rel=1e-4)
+
+    def test_a_single_confidence_is_a_power_law_of_one_knot(self) -> None:
+        curve = fit_power_law(Evidence(torch.full((50,), 2.0), torch.full((50,), 0.3)))
+        assert (curve.confidences, curve.errors) == ((2.0,), pytest.approx((0.3,)))
+
     def test_a_confidence_that_ranks_the_wrong_way_round_says_nothing(self) -> None:
         evidence = predictor(0)
         turned = replace(evidence, confidence=1 / evidence.confidence)
@@ -250,12 +277,63 @@ class TestEvidence:
         nothing = scene_evidence(prediction, replace(truth, depth_confidence=torch.zeros_like(truth.depths)))
         assert (len(nothing.depth), len(nothing.points), len(nothing.tracks)) == (0, 0, 0)
 
+    def test_true_depth_that_is_not_above_zero_is_not_known(self, truth: Scene) -> None:
+        prediction = spoilt(truth)
+        depths, confidence = truth.depths.clone(), truth.depth_confidence.clone()
+        depths[0], confidence[0] = 0, 0
+        unknown = scene_evidence(prediction, replace(truth, depths=depths, depth_confidence=confidence))
+        depths[0, 1::2] = -1
+        found = scene_evidence(prediction, replace(truth, depths=depths))
+        for field in ("depth", "points"):
+            assert torch.equal(getattr(found, field).errors, getattr(unknown, field).errors)
+
+    def test_the_scale_is_that_of_pixels_known_to_both(self, truth: Scene) -> None:
+        """Half of the true depths are ten times as far, and the prediction knows nothing of them."""
+        prediction = spoilt(truth)
+        depths, confidence = truth.depths.clone(), prediction.depth_confidence.clone()
+        depths[:, :16] *= 10
+        confidence[:, :16] = 0
+        found = scene_evidence(replace(prediction, depth_confidence=confidence), replace(truth, depths=depths))
+        assert found.depth.errors.median() < 1e-5
+        # The median of negative or vanishing depths is no unit.
+        for sign in (-1, 0):
+            nothing = scene_evidence(replace(prediction, depths=sign * prediction.depths), truth)
+            assert (len(nothing.depth), len(nothing.points), len(nothing.tracks)) == (0, 0, 0)
+
+    def test_points_have_a_confidence_of_their_own_and_none_is_infinite(self, truth: Scene) -> None:
+        prediction = spoilt(truth)
+        confidence = torch.full_like(prediction.point_confidence, 3.0)
+        confidence[0, 0] = math.inf
+        found = scene_evidence(replace(prediction, point_confidence=confidence), truth)
+        assert found.points.confidence.unique().tolist() == [3]
+        assert len(found.points) == len(found.depth) - truth.size[1]
+        unknown = truth.point_confidence.clone()
+        unknown[1] = 0
+        found = scene_evidence(prediction, replace(truth, point_confidence=unknown))
+        assert len(found.points) == len(found.depth) * 2 // 3
+
+    def test_few_pixels_are_taken_from_everywhere(self, truth: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+        whole = scene_evidence(spoilt(truth), truth).depth
+        monkeypatch.setattr("recon4d.calibration.evidence.MAX_PIXELS", 1000)
+        few = scene_evidence(spoilt(truth), truth).depth
+        assert len(few) == len(few.confidence) == 1000
+        shares = [float((one.confidence == 2).float().mean()) for one in (few, whole)]
+        assert shares[0] == pytest.approx(shares[1], abs=0.05)
+
+    def test_one_scene_at_a_time(self, truth: Scene) -> None:
+        batches = (Scene.stack([scene]) for scene in (spoilt(truth), truth))
+        with pytest.raises(ValueError, match="wanted one prediction and its truth"):
+            scene_evidence(*batches)
+
     def test_tracks_of_other_anchors_and_sizes_are_not_compared(self, truth: Scene) -> None:
         prediction = spoilt(truth)
         assert prediction.tracks is not None
         others = replace(prediction.tracks, anchors=torch.tensor([1]))
         assert not len(scene_evidence(replace(prediction, tracks=others), truth).tracks)
         assert not len(scene_evidence(replace(prediction, tracks=None), truth).tracks)
+        assert not len(scene_evidence(prediction, replace(truth, tracks=None)).tracks)
+        sparse = replace(prediction, tracks=truth.tracks)
+        assert not len(scene_evidence(sparse, truth).tracks)
         with pytest.raises(ValueError, match=r"\(3, 16, 24\) and \(3, 32, 48\)"):
             scene_evidence(prediction.resized(16, 24), truth)
 
@@ -272,6 +350,26 @@ class TestEvidence:
         seeds = [FITTING_SEED, HELD_OUT_SEED, TRAINING_FAMILY, VALIDATION_FAMILY, SEED, WORLDS_SEED]
         assert FAMILY == TRAINING_FAMILY
         assert len(set(seeds)) == len(seeds)
+
+    def test_worlds_are_answered_as_anybodys_clip(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Each world of a seed is another one; no picture is resized, and a model without tracks is asked for none."""
+        asked: list[tuple[tuple[int, int], ReconstructConfig]] = []
+
+        def recorded(model: Model, clip: Clip, settings: ReconstructConfig) -> Scene:
+            asked.append((clip.size, settings))
+            return reconstruct(model, clip, settings)
+
+        monkeypatch.setattr(worlds, "reconstruct", recorded)
+        model = Model(replace(model_config("recon4d_tiny"), motion=None)).eval()
+        config = WorldConfig(num_frames=2, height=48, width=64, candidates=1)
+        first, second = evidence_of_worlds(model, config, FITTING_SEED, 2, "float32")
+        (other,) = evidence_of_worlds(model, config, HELD_OUT_SEED, 1, "float32")
+        for one in (second, other):
+            assert not torch.equal(one.depth.errors, first.depth.errors)
+        assert not len(first.tracks)
+        for size, settings in asked:
+            assert size == processing_size(size, settings.processing_size or 0, model.patch_size) == (48, 64)
+            assert (settings.anchors, settings.precision) == ((), "float32")
 
     def test_a_model_answers_worlds_of_its_own_size(self) -> None:
         model = create_model("recon4d_tiny", weights=None)
@@ -461,6 +559,34 @@ class TestCommand:
         assert (tmp_path / "some.png").read_bytes().startswith(b"\x89PNG")
         with pytest.raises(ValueError, match="nothing to draw"):
             write_reliability_picture(tmp_path / "none.png", Calibration("nothing"), evidence)
+
+
+def test_the_picture_shows_measured_over_expected(
+    tmp_path: Path, truth: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures, savefig = [], Figure.savefig
+    monkeypatch.setattr(
+        Figure, "savefig", lambda self, *given, **how: (figures.append(self), savefig(self, *given, **how))
+    )
+    evidence = scene_evidence(spoilt(truth), truth)
+    write_reliability_picture(tmp_path / "some.png", CALIBRATION, evidence)
+    (figure,) = figures
+    columns = list(zip(figure.axes[:2], figure.axes[2:], strict=True))  # tracks have no calibration
+    assert [above.get_title() for above, _ in columns] == ["depth", "points"]
+    for (above, below), field in zip(columns, ("depth", "points"), strict=True):
+        curve, measured = getattr(CALIBRATION, field), getattr(evidence, field)
+        lines = {line.get_label().split(":")[0]: line for line in above.get_lines()}
+        for name, drawn in (("calibrated", curve), ("as the loss says", loss_curve())):
+            found = reliability(drawn, measured)
+            np.testing.assert_allclose(lines[name].get_xdata(), found.expected)
+            np.testing.assert_allclose(lines[name].get_ydata(), found.measured)
+            assert lines[name].get_label() == f"{name}: {calibration_error(found):.2f}"
+            for values, (least, most) in ((found.expected, above.get_xlim()), (found.measured, above.get_ylim())):
+                assert least < float(values.min())
+                assert float(values.max()) < most
+        assert sum(bar.get_height() for bar in below.patches) == len(measured)
+        assert below.get_xlim() == above.get_xlim()
+        assert above.xaxis.get_major_formatter()(0.05) == "5 %"
 
 
 def test_an_archive_carries_the_calibration_of_its_model(tmp_path: Path) -> None:

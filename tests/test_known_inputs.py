@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from networks import assert_scenes_close, awake
+from PIL import Image
 from scenes import make_clip, make_scene
 
 from recon4d import geometry as g
@@ -16,7 +17,9 @@ from recon4d.cli import main
 from recon4d.datasets import ColmapModels
 from recon4d.export import SceneInfo, load_scene, save_scene
 from recon4d.media import write_jpeg, write_raster
-from recon4d.media.undistortion import undistorted
+from recon4d.media.long_clips import as_long_clip
+from recon4d.media.masks import mask_reader
+from recon4d.media.undistortion import undistorted, undistorted_long
 from recon4d.model import Model
 from recon4d.reconstruction import (
     KnownFiles,
@@ -455,6 +458,8 @@ class TestMasks:
         write_raster(tmp_path / "bonnet.png", self.MASK)
         ignore = known_by(clip, mask=tmp_path / "bonnet.png").ignore
         assert torch.equal(ignore, torch.from_numpy(self.MASK > 0).expand(3, 40, 60))  # pyright: ignore
+        one_after_the_other = list(mask_reader(tmp_path / "bonnet.png", clip)([0, 2]))
+        assert torch.equal(torch.stack(one_after_the_other), ignore[[0, 2]])  # pyright: ignore
 
     def test_coloured_and_sixteen_bit_masks(self, clip: Clip, tmp_path: Path) -> None:
         coloured = np.stack([np.zeros_like(self.MASK), self.MASK, np.full_like(self.MASK, 90)], axis=-1)
@@ -462,6 +467,19 @@ class TestMasks:
         write_raster(tmp_path / "deep.png", self.MASK.astype(np.uint16) * 257)
         for name in ("colour.png", "deep.png"):
             assert torch.equal(known_by(clip, mask=tmp_path / name).ignore[0], torch.from_numpy(self.MASK > 0))  # pyright: ignore
+
+    @pytest.mark.parametrize(
+        ("dtype", "dark", "white"), [(np.uint8, 127, 128), (np.uint16, 32767, 32768), (np.float32, 0.5, 0.51)]
+    )
+    def test_white_is_above_half(self, clip: Clip, tmp_path: Path, dtype: type, dark: float, white: float) -> None:
+        path = tmp_path / ("mask.tif" if dtype is np.float32 else "mask.png")
+        write_raster(path, np.where(self.MASK > 0, white, dark).astype(dtype))
+        assert torch.equal(known_by(clip, mask=path).ignore[0], torch.from_numpy(self.MASK > 0))  # pyright: ignore
+
+    @pytest.mark.parametrize("mode", ["1", "LA", "RGBA"])
+    def test_masks_of_one_bit_and_opaque_ones(self, clip: Clip, tmp_path: Path, mode: str) -> None:
+        Image.fromarray(self.MASK).convert(mode).save(tmp_path / "mask.png")
+        assert torch.equal(known_by(clip, mask=tmp_path / "mask.png").ignore[0], torch.from_numpy(self.MASK > 0))  # pyright: ignore
 
     @pytest.mark.parametrize("names", [("v_000000", "v_000001", "v_000003", "v_000006"), ("m10", "m2", "m1")])
     def test_a_folder_by_name_or_in_order(self, clip: Clip, tmp_path: Path, names: tuple[str, ...]) -> None:
@@ -490,17 +508,18 @@ class TestDepth:
         np.savez(tmp_path / "depth.npz", depths=depths)
         found = known_by(clip, depth=tmp_path / "depth.npz").depths
         assert found is not None
-        assert found.isfinite().nonzero().tolist() == [[1, 2, 3]]
+        assert (~found.isnan()).nonzero().tolist() == [[1, 2, 3]]
         assert found[1, 2, 3] == 4.5
 
     def test_single_points(self, clip: Clip, tmp_path: Path) -> None:
         """The pixel whose centre is (3.5, 2.5) goes from 3 to 4 and from 2 to 3; the nearer of two points counts."""
-        pixels = np.array([[3.0, 2.0], [3.99, 2.99], [59.9, 39.9], [7, 7]])
-        np.savez(tmp_path / "d.npz", depths=np.array([4.0, 8, 2, 0]), pixels=pixels, frames=np.array([1, 1, 2, 0]))
+        pixels = np.array([[3.0, 2.0], [3.99, 2.99], [59.9, 39.9], [7, 7], [0, 0], [0.2, 0.2], [0.3, 0.3], [0.4, 0.4]])
+        depths = np.array([4.0, 8, 2, 0, 3, 0, np.nan, -1])
+        np.savez(tmp_path / "d.npz", depths=depths, pixels=pixels, frames=np.array([1, 1, 2, 0, 0, 0, 0, 0]))
         found = known_by(clip, depth=tmp_path / "d.npz").depths
         assert found is not None
-        assert found.isfinite().nonzero().tolist() == [[1, 2, 3], [2, 39, 59]]
-        assert [float(found[1, 2, 3]), float(found[2, 39, 59])] == [4, 2]
+        assert (~found.isnan()).nonzero().tolist() == [[0, 0, 0], [1, 2, 3], [2, 39, 59]]
+        assert [float(found[0, 0, 0]), float(found[1, 2, 3]), float(found[2, 39, 59])] == [3, 4, 2]
 
     @pytest.mark.parametrize(
         ("arrays", "complaint"),
@@ -510,11 +529,15 @@ class TestDepth:
             ({"z": np.ones((3, 40, 60))}, "holds no depths"),
             ({"depths": np.zeros((3, 40, 60))}, "not a single depth"),
             ({"depths": np.ones(2), "pixels": np.ones((3, 2)), "frames": np.zeros(2)}, "arrays of shapes"),
+            ({"depths": np.ones(()), "pixels": np.ones((3, 2)), "frames": np.zeros(3)}, "arrays of shapes"),
+            ({"depths": np.ones(2), "pixels": np.ones((2, 2))}, "arrays of shapes"),
+            ({"depths": np.ones(2), "frames": np.zeros(2)}, "arrays of shapes"),
             (
-                {"depths": np.ones(1), "pixels": np.array([[60.0, 3]]), "frames": np.zeros(1)},
-                "1 of 1 points lie outside",
+                {"depths": np.ones(3), "pixels": np.array([[59.9, 3], [60.0, 3], [3, -0.1]]), "frames": np.ones(3)},
+                r"2 of 3 points lie outside the clip, the first in frame 1.* at pixel \(60, 3\)",
             ),
             ({"depths": np.ones(1), "pixels": np.array([[6.0, 3]]), "frames": np.array([3])}, "frames 0 to 2"),
+            ({"depths": np.ones(1), "pixels": np.array([[6.0, 3]]), "frames": np.array([-1])}, "frames 0 to 2"),
         ],
     )
     def test_refusals(self, clip: Clip, tmp_path: Path, arrays: dict[str, np.ndarray], complaint: str) -> None:
@@ -527,14 +550,26 @@ class TestDepth:
         (tmp_path / "d.npz").write_bytes(content)
         with pytest.raises(ValueError, match="no npz file, or damaged"):
             known_by(clip, depth=tmp_path / "d.npz")
+        with pytest.raises(FileNotFoundError, match=r"none\.npz does not exist"):
+            known_by(clip, depth=tmp_path / "none.npz")
+
+    def test_other_files_of_arrays(self, clip: Clip, tmp_path: Path) -> None:
+        np.save(tmp_path / "d.npy", np.ones((3, 40, 60)))
+        np.savez_compressed(tmp_path / "d.npz", depths=np.ones((3, 40, 60)))
+        content = bytearray((tmp_path / "d.npz").read_bytes())
+        content[50:80] = b"x" * 30
+        (tmp_path / "d.npz").write_bytes(content)
+        for name in ("d.npy", "d.npz"):
+            with pytest.raises(ValueError, match="no npz file, or damaged"):
+                known_by(clip, depth=tmp_path / name)
 
 
 LENS = (0.25, -0.08, 0.004, -0.003, 0.01)
 
 
-def bent(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def bent(x: np.ndarray, y: np.ndarray, lens: tuple[float, ...] = LENS) -> tuple[np.ndarray, np.ndarray]:
     """Where a lens of 50, 52, 31, 19 puts the pinhole's pixels (x, y): Brown's formula, written out."""
-    k1, k2, p1, p2, k3 = LENS
+    k1, k2, p1, p2, k3 = lens
     x, y = (x - 31) / 50, (y - 19) / 52
     r2 = x**2 + y**2
     radial = 1 + k1 * r2 + k2 * r2**2 + k3 * r2**3
@@ -563,6 +598,9 @@ class TestDistortion:
             assert np.abs(error[within]).max() < 0.51  # of a grey level, by rounding
         assert within.mean() > 0.7
         assert 0.05 < outside.mean() < 0.3
+        # Black outside, and of the border's colour up to its very edge.
+        white = with_known_files(Clip(torch.full_like(images, 255), torch.arange(3) / 10), self.FILES)
+        assert np.array_equal(white.images[1, 0].numpy(), np.where(outside, 0, 255))
 
     def test_a_lens_that_bends_nothing_changes_nothing(self, clip: Clip) -> None:
         known = known_by(clip, intrinsics="50,52,31,19")
@@ -597,6 +635,72 @@ class TestDistortion:
         assert known.depths[known.depths.isfinite()].tolist() == [1, 2, 3]
         assert known.ignore[0, 35, 52]
         assert not known.ignore[0, 19, 31]
+
+    @pytest.mark.parametrize("lens", [LENS, (-0.35, 0.02, 0.0, 0.0, 0.0)])
+    def test_depths_stand_where_the_lens_sees_them(self, lens: tuple[float, ...]) -> None:
+        """Depths that tell their own pixel; also in the corners of a lens that bends too much to be straightened."""
+        depths = torch.full((2, 40, 60), torch.nan)
+        depths[0] = 1 + torch.arange(2400.0).reshape(40, 60)
+        found = self._undistorted_depths(depths, lens)
+        assert found[1].isnan().all()
+        row, column = found[0].isfinite().nonzero().numpy().T
+        index = found[0, row, column].long().numpy() - 1
+        assert len(index) > 1200
+        x, y = bent(column + 0.5, row + 0.5, lens)
+        apart = np.hypot(x - index % 60 - 0.5, y - index // 60 - 0.5)
+        assert apart.max() < 1.1  # half the diagonal of a pixel, which the lens may stretch
+
+    def test_the_nearest_of_depths_that_meet_counts(self) -> None:
+        """Two halves of the pixels straightened apart and laid over each other are both straightened together."""
+        generator = torch.Generator().manual_seed(0)
+        depths = 1 + torch.rand(1, 40, 60, generator=generator)
+        is_first = torch.rand(1, 40, 60, generator=generator) < 0.5
+        halves = [depths.where(is_half, torch.tensor(torch.nan)) for is_half in (is_first, ~is_first)]
+        first, second, both = (self._undistorted_depths(known, LENS) for known in (*halves, depths))
+        assert (first.isfinite() & second.isfinite()).sum() > 20
+        torch.testing.assert_close(both, first.fmin(second), equal_nan=True)
+
+    def _undistorted_depths(self, depths: torch.Tensor, lens: tuple[float, ...]) -> torch.Tensor:
+        frames = len(depths)
+        known = replace(Known.nothing(frames), intrinsics=TestIntrinsics.ONE.expand(frames, 3, 3), depths=depths)
+        clip = replace(make_clip(frames, 40, 60), known=known)
+        straight = undistorted(clip, torch.tensor(lens).expand(frames, 5)).known
+        assert straight is not None
+        assert straight.depths is not None
+        return straight.depths
+
+    @pytest.mark.parametrize("with_masks", [False, True])
+    def test_every_frame_of_a_long_clip_has_its_own_lens(self, clip: Clip, with_masks: bool) -> None:
+        zoom = torch.diag_embed(torch.tensor([[1.0, 1.0, 1.0], [1.2, 1.1, 1.0], [1.4, 1.5, 1.0]]))
+        lenses = torch.tensor([LENS, (-0.2, 0.0, 0.0, 0.0, 0.0), (0.1, 0.1, 0.0, 0.01, 0.0)])
+        ignore = torch.rand(3, 40, 60, generator=torch.Generator().manual_seed(0)) < 0.2
+        known = replace(Known.nothing(3), intrinsics=zoom @ TestIntrinsics.ONE, ignore=ignore if with_masks else None)
+        short = undistorted(replace(clip, known=known), lenses)
+        long = undistorted_long(as_long_clip(replace(clip, known=known)), lenses)
+        assert short.known is not None
+        assert short.known.ignore is not None
+        assert long.ignore is not None
+        # Masks follow by whole pixels, and what the lens did not see is ignored as well.
+        x, y = bent(self.X, self.Y)
+        outside = (x < 0) | (x >= 60) | (y < 0) | (y >= 40)
+        looked_up = ignore[0].numpy()[y.clip(0, 39).astype(int), x.clip(0, 59).astype(int)]
+        wanted = outside | looked_up if with_masks else outside
+        assert (short.known.ignore[0].numpy() != wanted).mean() < 0.002  # rounding, on the line between two pixels
+        assert torch.equal(torch.stack(list(long.images([1, 2]))), short.images[1:])
+        assert torch.equal(torch.stack(list(long.ignore([1, 2]))), short.known.ignore[1:])
+        # One frame alone, by its own lens.
+        alone = replace(clip.frames([2]), known=known.frames([2]))
+        assert torch.equal(undistorted(alone, lenses[2:]).images[0], short.images[2])
+
+    def test_a_frame_of_unknown_lens_is_refused(self, clip: Clip) -> None:
+        intrinsics = TestIntrinsics.ONE.repeat(3, 1, 1)
+        intrinsics[1] = torch.nan
+        clip = replace(clip, known=replace(Known.nothing(3), intrinsics=intrinsics))
+        for bare in (clip, replace(clip, known=None)):
+            with pytest.raises(ValueError, match="not known for every frame"):
+                undistorted(bare, torch.zeros(3, 5))
+            with pytest.raises(ValueError, match="not known for every frame"):
+                undistorted_long(as_long_clip(bare), torch.zeros(3, 5))
 
     @pytest.mark.parametrize(
         ("files", "complaint"),

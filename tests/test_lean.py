@@ -1,5 +1,6 @@
 """Lean inference: narrow weights answer the same, thinned attention keeps what it must, memory is known beforehand."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -8,11 +9,12 @@ from networks import random_images, tiny_config
 from torch import Tensor
 
 from recon4d.aggregator import kept_tokens
-from recon4d.attention import NormalisedRotary, apply_rotary
+from recon4d.attention import Block, CrossBlock, NormalisedRotary, apply_rotary
 from recon4d.model import Model, is_narrow, narrow_weights, plan_memory
+from recon4d.model.lean import MATRICES, compile_blocks
 from recon4d.reconstruction import ReconstructConfig, reconstruct
 from recon4d.records import Clip
-from recon4d.zoo import HeadKind
+from recon4d.zoo import HeadKind, empty_model, model_config
 
 
 @pytest.fixture
@@ -49,6 +51,43 @@ class TestNarrowWeights:
         clip = Clip((255 * random_images(1, 2)[0]).to(torch.uint8), torch.arange(2.0))
         with pytest.raises(ValueError, match=r"has bfloat16 weights .* and cannot run in float32"):
             reconstruct(narrow_weights(model), clip, ReconstructConfig(precision="float32"))
+
+    @pytest.mark.parametrize(
+        ("name", "heads", "backbone"),
+        [
+            ("recon4d_dinov2_small", "linear", "backbone.vit."),
+            ("recon4d_dinov2_small", "dpt", "backbone.vit."),
+            ("recon4d_tiny", "linear", "backbone.blocks."),
+            ("vggt_omega_1b", "dpt", "backbone.blocks."),
+        ],
+    )
+    def test_all_matrices_of_the_trunk_are_narrow(self, name: str, heads: HeadKind, backbone: str) -> None:
+        """Of a DINO backbone by timm everything that is a matrix, of others the blocks; pyramids too, and no norm."""
+        model = narrow_weights(empty_model(model_config(name, heads)))
+        matrices = {name for name, module in model.named_modules() if isinstance(module, MATRICES)}
+        narrow = {name for name in matrices if model.get_parameter(f"{name}.weight").dtype == torch.bfloat16}
+        trunk = {name for name in matrices if name.startswith(backbone)}
+        trunk |= {name for name in matrices if re.match(r"aggregator\.(frame|global)_blocks\.", name)}
+        trunk |= {name for name in matrices if ".pyramid." in name}
+        assert narrow == trunk
+        assert all(any(name.startswith(part) for name in narrow) for part in (backbone, "aggregator."))
+        assert any("resize" in name for name in narrow) == (heads == "dpt")
+        others = {name for name, value in model.named_parameters() if value.dtype == torch.bfloat16}
+        assert {name.rsplit(".", 1)[0] for name in others} == narrow
+
+
+class TestCompiledBlocks:
+    def test_every_block_compiles_itself_and_nothing_else(self, model: Model) -> None:
+        import torch._dynamo.config as dynamo
+
+        with dynamo.patch(recompile_limit=8):
+            compile_blocks(model)
+            assert dynamo.recompile_limit > 8
+        blocks = {name for name, module in model.named_modules() if isinstance(module, Block | CrossBlock)}
+        compiled = {name for name, module in model.named_modules() if module._compiled_call_impl is not None}
+        assert compiled == blocks
+        kinds = {type(model.get_submodule(name)) for name in blocks}
+        assert kinds == {Block, CrossBlock}
 
 
 class TestThinnedKeys:
@@ -108,6 +147,22 @@ class TestMemoryPlan:
         answers = 2 * 7 * 4 * 64 * 64  # depth, points, moving and two confidences of two frames
         assert small.peak - small.weights > answers
         assert 3 < (large.peak - large.weights) / (small.peak - small.weights) < 6
+
+    def test_longer_clips_follow_the_line_through_one_and_two_chunks(self, model: Model) -> None:
+        one, two, seven = (plan_memory(model, frames, (32, 48), 1, 2).peak for frames in (2, 4, 14))
+        assert two > one
+        assert seven == two + 5 * (two - one)
+
+    def test_what_is_asked_for_is_paid_for(self, model: Model) -> None:
+        dpt = Model(replace(tiny_config("dpt"), motion=None, matching=None))
+        assert plan_memory(dpt, 2, (64, 96), 0, 2).peak > plan_memory(dpt, 2, (64, 96), 0, 1).peak
+        plain = plan_memory(model, 2, (32, 48), 0, 2).peak
+        assert plan_memory(model, 2, (32, 48), 1, 2).peak > plain
+        wide = plan_memory(model, 2, (32, 48), 0, 2, bfloat16=True)
+        assert wide.peak > plain  # autocast keeps narrow copies beside wide weights
+        narrow = plan_memory(narrow_weights(model), 2, (32, 48), 0, 2, bfloat16=True)
+        assert narrow.weights < 0.8 * wide.weights
+        assert narrow.peak < wide.peak
 
     def test_in_words(self, model: Model) -> None:
         assert str(plan_memory(model, 1, (32, 32))).endswith("of which weights 0.0")

@@ -82,6 +82,27 @@ def test_the_old_folder_comes_back_if_the_new_one_cannot_take_its_place(tmp_path
     assert (target / "scene.npz").read_text() == "old"
 
 
+def test_what_was_replaced_and_cannot_be_deleted_is_named(tmp_path, monkeypatch):
+    target = tmp_path / "out"
+    target.mkdir()
+    fill(target, "old")
+    monkeypatch.setattr(folder.shutil, "rmtree", lambda path, ignore_errors: None)
+    said = r"replaced could not be deleted and is now .*\.out\.old-"
+    with pytest.warns(UserWarning, match=said) as warned, atomic_folder(target, overwrite=True) as partial:
+        fill(partial)
+    assert (target / "scene.npz").read_text() == "new"
+    (left,) = names_in(tmp_path) - {"out"}
+    assert left in str(warned[0].message)
+    assert (tmp_path / left / "scene.npz").read_text() == "old"
+
+
+def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with atomic_folder("~/out", overwrite=False) as partial:
+        fill(partial)
+    assert names_in(tmp_path / "out") == {"scene.npz"}
+
+
 def fill_while_another_does(target: Path) -> None:
     with atomic_folder(target, overwrite=False) as partial:
         fill(partial)
@@ -106,6 +127,7 @@ def test_what_is_not_ours_is_refused_before_anything_is_computed(tmp_path):
     (tmp_path / "mixed").mkdir()
     fill(tmp_path / "mixed")
     (tmp_path / "mixed" / "notes.txt").write_text("of the user")
+    (tmp_path / "odd" / "scene.npz").mkdir(parents=True)
     for name, overwrite, reason in (
         ("file", True, "is a file"),
         ("file/out", False, "would lie in .*file, which is a file"),
@@ -113,14 +135,16 @@ def test_what_is_not_ours_is_refused_before_anything_is_computed(tmp_path):
         ("photos", True, "holds no scene.npz: recon4d did not write it"),
         ("ours", False, "is not empty; choose another"),
         ("mixed", True, "also holds notes.txt, which would be lost"),
+        ("odd", True, "holds no scene.npz: recon4d did not write it"),
         ("n" * 250, False, "cannot make the output folder: File name too long"),
+        ("n" * 300, False, "cannot make the output folder: File name too long"),
     ):
         with pytest.raises(OSError, match=reason) as refusal:
             check_output_folder(tmp_path / name, overwrite)
         assert "\n" not in str(refusal.value)
         with pytest.raises(OSError, match=reason), atomic_folder(tmp_path / name, overwrite):
             pytest.fail("a refused folder was opened")
-    assert names_in(tmp_path) == {"file", "photos", "ours", "mixed"}
+    assert names_in(tmp_path) == {"file", "photos", "ours", "mixed", "odd"}
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
@@ -149,7 +173,11 @@ def test_each_command_replaces_its_own_folders_only(tmp_path):
     for marker, check_ours in checks.items():
         target = tmp_path / marker.split(".")[0]
         target.mkdir()
-        (target / marker).write_text("old")
+        beside = ["scene.npz", "depth.mp4", "cameras.png", "points.ply"]
+        beside += ["model.safetensors"] if check_ours is check_adaptation else []
+        for name in (marker, *beside):
+            (target / name).write_text("old")
+        (target / "frames").mkdir()
         with atomic_folder(target, True, check_ours) as partial:
             (partial / marker).write_text("new")
         assert (target / marker).read_text() == "new"

@@ -16,8 +16,9 @@ import pytest
 import torch
 from training_run import config
 
+import recon4d
 from recon4d.cli import main
-from recon4d.train import loop
+from recon4d.train import loop, run_folder
 from recon4d.train.batches import Batches, Share
 from recon4d.train.checkpoints import DamagedCheckpointError, checkpoints, keep_last_and_best, latest_whole
 from recon4d.train.config import DataConfig, DataSet, OptimiserConfig, Shape, TrainConfig
@@ -293,12 +294,49 @@ def test_a_run_says_what_it_is_before_it_begins(tmp_path: Path) -> None:
     begin_run(tmp_path / "run", config())
     assert read_config(tmp_path / "run") == config()
     about = json.loads((tmp_path / "run" / "about.json").read_text())
-    assert about["torch"] == torch.__version__
+    assert (about["torch"], about["recon4d"]) == (torch.__version__, recon4d.__version__)
     assert set(about) == {"recon4d", "torch", "python", "device", "commit"}
     with pytest.raises(FileExistsError, match="--resume"):
         begin_run(tmp_path / "run", config())
     with pytest.raises(FileNotFoundError, match=r"is no training: it has no config\.json"):
         read_config(tmp_path)
+
+
+def test_a_run_begins_in_a_folder_that_is_new_or_empty(tmp_path: Path) -> None:
+    begin_run(tmp_path / "deep" / "run", config())
+    (tmp_path / "empty").mkdir()
+    begin_run(tmp_path / "empty", config())
+    assert read_config(tmp_path / "deep" / "run") == read_config(tmp_path / "empty")
+
+
+def test_a_run_knows_its_commit_and_whether_the_source_was_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "source" / "run_folder.py"
+    source.parent.mkdir()
+    source.write_text("1")
+    monkeypatch.setattr(run_folder, "__file__", str(source))
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
+
+    def git(*arguments: str) -> str:
+        who = ["-c", "user.name=somebody", "-c", "user.email=some@body", "-c", "commit.gpgsign=false"]
+        done = subprocess.run(["git", *who, *arguments], cwd=source.parent, check=True, capture_output=True, text=True)
+        return done.stdout.strip()
+
+    def commit_of(run: str) -> str:
+        begin_run(tmp_path / run, config())
+        return json.loads((tmp_path / run / "about.json").read_text())["commit"]
+
+    assert commit_of("outside") == ""
+    git("init")
+    git("add", ".")
+    git("commit", "-m", "one")
+    (source.parent / "note.txt").write_text("in no commit, and no part of the source")
+    assert commit_of("clean") == git("rev-parse", "HEAD")
+    source.write_text("2")
+    assert commit_of("changed") == git("rev-parse", "HEAD") + "+"
+    monkeypatch.setenv("PATH", "")
+    assert commit_of("without git") == ""
 
 
 def test_training_from_the_command_line_and_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

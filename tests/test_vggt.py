@@ -102,6 +102,15 @@ class TestParity:
         assert relative_error(visibility[0], golden["vis"]) < 0.2
         assert relative_error(confidence[0], golden["conf"]) < 0.2
 
+    def test_every_name_of_omega_has_its_place(self) -> None:
+        """Shapes only, without storage: what each name holds is told by the slow test below."""
+        shapes = read_shapes("vggt_omega_1b")
+        nothing = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+        assert from_vggt_omega(nothing).config == model_config("vggt_omega_1b")
+        for name in ("camera_head.trunk_norm.weight", "aggregator.patch_embed.rope_embed.periods"):
+            with pytest.raises(ValueError, match=f"does not fit VGGT-Omega: it lacks {name}$"):
+                from_vggt_omega({other: value for other, value in nothing.items() if other != name})
+
     @pytest.mark.slow
     def test_all_parameters_of_omega(self) -> None:
         golden = read_golden("vggt_omega_1b")
@@ -233,7 +242,7 @@ class TestFiles:
         state_dict = shrunk_state_dict()
         torch.save(state_dict, tmp_path / "mine.pt")
         torch.save({"model": state_dict, "epoch": 3}, tmp_path / "nested.pth")
-        save_file(state_dict, tmp_path / "mine.safetensors")
+        save_file(state_dict, tmp_path / "mine.safetensors", {"format": "pt"})  # as the Hugging Face libraries write it
         models = [load_model(tmp_path / name) for name in ("mine.pt", "nested.pth", "mine.safetensors")]
         assert [model.name for model in models] == ["mine", "nested", "mine"]
         states = [model.state_dict() for model in models]

@@ -129,6 +129,7 @@ class TestCheckpoints:
         with torch.no_grad():
             assert_scenes_close(loaded(images), tiny(images), tolerance=0)
         assert all(parameter.requires_grad for parameter in loaded.parameters())
+        assert not loaded.training
         assert [path.name for path in tmp_path.iterdir()] == ["tiny.safetensors"]
 
     @pytest.mark.parametrize(("storage", "step"), [("bfloat16", 2**-8), ("int8", 1 / 254)])
@@ -167,6 +168,12 @@ class TestCheckpoints:
         save_file({"weight": torch.zeros(3)}, foreign)
         with pytest.raises(ValueError, match="is no checkpoint of recon4d, VGGT or VGGT-Omega: it holds weight"):
             load_model(foreign)
+        save_file({"weight": torch.zeros(3)}, foreign, {"format": "pt"})  # as the Hugging Face libraries write it
+        with pytest.raises(ValueError, match="is no checkpoint of recon4d, VGGT or VGGT-Omega: it holds weight"):
+            load_model(foreign)
+        save_file(load_file(whole), foreign, {**_metadata(whole), "format": "recon4d-checkpoint-2"})
+        with pytest.raises(ValueError, match="its format is recon4d-checkpoint-2, wanted recon4d-checkpoint-1"):
+            load_model(foreign)
 
     def test_names_and_shapes_must_fit_the_configuration_inside(self, tiny: Model, tmp_path: Path) -> None:
         file = tmp_path / "tiny.safetensors"
@@ -179,6 +186,20 @@ class TestCheckpoints:
         save_file({**state, "matching.no_match": torch.zeros(2)}, file, metadata)
         with pytest.raises(ValueError, match=r"has matching.no_match of shape \(2,\), wanted \(\)"):
             load_model(file)
+        # The first three in order, and how many more.
+        more = {f"surplus.{number}": torch.zeros(1) for number in range(9)}
+        save_file({**state, **more}, file, metadata)
+        with pytest.raises(ValueError, match=r"has unknown surplus.0, surplus.1, surplus.2 and 6 more$"):
+            load_model(file)
+        first, second, third, *others = sorted(state)
+        save_file({name: state[name] for name in others[3:]}, file, metadata)
+        with pytest.raises(ValueError, match=f"lacks {first}, {second}, {third} and 3 more$"):
+            load_model(file)
+        cut = {name: value[:1] if value.ndim and len(value) > 1 else value for name, value in state.items()}
+        save_file({name: value.contiguous() for name, value in cut.items()}, file, metadata)
+        with pytest.raises(ValueError, match=r"wanted .*") as refusal:
+            load_model(file)
+        assert str(refusal.value).count("wanted") == 3
 
     def test_a_configuration_of_another_version_is_named(self, tiny: Model, tmp_path: Path) -> None:
         file = tmp_path / "tiny.safetensors"

@@ -53,7 +53,7 @@ def tracked_points(
         scene.cameras.cam_from_world.expand(*tracks.points.shape[:2], 4, 4).double(), tracks.points.double()
     )
     inside = (pixels >= 0).all(dim=-1) & (pixels < pixels.new_tensor([width, height])).all(dim=-1)
-    seen = (tracks.visible > VISIBLE) & (tracks.confidence > 0) & inside & (in_camera[..., 2] > 0)
+    seen = (tracks.visible > VISIBLE) & (tracks.confidence > 0) & inside
     places = torch.where(seen[..., None], tracks.points.double(), torch.nan).nanmedian(dim=1).values
     off = (tracks.points.double() - places[:, None]).norm(dim=-1)
     seen &= off <= AGREEMENT * in_camera[..., 2]

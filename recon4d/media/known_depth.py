@@ -29,7 +29,7 @@ def read_known_depth(path: Path, clip: Clip) -> Float[Tensor, "time height width
     try:
         with np.load(path, allow_pickle=False) as arrays:
             stored = {name: arrays[name] for name in ("depths", "pixels", "frames") if name in arrays}
-    except (*_DAMAGE, AttributeError, TypeError) as error:
+    except (*_DAMAGE, TypeError) as error:
         raise ValueError(f"depth {path}: it is no npz file, or damaged; wanted {LAYOUTS}") from error
     depths = _listed(path, stored, clip) if {"pixels", "frames"} & stored.keys() else _mapped(path, stored, clip)
     depths = torch.where(depths.isfinite() & (depths > 0), depths, torch.nan)
@@ -63,7 +63,7 @@ def _listed(path: Path, stored: Mapping[str, np.ndarray], clip: Clip) -> Float[T
             f"frames 0 to {clip.num_frames - 1} and pixels within {width} x {height}"
         )
     values = stored["depths"].astype(np.float64)
-    usable = np.isfinite(values) & (values > 0)
+    usable = values > 0
     column, row = np.floor(pixels[usable]).astype(np.int64).T
     depths = np.full((clip.num_frames, height, width), np.inf)
     np.minimum.at(depths, (frames[usable].astype(np.int64), row, column), values[usable])

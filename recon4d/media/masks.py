@@ -56,7 +56,5 @@ def _read_mask(path: Path, size: tuple[int, int]) -> Bool[Tensor, "height width"
     if values.ndim == 3:
         colours = values.shape[2] - (values.shape[2] in (2, 4))  # transparency is no colour
         values = values[..., :colours].max(axis=-1)
-    if values.dtype == np.bool_:
-        return torch.from_numpy(values)
     white = np.iinfo(values.dtype).max if np.issubdtype(values.dtype, np.integer) else 1.0
     return torch.from_numpy(values > white / 2)

@@ -107,8 +107,6 @@ def _undistorted_depths(known: Known, distortion: Tensor) -> Float[Tensor, "time
     for depths, into, intrinsics, lens in zip(known.depths, moved, known.intrinsics, distortion, strict=True):
         is_known = depths.isfinite()
         pixels = pixel_grid(height, width, dtype=torch.float64)[is_known][None]
-        if not pixels.numel():
-            continue
         parameters = intrinsics[None].to(pixels), lens[None].to(pixels)
         straight = undistort_points(pixels, *parameters, num_iters=ITERATIONS)[0]
         # The fixed point does not converge in the corners of strong lenses: only what is distorted back counts.

@@ -42,7 +42,7 @@ class Checkpoint:
         """Whether every file is there, byte for byte."""
         try:
             sums = json.loads((self.folder / _COMPLETE).read_text())["sums"]
-            return all(_checksum(self.folder / name) == wanted for name, wanted in sums.items())
+            return all(_checksum(self.folder / name) == sums[name] for name in (_MODEL, _STATE))
         except (OSError, ValueError, KeyError, TypeError):
             return False
 

@@ -3,8 +3,10 @@
 import json
 import os
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
@@ -13,10 +15,14 @@ from recon4d.configs import config_from_json, config_to_json
 from recon4d.model import Model, ModelConfig
 from recon4d.records import Calibration
 
+if TYPE_CHECKING:
+    from safetensors import safe_open
+
 Storage = Literal["float32", "bfloat16", "int8"]
 """How weights lie on disk; they are float32 again once loaded. int8 has one float32 scale for each row."""
 
-FORMAT = "recon4d-checkpoint-1"
+FORMAT_FAMILY = "recon4d-checkpoint-"
+FORMAT = f"{FORMAT_FAMILY}1"
 SCALE_SUFFIX = ".int8_scale"
 SHOWN_NAMES = 3
 
@@ -50,7 +56,11 @@ def save_model(model: Model, path: str | Path, storage: Storage = "float32") -> 
 
 def is_checkpoint(path: Path) -> bool:
     """Whether a file says of itself that this package wrote it."""
-    return path.suffix == ".safetensors" and path.is_file() and "format" in _read(path)[0]
+    if path.suffix != ".safetensors":
+        return False
+    with _opened(path) as file:
+        # Others write a format too: files of the Hugging Face libraries say "pt".
+        return (file.metadata() or {}).get("format", "").startswith(FORMAT_FAMILY)
 
 
 def load_checkpoint(path: str | Path) -> Model:
@@ -60,7 +70,9 @@ def load_checkpoint(path: str | Path) -> Model:
     names or shapes that its own configuration does not.
     """
     path = Path(path)
-    metadata, tensors = _read(path)
+    with _opened(path) as file:
+        metadata = file.metadata() or {}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     if metadata.get("format") != FORMAT:
         found = metadata.get("format", "none")
         raise ValueError(f"{path} is not a recon4d checkpoint: its format is {found}, wanted {FORMAT}")
@@ -88,14 +100,16 @@ def empty_model(config: ModelConfig) -> Model:
         return Model(config)
 
 
-def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+@contextmanager
+def _opened(path: Path) -> "Iterator[safe_open]":
+    """A safetensors file whose tensors are read when they are asked for."""
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
         raise FileNotFoundError(f"checkpoint {path} does not exist")
     try:
         with safe_open(path, framework="pt") as file:
-            return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            yield file
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged or not a safetensors file: {error}") from error
 

@@ -96,8 +96,8 @@ def _download(name: str, source: PublishedSource) -> Path:
         page = f"https://huggingface.co/{source.repository}"
         raise ValueError(f"{name} is gated: ask for access at {page}, then `hf auth login`, {by_hand}") from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"{name} cannot be had from {source.repository} ({reason}): try again, {by_hand}") from error
+        problem = f"{name} cannot be had from {source.repository} ({_first_line(error)})"
+        raise ValueError(f"{problem}: try again, {by_hand}") from error
 
 
 def _read_tensors(path: Path) -> Mapping[str, Tensor]:
@@ -113,9 +113,13 @@ def _read_tensors(path: Path) -> Mapping[str, Tensor]:
             return load_file(path)
         read = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # whatever the pickle or the archive holds
-        first_line = str(error).strip().splitlines()[0]
-        raise ValueError(f"{path} cannot be read as weights: {first_line}") from error
+        raise ValueError(f"{path} cannot be read as weights: {_first_line(error)}") from error
     read = read.get("model", read) if isinstance(read, dict) else read
     if not isinstance(read, dict) or not all(isinstance(value, Tensor) for value in read.values()):
         raise ValueError(f"{path} holds {type(read).__name__}, wanted a state dict of tensors by name")
     return read
+
+
+def _first_line(error: Exception) -> str:
+    """What an error says, in one line; what it is called where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
