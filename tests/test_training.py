@@ -5,6 +5,7 @@ import math
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -34,12 +35,19 @@ SCRIPT = Path(__file__).parent / "training_run.py"
 
 def run_script(folder: Path, *options: str, processes: int = 1) -> int:
     """The exit code of the small training, in processes of its own."""
-    launcher = []
+    common = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, str(SCRIPT), str(folder), *options]
     if processes > 1:
-        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, *launcher, str(SCRIPT), str(folder), *options]
-    return subprocess.run(command, env=environment, capture_output=True, check=False).returncode
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            common |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(free.getsockname()[1])}
+    # What torchrun sets; without it, since a launcher has to import torch too.
+    ranks = [{"RANK": str(r), "LOCAL_RANK": str(r), "WORLD_SIZE": str(processes)} for r in range(processes)]
+    started = [
+        subprocess.Popen(command, env=common | (rank if processes > 1 else {}), stderr=subprocess.DEVNULL)
+        for rank in ranks
+    ]
+    return max(abs(process.wait(timeout=300)) for process in started)
 
 
 def final_state(folder: Path) -> dict:
