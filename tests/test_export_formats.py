@@ -335,6 +335,16 @@ class TestDepth:
         assert values_per_unit(near, 10.0) == 10_000
         assert values_per_unit(near, 100.0) == 65535 / 4
 
+    def test_opencv_reads_sixteen_bits(self, tmp_path, results):
+        """Where OpenCV is installed, which is no dependency of ours."""
+        cv2 = pytest.importorskip("cv2")
+        folder = written(tmp_path, results, "depth-png")
+        sidecar = json.loads((folder / "depth.json").read_text())
+        for name, depths in zip(sidecar["files"], results.scene.depths.numpy(), strict=True):
+            values = cv2.imread(str(folder / name), cv2.IMREAD_UNCHANGED)
+            assert values.dtype == np.uint16
+            np.testing.assert_allclose(values * sidecar["units_per_value"], depths, atol=sidecar["units_per_value"])
+
     def test_exr_holds_the_depths_bit_for_bit(self, tmp_path, results):
         folder = written(tmp_path, results, "depth-exr")
         assert json.loads((folder / "depth.json").read_text())["units_per_value"] == 1
