@@ -2,9 +2,11 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -126,3 +128,21 @@ def run(oracle: Oracle, world: World, folder: Path, window: int = 8, overlap: in
 
 def files_of(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@contextmanager
+def stopped_at(where: object, step: str, wait: int) -> Iterator[None]:
+    """The run inside is stopped, as by Ctrl-C, when it calls `step` of `where` for the time after `wait` others."""
+    calls: list[object] = []
+    original = getattr(where, step)
+
+    def stopped(*arguments: object) -> object:
+        calls.append(arguments)
+        if len(calls) > wait:
+            raise KeyboardInterrupt
+        return original(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(where, step, stopped)
+        with pytest.raises(KeyboardInterrupt):
+            yield

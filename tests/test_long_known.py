@@ -20,6 +20,7 @@ from long_worlds import (
     expected,
     files_of,
     make_world,
+    stopped_at,
 )
 from torch import Tensor
 
@@ -281,25 +282,13 @@ def test_a_zoom_is_warned_of_and_a_known_lens_is_left_alone(world: World, tmp_pa
 
 
 @pytest.mark.parametrize(("step", "wait"), [("save_picture", 9), ("_joint", 2), ("save_frame", 7)])
-def test_a_run_that_stopped_ends_bit_for_bit_the_same(
-    world: World, tmp_path: Path, step: str, wait: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_that_stopped_ends_bit_for_bit_the_same(world: World, tmp_path: Path, step: str, wait: int) -> None:
     def go(folder: Path) -> None:
         reconstruct_windows(Oracle(world.scene, own_lens), with_cameras(world), folder, INFO, WindowConfig(8, 3))
 
     go(tmp_path / "whole")
-    calls, original = [], getattr(running, step)
-
-    def killed(*arguments: object) -> object:
-        calls.append(arguments)
-        if len(calls) > wait:
-            raise KeyboardInterrupt
-        return original(*arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(running, step, killed)
-        with pytest.raises(KeyboardInterrupt):
-            go(tmp_path / "stopped")
+    with stopped_at(running, step, wait):
+        go(tmp_path / "stopped")
     go(tmp_path / "stopped")
     assert files_of(tmp_path / "stopped") == files_of(tmp_path / "whole")
 

@@ -18,6 +18,7 @@ from long_worlds import (
     files_of,
     make_world,
     run,
+    stopped_at,
 )
 from torch import Tensor
 
@@ -360,20 +361,9 @@ def test_a_run_that_stopped_ends_bit_for_bit_the_same(
     where: object,
     step: str,
     wait: int,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    calls, original = [], getattr(where, step)
-
-    def killed(*arguments: object) -> object:
-        calls.append(arguments)
-        if len(calls) > wait:
-            raise KeyboardInterrupt
-        return original(*arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(where, step, killed)
-        with pytest.raises(KeyboardInterrupt):
-            run(TrackingOracle(small_world.scene), small_world, tmp_path / "stopped", tracks=1)
+    with stopped_at(where, step, wait):
+        run(TrackingOracle(small_world.scene), small_world, tmp_path / "stopped", tracks=1)
     # Word is left for one window, or two: a row for each query, and no tracks.
     left = list((tmp_path / "stopped" / "windows").glob("*.chains.npz"))
     assert len(left) <= 2

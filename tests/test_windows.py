@@ -23,6 +23,7 @@ from long_worlds import (
     files_of,
     make_world,
     run,
+    stopped_at,
 )
 from torch import Tensor
 
@@ -202,23 +203,11 @@ def test_a_failing_window_keeps_the_others_and_the_run_goes_on(world: World, tmp
 
 
 @pytest.mark.parametrize("step", ["save_frame", "save_index", "_place"])
-def test_a_run_stopped_while_it_writes_goes_on(
-    world: World, tmp_path: Path, step: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_stopped_while_it_writes_goes_on(world: World, tmp_path: Path, step: str) -> None:
     run(Oracle(world.scene), world, tmp_path / "whole")
-    calls, wait = [], 11 if step == "save_frame" else 0
-    original = getattr(running, step)
-
-    def killed(*arguments: object) -> object:
-        calls.append(arguments)
-        if len(calls) > wait:
-            raise KeyboardInterrupt
-        return original(*arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(running, step, killed)
-        with pytest.raises(KeyboardInterrupt):
-            run(Oracle(world.scene), world, tmp_path / "stopped")
+    wait = 11 if step == "save_frame" else 0
+    with stopped_at(running, step, wait):
+        run(Oracle(world.scene), world, tmp_path / "stopped")
     with pytest.raises(FileNotFoundError, match="whose run has ended"):
         load_index(tmp_path / "stopped")
     if step == "save_frame":  # eleven frames are there, and the first window's answer has made room for them

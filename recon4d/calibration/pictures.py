@@ -1,6 +1,5 @@
 """The reliability of each field in one picture: expected against measured error, and how many pixels expect what."""
 
-import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,6 +8,7 @@ import numpy as np
 from recon4d.calibration.evidence import FIELDS, Evidence, SceneEvidence
 from recon4d.calibration.fitting import loss_curve
 from recon4d.calibration.reliability import calibration_error, reliability
+from recon4d.files import whole_file
 from recon4d.records import Calibration, ErrorCurve
 
 if TYPE_CHECKING:
@@ -43,13 +43,8 @@ def write_reliability_picture(path: str | Path, calibration: Calibration, eviden
     for (field, curve, measured), (above, below) in zip(drawn, axes.T, strict=True):
         limits = _draw_diagonal(above, field, curve, measured)
         _draw_counts(below, curve, measured, limits)
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
+    with whole_file(Path(path)) as partial:
         figure.savefig(partial, format="png")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _draw_diagonal(axes: "Axes", field: str, curve: ErrorCurve, evidence: Evidence) -> tuple[float, float]:

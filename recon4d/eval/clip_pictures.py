@@ -1,6 +1,5 @@
 """One picture for a clip and a method: frames, true and predicted depth, where they differ, and the camera's path."""
 
-import secrets
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from recon4d.eval.depth_alignment import DepthAlignment, median_scale
 from recon4d.eval.pairing import paired
 from recon4d.eval.path_pictures import draw_paths
 from recon4d.eval.prediction import Prediction
+from recon4d.files import whole_file
 from recon4d.geometry import resize_map
 from recon4d.media import write_jpeg
 from recon4d.records import Scene
@@ -64,15 +64,11 @@ def write_clip_picture(path: Path, sample: Sample, prediction: Prediction) -> No
     scene, reason = _fitting(prediction, sample.scene)
     picture = _compose(sample, _columns(sample, scene), scene, reason)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
+    with whole_file(path) as partial:
         for quality in _QUALITIES:
             write_jpeg(partial, torch.from_numpy(picture).movedim(-1, 0), quality)
             if partial.stat().st_size <= MAX_BYTES:
                 break
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _fitting(prediction: Prediction, truth: Scene) -> tuple[Scene | None, str]:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import secrets
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from recon4d.eval.methods import Method, Request
 from recon4d.eval.prediction import Prediction, PredictionStore
 from recon4d.eval.protocol import ClipResult, score_prediction
 from recon4d.eval.score import Score
+from recon4d.files import whole_file
 
 if TYPE_CHECKING:
     from accelerate import PartialState
@@ -112,6 +112,5 @@ def _scores_file(out: Path, method: str, clip: str) -> Path:
 def _write_json(path: Path, value: object) -> None:
     """Whole or not at all; NaN and infinity as Python writes and reads them."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    partial.write_text(json.dumps(value, indent=1))
-    partial.replace(path)
+    with whole_file(path) as partial:
+        partial.write_text(json.dumps(value, indent=1))

@@ -124,3 +124,4 @@ def _show_square(axes: "Axes", points: Float[np.ndarray, "n 2"], width: float) -
     axes.set_xlim(middle[0] - width / 2, middle[0] + width / 2)
     axes.set_ylim(middle[1] - width / 2, middle[1] + width / 2)
     axes.set_aspect("equal", adjustable="box")
+    axes.locator_params(nbins=5)  # of small numbers more would not fit beside each other

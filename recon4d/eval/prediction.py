@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import secrets
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,6 +12,7 @@ from torch import Tensor
 from recon4d import __version__
 from recon4d.eval.pairing import is_placed
 from recon4d.export import SceneInfo, load_scene, save_scene
+from recon4d.files import whole_file
 from recon4d.records import Scene
 
 Status = Literal["ok", "partial", "failed", "timed out"]
@@ -83,9 +83,8 @@ class PredictionStore:
             save_scene(folder / "scene.npz", prediction.scene, times, info, compressed=True)
         seconds = prediction.seconds if prediction.seconds == prediction.seconds else None
         note = _Note(key, prediction.status, seconds, prediction.reason)
-        partial = folder / f".{_NOTE_NAME}.{secrets.token_hex(4)}"
-        partial.write_text(json.dumps(dataclasses.asdict(note), indent=1))
-        partial.replace(folder / _NOTE_NAME)
+        with whole_file(folder / _NOTE_NAME) as partial:
+            partial.write_text(json.dumps(dataclasses.asdict(note), indent=1))
 
     def _folder(self, method: str, clip: str) -> Path:
         return self.root / method / clip

@@ -4,7 +4,6 @@ import csv
 import io
 import json
 import math
-import secrets
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +14,7 @@ from recon4d.eval.headline import HEADLINE, find_summary, left_out_lines, method
 from recon4d.eval.protocol import METRICS, SECONDS, ClipResult
 from recon4d.eval.report_page import Stamp, page
 from recon4d.eval.summary import Summary, summarise
+from recon4d.files import whole_file
 
 
 def write_report(out: Path, evaluation: Evaluation, settings: tuple[tuple[str, str], ...]) -> None:
@@ -160,10 +160,6 @@ def _csv(rows: Sequence[Sequence[object]]) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
+    with whole_file(path) as partial:
         # File names that are no text come as lone surrogates, which UTF-8 does not have.
         partial.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

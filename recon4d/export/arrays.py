@@ -1,24 +1,20 @@
 """Named arrays in one npz file that is whole or not there, and comes back bit for bit."""
 
 import os
-import secrets
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
+from recon4d.files import whole_file
+
 
 def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write `arrays` to `path` by way of a temporary file beside it. Raises ``OSError`` where it cannot be written."""
-    partial = path.with_name(f".{path.name}.partial-{secrets.token_hex(4)}")
-    try:
-        with partial.open("xb") as file:
-            np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
-            file.flush()
-            os.fsync(file.fileno())  # a rename may reach the disk before what is renamed
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole_file(path) as partial, partial.open("xb") as file:
+        np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
+        file.flush()
+        os.fsync(file.fileno())  # a rename may reach the disk before what is renamed
 
 
 def load_arrays(path: Path) -> dict[str, np.ndarray]:

@@ -23,7 +23,6 @@ info                 ()            a JSON string: the fields of `SceneInfo`
 ===================  ============  ====================================================================================
 """
 
-import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,6 +34,7 @@ from torch import Tensor
 
 from recon4d.export.archive import SceneInfo, load_scene, save_scene
 from recon4d.export.arrays import load_arrays, save_arrays
+from recon4d.files import whole_file
 from recon4d.media import write_jpeg
 from recon4d.records import Cameras, Scene, Source, Tracks
 
@@ -83,13 +83,8 @@ def picture_file(folder: Path, number: int) -> Path:
 
 def save_picture(folder: Path, number: int, image: UInt8[Tensor, "3 height width"]) -> None:
     """Write the picture of frame `number` as JPEG, whole or not at all."""
-    file = picture_file(folder, number)
-    partial = file.with_name(f".{file.name}.partial-{secrets.token_hex(4)}")
-    try:
+    with whole_file(picture_file(folder, number)) as partial:
         write_jpeg(partial, image)
-        partial.replace(file)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def save_index(folder: Path, index: LongScene) -> None:
