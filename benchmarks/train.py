@@ -9,7 +9,7 @@ import tyro
 from torch.utils.flop_counter import FlopCounterMode
 
 from recon4d.train.batches import Batches, Share
-from recon4d.train.config import DataConfig, TrainConfig
+from recon4d.train.config import DataConfig, Precision, TrainConfig
 from recon4d.train.loop import make_trainable_model
 from recon4d.train.objective import Trainee, objective
 from recon4d.train.optimisers import make_optimisers
@@ -28,6 +28,7 @@ class Arguments:
     warm_up: int = 2
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
     compile: bool = False
+    precision: Precision = "auto"
 
 
 def seconds(device: torch.device, work: Callable[[int], object], arguments: Arguments) -> float:
@@ -49,14 +50,17 @@ def seconds(device: torch.device, work: Callable[[int], object], arguments: Argu
 
 def main(arguments: Arguments) -> None:
     device = torch.device(arguments.device)
-    config = TrainConfig(model=arguments.model, data=arguments.data, compile=arguments.compile)
+    config = TrainConfig(
+        model=arguments.model, data=arguments.data, compile=arguments.compile, precision=arguments.precision
+    )
+    is_narrow = arguments.precision == "bfloat16" or (arguments.precision == "auto" and device.type == "cuda")
     batches = Batches(config, Share(device=device))
     model = make_trainable_model(config).to(device)
-    trainee, optimisers = Trainee(model), make_optimisers(model, config.optimiser)
+    trainee, optimisers = Trainee(model), make_optimisers(model, config.optimiser, is_narrow)
 
     def step(batch) -> None:
         optimisers.zero_grad()
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        with torch.autocast(device.type, torch.bfloat16, enabled=is_narrow):
             totals, counts = trainee(batch)
         objective(totals, counts, config.losses)[0].backward()
         optimisers.step(1.0)

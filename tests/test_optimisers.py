@@ -129,6 +129,25 @@ def test_singular_values_come_out_near_one_whatever_the_size_of_the_gradient() -
         assert values.max() < 1.25
 
 
+def test_in_bfloat16_the_update_is_the_same_but_for_its_rounding() -> None:
+    batch = torch.stack([matrix(16, 64, seed) for seed in range(3)])
+    exact, narrow = orthogonalised(batch), orthogonalised(batch, bfloat16=True)
+    assert narrow.dtype == torch.float32
+    assert 1e-4 < (narrow - exact).abs().max() < 0.05
+    assert torch.cosine_similarity(narrow.flatten(1), exact.flatten(1)).min() > 0.995
+
+
+def test_muon_iterates_in_bfloat16_in_trainings_of_that_precision() -> None:
+    nets = [Net(), Net(), Net()]
+    for net, precision in zip(nets, (False, True, True), strict=True):
+        gradients_for(net)
+        make_optimisers(net, OptimiserConfig(), bfloat16=precision).step(1.0)
+    exact, narrow, again = (net.block.mlp.fc1.weight for net in nets)
+    assert torch.equal(narrow, again)
+    assert not torch.equal(narrow, exact)
+    assert torch.equal(nets[1].enter.weight, nets[0].enter.weight)
+
+
 def test_no_gradient_at_all_gives_no_update() -> None:
     assert (orthogonalised(torch.zeros(2, 4, 8)) == 0).all()
 

@@ -38,6 +38,14 @@ def batch() -> Batch:
     return found
 
 
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_worlds_are_loose_photos_as_often_as_asked(share: float) -> None:
+    """Loose photos have no times, and their truth goes with them."""
+    data = replace(WORLDS, batch_size=2, loose_share=share)
+    clip = Batches(TrainConfig(model="recon4d_tiny", data=data), Share()).worlds(5001, 0).sample.clip
+    assert clip.times.isnan().all() if share else clip.times.isfinite().all()
+
+
 # Optional terms
 
 

@@ -94,7 +94,7 @@ class Batches:
     def worlds(self, step: int, part: int) -> Batch:
         """The part's worlds, made and filmed on the device that trains."""
         shape = self.shape(step)
-        config = WorldConfig(num_frames=shape.num_frames, height=shape.height, width=shape.width)
+        config = WorldConfig(shape.num_frames, shape.height, shape.width, loose_share=self._config.loose_share)
         seeds = [sample_seed(self._seed, step, place) for place in self._places(shape, part)]
         count = 0 if self._pictures is None else len(self._pictures)
         ramp = step / max(1, self._config.ramp_share * self._steps)

@@ -170,6 +170,8 @@ class DataConfig:
     """Clips whose intrinsics, and for half of those cameras too, are given to the network."""
     other_anchor_share: float = 0.5
     """Clips whose tracks start at a random frame (any of them); the others start at the first."""
+    loose_share: float = 0.15
+    """Clips of worlds whose frames are shuffled photos without times, behind the first."""
     track_stride: int = 4
     """Tracks of worlds start at every so many pixels of every frame."""
     textures: str = ""

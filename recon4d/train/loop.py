@@ -74,7 +74,7 @@ class _Training:
         """The model without its numbers: what checkpoints are made of, whether or not it is sharded."""
         self.is_sharded = config.sharding == "full" and share.world_size > 1
         self.trainee = self._over_processes(Trainee(self.model, config.losses))
-        self.optimisers = make_optimisers(self.model, config.optimiser)
+        self.optimisers = make_optimisers(self.model, config.optimiser, config.precision == "bfloat16")
         self.average = WeightAverage(self.model, config.average)
         self.schedule = Schedule(min(config.warmup_steps, config.steps), config.steps, config.decay_share)
         self.step = 0

@@ -34,7 +34,8 @@ class Muon(torch.optim.Optimizer):
     2025), so that rates and decay mean the same in both. A group's ``parts`` says how many matrices are stacked in
     its parameters' rows (3 for queries, keys and values in one projection); each is made orthogonal by itself.
     Of sharded parameters momentum is kept in parts; the matrices that are made orthogonal are gathered, and every
-    process does them all. Raises ``ValueError`` for parameters that are not matrices or do not split evenly.
+    process does them all. ``bfloat16`` iterates in that type on processors too, where those that multiply in it do so
+    four times faster. Raises ``ValueError`` for parameters that are not matrices or do not split evenly.
     """
 
     found_inf: Tensor | None = None
@@ -47,12 +48,14 @@ class Muon(torch.optim.Optimizer):
         lr: float = 2e-3,
         momentum: float = 0.95,
         weight_decay: float = 0.05,
+        bfloat16: bool = False,
     ) -> None:
         if lr < 0 or weight_decay < 0 or not 0 <= momentum < 1:
             raise ValueError(
                 f"Muon was given a rate of {lr}, a momentum of {momentum} and a weight decay of {weight_decay};"
                 " wanted none below 0, and a momentum below 1"
             )
+        self.bfloat16 = bfloat16
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "parts": 1})
         for group in self.param_groups:
             for parameter in group["params"]:
@@ -74,7 +77,7 @@ class Muon(torch.optim.Optimizer):
             _Moved(group, [p for p in group["params"] if p.grad is not None], alive) for group in self.param_groups
         ]
         momenta = [matrix for part in moved for matrix in self._matrices(part)]
-        updates = iter(_orthogonal_updates(momenta))
+        updates = iter(_orthogonal_updates(momenta, self.bfloat16))
         for part in moved:
             if part.parameters:
                 part.apply([torch.cat([next(updates) for _ in range(part.parts)]) for _ in part.parameters])
@@ -128,31 +131,34 @@ class _Moved:
         torch._foreach_add_(weights, torch._foreach_mul(own, -rate))
 
 
-def orthogonalised(matrices: Float[Tensor, "batch rows columns"]) -> Float[Tensor, "batch rows columns"]:
+def orthogonalised(
+    matrices: Float[Tensor, "batch rows columns"], bfloat16: bool = False
+) -> Float[Tensor, "batch rows columns"]:
     """U V^T of each matrix U S V^T, roughly: singular values come out between about 0.7 and 1.2, zero stays zero.
 
-    Newton-Schulz iteration: bfloat16 on CUDA, whose error is small beside that range, and at least float32 elsewhere.
+    Newton-Schulz iteration: in bfloat16 on CUDA and where it is asked for, whose error is small beside that range, and
+    in at least float32 elsewhere.
     Its Gram matrices are rows x rows, so tall matrices are cheaper on their side.
     """
     a, b, c = QUINTIC
     # The Frobenius norm bounds the largest singular value, and the iteration needs it below 1.
     x = full_precision(matrices)
     x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=SMALLEST_NORM)
-    x = x.bfloat16() if x.is_cuda else x
+    x = x.bfloat16() if x.is_cuda or bfloat16 else x
     for _ in range(STEPS):
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x.to(matrices.dtype)
 
 
-def _orthogonal_updates(matrices: list[Tensor]) -> list[Tensor]:
+def _orthogonal_updates(matrices: list[Tensor], bfloat16: bool) -> list[Tensor]:
     """Each matrix made orthogonal and scaled, with one iteration for all that have the same shape."""
     by_shape: dict[tuple[Any, ...], list[int]] = {}
     for index, matrix in enumerate(matrices):
         by_shape.setdefault((matrix.device, matrix.dtype, *_wide(matrix).shape), []).append(index)
     updates = list(matrices)
     for indices in by_shape.values():
-        batch = orthogonalised(torch.stack([_wide(matrices[index]) for index in indices]))
+        batch = orthogonalised(torch.stack([_wide(matrices[index]) for index in indices]), bfloat16)
         batch = batch * (0.2 * math.sqrt(max(batch.shape[-2:])))
         for index, update in zip(indices, batch.unbind(0), strict=True):
             updates[index] = update.mT if _is_tall(matrices[index]) else update

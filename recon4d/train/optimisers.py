@@ -87,8 +87,10 @@ class Optimisers:
         return [group for optimiser in self.optimisers for group in optimiser.param_groups]
 
 
-def make_optimisers(model: nn.Module, config: OptimiserConfig) -> Optimisers:
+def make_optimisers(model: nn.Module, config: OptimiserConfig, bfloat16: bool = False) -> Optimisers:
     """The optimisers of every trainable parameter of `model`, where it is: freeze, adapt and move it before.
+
+    `bfloat16` is for trainings in that precision: Muon then iterates in it on a CPU too.
 
     Raises ``ValueError`` where a rule of rates matches nothing, or nothing is trainable.
     """
@@ -101,7 +103,7 @@ def make_optimisers(model: nn.Module, config: OptimiserConfig) -> Optimisers:
     optimisers: list[torch.optim.Optimizer] = []
     if for_muon:
         options = [_muon_options(group, config) for group in for_muon]
-        optimisers.append(Muon(options, lr=config.muon_rate, weight_decay=config.weight_decay))
+        optimisers.append(Muon(options, lr=config.muon_rate, weight_decay=config.weight_decay, bfloat16=bfloat16))
     if for_adamw:
         options = [_adamw_options(group, config, parts) for group in for_adamw]
         # Fused: one kernel for all parameters, which can leave a step out without asking the device.

@@ -182,15 +182,16 @@ def _tiny() -> ModelConfig:
 
 
 def _mini() -> ModelConfig:
-    """Between tiny and small, for experiments on a CPU."""
-    block = BlockConfig(width=192, heads=3, mlp_width=384)
+    """Between tiny and small: what a CPU can train in some hours."""
+    block = BlockConfig(width=256, heads=4, mlp_width=640)
+    head_block = replace(block, mlp_width=384)
     return ModelConfig(
-        backbone=ConvolutionalBackboneConfig(block, blocks=2, quarter_channels=32, eighth_channels=64),
-        aggregator=AggregatorConfig(block, pairs=3, taps=(0, 2), registers=2),
-        matching=MatchingConfig(channels=64),
-        camera=CameraHeadConfig(block, blocks=1),
-        dense=LinearHeadConfig(width=96, channels=32),
-        motion=MotionHeadConfig(block, blocks=1),
+        backbone=ConvolutionalBackboneConfig(block, blocks=3, quarter_channels=48, eighth_channels=96),
+        aggregator=AggregatorConfig(block, pairs=4, taps=(0, 3)),
+        matching=MatchingConfig(channels=96),
+        camera=CameraHeadConfig(head_block),
+        dense=LinearHeadConfig(width=160, channels=48),
+        motion=MotionHeadConfig(head_block),
         processing_size=256,
     )
 
@@ -263,7 +264,7 @@ _ZOO: dict[str, ZooEntry] = {
     entry.name: entry
     for entry in (
         ZooEntry("recon4d_tiny", "convolutional stem (for tests)", "-", _tiny),
-        ZooEntry("recon4d_mini", "convolutional stem and 2 blocks", "-", _mini),
+        ZooEntry("recon4d_mini", "convolutional stem and 3 blocks", "-", _mini),
         ZooEntry("recon4d_small", "convolutional stem and 4 blocks", "-", _small),
         *_dino_entries(),
         *_published_entries(),
