@@ -29,7 +29,7 @@ class Arguments:
     """That distance."""
     wanted: tuple[int, int, int, int]
     """x y x y: two pixels of the first frame whose distance you want."""
-    model: str = "recon4d_small"
+    model: str = "recon4d_mini"
     """A name of `recon4d models`."""
     num_frames: int = 16
 

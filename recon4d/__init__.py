@@ -2,7 +2,7 @@
 
 >>> import recon4d
 >>> clip = recon4d.read_clip("examples/dog.mp4", num_frames=8)
->>> model = recon4d.create_model("recon4d_small")
+>>> model = recon4d.create_model("recon4d_mini")
 >>> scene = recon4d.reconstruct(model, clip)
 >>> scene.cameras.world_from_cam.shape
 torch.Size([8, 4, 4])

@@ -36,7 +36,7 @@ from recon4d.calibration import (
 from recon4d.calibration.reliability import LEAST_ERROR, binned
 from recon4d.cli import main
 from recon4d.cli.info import distrust, explain_confidence
-from recon4d.datasets.worlds import WorldConfig, make_worlds, render_worlds
+from recon4d.datasets.worlds import Lattice, WorldConfig, make_worlds, render_worlds
 from recon4d.datasets.worlds.source import FAMILY
 from recon4d.datasets.worlds.worlds_v1 import SEED
 from recon4d.eval import Benchmark, MethodConfig, evaluate
@@ -213,7 +213,7 @@ class TestFit:
 @pytest.fixture(scope="module")
 def truth() -> Scene:
     config = WorldConfig(num_frames=3, height=32, width=48, candidates=1)
-    return render_worlds(make_worlds(config, 5, [1]), config, (0,), track_stride=4)[0].scene
+    return render_worlds(make_worlds(config, 5, [1]), config, (0,), tracked=Lattice(4))[0].scene
 
 
 def spoilt(truth: Scene) -> Scene:

@@ -71,6 +71,7 @@ def test_the_exact_scene_is_exact(tmp_path: Path) -> None:
         ("benchmarks.precision", ["--model", "recon4d_tiny", "--num-frames", "2"]),
         ("benchmarks.inference", ["--model", "recon4d_tiny", "--frames", "2", "--size", "64", "96", "--repeats", "1"]),
         ("benchmarks.adapt", ["--model", "recon4d_tiny", "--clips", "1", "--config.steps", "1"]),
+        ("benchmarks.inputs", ["--model", "recon4d_tiny", "--clips", "1"]),
         ("benchmarks.joining", ["--num-frames", "4", "--clips", "1", "--window", "3", "--overlap", "1"]),
         ("benchmarks.worlds", ["--frames", "2", "--height", "32", "--width", "32", "--batches", "1"]),
     ],
@@ -78,7 +79,9 @@ def test_the_exact_scene_is_exact(tmp_path: Path) -> None:
 def test_benchmarks_run(name: str, options: list[str]) -> None:
     command = [sys.executable, "-m", name, *options]
     printed = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout
-    assert re.search(r"2 +\d+\.\d|relative error \d|\d clips a second|plain +\d|mean +\d|pairs +\d", printed)
+    assert re.search(
+        r"2 +\d+\.\d|relative error \d|\d clips a second|plain +\d|mean +\d|pairs +\d|the clip +\d", printed
+    )
 
 
 def test_the_benchmark_of_windows_compares_ways(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:

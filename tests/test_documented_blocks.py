@@ -77,8 +77,8 @@ def in_a_folder(tmp_path: Path, files: Path, monkeypatch: pytest.MonkeyPatch) ->
     # The command line sets how warnings are shown.
     monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
 
-    def quick(name: str = "recon4d_small", **options) -> Model:
-        return create_model("recon4d_tiny" if name == "recon4d_small" else name, **options)
+    def quick(name: str = "recon4d_mini", **options) -> Model:
+        return create_model("recon4d_tiny" if name == "recon4d_mini" else name, **options)
 
     monkeypatch.setattr("recon4d.zoo.create_model", quick)
     return tmp_path

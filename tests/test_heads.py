@@ -8,6 +8,7 @@ from scenes import make_scene
 from torch import nn
 
 from recon4d.attention import BlockConfig
+from recon4d.geometry import invert
 from recon4d.heads import (
     DENSE_FIELDS,
     DENSE_HEADS,
@@ -47,6 +48,19 @@ class TestCameraEncoding:
         assert cameras.intrinsics.isfinite().all()
         assert (cameras.intrinsics[..., 0, 0] > 0).all()
         assert (cameras.intrinsics[..., 0, 0] < 1000).all()
+
+    def test_the_world_begins_at_the_first_camera_however_the_head_turns_it(self) -> None:
+        head = CameraHead(CameraHeadConfig(BlockConfig(16, 2, 32), blocks=1), tap_width=24)
+        with torch.no_grad():
+            head.out.weight.normal_(std=0.3)
+        encoding = head(torch.randn(2, 3, 5, 24), (12, 16))[-1]
+        free, found = (decode(encoding, (12, 16)).world_from_cam for decode in (decode_cameras, head.decode))
+        assert (free[:, 0] - torch.eye(4)).abs().max() > 0.1
+        torch.testing.assert_close(found[:, 0], torch.eye(4).expand(2, 4, 4))
+        for first, second in ((0, 1), (2, 1)):
+            torch.testing.assert_close(
+                invert(found[:, first]) @ found[:, second], invert(free[:, first]) @ free[:, second]
+            )
 
     @pytest.mark.parametrize("size", [(224, 224), (192, 336), (336, 192)])
     def test_the_head_starts_at_the_origin_with_square_pixels(self, size: tuple[int, int]) -> None:

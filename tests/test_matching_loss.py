@@ -10,7 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.testing import assert_close
 
 from recon4d import geometry as g
-from recon4d.datasets.worlds import WorldConfig, make_worlds, render_worlds
+from recon4d.datasets.worlds import Lattice, WorldConfig, make_worlds, render_worlds
 from recon4d.losses import TrueMatches, matching_terms, mean, true_matches
 from recon4d.matching import Matches, Matching, MatchingConfig, cell_centres
 from recon4d.records import Cameras, Scene, Tracks
@@ -480,7 +480,7 @@ def scenes() -> tuple[Scene, Scene]:
     """Two worlds with tracks of every pixel of frames 0 and 2, and of every fourth in x and y."""
     config = WorldConfig(num_frames=3, height=48, width=64, static_share=0.0, still_share=0.0)
     worlds = make_worlds(config, 7, (0, 1))
-    dense, thin = (render_worlds(worlds, config, anchors=(0, 2), track_stride=stride).scene for stride in (1, 4))
+    dense, thin = (render_worlds(worlds, config, anchors=(0, 2), tracked=Lattice(stride)).scene for stride in (1, 4))
     return dense, thin
 
 

@@ -46,6 +46,22 @@ def test_worlds_are_loose_photos_as_often_as_asked(share: float) -> None:
     assert clip.times.isnan().all() if share else clip.times.isfinite().all()
 
 
+def test_every_pixel_is_asked_for_its_track_in_some_step() -> None:
+    """A pixel shuffle has weights of its own for each place in a patch: those never asked for would stay random."""
+    data = replace(WORLDS, shapes=("1x32x32",), track_stride=DataConfig().track_stride)
+    batches = Batches(TrainConfig(model="recon4d_tiny", data=data), Share())
+    asked = torch.zeros(32, 32, dtype=torch.bool)
+    for step in range(40):
+        tracks = batches.worlds(step, 0).sample.scene.tracks
+        assert tracks is not None
+        column, row = tracks.pixels[0, 0].long().unbind(-1)
+        places = torch.zeros(16, 16, dtype=torch.bool)
+        places[row % 16, column % 16] = True
+        assert places.float().mean() > 0.3
+        asked[row, column] = True
+    assert asked.all()
+
+
 # Optional terms
 
 

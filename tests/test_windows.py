@@ -570,7 +570,7 @@ def test_the_python_block_of_the_page_on_long_clips_runs(tmp_path: Path, monkeyp
     (block,) = re.findall(r"```python\n(.*?)```", (root / "docs" / "long_clips.md").read_text(), re.DOTALL)
     # Sooner done with the tiny model, smaller pictures and half the frames.
     shortened = {
-        '"recon4d_small"': '"recon4d_tiny", weights=None',
+        '"recon4d_mini"': '"recon4d_tiny", weights=None',
         "anchors=()": "anchors=(), processing_size=32",
         "fps=10": "fps=5",
         "window=16, overlap=4": "window=8, overlap=2",

@@ -13,6 +13,7 @@ from recon4d.datasets import Sample, make_loader
 from recon4d.datasets.loader import sample_seed
 from recon4d.datasets.worlds import (
     Draws,
+    Lattice,
     RenderParts,
     World,
     WorldConfig,
@@ -91,7 +92,7 @@ class TestTruth:
 
     @pytest.mark.parametrize("stride", [2, 5])
     def test_thinned_tracks_are_those_of_their_pixels(self, worlds: World, sample: Sample, stride: int) -> None:
-        thinned = render_worlds(worlds, CONFIG, (0, 3), track_stride=stride).scene.tracks
+        thinned = render_worlds(worlds, CONFIG, (0, 3), tracked=Lattice(stride)).scene.tracks
         dense = sample.scene.tracks
         assert thinned is not None
         assert dense is not None
@@ -102,6 +103,11 @@ class TestTruth:
         for name in ("points", "visible", "confidence"):
             assert torch.equal(getattr(thinned, name), getattr(dense, name)[:, :, :, places])
         assert torch.equal(thinned.pixels, dense.pixels[:, :, places])
+
+    def test_a_lattice_may_start_at_any_pixel(self, worlds: World) -> None:
+        tracks = render_worlds(worlds, CONFIG, (0,), tracked=Lattice(4, (3, 1))).scene.tracks
+        assert tracks is not None
+        assert tracks.pixels[0, 0, :2].tolist() == [[1.5, 3.5], [5.5, 3.5]]
 
     def test_tracks_at_the_anchors_own_time_are_its_points(self, sample: Sample) -> None:
         tracks = sample.scene.tracks

@@ -36,7 +36,7 @@ class TestNames:
         dino = [f"recon4d_{family}_{size}" for family in ("dinov2", "dinov3") for size in sizes]
         published = ["vggt_1b", "vggt_1b_commercial", "vggt_omega_1b"]
         assert list_models() == ["recon4d_tiny", "recon4d_mini", "recon4d_small", *dino, *published]
-        assert DEFAULT_MODEL == "recon4d_small"
+        assert DEFAULT_MODEL == "recon4d_mini"
 
     @pytest.mark.parametrize("heads", ["linear", "dpt"])
     def test_each_can_be_built_on_what_its_name_says(self, heads: str) -> None:

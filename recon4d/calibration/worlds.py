@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from math import sqrt
 
 from recon4d.calibration.evidence import SceneEvidence, scene_evidence
-from recon4d.datasets.worlds import WorldConfig, make_worlds, render_worlds
+from recon4d.datasets.worlds import Lattice, WorldConfig, make_worlds, render_worlds
 from recon4d.model import Model
 from recon4d.reconstruction import Precision, ReconstructConfig, processing_size, reconstruct
 
@@ -34,6 +34,6 @@ def evidence_of_worlds(
     device = next(model.parameters()).device
     for number in range(clips):
         world = make_worlds(config, seed, [number], device)
-        sample = render_worlds(world, config, (0,), track_stride=TRACK_STRIDE)[0].to("cpu")
+        sample = render_worlds(world, config, (0,), tracked=Lattice(TRACK_STRIDE))[0].to("cpu")
         prediction = reconstruct(model, sample.clip, settings)
         yield scene_evidence(prediction, sample.scene)

@@ -27,7 +27,7 @@ class AdaptCommand:
     """A video, or a folder of pictures: three frames or more."""
     out: Path
     """Folder to write; it must be new or empty unless --overwrite is given."""
-    model: str = "recon4d_small"
+    model: str = "recon4d_mini"
     """A name that `recon4d models` lists, or a checkpoint file (.safetensors)."""
     num_frames: int = 16
     """Frames to take, spread evenly; with --fps the most to take."""

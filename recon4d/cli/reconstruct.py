@@ -23,7 +23,7 @@ class ReconstructCommand:
     out: Path
     """Folder to write; it must be new or empty unless --overwrite is given. Of several clips, each gets a folder in it,
     and what is finished there with the same settings is left as it is."""
-    model: str = "recon4d_small"
+    model: str = "recon4d_mini"
     """A name that `recon4d models` lists, or a checkpoint file (.safetensors)."""
     num_frames: int = 16
     """Frames to take, spread evenly; with --fps the most to take."""

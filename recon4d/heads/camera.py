@@ -1,7 +1,7 @@
 """The camera head: from the camera tokens of all frames to where each camera stood and how it sees."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -11,6 +11,7 @@ from recon4d.attention import Block, BlockConfig
 from recon4d.geometry import (
     field_of_view,
     intrinsics_from_field_of_view,
+    invert,
     quaternion_from_rotation,
     resized_intrinsics,
     rigid,
@@ -63,8 +64,14 @@ class CameraHead(CameraPredictor):
         return (encoding + _prior(size, encoding))[None]
 
     def decode(self, encoding: Float[Tensor, "*batch time encoding"], size: tuple[int, int]) -> Cameras:
-        """The cameras of one stage."""
-        return decode_cameras(encoding, size)
+        """The cameras of one stage, the first of which is where the world begins.
+
+        Losses of pairs leave open how all cameras turn together; point maps and tracks are about the first camera.
+        """
+        cameras = decode_cameras(encoding, size)
+        world_from_cam = full_precision(cameras.world_from_cam)
+        with torch.autocast(world_from_cam.device.type, enabled=False):
+            return replace(cameras, world_from_cam=invert(world_from_cam[..., :1, :, :]) @ world_from_cam)
 
     def encode(self, cameras: Cameras, size: tuple[int, int]) -> Float[Tensor, "*batch time encoding"]:
         """The encoding of any cameras."""

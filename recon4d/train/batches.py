@@ -24,6 +24,7 @@ from recon4d.datasets import (
 )
 from recon4d.datasets.sampling import random_numbers
 from recon4d.datasets.worlds import (
+    Lattice,
     RenderParts,
     WorldConfig,
     compiled_parts,
@@ -100,10 +101,15 @@ class Batches:
         ramp = step / max(1, self._config.ramp_share * self._steps)
         difficulty = min(1.0, LEAST_DIFFICULTY + (1 - LEAST_DIFFICULTY) * ramp)
         world = make_worlds(config, TRAINING_FAMILY, seeds, self._share.device, difficulty, count)
-        sample = render_worlds(
-            world, config, range(shape.num_frames), self._pictures, self._parts, self._config.track_stride
-        )
+        tracked = self._tracked(step)
+        sample = render_worlds(world, config, range(shape.num_frames), self._pictures, self._parts, tracked)
         return self._with_known(sample, step, part)
+
+    def _tracked(self, step: int) -> Lattice:
+        """Every so many pixels from another one in each step: those never asked for would never learn to answer."""
+        stride = self._config.track_stride
+        row, column = random_numbers(self._seed, f"tracks of step {step}").integers(stride, size=2)
+        return Lattice(stride, (int(row), int(column)))
 
     def _with_known(self, sample: Sample, step: int, part: int) -> Batch:
         """The batch, told what some of its clips are allowed to know, and asked for the motion of one frame each."""
@@ -177,7 +183,7 @@ def validation_batches(config: DataConfig, clips: int, device: torch.device) -> 
     batches = []
     for number in range(clips):
         world = make_worlds(world_config, VALIDATION_FAMILY, [number], device)
-        sample = render_worlds(world, world_config, (0,), track_stride=config.track_stride)
+        sample = render_worlds(world, world_config, (0,), tracked=Lattice(config.track_stride))
         nothing = torch.zeros(1, dtype=torch.bool)
         clip = replace(sample.clip, known=known_of(sample, nothing, nothing))
         batches.append(Batch(replace(sample, clip=clip, object_ids=None), torch.zeros(1, 1, dtype=torch.long)))

@@ -172,8 +172,9 @@ class DataConfig:
     """Clips whose tracks start at a random frame (any of them); the others start at the first."""
     loose_share: float = 0.15
     """Clips of worlds whose frames are shuffled photos without times, behind the first."""
-    track_stride: int = 4
-    """Tracks of worlds start at every so many pixels of every frame."""
+    track_stride: int = 3
+    """Tracks of worlds start at every so many pixels of every frame, from another pixel in each step; odd, so that each
+    step asks for every place in a patch."""
     textures: str = ""
     """A folder of pictures that worlds are painted with; procedural patterns alone without."""
     workers: int = 0

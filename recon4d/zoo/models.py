@@ -20,7 +20,7 @@ from recon4d.zoo.downloads import OMEGA_LICENCE, PublishedSource, load_published
 from recon4d.zoo.vggt import from_vggt, vggt_1b_config
 from recon4d.zoo.vggt_omega import from_vggt_omega, vggt_omega_1b_config
 
-DEFAULT_MODEL = "recon4d_small"
+DEFAULT_MODEL = "recon4d_mini"
 WEIGHTS_FOLDER = Path(__file__).parents[1] / "weights"
 """Weights that ship inside the package, NAME.safetensors each."""
 
@@ -192,7 +192,7 @@ def _mini() -> ModelConfig:
         camera=CameraHeadConfig(head_block),
         dense=LinearHeadConfig(width=160, channels=48),
         motion=MotionHeadConfig(head_block),
-        processing_size=256,
+        processing_size=166,
     )
 
 

@@ -10,10 +10,12 @@ from recon4d.datasets.worlds.make import (
 from recon4d.datasets.worlds.pictures import load_pictures
 from recon4d.datasets.worlds.randomness import Draws, scene_keys
 from recon4d.datasets.worlds.source import Worlds
+from recon4d.datasets.worlds.truth import Lattice
 from recon4d.datasets.worlds.world import World, WorldConfig
 
 __all__ = [
     "Draws",
+    "Lattice",
     "RenderParts",
     "World",
     "WorldConfig",

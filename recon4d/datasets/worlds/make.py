@@ -15,7 +15,7 @@ from recon4d.datasets.worlds.layout import Cast, draw_room, draw_shapes, without
 from recon4d.datasets.worlds.randomness import Draws, scene_keys
 from recon4d.datasets.worlds.raycast import Hits, cast_rays
 from recon4d.datasets.worlds.shading import shade
-from recon4d.datasets.worlds.truth import follow, is_surface, see, true_scene_of_world
+from recon4d.datasets.worlds.truth import ALL_PIXELS, Lattice, follow, is_surface, see, true_scene_of_world
 from recon4d.datasets.worlds.volume import VOLUMES, noise_volumes
 from recon4d.datasets.worlds.world import World, WorldConfig
 from recon4d.geometry import rotation_angle
@@ -68,13 +68,13 @@ def render_worlds(
     anchors: Int[Tensor, "batch anchor"] | Sequence[int] = (0,),
     pictures: UInt8[Tensor, "picture 3 side side"] | None = None,
     parts: RenderParts | None = None,
-    track_stride: int = 1,
+    tracked: Lattice = ALL_PIXELS,
 ) -> Sample:
     """Clips of worlds and everything that is true of them, with dense tracks of every pixel of the anchors.
 
     `pictures` are image textures for worlds that were made with their number. `parts` are the plain ones, or those of
-    `compiled_parts`. Of the anchors' pixels only every `track_stride`-th in x and in y is tracked, beginning with the
-    middle of the first square of that side. Raises ``ValueError`` for anchors that are no frames.
+    `compiled_parts`. Of the anchors' pixels those on the lattice `tracked` are tracked. Raises ``ValueError`` for
+    anchors that are no frames.
     """
     parts = parts or RenderParts()
     volumes = noise_volumes(world.phases.device)[world.volume]
@@ -97,7 +97,7 @@ def render_worlds(
     )
     times = torch.where(world.is_loose[:, None], torch.nan, SECONDS_PER_PHASE * world.phases)
     clip = Clip((images * 255).round().to(torch.uint8), times)
-    return Sample(clip, true_scene_of_world(world, whole, anchors, track_stride), object_ids=whole.surfaces)
+    return Sample(clip, true_scene_of_world(world, whole, anchors, tracked), object_ids=whole.surfaces)
 
 
 def preview(world: World, config: WorldConfig, side: int) -> tuple[World, Hits]:

@@ -1,6 +1,6 @@
 """What is exactly true of a world: where every pixel of any frame is at every time, and whether it is seen."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -61,8 +61,27 @@ def is_surface(world: World, surfaces: Int[Tensor, "batch time height width"]) -
     return ~_per_surface(world.surfaces.is_sky, surfaces)
 
 
-def true_scene_of_world(world: World, hits: Hits, anchors: Int[Tensor, "batch anchor"], track_stride: int = 1) -> Scene:
-    """The scene in the first camera's world, with tracks of every `track_stride`-th pixel of the anchors."""
+@dataclass(frozen=True)
+class Lattice:
+    """Which pixels of an anchor are tracked: every `stride`-th in x and in y."""
+
+    stride: int = 1
+    start: tuple[int, int] | None = None
+    """Row and column of the first; None for the middle of the first square of that side."""
+
+    def of(self, maps: Tensor) -> Tensor:
+        """Those values of maps (..., height, width)."""
+        row, column = (self.stride // 2,) * 2 if self.start is None else self.start
+        return maps[..., row :: self.stride, column :: self.stride]
+
+
+ALL_PIXELS = Lattice()
+
+
+def true_scene_of_world(
+    world: World, hits: Hits, anchors: Int[Tensor, "batch anchor"], tracked: Lattice = ALL_PIXELS
+) -> Scene:
+    """The scene in the first camera's world, with tracks of the anchors' pixels on a lattice."""
     known = is_surface(world, hits.surfaces)
     confidence = known.to(hits.depths.dtype)
     scene = Scene(
@@ -73,27 +92,27 @@ def true_scene_of_world(world: World, hits: Hits, anchors: Int[Tensor, "batch an
         point_confidence=confidence,
         moving=rides(world, hits.surfaces.flatten(1)).reshape(known.shape).to(confidence.dtype),
         metres_per_unit=torch.ones_like(world.phases[:, 0]),
-        tracks=_grid_tracks(world, hits, known, anchors, track_stride) if anchors.shape[1] else None,
+        tracks=_grid_tracks(world, hits, known, anchors, tracked) if anchors.shape[1] else None,
     )
     scene = scene.in_frame(0).without_unknown_points()
-    return scene if scene.tracks is None else replace(scene, tracks=_start_at_points(world, hits, scene, track_stride))
+    return scene if scene.tracks is None else replace(scene, tracks=_start_at_points(world, hits, scene, tracked))
 
 
-def _grid_tracks(world: World, hits: Hits, known: Tensor, anchors: Tensor, stride: int) -> Tracks:
+def _grid_tracks(world: World, hits: Hits, known: Tensor, anchors: Tensor, tracked: Lattice) -> Tracks:
     height, width = hits.depths.shape[-2:]
     batch = torch.arange(len(anchors), device=anchors.device)
     points, visible, confidence = [], [], []
     for frames in anchors.unbind(1):
-        surfaces = _thinned(hits.surfaces[batch, frames], stride).flatten(1)
-        seen_points = _thinned(hits.points[batch, frames].movedim(-1, 1), stride).flatten(2).transpose(1, 2)
+        surfaces = tracked.of(hits.surfaces[batch, frames]).flatten(1)
+        seen_points = tracked.of(hits.points[batch, frames].movedim(-1, 1)).flatten(2).transpose(1, 2)
         moved = follow(world, surfaces, seen_points, frames)
-        is_known = _thinned(known[batch, frames], stride).flatten(1)[:, None].expand(moved.shape[:-1])
+        is_known = tracked.of(known[batch, frames]).flatten(1)[:, None].expand(moved.shape[:-1])
         _, seen = see(world, hits.depths, moved)
         at_anchor = torch.arange(moved.shape[1], device=anchors.device)[None, :, None] == frames[:, None, None]
         points.append(moved)
         visible.append((is_known & (seen | at_anchor)).to(moved.dtype))
         confidence.append(is_known.to(moved.dtype))
-    pixels = _thinned(pixel_grid(height, width, anchors.device).movedim(-1, 0), stride).flatten(1).T
+    pixels = tracked.of(pixel_grid(height, width, anchors.device).movedim(-1, 0)).flatten(1).T
     return Tracks(
         points=torch.stack(points, dim=1),
         visible=torch.stack(visible, dim=1),
@@ -103,19 +122,14 @@ def _grid_tracks(world: World, hits: Hits, known: Tensor, anchors: Tensor, strid
     )
 
 
-def _thinned(maps: Tensor, stride: int) -> Tensor:
-    """Every `stride`-th value of maps (..., height, width), from the middle of the first square of that side."""
-    return maps[..., stride // 2 :: stride, stride // 2 :: stride]
-
-
-def _start_at_points(world: World, hits: Hits, scene: Scene, stride: int) -> Tracks:
+def _start_at_points(world: World, hits: Hits, scene: Scene, tracked: Lattice) -> Tracks:
     """The scene's tracks, bit for bit its own points at the anchor's time, and always for what stands still."""
     tracks = scene.tracks
     assert tracks is not None
     batch = torch.arange(len(tracks.anchors), device=tracks.anchors.device)[:, None]
     at_anchors = scene.points[batch, tracks.anchors].movedim(-1, 2)
-    start = _thinned(at_anchors, stride).flatten(3).transpose(2, 3)[:, :, None]
-    surfaces = _thinned(hits.surfaces[batch, tracks.anchors], stride).flatten(1)
+    start = tracked.of(at_anchors).flatten(3).transpose(2, 3)[:, :, None]
+    surfaces = tracked.of(hits.surfaces[batch, tracks.anchors]).flatten(1)
     moves = rides(world, surfaces).reshape(start.shape[:-1])
     times = torch.arange(scene.num_frames, device=tracks.anchors.device)
     at_anchor = (tracks.anchors[..., None] == times)[..., None]

@@ -1,0 +1,83 @@
+"""What more views, a known lens and known cameras are worth: ``python -m benchmarks.inputs --model recon4d_mini``.
+
+Clips of worlds-v1. The same network sees each clip as it is; one of its frames, as often as the clip has frames; and
+the clip with its true intrinsics, without and with its true cameras.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+import tyro
+
+from recon4d.eval import Benchmark, BenchmarkConfig, Prediction, load_benchmark, score_prediction
+from recon4d.model import Model
+from recon4d.reconstruction import ReconstructConfig, reconstruct
+from recon4d.records import Clip, Known, Scene
+from recon4d.zoo import create_model, load_model
+
+METRICS = ("abs_rel", "auc_30", "auc_5", "rotation_error")
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Score one network on the same clips, told less or more."""
+
+    model: str = "recon4d_mini"
+    """A name of `recon4d models`, or a checkpoint file."""
+    clips: int = 64
+    split: str = "8"
+    frame: int = 3
+    """The one whose depth is compared between the whole clip and copies of this frame alone."""
+
+
+def main(arguments: Arguments) -> None:
+    is_file = Path(arguments.model).is_file()
+    model = load_model(arguments.model) if is_file else create_model(arguments.model)
+    benchmark = load_benchmark("worlds-v1", BenchmarkConfig(split=arguments.split, clips=arguments.clips))
+    found: dict[str, list[list[float]]] = {}
+    for name in benchmark.clips:
+        for way, values in _scores_of_clip(model, benchmark, name, arguments.frame):
+            found.setdefault(way, []).append(values)
+
+    print(f"{model.name}, the first {len(benchmark.clips)} clips of worlds-v1, split {arguments.split}: means")
+    print(f"{'told':34}" + "".join(f"{metric:>16}" for metric in METRICS))
+    for way, rows in found.items():
+        means = torch.tensor(rows).nanmean(dim=0).tolist()
+        print(f"{way:34}" + "".join(f"{'-' if math.isnan(mean) else f'{mean:.3f}':>16}" for mean in means))
+
+
+def _scores_of_clip(model: Model, benchmark: Benchmark, name: str, frame: int) -> Iterator[tuple[str, list[float]]]:
+    """Each way of asking, and its metrics on one clip."""
+    sample = benchmark.read(name)
+    clip, truth = replace(sample.clip, known=None), sample.scene
+    whole = _answer(model, clip)
+    copies = _answer(model, clip.frames([frame] * clip.num_frames))
+    yield "the clip", _scores(whole, truth, benchmark, name)
+    yield "the clip and its lens", _scores(_answer(model, _told(clip, truth, False)), truth, benchmark, name)
+    yield "the clip, its lens and cameras", _scores(_answer(model, _told(clip, truth, True)), truth, benchmark, name)
+
+    one = replace(truth, tracks=None).frames([frame])
+    yield f"frame {frame} of the clip", _scores(whole.frames([frame]), one, benchmark, name)
+    yield f"frame {frame}, {clip.num_frames} times", _scores(copies.frames([frame]), one, benchmark, name)
+
+
+def _answer(model: Model, clip: Clip) -> Scene:
+    return reconstruct(model, clip, ReconstructConfig(anchors=(), precision="float32")).resized(*clip.size)
+
+
+def _told(clip: Clip, truth: Scene, cameras: bool) -> Clip:
+    known = replace(Known.nothing(clip.num_frames), intrinsics=truth.cameras.intrinsics)
+    return replace(clip, known=replace(known, world_from_cam=truth.cameras.world_from_cam) if cameras else known)
+
+
+def _scores(scene: Scene, truth: Scene, benchmark: Benchmark, name: str) -> list[float]:
+    result = score_prediction("inputs", name, Prediction.of_scene(scene, seconds=0.0), truth, benchmark)
+    scores = [result.score(metric) for metric in METRICS]
+    return [math.nan if score is None else score.value for score in scores]
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Arguments))
