@@ -9,7 +9,7 @@ from networks import assert_scenes_close, awake, random_images, tiny_config, tin
 
 from recon4d import geometry as g
 from recon4d.attention import set_attention_kernel
-from recon4d.heads import DptFeaturesConfig, TrackerConfig, TrackHeadConfig, decode_cameras
+from recon4d.heads import DptFeaturesConfig, TrackerConfig, TrackHeadConfig
 from recon4d.model import Model, ModelConfig, match_feature_tracks
 from recon4d.records import Known, Scene
 
@@ -222,7 +222,7 @@ class TestTraining:
         assert outputs.anchor_matches is not None
         assert outputs.anchor_matches.query_frames[0].tolist() == [0, 0, 0, 2, 2, 2]
         assert outputs.anchor_matches.target_frames[0].tolist() == [0, 1, 2, 0, 1, 2]
-        decoded = decode_cameras(outputs.camera_stages[-1], (32, 48))
+        decoded = model.camera_head.decode(outputs.camera_stages[-1], (32, 48))
         torch.testing.assert_close(decoded.world_from_cam, outputs.scene.cameras.world_from_cam)
         torch.testing.assert_close(outputs.moving_logits.sigmoid(), outputs.scene.moving)
 

@@ -70,7 +70,7 @@ class Lattice:
     """Row and column of the first; None for the middle of the first square of that side."""
 
     def of(self, maps: Tensor) -> Tensor:
-        """Those values of maps (..., height, width)."""
+        """Those values of maps (*batch, height, width), as (*batch, rows, columns)."""
         row, column = (self.stride // 2,) * 2 if self.start is None else self.start
         return maps[..., row :: self.stride, column :: self.stride]
 
