@@ -1,6 +1,5 @@
 """A clip becomes a folder of results: what `recon4d reconstruct` does with each of its clips."""
 
-import math
 import sys
 import time
 from functools import cached_property
@@ -108,12 +107,12 @@ class ClipWork:
         if model.num_parameters() > LARGE_MODEL:
             print(_describe_memory(model, clip, config))
         started = time.perf_counter()
-        scene, tracks = (
+        scene, matches = (
             reconstruct_and_match(model, clip, config) if command.refine else (reconstruct(model, clip, config), None)
         )
         seconds = time.perf_counter() - started
         print(f"{model.name} on {self.device}: {scene.size[1]} x {scene.size[0]} pixels in {seconds:.1f} s")
-        return scene if tracks is None else _refined(scene, tracks, clip)
+        return scene if matches is None else _refined(scene, matches, clip)
 
     def _info(self, clip: "Clip | LongClip", clip_name: str) -> "SceneInfo":
         from recon4d import __version__
@@ -168,13 +167,12 @@ def _with_colmap_intrinsics(clip: "Clip") -> "Clip":
     return clip
 
 
-def _refined(scene: "Scene", tracks: "FeatureTracks", clip: "Clip") -> "Scene":
+def _refined(scene: "Scene", matches: "FeatureTracks", clip: "Clip") -> "Scene":
     """The scene with refined cameras, whose focal lengths stay where the lens is known."""
-    from recon4d.sfm import RefineConfig, refine
+    from recon4d.sfm import RefineConfig, follow_corners, refine
 
     knows_lens = clip.known is not None and bool(clip.known.intrinsics.isfinite().all())
     started = time.perf_counter()
-    # No gain is so many standard errors.
-    refinement = refine(scene, tracks, RefineConfig(significance=math.inf) if knows_lens else RefineConfig())
+    refinement = refine(scene, follow_corners(clip, scene, matches), RefineConfig(focal_lengths=not knows_lens))
     print(f"{refinement} ({time.perf_counter() - started:.1f} s)")
     return refinement.scene

@@ -21,7 +21,15 @@ from recon4d.export import load_scene
 from recon4d.model import Model
 from recon4d.reconstruction import ReconstructConfig, reconstruct, reconstruct_and_match
 from recon4d.records import Calibration, Clip, Known, Scene
-from recon4d.sfm import ColmapConfig, RefineConfig, load_pycolmap, reconstruct_with_colmap, refine
+from recon4d.sfm import (
+    ColmapConfig,
+    FollowConfig,
+    RefineConfig,
+    follow_corners,
+    load_pycolmap,
+    reconstruct_with_colmap,
+    refine,
+)
 from recon4d.zoo import create_model, list_models, load_model
 
 
@@ -113,16 +121,16 @@ class Network(Method):
 
 
 class RefinedNetwork(Network):
-    """A network, its cameras refined by bundle adjustment over its own matches of still points."""
+    """A network, its cameras refined by bundle adjustment over corners that were followed from its own matches."""
 
     def __init__(self, name: str, model: Model, config: MethodConfig) -> None:
         super().__init__(f"{name}+refine", model, config)
         load_pycolmap()
-        self.key += f", {RefineConfig()}"
+        self.key += f", {FollowConfig()}, {RefineConfig()}"
 
     def scene(self, request: Request) -> Scene:
-        scene, tracks = reconstruct_and_match(self._model, request.clip, self._config(request))
-        return refine(scene, tracks).scene
+        scene, matches = reconstruct_and_match(self._model, request.clip, self._config(request))
+        return refine(scene, follow_corners(request.clip, scene, matches)).scene
 
 
 class Colmap(Method):

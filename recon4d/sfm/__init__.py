@@ -1,5 +1,6 @@
-"""Classical structure from motion: COLMAP on a clip, and bundle adjustment of the cameras a network predicted."""
+"""Classical structure from motion: COLMAP on a clip, and a network's cameras adjusted to corners followed exactly."""
 
+from recon4d.sfm.candidates import RefineConfig
 from recon4d.sfm.colmap import (
     ColmapConfig,
     ColmapFailure,
@@ -8,17 +9,22 @@ from recon4d.sfm.colmap import (
     scene_of_model,
     with_colmap_intrinsics,
 )
+from recon4d.sfm.following import FollowConfig, follow_corners
+from recon4d.sfm.mapping import map_tracks
 from recon4d.sfm.package import NoPycolmapError, load_pycolmap
-from recon4d.sfm.refinement import RefineConfig, Refinement, refine, static_tracks
+from recon4d.sfm.refinement import Refinement, refine, static_tracks
 
 __all__ = [
     "ColmapConfig",
     "ColmapFailure",
+    "FollowConfig",
     "NoPycolmapError",
     "RefineConfig",
     "Refinement",
+    "follow_corners",
     "load_pycolmap",
     "map_database",
+    "map_tracks",
     "reconstruct_with_colmap",
     "refine",
     "scene_of_model",

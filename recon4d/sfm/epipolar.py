@@ -10,8 +10,8 @@ from recon4d.sfm.package import load_pycolmap
 LEAST_MATCHES = 20
 """Two frames with fewer tracks in common tell nothing."""
 MOST_PAIRS = 60
-TOLERANCE = 0.006
-"""Of the longer side: how far a match may be from where the geometry wants it (1.5 pixels of 256)."""
+TOLERANCE = 0.002
+"""Of the longer side: how far a match may be from where the geometry wants it (half a pixel of 256)."""
 LEAST_SHARE = 0.75
 """Of the pairs of frames in which a track was tried, in how many it must agree."""
 

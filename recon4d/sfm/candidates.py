@@ -1,0 +1,194 @@
+"""What refinement chooses from: cameras adjusted to tracks from two starts, and how far tracks are from any cameras."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from recon4d.geometry import field_of_view, invert, transform_points, unproject
+from recon4d.records import Cameras, FeatureTracks, Scene
+from recon4d.sfm.bundle_adjustment import Problem, adjust, adjust_points, parallax, residuals
+from recon4d.sfm.colmap import PLAUSIBLE_ANGLES
+from recon4d.sfm.mapping import map_tracks
+
+CAP = 1.0
+"""Pixels: what is farther off is wrong, and how wrong does not matter."""
+
+
+@dataclass(frozen=True)
+class RefineConfig:
+    """How cameras are refined."""
+
+    most_tracks: int = 1200
+    least_tracks: int = 30
+    held_out_share: float = 0.2
+    least_frames: int = 2
+    """A track must be seen in so many frames to say anything."""
+    loss_scales: tuple[float, ...] = (8.0, 2.0, 0.5, 0.2)
+    """Pixels, round by round: wide while cameras are still wrong by several, narrow in the end."""
+    largest_residual: float = 0.015
+    """Of the longer side: what is seen farther off after a round is left out of the next."""
+    largest_point_error: float = 0.004
+    """Of the longer side: a point that any frame sees farther off says nothing of depth."""
+    least_parallax: float = math.radians(2)
+    """Of a point, so that its place can be told from its pixels."""
+    least_parallax_share: float = 0.3
+    """Of the points, so that any are free to move."""
+    rival_share: float = 0.4
+    """Of the tracks that agree: so many others that agree among themselves may be what truly stands still."""
+    rival_error: float = 0.5
+    """Of the network's error on most tracks: what it must be at most on their rivals, to prefer them."""
+    exact_error: float = 0.0016
+    """Of the longer side: what held-out tracks fit to is theirs, and no compromise."""
+    least_exact_share: float = 0.75
+    """Of the held-out tracks: with fewer that fit exactly, cameras stay as predicted."""
+    focal_lengths: bool = True
+    """Whether focal lengths may change; not where the lens is known."""
+    significance: float = 1.0
+    """Focal lengths stay as predicted unless others are better on held-out tracks by so many standard errors: a camera
+    that hardly moves does not tell them."""
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class LocatedTracks:
+    """Tracks, and how deep the scene says that each is where it was first seen."""
+
+    tracks: FeatureTracks
+    frames: Int[Tensor, " track"]
+    depths: Float[Tensor, " track"]
+
+    def points(self, cameras: Cameras) -> Float[Tensor, "track 3"]:
+        """The world points at those pixels and depths of `cameras`."""
+        pixels = self.tracks.pixels[self.frames, torch.arange(len(self.frames))]
+        in_camera = unproject(pixels[:, None], self.depths[:, None], cameras.intrinsics[self.frames])
+        return transform_points(cameras.world_from_cam[self.frames], in_camera)[:, 0]
+
+    def depths_of(self, points: Float[Tensor, "track 3"], cameras: Cameras) -> Float[Tensor, " track"]:
+        """How deep any points are for those cameras."""
+        cam_from_world = cameras.cam_from_world[self.frames].to(points)
+        return transform_points(cam_from_world, points[:, None])[:, 0, 2]
+
+    def take(self, chosen: Tensor) -> "LocatedTracks":
+        """Some of the tracks."""
+        return LocatedTracks(select(self.tracks, chosen), self.frames[chosen], self.depths[chosen])
+
+
+def located(scene: Scene, tracks: FeatureTracks) -> tuple[LocatedTracks, Bool[Tensor, " track"]]:
+    """Every track with the scene's depth in the first frame that knows it, and where there is one."""
+    height, width = scene.size
+    inside = (tracks.pixels >= 0).all(dim=-1) & (tracks.pixels < tracks.pixels.new_tensor([width, height])).all(dim=-1)
+    column = torch.nan_to_num(tracks.pixels[..., 0]).long().clamp(0, width - 1)
+    row = torch.nan_to_num(tracks.pixels[..., 1]).long().clamp(0, height - 1)
+    frame = torch.arange(scene.num_frames)[:, None]
+    depths = scene.depths[frame, row, column]
+    known = (tracks.seen > 0) & inside & (scene.depth_confidence[frame, row, column] > 0) & (depths > 0)
+    # One frame's depth, the first that knows it: its errors are smooth, and cameras can agree with it as a whole.
+    first = known.int().argmax(dim=0)
+    return LocatedTracks(tracks, first, depths.gather(0, first[None])[0]), known.any(dim=0)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Cameras that may be better than the predicted ones."""
+
+    cameras: Cameras
+    keeps_lens: bool
+    """Whether all frames have the mean of the predicted intrinsics."""
+
+
+def candidates(scene: Scene, fitted: LocatedTracks, config: RefineConfig) -> Iterator[Candidate | str]:
+    """Cameras adjusted from every start, with focal lengths as they were and with others; or why there are none."""
+    for start in (_predicted_start, _mapped_start):
+        try:
+            cameras, points = start(scene, fitted, config)
+        except ValueError as error:
+            yield str(error)
+            continue
+        for refine_focal_length in (False, True) if config.focal_lengths else (False,):
+            keeps_lens = not refine_focal_length and (start is _predicted_start or not config.focal_lengths)
+            try:
+                yield Candidate(_adjusted(cameras, points, fitted, scene.size, refine_focal_length, config), keeps_lens)
+            except ValueError as error:
+                yield str(error)
+
+
+def _predicted_start(
+    scene: Scene, fitted: LocatedTracks, config: RefineConfig
+) -> tuple[Cameras, Float[Tensor, "track 3"]]:
+    """The network's cameras, turned towards the points where the scene's depth has them."""
+    points = fitted.points(scene.cameras)
+    still = torch.zeros(len(points), dtype=torch.bool)
+    problem = Problem(scene.cameras, fitted.tracks, points, scene.size, config.loss_scales[0])
+    return adjust(problem, still, False).cameras, points
+
+
+def _mapped_start(
+    scene: Scene, fitted: LocatedTracks, config: RefineConfig
+) -> tuple[Cameras, Float[Tensor, "track 3"]]:
+    """The cameras that COLMAP's mapper finds without any start. Raises ``ValueError`` where it places not all."""
+    mapped = map_tracks(scene.cameras, fitted.tracks, scene.size, config.seed)
+    if not mapped.world_from_cam.isfinite().all():
+        raise ValueError("COLMAP's mapper could not place all frames")
+    if not config.focal_lengths:
+        mapped = replace(mapped, intrinsics=scene.cameras.intrinsics)
+    cameras = mapped.transformed(scene.cameras.world_from_cam[0] @ invert(mapped.world_from_cam[0]))
+    problem = Problem(cameras, fitted.tracks, fitted.points(cameras), scene.size, config.loss_scales[0])
+    return cameras, adjust_points(problem)
+
+
+def _adjusted(
+    cameras: Cameras,
+    points: Float[Tensor, "track 3"],
+    fitted: LocatedTracks,
+    size: tuple[int, int],
+    refine_focal_length: bool,
+    config: RefineConfig,
+) -> Cameras:
+    """Round after round, each without what the one before could not explain; lengths are those of the scene again.
+
+    Points move too, where enough of them are seen under some parallax; the others are left out, since nothing would
+    hold them in place. Where there is too little parallax, as before a still camera, all points stay where the depth
+    has them, and so do focal lengths.
+    """
+    moves = parallax(cameras, fitted.tracks, points) >= config.least_parallax
+    is_free = int(moves.sum()) >= max(config.least_tracks, config.least_parallax_share * len(moves))
+    if refine_focal_length and not is_free:
+        raise ValueError("too little parallax to tell focal lengths")
+    if is_free:
+        fitted, points = fitted.take(moves.nonzero()[:, 0]), points[moves]
+    for loss_scale in config.loss_scales:
+        problem = Problem(cameras, fitted.tracks, points, size, loss_scale)
+        adjusted = adjust(problem, torch.full((len(points),), is_free), refine_focal_length)
+        distance, seen = residuals(adjusted.cameras, fitted.tracks, adjusted.points)
+        seen = seen & (distance <= max(config.largest_residual * max(size), 2 * loss_scale))
+        kept = seen.sum(dim=0) >= config.least_frames
+        if int(kept.sum()) < config.least_tracks // 2:
+            raise ValueError(f"only {int(kept.sum())} of {len(points)} tracks fit any cameras")
+        pruned = FeatureTracks(fitted.tracks.pixels, fitted.tracks.seen * seen)
+        fitted = replace(fitted, tracks=pruned).take(kept.nonzero()[:, 0])
+        cameras, points = adjusted.cameras, adjusted.points[kept]
+    angle = float(field_of_view(cameras.intrinsics, *size).amax().rad2deg())
+    if refine_focal_length and not PLAUSIBLE_ANGLES[0] <= angle <= PLAUSIBLE_ANGLES[1]:
+        raise ValueError(f"a field of view of {angle:.0f} degrees is hardly true")
+    ratio = fitted.depths / fitted.depths_of(points, cameras)
+    origin = cameras.centres[0]
+    world_from_cam = cameras.world_from_cam.clone()
+    world_from_cam[:, :3, 3] = origin + ratio.median() * (world_from_cam[:, :3, 3] - origin)
+    return replace(cameras, world_from_cam=world_from_cam)
+
+
+def track_errors(
+    cameras: Cameras, judges: LocatedTracks, size: tuple[int, int], cap: float = CAP
+) -> Float[Tensor, " track"]:
+    """For each track the mean distance in pixels, capped, to the best point that these cameras allow."""
+    best = adjust_points(Problem(cameras, judges.tracks, judges.points(cameras), size))
+    distance, seen = residuals(cameras, judges.tracks, best)
+    return torch.where(seen, distance.clamp(max=cap), 0.0).sum(dim=0) / seen.sum(dim=0)
+
+
+def select(tracks: FeatureTracks, chosen: Tensor) -> FeatureTracks:
+    return FeatureTracks(tracks.pixels[:, chosen], tracks.seen[:, chosen])

@@ -1,0 +1,38 @@
+"""The mapper finds cameras from tracks alone, in the tracks' own pixels, whatever focal length it begins with."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from recon4d.datasets.worlds.worlds_v1 import WORLDS_V1
+from recon4d.geometry import rotation_angle
+from recon4d.records import FeatureTracks
+from recon4d.sfm import ColmapFailure, map_tracks, static_tracks
+
+
+@pytest.mark.parametrize("factor", [0.5, 1.0])
+def test_cameras_of_a_still_world_are_found_from_its_tracks(factor: float) -> None:
+    truth = WORLDS_V1["8"].sample(4).scene
+    tracks = static_tracks(truth, count=1500)
+    size = (round(truth.size[0] * factor), round(truth.size[1] * factor))
+    at_size = FeatureTracks(tracks.pixels * factor, tracks.seen)
+    wrong_lens = torch.tensor([[1.3, 1, 1], [1, 1.3, 1], [1, 1, 1]])
+    cameras = truth.cameras.resized(truth.size, size)
+    guess = replace(cameras, intrinsics=cameras.intrinsics * wrong_lens)
+    found = map_tracks(guess, at_size, size)
+
+    assert found.world_from_cam.isfinite().all()
+    torch.testing.assert_close(found.intrinsics, cameras.intrinsics, rtol=0.01, atol=0.1)
+    turned, true = (one.world_from_cam[:, :3, :3].double() for one in (found, cameras))
+    relative = turned[:1].transpose(1, 2) @ turned
+    wanted = true[:1].transpose(1, 2) @ true
+    assert rotation_angle(relative.transpose(1, 2) @ wanted).rad2deg().max() < 0.1
+    again = map_tracks(guess, at_size, size)
+    assert torch.equal(again.world_from_cam, found.world_from_cam)
+
+
+def test_too_few_tracks_are_a_failure_of_colmap() -> None:
+    truth = WORLDS_V1["8"].sample(4).scene
+    with pytest.raises(ColmapFailure):
+        map_tracks(truth.cameras, static_tracks(truth, count=10), truth.size)
