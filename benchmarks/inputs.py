@@ -1,12 +1,14 @@
 """What more views, a known lens and known cameras are worth: ``python -m benchmarks.inputs --model recon4d_mini``.
 
 Clips of worlds-v1. The same network sees each clip as it is; one of its frames, as often as the clip has frames; and
-the clip with its true intrinsics, without and with its true cameras.
+the clip with its true intrinsics, without and with its true cameras. With ``--refine`` what is answered to all but the
+last is refined on the clip.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,10 +16,12 @@ import tyro
 
 from recon4d.eval import Benchmark, BenchmarkConfig, Prediction, load_benchmark, score_prediction
 from recon4d.model import Model
-from recon4d.reconstruction import ReconstructConfig, reconstruct
+from recon4d.reconstruction import ReconstructConfig, reconstruct, reconstruct_and_match
 from recon4d.records import Clip, Known, Scene
+from recon4d.sfm import refine_clip
 from recon4d.zoo import create_model, load_model
 
+CONFIG = ReconstructConfig(anchors=(), precision="float32")
 METRICS = ("abs_rel", "auc_30", "auc_5", "rotation_error")
 
 
@@ -31,6 +35,7 @@ class Arguments:
     split: str = "8"
     frame: int = 3
     """The one whose depth is compared between the whole clip and copies of this frame alone."""
+    refine: bool = False
 
 
 def main(arguments: Arguments) -> None:
@@ -39,25 +44,29 @@ def main(arguments: Arguments) -> None:
     benchmark = load_benchmark("worlds-v1", BenchmarkConfig(split=arguments.split, clips=arguments.clips))
     found: dict[str, list[list[float]]] = {}
     for name in benchmark.clips:
-        for way, values in _scores_of_clip(model, benchmark, name, arguments.frame):
+        answer = partial(_refined if arguments.refine else _answer, model)
+        for way, values in _scores_of_clip(answer, benchmark, name, arguments.frame):
             found.setdefault(way, []).append(values)
 
-    print(f"{model.name}, the first {len(benchmark.clips)} clips of worlds-v1, split {arguments.split}: means")
+    told = " (refined)" if arguments.refine else ""
+    print(f"{model.name}{told}, the first {len(benchmark.clips)} clips of worlds-v1, split {arguments.split}: means")
     print(f"{'told':34}" + "".join(f"{metric:>16}" for metric in METRICS))
     for way, rows in found.items():
         means = torch.tensor(rows).nanmean(dim=0).tolist()
         print(f"{way:34}" + "".join(f"{'-' if math.isnan(mean) else f'{mean:.3f}':>16}" for mean in means))
 
 
-def _scores_of_clip(model: Model, benchmark: Benchmark, name: str, frame: int) -> Iterator[tuple[str, list[float]]]:
+def _scores_of_clip(
+    answer: Callable[[Clip], Scene], benchmark: Benchmark, name: str, frame: int
+) -> Iterator[tuple[str, list[float]]]:
     """Each way of asking, and its metrics on one clip."""
     sample = benchmark.read(name)
     clip, truth = replace(sample.clip, known=None), sample.scene
-    whole = _answer(model, clip)
-    copies = _answer(model, clip.frames([frame] * clip.num_frames))
+    whole = answer(clip)
+    copies = answer(clip.frames([frame] * clip.num_frames))
     yield "the clip", _scores(whole, truth, benchmark, name)
-    yield "the clip and its lens", _scores(_answer(model, _told(clip, truth, False)), truth, benchmark, name)
-    yield "the clip, its lens and cameras", _scores(_answer(model, _told(clip, truth, True)), truth, benchmark, name)
+    yield "the clip and its lens", _scores(answer(_told(clip, truth, False)), truth, benchmark, name)
+    yield "the clip, its lens and cameras", _scores(answer(_told(clip, truth, True)), truth, benchmark, name)
 
     one = replace(truth, tracks=None).frames([frame])
     yield f"frame {frame} of the clip", _scores(whole.frames([frame]), one, benchmark, name)
@@ -65,7 +74,14 @@ def _scores_of_clip(model: Model, benchmark: Benchmark, name: str, frame: int) -
 
 
 def _answer(model: Model, clip: Clip) -> Scene:
-    return reconstruct(model, clip, ReconstructConfig(anchors=(), precision="float32")).resized(*clip.size)
+    return reconstruct(model, clip, CONFIG).resized(*clip.size)
+
+
+def _refined(model: Model, clip: Clip) -> Scene:
+    if clip.known is not None and clip.known.world_from_cam.isfinite().all():
+        return _answer(model, clip)  # there is nothing left to refine
+    scene, matches = reconstruct_and_match(model, clip, CONFIG)
+    return refine_clip(clip, scene, matches).scene.resized(*clip.size)
 
 
 def _told(clip: Clip, truth: Scene, cameras: bool) -> Clip:

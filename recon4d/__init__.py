@@ -39,6 +39,7 @@ _HOME_OF = {
     "reconstruct": "recon4d.reconstruction",
     "reconstruct_and_match": "recon4d.reconstruction",
     "refine": "recon4d.sfm",
+    "refine_clip": "recon4d.sfm",
     "save_model": "recon4d.zoo",
     "save_scene": "recon4d.export",
     "scaled": "recon4d.records",
@@ -62,7 +63,7 @@ if TYPE_CHECKING:
         levelled,
         scaled,
     )
-    from recon4d.sfm import refine
+    from recon4d.sfm import refine, refine_clip
     from recon4d.zoo import create_model, list_models, load_model, model_config, save_model
 
 

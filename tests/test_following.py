@@ -9,7 +9,7 @@ from recon4d.datasets import Sample
 from recon4d.datasets.worlds.worlds_v1 import WORLDS_V1
 from recon4d.geometry import project, transform_points
 from recon4d.records import Clip, FeatureTracks, Known, Scene
-from recon4d.sfm import FollowConfig, follow_corners, static_tracks
+from recon4d.sfm import FollowConfig, follow_corners, scene_guides, static_tracks
 
 CALM, DYNAMIC = 11, 2
 FEW = FollowConfig(corners_a_frame=100)
@@ -143,6 +143,26 @@ def test_without_guides_or_corners_nothing_is_found(calm: Sample) -> None:
     assert follow_corners(blank, calm.scene, rough_guides(calm.scene), FEW).seen.shape == (8, 0)
     one = follow_corners(calm.clip.frames([0]), calm.scene.frames([0]), none.frames([0]), FEW)
     assert one.seen.shape[0] == 1
+
+
+def test_a_scene_guides_to_where_its_own_surfaces_are_seen(dynamic: Sample) -> None:
+    scene = dynamic.scene
+    guides = scene_guides(scene)
+    assert guides.pixels.shape == (8, 8 * (192 // 8) * (256 // 8), 2)
+    of_first = guides.frames(list(range(8)))
+    column, row = guides.pixels[0, : 24 * 32].long().unbind(-1)
+    moves = scene.moving[0, row, column] > 0.5
+    assert moves.any()
+    assert (of_first.seen[:, : 24 * 32][:, moves] == 0).all()
+    # What the scene's own tracks of the first frame say of still pixels, where both see them.
+    assert scene.tracks is not None
+    query = row * 256 + column
+    visible = (scene.tracks.visible[0][:, query] > 0.5) & (guides.seen[:, : 24 * 32] > 0)
+    off = (scene.track_pixels[0][:, query] - guides.pixels[:, : 24 * 32]).norm(dim=-1)
+    assert visible.float().mean() > 0.2
+    assert off[visible].max() < 0.1
+    hidden = (scene.tracks.visible[0][:, query] < 0.5) & ~moves
+    assert guides.seen[:, : 24 * 32][hidden].mean() < 0.2
 
 
 def test_frames_that_do_not_correspond_are_refused(calm: Sample) -> None:

@@ -16,7 +16,7 @@ from recon4d.geometry import (
     transform_points,
 )
 from recon4d.records import Cameras, FeatureTracks, Scene
-from recon4d.sfm import RefineConfig, refine, static_tracks
+from recon4d.sfm import RefineConfig, refine, refine_clip, static_tracks
 from recon4d.sfm.bundle_adjustment import Adjusted, Problem, adjust, adjust_points, parallax, residuals
 from recon4d.sfm.epipolar import consistent_tracks
 
@@ -166,6 +166,26 @@ def test_depth_is_bent_through_the_points_that_cameras_prove() -> None:
     assert "depth" in str(refinement)
     scene = refinement.scene
     torch.testing.assert_close(scene.points, scene.points_from_depth)
+
+
+def test_few_corners_are_followed_again_from_the_scene_itself() -> None:
+    """Matches that know one frame from the next alone: the rest is found from where the first refinement has it."""
+    sample = WORLDS_V1["8"].sample(11)
+    truth = sample.scene
+    before = replace(disturbed(truth, degrees=1, share=0.02), tracks=None)
+    tracks = static_tracks(truth, 1500)
+    generator = torch.Generator().manual_seed(0)
+    is_guide = torch.rand(tracks.seen.shape, generator=generator) < 0.3
+    matches = FeatureTracks(tracks.pixels, tracks.seen * is_guide)
+    once, twice = (
+        refine_clip(sample.clip, before, matches, RefineConfig(plenty=plenty, most_tracks=5000))
+        for plenty in (0.0, 2.0)
+    )
+    assert once.accepted
+    assert twice.accepted
+    assert twice.error_before == once.error_before
+    assert twice.num_tracks > 1.2 * once.num_tracks
+    assert rotation_errors(twice.scene, truth).max() < 0.2
 
 
 def test_good_cameras_stay_good() -> None:

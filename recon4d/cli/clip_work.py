@@ -168,11 +168,10 @@ def _with_colmap_intrinsics(clip: "Clip") -> "Clip":
 
 
 def _refined(scene: "Scene", matches: "FeatureTracks", clip: "Clip") -> "Scene":
-    """The scene with refined cameras, whose focal lengths stay where the lens is known."""
-    from recon4d.sfm import RefineConfig, follow_corners, refine
+    """The scene with refined cameras and depth, and a line that says what came of it."""
+    from recon4d.sfm import refine_clip
 
-    knows_lens = clip.known is not None and bool(clip.known.intrinsics.isfinite().all())
     started = time.perf_counter()
-    refinement = refine(scene, follow_corners(clip, scene, matches), RefineConfig(focal_lengths=not knows_lens))
+    refinement = refine_clip(clip, scene, matches)
     print(f"{refinement} ({time.perf_counter() - started:.1f} s)")
     return refinement.scene

@@ -34,7 +34,7 @@ class EvaluateCommand:
     intrinsics: tuple[float, float, float, float] | None = None
     """fx, fy, cx, cy in pixels, for data sets that do not say."""
     refine: bool = False
-    """Score every network a second time with its cameras refined by bundle adjustment, as NAME+refine."""
+    """Score every network a second time with cameras and depth refined on the clip, as NAME+refine."""
     windows: tuple[int, int] | None = None
     """FRAMES OVERLAP: score every network once more in overlapping windows, as NAME+windows-FRAMES-OVERLAP."""
     loops: bool = False

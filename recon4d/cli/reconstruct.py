@@ -58,7 +58,8 @@ class ReconstructCommand:
     distortion: str | None = None
     """Known: k1,k2,p1,p2 or k1,k2,p1,p2,k3 of the lens, to be taken out; results are of the undistorted pictures."""
     refine: bool = False
-    """Refine the cameras by bundle adjustment over what stands still (needs pycolmap); kept only where that helps."""
+    """Make cameras and depth exact by bundle adjustment over corners of what stands still (needs pycolmap); kept only
+    where that helps."""
     colmap_intrinsics: bool = False
     """Let COLMAP find the focal length first, and tell the network (needs pycolmap)."""
     overwrite: bool = False

@@ -25,10 +25,9 @@ from recon4d.sfm import (
     ColmapConfig,
     FollowConfig,
     RefineConfig,
-    follow_corners,
     load_pycolmap,
     reconstruct_with_colmap,
-    refine,
+    refine_clip,
 )
 from recon4d.zoo import create_model, list_models, load_model
 
@@ -130,7 +129,7 @@ class RefinedNetwork(Network):
 
     def scene(self, request: Request) -> Scene:
         scene, matches = reconstruct_and_match(self._model, request.clip, self._config(request))
-        return refine(scene, follow_corners(request.clip, scene, matches)).scene
+        return refine_clip(request.clip, scene, matches).scene
 
 
 class Colmap(Method):

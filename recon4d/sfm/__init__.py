@@ -9,10 +9,10 @@ from recon4d.sfm.colmap import (
     scene_of_model,
     with_colmap_intrinsics,
 )
-from recon4d.sfm.following import FollowConfig, follow_corners
+from recon4d.sfm.following import FollowConfig, follow_corners, scene_guides
 from recon4d.sfm.mapping import map_tracks
 from recon4d.sfm.package import NoPycolmapError, load_pycolmap
-from recon4d.sfm.refinement import Refinement, refine, static_tracks
+from recon4d.sfm.refinement import Refinement, refine, refine_clip, static_tracks
 
 __all__ = [
     "ColmapConfig",
@@ -27,6 +27,8 @@ __all__ = [
     "map_tracks",
     "reconstruct_with_colmap",
     "refine",
+    "refine_clip",
+    "scene_guides",
     "scene_of_model",
     "static_tracks",
     "with_colmap_intrinsics",

@@ -33,6 +33,10 @@ class RefineConfig:
     """Of the longer side: what is seen farther off after a round is left out of the next."""
     largest_point_error: float = 0.004
     """Of the longer side: a point that any frame sees farther off says nothing of depth."""
+    largest_disagreement: float = 0.5
+    """Of log depth: if points contradict the network's depth more, something else is wrong, and depth stays."""
+    plenty: float = 0.5
+    """Of the places where corners may be: if so many are found, they are followed once only."""
     least_parallax: float = math.radians(2)
     """Of a point, so that its place can be told from its pixels."""
     least_parallax_share: float = 0.3

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from recon4d.geometry import project, transform_points
 from recon4d.records import Clip, FeatureTracks, Scene
 from recon4d.sfm.patches import Placement, Templates, align, likeness, make_templates
 
@@ -33,6 +34,10 @@ MARGIN = 4.0
 """Pixels from the border of a picture within which nothing is found."""
 MOST_MISSES = 3
 """Frames in a row without a corner, after which it is given up."""
+GRID_STEP = 8
+"""Pixels between the guides that a scene makes."""
+BEHIND = 0.1
+"""Of the depth that is seen: what lies farther behind it is hidden."""
 LEAST_CORNER = 1e-3
 """Of the clip's sharpest corner; what is weaker is not followed."""
 
@@ -82,6 +87,29 @@ def follow_corners(
         for targets, chosen, found in search.along(direction):
             pixels[targets, chosen], seen[targets, chosen] = found.centres, 1.0
     return FeatureTracks(pixels / factor, seen)
+
+
+def scene_guides(scene: Scene, most_sources: int = FollowConfig.most_sources) -> FeatureTracks:
+    """Guides from a scene's own depth and cameras: where still pixels of each source frame are seen elsewhere."""
+    height, width = scene.size
+    row, column = torch.cartesian_prod(
+        *(torch.arange(GRID_STEP // 2, side, GRID_STEP) for side in (height, width))
+    ).unbind(-1)
+    over_time = torch.arange(scene.num_frames)[:, None]
+    corner = scene.depths.new_tensor([width, height])
+    pixels, seen = [], []
+    for source in _sources(scene.num_frames, most_sources).tolist():
+        points = scene.points_from_depth[source, row, column].expand(scene.num_frames, -1, -1)
+        in_camera = transform_points(scene.cameras.cam_from_world, points)
+        projected = project(in_camera, scene.cameras.intrinsics)
+        depths = in_camera[..., 2]
+        inside = (depths > 0) & (projected >= 0).all(dim=-1) & (projected < corner).all(dim=-1)
+        at_column, at_row = torch.where(inside[..., None], projected, 0.0).long().unbind(-1)
+        in_front = depths <= (1 + BEHIND) * scene.depths[over_time, at_row, at_column]
+        stands = ~(scene.moving[source, row, column] > 0.5)
+        pixels.append(projected)
+        seen.append((inside & in_front & stands).to(projected))
+    return FeatureTracks(torch.cat(pixels, dim=1), torch.cat(seen, dim=1))
 
 
 class _Search:
@@ -193,7 +221,7 @@ def _corners(
     from kornia.feature import gftt_response
 
     time, height, width = pictures.shape
-    sources = torch.from_numpy(np.unique(np.linspace(0, time - 1, min(time, config.most_sources)).round().astype(int)))
+    sources = _sources(time, config.most_sources)
     response = gftt_response(pictures[sources, None])[:, 0]
     response = torch.where(may_start[sources], response, 0.0)
     response = F.pad(response[:, FINE_RADIUS:-FINE_RADIUS, FINE_RADIUS:-FINE_RADIUS], [FINE_RADIUS] * 4)
@@ -203,6 +231,10 @@ def _corners(
     source, row, column = is_corner.nonzero(as_tuple=True)
     pixel = place[source, row, column]
     return _Corners(sources[source], torch.stack([pixel % width, pixel // width], dim=-1) + 0.5)
+
+
+def _sources(time: int, most: int) -> Int[Tensor, " source"]:
+    return torch.from_numpy(np.unique(np.linspace(0, time - 1, min(time, most)).round().astype(int)))
 
 
 def _check(clip: Clip, scene: Scene, guides: FeatureTracks) -> None:

@@ -15,11 +15,12 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from recon4d.geometry import transform_points
-from recon4d.records import FeatureTracks, Scene
+from recon4d.records import Clip, FeatureTracks, Scene
 from recon4d.sfm.bending import PointDepths, bending, bent, disagreement
 from recon4d.sfm.bundle_adjustment import Problem, adjust_points, parallax, residuals
 from recon4d.sfm.candidates import LocatedTracks, RefineConfig, candidates, located, select, track_errors
 from recon4d.sfm.epipolar import consistent_tracks
+from recon4d.sfm.following import follow_corners, scene_guides
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,26 @@ def refine(scene: Scene, tracks: FeatureTracks, config: RefineConfig | None = No
     return _with_bent_depth(refined, all_tracks.take(fitted), judges, config)
 
 
+def refine_clip(clip: Clip, scene: Scene, matches: FeatureTracks, config: RefineConfig | None = None) -> Refinement:
+    """`refine` on corners of `clip`, followed from the rough `matches` of a network (`reconstruct_and_match`).
+
+    Where few of them are found again, they are followed once more from where the refined scene itself has them, and
+    refinement goes on from there. Focal lengths stay where the clip's lens is known. Raises ``ValueError`` as `refine`
+    and `follow_corners` do.
+    """
+    config = config or RefineConfig()
+    if clip.known is not None and clip.known.intrinsics.isfinite().all():
+        config = replace(config, focal_lengths=False)
+    corners = follow_corners(clip, scene, matches)
+    first = refine(scene, corners, config)
+    if scene.num_frames < 2 or not corners.seen.numel() or corners.seen.mean() >= config.plenty:
+        return first
+    again = refine(first.scene, follow_corners(clip, first.scene, scene_guides(first.scene)), config)
+    if not again.accepted:
+        return first
+    return replace(again, error_before=first.error_before) if first.accepted else again
+
+
 def _with_bent_depth(
     refined: Refinement, fitted: LocatedTracks, judges: LocatedTracks, config: RefineConfig
 ) -> Refinement:
@@ -101,6 +122,8 @@ def _with_bent_depth(
     if not unseen.known.any():
         return refined
     before = float(disagreement(scene.depths, unseen).mean())
+    if before > config.largest_disagreement:
+        return replace(refined, depth_before=before, depth_after=before)
     better = bent(scene, bending(scene.depths, seen))
     after = float(disagreement(better.depths, unseen).mean())
     if after >= before:
