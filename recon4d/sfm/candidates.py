@@ -35,6 +35,8 @@ class RefineConfig:
     """Of the longer side: a point that any frame sees farther off says nothing of depth."""
     largest_disagreement: float = 0.5
     """Of log depth: if points contradict the network's depth more, something else is wrong, and depth stays."""
+    least_links: int = 8
+    """Tracks that a frame must share with another one, so that they hold its camera."""
     plenty: float = 0.5
     """Of the places where corners may be: if so many are found, they are followed once only."""
     least_parallax: float = math.radians(2)
@@ -115,9 +117,11 @@ def candidates(scene: Scene, fitted: LocatedTracks, config: RefineConfig) -> Ite
         for refine_focal_length in (False, True) if config.focal_lengths else (False,):
             keeps_lens = not refine_focal_length and (start is _predicted_start or not config.focal_lengths)
             try:
-                yield Candidate(_adjusted(cameras, points, fitted, scene.size, refine_focal_length, config), keeps_lens)
+                adjusted, is_firm = _adjusted(cameras, points, fitted, scene.size, refine_focal_length, config)
             except ValueError as error:
                 yield str(error)
+                continue
+            yield Candidate(_loose_beside_firm(adjusted, scene.cameras, is_firm), keeps_lens)
 
 
 def _predicted_start(
@@ -151,8 +155,10 @@ def _adjusted(
     size: tuple[int, int],
     refine_focal_length: bool,
     config: RefineConfig,
-) -> Cameras:
+) -> tuple[Cameras, Bool[Tensor, " time"]]:
     """Round after round, each without what the one before could not explain; lengths are those of the scene again.
+
+    Answers which cameras the tracks hold firmly, too.
 
     Points move too, where enough of them are seen under some parallax; the others are left out, since nothing would
     hold them in place. Where there is too little parallax, as before a still camera, all points stay where the depth
@@ -182,7 +188,27 @@ def _adjusted(
     origin = cameras.centres[0]
     world_from_cam = cameras.world_from_cam.clone()
     world_from_cam[:, :3, 3] = origin + ratio.median() * (world_from_cam[:, :3, 3] - origin)
-    return replace(cameras, world_from_cam=world_from_cam)
+    return replace(cameras, world_from_cam=world_from_cam), firm_frames(fitted.tracks.seen > 0, config.least_links)
+
+
+def firm_frames(seen: Bool[Tensor, "time track"], least_links: int) -> Bool[Tensor, " time"]:
+    """The largest group of frames of which each shares at least so many tracks with another one."""
+    links = (seen.double() @ seen.double().T >= least_links) | torch.eye(len(seen), dtype=torch.bool)
+    for _ in range(len(seen).bit_length()):
+        links = (links.double() @ links.double()) > 0  # twice as far each time
+    return links[links.sum(dim=1).argmax()]
+
+
+def _loose_beside_firm(cameras: Cameras, predicted: Cameras, is_firm: Bool[Tensor, " time"]) -> Cameras:
+    """Cameras that no tracks hold, where they were predicted beside the nearest frame that is held; the first stays."""
+    if is_firm.all():
+        return cameras
+    frames, firm = torch.arange(len(is_firm)), is_firm.nonzero()[:, 0]
+    nearest = firm[(frames[:, None] - firm).abs().argmin(dim=1)]
+    old = predicted.world_from_cam.to(cameras.world_from_cam)
+    beside = cameras.world_from_cam[nearest] @ invert(old[nearest]) @ old
+    placed = replace(cameras, world_from_cam=torch.where(is_firm[:, None, None], cameras.world_from_cam, beside))
+    return placed.transformed(old[0] @ invert(placed.world_from_cam[0]))
 
 
 def track_errors(
