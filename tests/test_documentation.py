@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import recon4d
-from benchmarks import windows
+from benchmarks import kinds, windows
 from recon4d.cli import main
 from recon4d.datasets import DATASETS
 from recon4d.eval import METRICS
@@ -81,8 +81,24 @@ def test_benchmarks_run(name: str, options: list[str]) -> None:
     command = [sys.executable, "-m", name, *options]
     printed = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout
     assert re.search(
-        r"2 +\d+\.\d|relative error \d|\d clips a second|plain +\d|mean +\d|pairs +\d|the clip +\d", printed
+        r"2 +\d+\.\d|relative error \d|\d clips a second|plain +\d|mean +\d|pairs +\d|the clip +\d|corners +\d", printed
     )
+
+
+def test_scores_are_taken_apart_by_kind_of_clip(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """Worlds 0 (a still camera), 2 (dynamic) and 4 and 8 (calm)."""
+    rows = ["method,clip,auc_30,auc_5,abs_rel,point_epe"]
+    for method, gain in (("net", 0.0), ("net+refine", 0.2)):
+        rows += [f"{method},world_00,0.5,0.1,0.3,", f"{method},world_02,{0.4 - gain},0.1,0.3,1"]
+        rows += [f"{method},world_04,{0.3 + gain},0.1,0.3,1", f"{method},world_08,{0.5 + gain},0.1,0.3,3"]
+    (tmp_path / "clips.csv").write_text("\n".join(rows))
+    kinds.main(kinds.Arguments(tmp_path / "clips.csv"))
+    printed = capsys.readouterr().out
+    assert re.search(r"net +calm +2 +0\.400 +0\.100 +0\.300 +2\.000", printed)
+    assert re.search(r"net\+refine +calm +2 +0\.600", printed)
+    assert re.search(r"net +still +1 +0\.500 +0\.100 +0\.300 +nan", printed)
+    assert re.search(r"net\+refine +dynamic +1 +0\.200", printed)
+    assert "net+refine: auc_30 of a clip changes by -0.200 to +0.200 (4 clips)" in printed
 
 
 def test_the_benchmark_of_windows_compares_ways(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:

@@ -6,6 +6,7 @@ for in every frame from where they were last found, guided by the matches about 
 with how they looked at first, so that errors do not add up.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -85,7 +86,7 @@ def follow_corners(
     pixels[corners.frames, numbers], seen[corners.frames, numbers] = corners.pixels, 1.0
     for direction in (1, -1):
         for targets, chosen, found in search.along(direction):
-            pixels[targets, chosen], seen[targets, chosen] = found.centres, 1.0
+            pixels[targets, chosen], seen[targets, chosen] = found, 1.0
     return FeatureTracks(pixels / factor, seen)
 
 
@@ -129,8 +130,10 @@ class _Search:
         ]
         self._reach = GUIDE_REACH * max(pictures[0].shape[1:])
 
-    def along(self, direction: int):
-        """(frames, numbers of corners, where they are) of what is found at each distance in time, nearest first."""
+    def along(
+        self, direction: int
+    ) -> Iterator[tuple[Int[Tensor, " found"], Int[Tensor, " found"], Float[Tensor, "found 2"]]]:
+        """Frames, numbers of corners and pixels of what is found at each distance in time, nearest first."""
         frames, time = self._corners.frames, len(self._pictures[0])
         last, last_frames = Placement.upright(self._corners.pixels), frames
         misses = torch.zeros_like(frames)
@@ -143,7 +146,7 @@ class _Search:
             start = Placement(guided, last.shapes[chosen])
             found, is_found = self._found(chosen, targets[chosen], start)
             is_found &= is_guided
-            yield targets[chosen[is_found]], chosen[is_found], found.take(is_found)
+            yield targets[chosen[is_found]], chosen[is_found], found.centres[is_found]
 
             last = Placement(last.centres.clone(), last.shapes.clone())
             last.centres[chosen[is_found]] = found.centres[is_found]

@@ -62,10 +62,6 @@ class Placement:
         """Patches that look as they did."""
         return cls(centres, torch.eye(2).to(centres).expand(len(centres), 2, 2))
 
-    def take(self, chosen: Tensor) -> "Placement":
-        """Some of the patches."""
-        return Placement(self.centres[chosen], self.shapes[chosen])
-
     def where(self, chosen: Tensor, other: "Placement") -> "Placement":
         """These patches where `chosen`, those of `other` elsewhere."""
         return Placement(
