@@ -84,6 +84,19 @@ def test_without_enough_points_nothing_changes() -> None:
     assert len(disagreement(truth, unseen)) == 0
 
 
+def test_unknown_depth_stays_unknown_and_spoils_nothing() -> None:
+    truth = slanted()
+    gaps = 2 * truth
+    gaps[0, :10] = 0
+    factors = bending(gaps, points_on(truth, lattice()))
+    assert factors.isfinite().all()
+    assert (gaps * factors)[0, :10].abs().max() == 0
+    assert off((gaps * factors)[:, 12:], truth[:, 12:]) < 0.1
+    nothing = torch.zeros_like(truth)
+    assert bending(nothing, points_on(truth, lattice())).isfinite().all()
+    assert disagreement(gaps, points_on(truth, lattice())).isfinite().all()
+
+
 def test_disagreement_is_the_difference_of_logs() -> None:
     truth = slanted()
     torch.testing.assert_close(

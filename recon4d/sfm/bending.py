@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from recon4d.records import Scene
+from recon4d.records import Scene, Tracks
 
 LEAST_POINTS = 20
 """Points of a frame, with fewer of which its depth stays as it is."""
@@ -69,7 +69,7 @@ def bent(scene: Scene, factors: Float[Tensor, "time height width"]) -> Scene:
     return replace(scene, points=scene.points_from_depth, tracks=_bent_tracks(scene, factors))
 
 
-def _bent_tracks(scene: Scene, factors: Tensor):
+def _bent_tracks(scene: Scene, factors: Tensor) -> Tracks | None:
     tracks = scene.tracks
     if tracks is None:
         return None
@@ -90,6 +90,7 @@ def _bending_of_frame(
 ) -> Float[Tensor, "height width"]:
     if len(wanted) < LEAST_POINTS:
         return torch.ones_like(depths)
+    depths = _without_gaps(depths)
     height, width = depths.shape
     side = max(height, width)
     grid = [max(1, round(CELLS * length / side)) for length in (height, width)]
@@ -141,7 +142,13 @@ def _smoothed(weights: Float[Tensor, "n point"], values: Float[Tensor, " point"]
 
 
 def _log_ratio(depths: Tensor, pixels: Tensor, wanted: Tensor) -> Float[Tensor, " point"]:
-    return wanted.log() - _at(depths, pixels).log()
+    return wanted.log() - _at(_without_gaps(depths), pixels).log()
+
+
+def _without_gaps(depths: Float[Tensor, "height width"]) -> Float[Tensor, "height width"]:
+    """Depth whose logarithm exists everywhere: where none is known (0), the median of the others."""
+    known = depths > 0
+    return torch.where(known, depths, depths[known].median() if known.any() else 1.0)
 
 
 def _at(depths: Float[Tensor, "height width"], pixels: Float[Tensor, "point 2"]) -> Float[Tensor, " point"]:
