@@ -9,6 +9,7 @@ from recon4d.datasets.worlds.worlds_v1 import WORLDS_V1
 from recon4d.geometry import rotation_angle
 from recon4d.records import FeatureTracks
 from recon4d.sfm import ColmapFailure, map_tracks, static_tracks
+from recon4d.sfm.mapping import pairs_to_match
 
 
 @pytest.mark.parametrize("factor", [0.5, 1.0])
@@ -30,6 +31,14 @@ def test_cameras_of_a_still_world_are_found_from_its_tracks(factor: float) -> No
     assert rotation_angle(relative.transpose(1, 2) @ wanted).rad2deg().max() < 0.1
     again = map_tracks(guess, at_size, size)
     assert torch.equal(again.world_from_cam, found.world_from_cam)
+
+
+def test_long_clips_are_matched_in_few_pairs_that_still_join_all_frames() -> None:
+    assert len(pairs_to_match(8)) == 28
+    pairs = pairs_to_match(200)
+    assert len(pairs) < 8 * 200
+    assert {j - i for i, j in pairs} == {1, 2, 4, 8, 16, 32, 64, 128}
+    assert all((i, i + 1) in pairs for i in range(199))
 
 
 def test_too_few_tracks_are_a_failure_of_colmap() -> None:

@@ -1,7 +1,7 @@
 """Corners followed through a clip to a fraction of a pixel, from where a network's matches say that they went.
 
-A network matches cells of several pixels, right to about a fifth of one between neighbouring frames and worse between
-distant ones: enough to begin a search, and too little for bundle adjustment. Corners (Shi and Tomasi 1994) are looked
+A network matches cells of several pixels, right to a part of one between neighbouring frames and worse between distant
+ones: enough to begin a search, and too little for bundle adjustment. Corners (Shi and Tomasi 1994) are looked
 for in every frame from where they were last found, guided by the matches about that place. They are always compared
 with how they looked at first, so that errors do not add up.
 """

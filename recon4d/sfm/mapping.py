@@ -15,6 +15,8 @@ LONGER_SIDE = 1000
 """Pixels of the pictures that COLMAP is told of: its tolerances are made for such."""
 LEAST_MATCHES = 15
 """Two frames with fewer tracks in common tell COLMAP nothing."""
+MOST_EXHAUSTIVE = 16
+"""Frames of which all pairs are matched; of longer clips those 1, 2, 4, 8 ... frames apart."""
 CAMERA_ID = RIG_ID = FIRST_ID = 1
 
 
@@ -38,6 +40,14 @@ def map_tracks(cameras: Cameras, tracks: FeatureTracks, size: tuple[int, int], s
         config = ColmapConfig(mapper="global", seed=seed, threads=1)
         model = map_database(folder / "database.db", folder, config)
         return scene_of_model(model, names, size, factor).cameras
+
+
+def pairs_to_match(num_frames: int) -> list[tuple[int, int]]:
+    """Pairs of frames that COLMAP is told matches of: all of few frames, and of many a number that grows slowly."""
+    pairs = combinations(range(num_frames), 2)
+    if num_frames <= MOST_EXHAUSTIVE:
+        return list(pairs)
+    return [(i, j) for i, j in pairs if (j - i).bit_count() == 1]
 
 
 def _write_camera(pycolmap: Any, database: Any, cameras: Cameras, size: tuple[int, int], factor: float) -> Any:
@@ -75,7 +85,7 @@ def _write_tracks(
         database.write_keypoints(frame + FIRST_ID, pixels[frame, seen[frame]].astype(np.float32))
     options = pycolmap.TwoViewGeometryOptions(detect_watermark=False)
     options.ransac.random_seed = seed
-    for i, j in combinations(range(len(names)), 2):
+    for i, j in pairs_to_match(len(names)):
         common = np.flatnonzero(seen[i] & seen[j])
         if len(common) < LEAST_MATCHES:
             continue
