@@ -24,6 +24,7 @@ from recon4d.geometry.rotations import (
     rotation_to_6d,
 )
 from recon4d.geometry.transforms import (
+    given_or_beside,
     invert,
     rebase_cameras,
     rigid,
@@ -37,6 +38,7 @@ __all__ = [
     "field_of_view",
     "fit_rigid",
     "fit_similarity",
+    "given_or_beside",
     "intrinsics_from_field_of_view",
     "invert",
     "is_depth_edge",

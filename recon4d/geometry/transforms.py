@@ -1,7 +1,7 @@
 """Rigid transforms and similarities as 4x4 matrices named ``b_from_a``, so that neighbours cancel in a product."""
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 
@@ -53,3 +53,13 @@ def rebase_cameras(
     new_from_cam = new_from_world[..., None, :, :] @ world_from_cam
     rotation = new_from_cam[..., :3, :3] / similarity_scale(new_from_world)[..., None, None, None]
     return rigid(rotation, new_from_cam[..., :3, 3])
+
+
+def given_or_beside(
+    predicted: Float[Tensor, "time 4 4"], given: Float[Tensor, "time 4 4"], is_given: Bool[Tensor, "time"]
+) -> Float[Tensor, "time 4 4"]:
+    """Given cameras, and others where they were predicted beside the nearest frame (by number) that has one."""
+    frames, given_frames = torch.arange(len(given)), is_given.nonzero()[:, 0]
+    nearest = given_frames[(frames[:, None] - given_frames).abs().argmin(dim=1)]
+    beside = given[nearest] @ invert(predicted[nearest]) @ predicted
+    return torch.where(is_given[:, None, None], given, beside)

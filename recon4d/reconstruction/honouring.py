@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from recon4d.geometry import invert, similarity
+from recon4d.geometry import given_or_beside, invert, similarity
 from recon4d.records import Known, Scene
 
 LEAST_MOTION = 1e-3
@@ -53,7 +53,7 @@ def honour(scene: Scene, known: Known | None) -> Scene:
         intrinsics = torch.where(knows_lens[:, None, None], known.intrinsics, cameras.intrinsics)
         cameras = replace(cameras, intrinsics=intrinsics.to(cameras.intrinsics))
     if knows_camera.any():
-        world_from_cam = _given_or_beside(cameras.world_from_cam.double(), given, knows_camera)
+        world_from_cam = given_or_beside(cameras.world_from_cam.double(), given, knows_camera)
         cameras = replace(cameras, world_from_cam=world_from_cam.to(cameras.world_from_cam))
     return scene if cameras is scene.cameras else scene.with_cameras(cameras)
 
@@ -84,16 +84,6 @@ def _scale_of_cameras(scene: Scene, given: Float[Tensor, "time 4 4"], is_known: 
         warnings.warn("the predicted cameras hardly move, so the given ones do not fix the scale", stacklevel=2)
         return None
     return scale
-
-
-def _given_or_beside(
-    predicted: Float[Tensor, "time 4 4"], given: Float[Tensor, "time 4 4"], is_known: Bool[Tensor, "time"]
-) -> Float[Tensor, "time 4 4"]:
-    """Given cameras, and others where they were predicted beside the nearest frame whose camera is given."""
-    frames, known_frames = torch.arange(len(given)), is_known.nonzero()[:, 0]
-    nearest = known_frames[(frames[:, None] - known_frames).abs().argmin(dim=1)]
-    beside = given[nearest] @ invert(predicted[nearest]) @ predicted
-    return torch.where(is_known[:, None, None], given, beside)
 
 
 def _scaling(scale: float) -> Float[Tensor, "4 4"]:

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from recon4d.geometry import field_of_view, invert, transform_points, unproject
+from recon4d.geometry import field_of_view, given_or_beside, invert, transform_points, unproject
 from recon4d.records import Cameras, FeatureTracks, Scene
 from recon4d.sfm.bundle_adjustment import Problem, adjust, adjust_points, parallax, residuals
 from recon4d.sfm.colmap import PLAUSIBLE_ANGLES
@@ -203,11 +203,8 @@ def _loose_beside_firm(cameras: Cameras, predicted: Cameras, is_firm: Bool[Tenso
     """Cameras that no tracks hold, where they were predicted beside the nearest frame that is held; the first stays."""
     if is_firm.all():
         return cameras
-    frames, firm = torch.arange(len(is_firm)), is_firm.nonzero()[:, 0]
-    nearest = firm[(frames[:, None] - firm).abs().argmin(dim=1)]
     old = predicted.world_from_cam.to(cameras.world_from_cam)
-    beside = cameras.world_from_cam[nearest] @ invert(old[nearest]) @ old
-    placed = replace(cameras, world_from_cam=torch.where(is_firm[:, None, None], cameras.world_from_cam, beside))
+    placed = replace(cameras, world_from_cam=given_or_beside(old, cameras.world_from_cam, is_firm))
     return placed.transformed(old[0] @ invert(placed.world_from_cam[0]))
 
 
