@@ -9,7 +9,7 @@ import torch
 from recon4d import geometry as g
 from recon4d.datasets.worlds import Draws, World, WorldConfig, make_worlds, render_worlds
 from recon4d.datasets.worlds.raycast import cast_rays, is_shadowed
-from recon4d.datasets.worlds.shading import shade
+from recon4d.datasets.worlds.shading import Textures, shade
 from recon4d.datasets.worlds.volume import CELL, SIDE, look_up, noise_volumes
 from recon4d.records import Cameras
 
@@ -157,7 +157,8 @@ def test_a_picture_fades_to_its_mean_colour_far_away() -> None:
     contrast = []
     for cells_per_metre in (0.3, 20.0):
         scaled = replace(surfaces, pattern_from_local=(cells_per_metre * torch.eye(3)).expand(1, 7, 3, 3))
-        colours = shade(replace(world, surfaces=scaled), hits, noise_volumes(torch.device("cpu"))[:1], checks)
+        worn, noise = Textures.worn(scaled, checks), noise_volumes(torch.device("cpu"))[:1]
+        colours = shade(replace(world, surfaces=scaled), hits, noise, worn)
         contrast.append(colours[0, 0, 0][hits.surfaces[0, 0] == 0].std().item())
     assert contrast[0] > 0.1
     assert contrast[1] < 0.01

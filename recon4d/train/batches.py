@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Int
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from recon4d.datasets import (
@@ -102,8 +104,22 @@ class Batches:
         difficulty = min(1.0, LEAST_DIFFICULTY + (1 - LEAST_DIFFICULTY) * ramp)
         world = make_worlds(config, TRAINING_FAMILY, seeds, self._share.device, difficulty, count)
         tracked = self._tracked(step)
-        sample = render_worlds(world, config, range(shape.num_frames), self._pictures, self._parts, tracked)
+        anchors = self._anchors(step, part).to(self._share.device)
+        sample = render_worlds(world, config, anchors, self._pictures, self._parts, tracked)
         return self._with_known(sample, step, part)
+
+    def _anchors(self, step: int, part: int) -> Int[Tensor, "batch 1"]:
+        """The frame of each clip whose pixels are tracked: the first, or any."""
+        anchors = []
+        for draw in self._draws(step, part):
+            is_any = draw.random(3)[2] < self._config.other_anchor_share
+            anchors.append(int(draw.integers(self.shape(step).num_frames)) if is_any else 0)
+        return torch.tensor(anchors)[:, None]
+
+    def _draws(self, step: int, part: int) -> list[np.random.Generator]:
+        """What decides for each clip of a part what is told and asked: numbers of its own."""
+        places = self._places(self.shape(step), part)
+        return [random_numbers(sample_seed(self._seed, step, place), "known") for place in places]
 
     def _tracked(self, step: int) -> Lattice:
         """Every so many pixels from another one in each step: those never asked for would never learn to answer."""
@@ -112,21 +128,16 @@ class Batches:
         return Lattice(stride, (int(row), int(column)))
 
     def _with_known(self, sample: Sample, step: int, part: int) -> Batch:
-        """The batch, told what some of its clips are allowed to know, and asked for the motion of one frame each."""
-        places = self._places(self.shape(step), part)
-        random = [random_numbers(sample_seed(self._seed, step, place), "known") for place in places]
-        draws = np.array([one.random(3) for one in random])
+        """The batch, told what some of its clips are allowed to know."""
+        draws = np.array([one.random(3) for one in self._draws(step, part)])
         is_told = draws[:, 0] < self._config.known_share
         knows_cameras = is_told & (draws[:, 1] < 0.5)
         known = known_of(sample, torch.from_numpy(is_told), torch.from_numpy(knows_cameras))
         tracks = sample.scene.tracks
         assert tracks is not None
-        chosen = [one.integers(tracks.anchors.shape[1]) for one in random]
-        elsewhere = np.where(draws[:, 2] < self._config.other_anchor_share, chosen, 0)
-        which = torch.from_numpy(elsewhere.astype(np.int64))[:, None].to(tracks.anchors.device)
         clip = replace(sample.clip, known=known, source=None)
-        seed = sample_seed(self._seed, step, places[0])
-        return Batch(replace(sample, clip=clip, object_ids=None), tracks.anchors.gather(1, which), seed)
+        seed = sample_seed(self._seed, step, self._places(self.shape(step), part)[0])
+        return Batch(replace(sample, clip=clip, object_ids=None), tracks.anchors, seed)
 
     def _clips_of_part(self, shape: Shape) -> int:
         """How many clips of this shape each process has in each part."""

@@ -14,7 +14,7 @@ from recon4d.datasets.worlds.filming import draw_cameras, draw_phases, draw_targ
 from recon4d.datasets.worlds.layout import Cast, draw_room, draw_shapes, without_collisions
 from recon4d.datasets.worlds.randomness import Draws, scene_keys
 from recon4d.datasets.worlds.raycast import Hits, cast_rays
-from recon4d.datasets.worlds.shading import shade
+from recon4d.datasets.worlds.shading import Textures, shade
 from recon4d.datasets.worlds.truth import ALL_PIXELS, Lattice, follow, is_surface, see, true_scene_of_world
 from recon4d.datasets.worlds.volume import VOLUMES, noise_volumes
 from recon4d.datasets.worlds.world import World, WorldConfig
@@ -83,12 +83,13 @@ def render_worlds(
         if any(anchor not in range(config.num_frames) for anchor in anchors):
             raise ValueError(f"anchors {list(anchors)} must be frames from 0 to {config.num_frames - 1}")
         anchors = torch.tensor(list(anchors), dtype=torch.long, device=world.phases.device).expand(batch, -1)
+    textures = None if pictures is None else Textures.worn(world.surfaces, pictures)
     hits, colours = [], []
     chunk = _frames_at_once(world, config)
     for start in range(0, config.num_frames, chunk):
         part = world.frames(slice(start, start + chunk))
         hits.append(parts.cast_rays(part, config.height, config.width))
-        colours.append(parts.shade(part, hits[-1], volumes, pictures))
+        colours.append(parts.shade(part, hits[-1], volumes, textures))
     images = expose(torch.cat(colours, dim=1), world.photometry)
     whole = Hits(
         depths=torch.cat([hit.depths for hit in hits], dim=1),

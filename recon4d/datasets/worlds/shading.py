@@ -1,6 +1,7 @@
 """The colours of what a world's pixels see: patterns and pictures in local coordinates, light, cast shadows, sky."""
 
 import math
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -17,11 +18,24 @@ PICTURE_SCALE = 0.35
 """Pictures per pattern cell: one picture covers about three."""
 
 
+@dataclass(frozen=True)
+class Textures:
+    """Pictures, and of what wears them the mean colour in [0, 1]: what a surface looks like from afar."""
+
+    pictures: UInt8[Tensor, "picture 3 side side"]
+    means: Float[Tensor, "batch surface 3"]
+
+    @classmethod
+    def worn(cls, surfaces: Surfaces, pictures: UInt8[Tensor, "picture 3 side side"]) -> "Textures":
+        """The pictures that these surfaces wear, by their number."""
+        return cls(pictures, pictures[surfaces.picture.clamp(min=0)].float().mean(dim=(-1, -2)) / 255)
+
+
 def shade(
     world: World,
     hits: Hits,
     volumes: Float[Tensor, "batch 4 side side side"],
-    pictures: UInt8[Tensor, "picture 3 picture_side picture_side"] | None = None,
+    textures: Textures | None = None,
 ) -> Float[Tensor, "batch time 3 height width"]:
     """Light that reaches the camera from every hit, before exposure; `volumes` are the noise each world is cut from."""
     size = hits.depths.shape[-2:]
@@ -36,9 +50,9 @@ def shade(
     noise, fine_noise = look_up(volumes, cells), look_up(volumes, 0.83 * CELLS_PER_PERIOD * cells + 0.37)
 
     colours = _pattern_colours(paint, cells, noise, footprint)
-    if pictures is not None:
+    if textures is not None:
         local_normals = (world_from_paint[..., :3, :3].transpose(-1, -2) @ normals[..., None])[..., 0]
-        worn = _picture_colours(pictures, paint, cells, local_normals, footprint)
+        worn = _picture_colours(textures, surfaces, paint, cells, local_normals, footprint)
         colours = torch.where((paint.picture >= 0)[..., None], worn, colours)
     grain = paint.grain * (1.5 - 14 * footprint).clamp(0, 1)
     colours = colours * (1 + 1.2 * grain * (fine_noise[..., 0] - 0.5))[..., None]
@@ -50,8 +64,12 @@ def shade(
 
 def _at(surfaces: Surfaces, chosen: Tensor) -> Surfaces:
     """The paint at the chosen surfaces (batch, time, n): every field with those axes in front."""
+    return surfaces.map(lambda values: _chosen(values, chosen))
+
+
+def _chosen(values: Tensor, chosen: Tensor) -> Tensor:
     batch = torch.arange(chosen.shape[0], device=chosen.device)[:, None, None]
-    return surfaces.map(lambda values: values[batch, chosen])
+    return values[batch, chosen]
 
 
 def _local_points_and_normals(
@@ -115,7 +133,7 @@ def _pattern_colours(paint: Surfaces, cells: Tensor, noise: Tensor, footprint: T
 
 
 def _picture_colours(
-    pictures: Tensor, paint: Surfaces, cells: Tensor, normals: Tensor, footprint: Tensor
+    textures: Textures, surfaces: Tensor, paint: Surfaces, cells: Tensor, normals: Tensor, footprint: Tensor
 ) -> Float[Tensor, "b t n 3"]:
     """An image texture, projected along the axis that the surface faces most, repeated without end.
 
@@ -125,7 +143,7 @@ def _picture_colours(
     across = cells.gather(-1, (axis + 1) % 3)
     along = cells.gather(-1, (axis + 2) % 3)
     position = PICTURE_SCALE * torch.cat([across, along], dim=-1)
-    side = pictures.shape[-1]
+    pictures, side = textures.pictures, textures.pictures.shape[-1]
     place = (position - position.floor()) * side - 0.5
     low = place.floor()
     share = (place - low)[..., None, :]
@@ -138,9 +156,10 @@ def _picture_colours(
 
     top = torch.lerp(texel(row, column), texel(row, next_column), share[..., 0])
     bottom = torch.lerp(texel(next_row, column), texel(next_row, next_column), share[..., 0])
-    mean = pictures.float().mean(dim=(2, 3))[number] / 255
     texels = (footprint * PICTURE_SCALE * side)[..., None]
-    return torch.lerp(mean, torch.lerp(top, bottom, share[..., 1]), (1.5 - texels / 6).clamp(0, 1))
+    return torch.lerp(
+        _chosen(textures.means, surfaces), torch.lerp(top, bottom, share[..., 1]), (1.5 - texels / 6).clamp(0, 1)
+    )
 
 
 def _light(world: World, depths: Tensor, points: Tensor, normals: Tensor) -> Float[Tensor, "b t n"]:
