@@ -52,11 +52,12 @@ def bending(depths: Float[Tensor, "time height width"], points: PointDepths) -> 
 
 def disagreement(depths: Float[Tensor, "time height width"], points: PointDepths) -> Float[Tensor, " seen"]:
     """How far depth is from each frame's points: the absolute difference of logs, capped at 1."""
-    errors = [
-        _log_ratio(depths[frame], points.pixels[frame][known], points.depths[frame][known]).abs()
-        for frame, known in enumerate(points.known)
-    ]
-    return torch.cat(errors).clamp(max=1)
+    return _log_ratios(depths, points).abs().clamp(max=1)
+
+
+def median_ratio(depths: Float[Tensor, "time height width"], points: PointDepths) -> float:
+    """How many times as deep as the maps have them points are."""
+    return float(_log_ratios(depths, points).median().exp())
 
 
 def bent(scene: Scene, factors: Float[Tensor, "time height width"]) -> Scene:
@@ -139,6 +140,14 @@ def _robust_fit(features: Float[Tensor, "point 4"], wanted: Float[Tensor, " poin
 
 def _smoothed(weights: Float[Tensor, "n point"], values: Float[Tensor, " point"]) -> Float[Tensor, " n"]:
     return weights @ values / (weights.sum(dim=1) + CAUTION)
+
+
+def _log_ratios(depths: Tensor, points: PointDepths) -> Float[Tensor, " seen"]:
+    ratios = [
+        _log_ratio(depths[frame], points.pixels[frame][known], points.depths[frame][known])
+        for frame, known in enumerate(points.known)
+    ]
+    return torch.cat(ratios)
 
 
 def _log_ratio(depths: Tensor, pixels: Tensor, wanted: Tensor) -> Float[Tensor, " point"]:

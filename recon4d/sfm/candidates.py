@@ -35,6 +35,9 @@ class RefineConfig:
     """Of the longer side: a point that any frame sees farther off says nothing of depth."""
     largest_disagreement: float = 0.5
     """Of log depth: if points contradict the network's depth more, something else is wrong, and depth stays."""
+    edge_allowance: float = 0.02
+    """Of log depth: so much farther from held-out points than bent depth, which goes through their neighbours, depth
+    from stereo may be; corners often are where a surface ends, and their pixel may show either side."""
     least_links: int = 8
     """Tracks that a frame must share with another one, so that they hold its camera."""
     plenty: float = 0.5

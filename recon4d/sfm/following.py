@@ -15,9 +15,10 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from recon4d.geometry import project, transform_points
 from recon4d.records import Clip, FeatureTracks, Scene
+from recon4d.sfm.grey import grey_pictures, searched_size
 from recon4d.sfm.patches import Placement, Templates, align, likeness, make_templates
+from recon4d.sfm.projecting import projected
 
 LEVELS = 3
 """Pictures of half the size each, coarse ones first: a search reaches twice as far in the next."""
@@ -97,19 +98,14 @@ def scene_guides(scene: Scene, most_sources: int = FollowConfig.most_sources) ->
         *(torch.arange(GRID_STEP // 2, side, GRID_STEP) for side in (height, width))
     ).unbind(-1)
     over_time = torch.arange(scene.num_frames)[:, None]
-    corner = scene.depths.new_tensor([width, height])
     pixels, seen = [], []
     for source in _sources(scene.num_frames, most_sources).tolist():
         points = scene.points_from_depth[source, row, column].expand(scene.num_frames, -1, -1)
-        in_camera = transform_points(scene.cameras.cam_from_world, points)
-        projected = project(in_camera, scene.cameras.intrinsics)
-        depths = in_camera[..., 2]
-        inside = (depths > 0) & (projected >= 0).all(dim=-1) & (projected < corner).all(dim=-1)
-        at_column, at_row = torch.where(inside[..., None], projected, 0.0).long().unbind(-1)
-        in_front = depths <= (1 + BEHIND) * scene.depths[over_time, at_row, at_column]
+        there = projected(scene.cameras, points, scene.size)
+        in_front = there.depths <= (1 + BEHIND) * scene.depths[over_time, *there.places()]
         stands = ~(scene.moving[source, row, column] > 0.5)
-        pixels.append(projected)
-        seen.append((inside & in_front & stands).to(projected))
+        pixels.append(there.pixels)
+        seen.append((there.inside & in_front & stands).to(there.pixels))
     return FeatureTracks(torch.cat(pixels, dim=1), torch.cat(seen, dim=1))
 
 
@@ -196,15 +192,9 @@ class _Search:
 
 def _pyramid(clip: Clip, config: FollowConfig) -> list[Tensor]:
     """Grey pictures (time, height, width) in [0, 1], the finest first, each of half the size of the one before."""
-    from kornia.color import rgb_to_grayscale
     from kornia.geometry.transform import build_pyramid
 
-    height, width = clip.size
-    scale = min(1.0, config.side / (height * width) ** 0.5)
-    multiple = 2 ** (LEVELS - 1)
-    size = [max(16, int(scale * side) // multiple) * multiple for side in (height, width)]
-    grey = rgb_to_grayscale(clip.images.cpu().float() / 255)
-    finest = F.interpolate(grey, size, mode="bilinear", align_corners=False, antialias=True)
+    finest = grey_pictures(clip, searched_size(clip.size, config.side, multiple=2 ** (LEVELS - 1)))[:, None]
     return [level[:, 0] for level in build_pyramid(finest, LEVELS)]
 
 

@@ -2,8 +2,8 @@
 
 Two starts are tried: the network's own cameras, and those that COLMAP's global mapper finds for the tracks alone. A
 fifth of the tracks is held out. They judge all cameras: each gets the best points it can, and the cameras with the
-smallest reprojection error stay. Points and tracks follow them; depth is then bent through the triangulated points, if
-that brings it nearer to those held out.
+smallest reprojection error stay. Points and tracks follow them; depth is then made exact as far as cameras prove it
+(`depth_refinement`).
 """
 
 import math
@@ -14,13 +14,13 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from recon4d.geometry import transform_points
 from recon4d.records import Clip, FeatureTracks, Scene
-from recon4d.sfm.bending import PointDepths, bending, bent, disagreement
-from recon4d.sfm.bundle_adjustment import Problem, adjust_points, parallax, residuals
+from recon4d.sfm.bending import bending, bent, disagreement, median_ratio
 from recon4d.sfm.candidates import LocatedTracks, RefineConfig, candidates, located, select, track_errors
+from recon4d.sfm.depth_evidence import DepthEvidence, depth_evidence
 from recon4d.sfm.epipolar import consistent_tracks
 from recon4d.sfm.following import follow_corners, scene_guides
+from recon4d.sfm.proving import with_proven_depth
 
 
 @dataclass(frozen=True)
@@ -38,17 +38,21 @@ class Refinement:
     """Mean difference of log depth to held-out points; NaN: not measured, since no cameras prove a depth."""
     depth_after: float = math.nan
     """The same of the depth that is answered."""
+    proven_share: float = 0.0
+    """Of all pixels, those whose depth several pictures prove."""
+    cameras_given: bool = False
+    """Whether cameras were known, and depth alone is refined."""
 
     def __str__(self) -> str:
         if not self.accepted:
-            return f"cameras are as predicted: {self.reason}"
-        cameras = (
-            f"cameras refined on {self.num_tracks} tracks: {self.error_before:.2f} to {self.error_after:.2f} pixels "
-            "on held-out ones"
-        )
-        if not self.depth_after < self.depth_before:
-            return cameras
-        return f"{cameras}, depth {self.depth_before:.0%} to {self.depth_after:.0%} off"
+            return f"{'depth is' if self.cameras_given else 'cameras are'} as predicted: {self.reason}"
+        pixels = f"{self.error_before:.2f} to {self.error_after:.2f} pixels on held-out ones"
+        refined = f"cameras refined on {self.num_tracks} tracks: {pixels}"
+        cameras = "cameras are as given" if self.cameras_given else refined
+        is_better = self.depth_after < self.depth_before
+        depth = f", depth {self.depth_before:.0%} to {self.depth_after:.0%} off" if is_better else ""
+        proven = f", that of {self.proven_share:.0%} of all pixels proven" if self.proven_share else ""
+        return f"{cameras}{depth}{proven}"
 
 
 def refine(scene: Scene, tracks: FeatureTracks, config: RefineConfig | None = None) -> Refinement:
@@ -59,14 +63,18 @@ def refine(scene: Scene, tracks: FeatureTracks, config: RefineConfig | None = No
     exactly, the scene is answered as it was, with the reason. Deterministic. Raises ``ValueError`` for a batch, for
     cameras that are not finite, and for tracks of another number of frames.
     """
-    config = config or RefineConfig()
+    return _refined(scene, tracks, config or RefineConfig())[0]
+
+
+def _refined(scene: Scene, tracks: FeatureTracks, config: RefineConfig) -> tuple[Refinement, DepthEvidence | None]:
+    """The refinement, and how deep points are for its cameras, where those were taken and parallax tells."""
     _check(scene, tracks)
     if scene.num_frames < 2:
-        return _unchanged(scene, "one frame has nothing to agree with")
+        return _unchanged(scene, "one frame has nothing to agree with"), None
     all_tracks, is_located = located(scene, tracks)
     usable = _usable(scene, all_tracks, is_located, config)
     if len(usable) < config.least_tracks:
-        return _unchanged(scene, f"{len(usable)} static tracks agree, {config.least_tracks} are needed")
+        return _unchanged(scene, f"{len(usable)} static tracks agree, {config.least_tracks} are needed"), None
     held_out, fitted = _split(usable, config)
     judges = all_tracks.take(held_out)
     before = track_errors(scene.cameras, judges, scene.size)
@@ -84,63 +92,83 @@ def refine(scene: Scene, tracks: FeatureTracks, config: RefineConfig | None = No
     found = Refinement(scene, False, float(before.mean()), float(after.mean()), len(fitted))
     if best is scene.cameras:
         none_is_better = f"no others are better on held-out tracks, which they fit to {found.error_before:.2f} pixels"
-        return replace(found, reason=reasons[0] if reasons else none_is_better)
+        return replace(found, reason=reasons[0] if reasons else none_is_better), None
     exact = float((after <= config.exact_error * max(scene.size)).float().mean())
     if exact < config.least_exact_share:
         needed = f"{config.least_exact_share:.0%} are needed"
-        return replace(found, reason=f"others fit {exact:.0%} of the held-out tracks exactly, {needed}")
-    refined = replace(found, scene=scene.with_cameras(best), accepted=True)
-    return _with_bent_depth(refined, all_tracks.take(fitted), judges, config)
+        return replace(found, reason=f"others fit {exact:.0%} of the held-out tracks exactly, {needed}"), None
+    placed = scene.with_cameras(best)
+    evidence = depth_evidence(placed, all_tracks.take(fitted), judges, config)
+    return _with_bent_depth(replace(found, scene=placed, accepted=True), evidence, config), evidence
 
 
 def refine_clip(clip: Clip, scene: Scene, matches: FeatureTracks, config: RefineConfig | None = None) -> Refinement:
     """`refine` on corners of `clip`, followed from the rough `matches` of a network (`reconstruct_and_match`).
 
     Where few of them are found again, they are followed once more from where the refined scene itself has them, and
-    refinement goes on from there. Focal lengths stay where the clip's lens is known. Raises ``ValueError`` as `refine`
-    and `follow_corners` do.
+    refinement goes on from there. In the end depth is looked for at every pixel. Focal lengths stay where the clip's
+    lens is known, and cameras where they are. Raises ``ValueError`` as `refine` and `follow_corners` do.
     """
     config = config or RefineConfig()
+    corners = follow_corners(clip, scene, matches)
+    if clip.known is not None and clip.known.world_from_cam.isfinite().all():
+        return _with_proven_depth(clip, *_with_given_cameras(scene, corners, config), config)
     if clip.known is not None and clip.known.intrinsics.isfinite().all():
         config = replace(config, focal_lengths=False)
-    corners = follow_corners(clip, scene, matches)
-    first = refine(scene, corners, config)
+    first, evidence = _refined(scene, corners, config)
     if scene.num_frames < 2 or not corners.seen.numel() or corners.seen.mean() >= config.plenty:
-        return first
-    again = refine(first.scene, follow_corners(clip, first.scene, scene_guides(first.scene)), config)
+        return _with_proven_depth(clip, first, evidence, config)
+    guides = scene_guides(first.scene)
+    again, more_evidence = _refined(first.scene, follow_corners(clip, first.scene, guides), config)
     if not again.accepted:
-        return first
-    return replace(again, error_before=first.error_before) if first.accepted else again
+        return _with_proven_depth(clip, first, evidence, config)
+    again = replace(again, error_before=first.error_before) if first.accepted else again
+    return _with_proven_depth(clip, again, more_evidence, config)
 
 
-def _with_bent_depth(
-    refined: Refinement, fitted: LocatedTracks, judges: LocatedTracks, config: RefineConfig
-) -> Refinement:
-    """The same with depth that goes through the points of `fitted`, if it then agrees better with those of `judges`."""
-    scene = refined.scene
-    seen, unseen = (_point_depths(scene, tracks, config) for tracks in (fitted, judges))
-    if not unseen.known.any():
+def _with_given_cameras(
+    scene: Scene, tracks: FeatureTracks, config: RefineConfig
+) -> tuple[Refinement, DepthEvidence | None]:
+    """Depth alone refined, by cameras that are known: they also say how long a unit is."""
+    _check(scene, tracks)
+    all_tracks, is_located = located(scene, tracks)
+    is_seen = (tracks.seen > 0).sum(dim=0) >= config.least_frames
+    held_out, fitted = _split(_drawn(is_located & is_seen, config), config)
+    evidence = depth_evidence(scene, all_tracks.take(fitted), all_tracks.take(held_out), config)
+    found = replace(_unchanged(scene, "too few corners show parallax"), num_tracks=len(fitted), cameras_given=True)
+    if evidence is None:
+        return found, None
+    before = float(disagreement(scene.depths, evidence.held_out).mean())
+    scaled = bent(scene, torch.full_like(scene.depths, median_ratio(scene.depths, evidence.fitted)))
+    refined = _with_bent_depth(replace(found, scene=scaled, accepted=True), evidence, config)
+    return replace(refined, depth_before=before), evidence
+
+
+def _with_bent_depth(refined: Refinement, evidence: DepthEvidence | None, config: RefineConfig) -> Refinement:
+    """The same with depth that goes through the fitted points, if it then agrees better with those held out."""
+    if evidence is None:
         return refined
-    before = float(disagreement(scene.depths, unseen).mean())
+    scene = refined.scene
+    before = float(disagreement(scene.depths, evidence.held_out).mean())
+    unbent = replace(refined, depth_before=before, depth_after=before)
     if before > config.largest_disagreement:
-        return replace(refined, depth_before=before, depth_after=before)
-    better = bent(scene, bending(scene.depths, seen))
-    after = float(disagreement(better.depths, unseen).mean())
-    if after >= before:
-        return replace(refined, depth_before=before, depth_after=before)
-    return replace(refined, scene=better, depth_before=before, depth_after=after)
+        return unbent
+    better = bent(scene, bending(scene.depths, evidence.fitted))
+    after = float(disagreement(better.depths, evidence.held_out).mean())
+    return replace(unbent, scene=better, depth_after=after) if after < before else unbent
 
 
-def _point_depths(scene: Scene, located: LocatedTracks, config: RefineConfig) -> PointDepths:
-    """How deep the tracks' points are in the frames that see them, where parallax tells and all frames agree."""
-    cameras, tracks = scene.cameras, located.tracks
-    problem = Problem(cameras, tracks, located.points(cameras), scene.size, config.loss_scales[-1])
-    points = adjust_points(problem)
-    distance, seen = residuals(cameras, tracks, points)
-    agrees = torch.where(seen, distance, 0.0).amax(dim=0) <= config.largest_point_error * max(scene.size)
-    is_told = agrees & (parallax(cameras, tracks, points) >= config.least_parallax)
-    in_camera = transform_points(cameras.cam_from_world.double(), points.double().expand(len(seen), -1, -1))
-    return PointDepths(tracks.pixels, in_camera[..., 2].to(scene.depths), seen & is_told)
+def _with_proven_depth(
+    clip: Clip, refined: Refinement, evidence: DepthEvidence | None, config: RefineConfig
+) -> Refinement:
+    """The same with the depth that pictures prove, unless it contradicts the points held out."""
+    if evidence is None or not refined.depth_after <= config.largest_disagreement:
+        return refined
+    proven = with_proven_depth(clip, refined.scene)
+    after = float(disagreement(proven.scene.depths, evidence.held_out).mean())
+    if after > refined.depth_after + config.edge_allowance:
+        return refined
+    return replace(refined, scene=proven.scene, depth_after=after, proven_share=proven.share)
 
 
 def static_tracks(scene: Scene, count: int = 4000, seed: int = 0) -> FeatureTracks:
@@ -174,10 +202,7 @@ def _usable(
     nearly as many, the network decides: they are taken if its cameras fit them far better.
     """
     tracks = located.tracks
-    seen_enough = (tracks.seen > 0).sum(dim=0) >= config.least_frames
-    numbers = (is_located & seen_enough).nonzero()[:, 0].numpy()
-    drawn = np.sort(np.random.default_rng(config.seed).permutation(numbers)[: config.most_tracks])
-    chosen = torch.from_numpy(drawn)
+    chosen = _drawn(is_located & ((tracks.seen > 0).sum(dim=0) >= config.least_frames), config)
     agree = _consistent(scene, tracks, chosen, config)
     rivals = chosen[~torch.isin(chosen, agree)]
     least = max(config.least_tracks, config.rival_share * len(agree))
@@ -191,6 +216,11 @@ def _usable(
         for group in (agree, rivals)
     )
     return rivals if of_rivals < config.rival_error * of_most else agree
+
+
+def _drawn(is_usable: Bool[Tensor, " track"], config: RefineConfig) -> Int[Tensor, " drawn"]:
+    numbers = is_usable.nonzero()[:, 0].numpy()
+    return torch.from_numpy(np.sort(np.random.default_rng(config.seed).permutation(numbers)[: config.most_tracks]))
 
 
 def _consistent(

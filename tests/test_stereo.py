@@ -1,0 +1,184 @@
+"""Depth from pictures and exact cameras: true where it is proven, and proven only where that can be."""
+
+from dataclasses import replace
+from functools import cache
+from typing import NamedTuple
+
+import pytest
+import torch
+import torch.nn.functional as F
+from scenes import make_scene
+
+from recon4d.datasets.worlds.worlds_v1 import WORLDS_V1
+from recon4d.records import Cameras, Clip, Known, Scene
+from recon4d.sfm import refine_clip
+from recon4d.sfm.following import scene_guides
+from recon4d.sfm.grey import grey_pictures, searched_size
+from recon4d.sfm.projecting import projected
+from recon4d.sfm.proving import with_proven_depth
+from recon4d.sfm.stereo import StereoConfig, stereo_depths
+
+SIZE = (96, 128)
+STILL, MOVING, STANDING = 11, 2, 5
+"""Clips of worlds-v1: nothing moves; much moves; the camera does not."""
+
+
+class Exact(NamedTuple):
+    """A clip, and what is true of it in maps of `SIZE`."""
+
+    clip: Clip
+    scene: Scene
+
+
+@cache
+def world(position: int, frames: tuple[int, ...] = (0, 2, 4, 6)) -> Exact:
+    sample = WORLDS_V1["8"].sample(position)
+    scene = replace(sample.scene, tracks=None).frames(list(frames)).resized(*SIZE)
+    return Exact(sample.clip.frames(list(frames)), scene)
+
+
+def flattened(scene: Scene) -> Scene:
+    """A scene whose depth knows near from far, and little else."""
+    blurred = F.avg_pool2d(scene.depths.clamp(min=0.1).log()[:, None], 31, 1, 15, count_include_pad=False)[:, 0]
+    return replace(scene, depths=(0.7 * blurred + 0.3 * blurred.mean()).exp())
+
+
+def errors(depths: torch.Tensor, truth: Scene) -> torch.Tensor:
+    return torch.where(truth.depth_confidence > 0, (depths / truth.depths.clamp(min=1e-6) - 1).abs(), torch.nan)
+
+
+def test_depth_of_a_still_world_is_proven_and_true() -> None:
+    sample = world(STILL)
+    before = flattened(sample.scene)
+    found = stereo_depths(grey_pictures(sample.clip, SIZE), sample.scene.cameras, before.depths)
+    assert errors(before.depths, sample.scene).nanmedian() > 0.05
+    off = errors(found.depths, sample.scene)[found.proven]
+    assert found.proven.float().mean() > 0.5
+    assert off.nanmedian() < 0.01
+    assert off.nanquantile(0.95) < 0.05
+
+
+def test_what_moves_is_hardly_ever_proven() -> None:
+    sample = world(MOVING)
+    found = stereo_depths(grey_pictures(sample.clip, SIZE), sample.scene.cameras, flattened(sample.scene).depths)
+    moves = sample.scene.moving > 0.5
+    assert moves.float().mean() > 0.2
+    assert found.proven[~moves].float().mean() > 4 * found.proven[moves].float().mean()
+    assert found.proven[moves].float().mean() < 0.05
+
+
+def test_without_parallax_or_pattern_nothing_is_proven() -> None:
+    sample = world(STANDING)
+    expected = flattened(sample.scene).depths
+    standing = stereo_depths(grey_pictures(sample.clip, SIZE), sample.scene.cameras, expected)
+    assert not standing.proven.any()
+    torch.testing.assert_close(standing.depths, expected)
+
+    moving = world(STILL)
+    noise = torch.rand(4, *SIZE, generator=torch.Generator().manual_seed(0))
+    of_noise = stereo_depths(0.5 + 0.01 * noise, moving.scene.cameras, expected)
+    assert of_noise.proven.float().mean() < 0.05
+
+
+def test_exposure_does_not_matter() -> None:
+    sample = world(STILL)
+    pictures, before = grey_pictures(sample.clip, SIZE), flattened(sample.scene).depths
+    darker = pictures * torch.tensor([1.0, 0.6, 0.9, 0.7])[:, None, None] + 0.05
+    plain, other = (stereo_depths(one, sample.scene.cameras, before) for one in (pictures, darker))
+    both = plain.proven & other.proven
+    assert both.sum() > 0.9 * plain.proven.sum()
+    assert (plain.depths / other.depths - 1).abs()[both].median() < 1e-3
+
+
+def test_the_answer_does_not_depend_on_where_the_world_begins() -> None:
+    sample = world(STILL, (0, 4))
+    pictures, before = grey_pictures(sample.clip, SIZE), flattened(sample.scene).depths
+    turned = sample.scene.cameras.transformed(sample.scene.cameras.world_from_cam[1])
+    one, other = (stereo_depths(pictures, cameras, before) for cameras in (sample.scene.cameras, turned))
+    assert (one.proven == other.proven).float().mean() > 0.99
+    assert (one.depths / other.depths - 1).abs()[one.proven].median() < 1e-4
+
+
+def test_a_scene_takes_proven_depth_and_bends_the_rest() -> None:
+    sample = world(STILL)
+    moving = torch.full_like(sample.scene.moving, 0.8)
+    before = replace(flattened(sample.scene), moving=moving)
+    after = with_proven_depth(sample.clip, before)
+    is_proven = after.scene.moving == 0
+    assert after.share == pytest.approx(float(is_proven.float().mean()))
+    assert errors(after.scene.depths, sample.scene)[is_proven].nanmedian() < 0.01
+    rest = errors(after.scene.depths, sample.scene)[~is_proven].nanmean()
+    assert rest < 0.8 * errors(before.depths, sample.scene)[~is_proven].nanmean()
+    torch.testing.assert_close(after.scene.points, after.scene.points_from_depth)
+
+
+def test_ignored_pixels_are_not_proven() -> None:
+    sample = world(STILL)
+    ignore = torch.zeros(4, *sample.clip.size, dtype=torch.bool)
+    ignore[:, :, :128] = True
+    clip = replace(sample.clip, known=replace(Known.nothing(4), ignore=ignore))
+    before = replace(flattened(sample.scene), moving=torch.ones_like(sample.scene.moving))
+    after = with_proven_depth(clip, before).scene
+    assert (after.moving[:, :, :63] == 1).all()
+    assert (after.moving[:, :, 65:] == 0).float().mean() > 0.4
+
+
+def test_large_maps_keep_their_size() -> None:
+    sample = world(STILL)
+    before = flattened(sample.scene)
+    after = with_proven_depth(sample.clip, before, StereoConfig(side=64)).scene
+    assert after.size == SIZE
+    assert errors(after.depths, sample.scene).nanmedian() < 0.3 * errors(before.depths, sample.scene).nanmedian()
+    assert searched_size((480, 640), 240) == (207, 277)
+    assert searched_size((90, 120), 240) == (90, 120)
+
+
+def test_given_cameras_stay_and_depth_follows_them() -> None:
+    """Cameras in metres, and depth of a network that does not know how long a metre is."""
+    sample = world(STILL)
+    truth = sample.scene
+    before = flattened(truth)
+    before = replace(before, depths=3 * before.depths)
+    known = replace(
+        Known.nothing(4),
+        world_from_cam=truth.cameras.world_from_cam,
+        intrinsics=truth.cameras.resized(SIZE, sample.clip.size).intrinsics,
+    )
+    refined = refine_clip(replace(sample.clip, known=known), before, scene_guides(truth))
+    assert refined.accepted
+    assert torch.equal(refined.scene.cameras.world_from_cam, truth.cameras.world_from_cam)
+    assert errors(refined.scene.depths, truth).nanmedian() < 0.01
+    assert "cameras are as given" in str(refined)
+    assert "proven" in str(refined)
+
+
+def test_given_cameras_that_stand_still_change_nothing() -> None:
+    sample = world(STANDING)
+    known = replace(Known.nothing(4), world_from_cam=sample.scene.cameras.world_from_cam)
+    refined = refine_clip(replace(sample.clip, known=known), sample.scene, scene_guides(sample.scene))
+    assert not refined.accepted
+    assert refined.scene is sample.scene
+    assert "parallax" in str(refined)
+
+
+def test_projected_points_fall_into_their_pixels() -> None:
+    scene = make_scene()
+    points = scene.points_from_depth[0].flatten(0, 1).expand(scene.num_frames, -1, -1)
+    there = projected(scene.cameras, points, scene.size)
+    assert there.inside[0].all()
+    row, column = there.places()
+    height, width = scene.size
+    assert torch.equal(row[0] * width + column[0], torch.arange(height * width))
+    behind = projected(scene.cameras, -points, scene.size)
+    assert not behind.inside[0].any()
+
+
+def test_cameras_of_two_frames_are_enough() -> None:
+    sample = world(STILL, (0, 4))
+    found = stereo_depths(grey_pictures(sample.clip, SIZE), sample.scene.cameras, flattened(sample.scene).depths)
+    assert errors(found.depths, sample.scene)[found.proven].nanmedian() < 0.015
+    assert found.proven.float().mean() > 0.3
+    alone = Cameras(sample.scene.cameras.world_from_cam[:1], sample.scene.cameras.intrinsics[:1])
+    clip = Clip(sample.clip.images[:1], sample.clip.times[:1])
+    one = stereo_depths(grey_pictures(clip, SIZE), alone, sample.scene.depths[:1])
+    assert not one.proven.any()
