@@ -1,8 +1,8 @@
 """What more views, a known lens and known cameras are worth: ``python -m benchmarks.inputs --model recon4d_mini``.
 
 Clips of worlds-v1. The same network sees each clip as it is; one of its frames, as often as the clip has frames; and
-the clip with its true intrinsics, without and with its true cameras. With ``--refine`` what is answered to all but the
-last is refined on the clip.
+the clip with its true intrinsics, without and with its true cameras. With ``--refine`` the answers are refined on the
+clip.
 """
 
 import math
@@ -78,8 +78,6 @@ def _answer(model: Model, clip: Clip) -> Scene:
 
 
 def _refined(model: Model, clip: Clip) -> Scene:
-    if clip.known is not None and clip.known.world_from_cam.isfinite().all():
-        return _answer(model, clip)  # there is nothing left to refine
     scene, matches = reconstruct_and_match(model, clip, CONFIG)
     return refine_clip(clip, scene, matches).scene.resized(*clip.size)
 

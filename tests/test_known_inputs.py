@@ -745,7 +745,6 @@ class TestCommand:
     @pytest.mark.parametrize(
         ("options", "complaint"),
         [
-            (["--cameras", "tum.txt", "--refine"], "give one of the two"),
             (["--intrinsics", "1,2"], "wanted fx fy cx cy"),
             (["--mask", "none.png"], "none.png does not exist"),
             (["--distortion", "0,0,0,0"], "give its --intrinsics too"),

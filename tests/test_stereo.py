@@ -154,11 +154,26 @@ def test_given_cameras_stay_and_depth_follows_them() -> None:
 
 def test_given_cameras_that_stand_still_change_nothing() -> None:
     sample = world(STANDING)
-    known = replace(Known.nothing(4), world_from_cam=sample.scene.cameras.world_from_cam)
+    cameras = sample.scene.cameras
+    known = replace(Known.nothing(4), world_from_cam=cameras.world_from_cam, intrinsics=cameras.intrinsics)
     refined = refine_clip(replace(sample.clip, known=known), sample.scene, scene_guides(sample.scene))
     assert not refined.accepted
     assert refined.scene is sample.scene
     assert "parallax" in str(refined)
+
+
+@pytest.mark.parametrize("what", ["some cameras", "no lens"])
+def test_half_known_cameras_are_refused(what: str) -> None:
+    sample = world(STILL, (0, 4))
+    poses = sample.scene.cameras.world_from_cam.clone()
+    intrinsics = sample.scene.cameras.intrinsics
+    if what == "some cameras":
+        poses[1] = torch.nan
+    else:
+        intrinsics = torch.full_like(intrinsics, torch.nan)
+    known = replace(Known.nothing(2), world_from_cam=poses, intrinsics=intrinsics)
+    with pytest.raises(ValueError, match="all cameras must be known with their lens, or none"):
+        refine_clip(replace(sample.clip, known=known), sample.scene, scene_guides(sample.scene))
 
 
 def test_projected_points_fall_into_their_pixels() -> None:

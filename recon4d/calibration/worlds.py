@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from math import sqrt
 
+from recon4d.calibration.cuts import MovingEvidence, moving_evidence
 from recon4d.calibration.evidence import SceneEvidence, scene_evidence
 from recon4d.datasets.worlds import Lattice, WorldConfig, make_worlds, render_worlds
 from recon4d.model import Model
@@ -22,7 +23,7 @@ def size_for(model: Model, size: tuple[int, int] | None) -> tuple[int, int]:
 
 def evidence_of_worlds(
     model: Model, config: WorldConfig, seed: int, clips: int, precision: Precision = "auto"
-) -> Iterator[SceneEvidence]:
+) -> Iterator[tuple[SceneEvidence, MovingEvidence | None]]:
     """The evidence of each of the first `clips` worlds of a seed, answered as `reconstruct` answers anybody's clip.
 
     `config` has the size of `size_for`, so that nothing is resized. Worlds are made where the model is. Tracks are
@@ -36,4 +37,4 @@ def evidence_of_worlds(
         world = make_worlds(config, seed, [number], device)
         sample = render_worlds(world, config, (0,), tracked=Lattice(TRACK_STRIDE))[0].to("cpu")
         prediction = reconstruct(model, sample.clip, settings)
-        yield scene_evidence(prediction, sample.scene)
+        yield scene_evidence(prediction, sample.scene), moving_evidence(prediction, sample.scene)

@@ -1,4 +1,4 @@
-"""`recon4d calibrate`: what the confidence of a model means, measured on worlds and written into its checkpoint."""
+"""`recon4d calibrate`: what confidence means and where masks are cut, measured on worlds, written into a checkpoint."""
 
 import sys
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ import tyro
 from recon4d.cli.words import find_device, find_model
 
 if TYPE_CHECKING:
-    from recon4d.calibration import SceneEvidence
+    from recon4d.calibration import MovingEvidence, SceneEvidence
     from recon4d.datasets.worlds import WorldConfig
     from recon4d.model import Model
     from recon4d.records import Calibration
@@ -21,7 +21,8 @@ PICTURE_NAME = "reliability.png"
 
 @dataclass(frozen=True)
 class CalibrateCommand:
-    """Measure on synthetic worlds what a model's confidence means, and write it into a checkpoint."""
+    """Measure on synthetic worlds what a model's confidence means and where its moving mask is best cut, and write
+    both into a checkpoint."""
 
     model: tyro.conf.Positional[str]
     """A name that `recon4d models` lists, or a checkpoint file (.safetensors)."""
@@ -46,7 +47,14 @@ class CalibrateCommand:
     """Replace files that are there."""
 
     def run(self) -> None:
-        from recon4d.calibration import FITTING_SEED, HELD_OUT_SEED, fit_calibration, write_reliability_picture
+        from recon4d.calibration import (
+            FITTING_SEED,
+            HELD_OUT_SEED,
+            fit_calibration,
+            moving_cut,
+            shift_to_half,
+            write_reliability_picture,
+        )
         from recon4d.zoo import save_model
 
         picture = self.out.with_name(PICTURE_NAME)
@@ -56,15 +64,18 @@ class CalibrateCommand:
         worlds = self._worlds(model)
         what = f"worlds of {worlds.num_frames} frames, {worlds.width} x {worlds.height} pixels"
         print(f"{model.name} on {device}: {self.clips} {what} to fit, {self.held_out} others to check")
-        fitted_to = self._evidence(model, worlds, FITTING_SEED, self.clips, "fitting")
+        fitted_to, masks = self._evidence(model, worlds, FITTING_SEED, self.clips, "fitting")
         calibration = fit_calibration(fitted_to, f"{self.clips} synthetic {what}")
         if calibration.depth is None:
             raise ValueError(f"{model.name} answers no depth that could be compared with the truth")
-        checked_on = self._evidence(model, worlds, HELD_OUT_SEED, self.held_out, "checking")
+        checked_on, other_masks = self._evidence(model, worlds, HELD_OUT_SEED, self.held_out, "checking")
         for line in _table(calibration, fitted_to, checked_on):
             print(line)
         write_reliability_picture(picture, calibration, checked_on)
         model.calibration = calibration
+        if (cut := moving_cut(masks)) is not None:
+            model.shift_moving(shift_to_half(cut))
+            print(_moving_line(cut, other_masks))
         save_model(model.cpu(), self.out, self.storage)
         print(f"{self.out}: {model.name} with its calibration; {picture}: expected against measured error")
 
@@ -86,13 +97,16 @@ class CalibrateCommand:
         height, width = size_for(model, self.size)
         return WorldConfig(num_frames=self.num_frames, height=height, width=width)
 
-    def _evidence(self, model: "Model", worlds: "WorldConfig", seed: int, clips: int, purpose: str) -> "SceneEvidence":
+    def _evidence(
+        self, model: "Model", worlds: "WorldConfig", seed: int, clips: int, purpose: str
+    ) -> "tuple[SceneEvidence, list[MovingEvidence]]":
         from tqdm import tqdm
 
         from recon4d.calibration import evidence_of_worlds, together
 
         parts = evidence_of_worlds(model, worlds, seed, clips, self.precision)
-        return together(list(tqdm(parts, purpose, clips, unit="clip", disable=not sys.stderr.isatty())))
+        both = list(tqdm(parts, purpose, clips, unit="clip", disable=not sys.stderr.isatty()))
+        return together([scene for scene, _ in both]), [moving for _, moving in both if moving is not None]
 
 
 def _table(calibration: "Calibration", fitted_to: "SceneEvidence", checked_on: "SceneEvidence") -> Iterator[str]:
@@ -115,3 +129,13 @@ def _table(calibration: "Calibration", fitted_to: "SceneEvidence", checked_on: "
             f"{field:6} {len(evidence):8d}  {errors[0]:9.3f}  {errors[1]:9.3f}  {errors[2]:10.3f}  "
             f"{expected:8.1%}  {measured:8.1%}"
         )
+
+
+def _moving_line(cut: float, checked_on: "list[MovingEvidence]") -> str:
+    from recon4d.calibration import overlap_at
+
+    line = f"moving: what was at least {cut:.2f} probable is above one half from now on"
+    if not checked_on:
+        return line
+    before, after = overlap_at(checked_on, 0.5), overlap_at(checked_on, cut)
+    return f"{line}; overlap with the truth on the worlds held out {before:.3f} to {after:.3f}"

@@ -62,6 +62,10 @@ class ClipWork:
             print(describe_known(clip.known))
         if command.colmap_intrinsics:
             clip = _with_colmap_intrinsics(clip)
+        if command.refine:
+            from recon4d.sfm import knows_cameras
+
+            knows_cameras(clip)  # refuses now what could not be refined after the pass
         scene = self._answer(clip)
         if command.full_resolution:
             scene = scene.resized(*clip.size)

@@ -58,8 +58,8 @@ class ReconstructCommand:
     distortion: str | None = None
     """Known: k1,k2,p1,p2 or k1,k2,p1,p2,k3 of the lens, to be taken out; results are of the undistorted pictures."""
     refine: bool = False
-    """Make cameras and depth exact by bundle adjustment over corners of what stands still (needs pycolmap); kept only
-    where that helps."""
+    """Make cameras and depth exact by corners of what stands still, and by the pictures then (needs pycolmap); kept
+    only where that helps. Cameras that are known stay, and depth is refined by them."""
     colmap_intrinsics: bool = False
     """Let COLMAP find the focal length first, and tell the network (needs pycolmap)."""
     overwrite: bool = False
@@ -69,8 +69,6 @@ class ReconstructCommand:
     def run(self) -> None:
         if not self.clips:
             raise ValueError("give at least one clip: a video, a picture or a folder of pictures")
-        if self.refine and self.cameras is not None:
-            raise ValueError("--refine moves cameras, and --cameras says what they are: give one of the two")
         if self.long.is_wanted:
             self._refuse_what_needs_one_pass()
         if len(self.clips) == 1:

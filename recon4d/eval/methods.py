@@ -25,6 +25,7 @@ from recon4d.sfm import (
     ColmapConfig,
     FollowConfig,
     RefineConfig,
+    StereoConfig,
     load_pycolmap,
     reconstruct_with_colmap,
     refine_clip,
@@ -120,12 +121,12 @@ class Network(Method):
 
 
 class RefinedNetwork(Network):
-    """A network, its cameras refined by bundle adjustment over corners that were followed from its own matches."""
+    """A network, its cameras and depth refined on the clip, from its own matches."""
 
     def __init__(self, name: str, model: Model, config: MethodConfig) -> None:
         super().__init__(f"{name}+refine", model, config)
         load_pycolmap()
-        self.key += f", {FollowConfig()}, {RefineConfig()}"
+        self.key += f", {FollowConfig()}, {RefineConfig()}, {StereoConfig()}"
 
     def scene(self, request: Request) -> Scene:
         scene, matches = reconstruct_and_match(self._model, request.clip, self._config(request))

@@ -3,6 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -30,6 +31,17 @@ class DenseHead(nn.Module):
     @abstractmethod
     def initialise(self, bias: Float[Tensor, "out_channels"]) -> None:
         """Start every map near its constant `bias`."""
+
+    @abstractmethod
+    def shift(self, channel: int, amount: float) -> None:
+        """Add `amount` to all of one map, from now on."""
+
+
+def shift_bias(out: nn.Conv2d, channel: int, places: int, amount: float) -> None:
+    """Add to the map `channel` of an answer that has `places` channels for each map, side by side."""
+    assert out.bias is not None
+    with torch.no_grad():
+        out.bias[channel * places : (channel + 1) * places] += amount
 
 
 class ResidualConvolutions(nn.Module):

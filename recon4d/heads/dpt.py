@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from recon4d.heads.dense import DenseHead
+from recon4d.heads.dense import DenseHead, shift_bias
 from recon4d.heads.pyramid import FINEST_PER_PATCH, Pyramid, PyramidConfig, resize_by_corners
 from recon4d.heads.uv_positions import add_uv_positions
 from recon4d.tensors import full_precision
@@ -66,6 +66,9 @@ class DptHead(DenseHead):
     def initialise(self, bias: Float[Tensor, "out_channels"]) -> None:
         _start_near(self.out, bias)
 
+    def shift(self, channel: int, amount: float) -> None:
+        shift_bias(self.out, channel, 1, amount)
+
 
 @dataclass(frozen=True)
 class ShuffleHeadConfig:
@@ -114,6 +117,9 @@ class ShuffleHead(DenseHead):
 
     def initialise(self, bias: Float[Tensor, "out_channels"]) -> None:
         _start_near(self.out, bias.repeat_interleave(self.upscale**2))
+
+    def shift(self, channel: int, amount: float) -> None:
+        shift_bias(self.out, channel, self.upscale**2, amount)
 
 
 @dataclass(frozen=True)

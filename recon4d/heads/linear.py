@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from recon4d.heads.dense import DenseHead, ResidualConvolutions, match_size
+from recon4d.heads.dense import DenseHead, ResidualConvolutions, match_size, shift_bias
 from recon4d.tensors import full_precision
 
 
@@ -64,3 +64,6 @@ class LinearHead(DenseHead):
         assert self.out.bias is not None
         with torch.no_grad():
             self.out.bias.copy_(bias.repeat_interleave(self.final_upscale**2))
+
+    def shift(self, channel: int, amount: float) -> None:
+        shift_bias(self.out, channel, self.final_upscale**2, amount)

@@ -189,6 +189,15 @@ class Model(nn.Module):
         features = torch.cat([self.track_head.features(part, grid) for part in parts])
         return features.unflatten(0, taps[0].shape[:2])
 
+    def shift_moving(self, amount: float) -> None:
+        """Add `amount` to the logits of what moves, from now on. Raises ``ValueError`` where the model has none."""
+        for head, group in zip(self.dense_heads, self.config.dense_groups, strict=True):
+            if "moving" in group:
+                before = group[: group.index("moving")]
+                head.shift(sum(len(DENSE_FIELDS[field]) for field in before), amount)  # pyright: ignore[reportCallIssue]
+                return
+        raise ValueError(f"{self.name} does not say what moves")
+
     def set_activation_checkpointing(self, enabled: bool) -> None:
         """Recompute the blocks' activations in the backward pass: about a third more time, far less memory."""
         self.backbone.set_activation_checkpointing(enabled)

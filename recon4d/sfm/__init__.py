@@ -12,7 +12,8 @@ from recon4d.sfm.colmap import (
 from recon4d.sfm.following import FollowConfig, follow_corners, scene_guides
 from recon4d.sfm.mapping import map_tracks
 from recon4d.sfm.package import NoPycolmapError, load_pycolmap
-from recon4d.sfm.refinement import Refinement, refine, refine_clip, static_tracks
+from recon4d.sfm.refinement import Refinement, knows_cameras, refine, refine_clip, static_tracks
+from recon4d.sfm.stereo import StereoConfig, StereoDepths, stereo_depths
 
 __all__ = [
     "ColmapConfig",
@@ -21,7 +22,10 @@ __all__ = [
     "NoPycolmapError",
     "RefineConfig",
     "Refinement",
+    "StereoConfig",
+    "StereoDepths",
     "follow_corners",
+    "knows_cameras",
     "load_pycolmap",
     "map_database",
     "map_tracks",
@@ -31,5 +35,6 @@ __all__ = [
     "scene_guides",
     "scene_of_model",
     "static_tracks",
+    "stereo_depths",
     "with_colmap_intrinsics",
 ]

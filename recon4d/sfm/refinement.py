@@ -107,11 +107,12 @@ def refine_clip(clip: Clip, scene: Scene, matches: FeatureTracks, config: Refine
 
     Where few of them are found again, they are followed once more from where the refined scene itself has them, and
     refinement goes on from there. In the end depth is looked for at every pixel. Focal lengths stay where the clip's
-    lens is known, and cameras where they are. Raises ``ValueError`` as `refine` and `follow_corners` do.
+    lens is known; where its cameras are known too, depth alone is refined. Raises ``ValueError`` as `refine` and
+    `follow_corners` do, and where cameras are known without the lens, or those of some frames alone.
     """
     config = config or RefineConfig()
     corners = follow_corners(clip, scene, matches)
-    if clip.known is not None and clip.known.world_from_cam.isfinite().all():
+    if knows_cameras(clip):
         return _with_proven_depth(clip, *_with_given_cameras(scene, corners, config), config)
     if clip.known is not None and clip.known.intrinsics.isfinite().all():
         config = replace(config, focal_lengths=False)
@@ -124,6 +125,25 @@ def refine_clip(clip: Clip, scene: Scene, matches: FeatureTracks, config: Refine
         return _with_proven_depth(clip, first, evidence, config)
     again = replace(again, error_before=first.error_before) if first.accepted else again
     return _with_proven_depth(clip, again, more_evidence, config)
+
+
+def knows_cameras(clip: Clip) -> bool:
+    """Whether a clip's cameras are known, so that refinement keeps them.
+
+    Raises ``ValueError`` where those of some frames alone are, or no lens: such a clip cannot be refined.
+    """
+    if clip.known is None:
+        return False
+    is_placed = clip.known.world_from_cam.isfinite().all(dim=-1).all(dim=-1)
+    if not is_placed.any():
+        return False
+    if not is_placed.all() or not clip.known.intrinsics.isfinite().all():
+        lens = "known" if clip.known.intrinsics.isfinite().all() else "not known"
+        raise ValueError(
+            f"the cameras of {int(is_placed.sum())} of {clip.num_frames} frames are known and the lens is {lens}; to "
+            "refine this clip all cameras must be known with their lens, or none"
+        )
+    return True
 
 
 def _with_given_cameras(
