@@ -1,6 +1,7 @@
 """Geometry by its axioms: near the identity, at degenerate input, over batch shapes, and by finite differences."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -297,3 +298,20 @@ class TestResampling:
         expected = 2 * finer[..., 0] + 3 * finer[..., 1]
         # Beyond the outermost centres there is nothing to interpolate with.
         torch.testing.assert_close(resized[0, 1:-1, 1:-1], expected[1:-1, 1:-1])
+
+
+def test_a_place_falls_into_the_pixel_that_holds_it_or_the_nearest() -> None:
+    places = torch.tensor([[0.0, 0.0], [2.99, 0.5], [3.0, 1.0], [-7.0, 9.0], [9.0, -1.0], [float("nan"), 1.5]])
+    row, column = g.rows_and_columns(places, (2, 4))
+    assert row.tolist() == [0, 0, 1, 1, 0, 1]
+    assert column.tolist() == [0, 2, 3, 0, 3, 0]
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 12, 13, 100])
+def test_evenly_spaced_numbers_have_both_ends(count: int) -> None:
+    chosen = g.evenly_spaced(count, 12).tolist()
+    assert len(chosen) == min(count, 12)
+    assert (chosen[0], chosen[-1]) == (0, count - 1)
+    gaps = {after - before for before, after in pairwise(chosen)}
+    assert max(gaps, default=1) - min(gaps, default=1) <= 1
+    assert min(gaps, default=1) >= 1

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float64, UInt8
 from torch import Tensor
 
-from recon4d.geometry import thinned, transform_points
+from recon4d.geometry import rows_and_columns, thinned, transform_points
 from recon4d.records import Scene
 
 VISIBLE = 0.5
@@ -43,16 +43,14 @@ def tracked_points(
     tracks = scene.tracks
     if tracks is None or max_points < 1:
         return None
-    height, width = scene.size
-    column = tracks.pixels[..., 0].long().clamp(0, width - 1)
-    row = tracks.pixels[..., 1].long().clamp(0, height - 1)
+    row, column = rows_and_columns(tracks.pixels, scene.size)
     begins_still = still[tracks.anchors[:, None].clamp(min=0), row, column] & (tracks.anchors >= 0)[:, None]
 
     pixels = scene.track_pixels.double()
     in_camera = transform_points(
         scene.cameras.cam_from_world.expand(*tracks.points.shape[:2], 4, 4).double(), tracks.points.double()
     )
-    inside = (pixels >= 0).all(dim=-1) & (pixels < pixels.new_tensor([width, height])).all(dim=-1)
+    inside = (pixels >= 0).all(dim=-1) & (pixels < pixels.new_tensor([scene.size[1], scene.size[0]])).all(dim=-1)
     seen = (tracks.visible > VISIBLE) & (tracks.confidence > 0) & inside
     places = torch.where(seen[..., None], tracks.points.double(), torch.nan).nanmedian(dim=1).values
     off = (tracks.points.double() - places[:, None]).norm(dim=-1)

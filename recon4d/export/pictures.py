@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
-from recon4d.geometry import resize_map, transform_points, unproject
+from recon4d.geometry import evenly_spaced, resize_map, transform_points, unproject
 from recon4d.records import Clip, Scene
 
 if TYPE_CHECKING:
@@ -203,7 +203,7 @@ def _draw_cameras(
         path.set_array((values[:-1] + values[1:]) / 2)
         path.set_clim(*limits)
         axes.add_collection(path)
-    for frame in np.unique(np.linspace(0, count - 1, _NUM_FRUSTA).round().astype(int)):
+    for frame in evenly_spaced(count, _NUM_FRUSTA).tolist():
         colour = colours((values[frame] - limits[0]) / (limits[1] - limits[0]))
         centre, *corners = frusta[frame]
         outline = np.stack([*corners, corners[0]])

@@ -12,7 +12,7 @@ from recon4d.geometry.pinhole import (
     unproject,
     unproject_map,
 )
-from recon4d.geometry.pixel_choice import is_depth_edge, spread, thinned
+from recon4d.geometry.pixel_choice import evenly_spaced, is_depth_edge, rows_and_columns, spread, thinned
 from recon4d.geometry.resampling import resize_map
 from recon4d.geometry.rotations import (
     nearest_rotation,
@@ -35,6 +35,7 @@ from recon4d.geometry.transforms import (
 
 __all__ = [
     "cropped_intrinsics",
+    "evenly_spaced",
     "field_of_view",
     "fit_rigid",
     "fit_similarity",
@@ -56,6 +57,7 @@ __all__ = [
     "rotation_from_axis_angle",
     "rotation_from_quaternion",
     "rotation_to_6d",
+    "rows_and_columns",
     "similarity",
     "similarity_scale",
     "spread",

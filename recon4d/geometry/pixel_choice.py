@@ -1,4 +1,4 @@
-"""Which pixels of a clip to take: none beside a jump in depth, and of too many an evenly spread few."""
+"""Which pixels and frames to take: those that a place falls into, none beside a jump in depth, of too many a few."""
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -27,6 +27,19 @@ def is_depth_edge(
         is_edge.narrow(axis, 0, length).logical_or_(jumps)
         is_edge.narrow(axis, 1, length).logical_or_(jumps)
     return is_edge
+
+
+def rows_and_columns(
+    pixels: Float[Tensor, "*shape 2"], size: tuple[int, int]
+) -> tuple[Int[Tensor, "*shape"], Int[Tensor, "*shape"]]:
+    """Row and column of the pixel that holds each place (x, y), or of the nearest one; NaN counts as 0."""
+    column, row = torch.nan_to_num(pixels).floor().long().unbind(-1)
+    return row.clamp(0, size[0] - 1), column.clamp(0, size[1] - 1)
+
+
+def evenly_spaced(count: int, most: int) -> Int[Tensor, " n"]:
+    """At most `most` of the numbers below `count`, at even distances, the first and the last among them."""
+    return torch.linspace(0, count - 1, min(count, most), dtype=torch.float64).round().long()
 
 
 def thinned(chosen: Bool[Tensor, "time height width"], limit: int) -> Bool[Tensor, "time height width"]:

@@ -1,10 +1,10 @@
 """Where points of some frames are in all others, as feature tracks: what classical geometry can refine."""
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from recon4d.geometry import evenly_spaced
 from recon4d.heads import TrackHead
 from recon4d.matching import Matching, cell_centres
 from recon4d.model.network import Model
@@ -30,7 +30,7 @@ def match_feature_tracks(model: Model, outputs: Outputs) -> FeatureTracks:
     follows points.
     """
     time = outputs.scene.num_frames
-    sources = torch.from_numpy(np.unique(np.linspace(0, time - 1, min(time, MOST_SOURCES)).round().astype(int)))
+    sources = evenly_spaced(time, MOST_SOURCES)
     if model.matching is not None:
         pixels, seen = _matched(model.matching, outputs, sources, model.patch_size)
     elif model.track_head is not None:

@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from recon4d.geometry import rows_and_columns
 from recon4d.heads import TrackHead
 from recon4d.records import Tracks
 
@@ -51,7 +52,6 @@ def value_at(
 ) -> Float[Tensor, "*frames query channels"]:
     """Each map at its own pixels (x, y), of the nearest pixel: a mean over an edge would lie on neither side."""
     height, width, channels = maps.shape[-3:]
-    column = pixels[..., 0].floor().long().clamp(0, width - 1)
-    row = pixels[..., 1].floor().long().clamp(0, height - 1)
+    row, column = rows_and_columns(pixels, (height, width))
     place = (row * width + column)[..., None].expand(*pixels.shape[:-1], channels)
     return maps.flatten(-3, -2).gather(-2, place)

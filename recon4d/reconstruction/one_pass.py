@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from recon4d.geometry import rows_and_columns
 from recon4d.model import Model, Outputs, is_narrow, match_feature_tracks
 from recon4d.reconstruction.honouring import honour
 from recon4d.records import Clip, FeatureTracks, Known, Scene
@@ -203,9 +204,7 @@ def _kept_at(pixels: Float[Tensor, "time track 2"], known: Known | None) -> Floa
     """1 where the clip's mask lets pixels count, 0 where they are to be ignored."""
     if known is None or known.ignore is None:
         return torch.ones_like(pixels[..., 0])
-    height, width = known.ignore.shape[-2:]
-    column = pixels[..., 0].long().clamp(0, width - 1)
-    row = pixels[..., 1].long().clamp(0, height - 1)
+    row, column = rows_and_columns(pixels, (known.ignore.shape[-2], known.ignore.shape[-1]))
     return (~known.ignore[torch.arange(len(pixels))[:, None], row, column]).to(pixels.dtype)
 
 

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from recon4d.geometry import rows_and_columns
 from recon4d.records import Scene, Tracks
 
 LEAST_POINTS = 20
@@ -74,9 +75,7 @@ def _bent_tracks(scene: Scene, factors: Tensor) -> Tracks | None:
     tracks = scene.tracks
     if tracks is None:
         return None
-    height, width = scene.size
-    column = tracks.pixels[..., 0].long().clamp(0, width - 1)
-    row = tracks.pixels[..., 1].long().clamp(0, height - 1)
+    row, column = rows_and_columns(tracks.pixels, scene.size)
     anchor = tracks.anchors[:, None]
     factor = factors[anchor, row, column][:, None, :, None]
     centres = scene.cameras.centres[None, :, None]
@@ -161,5 +160,4 @@ def _without_gaps(depths: Float[Tensor, "height width"]) -> Float[Tensor, "heigh
 
 
 def _at(depths: Float[Tensor, "height width"], pixels: Float[Tensor, "point 2"]) -> Float[Tensor, " point"]:
-    height, width = depths.shape
-    return depths[pixels[:, 1].long().clamp(0, height - 1), pixels[:, 0].long().clamp(0, width - 1)]
+    return depths[rows_and_columns(pixels, (depths.shape[0], depths.shape[1]))]

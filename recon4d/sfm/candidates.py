@@ -8,7 +8,14 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from recon4d.geometry import field_of_view, given_or_beside, invert, transform_points, unproject
+from recon4d.geometry import (
+    field_of_view,
+    given_or_beside,
+    invert,
+    rows_and_columns,
+    transform_points,
+    unproject,
+)
 from recon4d.records import Cameras, FeatureTracks, Scene
 from recon4d.sfm.bundle_adjustment import Problem, adjust, adjust_points, parallax, residuals
 from recon4d.sfm.colmap import PLAUSIBLE_ANGLES
@@ -90,8 +97,7 @@ def located(scene: Scene, tracks: FeatureTracks) -> tuple[LocatedTracks, Bool[Te
     """Every track with the scene's depth in the first frame that knows it, and where there is one."""
     height, width = scene.size
     inside = (tracks.pixels >= 0).all(dim=-1) & (tracks.pixels < tracks.pixels.new_tensor([width, height])).all(dim=-1)
-    column = torch.nan_to_num(tracks.pixels[..., 0]).long().clamp(0, width - 1)
-    row = torch.nan_to_num(tracks.pixels[..., 1]).long().clamp(0, height - 1)
+    row, column = rows_and_columns(tracks.pixels, scene.size)
     frame = torch.arange(scene.num_frames)[:, None]
     depths = scene.depths[frame, row, column]
     known = (tracks.seen > 0) & inside & (scene.depth_confidence[frame, row, column] > 0) & (depths > 0)

@@ -9,12 +9,12 @@ with how they looked at first, so that errors do not add up.
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from recon4d.geometry import evenly_spaced
 from recon4d.records import Clip, FeatureTracks, Scene
 from recon4d.sfm.grey import grey_pictures, searched_size
 from recon4d.sfm.patches import Placement, Templates, align, likeness, make_templates
@@ -99,7 +99,7 @@ def scene_guides(scene: Scene, most_sources: int = FollowConfig.most_sources) ->
     ).unbind(-1)
     over_time = torch.arange(scene.num_frames)[:, None]
     pixels, seen = [], []
-    for source in _sources(scene.num_frames, most_sources).tolist():
+    for source in evenly_spaced(scene.num_frames, most_sources).tolist():
         points = scene.points_from_depth[source, row, column].expand(scene.num_frames, -1, -1)
         there = projected(scene.cameras, points, scene.size)
         in_front = there.depths <= (1 + BEHIND) * scene.depths[over_time, *there.places()]
@@ -214,7 +214,7 @@ def _corners(
     from kornia.feature import gftt_response
 
     time, height, width = pictures.shape
-    sources = _sources(time, config.most_sources)
+    sources = evenly_spaced(time, config.most_sources)
     response = gftt_response(pictures[sources, None])[:, 0]
     response = torch.where(may_start[sources], response, 0.0)
     response = F.pad(response[:, FINE_RADIUS:-FINE_RADIUS, FINE_RADIUS:-FINE_RADIUS], [FINE_RADIUS] * 4)
@@ -224,10 +224,6 @@ def _corners(
     source, row, column = is_corner.nonzero(as_tuple=True)
     pixel = place[source, row, column]
     return _Corners(sources[source], torch.stack([pixel % width, pixel // width], dim=-1) + 0.5)
-
-
-def _sources(time: int, most: int) -> Int[Tensor, " source"]:
-    return torch.from_numpy(np.unique(np.linspace(0, time - 1, min(time, most)).round().astype(int)))
 
 
 def _check(clip: Clip, scene: Scene, guides: FeatureTracks) -> None:

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from recon4d.geometry import rows_and_columns
 from recon4d.records import Clip, FeatureTracks, Scene
 from recon4d.sfm.bending import bending, bent, disagreement, median_ratio
 from recon4d.sfm.candidates import LocatedTracks, RefineConfig, candidates, located, select, track_errors
@@ -201,9 +202,7 @@ def static_tracks(scene: Scene, count: int = 4000, seed: int = 0) -> FeatureTrac
     tracks = scene.tracks
     if tracks is None:
         raise ValueError("this scene has no tracks to refine its cameras with")
-    height, width = scene.size
-    column = tracks.pixels[..., 0].long().clamp(0, width - 1)
-    row = tracks.pixels[..., 1].long().clamp(0, height - 1)
+    row, column = rows_and_columns(tracks.pixels, scene.size)
     moves = scene.moving[tracks.anchors[:, None], row, column] > 0.5
     seen = tracks.visible * (tracks.visible > 0.5) * (tracks.confidence > 0) * ~moves[:, None]
     pixels = scene.track_pixels.movedim(1, 0).flatten(1, 2)
