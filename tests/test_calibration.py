@@ -426,6 +426,19 @@ class TestFiles:
             make_info(calibration="good")
 
 
+def test_a_curve_goes_on_to_what_is_better_known() -> None:
+    longer = CURVE.extended(1000.0, 0.01)
+    assert longer.expected_error(torch.tensor([10.0, 100.0, 1000.0, 5000.0])).tolist() == pytest.approx(
+        [0.1, 0.1, 0.01, 0.01]
+    )
+    assert CURVE.extended(1000.0, 0.5).errors[-1] == 0.1  # never rises
+    with pytest.raises(ValueError, match="confidences that rise"):
+        CURVE.extended(50.0, 0.01)
+    both = CALIBRATION.extended(1000.0, 0.01, "corners")
+    assert both.measured_on == "3 worlds; corners"
+    assert (both.depth, both.tracks) == (longer, None)
+
+
 def confident(*confidences: float) -> Scene:
     """The wall, its first pixels of each frame with these confidences and the others unknown."""
     scene = make_scene()

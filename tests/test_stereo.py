@@ -10,12 +10,13 @@ import torch.nn.functional as F
 from scenes import make_scene
 
 from recon4d.datasets.worlds.worlds_v1 import WORLDS_V1
-from recon4d.records import Cameras, Clip, Known, Scene
+from recon4d.geometry import rows_and_columns
+from recon4d.records import Calibration, Cameras, Clip, ErrorCurve, Known, Scene, Tracks
 from recon4d.sfm import refine_clip
 from recon4d.sfm.following import scene_guides
 from recon4d.sfm.grey import grey_pictures, searched_size
 from recon4d.sfm.projecting import projected
-from recon4d.sfm.proving import with_proven_depth
+from recon4d.sfm.proving import PROVEN_CONFIDENCE, with_proven_depth
 from recon4d.sfm.stereo import StereoConfig, stereo_depths
 
 SIZE = (96, 128)
@@ -104,8 +105,10 @@ def test_a_scene_takes_proven_depth_and_bends_the_rest() -> None:
     moving = torch.full_like(sample.scene.moving, 0.8)
     before = replace(flattened(sample.scene), moving=moving)
     after = with_proven_depth(sample.clip, before)
-    is_proven = after.scene.moving == 0
-    assert after.share == pytest.approx(float(is_proven.float().mean()))
+    is_proven = after.pixels
+    assert torch.equal(after.scene.moving == 0, is_proven)
+    assert torch.equal(after.scene.depth_confidence == PROVEN_CONFIDENCE, is_proven)
+    assert torch.equal(after.scene.point_confidence == PROVEN_CONFIDENCE, is_proven)
     assert errors(after.scene.depths, sample.scene)[is_proven].nanmedian() < 0.01
     rest = errors(after.scene.depths, sample.scene)[~is_proven].nanmean()
     assert rest < 0.8 * errors(before.depths, sample.scene)[~is_proven].nanmean()
@@ -150,6 +153,50 @@ def test_given_cameras_stay_and_depth_follows_them() -> None:
     assert errors(refined.scene.depths, truth).nanmedian() < 0.01
     assert "cameras are as given" in str(refined)
     assert "proven" in str(refined)
+    assert 0.3 < refined.proven_share < 1
+    assert 1e-3 <= refined.proven_error < 0.03
+
+    curve = ErrorCurve((1.0, 20.0), (0.4, 0.1))
+    longer = refined.calibration(Calibration("worlds", depth=curve))
+    assert longer is not None
+    assert longer.depth is not None
+    assert longer.points is None
+    expected = longer.depth.expected_error(torch.tensor([1.0, 20.0, PROVEN_CONFIDENCE]))
+    torch.testing.assert_close(expected, torch.tensor([0.4, 0.1, refined.proven_error]))
+    assert refined.calibration(None) is None
+
+
+def test_tracks_of_proven_pixels_stand_still_and_are_as_sure() -> None:
+    sample = world(STILL)
+    still = flattened(sample.scene)
+    pixels = torch.cartesian_prod(torch.arange(2.5, 96, 8), torch.arange(2.5, 128, 8)).flip(-1)[None]
+    scene = replace(
+        still,
+        tracks=Tracks(
+            points=torch.rand(1, 4, pixels.shape[1], 3, generator=torch.Generator().manual_seed(0)),
+            visible=torch.ones(1, 4, pixels.shape[1]),
+            confidence=torch.ones(1, 4, pixels.shape[1]),
+            anchors=torch.tensor([2]),
+            pixels=pixels,
+        ),
+    )
+    after = with_proven_depth(sample.clip, scene)
+    tracks = after.scene.tracks
+    assert tracks is not None
+    row, column = rows_and_columns(pixels[0], SIZE)
+    begins_proven = after.pixels[2, row, column]
+    assert torch.equal(tracks.confidence[0] == PROVEN_CONFIDENCE, begins_proven.expand(4, -1))
+    own = after.scene.points_from_depth[2, row, column]
+    torch.testing.assert_close(tracks.points[0][:, begins_proven], own[begins_proven].expand(4, -1, -1))
+
+
+def test_known_depth_is_not_refined_away() -> None:
+    sample = world(STILL, (0, 4))
+    depths = torch.full((2, *sample.clip.size), torch.nan)
+    depths[0, 3, 4] = 2.0
+    known = replace(Known.nothing(2), depths=depths)
+    with pytest.raises(ValueError, match="depth of this clip is known"):
+        refine_clip(replace(sample.clip, known=known), sample.scene, scene_guides(sample.scene))
 
 
 def test_given_cameras_that_stand_still_change_nothing() -> None:

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from recon4d.media.long_clips import LongClip
     from recon4d.model import Model
     from recon4d.reconstruction import ReconstructConfig
-    from recon4d.records import Clip, FeatureTracks, Scene
+    from recon4d.records import Calibration, Clip, FeatureTracks, Scene
+    from recon4d.sfm import Refinement
 
 LARGE_MODEL = 100_000_000
 """Parameters from which on a person is told beforehand how much memory a pass needs."""
@@ -66,11 +67,11 @@ class ClipWork:
             from recon4d.sfm import knows_cameras
 
             knows_cameras(clip)  # refuses now what could not be refined after the pass
-        scene = self._answer(clip)
+        scene, calibration = self._answer(clip)
         if command.full_resolution:
             scene = scene.resized(*clip.size)
         with atomic_folder(out, command.overwrite) as folder:
-            write_results(folder, clip, scene, self._info(clip, clip_name))
+            write_results(folder, clip, scene, self._info(clip, clip_name, calibration))
         print(describe_results(out, scene))
         return clip.num_frames
 
@@ -86,7 +87,7 @@ class ClipWork:
         long_clip = long_clip_with_known_files(long_clip, command.known_files)
         if command.known_files.are_given:
             print(describe_long_known(long_clip))
-        info = self._info(long_clip, clip_name)
+        info = self._info(long_clip, clip_name, self.model.calibration)
         print(reconstruct_long(self.model, long_clip, out, info, self._config, command.long))
         return long_clip.num_frames
 
@@ -103,8 +104,8 @@ class ClipWork:
             progress=sys.stderr.isatty(),
         )
 
-    def _answer(self, clip: "Clip") -> "Scene":
-        """One pass over the whole clip, refined where that was asked for."""
+    def _answer(self, clip: "Clip") -> "tuple[Scene, Calibration | None]":
+        """One pass over the whole clip, refined where that was asked for, and what its confidences mean."""
         from recon4d.reconstruction import reconstruct, reconstruct_and_match
 
         command, model, config = self._command, self.model, self._config
@@ -116,9 +117,12 @@ class ClipWork:
         )
         seconds = time.perf_counter() - started
         print(f"{model.name} on {self.device}: {scene.size[1]} x {scene.size[0]} pixels in {seconds:.1f} s")
-        return scene if matches is None else _refined(scene, matches, clip)
+        if matches is None:
+            return scene, model.calibration
+        refinement = _refined(scene, matches, clip)
+        return refinement.scene, refinement.calibration(model.calibration)
 
-    def _info(self, clip: "Clip | LongClip", clip_name: str) -> "SceneInfo":
+    def _info(self, clip: "Clip | LongClip", clip_name: str, calibration: "Calibration | None") -> "SceneInfo":
         from recon4d import __version__
         from recon4d.export import SceneInfo
 
@@ -129,7 +133,7 @@ class ClipWork:
             source=clip.source,
             original_size=clip.size,
             settings=self._command.settings(clip_name),
-            calibration=self.model.calibration,
+            calibration=calibration,
         )
 
 
@@ -171,11 +175,11 @@ def _with_colmap_intrinsics(clip: "Clip") -> "Clip":
     return clip
 
 
-def _refined(scene: "Scene", matches: "FeatureTracks", clip: "Clip") -> "Scene":
+def _refined(scene: "Scene", matches: "FeatureTracks", clip: "Clip") -> "Refinement":
     """The scene with refined cameras and depth, and a line that says what came of it."""
     from recon4d.sfm import refine_clip
 
     started = time.perf_counter()
     refinement = refine_clip(clip, scene, matches)
     print(f"{refinement} ({time.perf_counter() - started:.1f} s)")
-    return refinement.scene
+    return refinement

@@ -1,7 +1,7 @@
 """What the confidence of a model means: the error to expect of a pixel, learned where the truth was known."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -49,6 +49,15 @@ class ErrorCurve:
         logs = np.log(np.where(is_known, values, 1.0))
         expected = np.exp(np.interp(logs, np.log(self.confidences), np.log(self.errors)))
         return torch.as_tensor(np.where(is_known, expected, np.nan)).to(confidence)
+
+    def extended(self, confidence: float, error: float) -> "ErrorCurve":
+        """The curve with one more knot beyond its last: pixels of this confidence are wrong by `error` in the median.
+
+        An error above the last knot's becomes that one's. Raises ``ValueError`` for a confidence that is not beyond it.
+        """
+        return replace(
+            self, confidences=(*self.confidences, confidence), errors=(*self.errors, min(error, self.errors[-1]))
+        )
 
     def confidence_at(self, error: float) -> float:
         """The least confidence whose expected error is at most `error`.
@@ -99,3 +108,9 @@ class Calibration:
     depth: ErrorCurve | None = None
     points: ErrorCurve | None = None
     tracks: ErrorCurve | None = None
+
+    def extended(self, confidence: float, error: float, measured_on: str) -> "Calibration":
+        """The same for a scene some pixels of which are better known than the model says (`ErrorCurve.extended`)."""
+        curves = {name: getattr(self, name) for name in ("depth", "points", "tracks")}
+        longer = {name: curve.extended(confidence, error) for name, curve in curves.items() if curve is not None}
+        return replace(self, measured_on=f"{self.measured_on}; {measured_on}", **longer)

@@ -7,29 +7,33 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from recon4d.geometry import spread
-from recon4d.records import Clip, Scene
+from recon4d.geometry import rows_and_columns, spread
+from recon4d.losses.errors import MAX_CONFIDENCE
+from recon4d.records import Clip, Scene, Tracks
 from recon4d.sfm.bending import PointDepths, bending, bent
 from recon4d.sfm.grey import grey_pictures, searched_size
 from recon4d.sfm.stereo import StereoConfig, stereo_depths
 
 POINTS_A_FRAME = 1500
 """Of the proven pixels, that the others are bent by."""
+PROVEN_CONFIDENCE = 10 * MAX_CONFIDENCE
+"""Of proven depth, points and tracks: beyond all that a network says of its own."""
 
 
 @dataclass(frozen=True)
 class Proven:
-    """A scene, and the share of its pixels whose depth is proven."""
+    """A scene, and where its depth is proven."""
 
     scene: Scene
-    share: float
+    pixels: Bool[Tensor, "time height width"]
 
 
 def with_proven_depth(clip: Clip, scene: Scene, config: StereoConfig | None = None) -> Proven:
     """The scene with its depth from several pictures where they prove it, by its own cameras, which should be exact.
 
-    What is proven stands still, and `scene.moving` says so afterwards. Points and tracks follow as with `bent`.
-    Pictures are compared at the size of the maps, or smaller (`StereoConfig.side`); maps then keep their own detail.
+    What is proven stands still, and `scene.moving` says so afterwards; its depth, its point, and its track at all times
+    have `PROVEN_CONFIDENCE`. Points and tracks follow as with `bent`. Pictures are compared at the size of the maps, or
+    smaller (`StereoConfig.side`); maps then keep their own detail.
     """
     config = config or StereoConfig()
     size = searched_size(scene.size, config.side)
@@ -37,8 +41,21 @@ def with_proven_depth(clip: Clip, scene: Scene, config: StereoConfig | None = No
     if size != scene.size:
         factors = F.interpolate(factors[:, None].log(), scene.size, mode="bilinear", align_corners=False)[:, 0].exp()
         proven = F.interpolate(proven[:, None].float(), scene.size, mode="nearest-exact")[:, 0] > 0.5
-    still = replace(scene, moving=torch.where(proven, 0.0, scene.moving))
-    return Proven(bent(still, factors), float(proven.float().mean()))
+    sure = replace(
+        scene,
+        moving=torch.where(proven, 0.0, scene.moving),
+        depth_confidence=torch.where(proven, PROVEN_CONFIDENCE, scene.depth_confidence),
+        point_confidence=torch.where(proven, PROVEN_CONFIDENCE, scene.point_confidence),
+        tracks=None if scene.tracks is None else _with_sure_tracks(scene.tracks, proven),
+    )
+    return Proven(bent(sure, factors), proven)
+
+
+def _with_sure_tracks(tracks: Tracks, proven: Bool[Tensor, "time height width"]) -> Tracks:
+    """Tracks of proven pixels are where those are, always."""
+    row, column = rows_and_columns(tracks.pixels, (proven.shape[1], proven.shape[2]))
+    begins = proven[tracks.anchors[:, None], row, column][:, None]
+    return replace(tracks, confidence=torch.where(begins, PROVEN_CONFIDENCE, tracks.confidence))
 
 
 def _at_searched_size(

@@ -15,13 +15,17 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from recon4d.geometry import rows_and_columns
-from recon4d.records import Clip, FeatureTracks, Scene
-from recon4d.sfm.bending import bending, bent, disagreement, median_ratio
+from recon4d.records import Calibration, Clip, FeatureTracks, Scene
+from recon4d.sfm.bending import PointDepths, bending, bent, disagreement, median_ratio
 from recon4d.sfm.candidates import LocatedTracks, RefineConfig, candidates, located, select, track_errors
 from recon4d.sfm.depth_evidence import DepthEvidence, depth_evidence
 from recon4d.sfm.epipolar import consistent_tracks
 from recon4d.sfm.following import follow_corners, scene_guides
-from recon4d.sfm.proving import with_proven_depth
+from recon4d.sfm.proving import PROVEN_CONFIDENCE, Proven, with_proven_depth
+from recon4d.sfm.stereo import StereoConfig
+
+LEAST_ERROR = 1e-3
+"""Of log depth: points themselves are no better known."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,8 @@ class Refinement:
     """The same of the depth that is answered."""
     proven_share: float = 0.0
     """Of all pixels, those whose depth several pictures prove."""
+    proven_error: float = math.nan
+    """The median difference of log depth to held-out points on proven pixels; NaN: none are proven."""
     cameras_given: bool = False
     """Whether cameras were known, and depth alone is refined."""
 
@@ -54,6 +60,12 @@ class Refinement:
         depth = f", depth {self.depth_before:.0%} to {self.depth_after:.0%} off" if is_better else ""
         proven = f", that of {self.proven_share:.0%} of all pixels proven" if self.proven_share else ""
         return f"{cameras}{depth}{proven}"
+
+    def calibration(self, of_model: Calibration | None) -> Calibration | None:
+        """What the scene's confidences mean: what they mean of the model, and of proven pixels what was measured."""
+        if of_model is None or not self.proven_share:
+            return of_model
+        return of_model.extended(PROVEN_CONFIDENCE, self.proven_error, "proven pixels: held-out corners of this clip")
 
 
 def refine(scene: Scene, tracks: FeatureTracks, config: RefineConfig | None = None) -> Refinement:
@@ -131,10 +143,13 @@ def refine_clip(clip: Clip, scene: Scene, matches: FeatureTracks, config: Refine
 def knows_cameras(clip: Clip) -> bool:
     """Whether a clip's cameras are known, so that refinement keeps them.
 
-    Raises ``ValueError`` where those of some frames alone are, or no lens: such a clip cannot be refined.
+    Raises ``ValueError`` where those of some frames alone are, or no lens, and where depth is known, which refinement
+    would move: such a clip cannot be refined.
     """
     if clip.known is None:
         return False
+    if clip.known.depths is not None and (clip.known.depths > 0).any():
+        raise ValueError("depth of this clip is known, and refinement would change it: give no depth, or do not refine")
     is_placed = clip.known.world_from_cam.isfinite().all(dim=-1).all(dim=-1)
     if not is_placed.any():
         return False
@@ -189,7 +204,22 @@ def _with_proven_depth(
     after = float(disagreement(proven.scene.depths, evidence.held_out).mean())
     if after > refined.depth_after + config.edge_allowance:
         return refined
-    return replace(refined, scene=proven.scene, depth_after=after, proven_share=proven.share)
+    return replace(
+        refined,
+        scene=proven.scene,
+        depth_after=after,
+        proven_share=float(proven.pixels.float().mean()),
+        proven_error=_error_where(proven, evidence.held_out),
+    )
+
+
+def _error_where(proven: Proven, points: PointDepths) -> float:
+    """The median disagreement with points on proven pixels; what stereo calls agreement where there are none."""
+    row, column = rows_and_columns(points.pixels, proven.scene.size)
+    on_proven = points.known & proven.pixels[torch.arange(len(row))[:, None], row, column]
+    if not on_proven.any():
+        return StereoConfig().agreement
+    return float(disagreement(proven.scene.depths, replace(points, known=on_proven)).median().clamp(min=LEAST_ERROR))
 
 
 def static_tracks(scene: Scene, count: int = 4000, seed: int = 0) -> FeatureTracks:
