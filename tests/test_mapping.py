@@ -33,6 +33,26 @@ def test_cameras_of_a_still_world_are_found_from_its_tracks(factor: float) -> No
     assert torch.equal(again.world_from_cam, found.world_from_cam)
 
 
+def test_a_lens_that_is_known_stays_and_holds_the_cameras() -> None:
+    """Far from the middle and wider than high: tracks as such a lens would show them."""
+    truth = WORLDS_V1["8"].sample(4).scene
+    tracks = static_tracks(truth, count=1500)
+    lens = torch.tensor([[1.2, 0.0, 25.0], [0.0, 1.0, -9.0], [0.0, 0.0, 1.0]])
+    height, width = truth.size
+    bounds = torch.tensor([[0.0, width], [0.0, height], [1.0, 1.0]])
+    cut = (lens @ bounds)[:2]
+    pixels = tracks.pixels @ lens[:2, :2].T + lens[:2, 2]
+    inside = ((pixels > 0) & (pixels < cut.amax(dim=1))).all(dim=-1)
+    cameras = replace(truth.cameras, intrinsics=lens @ truth.cameras.intrinsics)
+    size = (round(float(cut[1].max())), round(float(cut[0].max())))
+    found = map_tracks(cameras, FeatureTracks(pixels, tracks.seen * inside), size, keeps_lens=True)
+
+    torch.testing.assert_close(found.intrinsics, cameras.intrinsics, rtol=1e-4, atol=1e-2)
+    turned, true = (one.world_from_cam[:, :3, :3].double() for one in (found, cameras))
+    relative, wanted = turned[:1].transpose(1, 2) @ turned, true[:1].transpose(1, 2) @ true
+    assert rotation_angle(relative.transpose(1, 2) @ wanted).rad2deg().max() < 0.1
+
+
 def test_long_clips_are_matched_in_few_pairs_that_still_join_all_frames() -> None:
     assert len(pairs_to_match(8)) == 28
     pairs = pairs_to_match(200)

@@ -147,10 +147,11 @@ def _mapped_start(
     scene: Scene, fitted: LocatedTracks, config: RefineConfig
 ) -> tuple[Cameras, Float[Tensor, "track 3"]]:
     """The cameras that COLMAP's mapper finds without any start. Raises ``ValueError`` where it places not all."""
-    mapped = map_tracks(scene.cameras, fitted.tracks, scene.size, config.seed)
+    keeps_lens = not config.focal_lengths
+    mapped = map_tracks(scene.cameras, fitted.tracks, scene.size, config.seed, keeps_lens)
     if not mapped.world_from_cam.isfinite().all():
         raise ValueError("COLMAP's mapper could not place all frames")
-    if not config.focal_lengths:
+    if keeps_lens:
         mapped = replace(mapped, intrinsics=scene.cameras.intrinsics)
     cameras = mapped.transformed(scene.cameras.world_from_cam[0] @ invert(mapped.world_from_cam[0]))
     problem = Problem(cameras, fitted.tracks, fitted.points(cameras), scene.size, config.loss_scales[0])

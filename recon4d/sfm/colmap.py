@@ -52,6 +52,8 @@ class ColmapConfig:
     """Pictures whose longer side is shorter are enlarged by a whole factor before SIFT, which finds little in them."""
     peak_threshold: float = 0.003
     """SIFT's least contrast; COLMAP's own .0067 is for sharp photographs and finds little in smooth pictures."""
+    refine_focal_length: bool = True
+    """False where the lens that COLMAP begins with is known."""
     seed: int = 0
     threads: int = -1
     """-1: all cores. Only with 1 is the answer the same every time: the order in which threads finish plays a part."""
@@ -110,11 +112,13 @@ def map_database(database: Path, folder: Path, config: ColmapConfig = ColmapConf
     output.mkdir()
     if config.mapper == "global":
         options = pycolmap.GlobalPipelineOptions(random_seed=config.seed, num_threads=config.threads)
+        options.mapper.bundle_adjustment.refine_focal_length = config.refine_focal_length
         models = pycolmap.global_mapping(database, folder / "images", output, options=options)
     else:
         options = pycolmap.IncrementalPipelineOptions(
             min_model_size=SMALLEST_MODEL, random_seed=config.seed, num_threads=config.threads
         )
+        options.ba_refine_focal_length = config.refine_focal_length
         models = pycolmap.incremental_mapping(database, folder / "images", output, options=options)
     if not models:
         raise ColmapFailure("COLMAP found no model of these pictures")

@@ -20,10 +20,13 @@ MOST_EXHAUSTIVE = 16
 CAMERA_ID = RIG_ID = FIRST_ID = 1
 
 
-def map_tracks(cameras: Cameras, tracks: FeatureTracks, size: tuple[int, int], seed: int = 0) -> Cameras:
+def map_tracks(
+    cameras: Cameras, tracks: FeatureTracks, size: tuple[int, int], seed: int = 0, keeps_lens: bool = False
+) -> Cameras:
     """The cameras that COLMAP's global mapper finds for `tracks` in maps of `size` (height, width).
 
-    Of `cameras` only the mean focal length is used, as a first guess of the one that all frames then share. The world
+    Of `cameras` only the mean focal length is used, as a first guess of the one that all frames then share; where it
+    `keeps_lens`, the mean intrinsics are those of all frames. The world
     and its unit are COLMAP's own; frames that could not be placed are NaN. Deterministic. Raises `ColmapFailure` where
     there is no model at all.
     """
@@ -35,9 +38,9 @@ def map_tracks(cameras: Cameras, tracks: FeatureTracks, size: tuple[int, int], s
         folder = Path(name)
         (folder / "images").mkdir()  # nothing is read from it
         with pycolmap.Database.open(folder / "database.db") as database:
-            lens = _write_camera(pycolmap, database, cameras, size, factor)
+            lens = _write_camera(pycolmap, database, cameras, size, factor, keeps_lens)
             _write_tracks(pycolmap, database, lens, tracks, names, factor, seed)
-        config = ColmapConfig(mapper="global", seed=seed, threads=1)
+        config = ColmapConfig(mapper="global", seed=seed, threads=1, refine_focal_length=not keeps_lens)
         model = map_database(folder / "database.db", folder, config)
         return scene_of_model(model, names, size, factor).cameras
 
@@ -50,16 +53,18 @@ def pairs_to_match(num_frames: int) -> list[tuple[int, int]]:
     return [(i, j) for i, j in pairs if (j - i).bit_count() == 1]
 
 
-def _write_camera(pycolmap: Any, database: Any, cameras: Cameras, size: tuple[int, int], factor: float) -> Any:
-    """One camera for all frames, with its principal point in the middle."""
+def _write_camera(
+    pycolmap: Any, database: Any, cameras: Cameras, size: tuple[int, int], factor: float, keeps_lens: bool
+) -> Any:
+    """One camera for all frames: the mean intrinsics, or their focal length with a principal point in the middle."""
     height, width = (side * factor for side in size)
-    focal = float(cameras.intrinsics[:, [0, 1], [0, 1]].mean()) * factor
+    intrinsics = cameras.intrinsics.double().mean(dim=0) * factor
+    if keeps_lens:
+        model, params = "PINHOLE", [intrinsics[0, 0], intrinsics[1, 1], intrinsics[0, 2], intrinsics[1, 2]]
+    else:
+        model, params = "SIMPLE_PINHOLE", [(intrinsics[0, 0] + intrinsics[1, 1]) / 2, width / 2, height / 2]
     lens = pycolmap.Camera(
-        camera_id=CAMERA_ID,
-        model="SIMPLE_PINHOLE",
-        width=round(width),
-        height=round(height),
-        params=[focal, width / 2, height / 2],
+        camera_id=CAMERA_ID, model=model, width=round(width), height=round(height), params=list(map(float, params))
     )
     lens.has_prior_focal_length = True
     database.write_camera(lens, use_camera_id=True)
