@@ -1,6 +1,7 @@
 """Cameras that were nearly right become right, and never worse by what the clip itself says."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from recon4d.sfm import RefineConfig, refine, refine_clip, static_tracks
 from recon4d.sfm.bundle_adjustment import Adjusted, Problem, adjust, adjust_points, parallax, residuals
 from recon4d.sfm.candidates import firm_frames
 from recon4d.sfm.epipolar import consistent_tracks
+from recon4d.sfm.mapping import map_tracks
 
 STATIC, DYNAMIC = (4, 11, 14), (2, 7, 9)
 """Clips of worlds-v1: at most .3 % of pixels move; at least 22 % do."""
@@ -110,6 +112,28 @@ def test_cameras_that_are_nowhere_near_are_found_by_the_mapper(position: int) ->
     assert rotation_errors(refinement.scene, truth).max() < 0.5
     focal = refinement.scene.cameras.intrinsics[:, 0, 0] / truth.cameras.intrinsics[:, 0, 0]
     torch.testing.assert_close(focal, torch.ones(8), atol=0.02, rtol=0)
+
+
+def test_the_mapper_is_asked_again_with_the_networks_lens_where_its_own_does_not_fit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[bool] = []
+
+    def recorded(*arguments: Any) -> Cameras:
+        asked.append(arguments[-1])
+        return map_tracks(*arguments)
+
+    monkeypatch.setattr("recon4d.sfm.candidates.map_tracks", recorded)
+    truth = world(4)
+    before, tracks = disturbed(truth), static_tracks(truth, 800)
+    for config, wanted in (
+        (RefineConfig(), [False]),
+        (RefineConfig(plenty_exact_share=1.1), [False, True]),
+        (RefineConfig(focal_lengths=False), [True]),
+    ):
+        asked.clear()
+        assert refine(before, tracks, config).error_after < 1
+        assert asked == wanted
 
 
 def test_known_focal_lengths_stay() -> None:

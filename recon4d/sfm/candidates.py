@@ -1,7 +1,7 @@
 """What refinement chooses from: cameras adjusted to tracks from two starts, and how far tracks are from any cameras."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -59,6 +59,8 @@ class RefineConfig:
     """Of the network's error on most tracks: what it must be at most on their rivals, to prefer them."""
     exact_error: float = 0.0016
     """Of the longer side: what held-out tracks fit to is theirs, and no compromise."""
+    plenty_exact_share: float = 0.9
+    """With so many no more starts are tried than the network's and the mapper's."""
     least_exact_share: float = 0.75
     """Of the held-out tracks: with fewer that fit exactly, cameras stay as predicted."""
     focal_lengths: bool = True
@@ -115,27 +117,36 @@ class Candidate:
     """Whether all frames have the mean of the predicted intrinsics."""
 
 
-def candidates(scene: Scene, fitted: LocatedTracks, config: RefineConfig) -> Iterator[Candidate | str]:
-    """Cameras adjusted from every start, with focal lengths as they were and with others; or why there are none."""
-    for start in (_predicted_start, _mapped_start):
+Start = Callable[[Scene, LocatedTracks, RefineConfig], tuple[Cameras, Float[Tensor, "track 3"]]]
+"""Cameras and points to adjust from. Raises ``ValueError`` where there are none."""
+
+
+def starts(config: RefineConfig) -> tuple[Start, ...]:
+    """The network's cameras; those that the mapper finds; and where it may choose a lens, those with the network's.
+
+    A lens that fits the tracks nearly as well as the true one, with other cameras, is where the mapper goes wrong.
+    """
+    return (_predicted, _mapped, _mapped_with_lens) if config.focal_lengths else (_predicted, _mapped_with_lens)
+
+
+def candidates(start: Start, scene: Scene, fitted: LocatedTracks, config: RefineConfig) -> Iterator[Candidate | str]:
+    """Cameras adjusted from a start, with focal lengths as they were and with others; or why there are none."""
+    try:
+        cameras, points = start(scene, fitted, config)
+    except ValueError as error:
+        yield str(error)
+        return
+    for refine_focal_length in (False, True) if config.focal_lengths else (False,):
         try:
-            cameras, points = start(scene, fitted, config)
+            adjusted, is_firm = _adjusted(cameras, points, fitted, scene.size, refine_focal_length, config)
         except ValueError as error:
             yield str(error)
             continue
-        for refine_focal_length in (False, True) if config.focal_lengths else (False,):
-            keeps_lens = not refine_focal_length and (start is _predicted_start or not config.focal_lengths)
-            try:
-                adjusted, is_firm = _adjusted(cameras, points, fitted, scene.size, refine_focal_length, config)
-            except ValueError as error:
-                yield str(error)
-                continue
-            yield Candidate(_loose_beside_firm(adjusted, scene.cameras, is_firm), keeps_lens)
+        keeps_lens = not refine_focal_length and start is not _mapped
+        yield Candidate(_loose_beside_firm(adjusted, scene.cameras, is_firm), keeps_lens)
 
 
-def _predicted_start(
-    scene: Scene, fitted: LocatedTracks, config: RefineConfig
-) -> tuple[Cameras, Float[Tensor, "track 3"]]:
+def _predicted(scene: Scene, fitted: LocatedTracks, config: RefineConfig) -> tuple[Cameras, Float[Tensor, "track 3"]]:
     """The network's cameras, turned towards the points where the scene's depth has them."""
     points = fitted.points(scene.cameras)
     still = torch.zeros(len(points), dtype=torch.bool)
@@ -143,11 +154,10 @@ def _predicted_start(
     return adjust(problem, still, False).cameras, points
 
 
-def _mapped_start(
-    scene: Scene, fitted: LocatedTracks, config: RefineConfig
+def _mapped(
+    scene: Scene, fitted: LocatedTracks, config: RefineConfig, keeps_lens: bool = False
 ) -> tuple[Cameras, Float[Tensor, "track 3"]]:
     """The cameras that COLMAP's mapper finds without any start. Raises ``ValueError`` where it places not all."""
-    keeps_lens = not config.focal_lengths
     mapped = map_tracks(scene.cameras, fitted.tracks, scene.size, config.seed, keeps_lens)
     if not mapped.world_from_cam.isfinite().all():
         raise ValueError("COLMAP's mapper could not place all frames")
@@ -156,6 +166,13 @@ def _mapped_start(
     cameras = mapped.transformed(scene.cameras.world_from_cam[0] @ invert(mapped.world_from_cam[0]))
     problem = Problem(cameras, fitted.tracks, fitted.points(cameras), scene.size, config.loss_scales[0])
     return cameras, adjust_points(problem)
+
+
+def _mapped_with_lens(
+    scene: Scene, fitted: LocatedTracks, config: RefineConfig
+) -> tuple[Cameras, Float[Tensor, "track 3"]]:
+    """The same with the lens of the scene, predicted or known."""
+    return _mapped(scene, fitted, config, keeps_lens=True)
 
 
 def _adjusted(

@@ -11,18 +11,18 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from recon4d.geometry import rows_and_columns
-from recon4d.records import Calibration, Clip, FeatureTracks, Scene
+from recon4d.records import Calibration, Cameras, Clip, FeatureTracks, Scene
 from recon4d.sfm.bending import PointDepths, bending, bent, disagreement, median_ratio
-from recon4d.sfm.candidates import LocatedTracks, RefineConfig, candidates, located, select, track_errors
+from recon4d.sfm.candidates import LocatedTracks, RefineConfig, candidates, located, select, starts, track_errors
 from recon4d.sfm.depth_evidence import DepthEvidence, depth_evidence
-from recon4d.sfm.epipolar import consistent_tracks
 from recon4d.sfm.following import follow_corners, scene_guides
 from recon4d.sfm.proving import PROVEN_CONFIDENCE, Proven, with_proven_depth
 from recon4d.sfm.stereo import StereoConfig
+from recon4d.sfm.usable import drawn_tracks, split, usable_tracks
 
 LEAST_ERROR = 1e-3
 """Of log depth: points themselves are no better known."""
@@ -85,34 +85,49 @@ def _refined(scene: Scene, tracks: FeatureTracks, config: RefineConfig) -> tuple
     if scene.num_frames < 2:
         return _unchanged(scene, "one frame has nothing to agree with"), None
     all_tracks, is_located = located(scene, tracks)
-    usable = _usable(scene, all_tracks, is_located, config)
+    usable = usable_tracks(scene, all_tracks, is_located, config)
     if len(usable) < config.least_tracks:
         return _unchanged(scene, f"{len(usable)} static tracks agree, {config.least_tracks} are needed"), None
-    held_out, fitted = _split(usable, config)
+    held_out, fitted = split(usable, config)
     judges = all_tracks.take(held_out)
     before = track_errors(scene.cameras, judges, scene.size)
 
-    best, after, reasons = scene.cameras, before, []
-    for candidate in candidates(scene, all_tracks.take(fitted), config):
-        if isinstance(candidate, str):
-            reasons.append(candidate)
-            continue
-        errors = track_errors(candidate.cameras, judges, scene.size)
-        gain = after - errors
-        needed = 0.0 if candidate.keeps_lens else config.significance * gain.std() / math.sqrt(len(gain))
-        if gain.mean() > needed:
-            best, after = candidate.cameras, errors
+    best, after, reasons = _best_cameras(scene, all_tracks.take(fitted), judges, before, config)
     found = Refinement(scene, False, float(before.mean()), float(after.mean()), len(fitted))
     if best is scene.cameras:
         none_is_better = f"no others are better on held-out tracks, which they fit to {found.error_before:.2f} pixels"
         return replace(found, reason=reasons[0] if reasons else none_is_better), None
-    exact = float((after <= config.exact_error * max(scene.size)).float().mean())
+    exact = _exact_share(after, scene, config)
     if exact < config.least_exact_share:
         needed = f"{config.least_exact_share:.0%} are needed"
         return replace(found, reason=f"others fit {exact:.0%} of the held-out tracks exactly, {needed}"), None
     placed = scene.with_cameras(best)
     evidence = depth_evidence(placed, all_tracks.take(fitted), judges, config)
     return _with_bent_depth(replace(found, scene=placed, accepted=True), evidence, config), evidence
+
+
+def _best_cameras(
+    scene: Scene, fitted: LocatedTracks, judges: LocatedTracks, before: Float[Tensor, " track"], config: RefineConfig
+) -> tuple[Cameras, Float[Tensor, " track"], list[str]]:
+    """The cameras that fit the held-out tracks best, the scene's own among them; their errors; what came to nothing."""
+    best, after, reasons = scene.cameras, before, []
+    for number, start in enumerate(starts(config)):
+        if number > 1 and _exact_share(after, scene, config) >= config.plenty_exact_share:
+            break
+        for candidate in candidates(start, scene, fitted, config):
+            if isinstance(candidate, str):
+                reasons.append(candidate)
+                continue
+            errors = track_errors(candidate.cameras, judges, scene.size)
+            gain = after - errors
+            needed = 0.0 if candidate.keeps_lens else config.significance * gain.std() / math.sqrt(len(gain))
+            if gain.mean() > needed:
+                best, after = candidate.cameras, errors
+    return best, after, reasons
+
+
+def _exact_share(errors: Float[Tensor, " track"], scene: Scene, config: RefineConfig) -> float:
+    return float((errors <= config.exact_error * max(scene.size)).float().mean())
 
 
 def refine_clip(clip: Clip, scene: Scene, matches: FeatureTracks, config: RefineConfig | None = None) -> Refinement:
@@ -169,7 +184,7 @@ def _with_given_cameras(
     _check(scene, tracks)
     all_tracks, is_located = located(scene, tracks)
     is_seen = (tracks.seen > 0).sum(dim=0) >= config.least_frames
-    held_out, fitted = _split(_drawn(is_located & is_seen, config), config)
+    held_out, fitted = split(drawn_tracks(is_located & is_seen, config), config)
     evidence = depth_evidence(scene, all_tracks.take(fitted), all_tracks.take(held_out), config)
     found = replace(_unchanged(scene, "too few corners show parallax"), num_tracks=len(fitted), cameras_given=True)
     if evidence is None:
@@ -240,51 +255,6 @@ def static_tracks(scene: Scene, count: int = 4000, seed: int = 0) -> FeatureTrac
     known = (seen > 0).any(dim=0).nonzero()[:, 0].numpy()
     drawn = np.random.default_rng(seed).permutation(known)[:count]
     return select(FeatureTracks(pixels, seen), torch.from_numpy(np.sort(drawn)))
-
-
-def _usable(
-    scene: Scene, located: LocatedTracks, is_located: Bool[Tensor, " track"], config: RefineConfig
-) -> Int[Tensor, " usable"]:
-    """Numbers of at most `most_tracks` tracks, drawn by the seed, that keep to the epipolar geometry of the clip.
-
-    Something large that moves keeps to a geometry of its own. Where those left out agree among themselves too, and are
-    nearly as many, the network decides: they are taken if its cameras fit them far better.
-    """
-    tracks = located.tracks
-    chosen = _drawn(is_located & ((tracks.seen > 0).sum(dim=0) >= config.least_frames), config)
-    agree = _consistent(scene, tracks, chosen, config)
-    rivals = chosen[~torch.isin(chosen, agree)]
-    least = max(config.least_tracks, config.rival_share * len(agree))
-    if len(rivals) < least:
-        return agree
-    rivals = _consistent(scene, tracks, rivals, config)
-    if len(rivals) < least:
-        return agree
-    of_most, of_rivals = (
-        track_errors(scene.cameras, located.take(group), scene.size, cap=torch.inf).median()
-        for group in (agree, rivals)
-    )
-    return rivals if of_rivals < config.rival_error * of_most else agree
-
-
-def _drawn(is_usable: Bool[Tensor, " track"], config: RefineConfig) -> Int[Tensor, " drawn"]:
-    numbers = is_usable.nonzero()[:, 0].numpy()
-    return torch.from_numpy(np.sort(np.random.default_rng(config.seed).permutation(numbers)[: config.most_tracks]))
-
-
-def _consistent(
-    scene: Scene, tracks: FeatureTracks, chosen: Int[Tensor, " chosen"], config: RefineConfig
-) -> Int[Tensor, " consistent"]:
-    return chosen[consistent_tracks(scene.cameras, select(tracks, chosen), scene.size, config.seed)]
-
-
-def _split(
-    usable: Int[Tensor, " usable"], config: RefineConfig
-) -> tuple[Int[Tensor, " held_out"], Int[Tensor, " fitted"]]:
-    """Numbers of the tracks that are held out, and of those that are fitted."""
-    drawn = np.random.default_rng([config.seed, 1]).permutation(usable.numpy())
-    count = max(1, round(config.held_out_share * len(drawn)))
-    return torch.from_numpy(np.sort(drawn[:count])), torch.from_numpy(np.sort(drawn[count:]))
 
 
 def _unchanged(scene: Scene, reason: str) -> Refinement:
