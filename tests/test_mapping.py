@@ -48,6 +48,9 @@ def test_a_lens_that_is_known_stays_and_holds_the_cameras() -> None:
     found = map_tracks(cameras, FeatureTracks(pixels, tracks.seen * inside), size, keeps_lens=True)
 
     torch.testing.assert_close(found.intrinsics, cameras.intrinsics, rtol=1e-4, atol=1e-2)
+    longer = replace(cameras, intrinsics=cameras.intrinsics * torch.tensor([[1.1, 1, 1], [1, 1.1, 1], [1, 1, 1]]))
+    believed = map_tracks(longer, FeatureTracks(pixels, tracks.seen * inside), size, keeps_lens=True)
+    torch.testing.assert_close(believed.intrinsics, longer.intrinsics, rtol=1e-4, atol=1e-2)
     turned, true = (one.world_from_cam[:, :3, :3].double() for one in (found, cameras))
     relative, wanted = turned[:1].transpose(1, 2) @ turned, true[:1].transpose(1, 2) @ true
     assert rotation_angle(relative.transpose(1, 2) @ wanted).rad2deg().max() < 0.1

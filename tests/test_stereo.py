@@ -59,6 +59,18 @@ def test_depth_of_a_still_world_is_proven_and_true() -> None:
     assert off.nanquantile(0.95) < 0.05
 
 
+def test_between_planes_that_are_far_apart_depth_is_found_all_the_same() -> None:
+    sample = world(STILL)
+    far_apart = StereoConfig(plane_step=4.0, fewest_planes=8)
+    fine, coarse = (
+        stereo_depths(grey_pictures(sample.clip, SIZE), sample.scene.cameras, flattened(sample.scene).depths, config)
+        for config in (far_apart, replace(far_apart, fine_steps=()))
+    )
+    both = fine.proven & coarse.proven
+    fine_error, coarse_error = (errors(one.depths, sample.scene)[both].nanmedian() for one in (fine, coarse))
+    assert fine_error < 0.5 * coarse_error
+
+
 def test_what_moves_is_hardly_ever_proven() -> None:
     sample = world(MOVING)
     found = stereo_depths(grey_pictures(sample.clip, SIZE), sample.scene.cameras, flattened(sample.scene).depths)

@@ -164,6 +164,17 @@ def test_a_picture_fades_to_its_mean_colour_far_away() -> None:
     assert contrast[1] < 0.01
 
 
+def test_textures_know_the_mean_colour_of_what_each_surface_wears() -> None:
+    pictures = torch.zeros(2, 3, 4, 4, dtype=torch.uint8)
+    pictures[0, 0], pictures[1, 2, :2] = 255, 102
+    surfaces = alone("box").surfaces
+    number = torch.arange(surfaces.picture.shape[1])[None] % 2
+    means = Textures.worn(replace(surfaces, picture=number), pictures).means
+    assert means.shape == (*number.shape, 3)
+    torch.testing.assert_close(means[0, 0], torch.tensor([1.0, 0.0, 0.0]))
+    torch.testing.assert_close(means[0, 1], torch.tensor([0.0, 0.0, 0.2]))
+
+
 def test_the_sky_has_the_colours_of_the_sky() -> None:
     config = WorldConfig(num_frames=1, height=48, width=48, candidates=1)
     world = make_worlds(config, 3, range(12))
