@@ -26,9 +26,8 @@ def map_tracks(
     """The cameras that COLMAP's global mapper finds for `tracks` in maps of `size` (height, width).
 
     Of `cameras` only the mean focal length is used, as a first guess of the one that all frames then share; where it
-    `keeps_lens`, the mean intrinsics are those of all frames. The world
-    and its unit are COLMAP's own; frames that could not be placed are NaN. Deterministic. Raises `ColmapFailure` where
-    there is no model at all.
+    `keeps_lens`, the mean intrinsics are those of all frames. The world and its unit are COLMAP's own; frames that
+    could not be placed are NaN. Deterministic. Raises `ColmapFailure` where there is no model at all.
     """
     pycolmap = load_pycolmap()
     pycolmap.set_random_seed(seed)
