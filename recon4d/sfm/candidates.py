@@ -1,4 +1,4 @@
-"""What refinement chooses from: cameras adjusted to tracks from two starts, and how far tracks are from any cameras."""
+"""What refinement chooses from: cameras adjusted to tracks, those that only turn, and how far tracks are from any."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -20,6 +20,7 @@ from recon4d.records import Cameras, FeatureTracks, Scene
 from recon4d.sfm.bundle_adjustment import Problem, adjust, adjust_points, parallax, residuals
 from recon4d.sfm.colmap import PLAUSIBLE_ANGLES
 from recon4d.sfm.mapping import map_tracks
+from recon4d.sfm.turning import turning_cameras
 
 CAP = 1.0
 """Pixels: what is farther off is wrong, and how wrong does not matter."""
@@ -63,11 +64,17 @@ class RefineConfig:
     """With so many no more starts are tried than the network's and the mapper's."""
     least_exact_share: float = 0.75
     """Of the held-out tracks: with fewer that fit exactly, cameras stay as predicted."""
+    turning_share: float = 0.9
+    """Of the held-out tracks that the best cameras fit exactly: if cameras that only turn fit so many, those are
+    taken; a way through space, and a depth for each track, explain more than there is to explain."""
     focal_lengths: bool = True
     """Whether focal lengths may change; not where the lens is known."""
     significance: float = 1.0
     """Focal lengths stay as predicted unless others are better on held-out tracks by so many standard errors: a camera
     that hardly moves does not tell them."""
+    least_gain: float = 0.05
+    """Of the error of cameras that only turn: so much better others with another focal length must be, too. Where they
+    hardly turn, the lens's own distortion says more of it than the truth."""
     seed: int = 0
 
 
@@ -144,6 +151,14 @@ def candidates(start: Start, scene: Scene, fitted: LocatedTracks, config: Refine
             continue
         keeps_lens = not refine_focal_length and start is not _mapped
         yield Candidate(_loose_beside_firm(adjusted, scene.cameras, is_firm), keeps_lens)
+
+
+def turning_candidates(scene: Scene, fitted: LocatedTracks, config: RefineConfig) -> Iterator[Candidate]:
+    """Cameras that only turn, with focal lengths as they were and with others."""
+    is_firm = firm_frames(fitted.tracks.seen > 0, config.least_links)
+    for refine_focal_length in (False, True) if config.focal_lengths else (False,):
+        turned = turning_cameras(scene.cameras, fitted.tracks, scene.size, refine_focal_length, config.loss_scales)
+        yield Candidate(_loose_beside_firm(turned, scene.cameras, is_firm), keeps_lens=not refine_focal_length)
 
 
 def _predicted(scene: Scene, fitted: LocatedTracks, config: RefineConfig) -> tuple[Cameras, Float[Tensor, "track 3"]]:

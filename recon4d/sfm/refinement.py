@@ -1,9 +1,8 @@
 """The hybrid: a network's cameras, made precise by bundle adjustment over what stands still, and only if that helps.
 
-Two starts are tried: the network's own cameras, and those that COLMAP's global mapper finds for the tracks alone. A
-fifth of the tracks is held out. They judge all cameras: each gets the best points it can, and the cameras with the
-smallest reprojection error stay. Points and tracks follow them; depth is then made exact as far as cameras prove it
-(`depth_refinement`).
+Corners are followed through the clip, those that stand still by most of the others are kept, and a fifth of these is
+held out, to choose the best cameras by (`choosing`). Points and tracks follow the cameras; depth is then made exact as
+far as cameras and pictures prove it (`depth_evidence`, `proving`).
 """
 
 import math
@@ -11,13 +10,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from recon4d.geometry import rows_and_columns
-from recon4d.records import Calibration, Cameras, Clip, FeatureTracks, Scene
+from recon4d.records import Calibration, Clip, FeatureTracks, Scene
 from recon4d.sfm.bending import PointDepths, bending, bent, disagreement, median_ratio
-from recon4d.sfm.candidates import LocatedTracks, RefineConfig, candidates, located, select, starts, track_errors
+from recon4d.sfm.candidates import RefineConfig, located, select, track_errors
+from recon4d.sfm.choosing import choose_cameras
 from recon4d.sfm.depth_evidence import DepthEvidence, depth_evidence
 from recon4d.sfm.following import follow_corners, scene_guides
 from recon4d.sfm.proving import PROVEN_CONFIDENCE, Proven, with_proven_depth
@@ -49,12 +47,15 @@ class Refinement:
     """The median difference of log depth to held-out points on proven pixels; NaN: none are proven."""
     cameras_given: bool = False
     """Whether cameras were known, and depth alone is refined."""
+    turns: bool = False
+    """Whether cameras that only turn explain the tracks: then these prove no depth, and are not sure of the lens."""
 
     def __str__(self) -> str:
         if not self.accepted:
             return f"{'depth is' if self.cameras_given else 'cameras are'} as predicted: {self.reason}"
         pixels = f"{self.error_before:.2f} to {self.error_after:.2f} pixels on held-out ones"
         refined = f"cameras refined on {self.num_tracks} tracks: {pixels}"
+        refined += ", turning on the spot, which proves no depth" if self.turns else ""
         cameras = "cameras are as given" if self.cameras_given else refined
         is_better = self.depth_after < self.depth_before
         depth = f", depth {self.depth_before:.0%} to {self.depth_after:.0%} off" if is_better else ""
@@ -91,43 +92,20 @@ def _refined(scene: Scene, tracks: FeatureTracks, config: RefineConfig) -> tuple
     held_out, fitted = split(usable, config)
     judges = all_tracks.take(held_out)
     before = track_errors(scene.cameras, judges, scene.size)
-
-    best, after, reasons = _best_cameras(scene, all_tracks.take(fitted), judges, before, config)
-    found = Refinement(scene, False, float(before.mean()), float(after.mean()), len(fitted))
-    if best is scene.cameras:
+    choice = choose_cameras(scene, all_tracks.take(fitted), judges, config)
+    means = float(before.mean()), float(choice.errors.mean())
+    found = Refinement(scene, False, *means, len(fitted))
+    if choice.cameras is scene.cameras:
         none_is_better = f"no others are better on held-out tracks, which they fit to {found.error_before:.2f} pixels"
-        return replace(found, reason=reasons[0] if reasons else none_is_better), None
-    exact = _exact_share(after, scene, config)
-    if exact < config.least_exact_share:
+        return replace(found, reason=choice.reasons[0] if choice.reasons else none_is_better), None
+    if choice.exact_share < config.least_exact_share:
         needed = f"{config.least_exact_share:.0%} are needed"
-        return replace(found, reason=f"others fit {exact:.0%} of the held-out tracks exactly, {needed}"), None
-    placed = scene.with_cameras(best)
+        reason = f"others fit {choice.exact_share:.0%} of the held-out tracks exactly, {needed}"
+        return replace(found, reason=reason), None
+    placed = scene.with_cameras(choice.cameras)
+    refined = replace(found, scene=placed, accepted=True, turns=choice.turns)
     evidence = depth_evidence(placed, all_tracks.take(fitted), judges, config)
-    return _with_bent_depth(replace(found, scene=placed, accepted=True), evidence, config), evidence
-
-
-def _best_cameras(
-    scene: Scene, fitted: LocatedTracks, judges: LocatedTracks, before: Float[Tensor, " track"], config: RefineConfig
-) -> tuple[Cameras, Float[Tensor, " track"], list[str]]:
-    """The cameras that fit the held-out tracks best, the scene's own among them; their errors; what came to nothing."""
-    best, after, reasons = scene.cameras, before, []
-    for number, start in enumerate(starts(config)):
-        if number > 1 and _exact_share(after, scene, config) >= config.plenty_exact_share:
-            break
-        for candidate in candidates(start, scene, fitted, config):
-            if isinstance(candidate, str):
-                reasons.append(candidate)
-                continue
-            errors = track_errors(candidate.cameras, judges, scene.size)
-            gain = after - errors
-            needed = 0.0 if candidate.keeps_lens else config.significance * gain.std() / math.sqrt(len(gain))
-            if gain.mean() > needed:
-                best, after = candidate.cameras, errors
-    return best, after, reasons
-
-
-def _exact_share(errors: Float[Tensor, " track"], scene: Scene, config: RefineConfig) -> float:
-    return float((errors <= config.exact_error * max(scene.size)).float().mean())
+    return _with_bent_depth(refined, evidence, config), evidence
 
 
 def refine_clip(clip: Clip, scene: Scene, matches: FeatureTracks, config: RefineConfig | None = None) -> Refinement:
