@@ -13,7 +13,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from recon4d.geometry import rows_and_columns
-from recon4d.records import Scene, Tracks
+from recon4d.records import Scene
+from recon4d.sfm.carrying import carried_tracks
 
 LEAST_POINTS = 20
 """Points of a frame, with fewer of which its depth stays as it is."""
@@ -62,27 +63,9 @@ def median_ratio(depths: Float[Tensor, "time height width"], points: PointDepths
 
 
 def bent(scene: Scene, factors: Float[Tensor, "time height width"]) -> Scene:
-    """The scene with its depth multiplied, the points that follow from it, and tracks that keep to them.
-
-    A track moves away from the camera of each time as its own pixel did in its anchor frame. What stands still by
-    `scene.moving` stays where it is then.
-    """
-    scene = replace(scene, depths=scene.depths * factors)
-    return replace(scene, points=scene.points_from_depth, tracks=_bent_tracks(scene, factors))
-
-
-def _bent_tracks(scene: Scene, factors: Tensor) -> Tracks | None:
-    tracks = scene.tracks
-    if tracks is None:
-        return None
-    row, column = rows_and_columns(tracks.pixels, scene.size)
-    anchor = tracks.anchors[:, None]
-    factor = factors[anchor, row, column][:, None, :, None]
-    centres = scene.cameras.centres[None, :, None]
-    moved = centres + factor * (tracks.points - centres)
-    own = scene.points_from_depth[anchor, row, column][:, None]
-    stands = (scene.moving[anchor, row, column] <= 0.5)[:, None, :, None]
-    return replace(tracks, points=torch.where(stands, own, moved))
+    """The scene with its depth multiplied, and the points and tracks that follow from it (`carried_tracks`)."""
+    after = replace(scene, depths=scene.depths * factors)
+    return replace(after, points=after.points_from_depth, tracks=carried_tracks(scene, after))
 
 
 def _bending_of_frame(

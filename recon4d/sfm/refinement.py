@@ -15,6 +15,7 @@ from recon4d.geometry import rows_and_columns
 from recon4d.records import Calibration, Clip, FeatureTracks, Scene
 from recon4d.sfm.bending import PointDepths, bending, bent, disagreement, median_ratio
 from recon4d.sfm.candidates import RefineConfig, located, select, track_errors
+from recon4d.sfm.carrying import carried_tracks
 from recon4d.sfm.choosing import choose_cameras
 from recon4d.sfm.depth_evidence import DepthEvidence, depth_evidence
 from recon4d.sfm.following import follow_corners, scene_guides
@@ -103,6 +104,7 @@ def _refined(scene: Scene, tracks: FeatureTracks, config: RefineConfig) -> tuple
         reason = f"others fit {choice.exact_share:.0%} of the held-out tracks exactly, {needed}"
         return replace(found, reason=reason), None
     placed = scene.with_cameras(choice.cameras)
+    placed = replace(placed, tracks=carried_tracks(scene, placed))
     refined = replace(found, scene=placed, accepted=True, turns=choice.turns)
     evidence = depth_evidence(placed, all_tracks.take(fitted), judges, config)
     return _with_bent_depth(refined, evidence, config), evidence
