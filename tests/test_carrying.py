@@ -76,6 +76,18 @@ def test_what_is_deeper_goes_farther_and_through_a_longer_lens_less(factor: floa
     assert way[~moved].abs().max() < 1e-5
 
 
+def test_what_stands_still_stays_where_its_pixel_is_and_unknown_depth_says_nothing() -> None:
+    scene = moving_scene()
+    assert scene.tracks is not None
+    still = replace(scene, moving=torch.zeros_like(scene.moving))
+    points = carried(scene, still).points
+    for place, anchor in enumerate(scene.tracks.anchors.tolist()):
+        own = still.points_from_depth[anchor].flatten(0, 1)
+        torch.testing.assert_close(points[place], own.expand(3, -1, -1), atol=1e-4, rtol=1e-4)
+    unknown = replace(scene, depths=torch.zeros_like(scene.depths))
+    assert carried(unknown, scene).points.isfinite().all()
+
+
 def test_a_scene_without_tracks_has_none() -> None:
     scene = replace(make_scene(), tracks=None)
     assert carried_tracks(scene, scene) is None

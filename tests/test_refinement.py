@@ -68,6 +68,7 @@ def test_disturbed_cameras_of_a_still_world_come_back(position: int) -> None:
     before = disturbed(truth)
     refinement = refine(before, static_tracks(truth, 800))
     assert refinement.accepted
+    assert not refinement.turns
     assert rotation_errors(before, truth).mean() > 2
     assert rotation_errors(refinement.scene, truth).max() < 0.1
     focal = refinement.scene.cameras.intrinsics[:, 0, 0] / truth.cameras.intrinsics[:, 0, 0]
@@ -83,9 +84,17 @@ def test_disturbed_cameras_of_a_still_world_come_back(position: int) -> None:
 def test_disturbed_cameras_of_a_moving_world_are_never_worse(position: int) -> None:
     truth = world(position)
     before = disturbed(truth)
-    after = refine(before, static_tracks(truth, 800)).scene
+    refinement = refine(before, static_tracks(truth, 800))
+    assert not refinement.turns
+    after = refinement.scene
     assert rotation_errors(after, truth).max() <= rotation_errors(before, truth).max()
     assert rotation_errors(after, truth).mean() <= rotation_errors(before, truth).mean()
+    # Tracks were right in the world, and the wrong cameras of later times have no part in them.
+    assert after.tracks is not None
+    assert truth.tracks is not None
+    off = (after.tracks.points - truth.tracks.points).norm(dim=-1)[truth.tracks.confidence > 0]
+    assert off.median() < 0.01 * truth.depths.median()
+    assert off.quantile(0.9) < 0.03 * truth.depths.median()
 
 
 @pytest.mark.parametrize("position", [2, 4])
@@ -253,14 +262,14 @@ def test_good_cameras_stay_good() -> None:
 
 
 def test_a_still_camera_keeps_its_focal_length_and_its_place() -> None:
-    """Nothing tells either of them; the points stay where the depth has them."""
+    """Nothing tells either of them."""
     truth = world(5)
     assert truth.cameras.centres.norm(dim=-1).max() < 1e-3
     before = disturbed(truth)
     after = refine(before, with_noise(static_tracks(truth, 800), truth.size, 0.15, 0.03)).scene
     torch.testing.assert_close(after.cameras.intrinsics[:, 0, 0], before.cameras.intrinsics[:, 0, 0])
     assert rotation_errors(after, truth).mean() < 0.3
-    assert after.cameras.centres.norm(dim=-1).max() < 0.03 * truth.depths.median()
+    assert after.cameras.centres.norm(dim=-1).max() < 1e-6
 
 
 def test_cameras_that_are_worse_on_held_out_tracks_are_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -314,7 +323,7 @@ def test_bad_input_is_refused() -> None:
 
 def test_the_answer_is_the_same_every_time() -> None:
     truth = world(11)
-    tracks = with_noise(static_tracks(truth, 800), truth.size, 0.15, 0.02)
+    tracks = with_noise(static_tracks(truth, 300), truth.size, 0.15, 0.02)
     first, second = (refine(disturbed(truth), tracks).scene.cameras for _ in range(2))
     assert torch.equal(first.world_from_cam, second.world_from_cam)
     assert torch.equal(first.intrinsics, second.intrinsics)
