@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import torch
 import tyro
@@ -22,6 +23,7 @@ from recon4d.sfm import refine_clip
 from recon4d.zoo import create_model, load_model
 
 CONFIG = ReconstructConfig(anchors=(), precision="float32")
+Told = Literal["lens", "cameras", "copies"]
 METRICS = ("abs_rel", "auc_30", "auc_5", "rotation_error")
 
 
@@ -35,6 +37,8 @@ class Arguments:
     split: str = "8"
     frame: int = 3
     """The one whose depth is compared between the whole clip and copies of this frame alone."""
+    told: tuple[Told, ...] = ("lens", "cameras", "copies")
+    """What to try beside the clip as it is."""
     refine: bool = False
 
 
@@ -45,7 +49,7 @@ def main(arguments: Arguments) -> None:
     found: dict[str, list[list[float]]] = {}
     for name in benchmark.clips:
         answer = partial(_refined if arguments.refine else _answer, model)
-        for way, values in _scores_of_clip(answer, benchmark, name, arguments.frame):
+        for way, values in _scores_of_clip(answer, benchmark, name, arguments):
             found.setdefault(way, []).append(values)
 
     told = " (refined)" if arguments.refine else ""
@@ -57,20 +61,23 @@ def main(arguments: Arguments) -> None:
 
 
 def _scores_of_clip(
-    answer: Callable[[Clip], Scene], benchmark: Benchmark, name: str, frame: int
+    answer: Callable[[Clip], Scene], benchmark: Benchmark, name: str, arguments: Arguments
 ) -> Iterator[tuple[str, list[float]]]:
     """Each way of asking, and its metrics on one clip."""
     sample = benchmark.read(name)
     clip, truth = replace(sample.clip, known=None), sample.scene
     whole = answer(clip)
-    copies = answer(clip.frames([frame] * clip.num_frames))
     yield "the clip", _scores(whole, truth, benchmark, name)
-    yield "the clip and its lens", _scores(answer(_told(clip, truth, False)), truth, benchmark, name)
-    yield "the clip, its lens and cameras", _scores(answer(_told(clip, truth, True)), truth, benchmark, name)
-
-    one = replace(truth, tracks=None).frames([frame])
-    yield f"frame {frame} of the clip", _scores(whole.frames([frame]), one, benchmark, name)
-    yield f"frame {frame}, {clip.num_frames} times", _scores(copies.frames([frame]), one, benchmark, name)
+    if "lens" in arguments.told:
+        yield "the clip and its lens", _scores(answer(_told(clip, truth, False)), truth, benchmark, name)
+    if "cameras" in arguments.told:
+        yield "the clip, its lens and cameras", _scores(answer(_told(clip, truth, True)), truth, benchmark, name)
+    if "copies" in arguments.told:
+        frame = arguments.frame
+        copies = answer(clip.frames([frame] * clip.num_frames))
+        one = replace(truth, tracks=None).frames([frame])
+        yield f"frame {frame} of the clip", _scores(whole.frames([frame]), one, benchmark, name)
+        yield f"frame {frame}, {clip.num_frames} times", _scores(copies.frames([frame]), one, benchmark, name)
 
 
 def _answer(model: Model, clip: Clip) -> Scene:
