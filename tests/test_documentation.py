@@ -72,6 +72,7 @@ def test_the_exact_scene_is_exact(tmp_path: Path) -> None:
         ("benchmarks.inference", ["--model", "recon4d_tiny", "--frames", "2", "--size", "64", "96", "--repeats", "1"]),
         ("benchmarks.adapt", ["--model", "recon4d_tiny", "--clips", "1", "--config.steps", "1"]),
         ("benchmarks.inputs", ["--model", "recon4d_tiny", "--clips", "1"]),
+        ("benchmarks.inputs", ["--model", "recon4d_tiny", "--clips", "1", "--told", "copies", "--refine"]),
         ("benchmarks.following", ["--model", "recon4d_mini", "--clips", "1"]),
         ("benchmarks.joining", ["--num-frames", "4", "--clips", "1", "--window", "3", "--overlap", "1"]),
         ("benchmarks.worlds", ["--frames", "2", "--height", "32", "--width", "32", "--batches", "1"]),
