@@ -6,7 +6,7 @@ import torch
 from scenes import make_scene
 
 from recon4d.records import Scene
-from recon4d.sfm.bending import PointDepths, bending, bent, disagreement
+from recon4d.sfm.bending import PointDepths, bending, bent, correlation, disagreement
 
 HEIGHT, WIDTH = 48, 64
 
@@ -103,6 +103,12 @@ def test_disagreement_is_the_difference_of_logs() -> None:
         disagreement(truth * 1.1, points_on(truth, lattice())), torch.full((len(lattice()),), 1.1).log()
     )
     assert (disagreement(truth * 100, points_on(truth, lattice())) == 1).all()
+
+
+def test_correlation_is_of_what_is_near_and_far() -> None:
+    truth = slanted()
+    assert abs(correlation(3 * truth**0.5, points_on(truth, lattice())) - 1) < 1e-4
+    assert abs(correlation(3 / truth, points_on(truth, lattice())) + 1) < 1e-4
 
 
 def bent_scene() -> tuple[Scene, Scene]:

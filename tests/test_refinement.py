@@ -237,6 +237,17 @@ def test_depth_is_bent_through_the_points_that_cameras_prove() -> None:
     torch.testing.assert_close(scene.points, scene.points_from_depth)
 
 
+def test_cameras_that_would_turn_the_depth_inside_out_are_not_taken() -> None:
+    truth = world(4)
+    tracks = static_tracks(truth, 400)
+    inverted = replace(disturbed(truth), depths=truth.depths.median() ** 2 / truth.depths)
+    refinement = refine(inverted, tracks)
+    assert not refinement.accepted
+    assert refinement.scene is inverted
+    assert "inside out" in str(refinement)
+    assert refine(inverted, tracks, RefineConfig(least_correlation=-1.0)).accepted
+
+
 def test_few_corners_are_followed_again_from_the_scene_itself() -> None:
     """Matches that know the left of the picture alone: the rest is found from where the first refinement has it."""
     frames = [0, 1, 2, 3]

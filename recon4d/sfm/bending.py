@@ -57,6 +57,12 @@ def disagreement(depths: Float[Tensor, "time height width"], points: PointDepths
     return _log_ratios(depths, points).abs().clamp(max=1)
 
 
+def correlation(depths: Float[Tensor, "time height width"], points: PointDepths) -> float:
+    """How far depth and points agree on what is near and what is far: 1, or -1 where they say the opposite; of logs."""
+    theirs = points.depths[points.known].log()
+    return float(torch.corrcoef(torch.stack([theirs - _log_ratios(depths, points), theirs]))[0, 1])
+
+
 def median_ratio(depths: Float[Tensor, "time height width"], points: PointDepths) -> float:
     """How many times as deep as the maps have them points are."""
     return float(_log_ratios(depths, points).median().exp())

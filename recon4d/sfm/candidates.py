@@ -43,6 +43,9 @@ class RefineConfig:
     """Of the longer side: a point that any frame sees farther off says nothing of depth."""
     largest_disagreement: float = 0.5
     """Of log depth: if points contradict the network's depth more, something else is wrong, and depth stays."""
+    least_correlation: float = -0.3
+    """Of log depth: if what is near by the points is far by the network's, the cameras are a mirror image. Where there
+    is little perspective, as through a long lens, one fits nearly as well as the truth."""
     edge_allowance: float = 0.02
     """Of log depth: so much farther from held-out points than bent depth, which goes through their neighbours, depth
     from stereo may be; corners often are where a surface ends, and their pixel may show either side."""

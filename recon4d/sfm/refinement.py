@@ -13,7 +13,7 @@ import torch
 
 from recon4d.geometry import rows_and_columns
 from recon4d.records import Calibration, Clip, FeatureTracks, Scene
-from recon4d.sfm.bending import PointDepths, bending, bent, disagreement, median_ratio
+from recon4d.sfm.bending import PointDepths, bending, bent, correlation, disagreement, median_ratio
 from recon4d.sfm.candidates import RefineConfig, located, select, track_errors
 from recon4d.sfm.carrying import carried_tracks
 from recon4d.sfm.choosing import choose_cameras
@@ -107,6 +107,8 @@ def _refined(scene: Scene, tracks: FeatureTracks, config: RefineConfig) -> tuple
     placed = replace(placed, tracks=carried_tracks(scene, placed))
     refined = replace(found, scene=placed, accepted=True, turns=choice.turns)
     evidence = depth_evidence(placed, all_tracks.take(fitted), judges, config)
+    if evidence is not None and correlation(scene.depths, evidence.fitted) < config.least_correlation:
+        return replace(found, reason="others would turn the depth inside out"), None
     return _with_bent_depth(refined, evidence, config), evidence
 
 
