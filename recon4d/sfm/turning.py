@@ -44,7 +44,7 @@ def turning_cameras(
     round by round. Every track must be seen somewhere.
     """
     turning = _start(cameras, tracks)
-    angle = math.radians(float(field_of_view(turning.intrinsics, *size).amax().rad2deg()))
+    angle = float(field_of_view(turning.intrinsics, *size).amax())
     widest, longest = (math.tan(angle / 2) / math.tan(math.radians(limit) / 2) for limit in reversed(PLAUSIBLE_ANGLES))
     least, most = (math.log(widest), math.log(longest)) if refine_focal_length else (0.0, 0.0)
     zoomed = 0.0
@@ -109,23 +109,27 @@ def _start(cameras: Cameras, tracks: FeatureTracks) -> _Turning:
     return _Turning(world_from_cam, intrinsics, F.normalize(directions, dim=-1))
 
 
-def _gauss_newton_step(turning: _Turning, tracks: FeatureTracks, loss_scale: float, zooms: bool) -> _Step:
-    """The step to where pixels, linear in it, fit best; the first camera does not turn."""
-    num_frames, num_tracks = tracks.seen.shape
-    none = _Step.none(num_frames, num_tracks)
+def _slopes(turning: _Turning) -> Float[Tensor, "six time track 2"]:
+    """How pixels change with the three turns of their frame, with the zoom, and with the two shifts of their track.
+
+    A pixel depends on its own frame and track alone, so that each derivative is taken for all of them at once.
+    """
+    none = _Step.none(len(turning.world_from_cam), len(turning.directions))
+    one = torch.ones_like(none.zoom)
+    ways = [_Step(none.turns + axis, none.zoom, none.shifts) for axis in torch.eye(3).double()]
+    ways += [_Step(none.turns, one, none.shifts)]
+    ways += [_Step(none.turns, none.zoom, none.shifts + axis) for axis in torch.eye(2).double()]
 
     def pixels(turns: Tensor, zoom: Tensor, shifts: Tensor) -> Tensor:
         return turning.after(_Step(turns, zoom, shifts)).pixels()
 
-    # A pixel depends on its own frame and track alone: six derivatives say all, each of all frames or tracks at once.
-    turned, shifted = torch.eye(3).double(), torch.eye(2).double()
-    one, still = torch.ones_like(none.zoom), torch.zeros_like(none.zoom)
-    ways = [_Step(none.turns + axis, still, none.shifts) for axis in turned]
-    ways += [_Step(none.turns, one, none.shifts)]
-    ways += [_Step(none.turns, still, none.shifts + axis) for axis in shifted]
     at = (none.turns, none.zoom, none.shifts)
-    slopes = torch.stack([jvp(pixels, at, (way.turns, way.zoom, way.shifts))[1] for way in ways])
-    off = tracks.pixels.double() - pixels(*at)
+    return torch.stack([jvp(pixels, at, (way.turns, way.zoom, way.shifts))[1] for way in ways])
+
+
+def _gauss_newton_step(turning: _Turning, tracks: FeatureTracks, loss_scale: float, zooms: bool) -> _Step:
+    """The step to where pixels, linear in it, fit best; the first camera does not turn."""
+    slopes, off = _slopes(turning), tracks.pixels.double() - turning.pixels()
     certain = (tracks.seen > 0) / (1 + off.square().sum(dim=-1) / loss_scale**2)
     slopes, off = slopes * certain.sqrt()[..., None], off * certain.sqrt()[..., None]
     by_turn, by_zoom, by_shift = slopes[:3], slopes[3], slopes[4:]
@@ -143,7 +147,7 @@ def _gauss_newton_step(turning: _Turning, tracks: FeatureTracks, loss_scale: flo
     eliminated = torch.linalg.solve(own, mixed.transpose(1, 2))
     reduced = cameras - torch.einsum("kca,kad->cd", mixed, eliminated)
     reduced_right = right - torch.einsum("kac,ka->c", eliminated, own_right)
-    free = torch.arange(3, 3 * num_frames + int(zooms))
+    free = torch.arange(3, len(right) - 1 + int(zooms))
     found = torch.zeros_like(right)
     found[free] = torch.linalg.solve(_damped(reduced[free][:, free]), reduced_right[free])
     shifts = torch.linalg.solve(own, own_right - torch.einsum("kca,c->ka", mixed, found))
