@@ -1,5 +1,6 @@
 """Cameras that were nearly right become right, and never worse by what the clip itself says."""
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -18,9 +19,10 @@ from recon4d.geometry import (
 )
 from recon4d.records import Cameras, FeatureTracks, Scene
 from recon4d.sfm import RefineConfig, refine, refine_clip, static_tracks
-from recon4d.sfm.bundle_adjustment import Adjusted, Problem, adjust, adjust_points, parallax, residuals
-from recon4d.sfm.candidates import firm_frames
+from recon4d.sfm.bundle_adjustment import Adjusted, FreeLens, Problem, adjust, adjust_points, parallax, residuals
+from recon4d.sfm.candidates import LocatedTracks, firm_frames, select
 from recon4d.sfm.epipolar import consistent_tracks
+from recon4d.sfm.judging import track_misfits
 from recon4d.sfm.mapping import map_tracks
 
 STATIC, DYNAMIC = (4, 11), (2, 9)
@@ -139,7 +141,7 @@ def test_the_mapper_is_asked_again_with_the_networks_lens_where_its_own_does_not
     for config, wanted in (
         (RefineConfig(), [False]),
         (RefineConfig(plenty_exact_share=1.1), [False, True]),
-        (RefineConfig(focal_lengths=False), [True]),
+        (RefineConfig(finds_lens=False), [True]),
     ):
         asked.clear()
         assert refine(before, tracks, config).error_after < 1
@@ -150,10 +152,48 @@ def test_known_focal_lengths_stay() -> None:
     truth = world(4)
     before = disturbed(truth)
     known = replace(before, cameras=replace(before.cameras, intrinsics=truth.cameras.intrinsics))
-    after = refine(known, static_tracks(truth, 800), RefineConfig(focal_lengths=False))
+    after = refine(known, static_tracks(truth, 800), RefineConfig(finds_lens=False))
     assert after.accepted
     torch.testing.assert_close(after.scene.cameras.intrinsics, truth.cameras.intrinsics, atol=1e-3, rtol=0)
     assert rotation_errors(after.scene, truth).max() < 0.1
+
+
+def test_a_principal_point_beside_the_middle_is_found() -> None:
+    """As of a picture that was cropped on two sides: everything is seen elsewhere than from the middle of the lens."""
+    truth = world(4)
+    before, tracks = disturbed(truth), static_tracks(truth, 800)
+    shift = torch.tensor([9.0, -7.0])
+    refinement = refine(before, FeatureTracks(tracks.pixels + shift, tracks.seen))
+    assert refinement.accepted
+    found, middle = (scene.cameras.intrinsics[:, :2, 2] for scene in (refinement.scene, truth))
+    torch.testing.assert_close(found - middle, shift.expand(8, 2), atol=0.3, rtol=0)
+    assert rotation_errors(refinement.scene, truth).max() < 0.1
+    too_far = refine(before, FeatureTracks(tracks.pixels + shift, tracks.seen), RefineConfig(largest_shift=0.03))
+    assert torch.equal(too_far.scene.cameras.intrinsics[:, :2, 2], middle)
+
+
+def test_a_principal_point_that_noise_would_move_stays() -> None:
+    truth = world(11)
+    after = refine(disturbed(truth), with_noise(static_tracks(truth, 800), truth.size, 0.15, 0.02)).scene
+    assert torch.equal(after.cameras.intrinsics[:, :2, 2], truth.cameras.intrinsics[:, :2, 2])
+
+
+def test_pixels_of_pictures_are_square() -> None:
+    """Maps of another aspect than the pictures say by it how their focal lengths across and down are related."""
+    frames = [0, 2, 4, 6]
+    sample = WORLDS_V1["8"].sample(4)
+    truth = replace(sample.scene, tracks=None).resized(96, 112).frames(frames)
+    before = disturbed(truth, degrees=1, share=0.02)
+    wrong = before.cameras.intrinsics * torch.tensor([[1.06, 1, 1], [1, 1, 1], [1, 1, 1]])
+    before = replace(before, cameras=replace(before.cameras, intrinsics=wrong))
+    tracks = static_tracks(sample.scene, 3000).frames(frames)
+    matches = FeatureTracks(tracks.pixels * torch.tensor([112 / 256, 96 / 192]), tracks.seen)
+    refinement = refine_clip(sample.clip.frames(frames), before, matches)
+    assert refinement.accepted
+    found = refinement.scene.cameras.intrinsics
+    torch.testing.assert_close(found[:, 0, 0] / found[:, 1, 1], torch.full((4,), (112 / 256) / (96 / 192)))
+    torch.testing.assert_close(found, truth.cameras.intrinsics, rtol=0.02, atol=1e-3)
+    assert rotation_errors(refinement.scene, truth).max() < 0.2
 
 
 def test_tracks_that_fit_no_cameras_exactly_leave_the_scene_as_it_was() -> None:
@@ -283,15 +323,24 @@ def test_a_still_camera_keeps_its_focal_length_and_its_place() -> None:
     assert after.cameras.centres.norm(dim=-1).max() < 1e-6
 
 
-def test_cameras_that_are_worse_on_held_out_tracks_are_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("seem_likelier", [False, True])
+def test_cameras_that_are_worse_on_held_out_tracks_are_not_taken(
+    seem_likelier: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     truth = world(4)
     tracks = static_tracks(truth, 800)
 
-    def adjust_badly(problem: Problem, free_points: torch.Tensor, refine_focal_length: bool) -> Adjusted:
-        good = adjust(problem, free_points, refine_focal_length)
+    def adjust_badly(problem: Problem, free_points: torch.Tensor, lens: FreeLens = "kept") -> Adjusted:
+        good = adjust(problem, free_points, lens)
         return replace(good, cameras=disturbed(truth, degrees=0.3).cameras.to(dtype=torch.float64))
 
+    def likelier_each_time(*arguments: Any, calls: list[int] = []) -> torch.Tensor:  # noqa: B006
+        calls.append(1)
+        return track_misfits(*arguments) * 0 - len(calls)
+
     monkeypatch.setattr("recon4d.sfm.candidates.adjust", adjust_badly)
+    if seem_likelier:
+        monkeypatch.setattr("recon4d.sfm.choosing.track_misfits", likelier_each_time)
     refinement = refine(truth, tracks)
     assert not refinement.accepted
     assert refinement.scene is truth
@@ -449,11 +498,51 @@ def test_points_are_found_by_fixed_cameras() -> None:
     torch.testing.assert_close(found.float(), points, atol=1e-2, rtol=0)
 
 
+def test_misfits_are_minus_the_log_likelihood_of_cauchys_distribution() -> None:
+    """A still camera sees three tracks at two places, whose best points lie in the middle, and one at one, but once."""
+    truth = world(4).frames([0, 0, 0])
+    noise = RefineConfig.noise * 256
+    pixels = torch.tensor([20.0, 30.0]).expand(3, 4, 2).clone()
+    pixels[1, :, 0] += torch.tensor([0, 2 * noise, 1, 50])
+    tracks = FeatureTracks(pixels, torch.ones(3, 4))
+    tracks.seen[2, :3] = 0
+    located_tracks = LocatedTracks(tracks, torch.zeros(4, dtype=torch.long), torch.full((4,), 2.0))
+    found = track_misfits(truth.cameras, located_tracks, truth.size, RefineConfig())
+    far = math.log1p(noise**-2)  # beyond a pixel it does not matter how far
+    wanted = torch.tensor([0, math.log(2), math.log1p((0.5 / noise) ** 2), far / 3]).double()
+    torch.testing.assert_close(found, wanted, atol=0.05, rtol=0)
+
+
+@pytest.mark.parametrize("lens", ["kept", "focal length", "whole"])
+def test_as_much_of_the_lens_changes_as_may(lens: FreeLens) -> None:
+    """Seen by longer lenses of another middle, in maps whose pixels are not square."""
+    truth = world(4)
+    tracks = static_tracks(truth, 300)
+    tracks = select(tracks, (tracks.seen.sum(dim=0) > 1).nonzero()[:, 0])
+    row, column = tracks.pixels[0].long().flip(-1).unbind(-1)
+    aspect, shift = torch.tensor([1.0, 1.3]), torch.tensor([4.0, -3.0])
+    tracks = FeatureTracks((tracks.pixels + shift) * aspect, tracks.seen)
+    intrinsics = truth.cameras.intrinsics * torch.tensor([[1.1, 1, 1], [1.3, 1.1 * 1.3, 1.3], [1, 1, 1]])
+    intrinsics[:, 0, 2], intrinsics[:, 1, 2] = 128, 96 * 1.3
+    start = Cameras(truth.cameras.world_from_cam, intrinsics)
+    problem = Problem(start, tracks, truth.points[0, row, column], (250, 256))
+    found = adjust(problem, torch.ones(len(row), dtype=torch.bool), lens).cameras.intrinsics.float()
+    assert torch.equal(found, found[:1].expand(8, 3, 3))
+    torch.testing.assert_close(found[0, 1, 1] / found[0, 0, 0], torch.tensor(1.3))
+    moved = found[0, :2, 2] - start.intrinsics[0, :2, 2]
+    if lens == "whole":
+        torch.testing.assert_close(moved, shift * aspect, atol=0.1, rtol=0)
+        torch.testing.assert_close(found[0, 0, 0], truth.cameras.intrinsics[0, 0, 0], rtol=2e-3, atol=0)
+    else:
+        torch.testing.assert_close(moved, torch.zeros(2), atol=1e-4, rtol=0)
+        assert torch.isclose(found[0, 0, 0], start.intrinsics[0, 0, 0], rtol=1e-4) == (lens == "kept")
+
+
 def test_the_first_camera_and_still_points_do_not_move() -> None:
     problem, points = exact_problem()
     off = disturbed(make_scene(), degrees=1, share=0.05).cameras
     still = torch.zeros(len(points), dtype=torch.bool)
-    found = adjust(replace(problem, cameras=replace(off, intrinsics=problem.cameras.intrinsics)), still, False)
+    found = adjust(replace(problem, cameras=replace(off, intrinsics=problem.cameras.intrinsics)), still)
     torch.testing.assert_close(found.points.float(), points)
     torch.testing.assert_close(found.cameras.world_from_cam[0], torch.eye(4).double())
     wanted = problem.cameras.world_from_cam.double()

@@ -1,7 +1,8 @@
 """Bundle adjustment by pycolmap (Ceres): cameras and points that agree best with where points were seen."""
 
+import math
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -13,6 +14,9 @@ from recon4d.records import Cameras, FeatureTracks
 from recon4d.sfm.package import load_pycolmap
 
 FIRST_ID = 1
+
+FreeLens = Literal["kept", "focal length", "whole"]
+"""What of the lens may change: nothing, its focal length, or that and its principal point."""
 
 
 @dataclass(frozen=True)
@@ -38,16 +42,18 @@ class Adjusted:
     points: Float[Tensor, "track 3"]
 
 
-def adjust(problem: Problem, free_points: Bool[Tensor, " track"], refine_focal_length: bool) -> Adjusted:
+def adjust(problem: Problem, free_points: Bool[Tensor, " track"], lens: FreeLens = "kept") -> Adjusted:
     """Cameras, and the points that are free, from a good start; the first camera stays.
 
-    All frames have the mean intrinsics of the start; where asked for, two focal lengths (x and y) are found for all of
-    them together. Where all points are free, so is the unit of length: callers fix it. Raises ``ValueError`` where
-    there is nothing to solve.
+    All frames have the mean intrinsics of the start, or as much of another `lens` as is asked for, one for all of them;
+    the ratio of its two focal lengths stays. Where all points are free, so is the unit of length: callers fix it.
+    Raises ``ValueError`` where there is nothing to solve.
     """
     shared = problem.cameras.intrinsics.double().mean(dim=0).expand(len(problem.cameras.intrinsics), 3, 3)
+    aspect = float(shared[0, 0, 0] / shared[0, 1, 1])
     pycolmap = load_pycolmap()
-    model = _model(pycolmap, replace(problem, cameras=replace(problem.cameras, intrinsics=shared)))
+    # In maps of square pixels one number is both focal lengths.
+    model = _model(pycolmap, _stretched(replace(problem, cameras=replace(problem.cameras, intrinsics=shared)), aspect))
     config = _everything(pycolmap, model)
     if free_points.all():
         # Without a fixed unit of length it could shrink through zero: the mirrored scene has the same pixels.
@@ -56,7 +62,8 @@ def adjust(problem: Problem, free_points: Bool[Tensor, " track"], refine_focal_l
         config.set_constant_rig_from_world_pose(FIRST_ID)
     for track in (~free_points).nonzero()[:, 0].tolist():
         config.add_constant_point(track + FIRST_ID)
-    return _solve(pycolmap, model, config, problem, refine_focal_length)
+    adjusted = _solve(pycolmap, model, config, problem, lens)
+    return replace(adjusted, cameras=_stretched_cameras(adjusted.cameras, 1 / aspect))
 
 
 def adjust_points(problem: Problem) -> Float[Tensor, "track 3"]:
@@ -66,7 +73,7 @@ def adjust_points(problem: Problem) -> Float[Tensor, "track 3"]:
     config = _everything(pycolmap, model)
     for frame_id in model.frames:
         config.set_constant_rig_from_world_pose(frame_id)
-    return _solve(pycolmap, model, config, problem, refine_focal_length=False).points
+    return _solve(pycolmap, model, config, problem, "kept").points
 
 
 def parallax(cameras: Cameras, tracks: FeatureTracks, points: Float[Tensor, "track 3"]) -> Float[Tensor, " track"]:
@@ -98,8 +105,25 @@ def _everything(pycolmap: Any, model: Any) -> Any:
     return config
 
 
-def _solve(pycolmap: Any, model: Any, config: Any, problem: Problem, refine_focal_length: bool) -> Adjusted:
-    options = pycolmap.BundleAdjustmentOptions(print_summary=False, refine_focal_length=refine_focal_length)
+def _stretched(problem: Problem, factor: float) -> Problem:
+    """The same seen in maps of `factor` times the height."""
+    pixels = problem.tracks.pixels.double() * torch.tensor([1, factor], dtype=torch.float64)
+    height, width = problem.size
+    return replace(
+        problem,
+        cameras=_stretched_cameras(problem.cameras, factor),
+        tracks=replace(problem.tracks, pixels=pixels),
+        size=(round(height * factor), width),
+    )
+
+
+def _stretched_cameras(cameras: Cameras, factor: float) -> Cameras:
+    return replace(cameras, intrinsics=cameras.intrinsics * torch.tensor([[1], [factor], [1]], dtype=torch.float64))
+
+
+def _solve(pycolmap: Any, model: Any, config: Any, problem: Problem, lens: FreeLens) -> Adjusted:
+    options = pycolmap.BundleAdjustmentOptions(print_summary=False)
+    options.refine_focal_length, options.refine_principal_point = lens != "kept", lens == "whole"
     options.ceres.loss_function_type = pycolmap.LossFunctionType.CAUCHY
     options.ceres.loss_function_scale = problem.loss_scale
     options.ceres.solver_options.num_threads = 1  # sums in one order: the same answer every time
@@ -120,12 +144,7 @@ def _model(pycolmap: Any, problem: Problem) -> Any:
     for frame, matrix in enumerate(intrinsics.tolist()):
         camera_id = FIRST_ID if is_shared else frame + FIRST_ID
         if camera_id not in model.cameras:
-            focals_and_centre = [matrix[0][0], matrix[1][1], matrix[0][2], matrix[1][2]]
-            model.add_camera_with_trivial_rig(
-                pycolmap.Camera(
-                    camera_id=camera_id, model="PINHOLE", width=width, height=height, params=focals_and_centre
-                )
-            )
+            model.add_camera_with_trivial_rig(_lens(pycolmap, camera_id, matrix, (height, width)))
         image = pycolmap.Image(
             name=f"{frame:06d}", image_id=frame + FIRST_ID, camera_id=camera_id, keypoints=pixels[frame, seen[frame]]
         )
@@ -136,6 +155,19 @@ def _model(pycolmap: Any, problem: Problem) -> Any:
         elements = [pycolmap.TrackElement(int(frame) + FIRST_ID, int(places[frame, track])) for frame in frames]
         model.add_point3D(point, pycolmap.Track(elements))
     return model
+
+
+def _lens(pycolmap: Any, camera_id: int, matrix: list[list[float]], size: tuple[int, int]) -> Any:
+    (focal_x, _, *centre_x), (_, focal_y, *centre_y), _ = matrix
+    is_square = math.isclose(focal_x, focal_y, rel_tol=1e-12)
+    focals = [focal_x] if is_square else [focal_x, focal_y]
+    return pycolmap.Camera(
+        camera_id=camera_id,
+        model="SIMPLE_PINHOLE" if is_square else "PINHOLE",
+        width=size[1],
+        height=size[0],
+        params=[*focals, *centre_x, *centre_y],
+    )
 
 
 def _read(model: Any, num_frames: int, num_points: int) -> Adjusted:

@@ -1,4 +1,4 @@
-"""What refinement chooses from: cameras adjusted to tracks, those that only turn, and how far tracks are from any."""
+"""What refinement chooses from: cameras adjusted to tracks, and those that only turn."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -17,13 +17,10 @@ from recon4d.geometry import (
     unproject,
 )
 from recon4d.records import Cameras, FeatureTracks, Scene
-from recon4d.sfm.bundle_adjustment import Problem, adjust, adjust_points, parallax, residuals
+from recon4d.sfm.bundle_adjustment import FreeLens, Problem, adjust, adjust_points, parallax, residuals
 from recon4d.sfm.colmap import PLAUSIBLE_ANGLES
 from recon4d.sfm.mapping import map_tracks
 from recon4d.sfm.turning import turning_cameras
-
-CAP = 1.0
-"""Pixels: what is farther off is wrong, and how wrong does not matter."""
 
 
 @dataclass(frozen=True)
@@ -67,16 +64,25 @@ class RefineConfig:
     """With so many no more starts are tried than the network's and the mapper's."""
     least_exact_share: float = 0.75
     """Of the held-out tracks: with fewer that fit exactly, cameras stay as predicted."""
-    turning_share: float = 0.9
+    turning_share: float = 0.85
     """Of the held-out tracks that the best cameras fit exactly: if cameras that only turn fit so many, those are
     taken; a way through space, and a depth for each track, explain more than there is to explain."""
-    focal_lengths: bool = True
-    """Whether focal lengths may change; not where the lens is known."""
-    significance: float = 1.0
-    """Focal lengths stay as predicted unless others are better on held-out tracks by so many standard errors: a camera
-    that hardly moves does not tell them."""
+    finds_lens: bool = True
+    """Whether focal length and principal point may change; not where the lens is known."""
+    focal_ratio: float | None = None
+    """Of the focal lengths across and down, in pixels of the maps: pictures have square pixels, and are resized to
+    whole patches. None: as predicted."""
+    principal_point_scale: float = 0.5
+    """Pixels, of the loss: the principal point may move in rounds with this one and smaller."""
+    largest_shift: float = 0.1
+    """Of the longer side: how far from the middle the principal point may be."""
+    noise: float = 0.0005
+    """Of the longer side: how far off tracks are seen that fit exactly."""
+    significance: float = 2.0
+    """The lens stays as predicted unless another makes the tracks likelier by so many standard errors: a camera that
+    hardly moves does not tell it."""
     least_gain: float = 0.05
-    """Of the error of cameras that only turn: so much better others with another focal length must be, too. Where they
+    """Of log likelihood: so much likelier cameras that only turn must be with another focal length, too. Where they
     hardly turn, the lens's own distortion says more of it than the truth."""
     seed: int = 0
 
@@ -123,9 +129,11 @@ class Candidate:
     """Cameras that may be better than the predicted ones."""
 
     cameras: Cameras
-    keeps_lens: bool
-    """Whether all frames have the mean of the predicted intrinsics."""
+    lens: FreeLens = "kept"
+    """What of the lens is not the mean of the predicted ones."""
 
+
+LENSES: tuple[FreeLens, ...] = ("kept", "focal length", "whole")
 
 Start = Callable[[Scene, LocatedTracks, RefineConfig], tuple[Cameras, Float[Tensor, "track 3"]]]
 """Cameras and points to adjust from. Raises ``ValueError`` where there are none."""
@@ -136,32 +144,32 @@ def starts(config: RefineConfig) -> tuple[Start, ...]:
 
     A lens that fits the tracks nearly as well as the true one, with other cameras, is where the mapper goes wrong.
     """
-    return (_predicted, _mapped, _mapped_with_lens) if config.focal_lengths else (_predicted, _mapped_with_lens)
+    return (_predicted, _mapped, _mapped_with_lens) if config.finds_lens else (_predicted, _mapped_with_lens)
 
 
 def candidates(start: Start, scene: Scene, fitted: LocatedTracks, config: RefineConfig) -> Iterator[Candidate | str]:
-    """Cameras adjusted from a start, with focal lengths as they were and with others; or why there are none."""
+    """Cameras adjusted from a start, with the lens as it was and with others; or why there are none."""
     try:
         cameras, points = start(scene, fitted, config)
     except ValueError as error:
         yield str(error)
         return
-    for refine_focal_length in (False, True) if config.focal_lengths else (False,):
+    for lens in LENSES if config.finds_lens else LENSES[:1]:
         try:
-            adjusted, is_firm = _adjusted(cameras, points, fitted, scene.size, refine_focal_length, config)
+            adjusted, is_firm = _adjusted(cameras, points, fitted, scene.size, lens, config)
         except ValueError as error:
             yield str(error)
             continue
-        keeps_lens = not refine_focal_length and start is not _mapped
-        yield Candidate(_loose_beside_firm(adjusted, scene.cameras, is_firm), keeps_lens)
+        of_start = "focal length" if lens == "kept" and start is _mapped else lens
+        yield Candidate(_loose_beside_firm(adjusted, scene.cameras, is_firm), of_start)
 
 
 def turning_candidates(scene: Scene, fitted: LocatedTracks, config: RefineConfig) -> Iterator[Candidate]:
     """Cameras that only turn, with focal lengths as they were and with others."""
     is_firm = firm_frames(fitted.tracks.seen > 0, config.least_links)
-    for refine_focal_length in (False, True) if config.focal_lengths else (False,):
-        turned = turning_cameras(scene.cameras, fitted.tracks, scene.size, refine_focal_length, config.loss_scales)
-        yield Candidate(_loose_beside_firm(turned, scene.cameras, is_firm), keeps_lens=not refine_focal_length)
+    for lens in LENSES[:2] if config.finds_lens else LENSES[:1]:
+        turned = turning_cameras(scene.cameras, fitted.tracks, scene.size, lens != "kept", config.loss_scales)
+        yield Candidate(_loose_beside_firm(turned, scene.cameras, is_firm), lens)
 
 
 def _predicted(scene: Scene, fitted: LocatedTracks, config: RefineConfig) -> tuple[Cameras, Float[Tensor, "track 3"]]:
@@ -169,7 +177,7 @@ def _predicted(scene: Scene, fitted: LocatedTracks, config: RefineConfig) -> tup
     points = fitted.points(scene.cameras)
     still = torch.zeros(len(points), dtype=torch.bool)
     problem = Problem(scene.cameras, fitted.tracks, points, scene.size, config.loss_scales[0])
-    return adjust(problem, still, False).cameras, points
+    return adjust(problem, still).cameras, points
 
 
 def _mapped(
@@ -198,7 +206,7 @@ def _adjusted(
     points: Float[Tensor, "track 3"],
     fitted: LocatedTracks,
     size: tuple[int, int],
-    refine_focal_length: bool,
+    lens: FreeLens,
     config: RefineConfig,
 ) -> tuple[Cameras, Bool[Tensor, " time"]]:
     """Round after round, each without what the one before could not explain; lengths are those of the scene again.
@@ -211,13 +219,14 @@ def _adjusted(
     """
     moves = parallax(cameras, fitted.tracks, points) >= config.least_parallax
     is_free = int(moves.sum()) >= max(config.least_tracks, config.least_parallax_share * len(moves))
-    if refine_focal_length and not is_free:
-        raise ValueError("too little parallax to tell focal lengths")
+    if lens != "kept" and not is_free:
+        raise ValueError("too little parallax to tell the lens")
     if is_free:
         fitted, points = fitted.take(moves.nonzero()[:, 0]), points[moves]
     for loss_scale in config.loss_scales:
         problem = Problem(cameras, fitted.tracks, points, size, loss_scale)
-        adjusted = adjust(problem, torch.full((len(points),), is_free), refine_focal_length)
+        free = "focal length" if lens == "whole" and loss_scale > config.principal_point_scale else lens
+        adjusted = adjust(problem, torch.full((len(points),), is_free), free)
         distance, seen = residuals(adjusted.cameras, fitted.tracks, adjusted.points)
         seen = seen & (distance <= max(config.largest_residual * max(size), 2 * loss_scale))
         kept = seen.sum(dim=0) >= config.least_frames
@@ -226,14 +235,24 @@ def _adjusted(
         pruned = FeatureTracks(fitted.tracks.pixels, fitted.tracks.seen * seen)
         fitted = replace(fitted, tracks=pruned).take(kept.nonzero()[:, 0])
         cameras, points = adjusted.cameras, adjusted.points[kept]
-    angle = float(field_of_view(cameras.intrinsics, *size).amax().rad2deg())
-    if refine_focal_length and not PLAUSIBLE_ANGLES[0] <= angle <= PLAUSIBLE_ANGLES[1]:
-        raise ValueError(f"a field of view of {angle:.0f} degrees is hardly true")
+    if lens != "kept":
+        _check_lens(cameras, size, config)
     ratio = fitted.depths / fitted.depths_of(points, cameras)
     origin = cameras.centres[0]
     world_from_cam = cameras.world_from_cam.clone()
     world_from_cam[:, :3, 3] = origin + ratio.median() * (world_from_cam[:, :3, 3] - origin)
     return replace(cameras, world_from_cam=world_from_cam), firm_frames(fitted.tracks.seen > 0, config.least_links)
+
+
+def _check_lens(cameras: Cameras, size: tuple[int, int], config: RefineConfig) -> None:
+    """Raises ``ValueError`` where a lens is not plausible."""
+    angle = float(field_of_view(cameras.intrinsics, *size).amax().rad2deg())
+    if not PLAUSIBLE_ANGLES[0] <= angle <= PLAUSIBLE_ANGLES[1]:
+        raise ValueError(f"a field of view of {angle:.0f} degrees is hardly true")
+    height, width = size
+    shift = float((cameras.intrinsics[:, :2, 2] - torch.tensor([width / 2, height / 2])).norm(dim=-1).amax())
+    if shift > config.largest_shift * max(size):
+        raise ValueError(f"a principal point {shift:.0f} pixels from the middle is hardly true")
 
 
 def firm_frames(seen: Bool[Tensor, "time track"], least_links: int) -> Bool[Tensor, " time"]:
@@ -251,15 +270,6 @@ def _loose_beside_firm(cameras: Cameras, predicted: Cameras, is_firm: Bool[Tenso
     old = predicted.world_from_cam.to(cameras.world_from_cam)
     placed = replace(cameras, world_from_cam=given_or_beside(old, cameras.world_from_cam, is_firm))
     return placed.transformed(old[0] @ invert(placed.world_from_cam[0]))
-
-
-def track_errors(
-    cameras: Cameras, judges: LocatedTracks, size: tuple[int, int], cap: float = CAP
-) -> Float[Tensor, " track"]:
-    """For each track the mean distance in pixels, capped, to the best point that these cameras allow."""
-    best = adjust_points(Problem(cameras, judges.tracks, judges.points(cameras), size))
-    distance, seen = residuals(cameras, judges.tracks, best)
-    return torch.where(seen, distance.clamp(max=cap), 0.0).sum(dim=0) / seen.sum(dim=0)
 
 
 def select(tracks: FeatureTracks, chosen: Tensor) -> FeatureTracks:

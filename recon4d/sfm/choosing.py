@@ -1,7 +1,8 @@
 """Which cameras explain tracks best: the network's, adjusted ones, those of COLMAP's mapper, or such that only turn.
 
-Tracks that none of them was fitted to are the judges: each gets the best point that the cameras allow, and the smallest
-reprojection error wins. Only where another lens comes with it, or a way through space, must the gain be worth that.
+Of each the likelihood is taken of all tracks, each with the best point that the cameras allow. Where another lens comes
+with it, it must be more than chance gives, and a way through space must be worth having. Tracks that no cameras were
+fitted to are the judges: what is answered must be better on them, too.
 """
 
 import math
@@ -18,9 +19,9 @@ from recon4d.sfm.candidates import (
     RefineConfig,
     candidates,
     starts,
-    track_errors,
     turning_candidates,
 )
+from recon4d.sfm.judging import track_errors, track_misfits
 
 
 @dataclass(frozen=True)
@@ -28,10 +29,12 @@ class Choice:
     """The best cameras that were found; the scene's own where none are better."""
 
     cameras: Cameras
-    errors: Float[Tensor, " track"]
+    errors: Float[Tensor, " judge"]
     """Of every judge, in pixels (`track_errors`)."""
     exact_share: float
     """Of the judges, those that the cameras fit exactly."""
+    misfits: Float[Tensor, " fitted"]
+    """Of every fitted track (`track_misfits`)."""
     turns: bool = False
     """Whether these cameras only turn."""
     reasons: tuple[str, ...] = ()
@@ -77,18 +80,18 @@ class _Search:
         return replace(choice, turns=True)
 
     def _better(self, best: Choice, some: Iterable[Candidate], least_gain: float) -> Choice:
-        """The best so far, or a candidate that is better; one with another lens must be by more than chance, and by
-        `least_gain` of the error."""
+        """The best so far, or a candidate that is likelier; one with another lens must be by more than chance, and by
+        `least_gain`."""
         for candidate in some:
             choice = self._choice(candidate.cameras)
-            gain = best.errors - choice.errors
+            gain = best.misfits - choice.misfits
             by_chance = self.config.significance * float(gain.std()) / math.sqrt(len(gain))
-            least = 0.0 if candidate.keeps_lens else max(by_chance, least_gain * float(best.errors.mean()))
-            if gain.mean() > least:
+            if gain.mean() > (0.0 if candidate.lens == "kept" else max(by_chance, least_gain)):
                 best = choice
         return best
 
     def _choice(self, cameras: Cameras) -> Choice:
         errors = track_errors(cameras, self.judges, self.scene.size)
         is_exact = errors <= self.config.exact_error * max(self.scene.size)
-        return Choice(cameras, errors, float(is_exact.double().mean()))
+        misfits = track_misfits(cameras, self.fitted, self.scene.size, self.config)
+        return Choice(cameras, errors, float(is_exact.double().mean()), misfits)

@@ -14,11 +14,12 @@ import torch
 from recon4d.geometry import rows_and_columns
 from recon4d.records import Calibration, Clip, FeatureTracks, Scene
 from recon4d.sfm.bending import PointDepths, bending, bent, correlation, disagreement, median_ratio
-from recon4d.sfm.candidates import RefineConfig, located, select, track_errors
+from recon4d.sfm.candidates import RefineConfig, located, select
 from recon4d.sfm.carrying import carried_tracks
 from recon4d.sfm.choosing import choose_cameras
 from recon4d.sfm.depth_evidence import DepthEvidence, depth_evidence
 from recon4d.sfm.following import follow_corners, scene_guides
+from recon4d.sfm.judging import track_errors
 from recon4d.sfm.proving import PROVEN_CONFIDENCE, Proven, with_proven_depth
 from recon4d.sfm.stereo import StereoConfig
 from recon4d.sfm.usable import drawn_tracks, split, usable_tracks
@@ -93,10 +94,11 @@ def _refined(scene: Scene, tracks: FeatureTracks, config: RefineConfig) -> tuple
     held_out, fitted = split(usable, config)
     judges = all_tracks.take(held_out)
     before = track_errors(scene.cameras, judges, scene.size)
-    choice = choose_cameras(scene, all_tracks.take(fitted), judges, config)
+    start = _with_focal_ratio(scene, config)
+    choice = choose_cameras(start, all_tracks.take(fitted), judges, config)
     means = float(before.mean()), float(choice.errors.mean())
     found = Refinement(scene, False, *means, len(fitted))
-    if choice.cameras is scene.cameras:
+    if choice.cameras is start.cameras or not found.error_after < found.error_before:
         none_is_better = f"no others are better on held-out tracks, which they fit to {found.error_before:.2f} pixels"
         return replace(found, reason=choice.reasons[0] if choice.reasons else none_is_better), None
     if choice.exact_share < config.least_exact_share:
@@ -125,7 +127,8 @@ def refine_clip(clip: Clip, scene: Scene, matches: FeatureTracks, config: Refine
     if knows_cameras(clip):
         return _with_proven_depth(clip, *_with_given_cameras(scene, corners, config), config)
     if clip.known is not None and clip.known.intrinsics.isfinite().all():
-        config = replace(config, focal_lengths=False)
+        config = replace(config, finds_lens=False)
+    config = replace(config, focal_ratio=_focal_ratio(clip.size, scene.size))
     first, evidence = _refined(scene, corners, config)
     if scene.num_frames < 2 or not corners.seen.numel() or corners.seen.mean() >= config.plenty:
         return _with_proven_depth(clip, first, evidence, config)
@@ -157,6 +160,22 @@ def knows_cameras(clip: Clip) -> bool:
             "refine this clip all cameras must be known with their lens, or none"
         )
     return True
+
+
+def _focal_ratio(of_pictures: tuple[int, int], of_maps: tuple[int, int]) -> float:
+    """Of the focal lengths across and down in maps of pictures with square pixels."""
+    (height, width), (map_height, map_width) = of_pictures, of_maps
+    return (map_width / width) / (map_height / height)
+
+
+def _with_focal_ratio(scene: Scene, config: RefineConfig) -> Scene:
+    """The scene with lenses of that ratio, as long in the mean as they were."""
+    if config.focal_ratio is None or not config.finds_lens:
+        return scene
+    intrinsics = scene.cameras.intrinsics.clone()
+    down = (intrinsics[:, 0, 0] * intrinsics[:, 1, 1] / config.focal_ratio).sqrt()
+    intrinsics[:, 0, 0], intrinsics[:, 1, 1] = config.focal_ratio * down, down
+    return scene.with_cameras(replace(scene.cameras, intrinsics=intrinsics))
 
 
 def _with_given_cameras(

@@ -6,8 +6,9 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from recon4d.records import FeatureTracks, Scene
-from recon4d.sfm.candidates import LocatedTracks, RefineConfig, select, track_errors
+from recon4d.sfm.candidates import LocatedTracks, RefineConfig, select
 from recon4d.sfm.epipolar import consistent_tracks
+from recon4d.sfm.judging import track_errors
 
 
 def usable_tracks(
