@@ -24,7 +24,7 @@ from recon4d.zoo import create_model, load_model
 
 CONFIG = ReconstructConfig(anchors=(), precision="float32")
 Told = Literal["lens", "cameras", "copies"]
-METRICS = ("abs_rel", "auc_30", "auc_5", "rotation_error")
+METRICS = ("abs_rel", "point_epe", "auc_30", "auc_5", "rotation_error", "fov_error")
 
 
 @dataclass(frozen=True)
@@ -54,10 +54,10 @@ def main(arguments: Arguments) -> None:
 
     told = " (refined)" if arguments.refine else ""
     print(f"{model.name}{told}, the first {len(benchmark.clips)} clips of worlds-v1, split {arguments.split}: means")
-    print(f"{'told':34}" + "".join(f"{metric:>16}" for metric in METRICS))
+    print(f"{'told':34}" + "".join(f"{metric:>15}" for metric in METRICS))
     for way, rows in found.items():
         means = torch.tensor(rows).nanmean(dim=0).tolist()
-        print(f"{way:34}" + "".join(f"{'-' if math.isnan(mean) else f'{mean:.3f}':>16}" for mean in means))
+        print(f"{way:34}" + "".join(f"{'-' if math.isnan(mean) else f'{mean:.3f}':>15}" for mean in means))
 
 
 def _scores_of_clip(

@@ -341,7 +341,7 @@ def test_cameras_that_are_worse_on_held_out_tracks_are_not_taken(
     monkeypatch.setattr("recon4d.sfm.candidates.adjust", adjust_badly)
     if seem_likelier:
         monkeypatch.setattr("recon4d.sfm.choosing.track_misfits", likelier_each_time)
-    refinement = refine(truth, tracks)
+    refinement = refine(truth, tracks, RefineConfig(least_exact_share=0))
     assert not refinement.accepted
     assert refinement.scene is truth
     assert "held-out" in refinement.reason
