@@ -334,7 +334,9 @@ def test_cameras_that_are_worse_on_held_out_tracks_are_not_taken(
         good = adjust(problem, free_points, lens)
         return replace(good, cameras=disturbed(truth, degrees=0.3).cameras.to(dtype=torch.float64))
 
-    def likelier_each_time(*arguments: Any, calls: list[int] = []) -> torch.Tensor:  # noqa: B006
+    calls: list[int] = []
+
+    def likelier_each_time(*arguments: Any) -> torch.Tensor:
         calls.append(1)
         return track_misfits(*arguments) * 0 - len(calls)
 

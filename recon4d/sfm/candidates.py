@@ -129,8 +129,8 @@ class Candidate:
     """Cameras that may be better than the predicted ones."""
 
     cameras: Cameras
-    lens: FreeLens = "kept"
-    """What of the lens is not the mean of the predicted ones."""
+    keeps_lens: bool
+    """Whether all frames have the mean of the predicted intrinsics."""
 
 
 LENSES: tuple[FreeLens, ...] = ("kept", "focal length", "whole")
@@ -160,8 +160,8 @@ def candidates(start: Start, scene: Scene, fitted: LocatedTracks, config: Refine
         except ValueError as error:
             yield str(error)
             continue
-        of_start = "focal length" if lens == "kept" and start is _mapped else lens
-        yield Candidate(_loose_beside_firm(adjusted, scene.cameras, is_firm), of_start)
+        keeps_lens = lens == "kept" and start is not _mapped
+        yield Candidate(_loose_beside_firm(adjusted, scene.cameras, is_firm), keeps_lens)
 
 
 def turning_candidates(scene: Scene, fitted: LocatedTracks, config: RefineConfig) -> Iterator[Candidate]:
@@ -169,7 +169,7 @@ def turning_candidates(scene: Scene, fitted: LocatedTracks, config: RefineConfig
     is_firm = firm_frames(fitted.tracks.seen > 0, config.least_links)
     for lens in LENSES[:2] if config.finds_lens else LENSES[:1]:
         turned = turning_cameras(scene.cameras, fitted.tracks, scene.size, lens != "kept", config.loss_scales)
-        yield Candidate(_loose_beside_firm(turned, scene.cameras, is_firm), lens)
+        yield Candidate(_loose_beside_firm(turned, scene.cameras, is_firm), keeps_lens=lens == "kept")
 
 
 def _predicted(scene: Scene, fitted: LocatedTracks, config: RefineConfig) -> tuple[Cameras, Float[Tensor, "track 3"]]:

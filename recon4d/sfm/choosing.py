@@ -86,7 +86,7 @@ class _Search:
             choice = self._choice(candidate.cameras)
             gain = best.misfits - choice.misfits
             by_chance = self.config.significance * float(gain.std()) / math.sqrt(len(gain))
-            if gain.mean() > (0.0 if candidate.lens == "kept" else max(by_chance, least_gain)):
+            if gain.mean() > (0.0 if candidate.keeps_lens else max(by_chance, least_gain)):
                 best = choice
         return best
 

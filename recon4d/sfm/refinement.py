@@ -118,8 +118,8 @@ def refine_clip(clip: Clip, scene: Scene, matches: FeatureTracks, config: Refine
     """`refine` on corners of `clip`, followed from the rough `matches` of a network (`reconstruct_and_match`).
 
     Where few of them are found again, they are followed once more from where the refined scene itself has them, and
-    refinement goes on from there. In the end depth is looked for at every pixel. Focal lengths stay where the clip's
-    lens is known; where its cameras are known too, depth alone is refined. Raises ``ValueError`` as `refine` and
+    refinement goes on from there. In the end depth is looked for at every pixel. The lens stays where it is
+    known; where its cameras are known too, depth alone is refined. Raises ``ValueError`` as `refine` and
     `follow_corners` do, and where cameras are known without the lens, or those of some frames alone.
     """
     config = config or RefineConfig()
