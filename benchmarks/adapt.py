@@ -9,11 +9,18 @@ from pathlib import Path
 import torch
 import tyro
 
-from recon4d.eval import Benchmark, BenchmarkConfig, Prediction, load_benchmark, score_prediction
-from recon4d.model import Model
-from recon4d.reconstruction import ReconstructConfig, reconstruct
+from recon4d.eval import (
+    Benchmark,
+    BenchmarkConfig,
+    Prediction,
+    load_benchmark,
+    score_prediction,
+)
+from recon4d.inference import ReconstructConfig, reconstruct
+from recon4d.models import Model
 from recon4d.records import Scene
-from recon4d.train import AdaptConfig, adapt
+from recon4d.train.adaptation import adapt
+from recon4d.train.adaptation_config import AdaptConfig
 from recon4d.zoo import create_model, load_model
 
 METRICS = ("abs_rel", "auc_30")

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from recon4d.eval import BenchmarkConfig, load_benchmark
 from recon4d.geometry import project, transform_points
-from recon4d.reconstruction import ReconstructConfig, reconstruct_and_match
+from recon4d.inference import ReconstructConfig, reconstruct_and_match
 from recon4d.records import FeatureTracks, Scene
-from recon4d.sfm import follow_corners
+from recon4d.refine import follow_corners
 from recon4d.zoo import create_model, load_model
 
 APART = (1, 3, 7)

@@ -16,7 +16,12 @@ import tyro
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from recon4d.model import Model, compile_blocks, narrow_weights, plan_memory
+from recon4d.models import (
+    Model,
+    compile_blocks,
+    narrow_weights,
+    plan_memory,
+)
 from recon4d.zoo import create_model, load_model
 
 Mode = Literal["plain", "lean", "compiled", "thinned"]

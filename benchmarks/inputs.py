@@ -15,11 +15,17 @@ from typing import Literal
 import torch
 import tyro
 
-from recon4d.eval import Benchmark, BenchmarkConfig, Prediction, load_benchmark, score_prediction
-from recon4d.model import Model
-from recon4d.reconstruction import ReconstructConfig, reconstruct, reconstruct_and_match
+from recon4d.eval import (
+    Benchmark,
+    BenchmarkConfig,
+    Prediction,
+    load_benchmark,
+    score_prediction,
+)
+from recon4d.inference import ReconstructConfig, reconstruct, reconstruct_and_match
+from recon4d.models import Model
 from recon4d.records import Clip, Known, Scene
-from recon4d.sfm import refine_clip
+from recon4d.refine import refine_clip
 from recon4d.zoo import create_model, load_model
 
 CONFIG = ReconstructConfig(anchors=(), precision="float32")

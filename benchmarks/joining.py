@@ -15,11 +15,17 @@ import torch.nn.functional as F
 import tyro
 
 from recon4d.datasets import Sample
-from recon4d.eval import Benchmark, BenchmarkConfig, Prediction, load_benchmark, score_prediction
+from recon4d.eval import (
+    Benchmark,
+    BenchmarkConfig,
+    Prediction,
+    load_benchmark,
+    score_prediction,
+)
 from recon4d.eval.window_methods import by_pairs, in_windows
 from recon4d.geometry import rigid, rotation_from_axis_angle
+from recon4d.inference.windows import LoopConfig, WindowConfig
 from recon4d.records import Clip, Scene, Source
-from recon4d.windows import LoopConfig, WindowConfig
 
 COLUMNS = ("auc_30", "auc_5", "ate", "abs_rel", "delta_1")
 

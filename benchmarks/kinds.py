@@ -13,7 +13,7 @@ from typing import Annotated
 
 import tyro
 
-from recon4d.datasets.worlds.worlds_v1 import WORLDS_V1, statistics
+from recon4d.datasets.synthetic.worlds_v1 import WORLDS_V1, statistics
 
 METRICS = ("auc_30", "auc_5", "abs_rel", "point_epe")
 KINDS = ("calm", "dynamic", "still")

@@ -10,12 +10,12 @@ from typing import Literal
 import numpy as np
 import torch
 import tyro
+from tests.named_weights import named_state_dict, read_golden, read_shapes, relative_error
 from torch import Tensor
 
-from recon4d.model import Model, narrow_weights
+from recon4d.models import Model, narrow_weights
 from recon4d.records import Scene
-from recon4d.zoo import from_vggt, from_vggt_omega
-from tests.named_weights import named_state_dict, read_golden, read_shapes, relative_error
+from recon4d.zoo.vggt.vggt import from_vggt, from_vggt_omega
 
 EVERY_THIRD = np.s_[:, ::3, ::3]
 

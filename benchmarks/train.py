@@ -12,7 +12,7 @@ from recon4d.train.batches import Batches, Share
 from recon4d.train.config import DataConfig, Precision, TrainConfig
 from recon4d.train.loop import make_trainable_model
 from recon4d.train.objective import Trainee, objective
-from recon4d.train.optimisers import make_optimisers
+from recon4d.train.optimizers import make_optimisers
 
 DENSE_BFLOAT16_TFLOPS = {"H200": 989.0, "H100": 989.0, "A100": 312.0}
 """What the makers say of one GPU, products of dense matrices in bfloat16."""

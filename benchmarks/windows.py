@@ -16,9 +16,15 @@ import tyro
 from PIL import Image
 
 from recon4d.datasets import Sample
-from recon4d.eval import Benchmark, BenchmarkConfig, Prediction, load_benchmark, score_prediction
-from recon4d.export import load_scene
-from recon4d.export.long_archive import load_frames
+from recon4d.eval import (
+    Benchmark,
+    BenchmarkConfig,
+    Prediction,
+    load_benchmark,
+    score_prediction,
+)
+from recon4d.io import load_scene
+from recon4d.io.long_archive import load_frames
 
 COLUMNS = ("auc_30", "ate", "abs_rel")
 

@@ -11,7 +11,13 @@ from dataclasses import dataclass
 import torch
 import tyro
 
-from recon4d.datasets.worlds import RenderParts, WorldConfig, compiled_parts, make_worlds, render_worlds
+from recon4d.datasets.synthetic import (
+    RenderParts,
+    WorldConfig,
+    compiled_parts,
+    make_worlds,
+    render_worlds,
+)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import tyro
 
-from recon4d.datasets.worlds import worlds_v1
+from recon4d.datasets.synthetic import worlds_v1
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,12 @@ import recon4d
 ROOT = Path(__file__).parents[1]
 FIRST = [ROOT / "README.md", ROOT / "docs" / "getting_started.md"]
 PAGES = [*FIRST, *sorted(set((ROOT / "docs").glob("*.md")) - set(FIRST))]
-DEEPER = ("recon4d.datasets.worlds", "recon4d.eval.static", "recon4d.export.long_archive", "recon4d.media.long_clips")
+DEEPER = (
+    "recon4d.datasets.worlds",
+    "recon4d.eval.baselines.static",
+    "recon4d.io.long_archive",
+    "recon4d.io.long_clips",
+)
 """Modules inside a room that pages and examples import from."""
 LAYOUT = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>
 body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 54em; margin: 2em auto; padding: 0 1em; color: #222 }}

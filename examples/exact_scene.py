@@ -15,8 +15,13 @@ from torch import Tensor
 
 import recon4d
 from recon4d import geometry
-from recon4d.export import SceneInfo, atomic_folder, depth_video_frames, write_results
-from recon4d.media import write_jpeg
+from recon4d.io import (
+    SceneInfo,
+    atomic_folder,
+    depth_video_frames,
+    write_jpeg,
+    write_results,
+)
 from recon4d.records import Cameras, Clip, Scene
 
 HEIGHT, WIDTH = 180, 320

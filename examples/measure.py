@@ -11,7 +11,14 @@ from pathlib import Path
 import tyro
 
 import recon4d
-from recon4d.export import PointChoice, SceneInfo, atomic_folder, export_results, read_results, write_results
+from recon4d.io import (
+    PointChoice,
+    SceneInfo,
+    atomic_folder,
+    export_results,
+    read_results,
+    write_results,
+)
 from recon4d.records import Scene
 
 

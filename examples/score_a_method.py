@@ -23,7 +23,7 @@ from recon4d.eval import (
     make_method,
     write_report,
 )
-from recon4d.eval.static import static_scene
+from recon4d.eval.baselines.static import static_scene
 from recon4d.geometry import pixel_grid
 from recon4d.records import Clip, Scene
 

@@ -15,10 +15,23 @@ import torch
 import tyro
 
 import recon4d
-from recon4d.datasets import ClipChoice, Mixture, Part, Prepared, Sample, make_loader, true_scene
-from recon4d.datasets.worlds import WorldConfig, Worlds
+from recon4d.datasets import (
+    ClipChoice,
+    Mixture,
+    Part,
+    Prepared,
+    Sample,
+    make_loader,
+    true_scene,
+)
+from recon4d.datasets.synthetic import WorldConfig, Worlds
 from recon4d.records import Cameras, Clip
-from recon4d.train.objective import Batch, Trainee, objective, terms_of
+from recon4d.train.objective import (
+    Batch,
+    Trainee,
+    objective,
+    terms_of,
+)
 
 
 @dataclass(frozen=True)

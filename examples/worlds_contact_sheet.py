@@ -12,8 +12,8 @@ from matplotlib import colormaps
 from torch import Tensor
 
 from recon4d.datasets import Sample
-from recon4d.datasets.worlds import WorldConfig, make_worlds, render_worlds
-from recon4d.media import write_jpeg
+from recon4d.datasets.synthetic import WorldConfig, make_worlds, render_worlds
+from recon4d.io import write_jpeg
 
 SEEN, HIDDEN, SKY = (torch.tensor(colour) / 255 for colour in ((90, 190, 120), (200, 60, 60), (25, 25, 25)))
 

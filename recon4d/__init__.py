@@ -20,9 +20,9 @@ _HOME_OF = {
     "Clip": "recon4d.records",
     "FeatureTracks": "recon4d.records",
     "Known": "recon4d.records",
-    "Model": "recon4d.model",
-    "ModelConfig": "recon4d.model",
-    "ReconstructConfig": "recon4d.reconstruction",
+    "Model": "recon4d.models",
+    "ModelConfig": "recon4d.models",
+    "ReconstructConfig": "recon4d.inference",
     "Scene": "recon4d.records",
     "Source": "recon4d.records",
     "Tracks": "recon4d.records",
@@ -32,24 +32,22 @@ _HOME_OF = {
     "levelled": "recon4d.records",
     "list_models": "recon4d.zoo",
     "load_model": "recon4d.zoo",
-    "load_scene": "recon4d.export",
-    "load_scene_info": "recon4d.export",
+    "load_scene": "recon4d.io",
+    "load_scene_info": "recon4d.io",
     "model_config": "recon4d.zoo",
-    "read_clip": "recon4d.media",
-    "reconstruct": "recon4d.reconstruction",
-    "reconstruct_and_match": "recon4d.reconstruction",
-    "refine": "recon4d.sfm",
-    "refine_clip": "recon4d.sfm",
+    "read_clip": "recon4d.io",
+    "reconstruct": "recon4d.inference",
+    "reconstruct_and_match": "recon4d.inference",
+    "refine_clip": "recon4d.refine",
     "save_model": "recon4d.zoo",
-    "save_scene": "recon4d.export",
+    "save_scene": "recon4d.io",
     "scaled": "recon4d.records",
 }
 
 if TYPE_CHECKING:
-    from recon4d.export import load_scene, load_scene_info, save_scene
-    from recon4d.media import read_clip
-    from recon4d.model import Model, ModelConfig
-    from recon4d.reconstruction import ReconstructConfig, reconstruct, reconstruct_and_match
+    from recon4d.inference import ReconstructConfig, reconstruct, reconstruct_and_match
+    from recon4d.io import load_scene, load_scene_info, read_clip, save_scene
+    from recon4d.models import Model, ModelConfig
     from recon4d.records import (
         Cameras,
         Clip,
@@ -63,7 +61,7 @@ if TYPE_CHECKING:
         levelled,
         scaled,
     )
-    from recon4d.sfm import refine, refine_clip
+    from recon4d.refine import refine_clip
     from recon4d.zoo import create_model, list_models, load_model, model_config, save_model
 
 

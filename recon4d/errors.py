@@ -1,8 +1,42 @@
-"""What a person is told of an error: one line, without a trace."""
+"""Errors that a person can fix, kept apart from defects of this package.
+
+Only `UserError` is reported in one line. Every other exception is a defect and surfaces with its full traceback.
+"""
+
+from pathlib import Path
+
+
+class UserError(ValueError):
+    """A problem that the user can cause and fix: a bad option, a missing or damaged file, an unsuitable input.
+
+    The message names the value or file given and says what is wanted instead. The command line prints it in one line.
+    """
+
+
+class DataError(UserError):
+    """A file of a sequence or data set is not what its format requires.
+
+    Args:
+        sequence: The sequence that the file belongs to, as shown to the user.
+        file: The file, or the part of it, that is wrong.
+        reason: What is wrong, continuing the sentence that begins with the file's name.
+    """
+
+    def __init__(self, sequence: str, file: str | Path, reason: str) -> None:
+        super().__init__(f"{sequence}: {file}: {reason}")
+        self.sequence = sequence
 
 
 def one_line(error: BaseException) -> str:
-    """What an error says; of an `OSError` what is wrong and with which file; its kind if it says nothing."""
+    """Describe an error in a single line.
+
+    Args:
+        error: Any exception.
+
+    Returns:
+        The error's message without line breaks. For an `OSError` this is the reason and the file; for an error without
+        a message it is the name of its class.
+    """
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
     return " ".join(str(error).split()) or type(error).__name__

@@ -11,7 +11,7 @@ import torch
 
 import recon4d
 from benchmarks import kinds, windows
-from recon4d.cli import main
+from recon4d.cli.main import main
 from recon4d.datasets import DATASETS
 from recon4d.eval import METRICS
 from recon4d.eval.methods import COLMAP_METHODS

@@ -16,10 +16,17 @@ from documented import ROOT, blocks_of, check_command, check_options, commands_o
 from named_weights import named_state_dict, read_golden, read_shapes
 
 import recon4d
-from recon4d.datasets.worlds import WorldConfig, Worlds
-from recon4d.export import PointChoice, SceneInfo, export_results, read_results, write_results
-from recon4d.model import Model
-from recon4d.zoo import create_model, from_vggt
+from recon4d.datasets.synthetic import WorldConfig, Worlds
+from recon4d.io import (
+    PointChoice,
+    SceneInfo,
+    export_results,
+    read_results,
+    write_results,
+)
+from recon4d.models import Model
+from recon4d.zoo import create_model
+from recon4d.zoo.vggt.vggt import from_vggt
 
 PAGES = [
     ROOT / "README.md",
@@ -54,12 +61,12 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "exported" / "colmap" / "sparse" / "0").rename(folder / "colmap")
     (folder / "masks").mkdir()
     for photo in (folder / "photos").iterdir():
-        recon4d.media.write_jpeg(folder / "masks" / photo.name, torch.zeros_like(sample.clip.images[0]))
+        recon4d.io.write_jpeg(folder / "masks" / photo.name, torch.zeros_like(sample.clip.images[0]))
     np.savez(folder / "lidar.npz", depths=sample.scene.depths.numpy())
     # A third of the example's frames, as many seconds, at half its size.
     dog = recon4d.read_clip(ROOT / "examples" / "dog.mp4", num_frames=None)
     (folder / "examples").mkdir()
-    recon4d.media.write_video(folder / "examples" / "dog.mp4", dog.images[::3, :, ::2, ::2].permute(0, 2, 3, 1), 10.0)
+    recon4d.io.write_video(folder / "examples" / "dog.mp4", dog.images[::3, :, ::2, ::2].permute(0, 2, 3, 1), 10.0)
     for other in (ROOT / "examples").iterdir():
         if other.name != "dog.mp4":
             (folder / "examples" / other.name).symlink_to(other)

@@ -13,9 +13,9 @@ from documented import ROOT
 
 import recon4d
 from recon4d.datasets import Sample
-from recon4d.datasets.worlds import WorldConfig, Worlds
+from recon4d.datasets.synthetic import WorldConfig, Worlds
 from recon4d.eval import Benchmark
-from recon4d.eval.depth import depth_scores
+from recon4d.eval.metrics.depth import depth_scores
 from recon4d.records import Clip, Scene
 
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
@@ -168,4 +168,4 @@ class TestTrainingOnOwnClips:
 def test_the_contact_sheet_shows_five_panels_a_world(tmp_path: Path) -> None:
     sheet = example("worlds_contact_sheet")
     sheet.main(sheet.Arguments(out=tmp_path / "worlds.jpg", worlds=1))
-    assert recon4d.media.read_photo(tmp_path / "worlds.jpg").shape == (3, 144, 5 * 192)
+    assert recon4d.io.read_photo(tmp_path / "worlds.jpg").shape == (3, 144, 5 * 192)

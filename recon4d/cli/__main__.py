@@ -2,6 +2,6 @@
 
 import sys
 
-from recon4d.cli import main
+from recon4d.cli.main import main
 
 sys.exit(main())

@@ -8,12 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from recon4d.cli.words import describe_clip, describe_results, find_device, find_model
+from recon4d.cli.formatting import (
+    describe_clip,
+    describe_results,
+    find_device,
+    find_model,
+)
 from recon4d.train.adaptation_config import AdaptConfig
 
 if TYPE_CHECKING:
     from recon4d.records import Clip
-    from recon4d.train import Adaptation, HeldOutError
+    from recon4d.train.adaptation import Adaptation, HeldOutError
 
 REPORTS = 10
 """How often a run says how far it is."""
@@ -44,10 +49,9 @@ class AdaptCommand:
     config: Annotated[AdaptConfig, tyro.conf.arg(name="")] = AdaptConfig()  # noqa: RUF009 - frozen
 
     def run(self) -> None:
-        from recon4d.export import atomic_folder, check_output_folder
-        from recon4d.export.folder import check_adaptation
-        from recon4d.media import read_clip
-        from recon4d.train import adapt
+        from recon4d.io import atomic_folder, check_output_folder, read_clip
+        from recon4d.io.output_folder import check_adaptation
+        from recon4d.train.adaptation import adapt
 
         check_output_folder(self.out, self.overwrite, check_adaptation)
         for given in (self.clip, Path(self.model)):
@@ -71,7 +75,7 @@ class AdaptCommand:
         import json
 
         from recon4d import __version__
-        from recon4d.export import SceneInfo, write_results
+        from recon4d.io import SceneInfo, write_results
         from recon4d.zoo import save_model
 
         settings = self._settings()

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Literal
 
 import tyro
 
-from recon4d.cli.words import find_device, find_model
+from recon4d.cli.formatting import find_device, find_model
 
 if TYPE_CHECKING:
-    from recon4d.calibration import MovingEvidence, SceneEvidence
-    from recon4d.datasets.worlds import WorldConfig
-    from recon4d.model import Model
+    from recon4d.datasets.synthetic import WorldConfig
+    from recon4d.eval.calibration import MovingEvidence, SceneEvidence
+    from recon4d.models import Model
     from recon4d.records import Calibration
 
 PICTURE_NAME = "reliability.png"
@@ -47,7 +47,7 @@ class CalibrateCommand:
     """Replace files that are there."""
 
     def run(self) -> None:
-        from recon4d.calibration import (
+        from recon4d.eval.calibration import (
             FITTING_SEED,
             HELD_OUT_SEED,
             fit_calibration,
@@ -91,8 +91,8 @@ class CalibrateCommand:
             raise ValueError(f"{', '.join(there)} would be replaced: give --overwrite, or another folder in --out")
 
     def _worlds(self, model: "Model") -> "WorldConfig":
-        from recon4d.calibration import size_for
-        from recon4d.datasets.worlds import WorldConfig
+        from recon4d.datasets.synthetic import WorldConfig
+        from recon4d.eval.calibration import size_for
 
         height, width = size_for(model, self.size)
         return WorldConfig(num_frames=self.num_frames, height=height, width=width)
@@ -102,7 +102,7 @@ class CalibrateCommand:
     ) -> "tuple[SceneEvidence, list[MovingEvidence]]":
         from tqdm import tqdm
 
-        from recon4d.calibration import evidence_of_worlds, together
+        from recon4d.eval.calibration import evidence_of_worlds, together
 
         parts = evidence_of_worlds(model, worlds, seed, clips, self.precision)
         both = list(tqdm(parts, purpose, clips, unit="clip", disable=not sys.stderr.isatty()))
@@ -111,8 +111,14 @@ class CalibrateCommand:
 
 def _table(calibration: "Calibration", fitted_to: "SceneEvidence", checked_on: "SceneEvidence") -> Iterator[str]:
     """How well each reading of confidence foretells the error of the worlds that were held out."""
-    from recon4d.calibration import FIELDS, calibration_error, fit_power_law, loss_curve, reliability
-    from recon4d.export.facts import FAR_OFF
+    from recon4d.eval.calibration import (
+        FIELDS,
+        calibration_error,
+        fit_power_law,
+        loss_curve,
+        reliability,
+    )
+    from recon4d.inference.scene_statistics import FAR_OFF
 
     yield f"mean |ln(expected / measured error)| on the worlds held out, and pixels wrong by more than {FAR_OFF:.0%}:"
     yield "field    pixels  alpha / c  power law  calibrated  expected  measured"
@@ -132,7 +138,7 @@ def _table(calibration: "Calibration", fitted_to: "SceneEvidence", checked_on: "
 
 
 def _moving_line(cut: float, checked_on: "list[MovingEvidence]") -> str:
-    from recon4d.calibration import overlap_at
+    from recon4d.eval.calibration import overlap_at
 
     line = f"moving: what was at least {cut:.2f} probable is above one half from now on"
     if not checked_on:

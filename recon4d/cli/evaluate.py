@@ -80,7 +80,7 @@ class EvaluateCommand:
             make_refined_method,
             make_windowed_method,
         )
-        from recon4d.windows import LoopConfig, WindowConfig
+        from recon4d.inference.windows import LoopConfig, WindowConfig
 
         config = MethodConfig(device, self.processing_size, self.max_seconds)
         if self.loops and self.windows is None:

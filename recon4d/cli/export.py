@@ -31,10 +31,16 @@ class ExportCommand:
     """Turn the world so that the floor is level: y = 0 on the floor, y down, the first camera above the origin."""
 
     def run(self) -> None:
-        from recon4d.export import PointChoice, check_formats, check_output_folder, export_results, read_results
-        from recon4d.export.export_record import check_export
-        from recon4d.records.levelling import levelled
-        from recon4d.records.metric import in_metres
+        from recon4d.io import (
+            PointChoice,
+            check_formats,
+            check_output_folder,
+            export_results,
+            read_results,
+        )
+        from recon4d.io.exporters.export_record import check_export
+        from recon4d.records.leveling import levelled
+        from recon4d.records.metric_scale import in_metres
 
         choice = PointChoice(self.drop, self.min_confidence, self.max_points)
         check_formats(self.to)

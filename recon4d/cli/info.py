@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import tyro
 
 if TYPE_CHECKING:
-    from recon4d.export import ExpectedErrors, ExpectedOfScene, SceneFacts, SceneInfo
+    from recon4d.inference import ExpectedErrors, ExpectedOfScene, SceneFacts
+    from recon4d.io import SceneInfo
 
 STILL_SPAN = 0.01
 """A camera whose centres span less than this share of the median depth stands still."""
@@ -30,7 +31,8 @@ class InfoCommand:
     """A scene.npz, or the folder that holds one."""
 
     def run(self) -> None:
-        from recon4d.export import expected_of_scene, measure_scene, read_results
+        from recon4d.inference import expected_of_scene, measure_scene
+        from recon4d.io import read_results
 
         results = read_results(self.scene)
         info, facts = results.info, measure_scene(results.scene, results.times)
@@ -90,7 +92,7 @@ def explain_confidence(expected: "ExpectedOfScene | None", info: "SceneInfo") ->
 
 
 def _expectation(errors: "ExpectedErrors") -> str:
-    from recon4d.export.facts import BEST_SHARE, FAR_OFF
+    from recon4d.inference.scene_statistics import BEST_SHARE, FAR_OFF
 
     return (
         f"half are expected to be within {_percent(errors.of_half)}, half of the most confident "
@@ -105,7 +107,7 @@ def _percent(share: float) -> str:
 
 def distrust(facts: "SceneFacts", info: "SceneInfo", expected: "ExpectedOfScene | None" = None) -> list[str]:
     """What to distrust, and by which measured fact; nothing where nothing speaks."""
-    from recon4d.heads.camera_predictor import FIELD_OF_VIEW_RANGE
+    from recon4d.heads.camera_base import FIELD_OF_VIEW_RANGE
 
     least, greatest = (math.degrees(angle) for angle in FIELD_OF_VIEW_RANGE)
     doubts = []

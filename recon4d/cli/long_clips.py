@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from recon4d.export import SceneInfo
-    from recon4d.media.long_clips import LongClip
-    from recon4d.model import Model
-    from recon4d.reconstruction import ReconstructConfig
+    from recon4d.inference import ReconstructConfig
+    from recon4d.io import SceneInfo
+    from recon4d.io.long_clips import LongClip
+    from recon4d.models import Model
     from recon4d.records import Clip, Scene
 
 
@@ -47,7 +47,7 @@ class LongConfig:
 
 def describe_long_known(long_clip: "LongClip") -> str:
     """What is known of a long clip beforehand, in one line."""
-    from recon4d.cli.words import describe_known
+    from recon4d.cli.formatting import describe_known
 
     known = long_clip.known
     masks = "masks, read frame by frame"
@@ -65,8 +65,14 @@ def reconstruct_long(
     """
     from dataclasses import replace
 
-    from recon4d.reconstruction import reconstruct
-    from recon4d.windows import AnchorConfig, LoopConfig, WindowConfig, reconstruct_anchored, reconstruct_windows
+    from recon4d.inference import reconstruct
+    from recon4d.inference.windows import (
+        AnchorConfig,
+        LoopConfig,
+        WindowConfig,
+        reconstruct_anchored,
+        reconstruct_windows,
+    )
 
     # Tracks are those of the clip's first frame, the anchor of all; or of each window's, to be put together.
     config = replace(config, anchors=(0,) if long.anchored or long.tracks else (), progress=False)

@@ -6,11 +6,11 @@ from datetime import timedelta
 from itertools import zip_longest
 from typing import TYPE_CHECKING
 
-from recon4d.cli.clip_work import ClipWork
+from recon4d.cli.clip_pipeline import ClipWork
 
 if TYPE_CHECKING:
     from recon4d.cli.reconstruct import ReconstructCommand
-    from recon4d.reconstruction import Outcome
+    from recon4d.inference import Outcome
 
 EXIT_INTERRUPTED = 130
 LONGEST_WAIT_DAYS = 30
@@ -23,7 +23,12 @@ def reconstruct_many(command: "ReconstructCommand") -> None:
     Raises ``ValueError`` where a clip failed, when all others are done.
     """
     from recon4d.eval import processes
-    from recon4d.reconstruction import finished_frames, output_folders, reconstruct_each, table_of
+    from recon4d.inference import (
+        finished_frames,
+        output_folders,
+        reconstruct_each,
+        table_of,
+    )
 
     folders = output_folders(command.clips, command.out)
     settings = {clip: command.settings(str(clip.resolve())) for clip in folders}

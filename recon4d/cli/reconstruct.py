@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from recon4d.cli.clip_work import ClipWork
+from recon4d.cli.clip_pipeline import ClipWork
 from recon4d.cli.long_clips import LongConfig
 from recon4d.cli.many_clips import reconstruct_many
 
 if TYPE_CHECKING:
-    from recon4d.reconstruction import KnownFiles
+    from recon4d.inference import KnownFiles
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class ReconstructCommand:
 
     @property
     def known_files(self) -> "KnownFiles":
-        from recon4d.reconstruction import KnownFiles
+        from recon4d.inference import KnownFiles
 
         return KnownFiles(self.intrinsics, self.cameras, self.depth, self.mask, self.distortion)
 

@@ -37,8 +37,8 @@ class RenderCommand:
     def run(self) -> None:
         from tqdm import tqdm
 
-        from recon4d.datasets.worlds import WorldConfig, make_worlds, render_worlds
-        from recon4d.export import check_output_folder
+        from recon4d.datasets.synthetic import WorldConfig, make_worlds, render_worlds
+        from recon4d.io import check_output_folder
 
         if self.clips < 1:
             raise ValueError(f"clips = {self.clips}; wanted at least 1")
@@ -53,7 +53,12 @@ class RenderCommand:
         import numpy as np
         import torch
 
-        from recon4d.datasets import choose_tracks, write_dynamic_replica, write_kubric, write_point_odyssey
+        from recon4d.datasets import (
+            choose_tracks,
+            write_dynamic_replica,
+            write_kubric,
+            write_point_odyssey,
+        )
 
         if self.format == "kubric":
             # The layout has one frame rate; worlds are filmed unevenly, and only the order of frames matters.

@@ -11,7 +11,7 @@ import tyro
 if TYPE_CHECKING:
     import torch
 
-    from recon4d.export.saved_results import SavedResults
+    from recon4d.io.saved_results import SavedResults
     from recon4d.viewer import View
 
 
@@ -39,7 +39,12 @@ class ViewCommand:
     """Longest side in pixels of frames and maps in the viewer."""
 
     def run(self) -> None:
-        from recon4d.viewer import has_display, load_rerun, open_window, save_view
+        from recon4d.viewer import (
+            has_display,
+            load_rerun,
+            open_window,
+            save_view,
+        )
 
         load_rerun()  # missed now, and not when everything has been read
         if self.save is not None:
@@ -58,7 +63,7 @@ class ViewCommand:
             print("rerun's window opens with the scene; if this machine cannot draw it, try --web")
 
     def _view(self) -> "View":
-        from recon4d.export.saved_results import read_results
+        from recon4d.io.saved_results import read_results
         from recon4d.viewer import ViewConfig, record_scene
 
         config = ViewConfig(self.max_points, self.max_tracks, self.tail, self.max_side)

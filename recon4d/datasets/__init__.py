@@ -1,26 +1,26 @@
 """Clips with truth: endless synthetic worlds, and the data sets of the field from disk."""
 
-from recon4d.datasets.augment import Augmentation, augment_colours
-from recon4d.datasets.camera_folder import CameraFolder
-from recon4d.datasets.colmap_model import ColmapModels
+from recon4d.datasets.augmentation import Augmentation, augment_colours
 from recon4d.datasets.cropping import Window, central_window, random_window, resize_and_crop
-from recon4d.datasets.dynamic_replica import DynamicReplica
-from recon4d.datasets.dynamic_replica_writer import write_dynamic_replica
-from recon4d.datasets.kubric import Kubric
-from recon4d.datasets.kubric_tracks import KubricTracks
-from recon4d.datasets.kubric_writer import write_kubric
 from recon4d.datasets.loader import Prepared, SequenceIndex, make_loader, sample_seed, step_loader
 from recon4d.datasets.mixture import Mixture, Part
 from recon4d.datasets.point_maps import anchor_maps, scattered_points
-from recon4d.datasets.point_odyssey import PointOdyssey
-from recon4d.datasets.point_odyssey_writer import write_point_odyssey, write_point_odyssey_legacy
+from recon4d.datasets.readers.camera_folder import CameraFolder
+from recon4d.datasets.readers.colmap import ColmapModels
+from recon4d.datasets.readers.dynamic_replica import DynamicReplica
+from recon4d.datasets.readers.kubric import Kubric
+from recon4d.datasets.readers.kubric_tracks import KubricTracks
+from recon4d.datasets.readers.point_odyssey import PointOdyssey
+from recon4d.datasets.readers.seven_scenes import SevenScenes
+from recon4d.datasets.readers.sintel import Sintel
+from recon4d.datasets.readers.tapvid3d import TapVid3D
+from recon4d.datasets.readers.tum import Tum
 from recon4d.datasets.sample import Sample, Trajectories, true_scene
 from recon4d.datasets.sampling import ClipChoice, choose_frames, choose_overlapping, choose_tracks, overlap
-from recon4d.datasets.sequences import DataError, Sequences
-from recon4d.datasets.seven_scenes import SevenScenes
-from recon4d.datasets.sintel import Sintel
-from recon4d.datasets.tapvid3d import TapVid3D
-from recon4d.datasets.tum import Tum
+from recon4d.datasets.sequence_dataset import Sequences
+from recon4d.datasets.writers.dynamic_replica import write_dynamic_replica
+from recon4d.datasets.writers.kubric import write_kubric
+from recon4d.datasets.writers.point_odyssey import write_point_odyssey, write_point_odyssey_legacy
 
 __all__ = [
     "DATASETS",
@@ -28,7 +28,6 @@ __all__ = [
     "CameraFolder",
     "ClipChoice",
     "ColmapModels",
-    "DataError",
     "DynamicReplica",
     "Kubric",
     "KubricTracks",
@@ -64,6 +63,7 @@ __all__ = [
     "write_point_odyssey",
     "write_point_odyssey_legacy",
 ]
+
 
 DATASETS: dict[str, type[Sequences]] = {
     "point-odyssey": PointOdyssey,

@@ -9,7 +9,12 @@ from torch import Tensor
 
 from recon4d.datasets.sample import Sample
 from recon4d.geometry import cropped_intrinsics, transform_points, unproject_map
-from recon4d.records import Clip, Known, Scene, Tracks
+from recon4d.records import (
+    Clip,
+    Known,
+    Scene,
+    Tracks,
+)
 
 BORDER_TOLERANCE = 0.01
 """Pixels by which a tracked point may miss the picture and still count as in it: rounding must hide nothing."""

@@ -13,12 +13,13 @@ from pathlib import Path
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from recon4d.datasets.augment import Augmentation, augment_colours
+from recon4d.datasets.augmentation import Augmentation, augment_colours
 from recon4d.datasets.cropping import random_window, resize_and_crop
 from recon4d.datasets.mixture import SampleSource
 from recon4d.datasets.sample import Sample
 from recon4d.datasets.sampling import choose_tracks, random_numbers, unknown_tracks
-from recon4d.datasets.sequences import DataError, Sequences
+from recon4d.datasets.sequence_dataset import Sequences
+from recon4d.errors import DataError
 
 PREFETCHED_BATCHES = 2
 """Batches that each worker keeps ready while the network computes."""

@@ -8,8 +8,15 @@ import torch
 from torch.utils.data import get_worker_info
 
 from recon4d.datasets.sample import Sample, standing_still
-from recon4d.datasets.sampling import ClipChoice, choose_anchor, choose_frames, random_numbers, without_times
-from recon4d.datasets.sequences import DataError, Sequences
+from recon4d.datasets.sampling import (
+    ClipChoice,
+    choose_anchor,
+    choose_frames,
+    random_numbers,
+    without_times,
+)
+from recon4d.datasets.sequence_dataset import Sequences
+from recon4d.errors import DataError
 
 ATTEMPTS = 16
 """How many seeds are tried of a source that makes its own samples before it is called broken."""

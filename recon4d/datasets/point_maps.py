@@ -11,8 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from recon4d.geometry import project, transform_points
-from recon4d.records import Scene, Tracks
-from recon4d.tensors import TensorRecord
+from recon4d.records import Scene, TensorRecord, Tracks
 
 
 @dataclass(frozen=True, eq=False)

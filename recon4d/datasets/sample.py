@@ -7,8 +7,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from recon4d.geometry import transform_points, unproject_map
-from recon4d.records import Cameras, Clip, Scene, Tracks
-from recon4d.tensors import TensorRecord
+from recon4d.records import (
+    Cameras,
+    Clip,
+    Scene,
+    TensorRecord,
+    Tracks,
+)
 
 
 @dataclass(frozen=True, eq=False)

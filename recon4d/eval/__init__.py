@@ -1,22 +1,30 @@
-"""Evaluation: alignments, metrics, COLMAP beside networks, and a report. Predict, then score."""
+"""Evaluation: metrics, alignment, baselines, benchmarks and the report."""
 
-from recon4d.eval.alignment import Alignment, align_scale, align_scale_by_ratios, align_se3, align_sim3, no_alignment
+from recon4d.eval.alignment.ransac import align_inverse_depth, align_sim3_ransac
+from recon4d.eval.alignment.similarity import (
+    Alignment,
+    align_scale,
+    align_scale_by_ratios,
+    align_se3,
+    align_sim3,
+    no_alignment,
+)
+from recon4d.eval.baselines.colmap import reconstruct_with_colmap, with_colmap_intrinsics
 from recon4d.eval.benchmarks import Benchmark, BenchmarkConfig, benchmark_names, load_benchmark
-from recon4d.eval.cameras import camera_scores
-from recon4d.eval.depth import depth_scores
-from recon4d.eval.evaluation import Evaluation, evaluate, processes
 from recon4d.eval.methods import Method, MethodConfig, Request, make_method, make_refined_method
-from recon4d.eval.moving import moving_scores
-from recon4d.eval.pixel_tracks import pixel_track_scores
-from recon4d.eval.points import point_scores
-from recon4d.eval.prediction import Prediction, PredictionStore
-from recon4d.eval.protocol import METRICS, ClipResult, score_prediction
-from recon4d.eval.report import headline_table, write_report
-from recon4d.eval.robust_alignment import align_inverse_depth, align_sim3_ransac
-from recon4d.eval.score import Metric, Score
-from recon4d.eval.summary import Summary, summarise
-from recon4d.eval.tracks import track_scores
-from recon4d.eval.trajectory import trajectory_scores
+from recon4d.eval.metrics.cameras import camera_scores
+from recon4d.eval.metrics.depth import depth_scores
+from recon4d.eval.metrics.dynamic_mask import moving_scores
+from recon4d.eval.metrics.pixel_tracks import pixel_track_scores
+from recon4d.eval.metrics.points import point_scores
+from recon4d.eval.metrics.score import Metric, Score
+from recon4d.eval.metrics.tracks import track_scores
+from recon4d.eval.metrics.trajectory import trajectory_scores
+from recon4d.eval.predictions import Prediction, PredictionStore
+from recon4d.eval.report.files import headline_table, write_report
+from recon4d.eval.report.summary import Summary, summarise
+from recon4d.eval.runner import Evaluation, evaluate, processes
+from recon4d.eval.scoring import METRICS, ClipResult, score_prediction
 from recon4d.eval.window_methods import make_anchored_method, make_windowed_method
 
 __all__ = [
@@ -55,9 +63,11 @@ __all__ = [
     "pixel_track_scores",
     "point_scores",
     "processes",
+    "reconstruct_with_colmap",
     "score_prediction",
     "summarise",
     "track_scores",
     "trajectory_scores",
+    "with_colmap_intrinsics",
     "write_report",
 ]

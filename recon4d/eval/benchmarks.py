@@ -102,7 +102,7 @@ def benchmark_names() -> list[str]:
 
 
 def _worlds_v1(config: BenchmarkConfig) -> Benchmark:
-    from recon4d.datasets.worlds.worlds_v1 import WORLDS_V1
+    from recon4d.datasets.synthetic.worlds_v1 import WORLDS_V1
 
     split = config.split or "8"
     if split not in WORLDS_V1:
@@ -117,7 +117,7 @@ def _worlds_v1(config: BenchmarkConfig) -> Benchmark:
 
 def _worlds(config: BenchmarkConfig) -> Benchmark:
     """Worlds of any number of frames, of a seed that nothing else draws from."""
-    from recon4d.datasets.worlds import WorldConfig, make_worlds, render_worlds
+    from recon4d.datasets.synthetic import WorldConfig, make_worlds, render_worlds
 
     foreign = [name for name in ("split", "data", "stride", "intrinsics") if getattr(config, name) is not None]
     if foreign:

@@ -14,20 +14,25 @@ from torch import Tensor
 
 from recon4d import __version__
 from recon4d.errors import one_line
+from recon4d.eval.baselines.colmap import reconstruct_with_colmap
+from recon4d.eval.baselines.static import static_scene
 from recon4d.eval.isolation import Isolated
-from recon4d.eval.prediction import Prediction
-from recon4d.eval.static import static_scene
-from recon4d.export import load_scene
-from recon4d.model import Model
-from recon4d.reconstruction import ReconstructConfig, reconstruct, reconstruct_and_match
-from recon4d.records import Calibration, Clip, Known, Scene
-from recon4d.sfm import (
+from recon4d.eval.predictions import Prediction
+from recon4d.inference import ReconstructConfig, reconstruct, reconstruct_and_match
+from recon4d.io import load_scene
+from recon4d.models import Model
+from recon4d.records import (
+    Calibration,
+    Clip,
+    Known,
+    Scene,
+)
+from recon4d.refine import (
     ColmapConfig,
     FollowConfig,
     RefineConfig,
     StereoConfig,
     load_pycolmap,
-    reconstruct_with_colmap,
     refine_clip,
 )
 from recon4d.zoo import create_model, list_models, load_model

@@ -5,14 +5,25 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from recon4d import __version__
-from recon4d.eval.methods import MethodConfig, Network, Request, is_network, load_network
-from recon4d.export import SceneInfo
-from recon4d.export.long_archive import load_frames
-from recon4d.media.long_clips import as_long_clip
-from recon4d.model import Model
-from recon4d.reconstruction import reconstruct
+from recon4d.eval.methods import (
+    MethodConfig,
+    Network,
+    Request,
+    is_network,
+    load_network,
+)
+from recon4d.inference import reconstruct
+from recon4d.inference.windows import (
+    AnchorConfig,
+    WindowConfig,
+    reconstruct_anchored,
+    reconstruct_windows,
+)
+from recon4d.io import SceneInfo
+from recon4d.io.long_archive import load_frames
+from recon4d.io.long_clips import as_long_clip
+from recon4d.models import Model
 from recon4d.records import Clip, Scene
-from recon4d.windows import AnchorConfig, WindowConfig, reconstruct_anchored, reconstruct_windows
 
 ReconstructClip = Callable[[Clip], Scene]
 

@@ -1,17 +1,10 @@
 """Heads: what the tokens say about cameras, about every pixel, and about where pixels move."""
 
+from recon4d.heads.activations import DENSE_FIELDS, Confident, decode_depth, decode_displacement, decode_points
 from recon4d.heads.camera import CameraHead, CameraHeadConfig, decode_cameras, encode_cameras
-from recon4d.heads.camera_predictor import CameraPredictor
+from recon4d.heads.camera_base import CameraPredictor
 from recon4d.heads.dense import DenseHead
 from recon4d.heads.dpt import DptFeatures, DptFeaturesConfig, DptHead, DptHeadConfig, ShuffleHead, ShuffleHeadConfig
-from recon4d.heads.fields import (
-    DENSE_FIELDS,
-    Confident,
-    decode_depth,
-    decode_displacement,
-    decode_points,
-)
-from recon4d.heads.iterated_camera import IteratedCameraHead, IteratedCameraHeadConfig
 from recon4d.heads.linear import LinearHead, LinearHeadConfig
 from recon4d.heads.motion import (
     MOTION_CHANNELS,
@@ -22,9 +15,10 @@ from recon4d.heads.motion import (
     MotionPairs,
 )
 from recon4d.heads.pyramid import Pyramid
-from recon4d.heads.register_camera import RegisterCameraHead, RegisterCameraHeadConfig
-from recon4d.heads.track_head import TrackHead, TrackHeadConfig
-from recon4d.heads.tracker import TrackedPoints, Tracker, TrackerConfig, check_queries
+from recon4d.heads.vggt.iterated_camera import IteratedCameraHead, IteratedCameraHeadConfig
+from recon4d.heads.vggt.register_camera import RegisterCameraHead, RegisterCameraHeadConfig
+from recon4d.heads.vggt.track_head import TrackHead, TrackHeadConfig
+from recon4d.heads.vggt.tracker import TrackedPoints, Tracker, TrackerConfig, check_queries
 
 __all__ = [
     "CAMERA_HEADS",
@@ -68,6 +62,7 @@ __all__ = [
     "decode_points",
     "encode_cameras",
 ]
+
 
 CameraConfig = CameraHeadConfig | IteratedCameraHeadConfig | RegisterCameraHeadConfig
 

@@ -7,7 +7,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from recon4d.attention import Block, BlockConfig
 from recon4d.geometry import (
     field_of_view,
     intrinsics_from_field_of_view,
@@ -17,9 +16,9 @@ from recon4d.geometry import (
     rigid,
     rotation_from_quaternion,
 )
-from recon4d.heads.camera_predictor import FIELD_OF_VIEW_RANGE, PRIOR_FIELD_OF_VIEW, CameraPredictor
-from recon4d.records import Cameras
-from recon4d.tensors import full_precision
+from recon4d.heads.camera_base import FIELD_OF_VIEW_RANGE, PRIOR_FIELD_OF_VIEW, CameraPredictor
+from recon4d.layers import Block, BlockConfig
+from recon4d.records import Cameras, full_precision
 
 ENCODING_WIDTH = 11
 """Centre (3), quaternion w x y z (4), horizontal and vertical field of view (2), principal point (2)."""

@@ -9,9 +9,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from recon4d.heads.dense import DenseHead, shift_bias
-from recon4d.heads.pyramid import FINEST_PER_PATCH, Pyramid, PyramidConfig, resize_by_corners
+from recon4d.heads.pyramid import (
+    FINEST_PER_PATCH,
+    Pyramid,
+    PyramidConfig,
+    resize_by_corners,
+)
 from recon4d.heads.uv_positions import add_uv_positions
-from recon4d.tensors import full_precision
+from recon4d.records import full_precision
 
 HIDDEN_CHANNELS = 32
 """Channels at the full size, before the last convolution."""

@@ -8,8 +8,13 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from recon4d.heads.dense import DenseHead, ResidualConvolutions, match_size, shift_bias
-from recon4d.tensors import full_precision
+from recon4d.heads.dense import (
+    DenseHead,
+    ResidualConvolutions,
+    match_size,
+    shift_bias,
+)
+from recon4d.records import full_precision
 
 
 @dataclass(frozen=True)

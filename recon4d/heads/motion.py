@@ -13,10 +13,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from recon4d.attention import BlockConfig, CrossBlock, RotaryTable
 from recon4d.heads.dense import DenseHead
-from recon4d.matching import CELLS_PER_PATCH_SIDE, cells_to_patches
-from recon4d.tensors import full_precision
+from recon4d.layers import CELLS_PER_PATCH_SIDE, BlockConfig, CrossBlock, RotaryTable, cells_to_patches
+from recon4d.records import full_precision
 
 MOTION_CHANNELS = 5
 """Displacement (3), logit of being seen, raw confidence."""

@@ -22,7 +22,7 @@ from recon4d.losses.motion import (
     tracks_at,
     visibility_term,
 )
-from recon4d.losses.normalisation import normalised, scene_scale
+from recon4d.losses.normalization import normalised, scene_scale
 from recon4d.losses.normals import normal_angle_term, normal_cosine_terms
 from recon4d.losses.photometric import best_neighbour_photometric_term, photometric_term
 from recon4d.losses.points import point_term, tracking_point_term

@@ -11,8 +11,7 @@ from torch import Tensor
 from recon4d.geometry import field_of_view, invert, resized_intrinsics
 from recon4d.losses.errors import smooth_length
 from recon4d.losses.term import Term, masked_term
-from recon4d.records import Cameras
-from recon4d.tensors import full_precision
+from recon4d.records import Cameras, full_precision
 
 ANGLE_SMOOTHNESS = 1e-3
 """Radians below which the error of a rotation becomes a parabola."""

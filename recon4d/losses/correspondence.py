@@ -12,9 +12,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from recon4d.geometry import invert, project, transform_points
-from recon4d.matching import CELLS_PER_PATCH_SIDE, cell_centres
-from recon4d.records import Scene, Tracks
-from recon4d.tensors import TensorRecord, full_precision
+from recon4d.layers import CELLS_PER_PATCH_SIDE, cell_centres
+from recon4d.records import Scene, TensorRecord, Tracks, full_precision
 
 SEEN_TOLERANCE = (0.015, 0.005)
 """A point counts as seen up to this share of the true depth map's depth, and this length, behind it."""

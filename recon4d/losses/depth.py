@@ -7,7 +7,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from recon4d.losses.errors import weighed_by_confidence
-from recon4d.losses.term import Term, masked_term, replaced_where_unknown, together
+from recon4d.losses.term import (
+    Term,
+    masked_term,
+    replaced_where_unknown,
+    together,
+)
 
 NEAREST = 0.02
 """True depths count as at least this: nearer pixels are few, and their logarithms large."""

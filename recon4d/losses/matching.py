@@ -6,11 +6,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from recon4d.layers import CELLS_PER_PATCH_SIDE, Matches, Matching
 from recon4d.losses.correspondence import TrueMatches
 from recon4d.losses.errors import smooth_length
 from recon4d.losses.term import Term, masked_term, replaced_where_unknown
-from recon4d.matching import CELLS_PER_PATCH_SIDE, Matches, Matching
-from recon4d.tensors import full_precision
+from recon4d.records import full_precision
 
 POSITION_SMOOTHNESS = 1e-3
 """Cells below which the error of a position becomes a parabola."""

@@ -15,8 +15,7 @@ from recon4d.geometry import invert, transform_points
 from recon4d.losses.errors import weighed_by_confidence
 from recon4d.losses.points import errors_over_depth
 from recon4d.losses.term import Term, masked_term, replaced_where_unknown
-from recon4d.records import Scene, Tracks
-from recon4d.tensors import full_precision
+from recon4d.records import Scene, Tracks, full_precision
 
 MOVES = 0.02
 """A pixel moves at a time when it is displaced by more than this share of its depth."""

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from recon4d.tensors import full_precision
+from recon4d.records import full_precision
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,14 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from recon4d.geometry import invert, project, transform_points, unproject_map
+from recon4d.geometry import (
+    invert,
+    project,
+    transform_points,
+    unproject_map,
+)
 from recon4d.geometry.pinhole import MIN_PROJECTED_DEPTH
-from recon4d.records import Scene
-from recon4d.tensors import TensorRecord
+from recon4d.records import Scene, TensorRecord
 
 BORDER = 0.49
 """Pixels from the picture's border to the outermost centres, less a little for rounding: inside of it nothing that

@@ -3,10 +3,12 @@
 from recon4d.records.calibration import Calibration, ErrorCurve
 from recon4d.records.cameras import Cameras
 from recon4d.records.clip import Clip, Known, Source
+from recon4d.records.configs import config_from_json, config_to_json
 from recon4d.records.feature_tracks import FeatureTracks
-from recon4d.records.levelling import levelled
-from recon4d.records.metric import in_metres, in_metres_by_distance, scaled
+from recon4d.records.leveling import levelled
+from recon4d.records.metric_scale import in_metres, in_metres_by_distance, scaled
 from recon4d.records.scene import Scene
+from recon4d.records.tensors import FrameIndex, TensorRecord, full_precision, take
 from recon4d.records.tracks import Tracks
 
 __all__ = [
@@ -15,12 +17,18 @@ __all__ = [
     "Clip",
     "ErrorCurve",
     "FeatureTracks",
+    "FrameIndex",
     "Known",
     "Scene",
     "Source",
+    "TensorRecord",
     "Tracks",
+    "config_from_json",
+    "config_to_json",
+    "full_precision",
     "in_metres",
     "in_metres_by_distance",
     "levelled",
     "scaled",
+    "take",
 ]

@@ -15,7 +15,7 @@ from recon4d.geometry import (
     resized_intrinsics,
     transform_points,
 )
-from recon4d.tensors import TensorRecord
+from recon4d.records.tensors import TensorRecord
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from recon4d.geometry import resized_intrinsics
-from recon4d.tensors import FrameIndex, TensorRecord, take
+from recon4d.records.tensors import FrameIndex, TensorRecord, take
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-from recon4d.tensors import TensorRecord
+from recon4d.records.tensors import TensorRecord
 
 
 @dataclass(frozen=True, eq=False)

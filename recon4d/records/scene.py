@@ -15,8 +15,8 @@ from recon4d.geometry import (
     unproject_map,
 )
 from recon4d.records.cameras import Cameras
+from recon4d.records.tensors import TensorRecord
 from recon4d.records.tracks import Tracks
-from recon4d.tensors import TensorRecord
 
 
 @dataclass(frozen=True, eq=False)

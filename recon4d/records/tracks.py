@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from recon4d.tensors import FrameIndex, TensorRecord, take
+from recon4d.records.tensors import FrameIndex, TensorRecord, take
 
 
 @dataclass(frozen=True, eq=False)

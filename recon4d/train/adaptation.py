@@ -9,16 +9,23 @@ from functools import partial
 
 import torch
 
-from recon4d.model import Model
-from recon4d.reconstruction import ReconstructConfig, is_out_of_memory, reconstruct
+from recon4d.inference import ReconstructConfig, is_out_of_memory, reconstruct
+from recon4d.models import Model
 from recon4d.records import Clip, Scene
 from recon4d.train.adaptation_config import AdaptConfig, AdaptWeights
 from recon4d.train.config import OptimiserConfig
 from recon4d.train.lora import LoraConfig, add_lora, merge_lora
-from recon4d.train.optimisers import make_optimisers
+from recon4d.train.optimizers import make_optimisers
 from recon4d.train.parameter_groups import freeze
 from recon4d.train.schedule import Schedule
-from recon4d.train.self_consistency import Evidence, FramePair, change, consistency, split_pairs, unmoved
+from recon4d.train.self_consistency import (
+    Evidence,
+    FramePair,
+    change,
+    consistency,
+    split_pairs,
+    unmoved,
+)
 
 MIN_FRAMES = 3
 """Two pairs to learn from and one to judge by."""

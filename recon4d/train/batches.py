@@ -25,7 +25,7 @@ from recon4d.datasets import (
     step_loader,
 )
 from recon4d.datasets.sampling import random_numbers
-from recon4d.datasets.worlds import (
+from recon4d.datasets.synthetic import (
     Lattice,
     RenderParts,
     WorldConfig,
@@ -35,7 +35,12 @@ from recon4d.datasets.worlds import (
     render_worlds,
 )
 from recon4d.records import Known
-from recon4d.train.config import DataConfig, DataSet, Shape, TrainConfig
+from recon4d.train.config import (
+    DataConfig,
+    DataSet,
+    Shape,
+    TrainConfig,
+)
 from recon4d.train.objective import Batch
 
 TRAINING_FAMILY, VALIDATION_FAMILY = 0, 1

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from recon4d.model import Model
+from recon4d.models import Model
 from recon4d.zoo import save_model
 
 _COMPLETE = "complete.json"

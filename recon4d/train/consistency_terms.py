@@ -12,9 +12,8 @@ from torch import Tensor
 
 from recon4d import losses
 from recon4d.losses import Term, Warp
-from recon4d.model import Model
-from recon4d.records import Scene
-from recon4d.tensors import full_precision
+from recon4d.models import Model
+from recon4d.records import Scene, full_precision
 
 CONSISTENCY_TERMS = ("photometric", "semantic")
 MOVES = 0.5

@@ -13,19 +13,24 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 
-from recon4d.model import Model, compile_blocks
-from recon4d.train.averaging import WeightAverage
+from recon4d.models import Model, compile_blocks
 from recon4d.train.batches import Batches, Share, validation_batches
 from recon4d.train.checkpoints import Checkpoint, keep_last_and_best, write_checkpoint
 from recon4d.train.config import TrainConfig
 from recon4d.train.lora import LoraConfig, add_lora, merge_lora
 from recon4d.train.objective import Batch, Trainee, objective
-from recon4d.train.optimisers import make_optimisers
+from recon4d.train.optimizers import make_optimisers
 from recon4d.train.parameter_groups import freeze
 from recon4d.train.progress import Progress
 from recon4d.train.run_folder import CHECKPOINTS_NAME
 from recon4d.train.schedule import Schedule
-from recon4d.train.sharding import average_unsharded_gradients, load_whole_state, shard, whole_state
+from recon4d.train.sharding import (
+    average_unsharded_gradients,
+    load_whole_state,
+    shard,
+    whole_state,
+)
+from recon4d.train.weight_averaging import WeightAverage
 from recon4d.zoo import create_model, load_model
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from recon4d.tensors import full_precision
+from recon4d.records import full_precision
 from recon4d.train.sharding import local, part_of, whole
 
 QUINTIC = (3.4445, -4.7750, 2.0315)

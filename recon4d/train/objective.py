@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from recon4d import losses
 from recon4d.datasets import Sample
-from recon4d.model import Model
-from recon4d.tensors import TensorRecord, full_precision
+from recon4d.models import Model
+from recon4d.records import TensorRecord, full_precision
 from recon4d.train.config import LossWeights
 from recon4d.train.consistency_terms import CONSISTENCY_TERMS, consistency_terms
 from recon4d.train.published_terms import PUBLISHED_TERMS

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from recon4d.attention import Block, CrossBlock
+from recon4d.layers import Block, CrossBlock
 from recon4d.train.config import RateConfig
 
 GroupKind = Literal["block_matrices", "matrices", "vectors"]

@@ -10,7 +10,7 @@ from recon4d import losses
 from recon4d.geometry import unproject_map
 from recon4d.losses import Term
 from recon4d.losses.confidence_regression import ConfidenceTerms
-from recon4d.model import Outputs
+from recon4d.models import Outputs
 from recon4d.records import Scene
 from recon4d.train.terms import no_term, read_tracks
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from recon4d import __version__
-from recon4d.configs import config_from_json, config_to_json
+from recon4d.records import config_from_json, config_to_json
 from recon4d.train.config import TrainConfig
 
 CONFIG_NAME = "config.json"

@@ -19,7 +19,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from recon4d.attention import Block, CrossBlock
+from recon4d.layers import Block, CrossBlock
 
 
 def shard(module: nn.Module, device: torch.device) -> None:

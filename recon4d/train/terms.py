@@ -8,7 +8,7 @@ from torch import Tensor
 
 from recon4d import losses
 from recon4d.losses import Term
-from recon4d.model import Model, Outputs
+from recon4d.models import Model, Outputs
 from recon4d.records import Scene, Tracks
 
 NamedTerms = list[tuple[str, Term]]

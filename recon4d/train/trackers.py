@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from recon4d.configs import config_to_json
+from recon4d.records import config_to_json
 from recon4d.train.config import TrackerName, TrainConfig
 
 TENSORBOARD_FOLDER = "tensorboard"

@@ -1,7 +1,7 @@
 """Looking at a scene: a rerun recording of it, saved, in a window or in the browser."""
 
-from recon4d.viewer.package import NoRerunError, load_rerun
 from recon4d.viewer.recording import View, ViewConfig, record_scene
+from recon4d.viewer.rerun_loader import NoRerunError, load_rerun
 from recon4d.viewer.serving import DEFAULT_PORT, has_display, open_window, save_view, served
 
 __all__ = [

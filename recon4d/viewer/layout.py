@@ -8,7 +8,7 @@ from torch import Tensor
 
 from recon4d.geometry import transform_points
 from recon4d.records import Scene
-from recon4d.viewer.package import load_rerun
+from recon4d.viewer.rerun_loader import load_rerun
 from recon4d.viewer.selection import BANDS, has_camera, known_depth
 
 WORLD, CAMERA = "world", "world/camera"

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from recon4d.geometry import spread, transform_points, unproject
 from recon4d.records import Clip, Scene
-from recon4d.viewer.clouds import Cloud, choose_clouds
 from recon4d.viewer.layout import (
     CAMERA,
     CAMERA_PATH,
@@ -26,7 +25,8 @@ from recon4d.viewer.layout import (
     says_what_moves,
     scene_length,
 )
-from recon4d.viewer.package import load_rerun
+from recon4d.viewer.point_clouds import Cloud, choose_clouds
+from recon4d.viewer.rerun_loader import load_rerun
 from recon4d.viewer.selection import has_camera, is_moving, known_depth
 from recon4d.viewer.trails import Trails, choose_trails, rainbow
 

@@ -13,8 +13,8 @@ from threading import Thread
 from typing import Any
 from urllib.parse import urlencode
 
-from recon4d.viewer.package import load_rerun
 from recon4d.viewer.recording import View
+from recon4d.viewer.rerun_loader import load_rerun
 
 DEFAULT_PORT = 9090
 RECORDING_SUFFIX = ".rrd"

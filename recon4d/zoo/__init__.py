@@ -1,8 +1,8 @@
 """Models by name, and the checkpoint files they are saved to and loaded from."""
 
-from recon4d.zoo.checkpoint import Storage, empty_model, save_model
-from recon4d.zoo.downloads import LicenceWarning, PublishedSource, cache_folder
-from recon4d.zoo.models import (
+from recon4d.zoo.checkpoints import Storage, empty_model, save_model
+from recon4d.zoo.hub import LicenceWarning, PublishedSource, cache_folder
+from recon4d.zoo.registry import (
     DEFAULT_MODEL,
     HeadKind,
     UntrainedWarning,
@@ -13,8 +13,8 @@ from recon4d.zoo.models import (
     model_config,
     model_entry,
 )
-from recon4d.zoo.vggt import from_vggt
-from recon4d.zoo.vggt_omega import from_vggt_omega
+from recon4d.zoo.vggt.vggt import from_vggt
+from recon4d.zoo.vggt.vggt_omega import from_vggt_omega
 
 __all__ = [
     "DEFAULT_MODEL",

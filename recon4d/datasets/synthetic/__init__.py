@@ -1,0 +1,29 @@
+"""Endless dynamic synthetic scenes with exact ground truth, ray cast in plain torch on any device."""
+
+from recon4d.datasets.synthetic.counter_rng import Draws, scene_keys
+from recon4d.datasets.synthetic.generation import (
+    RenderParts,
+    compiled_parts,
+    make_worlds,
+    overlap_and_motion,
+    render_worlds,
+)
+from recon4d.datasets.synthetic.ground_truth import Lattice
+from recon4d.datasets.synthetic.scene import World, WorldConfig
+from recon4d.datasets.synthetic.source import Worlds
+from recon4d.datasets.synthetic.textures import load_pictures
+
+__all__ = [
+    "Draws",
+    "Lattice",
+    "RenderParts",
+    "World",
+    "WorldConfig",
+    "Worlds",
+    "compiled_parts",
+    "load_pictures",
+    "make_worlds",
+    "overlap_and_motion",
+    "render_worlds",
+    "scene_keys",
+]

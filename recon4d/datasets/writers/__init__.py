@@ -1,0 +1,1 @@
+"""Writers of samples in the layouts of data sets."""

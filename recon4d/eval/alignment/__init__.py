@@ -1,0 +1,1 @@
+"""Alignment of predictions to the ground truth."""

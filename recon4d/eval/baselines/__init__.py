@@ -1,0 +1,1 @@
+"""Baselines: COLMAP and the static camera."""

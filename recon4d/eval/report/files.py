@@ -1,0 +1,172 @@
+"""What an evaluation leaves behind: report.json, report.csv, clips.csv, report.html, and a table for the terminal."""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from recon4d import __version__
+from recon4d.eval.report.headline import (
+    HEADLINE,
+    find_summary,
+    left_out_lines,
+    method_names,
+    number,
+    trouble_lines,
+)
+from recon4d.eval.report.page import Stamp, page
+from recon4d.eval.report.summary import Summary, summarise
+from recon4d.eval.runner import Evaluation
+from recon4d.eval.scoring import METRICS, SECONDS, ClipResult
+from recon4d.io import whole_file
+
+
+def write_report(out: Path, evaluation: Evaluation, settings: tuple[tuple[str, str], ...]) -> None:
+    """Write the four files into `out`, each whole or not at all, with pictures from ``out/pictures/METHOD/CLIP.jpg``.
+
+    The same evaluation gives the same bytes but for the time in report.json and report.html. Raises ``OSError`` where
+    they cannot be written.
+    """
+    summaries = summarise(evaluation.results)
+    stamp = Stamp(datetime.now(UTC).isoformat(timespec="seconds"), __version__, settings)
+
+    def picture(method: str, clip: str) -> bytes | None:
+        path = out / "pictures" / method / f"{clip}.jpg"
+        return path.read_bytes() if path.is_file() else None
+
+    out.mkdir(parents=True, exist_ok=True)
+    _write(out / "report.json", report_json(evaluation, summaries, stamp))
+    _write(out / "report.csv", summary_csv(summaries))
+    _write(out / "clips.csv", clips_csv(evaluation.results))
+    _write(out / "report.html", page(evaluation, summaries, picture, stamp))
+
+
+def report_json(evaluation: Evaluation, summaries: Sequence[Summary], stamp: Stamp) -> str:
+    """Everything, as strict JSON: what is not a finite number is null."""
+    methods = method_names(evaluation.results)
+    by_method = {method: [s for s in summaries if s.method == method] for method in methods}
+    report = {
+        "benchmark": evaluation.benchmark.name,
+        "split": evaluation.benchmark.split,
+        "clips": len(evaluation.benchmark.clips),
+        "created": stamp.created,
+        "version": stamp.version,
+        "settings": dict(stamp.settings),
+        "unreadable": list(evaluation.unreadable),
+        "methods": {method: {s.metric.name: _finite(s.value) for s in by_method[method]} for method in methods},
+        "details": {method: {s.metric.name: _details(s) for s in by_method[method]} for method in methods},
+        "results": [_result(result) for result in evaluation.results],
+    }
+    return json.dumps(report, indent=1, allow_nan=False) + "\n"
+
+
+def summary_csv(summaries: Sequence[Summary]) -> str:
+    """One row a method and metric; NaN is an empty cell."""
+    head = ("method", "metric", "value", "low", "high", "unit", "alignment")
+    counts = ("clips", "measured", "worst", "count", "total")
+    rows = [
+        (
+            *(s.method, s.metric.name, _cell(s.value), _cell(s.low), _cell(s.high), s.metric.unit, s.alignment),
+            *(s.num_clips, s.num_measured, s.num_worst, s.count, s.total),
+        )
+        for s in summaries
+    ]
+    return _csv([(*head, *counts), *rows])
+
+
+def clips_csv(results: Sequence[ClipResult]) -> str:
+    """One row a method and clip, with every metric that any clip's truth can tell; NaN is an empty cell."""
+    told = {score.metric for result in results for score in result.scores}
+    metrics = [name for name in METRICS if name in told and name != SECONDS.name]
+    rows = [
+        (
+            *(result.method, result.clip, result.status, result.reason),
+            _score_cell(result, SECONDS.name),
+            result.num_frames,
+            *(_score_cell(result, name) for name in metrics),
+        )
+        for result in results
+    ]
+    return _csv([("method", "clip", "status", "reason", "seconds", "frames", *metrics), *rows])
+
+
+def headline_table(evaluation: Evaluation) -> str:
+    """The main metrics of every method as plain text, and beneath what failed and what was left out."""
+    summaries = summarise(evaluation.results)
+    methods = method_names(evaluation.results)
+    rows = [["", *HEADLINE], ["", *(METRICS[name].unit for name in HEADLINE)]]
+    for method in methods:
+        found = [find_summary(summaries, method, name) for name in HEADLINE]
+        rows.append([method, *("-" if summary is None else number(summary.value) for summary in found)])
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = [
+        "  ".join(cell.rjust(width) if place else cell.ljust(width) for place, (cell, width) in enumerate(pairs))
+        for pairs in (zip(row, widths, strict=True) for row in rows)
+    ]
+    notes = [*trouble_lines(evaluation.results), *_unreadable_line(evaluation), *left_out_lines(summaries)]
+    return "\n".join([*lines, *(["", *notes] if notes else [])])
+
+
+def _unreadable_line(evaluation: Evaluation) -> list[str]:
+    unreadable = list(evaluation.unreadable)
+    if not unreadable:
+        return []
+    more = f" (and {len(unreadable) - 1} more)" if len(unreadable) > 1 else ""
+    return [f"unreadable: {len(unreadable)} of {len(evaluation.benchmark.clips)} clips: {unreadable[0]}{more}"]
+
+
+def _details(summary: Summary) -> dict[str, object]:
+    return {
+        "value": _finite(summary.value),
+        "low": _finite(summary.low),
+        "high": _finite(summary.high),
+        "unit": summary.metric.unit,
+        "better": summary.metric.better,
+        "alignment": summary.alignment,
+        "definition": summary.metric.definition,
+        "clips": summary.num_clips,
+        "measured": summary.num_measured,
+        "worst": summary.num_worst,
+        "count": summary.count,
+        "total": summary.total,
+    }
+
+
+def _result(result: ClipResult) -> dict[str, object]:
+    return {
+        "method": result.method,
+        "clip": result.clip,
+        "status": result.status,
+        "reason": result.reason,
+        "num_frames": result.num_frames,
+        "scores": {score.metric: _finite(score.value) for score in result.scores},
+        "notes": {score.metric: score.note for score in result.scores if score.note},
+    }
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _cell(value: float) -> str:
+    return "" if math.isnan(value) else repr(float(value))
+
+
+def _score_cell(result: ClipResult, metric: str) -> str:
+    score = result.score(metric)
+    return "" if score is None else _cell(score.value)
+
+
+def _csv(rows: Sequence[Sequence[object]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
+def _write(path: Path, text: str) -> None:
+    with whole_file(path) as partial:
+        # File names that are no text come as lone surrogates, which UTF-8 does not have.
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")

@@ -1,0 +1,127 @@
+"""The camera's path seen from above and from the side: the true one, and the predicted one brought to it."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from recon4d.datasets import Sample
+from recon4d.eval.alignment.similarity import align_sim3
+from recon4d.eval.pairing import is_placed
+from recon4d.geometry import transform_points
+from recon4d.records import Scene
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+TRUE_COLOUR, PREDICTED_COLOUR, MISSING_COLOUR = "#8a8f98", "#d1601f", "#a33020"
+
+
+def draw_paths(figure: "Figure", sample: Sample, prediction: Scene | None, share: float) -> None:
+    """Draw both views into the lowest `share` of a figure.
+
+    Frames are joined by time, if photos have one. The first frame is marked with a ring; frames that the prediction
+    has not placed are crosses on the true path. Lengths are metres where the truth knows them.
+    """
+    order, is_ordered = _in_time_order(sample.clip.times)
+    true, predicted = true_and_predicted_centres(sample.scene, prediction)
+    true, predicted = true[order], predicted[order]
+    first = int((order == 0).nonzero()[0])
+    missing = ~predicted.isfinite().all(dim=-1) if prediction is not None else torch.zeros(len(true), dtype=torch.bool)
+    metres = float(sample.scene.metres_per_unit)
+    unit, scale = ("m", metres) if np.isfinite(metres) else ("unit of the truth", 1.0)
+    everything = (scale * torch.cat([true, predicted])).cpu().numpy()
+    width = _width(everything)
+    views = (("from above", 0, 2), ("from the side", 2, 1))
+    for place, (title, across, up) in enumerate(views):
+        axes = figure.add_axes((0.07 + 0.33 * place, 0.17 * share, 0.25, 0.7 * share))
+        _draw_view(
+            axes,
+            (scale * true[:, (across, up)]).cpu().numpy(),
+            (scale * predicted[:, (across, up)]).cpu().numpy(),
+            missing.cpu().numpy(),
+            first,
+            "-" if is_ordered else "none",
+        )
+        axes.set_title(f"path {title}", fontsize=8.5)
+        axes.set_xlabel(f"{'xyz'[across]} ({unit})", fontsize=7.5, labelpad=1)
+        axes.set_ylabel(f"{'xyz'[up]} ({unit})", fontsize=7.5, labelpad=1)
+        _show_square(axes, everything[:, (across, up)], width)
+    figure.axes[-1].invert_yaxis()  # y points down in the world
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="center left", bbox_to_anchor=(0.71, 0.53 * share), fontsize=8, frameon=False)
+
+
+def true_and_predicted_centres(
+    truth: Scene, prediction: Scene | None
+) -> tuple[Float[Tensor, "time 3"], Float[Tensor, "time 3"]]:
+    """Centres in the world of the truth, NaN where unknown: true, and predicted after a Sim(3) of placed frames."""
+    true = torch.where(is_placed(truth)[:, None], truth.cameras.centres.double(), torch.nan)
+    if prediction is None:
+        return true, torch.full_like(true, torch.nan)
+    placed = is_placed(prediction).to(true.device)
+    predicted = torch.where(placed[:, None], prediction.cameras.centres.to(true), torch.nan)
+    both = placed & is_placed(truth)
+    if not both.any():
+        return true, torch.full_like(true, torch.nan)
+    return true, transform_points(align_sim3(predicted[both], true[both]).truth_from_prediction, predicted)
+
+
+def _draw_view(
+    axes: "Axes",
+    true: Float[np.ndarray, "time 2"],
+    predicted: Float[np.ndarray, "time 2"],
+    missing: Bool[np.ndarray, "time"],
+    first: int,
+    line: str,
+) -> None:
+    axes.plot(*true.T, linestyle=line, marker="o", markersize=2.5, linewidth=2.4, color=TRUE_COLOUR, label="true")
+    if np.isfinite(predicted).any():
+        axes.plot(
+            *predicted.T,
+            linestyle=line,
+            marker="o",
+            markersize=2,
+            linewidth=1.1,
+            color=PREDICTED_COLOUR,
+            label="predicted, aligned",
+        )
+    if missing.any():
+        label = f"not placed ({int(missing.sum())} of {len(missing)})"
+        axes.plot(*true[missing].T, "x", markersize=5, color=MISSING_COLOUR, label=label)
+    for path, colour in ((predicted, PREDICTED_COLOUR), (true, "black")):
+        label = "first frame" if colour == "black" else None
+        axes.plot(*path[first], "o", markersize=8, markerfacecolor="none", color=colour, label=label)
+    axes.grid(color="0.92")
+    axes.set_axisbelow(True)
+    axes.tick_params(labelsize=7)
+    axes.locator_params(nbins=4)
+    for side in axes.spines.values():
+        side.set_color("0.8")
+
+
+def _in_time_order(times: Float[Tensor, " time"]) -> tuple[Tensor, bool]:
+    """Frame numbers from the earliest to the latest, and True; as they come, and False, where there is no order."""
+    if not torch.isfinite(times).all():
+        return torch.arange(len(times)), False
+    return times.argsort(stable=True).cpu(), True
+
+
+def _width(points: Float[np.ndarray, "n 3"]) -> float:
+    """The largest extent with a margin: the same scale for both views; 1 for cameras that all stand at one place."""
+    known = points[np.isfinite(points).all(axis=-1)]
+    extent = float(np.ptp(known, axis=0).max()) if len(known) else 0.0
+    return 1.15 * extent if extent > 0 else 1.0
+
+
+def _show_square(axes: "Axes", points: Float[np.ndarray, "n 2"], width: float) -> None:
+    """The same scale along both axes: what is flat should look flat."""
+    known = points[np.isfinite(points).all(axis=-1)]
+    middle = (known.min(axis=0) + known.max(axis=0)) / 2 if len(known) else np.zeros(2)
+    axes.set_xlim(middle[0] - width / 2, middle[0] + width / 2)
+    axes.set_ylim(middle[1] - width / 2, middle[1] + width / 2)
+    axes.set_aspect("equal", adjustable="box")
+    axes.locator_params(nbins=5)  # of small numbers more would not fit beside each other

@@ -1,0 +1,1 @@
+"""Heads of the VGGT family: camera heads, pose encoding and point tracker."""

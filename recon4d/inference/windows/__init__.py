@@ -1,0 +1,11 @@
+"""Clips of any length in bounded memory: overlapping windows, aligned, joined and streamed to disk."""
+
+from recon4d.inference.windows.loop_closure import LoopConfig
+from recon4d.inference.windows.reconstruction import (
+    AnchorConfig,
+    WindowConfig,
+    reconstruct_anchored,
+    reconstruct_windows,
+)
+
+__all__ = ["AnchorConfig", "LoopConfig", "WindowConfig", "reconstruct_anchored", "reconstruct_windows"]

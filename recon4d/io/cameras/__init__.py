@@ -1,0 +1,1 @@
+"""Readers of camera poses and intrinsics."""

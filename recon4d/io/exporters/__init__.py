@@ -1,0 +1,1 @@
+"""Exporters: reconstructions in the formats of other programs."""

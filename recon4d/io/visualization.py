@@ -1,0 +1,225 @@
+"""Pictures of a scene for people: its depth beside the frames, and the path of the camera (door of matplotlib)."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, UInt8
+from torch import Tensor
+
+from recon4d.geometry import (
+    evenly_spaced,
+    resize_map,
+    transform_points,
+    unproject,
+)
+from recon4d.records import Clip, Scene
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+VIEWING_HEIGHT = 360
+"""Height in pixels of every panel of the depth video, whatever the size of clip and scene."""
+
+GAP = 4
+"""Width in pixels of the white line between two panels."""
+
+_MOVING_COLOUR = (255.0, 96.0, 32.0)
+_NUM_FRUSTA = 8
+
+
+def depth_video_frames(clip: Clip, scene: Scene) -> Iterator[UInt8[np.ndarray, "height width 3"]]:
+    """Pictures of the frames by time: the frame, its depth (near is bright, unknown black) and what moves.
+
+    One range of colours holds for the whole clip: the 2nd to 98th percentile of known inverse depth. The third panel,
+    the frame in grey with moving surfaces in orange, is there when the scene says anywhere what moves. All panels are
+    `VIEWING_HEIGHT` high in the clip's proportions, height and total width even as video codecs want them. Raises
+    ``ValueError`` when clip and scene do not belong together.
+    """
+    _check_pair(clip, scene)
+    size = (VIEWING_HEIGHT, max(2, 2 * round(VIEWING_HEIGHT * clip.size[1] / clip.size[0] / 2)))
+    nearness_range = _nearness_range(scene)
+    is_moving_told = bool(torch.isfinite(scene.moving).any())
+    # Inside a generator the checks above would wait for the first picture; this way they speak at the call.
+    return (
+        _side_by_side(_panels(clip, scene, frame, size, nearness_range, is_moving_told))
+        for frame in _in_time_order(clip.times)
+    )
+
+
+def write_camera_path(path: str | Path, scene: Scene, times: Float[Tensor, " time"]) -> None:
+    """Write a PNG of the cameras' path seen from above (x, z) and from the side (z, y), with some cameras drawn.
+
+    Colours run with `times` (seconds); photos without an order (NaN) are coloured by their number and not joined.
+    Lengths are metres where the scene knows them. Raises ``ValueError`` for a batch or times that do not fit the scene.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    if scene.batch_shape or times.shape != (scene.num_frames,):
+        raise ValueError(
+            f"wanted one scene and a time for each of its {scene.num_frames} frames, given a batch of "
+            f"{tuple(scene.batch_shape)} and times of shape {tuple(times.shape)}"
+        )
+    is_ordered = bool(torch.isfinite(times).all())
+    scene = scene.frames(_in_time_order(times))
+    values = times.sort().values.cpu().numpy() if is_ordered else np.arange(scene.num_frames)
+    metres = float(scene.metres_per_unit)
+    unit, scale = ("metres", metres) if np.isfinite(metres) else ("unit of the scene", 1.0)
+    centres = scene.cameras.centres.detach().double().cpu().numpy() * scale
+    frusta = _frusta(scene).detach().double().cpu().numpy() * scale
+
+    figure = Figure(figsize=(11, 5.2), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    above, side = figure.subplots(1, 2)
+    for axes, title, across, up in ((above, "seen from above", 0, 2), (side, "seen from the side", 2, 1)):
+        points = _draw_cameras(axes, centres[:, (across, up)], frusta[..., (across, up)], values, is_ordered)
+        axes.set(title=title, xlabel=f"{'xyz'[across]} ({unit})", ylabel=f"{'xyz'[up]} ({unit})")
+        _show_square(axes, frusta[..., (across, up)], width=1.1 * float(np.nanmax(np.ptp(frusta, axis=(0, 1)))))
+        axes.grid(color="0.92")
+        axes.set_axisbelow(True)
+    side.invert_yaxis()  # y points down in the world
+    if scene.num_frames > 1:
+        figure.colorbar(points, ax=[above, side], label="time (s)" if is_ordered else "photo", pad=0.01, shrink=0.9)
+    if scene.num_frames > 1 and is_ordered:
+        above.legend(loc="best", framealpha=0.8)
+    figure.savefig(path, format="png")
+
+
+def _check_pair(clip: Clip, scene: Scene) -> None:
+    if clip.batch_shape or scene.batch_shape or clip.num_frames != scene.num_frames:
+        raise ValueError(
+            f"wanted one clip and its scene, given a clip of shape {tuple(clip.images.shape)} and a scene with depths "
+            f"of shape {tuple(scene.depths.shape)}"
+        )
+
+
+def _in_time_order(times: Float[Tensor, " time"]) -> list[int]:
+    """Frame numbers from the earliest to the latest; as they come where there is no order."""
+    if not torch.isfinite(times).all():
+        return list(range(len(times)))
+    return times.argsort(stable=True).tolist()
+
+
+def _is_known(scene: Scene) -> Bool[Tensor, "time height width"]:
+    return (scene.depth_confidence > 0) & torch.isfinite(scene.depths) & (scene.depths > 0)
+
+
+def _nearness_range(scene: Scene) -> tuple[float, float]:
+    """The inverse depths that get the first and the last colour."""
+    inverse = 1 / scene.depths[_is_known(scene)].detach().cpu().numpy()
+    if inverse.size == 0:
+        return 0.0, 1.0
+    # numpy: torch.quantile refuses more than 16 million values.
+    low, high = (float(bound) for bound in np.percentile(inverse, (2, 98)))
+    # A wall seen from the front should not show the rounding of its depth in full colour.
+    margin = max(0.0, 0.01 * high - (high - low)) / 2
+    return low - margin, high + margin
+
+
+def _panels(
+    clip: Clip, scene: Scene, frame: int, size: tuple[int, int], nearness_range: tuple[float, float], with_moving: bool
+) -> list[UInt8[np.ndarray, "height width 3"]]:
+    only_frame = Clip(images=clip.images[frame : frame + 1], times=clip.times[frame : frame + 1])
+    picture = only_frame.resized(*size).images[0].movedim(0, -1).cpu().numpy()
+    one = scene.frames([frame])
+    panels = [picture, _depth_picture(one, size, nearness_range)]
+    return [*panels, _moving_picture(one, picture)] if with_moving else panels
+
+
+def _depth_picture(
+    scene: Scene, size: tuple[int, int], nearness_range: tuple[float, float]
+) -> UInt8[np.ndarray, "height width 3"]:
+    """The first frame's inverse depth in colours."""
+    from matplotlib import colormaps
+
+    inverse, is_known = resize_map(1 / scene.depths[:1], _is_known(scene)[0], size)
+    low, high = nearness_range
+    nearness = ((inverse[0].detach().cpu().numpy() - low) / (high - low)).clip(0, 1)
+    # The map's first colours are left out: far must not look like unknown.
+    colours = colormaps["magma"](0.15 + 0.85 * nearness, bytes=True)[..., :3]
+    return np.where(is_known.cpu().numpy()[..., None], colours, 0).astype(np.uint8)
+
+
+def _moving_picture(scene: Scene, picture: UInt8[np.ndarray, "height width 3"]) -> UInt8[np.ndarray, "height width 3"]:
+    """The first frame in dark grey, and orange by the probability that its surfaces move; unknown is black."""
+    is_told = torch.isfinite(scene.moving[0])
+    moving, is_told = resize_map(scene.moving[:1], is_told, picture.shape[:2])
+    probability = moving[0].detach().cpu().numpy()[..., None].clip(0, 1)
+    grey = picture.mean(axis=-1, keepdims=True)
+    # Shading stays visible in the orange, so that one sees what it is that moves.
+    orange = np.array(_MOVING_COLOUR) * (0.65 + 0.35 * grey / 255)
+    mixed = (1 - probability) * 0.6 * grey + probability * orange
+    return np.where(is_told.cpu().numpy()[..., None], mixed.round(), 0).astype(np.uint8)
+
+
+def _side_by_side(panels: list[UInt8[np.ndarray, "height width 3"]]) -> UInt8[np.ndarray, "height total 3"]:
+    gap = np.full((panels[0].shape[0], GAP, 3), 255, dtype=np.uint8)
+    with_gaps = [piece for panel in panels for piece in (gap, panel)][1:]
+    return np.concatenate(with_gaps, axis=1)
+
+
+def _frusta(scene: Scene) -> Float[Tensor, "time 5 3"]:
+    """For each camera its centre and the corners of its picture, in the world, at a depth that suits a drawing."""
+    height, width = scene.size
+    pixels = scene.depths.new_tensor([[0, 0], [width, 0], [width, height], [0, height]])
+    centres = scene.cameras.centres
+    span = (centres.amax(dim=0) - centres.amin(dim=0)).max()
+    depths = scene.depths[_is_known(scene)]
+    # A camera that stands still, or only trembles, is shown against the size of what it sees.
+    smallest = 0.05 * depths.median() if len(depths) else centres.new_tensor(0.0)
+    length = 0.1 * torch.maximum(span, smallest)
+    length = torch.where(length > 0, length, torch.ones_like(length))
+    corners = unproject(
+        pixels.expand(scene.num_frames, 4, 2), length.expand(scene.num_frames, 4), scene.cameras.intrinsics
+    )
+    in_camera = torch.cat([torch.zeros_like(corners[:, :1]), corners], dim=1)
+    return transform_points(scene.cameras.world_from_cam, in_camera)
+
+
+def _show_square(axes: "Axes", positions: Float[np.ndarray, "time 5 2"], width: float) -> None:
+    """The same scale along both axes, and in both views: what is flat should look flat."""
+    middle = (np.nanmin(positions, axis=(0, 1)) + np.nanmax(positions, axis=(0, 1))) / 2
+    axes.set_xlim(middle[0] - width / 2, middle[0] + width / 2)
+    axes.set_ylim(middle[1] - width / 2, middle[1] + width / 2)
+    axes.set_aspect("equal", adjustable="box")
+    axes.locator_params(nbins=5)  # of small numbers more would not fit beside each other
+
+
+def _draw_cameras(
+    axes: "Axes",
+    centres: Float[np.ndarray, "time 2"],
+    frusta: Float[np.ndarray, "time 5 2"],
+    values: np.ndarray,
+    is_ordered: bool,
+):
+    """Draw one view of the cameras into `axes`; answers the drawn centres, for a colour bar."""
+    from matplotlib import colormaps
+    from matplotlib.collections import LineCollection
+
+    colours = colormaps["viridis"]
+    limits = (values.min(), values.max() if values.max() > values.min() else values.min() + 1)
+    count = len(centres)
+    if is_ordered:
+        segments = np.stack([centres[:-1], centres[1:]], axis=1)
+        path = LineCollection(list(segments), cmap=colours, linewidths=2.0)
+        path.set_array((values[:-1] + values[1:]) / 2)
+        path.set_clim(*limits)
+        axes.add_collection(path)
+    for frame in evenly_spaced(count, _NUM_FRUSTA).tolist():
+        colour = colours((values[frame] - limits[0]) / (limits[1] - limits[0]))
+        centre, *corners = frusta[frame]
+        outline = np.stack([*corners, corners[0]])
+        axes.plot(outline[:, 0], outline[:, 1], color=colour, linewidth=1.0, alpha=0.7)
+        for corner in corners:
+            axes.plot([centre[0], corner[0]], [centre[1], corner[1]], color=colour, linewidth=1.0, alpha=0.7)
+    points = axes.scatter(
+        centres[:, 0], centres[:, 1], c=values, cmap=colours, vmin=limits[0], vmax=limits[1], s=9, zorder=3
+    )
+    if is_ordered and count > 1:
+        # The larger one below, so that both are seen where the path ends as it began.
+        axes.plot(*centres[0], "o", color="black", markerfacecolor="white", markersize=11, zorder=4, label="start")
+        axes.plot(*centres[-1], "s", color="black", markerfacecolor="white", markersize=6, zorder=5, label="end")
+    return points

@@ -1,0 +1,44 @@
+"""Layers shared by networks: attention and its kernels, positional encodings, transformer blocks, soft matching."""
+
+from recon4d.layers.attention import Kernel, attention
+from recon4d.layers.blocks import (
+    Block,
+    BlockConfig,
+    CrossBlock,
+    initialise_linear_layers,
+    set_attention_kernel,
+    shrink_residual_outputs,
+)
+from recon4d.layers.matching import (
+    CELLS_PER_PATCH_SIDE,
+    Matches,
+    Matching,
+    MatchingConfig,
+    cell_centres,
+    cells_to_patches,
+    soft_match,
+)
+from recon4d.layers.positions import AbsolutePosition, NormalisedRotary, RotaryTable, apply_rotary, rotary_table
+
+__all__ = [
+    "CELLS_PER_PATCH_SIDE",
+    "AbsolutePosition",
+    "Block",
+    "BlockConfig",
+    "CrossBlock",
+    "Kernel",
+    "Matches",
+    "Matching",
+    "MatchingConfig",
+    "NormalisedRotary",
+    "RotaryTable",
+    "apply_rotary",
+    "attention",
+    "cell_centres",
+    "cells_to_patches",
+    "initialise_linear_layers",
+    "rotary_table",
+    "set_attention_kernel",
+    "shrink_residual_outputs",
+    "soft_match",
+]

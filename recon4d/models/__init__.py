@@ -1,0 +1,26 @@
+"""The network: backbone, aggregator, matching and heads, from images to a Scene in one forward pass."""
+
+from recon4d.models.acceleration import compile_blocks, is_narrow, narrow_weights
+from recon4d.models.aggregator import Aggregator, AggregatorConfig, AggregatorState
+from recon4d.models.compilation import allow_many_graphs
+from recon4d.models.config import ModelConfig
+from recon4d.models.feature_tracks import match_feature_tracks
+from recon4d.models.memory import MemoryPlan, plan_memory
+from recon4d.models.network import Model
+from recon4d.models.outputs import Outputs
+
+__all__ = [
+    "Aggregator",
+    "AggregatorConfig",
+    "AggregatorState",
+    "MemoryPlan",
+    "Model",
+    "ModelConfig",
+    "Outputs",
+    "allow_many_graphs",
+    "compile_blocks",
+    "is_narrow",
+    "match_feature_tracks",
+    "narrow_weights",
+    "plan_memory",
+]

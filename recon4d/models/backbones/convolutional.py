@@ -1,0 +1,80 @@
+"""A small convolutional stem and a few transformer blocks: the backbone of models that learn from scratch."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from recon4d.layers import Block, BlockConfig, rotary_table
+from recon4d.models.backbones.base import Backbone, BackboneFeatures
+from recon4d.records import full_precision
+
+
+@dataclass(frozen=True)
+class ConvolutionalBackboneConfig:
+    """Widths of the stem at a quarter and an eighth of the picture, and the blocks at a sixteenth."""
+
+    block: BlockConfig = BlockConfig(width=384, heads=6, mlp_width=1024)  # noqa: RUF009 - frozen
+    blocks: int = 4
+    quarter_channels: int = 64
+    eighth_channels: int = 128
+
+
+class ConvolutionalBackbone(Backbone):
+    """Convolutions to stride 16, then self-attention within each picture.
+
+    Convolutions see edges and textures from the first step, where a patch embedding must learn them; their stride-4
+    and stride-8 features also serve the dense heads and matching.
+    """
+
+    patch_size = 16
+
+    def __init__(self, config: ConvolutionalBackboneConfig) -> None:
+        super().__init__()
+        self.width = config.block.width
+        self.quarter_channels = config.quarter_channels
+        self.eighth_channels = config.eighth_channels
+        self.head_width = config.block.width // config.block.heads
+        self.checkpointing = False
+
+        self.to_quarter = nn.Conv2d(3, config.quarter_channels, 7, stride=4, padding=3)
+        self.quarter = _Residual(config.quarter_channels)
+        self.to_eighth = nn.Conv2d(config.quarter_channels, config.eighth_channels, 3, stride=2, padding=1)
+        self.eighth = _Residual(config.eighth_channels)
+        self.norm = nn.GroupNorm(8, config.eighth_channels)
+        self.to_tokens = nn.Conv2d(config.eighth_channels, self.width, 3, stride=2, padding=1)
+        self.blocks = nn.ModuleList([Block(config.block) for _ in range(config.blocks)])
+
+    def forward(self, images: Float[Tensor, "n 3 height width"]) -> BackboneFeatures:
+        # [0, 1] to about [-2, 2]: synthetic worlds have no ImageNet mean.
+        quarter = self.quarter(self.to_quarter(4 * images - 2))
+        eighth = self.eighth(self.to_eighth(F.gelu(quarter)))
+        maps = self.to_tokens(F.gelu(self.norm(eighth)))
+        grid = (maps.shape[-2], maps.shape[-1])
+        tokens = full_precision(maps.flatten(2).transpose(1, 2))
+        rotary = rotary_table(grid, 0, self.head_width, maps.device)
+        for block in self.blocks:
+            if self.checkpointing and torch.is_grad_enabled():
+                tokens = checkpoint(block, tokens, rotary, use_reentrant=False)
+                assert isinstance(tokens, Tensor)
+            else:
+                tokens = block(tokens, rotary)
+        return BackboneFeatures(tokens, quarter, eighth)
+
+    def set_activation_checkpointing(self, enabled: bool) -> None:
+        self.checkpointing = enabled
+
+
+class _Residual(nn.Module):
+    """x + conv(gelu(norm(x)))."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(8, channels)
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv(F.gelu(self.norm(x)))

@@ -1,0 +1,63 @@
+"""A vision transformer with normalised rotary positions, as VGGT-Omega continues DINOv3.
+
+timm's DINOv3 normalises each side of the picture by itself; here the longer side counts, so that the aspect is kept.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from recon4d.layers import Block, BlockConfig, NormalisedRotary
+from recon4d.models.backbones.base import Backbone, BackboneFeatures
+from recon4d.models.backbones.dino import IMAGENET_MEAN, IMAGENET_STD
+
+
+@dataclass(frozen=True)
+class RotaryBackboneConfig:
+    """Blocks over patches of a picture and tokens that belong to no patch."""
+
+    block: BlockConfig
+    blocks: int
+    patch_size: int = 16
+    prefix_tokens: int = 5
+    """A class token and registers."""
+
+
+class RotaryBackbone(Backbone):
+    """The patch tokens after the last norm, for any size that is a multiple of the patch."""
+
+    def __init__(self, config: RotaryBackboneConfig) -> None:
+        super().__init__()
+        block = config.block
+        self.patch_size = config.patch_size
+        self.width = block.width
+        self.num_prefix_tokens = config.prefix_tokens
+        self.checkpointing = False
+        self.embed = nn.Conv2d(3, block.width, config.patch_size, stride=config.patch_size)
+        self.prefix_tokens = nn.Parameter(0.02 * torch.randn(config.prefix_tokens, block.width))
+        self.rotary = NormalisedRotary(block.width // block.heads)
+        self.blocks = nn.ModuleList([Block(block) for _ in range(config.blocks)])
+        self.norm = nn.LayerNorm(block.width)
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN)[:, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGENET_STD)[:, None, None], persistent=False)
+
+    def forward(self, images: Float[Tensor, "n 3 height width"]) -> BackboneFeatures:
+        maps = self.embed((images - self.get_buffer("mean")) / self.get_buffer("std"))
+        grid = (maps.shape[-2], maps.shape[-1])
+        patches = maps.flatten(2).transpose(1, 2)
+        prefix = self.prefix_tokens.to(patches.dtype).expand(len(patches), -1, -1)
+        tokens = torch.cat([prefix, patches], dim=1)
+        rotary = self.rotary(grid, self.num_prefix_tokens)
+        for block in self.blocks:
+            if self.checkpointing and torch.is_grad_enabled():
+                tokens = checkpoint(block, tokens, rotary, use_reentrant=False)
+                assert isinstance(tokens, Tensor)
+            else:
+                tokens = block(tokens, rotary)
+        return BackboneFeatures(self.norm(tokens)[:, self.num_prefix_tokens :])
+
+    def set_activation_checkpointing(self, enabled: bool) -> None:
+        self.checkpointing = enabled

@@ -1,0 +1,1 @@
+"""Cameras from tracks: bundle adjustment, rotation-only cameras, hypotheses and model selection."""

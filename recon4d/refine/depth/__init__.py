@@ -1,0 +1,1 @@
+"""Depth from refined cameras: alignment to points, plane-sweep stereo and multi-view consistency."""

@@ -1,0 +1,1 @@
+"""Corner tracks: detection, sub-pixel tracking, two-view filtering and selection."""

@@ -1,0 +1,109 @@
+"""`recon4d reconstruct --window` and `--anchored`: a clip in parts, gone on with by the same command."""
+
+import math
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from recon4d.cli.main import main
+from recon4d.io import load_scene, read_photo, write_raster
+from recon4d.io.long_archive import load_frames, load_index
+from recon4d.io.long_clips import open_long_clip
+from recon4d.viewer.trails import choose_trails
+
+DOG = Path(__file__).parents[2] / "examples" / "dog.mp4"
+COMMON = ["reconstruct", str(DOG), "--model", "recon4d_tiny", "--fps", "4", "--processing-size", "64"]
+
+
+@pytest.mark.filterwarnings("ignore::recon4d.zoo.UntrainedWarning")
+@pytest.mark.parametrize(
+    "how", [["--window", "6", "--overlap", "2"], ["--window", "6", "--overlap", "2", "--tracks", "4"], ["--anchored"]]
+)
+def test_every_frame_is_written_and_the_same_command_goes_on(
+    how: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert main([*COMMON, *how, "--out", str(out)]) == 0
+    index = load_index(out)
+    assert index.cameras.world_from_cam.shape == (12, 4, 4)
+    assert len(list((out / "frames").glob("*.npz"))) == len(list((out / "frames").glob("*.jpg"))) == 12
+    assert f"12 frames of {index.size[1]} x {index.size[0]} pixels" in capsys.readouterr().out
+    scene = load_frames(out, range(2, 5))
+    assert scene.num_frames == 3
+    assert load_scene(out / "frames" / "000002.npz").depths.equal(scene.depths[:1])
+
+    # Every fourth pixel along both axes, or every pixel, is followed from the first frame on.
+    step = {"--window": 0, "--tracks": 4, "--anchored": 1}[how[-2] if "--tracks" in how else how[0]]
+    assert (scene.tracks is not None) == (step > 0)
+    followed = 0 if not step else (scene.size[0] // step) * (scene.size[1] // step)
+    assert main(["info", str(out)]) == 0
+    said = capsys.readouterr().out
+    assert "frames: 12, over" in said
+    assert f"tracks: {followed or 'none'}\n" in said
+    assert any(choose_trails(load_frames(out, range(12)), 400)) == (step > 0)  # what `recon4d view` draws of them
+    assert main(["export", str(out), "--to", "tum", "colmap", "--out", str(tmp_path / "exported")]) == 0
+    assert len((tmp_path / "exported" / "tum" / "trajectory.txt").read_text().splitlines()) >= 12
+    assert index.info.source is not None
+    frame = next(open_long_clip(DOG, fps=4).images([5]))
+    picture = read_photo(tmp_path / "exported" / "colmap" / "images" / f"{index.info.source.names[5]}.jpg")
+    assert picture.shape == frame.shape
+    assert (picture.float() - frame).abs().mean() < 5
+
+    written = {path: path.stat().st_mtime_ns for path in out.rglob("*.npz")}
+    assert main([*COMMON, *how, "--out", str(out)]) == 0
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*.npz")} == written
+
+
+@pytest.mark.filterwarnings("ignore::recon4d.zoo.UntrainedWarning")
+def test_what_is_known_holds_in_every_window(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A lens, a mask and cameras on a circle, through windows of four frames."""
+    width, height, focal = 640, 360, 500
+    mask = np.zeros((height, width), dtype=np.uint8)
+    mask[: height // 2] = 255
+    write_raster(tmp_path / "sky.png", mask)
+    angles = torch.linspace(0, 1, 12)
+    rows = [f"{i / 4} {math.cos(a)} 0 {math.sin(a)} 0 0 0 1" for i, a in enumerate(angles.tolist())]
+    (tmp_path / "path.txt").write_text("\n".join(rows))
+    known = ["--intrinsics", f"{focal},{focal},{width / 2},{height / 2}", "--mask", str(tmp_path / "sky.png")]
+    command = [*COMMON, "--window", "5", "--overlap", "2", *known, "--cameras", str(tmp_path / "path.txt")]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # a network that was never trained does not see a camera move
+        assert main([*command, "--out", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr().out
+    assert "known: intrinsics of 12 of 12 frames, cameras of 12 of 12 frames, masks, read frame by frame" in said
+    scene = load_frames(tmp_path / "out", range(12))
+    lens = scene.cameras.resized(scene.size, (height, width)).intrinsics
+    torch.testing.assert_close(lens[:, 0, 0], torch.full((12,), float(focal)), rtol=1e-5, atol=0)
+    path = torch.stack([angles.cos() - 1, torch.zeros(12), angles.sin()], dim=-1)
+    torch.testing.assert_close(scene.cameras.centres, path, rtol=0, atol=1e-5)
+    middle = scene.size[0] // 2
+    assert not scene.depth_confidence[:, : middle - 1].any()
+    assert (scene.depth_confidence[:, middle + 1 :] > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        (["--refine"], "not for --window and --anchored"),
+        (["--depth", "lidar.npz"], "--depth: not for --window and --anchored"),
+        (["--overwrite"], "not for --window and --anchored"),
+        (["--cameras", "path.txt", "--loops"], "give one of the two"),
+        (["--anchored", "--tracks", "1"], "--anchored follows every pixel of the first frame by itself"),
+        (["--window", "0", "--tracks", "1"], "give --window too"),
+        (["--tracks", "-1"], "tracks is -1; wanted 1"),
+    ],
+)
+def test_what_makes_no_sense_in_parts_is_refused(
+    what: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*COMMON, "--window", "6", *what, "--out", str(tmp_path / "out")]) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_windows_that_share_everything_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*COMMON, "--window", "4", "--overlap", "4", "--out", str(tmp_path / "out")]) == 2
+    assert "windows of 4 frames cannot share 4" in capsys.readouterr().err

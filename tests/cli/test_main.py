@@ -1,0 +1,322 @@
+"""The command line as a person meets it: the main job, and one clear line for everything that goes wrong."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scenes import make_clip
+
+from recon4d.cli.main import main
+from recon4d.datasets import DATASETS
+from recon4d.datasets.synthetic import WorldConfig, make_worlds, render_worlds
+from recon4d.io import write_jpeg, write_video
+from recon4d.zoo import create_model, save_model
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "dog.mp4"
+QUICK = ["--model", "recon4d_tiny", "--num-frames", "3"]
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("video") / "noise.mp4"
+    write_video(path, make_clip(frames=6, height=48, width=64).images.permute(0, 2, 3, 1).numpy(), 10.0)
+    return path
+
+
+def run(*arguments: object) -> int:
+    return main([str(argument) for argument in arguments])
+
+
+def fails(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """The one line that a failing command says."""
+    capsys.readouterr()
+    assert run(*arguments) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if "warning" not in line]
+    assert len(lines) == 1
+    assert lines[0].startswith("recon4d: ")
+    return lines[0]
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the example becomes, through another process as a person would start it."""
+    out = tmp_path_factory.mktemp("results") / "out"
+    command = [sys.executable, "-m", "recon4d.cli", "reconstruct", EXAMPLE, "--out", out, *QUICK]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "dog.mp4: 3 frames of 640 x 360 pixels, spread evenly from 0.00 s to" in done.stdout
+    assert "untrained" in done.stderr
+    return out
+
+
+class TestReconstruct:
+    def test_everything_is_there_and_nothing_else(self, out: Path) -> None:
+        names = {"scene.npz", "frames", "depth.mp4", "cameras.png", "points.ply"}
+        assert {path.name for path in out.iterdir()} == names
+        assert {path.name for path in out.parent.iterdir()} == {"out"}
+        assert len(list((out / "frames").iterdir())) == 3
+        with Image.open(next((out / "frames").iterdir())) as frame:
+            assert frame.size == (640, 360)
+
+    def test_the_scene_is_what_the_documentation_says(self, out: Path) -> None:
+        with np.load(out / "scene.npz", allow_pickle=False) as scene:
+            height, width = scene["depths"].shape[1:]
+            shapes = {
+                "world_from_cam": (3, 4, 4),
+                "intrinsics": (3, 3, 3),
+                "depths": (3, height, width),
+                "depth_confidence": (3, height, width),
+                "points": (3, height, width, 3),
+                "point_confidence": (3, height, width),
+                "moving": (3, height, width),
+                "tracks_points": (1, 3, height * width, 3),
+                "tracks_visible": (1, 3, height * width),
+                "tracks_confidence": (1, 3, height * width),
+                "tracks_anchors": (1,),
+                "tracks_pixels": (1, height * width, 2),
+                "times": (3,),
+            }
+            assert set(scene.files) == {*shapes, "metres_per_unit", "info"}
+            for name, shape in shapes.items():
+                assert scene[name].shape == shape
+                assert np.isfinite(scene[name]).all()
+            assert np.array_equal(scene["world_from_cam"][0], np.eye(4))
+            rotation = scene["world_from_cam"][:, :3, :3].astype(np.float64)
+            assert np.abs(rotation @ rotation.transpose(0, 2, 1) - np.eye(3)).max() < 1e-5
+            info = json.loads(str(scene["info"]))
+        assert info["model"] == "recon4d_tiny"
+        assert info["original_size"] == [360, 640]
+        assert info["settings"]["num_frames"] == 3
+        assert len(info["source"]["numbers"]) == 3
+
+    def test_full_resolution_writes_the_clips_own_pixels(self, video: Path, tmp_path: Path) -> None:
+        assert run("reconstruct", video, "--out", tmp_path / "out", "--full-resolution", *QUICK) == 0
+        with np.load(tmp_path / "out" / "scene.npz") as scene:
+            assert scene["depths"].shape == (3, 48, 64)
+
+    def test_a_folder_of_photos_a_checkpoint_and_anchors(self, tmp_path: Path) -> None:
+        (tmp_path / "photos").mkdir()
+        for number, image in enumerate(make_clip(frames=3, height=40, width=40).images):
+            write_jpeg(tmp_path / "photos" / f"{number}.jpg", image)
+        save_model(create_model("recon4d_tiny", weights=None), tmp_path / "mine.safetensors")
+        options = ["--model", tmp_path / "mine.safetensors", "--anchors", "0", "2"]
+        assert run("reconstruct", tmp_path / "photos", "--out", tmp_path / "out", *options) == 0
+        with np.load(tmp_path / "out" / "scene.npz") as scene:
+            assert scene["tracks_anchors"].tolist() == [0, 2]
+            assert np.isnan(scene["times"]).all()
+
+    def test_overwriting_an_earlier_result(self, video: Path, tmp_path: Path, capsys) -> None:
+        out = tmp_path / "out"
+        assert run("reconstruct", video, "--out", out, *QUICK) == 0
+        before = (out / "scene.npz").read_bytes()
+        assert "not empty" in fails(capsys, "reconstruct", video, "--out", out, *QUICK)
+        assert (out / "scene.npz").read_bytes() == before
+        assert run("reconstruct", video, "--out", out, "--overwrite", "--stop", "0.2", *QUICK) == 0
+        assert (out / "scene.npz").read_bytes() != before
+
+    def test_the_same_command_writes_the_same_scene(self, video: Path, tmp_path: Path) -> None:
+        for name in ("one", "two"):
+            assert run("reconstruct", video, "--out", tmp_path / name, *QUICK) == 0
+        one, two = ((tmp_path / name / "scene.npz") for name in ("one", "two"))
+        with np.load(one) as first, np.load(two) as second:
+            assert all(
+                np.array_equal(first[name], second[name], equal_nan=True) for name in first.files if name != "info"
+            )
+
+
+class TestBadInput:
+    """Each is one line on stderr, exit code 2, and no output folder."""
+
+    @pytest.fixture(autouse=True)
+    def _nothing_is_written(self, tmp_path: Path):
+        yield
+        left = [path.name for path in tmp_path.iterdir() if "out" in path.name or "partial" in path.name]
+        assert not left
+
+    def test_missing_file(self, tmp_path: Path, capsys) -> None:
+        assert "none.mp4 does not exist" in fails(
+            capsys, "reconstruct", tmp_path / "none.mp4", "--out", tmp_path / "out"
+        )
+
+    def test_unreadable_file(self, tmp_path: Path, capsys) -> None:
+        path = tmp_path / "text.mp4"
+        path.write_text("this is no video")
+        assert "text.mp4 is not a video" in fails(capsys, "reconstruct", path, "--out", tmp_path / "out")
+
+    def test_no_video_stream(self, tmp_path: Path, capsys) -> None:
+        path = tmp_path / "silence.wav"
+        _write_silence(path)
+        assert "no video stream" in fails(capsys, "reconstruct", path, "--out", tmp_path / "out")
+
+    def test_empty_folder(self, tmp_path: Path, capsys) -> None:
+        (tmp_path / "photos").mkdir()
+        assert "holds no pictures" in fails(capsys, "reconstruct", tmp_path / "photos", "--out", tmp_path / "out")
+
+    def test_photos_of_several_sizes(self, tmp_path: Path, capsys) -> None:
+        (tmp_path / "photos").mkdir()
+        for number, side in enumerate((40, 40, 48)):
+            write_jpeg(tmp_path / "photos" / f"{number}.jpg", torch.zeros(3, side, side, dtype=torch.uint8))
+        line = fails(capsys, "reconstruct", tmp_path / "photos", "--out", tmp_path / "out")
+        assert "2.jpg is 48x48" in line
+
+    def test_size_too_small(self, tmp_path: Path, capsys) -> None:
+        path = tmp_path / "small.jpg"
+        write_jpeg(path, torch.zeros(3, 20, 40, dtype=torch.uint8))
+        assert "at least 32" in fails(capsys, "reconstruct", path, "--out", tmp_path / "out", *QUICK)
+
+    def test_unknown_model(self, video: Path, tmp_path: Path, capsys) -> None:
+        line = fails(capsys, "reconstruct", video, "--out", tmp_path / "out", "--model", "nothing")
+        assert "unknown model 'nothing'; there are recon4d_tiny" in line
+
+    @pytest.mark.parametrize("content", [b"not weights", b""])
+    def test_foreign_or_damaged_checkpoint(self, video: Path, tmp_path: Path, capsys, content: bytes) -> None:
+        path = tmp_path / "weights.safetensors"
+        path.write_bytes(content)
+        line = fails(capsys, "reconstruct", video, "--out", tmp_path / "out", "--model", path)
+        assert "is damaged or not a safetensors file" in line
+
+    def test_missing_checkpoint(self, video: Path, tmp_path: Path, capsys) -> None:
+        line = fails(capsys, "reconstruct", video, "--out", tmp_path / "out", "--model", tmp_path / "no.safetensors")
+        assert "no.safetensors does not exist" in line
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            (["--anchors", "5"], r"anchors [5] must be frames from 0 to 2"),
+            (["--device", "gpu"], "device 'gpu' cannot be used here"),
+            (["--device", "meta"], "device 'meta' cannot be used here"),
+            (["--start", "50"], "start = 50 s is beyond the last frame"),
+            (["--start", "0.3", "--stop", "0.2"], "stop = 0.2 s is not after start"),
+            (["--fps", "0"], "fps = 0"),
+            (["--num-frames", "0"], "num_frames = 0"),
+            (["--processing-size", "3"], "processing size is 3"),
+        ],
+    )
+    def test_impossible_wishes(self, video: Path, tmp_path: Path, capsys, options: list[str], message: str) -> None:
+        assert message in fails(capsys, "reconstruct", video, "--out", tmp_path / "out", *QUICK, *options)
+
+    def test_too_many_frames(self, tmp_path: Path, capsys) -> None:
+        path = tmp_path / "long.mp4"
+        write_video(path, (np.zeros((32, 32, 3), np.uint8) for _ in range(513)), 30.0)
+        line = fails(capsys, "reconstruct", path, "--out", tmp_path / "out", "--num-frames", 513)
+        assert "one pass takes 1 to 512" in line
+        assert "--window" in line
+
+    def test_output_folder_that_is_not_ours(self, video: Path, tmp_path: Path, capsys) -> None:
+        mine = tmp_path / "mine"
+        mine.mkdir()
+        (mine / "diary.txt").write_text("precious")
+        assert "is not empty" in fails(capsys, "reconstruct", video, "--out", mine, *QUICK)
+        assert "did not write it" in fails(capsys, "reconstruct", video, "--out", mine, "--overwrite", *QUICK)
+        assert (mine / "diary.txt").read_text() == "precious"
+
+    def test_output_folder_that_holds_the_input(self, video: Path, tmp_path: Path, capsys) -> None:
+        assert run("reconstruct", video, "--out", tmp_path / "result", *QUICK) == 0
+        frames = tmp_path / "result" / "frames"
+        line = fails(capsys, "reconstruct", frames, "--out", tmp_path / "result", "--overwrite", *QUICK)
+        assert "lies in the output folder" in line
+        assert len(list(frames.iterdir())) == 3
+
+    def test_output_folder_that_is_a_file(self, video: Path, tmp_path: Path, capsys) -> None:
+        (tmp_path / "taken").write_text("a file")
+        assert "is a file" in fails(capsys, "reconstruct", video, "--out", tmp_path / "taken", *QUICK)
+
+    def test_disk_full(self, video: Path, tmp_path: Path) -> None:
+        # A limit on file sizes is a full disk to whoever writes.
+        line = self.fails_under("resource.RLIMIT_FSIZE, (200_000, 200_000)", video, tmp_path / "out")
+        assert "File too large" in line
+        assert "scene.npz" in line
+
+    def test_out_of_memory(self, tmp_path: Path) -> None:
+        (tmp_path / "photos").mkdir()
+        for number, image in enumerate(make_clip(frames=3, height=48, width=64).images):
+            write_jpeg(tmp_path / "photos" / f"{number}.jpg", image)
+        limit = "resource.RLIMIT_AS, 2 * (int(open('/proc/self/statm').read().split()[0]) * 4096 + 150_000_000,)"
+        line = self.fails_under(limit, tmp_path / "photos", tmp_path / "out", "--processing-size", "1500")
+        assert "out of memory with 3 frames" in line
+        assert "lower --num-frames, --processing-size" in line
+
+    def fails_under(self, limit: str, *arguments: object) -> str:
+        """The one line of a command in a process whose resources are limited once all is imported."""
+        program = (
+            "import resource, sys, torch, recon4d.cli, recon4d.models, recon4d.io, matplotlib.figure, timm;"
+            "torch.set_num_threads(1); torch.ones(9) @ torch.ones(9);"
+            f"resource.setrlimit({limit}); sys.exit(recon4d.cli.main(sys.argv[1:]))"
+        )
+        clip, out, *options = arguments
+        command = [sys.executable, "-c", program, "reconstruct", clip, "--out", out, *QUICK, *options]
+        done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
+        assert done.returncode == 2, done.stderr
+        lines = [line for line in done.stderr.splitlines() if "warning" not in line]
+        assert len(lines) == 1
+        return lines[0]
+
+    def test_debugging_shows_where_an_error_arose(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("RECON4D_DEBUG", "1")
+        with pytest.raises(FileNotFoundError):
+            run("reconstruct", tmp_path / "none.mp4", "--out", tmp_path / "out")
+
+
+class TestRender:
+    OPTIONS = ("--clips", 2, "--num-frames", 3, "--size", 48, 64, "--tracks", 40)
+
+    @pytest.mark.parametrize("layout", ["point-odyssey", "dynamic-replica", "kubric"])
+    def test_what_is_rendered_is_read_back(self, tmp_path: Path, layout: str) -> None:
+        assert run("render", "--format", layout, "--out", tmp_path / "set", *self.OPTIONS) == 0
+        sequences = DATASETS[layout](tmp_path / "set")  # pyright: ignore[reportCallIssue]
+        assert sequences.names() == ["world_0_0000", "world_0_0001"]
+        config = WorldConfig(num_frames=3, height=48, width=64)
+        truth = render_worlds(make_worlds(config, 0, [1]), config)[0].scene
+        read = sequences.read("world_0_0001", [0, 1, 2]).scene
+        torch.testing.assert_close(read.cameras.world_from_cam, truth.cameras.world_from_cam, atol=2e-2, rtol=1e-2)
+        both = (read.depth_confidence > 0) & (truth.depth_confidence > 0)
+        assert both.float().mean() > 0.9 * truth.depth_confidence.mean()
+        torch.testing.assert_close(read.depths[both], truth.depths[both], atol=2e-2, rtol=2e-3)
+        if layout != "kubric":
+            assert read.tracks is not None
+            assert read.tracks.points.shape[-2] == 40
+
+    def test_a_full_folder_is_refused(self, tmp_path: Path, capsys) -> None:
+        (tmp_path / "photo.jpg").write_text("precious")
+        assert "is not empty" in fails(capsys, "render", "--out", tmp_path, *self.OPTIONS)
+        assert "wanted at least 1" in fails(capsys, "render", "--out", tmp_path / "new", "--clips", 0)
+
+
+class TestOther:
+    def test_models_lists_every_name_with_its_licence(self, capsys) -> None:
+        assert run("models") == 0
+        printed = capsys.readouterr().out
+        assert "recon4d_small" in printed
+        assert "29.5 M" in printed
+        assert "DINOv3 License" in printed
+
+    def test_help_is_there_in_under_a_second_because_nothing_heavy_is_imported(self) -> None:
+        program = (
+            "import sys; from recon4d.cli import main\n"
+            "try: main(['reconstruct', '--help'])\n"
+            "except SystemExit: pass\n"
+            "print([name for name in ('torch', 'numpy', 'timm', 'av', 'matplotlib') if name in sys.modules])"
+        )
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+        assert "--num-frames" in done.stdout
+        assert done.stdout.rstrip().endswith("[]")
+
+    def test_importing_the_package_is_light_too(self) -> None:
+        program = "import recon4d, sys; print('torch' in sys.modules, callable(recon4d.reconstruct))"
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == "False True"
+
+
+def _write_silence(path: Path) -> None:
+    import wave
+
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(8000)
+        file.writeframes(bytes(1600))

@@ -1,0 +1,191 @@
+"""`recon4d view` from the command line: files, the browser, and one line for whatever cannot be done."""
+
+import os
+import signal
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+from socket import socket
+
+import numpy as np
+import pytest
+import torch
+import walls
+from recordings import read_recording
+
+from recon4d import viewer
+from recon4d.cli.main import main
+from recon4d.io import write_results
+
+NUM_FRAMES, HEIGHT, WIDTH = walls.NUM_FRAMES, walls.HEIGHT, walls.WIDTH
+
+
+@pytest.fixture
+def with_rerun() -> None:
+    pytest.importorskip("rerun", reason="rerun comes with the extra `view`")
+
+
+def results_folder(folder: Path) -> Path:
+    """What `recon4d reconstruct` leaves of the wall."""
+    out = folder / "street"
+    out.mkdir()
+    write_results(
+        out, walls.make_clip(), walls.make_scene(), walls.make_info(source=None, original_size=(HEIGHT, WIDTH))
+    )
+    return out
+
+
+@pytest.mark.usefixtures("with_rerun")
+def test_the_command_writes_what_the_folder_holds(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    out, file = results_folder(tmp_path), tmp_path / "street.rrd"
+    assert main(["view", str(out), "--save", str(file)]) == 0
+    assert f"open it with: rerun {file}" in capsys.readouterr().out
+    recording = read_recording(file)
+    colours = recording["world/points/high"][1].colours().reshape(HEIGHT, WIDTH, 3)
+    np.testing.assert_allclose(colours[6, 2], walls.LEFT_COLOUR, atol=12)
+    assert any("street" in str(row.columns) for row in recording["__properties"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["street", "street.rrd"]
+
+    assert main(["view", str(out / "scene.npz"), "--save", str(file)]) == 2
+    assert "exists; choose another name, or --overwrite it" in capsys.readouterr().err
+    assert main(["view", str(out / "scene.npz"), "--save", str(file), "--overwrite"]) == 0
+
+
+@pytest.mark.usefixtures("with_rerun")
+def test_without_its_frames_a_scene_is_grey_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    out, file = results_folder(tmp_path), tmp_path / "a.rrd"
+    (out / "frames" / "frame_000001.jpg").unlink()
+    assert main(["view", str(out), "--save", str(file)]) == 0
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "frame_000001.jpg is not there (1 of 3 frames are missing)" in line
+    recording = read_recording(file)
+    assert "world/camera/frame" not in recording
+    assert (recording["world/points/high"][0].colours() == 170).all()
+
+
+@pytest.mark.usefixtures("with_rerun")
+def test_weights_that_were_never_trained_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    out = tmp_path / "out"
+    out.mkdir()
+    untrained = walls.make_info(source=None, original_size=(HEIGHT, WIDTH), trained=False)
+    write_results(out, walls.make_clip(), walls.make_scene(), untrained)
+    assert main(["view", str(out), "--save", str(tmp_path / "a.rrd")]) == 0
+    assert "wide was never trained: what is shown has no meaning" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("with_rerun")
+@pytest.mark.parametrize(
+    ("arguments", "wanted"),
+    [
+        (["foreign.npz", "--save", "a.rrd"], "it has no info"),
+        (["nothing", "--save", "a.rrd"], "nothing does not exist; wanted a scene.npz"),
+        (["foreign.npz", "--save", "a.html"], "another ending than .rrd"),
+        (["foreign.npz", "--save", "no/a.rrd"], "there is no folder no"),
+        (["foreign.npz", "--save", "folder.rrd"], "folder.rrd is a folder"),
+        (["foreign.npz", "--save", "a.rrd", "--web"], "wanted one of them"),
+        (["street", "--web", "--port", "65535"], "port is 65535, wanted 1 to 65534"),
+        (["street", "--save", "a.rrd", "--max-points", "0"], "max_points is 0, wanted at least 1"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line(arguments, wanted: str, tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    np.savez("foreign.npz", depth=np.zeros(3))
+    Path("folder.rrd").mkdir()
+    if arguments[0] == "street":
+        results_folder(tmp_path)
+    before = sorted(tmp_path.iterdir())
+    assert main(["view", *arguments]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert wanted in line
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_without_rerun_one_line_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch, capsys):
+    monkeypatch.setitem(sys.modules, "rerun", None)
+    assert main(["view", "anything"]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "pip install 'recon4d[view]'" in line
+
+
+def free_port() -> int:
+    """A port that is free, and so is the next."""
+    for port in range(20000 + os.getpid() % 20000, 60000, 2):
+        with socket() as one, socket() as other:
+            try:
+                one.bind(("0.0.0.0", port))
+                other.bind(("0.0.0.0", port + 1))
+            except OSError:
+                continue
+            return port
+    raise AssertionError
+
+
+@pytest.mark.usefixtures("with_rerun")
+def test_the_browser_gets_the_page_and_the_recording_and_other_pages_do_not():
+    port = free_port()
+    view = viewer.record_scene(walls.make_scene(), torch.arange(3.0))
+    with viewer.served(view, port) as address:
+        page = f"http://localhost:{port}"
+        assert address == f"{page}/?url=http%3A%2F%2Flocalhost%3A{port + 1}%2Fscene.rrd"
+        assert b"html" in urllib.request.urlopen(page).read(200)
+        recording = f"http://localhost:{port + 1}/scene.rrd"
+        for origin, allowed in ((page, page), (f"http://127.0.0.1:{port}", f"http://127.0.0.1:{port}")):
+            with urllib.request.urlopen(urllib.request.Request(recording, headers={"Origin": origin})) as answer:
+                assert answer.headers["Access-Control-Allow-Origin"] == allowed
+                assert answer.read(4) == b"RRF2"
+        other = urllib.request.Request(recording, headers={"Origin": "http://example.org"})
+        with urllib.request.urlopen(other) as answer:
+            assert answer.headers["Access-Control-Allow-Origin"] is None
+    with pytest.raises(urllib.error.URLError):
+        urllib.request.urlopen(recording)
+
+
+@pytest.mark.usefixtures("with_rerun")
+@pytest.mark.parametrize("taken", [0, 1])
+def test_a_taken_port_is_one_line(taken: int):
+    port = free_port()
+    with socket() as other:
+        other.bind(("0.0.0.0", port + taken))
+        other.listen()
+        view = viewer.record_scene(walls.make_scene(), torch.arange(3.0))
+        with (
+            pytest.raises(OSError, match=f"port {port + taken} cannot be used; try another with --port"),
+            viewer.served(view, port),
+        ):
+            pass
+
+
+@pytest.mark.usefixtures("with_rerun")
+def test_without_a_display_it_is_served_until_ctrl_c(tmp_path: Path):
+    out, port = results_folder(tmp_path), free_port()
+    environment = {name: value for name, value in os.environ.items() if name not in ("DISPLAY", "WAYLAND_DISPLAY")}
+    # Where the tests run in the background of a shell, Ctrl-C is ignored, and that is passed on: undone first.
+    listen = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    run = "from recon4d.cli import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", listen + run, "view", str(out), "--port", str(port)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env=environment, **pipes) as process:
+        assert process.stdout is not None
+        first, address = process.stdout.readline(), process.stdout.readline()
+        assert "no display here, so the scene is served to a browser" in first
+        assert address.startswith(f"http://localhost:{port}/")
+        assert urllib.request.urlopen(f"http://localhost:{port + 1}/scene.rrd").read(4) == b"RRF2"
+        process.send_signal(signal.SIGINT)
+        rest, errors = process.communicate(timeout=30)
+    assert process.returncode == 0, errors
+    assert rest.endswith("ended\n")
+    assert "Traceback" not in errors
+
+
+def test_a_display_is_known_by_its_name(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sys, "platform", "linux")
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    assert not viewer.has_display()
+    monkeypatch.setenv("WAYLAND_DISPLAY", "wayland-0")
+    assert viewer.has_display()
+    monkeypatch.delenv("WAYLAND_DISPLAY")
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert viewer.has_display()

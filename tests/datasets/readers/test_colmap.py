@@ -1,0 +1,131 @@
+"""COLMAP models: text and binary are the same, distortion is refused."""
+
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from turned_cameras import HEIGHT, RIGHT, ROOT_HALF, WIDTH, check_turned_right, matrix, one_line, picture
+
+from recon4d.datasets.readers.colmap import ColmapModels
+from recon4d.errors import DataError
+
+SECOND_FROM_WORLD = np.linalg.inv(matrix(RIGHT, [2.0, 0.0, 0.0]))
+TURNED_BACK = (ROOT_HALF, 0.0, -ROOT_HALF, 0.0)
+"""The rotation of `SECOND_FROM_WORLD` as qw qx qy qz."""
+
+
+def colmap_text(folder: Path, cameras: str) -> None:
+    """Two pictures of two points; b.png has a keypoint without a point, a.png comes last and has an empty line."""
+    folder.mkdir(parents=True)
+    (folder / "cameras.txt").write_text(f"# Camera list\n{cameras}\n")
+    translation = " ".join(str(value) for value in SECOND_FROM_WORLD[:3, 3])
+    rotation = " ".join(str(value) for value in TURNED_BACK)
+    (folder / "images.txt").write_text(
+        "# Image list\n"
+        f"7 {rotation} {translation} 1 b c.png\n2.25 1.5 30 5.5 3.5 -1 1.0 1.0 20\n"
+        "8 1 0 0 0 0 0 0 1 z.png\n\n"
+        "9 1 0 0 0 0 0 0 1 a.png\n4.5 2.5 20\n"
+    )
+    (folder / "points3D.txt").write_text(
+        "# 3D points\n20 1 0.5 5 255 0 0 0.1 9 0 7 2\n30 6 -1 0.25 1 2 3 0.5 7 0\n31 9 9 9 1 2 3 0.5\n"
+    )
+
+
+def colmap_bytes(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    camera = struct.pack("<iiQQ4d", 1, 1, WIDTH, HEIGHT, 10.0, 12.0, 3.0, 2.0)
+    (folder / "cameras.bin").write_bytes(struct.pack("<Q", 1) + camera)
+    second = struct.pack("<i7di", 7, *TURNED_BACK, *SECOND_FROM_WORLD[:3, 3], 1) + b"b c.png\0"
+    second += struct.pack("<Q", 3) + struct.pack("<ddqddqddq", 2.25, 1.5, 30, 5.5, 3.5, -1, 1.0, 1.0, 20)
+    empty = struct.pack("<i7di", 8, 1, 0, 0, 0, 0, 0, 0, 1) + b"z.png\0" + struct.pack("<Q", 0)
+    first = struct.pack("<i7di", 9, 1, 0, 0, 0, 0, 0, 0, 1) + b"a.png\0"
+    first += struct.pack("<Qddq", 1, 4.5, 2.5, 20)
+    (folder / "images.bin").write_bytes(struct.pack("<Q", 3) + second + empty + first)
+    points = struct.pack("<Q3d3BdQ4i", 20, 1, 0.5, 5, 255, 0, 0, 0.1, 2, 9, 0, 7, 2)
+    points += struct.pack("<Q3d3BdQ2i", 30, 6, -1, 0.25, 1, 2, 3, 0.5, 1, 7, 0)
+    points += struct.pack("<Q3d3BdQ", 31, 9, 9, 9, 1, 2, 3, 0.5, 0)
+    (folder / "points3D.bin").write_bytes(struct.pack("<Q", 3) + points)
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    for name in ("text", "binary"):
+        for number, file in enumerate(("a.png", "b c.png", "z.png")):
+            picture(tmp_path / name / "images" / file, 10 * number)
+    colmap_text(tmp_path / "text" / "sparse", f"1 PINHOLE {WIDTH} {HEIGHT} 10 12 3 2")
+    colmap_bytes(tmp_path / "binary" / "sparse" / "0")
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["text", "binary"])
+def test_a_colmap_model_is_cameras_and_still_points(models: Path, name: str) -> None:
+    data = ColmapModels(models)
+    assert data.names() == ["binary", "text"]
+    assert data.num_frames(name) == 3
+    sample = data.read(name, [0, 1], anchors=(0, 1))
+    check_turned_right(sample)
+    assert sample.clip.source is not None
+    assert sample.clip.source.names == ("a.png", "b c.png")
+    expected = torch.tensor([[10.0, 0, 3], [0, 12, 2], [0, 0, 1]])
+    torch.testing.assert_close(sample.scene.cameras.intrinsics[0], expected)
+    tracks = sample.scene.tracks
+    assert tracks is not None
+    torch.testing.assert_close(tracks.points[0], torch.tensor([[1, 0.5, 5], [6, -1, 0.25]]).expand(2, 2, 3))
+    assert tracks.visible.tolist() == [[[1, 0], [1, 0]], [[1, 0], [1, 1]]]
+    assert tracks.confidence.tolist() == [[[1, 0], [1, 0]], [[1, 1], [1, 1]]]
+    assert tracks.pixels.tolist() == [[[4.5, 2.5], [0, 0]], [[1, 1], [2.25, 1.5]]]
+    assert not sample.scene.depth_confidence.any()
+
+
+def test_text_and_binary_are_the_same(models: Path) -> None:
+    read = [ColmapModels(models).read(name, [2, 1, 0], anchors=(1,)).scene for name in ("text", "binary")]
+    tensors: list[list[torch.Tensor]] = [[], []]
+    for scene, found in zip(read, tensors, strict=True):
+        scene.map(lambda tensor, found=found: (found.append(tensor), tensor)[1])
+    for first, second in zip(*tensors, strict=True):
+        assert torch.equal(first.nan_to_num(nan=-1), second.nan_to_num(nan=-1))
+
+
+@pytest.mark.parametrize(
+    ("lens", "wanted"),
+    [
+        ("SIMPLE_PINHOLE 6 4 10 3 2", [10, 10, 3, 2]),
+        ("SIMPLE_RADIAL 6 4 10 3 2 0", [10, 10, 3, 2]),
+        ("OPENCV 6 4 10 12 3 2 0 0 1e-9 0", [10, 12, 3, 2]),
+    ],
+)
+def test_colmap_cameras_without_distortion_are_pinholes(tmp_path: Path, lens: str, wanted: list) -> None:
+    picture(tmp_path / "a.png")
+    colmap_text(tmp_path / "sparse", f"1 {lens}")
+    intrinsics = ColmapModels(tmp_path).read(tmp_path.name, [0]).scene.cameras.intrinsics[0]
+    assert intrinsics[[0, 1, 0, 1], [0, 1, 2, 2]].tolist() == wanted
+
+
+@pytest.mark.parametrize(
+    ("lens", "named"),
+    [
+        ("SIMPLE_RADIAL 6 4 10 3 2 0.01", "distortion"),
+        ("OPENCV 6 4 10 12 3 2 0 0 0 0.001", "distortion"),
+        ("RADIAL 6 4 10 3 2 0 0", "RADIAL"),
+        ("PINHOLE 6 4 10 3 2", "shape (3,), wanted (4)"),
+        ("PINHOLE 7 4 10 12 3 2", "a.png"),
+        ("PINHOLE 6 4 0 12 3 2", "pinhole"),
+    ],
+)
+def test_other_colmap_cameras_are_refused_in_one_line(tmp_path: Path, lens: str, named: str) -> None:
+    picture(tmp_path / "a.png")
+    colmap_text(tmp_path / "sparse", f"1 {lens}")
+    with pytest.raises(DataError) as caught:
+        ColmapModels(tmp_path).read(tmp_path.name, [0])
+    one_line(caught, tmp_path.name, named)
+
+
+@pytest.mark.parametrize("part", ["cameras", "images", "points3D"])
+def test_a_binary_model_cut_short_is_named(models: Path, part: str) -> None:
+    path = models / "binary" / "sparse" / "0" / f"{part}.bin"
+    path.write_bytes(path.read_bytes()[:-3])
+    with pytest.raises(DataError) as caught:
+        ColmapModels(models).read("binary", [0])
+    one_line(caught, "binary", f"{part}.bin")

@@ -1,0 +1,447 @@
+"""Kubric's folders and dumps: distances, Blender's axes, moving instances, occlusion, and hostile pickles."""
+
+import json
+import math
+import os
+import pickle
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scenes import make_clip
+
+from recon4d import geometry as g
+from recon4d.datasets import Sample, true_scene
+from recon4d.datasets.readers.kubric import Kubric
+from recon4d.datasets.readers.kubric_tracks import KubricTracks
+from recon4d.datasets.writers.kubric import write_kubric
+from recon4d.errors import DataError
+from recon4d.records import Cameras
+
+HEIGHT, WIDTH, COUNT = 6, 8, 3
+FOCAL = 35.0 / 32.0 * WIDTH
+TURNED = [math.sqrt(0.5), math.sqrt(0.5), 0.0, 0.0]
+"""Blender's camera looks down; turned by 90 degrees about x it looks along the world's y with z up."""
+CENTRES = [[1.0, 2.0, 3.0], [1.5, 2.0, 3.0], [2.0, 2.0, 3.0]]
+POINT = np.array([1.25, 7.0, 3.5])
+"""In the first frame 0.25 to the right, 0.5 above and 5 before the camera; one frame later 0.25 to the left."""
+
+
+def instance(positions: list, quaternions: list | None = None) -> dict:
+    return {"positions": positions, "quaternions": quaternions or [[1.0, 0.0, 0.0, 0.0]] * COUNT}
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A scene with three instances: one rests, one goes in the last step, one turns in the first."""
+    folder = tmp_path / "movi" / "scene"
+    folder.mkdir(parents=True)
+    turn = [math.cos(0.1), 0.0, 0.0, math.sin(0.1)]
+    metadata = {
+        "metadata": {"frame_rate": 24},
+        "camera": {
+            "focal_length": 35.0,
+            "sensor_width": 32.0,
+            "positions": CENTRES,
+            "quaternions": [TURNED] * COUNT,
+        },
+        "instances": [
+            instance([[5.0, 5.0, 5.0]] * COUNT),
+            instance([[0.0, 0.0, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, 0.5]]),
+            instance([[9.0, 0.0, 0.0]] * COUNT, [[1.0, 0.0, 0.0, 0.0], turn, turn]),
+        ],
+    }
+    (folder / "metadata.json").write_text(json.dumps(metadata))
+    distances = np.full((HEIGHT, WIDTH), 10.0, dtype=np.float32)
+    distances[0, 0], distances[0, 1] = 1e10, np.inf
+    ids = np.zeros((HEIGHT, WIDTH), dtype=np.uint8)
+    ids[3, 1:4] = [1, 2, 3]
+    for frame in range(COUNT):
+        colours = np.full((HEIGHT, WIDTH, 4), 40 * frame, dtype=np.uint8)
+        Image.fromarray(colours, "RGBA").save(folder / f"rgba_{frame:05d}.png")
+        Image.fromarray(distances).save(folder / f"depth_{frame:05d}.tiff")
+        Image.fromarray(ids).save(folder / f"segmentation_{frame:05d}.png")
+    return tmp_path / "movi"
+
+
+def test_distances_become_z(root: Path) -> None:
+    depths = Kubric(root).read("scene", [0]).scene.depths[0]
+    # The ray through pixel (6, 4), whose centre is 2.5 right and 1.5 below the middle.
+    assert float(depths[4, 6]) == pytest.approx(10 / math.sqrt(1 + (2.5 / FOCAL) ** 2 + (1.5 / FOCAL) ** 2), rel=1e-6)
+
+
+def test_a_known_point_falls_where_it_was_computed_by_hand(root: Path) -> None:
+    sample = Kubric(root).read("scene", [0, 1])
+    in_first = torch.tensor([0.25, -0.5, 5.0])  # OpenCV: y down
+    in_second = g.transform_points(sample.scene.cameras.cam_from_world[1], in_first[None])[0]
+    torch.testing.assert_close(in_second, torch.tensor([-0.25, -0.5, 5.0]))
+    pixel = g.project(in_second[None], sample.scene.cameras.intrinsics[1])[0]
+    torch.testing.assert_close(pixel, torch.tensor([WIDTH / 2 - 0.05 * FOCAL, HEIGHT / 2 - 0.1 * FOCAL]))
+
+
+def test_a_turning_camera_turns_the_right_way(root: Path) -> None:
+    file = root / "scene" / "metadata.json"
+    metadata = json.loads(file.read_text())
+    level = [[1.0, 0.0, 0.0, 0.0]] * 2  # looking down the world's -z with y up
+    half = math.radians(5)
+    metadata["camera"]["positions"] = [[0.0, 0.0, 0.0]] * COUNT
+    metadata["camera"]["quaternions"] = [*level, [math.cos(half), 0.0, math.sin(half), 0.0]]  # 10 degrees to the left
+    file.write_text(json.dumps(metadata))
+    first_from_cam = Kubric(root).read("scene", [0, 2]).scene.cameras.world_from_cam[1]
+    forward = first_from_cam[:3, 2]
+    torch.testing.assert_close(forward, torch.tensor([-math.sin(2 * half), 0.0, math.cos(2 * half)]), rtol=0, atol=1e-6)
+
+
+def test_sky_is_unknown(root: Path) -> None:
+    scene = Kubric(root).read("scene", [0]).scene
+    assert scene.depth_confidence[0, 0, :3].tolist() == [0, 0, 1]
+    assert scene.depths[0, 0, :2].tolist() == [0, 0]
+    assert float(scene.metres_per_unit) == 1
+
+
+def test_instances_move_only_where_their_own_pose_changes(root: Path) -> None:
+    moving = Kubric(root).read("scene", [0, 1, 2]).scene.moving[:, 3, :5]
+    assert moving.tolist() == [[0, 0, 0, 1, 0], [0, 0, 1, 1, 0], [0, 0, 1, 0, 0]]
+
+
+def test_ids_in_a_palette_are_the_places_in_it(root: Path) -> None:
+    ids = np.zeros((HEIGHT, WIDTH), dtype=np.uint8)
+    ids[3, 1:4] = [1, 2, 3]
+    picture = Image.fromarray(ids, "P")
+    picture.putpalette([0, 0, 0, 200, 10, 10, 10, 200, 10, 10, 10, 200, 0, 0, 0])
+    picture.save(root / "scene" / "segmentation_00001.png")
+    assert Kubric(root).read("scene", [1]).scene.moving[0, 3, :5].tolist() == [0, 0, 1, 1, 0]
+
+
+def test_times_follow_the_rate_and_the_frames_asked_for(root: Path) -> None:
+    data = Kubric(root)
+    assert data.names() == ["scene"]
+    assert data.num_frames("scene") == COUNT
+    clip = data.read("scene", [2, 0]).clip
+    torch.testing.assert_close(clip.times, torch.tensor([2 / 24, 0.0]))
+    assert clip.images[:, 0, 0, 0].tolist() == [80, 0]
+    file = root / "scene" / "metadata.json"
+    metadata = json.loads(file.read_text())
+    del metadata["metadata"]
+    file.write_text(json.dumps(metadata))
+    torch.testing.assert_close(data.read("scene", [0, 1]).clip.times, torch.tensor([0.0, 1 / 12]))
+
+
+def break_metadata(key: str, value: object):
+    def damage(folder: Path) -> None:
+        metadata = json.loads((folder / "metadata.json").read_text())
+        metadata["camera"][key] = value
+        (folder / "metadata.json").write_text(json.dumps(metadata))
+
+    return damage
+
+
+def cut(file: str):
+    return lambda folder: (folder / file).write_bytes((folder / file).read_bytes()[:45])
+
+
+@pytest.mark.parametrize(
+    ("damage", "named"),
+    [
+        (lambda folder: (folder / "depth_00001.tiff").unlink(), "depth_00001.tiff"),
+        (lambda folder: (folder / "rgba_00002.png").unlink(), "metadata.json"),
+        (cut("rgba_00001.png"), "rgba_00001.png"),
+        (cut("segmentation_00001.png"), "segmentation_00001.png"),
+        (cut("metadata.json"), "metadata.json"),
+        (break_metadata("positions", CENTRES[:2]), "metadata.json"),
+        (break_metadata("quaternions", [[0.0] * 4] * COUNT), "metadata.json"),
+        (break_metadata("focal_length", float("nan")), "metadata.json"),
+        (break_metadata("focal_length", -1.0), "metadata.json"),
+        (
+            lambda folder: Image.fromarray(np.zeros((2, 2), np.float32)).save(folder / "depth_00001.tiff"),
+            "depth_00001.tiff",
+        ),
+        (
+            lambda folder: Image.fromarray(np.full((HEIGHT, WIDTH), 9, np.uint8)).save(
+                folder / "segmentation_00001.png"
+            ),
+            "instance 9 of 3",
+        ),
+    ],
+)
+def test_damage_is_named_in_one_line(root: Path, damage, named: str) -> None:
+    damage(root / "scene")
+    with pytest.raises(DataError) as caught:
+        Kubric(root).read("scene", [0, 1])
+    assert str(caught.value).startswith("scene: ")
+    assert named in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_not_there_is_refused(root: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        Kubric(root / "nowhere")
+    with pytest.raises(ValueError, match=r"metadata\.json"):
+        Kubric(root.parent)
+    with pytest.raises(ValueError, match="frames 0 to 2"):
+        Kubric(root).read("scene", [3])
+    with pytest.raises(DataError, match="no such sequence"):
+        Kubric(root).read("other", [0])
+
+
+# The writer.
+
+
+def exact_sample(metres_per_unit: float = 1.0) -> Sample:
+    steps = torch.arange(COUNT, dtype=torch.float32)[:, None]
+    rotation = g.rotation_from_axis_angle(steps * torch.tensor([0.05, -0.2, 0.1]))
+    intrinsics = torch.tensor([[9.0, 0, WIDTH / 2], [0, 9.0, HEIGHT / 2], [0, 0, 1]]).expand(COUNT, 3, 3)
+    cameras = Cameras(g.rigid(rotation, steps * torch.tensor([0.1, -0.3, 0.2])), intrinsics)
+    depths = 2 + torch.rand(COUNT, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(0))
+    known, moving = torch.ones_like(depths, dtype=torch.bool), torch.zeros_like(depths)
+    known[:, 0, 0] = False
+    moving[:, 2:4, 1:3] = 1
+    scene = true_scene(cameras, depths, known, moving=moving, metres_per_unit=metres_per_unit)
+    return Sample(replace(make_clip(COUNT, HEIGHT, WIDTH)), scene)
+
+
+def test_what_is_written_is_read_again(tmp_path: Path) -> None:
+    written = exact_sample()
+    write_kubric(tmp_path, "mine", written)
+    read = Kubric(tmp_path).read("mine", range(COUNT))
+    assert torch.equal(read.clip.images, written.clip.images)
+    torch.testing.assert_close(read.clip.times, written.clip.times)
+    for found, given in (
+        (read.scene.cameras.world_from_cam, written.scene.cameras.world_from_cam),
+        (read.scene.cameras.intrinsics, written.scene.cameras.intrinsics),
+        (read.scene.depths, written.scene.depths),
+        (read.scene.points, written.scene.points),
+    ):
+        torch.testing.assert_close(found, given, rtol=1e-5, atol=1e-5)
+    assert torch.equal(read.scene.depth_confidence, written.scene.depth_confidence)
+    assert torch.equal(read.scene.moving, written.scene.moving)
+
+
+def test_what_is_written_is_in_metres_and_distances(tmp_path: Path) -> None:
+    sample = exact_sample(metres_per_unit=2.0)
+    folder = write_kubric(tmp_path, "mine", sample)
+    distance = np.array(Image.open(folder / "depth_00000.tiff"))[4, 6]
+    slant = math.sqrt(1 + (2.5 / 9) ** 2 + (1.5 / 9) ** 2)
+    assert np.array(Image.open(folder / "depth_00000.tiff"))[0, 0] == np.float32(1e10)
+    assert distance == pytest.approx(2 * float(sample.scene.depths[0, 4, 6]) * slant, rel=1e-5)
+    metadata = json.loads((folder / "metadata.json").read_text())
+    # Blender's camera looks back: OpenCV's identity is a half turn about x.
+    assert np.abs(metadata["camera"]["quaternions"][0]) == pytest.approx([0, 1, 0, 0], abs=1e-6)
+    assert metadata["camera"]["positions"][1] == pytest.approx([0.2, -0.6, 0.4], abs=1e-6)
+    assert (folder / "data_ranges.json").exists()
+
+
+def with_intrinsics(matrix: list) -> Sample:
+    sample = exact_sample()
+    cameras = replace(sample.scene.cameras, intrinsics=torch.tensor(matrix).expand(COUNT, 3, 3))
+    return replace(sample, scene=replace(sample.scene, cameras=cameras))
+
+
+@pytest.mark.parametrize(
+    "matrix",
+    [
+        [[9.0, 0, 4.5], [0, 9.0, 3.0], [0, 0, 1]],
+        [[9.0, 0, 4.0], [0, 9.5, 3.0], [0, 0, 1]],
+        [[9.0, 0.2, 4.0], [0, 9.0, 3.0], [0, 0, 1]],
+        [[[f, 0, 4.0], [0, f, 3.0], [0, 0, 1]] for f in (9.0, 9.1, 9.0)],
+    ],
+)
+def test_cameras_that_are_not_kubrics_are_refused(tmp_path: Path, matrix: list) -> None:
+    with pytest.raises(ValueError, match="one focal length"):
+        write_kubric(tmp_path, "mine", with_intrinsics(matrix))
+    assert not list(tmp_path.iterdir())
+
+
+def test_uneven_times_and_lonely_motion_are_refused(tmp_path: Path) -> None:
+    sample = exact_sample()
+    with pytest.raises(ValueError, match="evenly"):
+        write_kubric(tmp_path, "a", replace(sample, clip=replace(sample.clip, times=torch.tensor([0, 0.1, 0.3]))))
+    with pytest.raises(ValueError, match="single frame"):
+        write_kubric(tmp_path, "b", sample.frames([0]))
+
+
+# The dumps.
+
+SIGNED = np.array([[35 / 32, 0, -0.5], [0, -35 / 32 * WIDTH / HEIGHT, -0.5], [0, 0, -1]])
+MATRIX = np.array([[1.0, 0, 0, 0], [0, 0, -1, 0], [0, 1, 0, 0], [0, 0, 0, 1]])
+"""`TURNED` as a matrix, without a centre."""
+
+
+def matrices() -> np.ndarray:
+    worlds = np.repeat(MATRIX[None], COUNT, axis=0)
+    worlds[:, :3, 3] = CENTRES
+    return worlds.astype(np.float32)
+
+
+def annotation() -> dict:
+    """Two points that stand still at `POINT` and one metre above it; the second is occluded in frame 1."""
+    points = np.stack([POINT, POINT + np.array([0, 0, 1.0])])
+    return {
+        "coords": np.arange(2 * COUNT * 2, dtype=np.float32).reshape(2, COUNT, 2),
+        "traj_3d": np.repeat(points[:, None], COUNT, axis=1).astype(np.float32),
+        "occluded": np.array([[False, False, False], [False, True, False]]),
+        "depth_range": np.array([2.0, 12.0], dtype=np.float32),
+        "intrinsics": np.repeat(SIGNED[None], COUNT, axis=0).astype(np.float32),
+        "matrix_world": matrices(),
+    }
+
+
+def dump(root: Path, name: str, stored: object) -> Path:
+    frames = root / name / "frames"
+    frames.mkdir(parents=True)
+    for frame in range(COUNT):
+        Image.fromarray(np.full((HEIGHT, WIDTH, 3), frame, np.uint8)).save(frames / f"{frame:03d}.png")
+        Image.fromarray(np.full((HEIGHT, WIDTH), 13107, np.uint16)).save(frames / f"{frame:03d}_depth.png")
+    file = root / name / f"{name}.npy"
+    np.save(file, np.array(stored, dtype=object), allow_pickle=True)
+    return file
+
+
+def check_full_sample(sample: Sample) -> None:
+    expected = torch.tensor([[FOCAL, 0, WIDTH / 2], [0, FOCAL, HEIGHT / 2], [0, 0, 1]])
+    torch.testing.assert_close(sample.scene.cameras.intrinsics[0], expected)
+    slant = math.sqrt(1 + (2.5 / FOCAL) ** 2 + (1.5 / FOCAL) ** 2)
+    assert float(sample.scene.depths[0, 4, 6]) == pytest.approx(4.0 / slant, rel=1e-5)  # 2 + 10 * 13107 / 65535
+    tracks = sample.scene.tracks
+    assert tracks is not None
+    in_first = torch.tensor([[0.25, -0.5, 5.0], [0.25, -1.5, 5.0]])
+    torch.testing.assert_close(tracks.points[0], in_first.expand(COUNT, 2, 3))
+    assert tracks.visible[0].tolist() == [[1, 1], [1, 0], [1, 1]]
+    assert tracks.confidence[0].tolist() == [[1, 1]] * COUNT
+    assert tracks.pixels[0].tolist() == [[0, 1], [6, 7]]
+    pixel = torch.tensor([WIDTH / 2 - 0.05 * FOCAL, HEIGHT / 2 - 0.1 * FOCAL])
+    torch.testing.assert_close(sample.scene.track_pixels[0, 1, 0], pixel)
+
+
+def test_the_3d_dump_is_a_full_sample(tmp_path: Path) -> None:
+    dump(tmp_path, "0007", annotation())
+    data = KubricTracks(tmp_path)
+    assert data.names() == ["0007"]
+    assert data.num_frames("0007") == COUNT
+    check_full_sample(data.read("0007", [0, 1, 2]))
+
+
+def h5_dump() -> dict[str, np.ndarray]:
+    stored = annotation()
+    stored["target_points"] = stored.pop("coords")
+    colours = np.linspace(-1, 1, COUNT, dtype=np.float32)[:, None, None, None]
+    stored["video"] = colours * np.ones((HEIGHT, WIDTH, 3), np.float32)
+    stored["depth_16bit"] = np.full((COUNT, HEIGHT, WIDTH, 1), 13107, np.uint16)
+    return stored
+
+
+def check_h5_sample(sample: Sample) -> None:
+    check_full_sample(sample)
+    assert sample.clip.images[:, 0, 0, 0].tolist() == [0, 128, 255]
+
+
+def test_the_h5_dump_is_the_same_sample(tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "0008.h5", "w") as file:
+        for key, value in h5_dump().items():
+            file[key] = value
+    check_h5_sample(KubricTracks(tmp_path).read("0008", [0, 1, 2]))
+
+
+class OpenedDump(dict):
+    """Stands for h5py.File where that is not installed: arrays by name, within a `with`."""
+
+    def __enter__(self) -> "OpenedDump":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+
+def test_the_arrays_of_an_h5_dump_are_the_same_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "0008.h5").write_bytes(b"")
+    monkeypatch.setitem(sys.modules, "h5py", SimpleNamespace(File=lambda path, mode: OpenedDump(h5_dump())))
+    check_h5_sample(KubricTracks(tmp_path).read("0008", [0, 1, 2]))
+
+
+def test_without_h5py_one_line_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "0008.h5").write_bytes(b"")
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    with pytest.raises(DataError, match="pip install h5py"):
+        KubricTracks(tmp_path).num_frames("0008")
+
+
+def test_visibility_means_occluded_and_2d_has_no_scene(tmp_path: Path) -> None:
+    stored = {"coords": annotation()["coords"], "visibility": annotation()["occluded"]}
+    dump(tmp_path, "0001", stored)
+    data = KubricTracks(tmp_path)
+    trajectories = data.trajectories("0001")
+    assert trajectories.visible.tolist() == [[True, True], [True, False], [True, True]]
+    assert trajectories.pixels[2].tolist() == [[4, 5], [10, 11]]
+    assert trajectories.points.isnan().all()
+    with pytest.raises(DataError, match="picture only"):
+        data.read("0001", [0])
+
+
+class Order:
+    """What a hostile file would have run."""
+
+    def __init__(self, call: tuple) -> None:
+        self.call = call
+
+    def __reduce__(self) -> tuple:
+        return self.call
+
+
+@pytest.mark.parametrize(
+    "call",
+    [(os.mkdir, ("harm",)), (eval, ("1 + 1",)), (getattr, ("text", "upper")), (np.load, ("x.npy",))],
+    ids=["mkdir", "eval", "getattr", "load"],
+)
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+def test_a_pickle_that_runs_something_is_refused_unrun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: tuple, protocol: int
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = dump(tmp_path, "0002", {})
+    header = file.read_bytes()[: 10 + int.from_bytes(file.read_bytes()[8:10], "little")]
+    file.write_bytes(header + pickle.dumps(np.array({"coords": Order(call)}, dtype=object), protocol=protocol))
+    with pytest.raises(DataError, match="is no array"):
+        KubricTracks(tmp_path).num_frames("0002")
+    assert not (tmp_path / "harm").exists()
+
+
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+def test_pickles_of_arrays_are_read_in_every_protocol(tmp_path: Path, protocol: int) -> None:
+    file = dump(tmp_path, "0003", {})
+    header = file.read_bytes()[: 10 + int.from_bytes(file.read_bytes()[8:10], "little")]
+    stored = annotation() | {"extra": [np.float32(1), b"bytes", {"a": (1, 2)}]}
+    file.write_bytes(header + pickle.dumps(np.array(stored, dtype=object), protocol=protocol))
+    check_full_sample(KubricTracks(tmp_path).read("0003", [0, 1, 2]))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "named"),
+    [
+        ("traj_3d", np.zeros((2, COUNT, 2)), "shape"),
+        ("traj_3d", np.full((2, COUNT, 3), np.nan), "not finite"),
+        ("matrix_world", 2 * matrices(), "no rotation"),
+        ("intrinsics", np.zeros((COUNT, 3, 3)), "pinhole"),
+        ("coords", np.zeros((3, COUNT, 2), np.float32), "coords"),
+    ],
+)
+def test_a_dump_of_the_wrong_shape_is_named(tmp_path: Path, key: str, value: np.ndarray, named: str) -> None:
+    dump(tmp_path, "0004", annotation() | {key: value})
+    with pytest.raises(DataError, match=named):
+        KubricTracks(tmp_path).read("0004", [0])
+
+
+def test_a_dump_cut_short_is_named(tmp_path: Path) -> None:
+    file = dump(tmp_path, "0005", annotation())
+    file.write_bytes(file.read_bytes()[:200])
+    with pytest.raises(DataError, match=r"0005: .*0005\.npy"):
+        KubricTracks(tmp_path).read("0005", [0])
+    file = dump(tmp_path, "0006", annotation())
+    (file.parent / "frames" / "001_depth.png").unlink()
+    with pytest.raises(DataError, match=r"001_depth\.png: is missing"):
+        KubricTracks(tmp_path).read("0006", [0, 1])

@@ -1,0 +1,117 @@
+"""TUM RGB-D: what is read, and what is refused."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from turned_cameras import ROOT_HALF, SHARED, check_turned_right, depth_picture, one_line, picture
+
+from recon4d import geometry as g
+from recon4d.datasets.readers.tum import Tum
+from recon4d.errors import DataError
+
+
+@pytest.fixture
+def tum(tmp_path: Path) -> Path:
+    """Three pictures; the last has no camera near. The second turned right; its depth is 15 ms late."""
+    folder = tmp_path / "rgbd_dataset_freiburg2_desk"
+    for number, seconds in enumerate(("1311868164.10", "1311868164.20", "1311868164.30")):
+        picture(folder / "rgb" / f"{seconds}.png", 50 * number)
+    depth_picture(folder / "depth" / "1311868164.215.png", [5000, 0, 65535])
+    (folder / "rgb.txt").write_text(
+        "# color images\n1311868164.10 rgb/1311868164.10.png\n1311868164.20 rgb/1311868164.20.png\n"
+        "1311868164.30 rgb/1311868164.30.png\n"
+    )
+    (folder / "depth.txt").write_text("# depth\n1311868164.215 depth/1311868164.215.png\n")
+    (folder / "groundtruth.txt").write_text(
+        "# timestamp tx ty tz qx qy qz qw\n"
+        "1311868164.085 9 9 9 0 0 0 1\n"
+        "1311868164.101 1 2 3 0 0 0 1\n"
+        f"1311868164.192 3 2 3 0 {ROOT_HALF} 0 {ROOT_HALF}\n"
+        "1311868164.33 9 9 9 0 0 0 1\n"
+    )
+    return tmp_path
+
+
+def test_tum_cameras_have_their_w_last_and_the_nearest_time(tum: Path) -> None:
+    data = Tum(tum)
+    assert data.names() == ["rgbd_dataset_freiburg2_desk"]
+    assert data.num_frames(data.names()[0]) == 2
+    sample = data.read(data.names()[0], [0, 1])
+    check_turned_right(sample)
+    assert sample.clip.images[:, 0, 0, 0].tolist() == [0, 50]
+    torch.testing.assert_close(sample.clip.times, torch.tensor([0.0, 0.1]), rtol=0, atol=1e-6)
+
+
+def test_tum_intrinsics_move_by_half_a_pixel(tum: Path) -> None:
+    name = "rgbd_dataset_freiburg2_desk"
+    by_name = Tum(tum).read(name, [0]).scene.cameras.intrinsics[0]
+    torch.testing.assert_close(by_name, torch.tensor([[520.9, 0, 325.6], [0, 521.0, 250.2], [0, 0, 1]]))
+    given = Tum(tum, intrinsics=(5.0, 6.0, 2.0, 1.0)).read(name, [0]).scene.cameras.intrinsics[0]
+    torch.testing.assert_close(given, torch.tensor([[5.0, 0, 2.5], [0, 6.0, 1.5], [0, 0, 1]]))
+
+
+def test_tum_depth_is_in_fivethousandths_and_zero_is_unknown(tum: Path) -> None:
+    scene = Tum(tum).read("rgbd_dataset_freiburg2_desk", [0, 1]).scene
+    assert not scene.depth_confidence[0].any()
+    torch.testing.assert_close(scene.depths[1, 0, :3], torch.tensor([1.0, 0.0, 13.107]))
+    assert scene.depth_confidence[1, 0, :3].tolist() == [1, 0, 1]
+
+
+def test_tum_without_lists_takes_pictures_named_by_their_times(tmp_path: Path) -> None:
+    picture(tmp_path / "1311868169.16.jpg")
+    picture(tmp_path / "1311868169.26.jpg")
+    (tmp_path / "groundtruth.txt").write_text(
+        f"1311868169.16.jpg 0 0 0 0 0 0 1\n1311868169.26.jpg 2 0 0 0 {ROOT_HALF} 0 {ROOT_HALF}\n"
+    )
+    data = Tum(tmp_path, intrinsics=(5.0, 5.0, 2.5, 1.5))
+    sample = data.read(tmp_path.name, [0, 1])
+    check_turned_right(sample)
+    assert not sample.scene.depth_confidence.any()
+    with pytest.raises(DataError, match="neither freiburg1, 2 nor 3"):
+        Tum(tmp_path).read(tmp_path.name, [0])
+
+
+def test_tum_calibrations_go_by_the_name() -> None:
+    data = Tum.__new__(Tum)
+    data.intrinsics = None
+    found = {name: data._calibration(name)[0, 0].item() for name in ("freiburg1_xyz", "fr2_desk", "freiburg3_walking")}
+    assert found == {"freiburg1_xyz": 517.3, "fr2_desk": 520.9, "freiburg3_walking": 535.4}
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "named"),
+    [
+        ("groundtruth.txt", "1311868164.10 1 2 3 0 0 0\n", "shape (6,), wanted (7)"),
+        ("groundtruth.txt", "noon 1 2 3 0 0 0 1\n", "does not begin with a time"),
+        ("groundtruth.txt", "1311868164.10 1 2 nan 0 0 0 1\n", "not finite"),
+        ("groundtruth.txt", "1311868164.10 1 2 3 0 0 0 0\n", "quaternion"),
+        ("groundtruth.txt", "5 1 2 3 0 0 0 1\n", "no camera within 0.02 s"),
+        ("rgb.txt", "1311868164.10\n", "rgb.txt"),
+        ("rgb/1311868164.10.png", "", "1311868164.10.png"),
+        ("depth/1311868164.215.png", "\x89PNG", "1311868164.215.png"),
+    ],
+)
+def test_damaged_tum_is_named_in_one_line(tum: Path, file: str, content: str, named: str) -> None:
+    name = "rgbd_dataset_freiburg2_desk"
+    (tum / name / file).write_text(content)
+    with pytest.raises(DataError) as caught:
+        Tum(tum).read(name, [0, 1])
+    one_line(caught, name, named)
+
+
+@pytest.mark.skipif(not (SHARED / "tum_desk").is_dir(), reason="the real pictures are not here")
+def test_real_tum_cameras_see_the_desk_they_turn_about() -> None:
+    sample = Tum(SHARED / "tum_desk", intrinsics=(520.9, 521.0, 325.1, 249.7)).read("tum_desk", range(20))
+    assert sample.clip.images.shape == (20, 3, 480, 640)
+    assert sample.clip.times[-1].item() == pytest.approx(1.9, abs=0.01)
+    # A hand that holds the camera moves at less than a metre a second and turns by less than a radian.
+    steps = sample.scene.cameras.centres.diff(dim=0).norm(dim=-1)
+    assert 0 < float(steps.min()) <= float(steps.max()) < 0.1
+    rotations = sample.scene.cameras.world_from_cam[:, :3, :3]
+    assert float(g.rotation_angle(rotations[:-1].mT @ rotations[1:]).max()) < 0.1
+    # The cameras circle the desk and keep looking at it: of OpenCV's axes only the third points to one place.
+    centres, forward = sample.scene.cameras.centres.double(), rotations[:, :, 2].double()
+    across = torch.eye(3, dtype=torch.float64) - forward[:, :, None] * forward[:, None, :]
+    meeting = torch.linalg.solve(across.sum(0), (across @ centres[..., None]).sum(0))[:, 0]
+    assert float((meeting - centres[0]) @ forward[0]) > 0.5

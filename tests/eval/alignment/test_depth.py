@@ -1,0 +1,295 @@
+"""Scale and shift of depths: the exact ones are minimal, the published ones are what their formulas say."""
+
+import math
+import time
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import linprog
+
+from recon4d.eval.alignment.depth import (
+    DepthAlignment,
+    l1_scale,
+    l1_scale_and_shift,
+    l1_scale_and_shift_by_adam,
+    l1_scale_weiszfeld,
+    least_squares_scale_and_shift,
+    median_scale,
+)
+
+ALL = [
+    median_scale,
+    l1_scale,
+    l1_scale_weiszfeld,
+    least_squares_scale_and_shift,
+    l1_scale_and_shift,
+    l1_scale_and_shift_by_adam,
+]
+WITH_SHIFT = [least_squares_scale_and_shift, l1_scale_and_shift]
+
+
+def frozen(count: int = 501, seed: int = 0, shift: float = 0.5) -> tuple[torch.Tensor, torch.Tensor]:
+    """Depths from 1 to 9 and a prediction at half their scale, with an offset and heavy-tailed errors."""
+    rng = np.random.default_rng(seed)
+    true = rng.uniform(1, 9, count)
+    predicted = (true - shift) / 2 * rng.lognormal(0, 0.1, count) + 0.02 * rng.standard_t(2, count)
+    return torch.from_numpy(predicted), torch.from_numpy(true)
+
+
+def total(alignment: DepthAlignment, p: torch.Tensor, g: torch.Tensor) -> float:
+    return float((alignment.apply(p.double()) - g.double()).abs().sum())
+
+
+def smallest_total(p: torch.Tensor, g: torch.Tensor) -> float:
+    """Least absolute deviations as a linear programme: min sum e, -e <= s p + t - g <= e."""
+    n = len(p)
+    line = np.column_stack([p.double().numpy(), np.ones(n)])
+    above, below = np.hstack([line, -np.eye(n)]), np.hstack([-line, -np.eye(n)])
+    limits = np.concatenate([g.double().numpy(), -g.double().numpy()])
+    costs = np.concatenate([[0, 0], np.ones(n)])
+    solved = linprog(costs, np.vstack([above, below]), limits, bounds=[(None, None)] * 2 + [(0, None)] * n)
+    assert solved.success
+    # The solver keeps its constraints to 1e-7 only: the sum is taken again at its line.
+    return float(np.abs(line @ solved.x[:2] - g.double().numpy()).sum())
+
+
+# Exact cases
+
+
+@pytest.mark.parametrize("align", ALL)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_truth_against_itself_is_perfect(align, dtype) -> None:
+    _, true = frozen()
+    found = align(true.to(dtype), true.to(dtype))
+    assert (found.scale, found.shift) == (pytest.approx(1, abs=1e-9), pytest.approx(0, abs=1e-8))
+    assert found.count == 501
+
+
+@pytest.mark.parametrize("align", WITH_SHIFT)
+def test_a_known_line_is_found(align) -> None:
+    predicted, _ = frozen()
+    found = align(predicted, 3 * predicted - 7)
+    assert (found.scale, found.shift) == (pytest.approx(3, rel=1e-9), pytest.approx(-7, rel=1e-8))
+
+
+def test_scales_of_four_pixels_are_as_on_paper() -> None:
+    """P = 1, 2, 3, 4 and G = 3, 4, 9, 4: ratios 3, 2, 3, 1 weigh 1, 2, 3, 4; lower medians 2 and 4."""
+    p, g = torch.tensor([1.0, 2, 3, 4]), torch.tensor([3.0, 4, 9, 4])
+    assert median_scale(p, g) == DepthAlignment("median scale", 2.0, 0.0, 4)
+    # From 1 up the weights are 4, 6, 10: half of 10 is reached at the second.
+    assert l1_scale(p, g) == DepthAlignment("L1 scale", 2.0, 0.0, 4)
+    # Means 2.5 and 5; P - mean = -1.5, -0.5, 0.5, 1.5; times G: -4.5 - 2 + 4.5 + 6 = 4, over 5.
+    squares = least_squares_scale_and_shift(p, g)
+    assert (squares.scale, squares.shift) == (pytest.approx(0.8), pytest.approx(5 - 0.8 * 2.5))
+
+
+def test_a_line_through_most_pixels_is_kept_whatever_the_others_say() -> None:
+    p = torch.tensor([1.0, 2, 3, 4, 5])
+    g = torch.tensor([3.0, 5, 7, 100, 11])
+    found = l1_scale_and_shift(p, g)
+    assert (found.scale, found.shift) == (pytest.approx(2), pytest.approx(1))
+    assert found.name == "L1 scale and shift"
+
+
+def test_applying_is_scale_and_shift_of_any_map() -> None:
+    applied = DepthAlignment("by hand", 2.0, -1.0, 1).apply(torch.tensor([[1.0, 0.25]]))
+    torch.testing.assert_close(applied, torch.tensor([[1.0, -0.5]]))
+
+
+# Oracles
+
+
+def test_the_l1_scale_is_the_best_of_all_ratios() -> None:
+    """The sum is piecewise linear in s, so that one of the corners G / P is best."""
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        p, g = rng.normal(1, 1, 30 + seed % 2), rng.uniform(1, 5, 30 + seed % 2)
+        p[0] = 0
+        sums = [np.abs(s * p - g).sum() for s in g[1:] / p[1:]]
+        found = l1_scale(torch.from_numpy(p), torch.from_numpy(g))
+        assert total(found, torch.from_numpy(p), torch.from_numpy(g)) == pytest.approx(min(sums), rel=1e-13)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_no_line_has_a_smaller_sum_by_linear_programming(seed: int) -> None:
+    p, g = frozen(150 + seed, seed)
+    found = l1_scale_and_shift(p, g)
+    assert total(found, p, g) <= smallest_total(p, g) * (1 + 1e-9)
+
+
+# Whole numbers make ties, equal pixels and many pixels on one line, in which a descent from edge to edge gets stuck.
+pixels = st.lists(st.tuples(st.integers(-4, 4), st.integers(0, 6)), min_size=1, max_size=12)
+
+
+@settings(max_examples=150, deadline=None)
+@given(pixels)
+def test_no_line_through_two_pixels_has_a_smaller_sum(given_pixels) -> None:
+    p, g = torch.tensor(given_pixels, dtype=torch.float64).T
+    sums = [float((g - g.median()).abs().sum())]
+    for i in range(len(p)):
+        for j in range(i):
+            if p[i] != p[j]:
+                slope = (g[i] - g[j]) / (p[i] - p[j])
+                sums.append(float((slope * (p - p[i]) + g[i] - g).abs().sum()))
+    assert total(l1_scale_and_shift(p, g), p, g) <= min(sums) * (1 + 1e-9) + 1e-12
+
+
+@pytest.mark.parametrize("scale_p", [1e-6, 1.0, 1e6])
+@pytest.mark.parametrize("offset", [0.0, 1000.0])
+def test_the_smallest_sum_is_found_in_any_unit_and_around_any_depth(scale_p: float, offset: float) -> None:
+    p, g = frozen(301)
+    least = smallest_total(p, g)
+    assert total(l1_scale_and_shift(scale_p * (p + offset), g), scale_p * (p + offset), g) <= least * (1 + 1e-9)
+
+
+def test_quantised_float32_depths_are_fitted_as_well() -> None:
+    p, g = frozen(200)
+    p, g = ((10 * p).round() / 10).float(), ((5 * g).round() / 5).float()
+    assert total(l1_scale_and_shift(p, g), p, g) <= smallest_total(p, g) * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_least_squares_are_those_of_numpy(seed: int) -> None:
+    p, g = frozen(50, seed)
+    scale, shift = np.linalg.lstsq(np.column_stack([p, np.ones(50)]), g.numpy())[0]
+    found = least_squares_scale_and_shift(p, g)
+    assert (found.scale, found.shift) == (pytest.approx(scale), pytest.approx(shift))
+    assert found.name == "least squares scale and shift"
+
+
+def test_weiszfeld_is_the_published_formula() -> None:
+    for count in (10, 501):
+        p, g = frozen(count)
+        predicted, true = p.numpy(), g.numpy()
+        s = np.mean(true) / np.mean(predicted)
+        for _ in range(10):
+            w = 1 / (np.abs(s * predicted - true) + 1e-8)
+            s = np.sum(w * predicted * true) / np.sum(w * predicted**2)
+        found = l1_scale_weiszfeld(p, g)
+        assert (found.name, found.shift, found.count) == ("L1 scale by Weiszfeld", 0.0, count)
+        assert found.scale == pytest.approx(s, rel=1e-12)
+
+
+def test_weiszfeld_ends_at_a_thousandth_at_least() -> None:
+    p, g = frozen()
+    assert l1_scale_weiszfeld(p * 1e4, g).scale == 1e-3
+    assert l1_scale_weiszfeld(-p, g).scale == 1e-3
+    assert l1_scale_weiszfeld(p * 1e3, g).scale == pytest.approx(l1_scale_weiszfeld(p, g).scale / 1e3, rel=1e-5)
+
+
+def adam_by_torch(p: torch.Tensor, g: torch.Tensor) -> tuple[float, float, int]:
+    """The published scale and shift by torch's own optimiser and gradients; and the steps taken."""
+    s = (g.median() / p.median()).clone().requires_grad_()
+    t = torch.zeros((), dtype=p.dtype, requires_grad=True)
+    adam = torch.optim.Adam([s, t], lr=1e-4)
+    losses: list[float] = []
+    for _ in range(1000):
+        adam.zero_grad()
+        loss = torch.sum(torch.abs(s * p + t - g))
+        loss.backward()
+        adam.step()
+        losses.append(loss.item())
+        if len(losses) > 1 and abs(losses[-2] - losses[-1]) < 1e-6:
+            break
+    return s.item(), t.item(), len(losses)
+
+
+@pytest.mark.parametrize("steps", ["all", "few"])
+def test_adam_is_that_of_torch(steps: str) -> None:
+    p, g = (
+        frozen(200) if steps == "all" else (torch.tensor([1.0, 2, 3.0001]).double(), torch.tensor([1.0, 2, 3]).double())
+    )
+    scale, shift, taken = adam_by_torch(p, g)
+    assert (taken == 1000) == (steps == "all")
+    found = l1_scale_and_shift_by_adam(p, g)
+    assert (found.scale, found.shift) == (pytest.approx(scale, abs=1e-12), pytest.approx(shift, abs=1e-12))
+    assert found.name == "L1 scale and shift by Adam"
+
+
+def test_adam_stops_at_the_first_step_that_changes_nothing() -> None:
+    """One pixel at 1 predicted at 1: the gradient is 0 from the start and stays so."""
+    one = torch.ones(1)
+    assert l1_scale_and_shift_by_adam(one, one) == DepthAlignment("L1 scale and shift by Adam", 1.0, 0.0, 1)
+
+
+def test_by_how_much_the_published_iterations_miss_the_exact_minimum() -> None:
+    """Weiszfeld is 0.2% off after ten steps; Adam cannot walk from t = 0 to 0.59, and its sum is 22% too large."""
+    p, g = frozen()
+    exact, weiszfeld = l1_scale(p, g), l1_scale_weiszfeld(p, g)
+    assert weiszfeld.scale / exact.scale == pytest.approx(1.00219, abs=1e-5)
+    assert total(weiszfeld, p, g) / total(exact, p, g) == pytest.approx(1.00019, abs=1e-5)
+    line, adam = l1_scale_and_shift(p, g), l1_scale_and_shift_by_adam(p, g)
+    assert (line.scale, line.shift) == (pytest.approx(1.96551, abs=1e-5), pytest.approx(0.58704, abs=1e-5))
+    assert (adam.scale, adam.shift) == (pytest.approx(2.15218, abs=1e-4), pytest.approx(0.10245, abs=1e-4))
+    assert total(adam, p, g) / total(line, p, g) == pytest.approx(1.2162, abs=1e-3)
+
+
+# Invariances
+
+
+@pytest.mark.parametrize("align", [median_scale, l1_scale, *WITH_SHIFT])
+def test_the_unit_of_either_side_and_the_order_of_pixels_change_only_what_they_should(align) -> None:
+    p, g = frozen()
+    order = torch.randperm(len(p), generator=torch.Generator().manual_seed(0))
+    found, changed = align(p, g), align(4 * p[order], 3 * g[order])
+    assert changed.scale == pytest.approx(found.scale * 3 / 4, rel=1e-7)
+    assert changed.shift == pytest.approx(found.shift * 3, rel=1e-6)
+
+
+@pytest.mark.parametrize("align", WITH_SHIFT)
+def test_an_offset_of_the_prediction_is_taken_up_by_the_shift(align) -> None:
+    p, g = frozen()
+    found, changed = align(p, g), align(p + 10, g)
+    assert changed.scale == pytest.approx(found.scale, rel=1e-7)
+    assert changed.shift == pytest.approx(found.shift - 10 * found.scale, rel=1e-6)
+
+
+# Degenerate input
+
+
+def test_equal_predictions_are_shifted_only() -> None:
+    p, g = torch.full((4,), 2.0), torch.tensor([1.0, 3.0, 4.0, 12.0])
+    assert least_squares_scale_and_shift(p, g) == DepthAlignment("least squares scale and shift", 1.0, 3.0, 4)
+    assert l1_scale_and_shift(p, g) == DepthAlignment("L1 scale and shift", 1.0, 1.0, 4)
+    assert l1_scale_and_shift(p[:1], g[:1]) == DepthAlignment("L1 scale and shift", 1.0, -1.0, 1)
+
+
+def test_a_prediction_that_falls_where_truth_rises_gets_a_negative_scale() -> None:
+    _, true = frozen()
+    assert l1_scale_and_shift(10 - true, true).scale == pytest.approx(-1)
+    assert l1_scale(-true, true).scale == -1
+
+
+def test_predictions_that_cannot_be_scaled_are_refused() -> None:
+    true = torch.tensor([1.0, 2.0, 3.0])
+    for align in (median_scale, l1_scale_and_shift_by_adam):
+        for middle in (0.0, -1.0):
+            with pytest.raises(ValueError, match="median of 3 predicted depths is"):
+                align(torch.tensor([-2.0, middle, 5.0]), true)
+    with pytest.raises(ValueError, match="mean of 3 predicted depths is 0"):
+        l1_scale_weiszfeld(torch.tensor([-1.0, 0.0, 1.0]), true)
+    with pytest.raises(ValueError, match="all of 3 predicted depths are 0"):
+        l1_scale(torch.zeros(3), true)
+
+
+@pytest.mark.parametrize("align", ALL)
+def test_what_is_missing_or_no_number_is_refused(align) -> None:
+    with pytest.raises(ValueError, match="0 predicted and 0 true depths"):
+        align(torch.zeros(0), torch.zeros(0))
+    good, bad = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([1.0, torch.nan, torch.inf])
+    with pytest.raises(ValueError, match="2 of 3 predicted depths are not finite"):
+        align(bad, good)
+    with pytest.raises(ValueError, match="2 of 3 true depths are not finite"):
+        align(good, bad)
+
+
+@pytest.mark.parametrize("align", [l1_scale, l1_scale_weiszfeld, l1_scale_and_shift, l1_scale_and_shift_by_adam])
+def test_a_clip_of_400_thousand_pixels_takes_seconds_at_most(align) -> None:
+    p, g = frozen(400_000)
+    start = time.perf_counter()
+    found = align(p.float(), g.float())
+    assert time.perf_counter() - start < 10  # About half a second on one core.
+    assert math.isfinite(found.scale)

@@ -1,0 +1,254 @@
+"""COLMAP as a baseline: badly run it would be a lie."""
+
+import builtins
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pycolmap
+import pytest
+import torch
+
+from recon4d.datasets import Sample, Tum
+from recon4d.datasets.synthetic.worlds_v1 import WORLDS_V1
+from recon4d.eval import reconstruct_with_colmap, with_colmap_intrinsics
+from recon4d.eval.metrics.cameras import camera_scores
+from recon4d.eval.pairing import is_placed
+from recon4d.geometry import (
+    fit_similarity,
+    project,
+    rotation_angle,
+    transform_points,
+)
+from recon4d.records import (
+    Cameras,
+    Clip,
+    Known,
+    Scene,
+)
+from recon4d.refine import (
+    ColmapConfig,
+    ColmapFailure,
+    NoPycolmapError,
+    map_database,
+    scene_of_model,
+)
+
+DESK = Path(__file__).parents[3] / "examples" / "freiburg2_desk"
+MAPPERS = ("incremental", "global")
+ONE_THREAD = ColmapConfig(threads=1)
+"""The same answer every time."""
+
+
+def score(prediction: Scene, truth: Scene, metric: str) -> float:
+    return next(found.value for found in camera_scores(prediction, truth) if found.metric == metric)
+
+
+def mean_rotation_error(prediction: Scene, truth: Scene) -> float:
+    """In degrees, of frames to the first."""
+    turned = prediction.cameras.in_frame(0).world_from_cam[:, :3, :3]
+    wanted = truth.cameras.in_frame(0).world_from_cam[:, :3, :3]
+    return float(rotation_angle(turned.transpose(1, 2) @ wanted).rad2deg().mean())
+
+
+@pytest.fixture(scope="module")
+def desk() -> Sample:
+    return Tum(DESK).read("freiburg2_desk", range(8))
+
+
+@pytest.fixture(scope="module")
+def calm_world() -> Sample:
+    """A clip of worlds-v1 in which nothing moves but the camera."""
+    return WORLDS_V1["8"].sample(4)
+
+
+@pytest.mark.parametrize("mapper", MAPPERS)
+def test_all_frames_of_a_real_desk_are_registered(desk: Sample, mapper: str) -> None:
+    scene = reconstruct_with_colmap(desk.clip, ColmapConfig(mapper=mapper, threads=1))  # type: ignore[arg-type]
+    assert is_placed(scene).all()
+    assert score(scene, desk.scene, "auc_30") > 0.7
+    assert mean_rotation_error(scene, desk.scene) < 1.0
+    # The lens distorts, and is not undistorted: 4 % is what a pinhole can do.
+    assert scene.cameras.intrinsics[0, 0, 0].item() == pytest.approx(520.9, rel=0.05)
+
+
+def test_a_still_world_comes_out_almost_exactly(calm_world: Sample) -> None:
+    scene = reconstruct_with_colmap(calm_world.clip, ONE_THREAD)
+    assert is_placed(scene).all()
+    assert mean_rotation_error(scene, calm_world.scene) < 1.5
+    # Where its sparse points are, they are the true points up to one similarity.
+    known = (scene.point_confidence > 0) & (calm_world.scene.point_confidence > 0)
+    assert known.sum() > 300
+    predicted, true = scene.points[known], calm_world.scene.points[known]
+    off = (transform_points(fit_similarity(predicted, true), predicted) - true).norm(dim=-1)
+    assert off.median() < 0.06 * true.norm(dim=-1).median()
+
+
+@pytest.mark.parametrize("mapper", MAPPERS)
+def test_a_synthesised_data_set_comes_out_to_its_own_precision(tmp_path: Path, mapper: str) -> None:
+    pycolmap.set_random_seed(3)
+    options = pycolmap.SyntheticDatasetOptions(
+        num_rigs=1, num_cameras_per_rig=1, num_frames_per_rig=8, num_points3D=200, camera_width=640, camera_height=480
+    )
+    options.camera_model_id = pycolmap.CameraModelId.SIMPLE_PINHOLE
+    options.camera_params = [600.0, 320.0, 240.0]
+    with pycolmap.Database.open(tmp_path / "database.db") as database:
+        truth = pycolmap.synthesize_dataset(options, database)
+    (tmp_path / "images").mkdir()
+    found = map_database(tmp_path / "database.db", tmp_path, ColmapConfig(mapper=mapper, threads=1))  # type: ignore[arg-type]
+
+    names = sorted(image.name for image in truth.images.values())
+    predicted, true = (scene_of_model(model, names, (480, 640)) for model in (found, truth))
+    assert is_placed(predicted).all()
+    assert score(predicted, true, "auc_5") == 1.0
+    assert mean_rotation_error(predicted, true) < 0.02
+    centres = [scene.cameras.centres.double() for scene in (predicted, true)]
+    off = transform_points(fit_similarity(*centres), centres[0]) - centres[1]
+    assert off.norm(dim=-1).max() < 1e-3 * centres[1].norm(dim=-1).max()
+    torch.testing.assert_close(predicted.cameras.intrinsics, true.cameras.intrinsics, rtol=1e-3, atol=1e-3)
+
+
+def test_a_model_becomes_a_scene_whose_points_project_to_where_they_were_seen(tmp_path: Path) -> None:
+    pycolmap.set_random_seed(0)
+    options = pycolmap.SyntheticDatasetOptions(num_rigs=1, num_frames_per_rig=4, num_points3D=60)
+    options.camera_model_id = pycolmap.CameraModelId.PINHOLE
+    options.camera_params = [700.0, 720.0, 500.0, 390.0]
+    with pycolmap.Database.open(tmp_path / "database.db") as database:
+        model = pycolmap.synthesize_dataset(options, database)
+    names = [*sorted(image.name for image in model.images.values()), "not registered"]
+    height, width = 384, 512  # half of what COLMAP saw
+    scene = scene_of_model(model, names, (height, width), factor=2)
+
+    assert is_placed(scene).tolist() == [True, True, True, True, False]
+    torch.testing.assert_close(scene.cameras.world_from_cam[0], torch.eye(4))
+    wanted = torch.tensor([[350.0, 0, 250], [0, 360, 195], [0, 0, 1]])
+    torch.testing.assert_close(scene.cameras.intrinsics[:4], wanted.expand(4, 3, 3))
+    torch.testing.assert_close(scene.depth_confidence, scene.point_confidence)
+    for frame in range(4):
+        row, column = scene.depth_confidence[frame].nonzero().T
+        assert 20 < len(row) <= 60
+        in_camera = transform_points(scene.cameras.cam_from_world[frame], scene.points[frame, row, column])
+        torch.testing.assert_close(in_camera[:, 2], scene.depths[frame, row, column], rtol=1e-4, atol=1e-4)
+        pixels = project(in_camera, scene.cameras.intrinsics[frame])
+        assert (pixels.floor() == torch.stack([column, row], dim=-1)).float().mean() > 0.95
+    assert (scene.depth_confidence[4] == 0).all()
+
+
+def test_dense_depth_takes_the_place_of_sparse_points(
+    desk: Sample, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """With stereo that writes depth 2 on the left and nothing on the right, and no map for one frame."""
+
+    def stereo(workspace: Path) -> None:
+        assert (workspace / "sparse").is_dir()
+        for picture in sorted((workspace / "images").iterdir())[1:]:
+            depth = np.zeros((480, 640), dtype=np.float32)
+            depth[:, :320] = 2.0
+            folder = workspace / "stereo" / "depth_maps"
+            folder.mkdir(parents=True, exist_ok=True)
+            pycolmap.DepthMap.from_array(depth, 0.0, 10.0).write(folder / f"{picture.name}.geometric.bin")
+
+    monkeypatch.setattr("recon4d.eval.baselines.colmap.has_dense_stereo", lambda: True)
+    monkeypatch.setattr(pycolmap, "patch_match_stereo", stereo)
+    scene = reconstruct_with_colmap(desk.clip.frames(range(0, 8, 2)), ONE_THREAD)
+    placed = is_placed(scene)
+    assert placed.sum() >= 3
+    assert (scene.depths[0] == 0).all()
+    for frame in range(1, 4):
+        if placed[frame]:
+            assert (scene.depths[frame, :, :320] == 2.0).all()
+            assert (scene.depth_confidence[frame, :, 320:] == 0).all()
+            torch.testing.assert_close(
+                scene.points[frame, :, :320], scene.points_from_depth[frame, :, :320], atol=1e-4, rtol=1e-4
+            )
+
+
+def test_of_two_points_in_one_pixel_the_nearer_one_stays() -> None:
+    model = pycolmap.Reconstruction()
+    camera = pycolmap.Camera(camera_id=1, model="PINHOLE", width=8, height=8, params=[8.0, 8.0, 4.0, 4.0])
+    model.add_camera_with_trivial_rig(camera)
+    keypoints = np.array([[4.5, 4.5], [4.6, 4.6], [1.5, 2.5]])
+    image = pycolmap.Image(name="a", image_id=1, camera_id=1, keypoints=keypoints)
+    model.add_image_with_trivial_frame(image, pycolmap.Rigid3d(np.eye(4)[:3]))
+    for place, depth in enumerate((3.0, 2.0, 5.0)):
+        ray = np.array([(keypoints[place, 0] - 4) / 8, (keypoints[place, 1] - 4) / 8, 1.0])
+        model.add_point3D(depth * ray, pycolmap.Track([pycolmap.TrackElement(1, place)]))
+    scene = scene_of_model(model, ["a"], (8, 8))
+    assert scene.depths[0, 4, 4] == 2.0
+    assert scene.depths[0, 2, 1] == 5.0
+    assert scene.depth_confidence.sum() == 2
+
+
+def test_what_is_masked_is_not_seen(calm_world: Sample) -> None:
+    """With a mask over the left half, no sparse point lies there."""
+    ignore = torch.zeros(8, *calm_world.clip.size, dtype=torch.bool)
+    ignore[:, :, : calm_world.clip.size[1] // 2] = True
+    masked = replace(calm_world.clip, known=replace(Known.nothing(8), ignore=ignore))
+    scene = reconstruct_with_colmap(masked, ONE_THREAD)
+    middle = calm_world.clip.size[1] // 2
+    assert scene.depth_confidence[:, :, : middle - 2].sum() == 0
+    assert scene.depth_confidence[:, :, middle:].sum() > 100
+
+
+def test_with_one_thread_the_same_clip_gives_the_same_scene(desk: Sample) -> None:
+    clip = desk.clip.frames([0, 2, 4]).resized(240, 320)
+    first, second = reconstruct_with_colmap(clip, ONE_THREAD), reconstruct_with_colmap(clip, ONE_THREAD)
+    assert torch.equal(first.cameras.world_from_cam, second.cameras.world_from_cam)
+    assert torch.equal(first.depths, second.depths)
+
+
+def test_intrinsics_of_colmap_become_known(desk: Sample) -> None:
+    given = Known.nothing(8).intrinsics
+    given[2] = torch.eye(3)
+    told = with_colmap_intrinsics(replace(desk.clip, known=replace(Known.nothing(8), intrinsics=given)), ONE_THREAD)
+    assert told.known is not None
+    assert torch.equal(told.known.intrinsics[2], torch.eye(3))
+    focal = told.known.intrinsics[[0, 1, 3, 4, 5, 6, 7], 0, 0]
+    torch.testing.assert_close(focal, torch.full((7,), 520.9), rtol=0.06, atol=0)
+    assert told.known.world_from_cam.isnan().all()
+
+
+def test_a_focal_length_that_no_lens_has_is_not_believed(desk: Sample, monkeypatch: pytest.MonkeyPatch) -> None:
+    long_lens = replace(desk.scene, cameras=replace(desk.scene.cameras, intrinsics=10 * desk.scene.cameras.intrinsics))
+    monkeypatch.setattr("recon4d.eval.baselines.colmap.reconstruct_with_colmap", lambda clip, config: long_lens)
+    with pytest.raises(ColmapFailure, match="7 degrees, which is hardly true"):
+        with_colmap_intrinsics(desk.clip)
+
+
+def test_a_clip_without_texture_has_no_model() -> None:
+    grey = Clip(torch.full((4, 3, 64, 96), 128, dtype=torch.uint8), torch.arange(4.0))
+    with pytest.raises(ColmapFailure, match="no model"):
+        reconstruct_with_colmap(grey, ONE_THREAD)
+
+
+def test_neighbours_are_matched_where_asked_for(desk: Sample) -> None:
+    scene = reconstruct_with_colmap(desk.clip.resized(240, 320), ColmapConfig(matching="sequential", threads=1))
+    assert is_placed(scene).sum() >= 6
+
+
+def test_without_pycolmap_one_line_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "pycolmap")
+    real_import = builtins.__import__
+
+    def refuse(name: str, *arguments, **options):
+        if name.split(".", maxsplit=1)[0] == "pycolmap":
+            raise ModuleNotFoundError("No module named 'pycolmap'")
+        return real_import(name, *arguments, **options)
+
+    monkeypatch.setattr(builtins, "__import__", refuse)
+    with pytest.raises(NoPycolmapError, match=r"pip install 'recon4d\[colmap\]'"):
+        reconstruct_with_colmap(Clip(torch.zeros(2, 3, 32, 32, dtype=torch.uint8), torch.arange(2.0)))
+
+
+def test_cameras_of_unplaced_frames_are_not_numbers(desk: Sample) -> None:
+    """A frame that shows something else is left out, and the others are still there."""
+    images = desk.clip.resized(240, 320).images.clone()
+    images[3] = torch.randint(0, 256, images[3].shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    scene = reconstruct_with_colmap(Clip(images, desk.clip.times), ONE_THREAD)
+    placed = is_placed(scene)
+    assert not placed[3]
+    assert placed.sum() >= 5
+    assert isinstance(scene.cameras, Cameras)
+    assert scene.cameras.world_from_cam[3].isnan().any()
+    assert (scene.depth_confidence[3] == 0).all()

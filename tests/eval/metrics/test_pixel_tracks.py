@@ -1,0 +1,278 @@
+"""Track metrics in the pictures: TAP-Vid's three, survival and the median error."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from scenes import HEIGHT, WIDTH, make_scene
+from scored import by_name, tracks_of
+
+from recon4d import geometry as g
+from recon4d.eval.metrics.pixel_tracks import (
+    PIXEL_TRACK_METRICS,
+    after_anchor,
+    average_jaccard,
+    beside_anchor,
+    pixel_errors,
+    pixel_track_scores,
+    share_nearer,
+)
+from recon4d.eval.metrics.track_pairs import in_pictures, track_pairs
+from recon4d.records import Cameras, Scene, Tracks
+
+SIM3 = g.similarity(
+    torch.tensor(0.4), g.rotation_from_axis_angle(torch.tensor([0.3, 0.5, -0.2])), torch.tensor([1.0, 2.0, 0.5])
+)
+STEP_X, STEP_Y = 256 / WIDTH, 256 / HEIGHT
+
+
+def scene_of(pixels: torch.Tensor, visible: torch.Tensor, anchors: tuple[int, ...] = (0,)) -> Scene:
+    """Tracks that project to `pixels` (anchor time query 2) at depth 2, seen by still cameras of focal length 10."""
+    num_frames = pixels.shape[1]
+    scene = make_scene(num_frames)
+    intrinsics = torch.tensor([[10.0, 0.0, 8.0], [0.0, 10.0, 6.0], [0.0, 0.0, 1.0]])
+    flat = g.unproject(pixels.reshape(-1, 2), torch.full((pixels[..., 0].numel(),), 2.0), intrinsics)
+    return replace(
+        scene,
+        cameras=Cameras(torch.eye(4).expand(num_frames, 4, 4), intrinsics.expand(num_frames, 3, 3)),
+        tracks=Tracks(
+            points=flat.reshape(*pixels.shape[:-1], 3),
+            visible=visible,
+            confidence=torch.ones_like(visible),
+            anchors=torch.tensor(anchors),
+            pixels=torch.stack([pixels[i, anchor] for i, anchor in enumerate(anchors)]),
+        ),
+    )
+
+
+def with_tracks(scene: Scene, **changes: torch.Tensor) -> Scene:
+    return replace(scene, tracks=replace(tracks_of(scene), **changes))
+
+
+def random_scenes(seed: int) -> tuple[Scene, Scene]:
+    generator = torch.Generator().manual_seed(seed)
+    start = torch.rand(2, 1, 7, 2, generator=generator) * torch.tensor([WIDTH, HEIGHT])
+    pixels = start + torch.randn(2, 6, 7, 2, generator=generator) * 0.7
+    truth = scene_of(pixels, (torch.rand(2, 6, 7, generator=generator) > 0.4).float(), (0, 3))
+    known = (torch.rand(2, 6, 7, generator=generator) > 0.15).float()
+    known[0, 0], known[1, 3], known[:, 4] = 1, 1, 1
+    truth = with_tracks(truth, confidence=known)
+    off = pixels + torch.randn(2, 6, 7, 2, generator=generator) * torch.rand(2, 6, 7, 1, generator=generator) * 1.5
+    prediction = scene_of(off, torch.rand(2, 6, 7, generator=generator), (0, 3))
+    prediction = with_tracks(prediction, pixels=tracks_of(truth).pixels)
+    confidence = (torch.rand(2, 6, 7, generator=generator) > 0.1).float()
+    points = tracks_of(prediction).points.clone()
+    points[0, 4, 1] *= -1
+    points[1, 5, 2, 2] = 0
+    return with_tracks(prediction, confidence=confidence, points=points), truth
+
+
+def test_truth_against_itself_is_perfect() -> None:
+    for truth in (random_scenes(0)[1], make_scene(4, anchors=(0, 2))):
+        scores = by_name(pixel_track_scores(truth, truth))
+        assert list(scores) == [metric.name for metric in PIXEL_TRACK_METRICS]
+        for metric in PIXEL_TRACK_METRICS:
+            wanted = 1 if metric.unit == "share" else 0
+            assert scores[metric.name].value == pytest.approx(wanted, abs=1e-2 if wanted == 0 else 0)
+
+
+def test_scores_computed_on_paper() -> None:
+    # Two tracks, four frames. In a picture 256 wide, 16 pixels to each of ours: errors of track A are 3, 20 and 60,
+    # those of B 0, 0.5 and 1.5; A is truly hidden at frame 3, and B is called hidden at frame 2.
+    true = torch.tensor([[8.0, 6.0], [3.0, 4.0]]).expand(1, 4, 2, 2)
+    errors = torch.tensor([[90.0, 90.0], [3.0, 0.0], [20.0, 0.5], [60.0, 1.5]])
+    predicted = true.clone()
+    predicted[0, :, :, 0] += errors / STEP_X
+    visible, said = torch.ones(1, 4, 2), torch.ones(1, 4, 2)
+    visible[0, 3, 0] = 0
+    said[0, 2, 1] = 0.5
+    truth, prediction = scene_of(true, visible), scene_of(predicted, said)
+    prediction = with_tracks(prediction, pixels=tracks_of(truth).pixels)
+    scores = by_name(pixel_track_scores(prediction, truth))
+    assert scores["delta_avg"].value == pytest.approx((2 / 5 + 3 / 5 + 4 / 5 + 4 / 5 + 4 / 5) / 5)
+    assert scores["delta_avg"].total == 5
+    assert scores["occlusion_accuracy"].value == pytest.approx(4 / 6)
+    assert scores["occlusion_accuracy"].total == 6
+    # Said visible are A three times and B twice. Hits: at 1 px B1; at 2 px also B3; from 4 px on also A1.
+    assert scores["average_jaccard"].value == pytest.approx((1 / (5 + 4) + 2 / (5 + 3) + 3 * 3 / (5 + 2)) / 5)
+    assert scores["pixel_survival"].value == pytest.approx((2 / 3 + 1) / 2)
+    assert scores["pixel_survival_16"].value == pytest.approx((1 / 3 + 1) / 2)
+    assert scores["median_trajectory_error"].value == pytest.approx(1.5, abs=1e-3)  # the third of six
+    assert scores["median_trajectory_error"].count == 6
+    assert all(score.alignment == "none" for score in scores.values())
+
+
+def test_each_axis_has_its_own_factor_to_256_pixels() -> None:
+    true = torch.tensor([8.0, 6.0]).expand(1, 2, 1, 2)
+    for offset, wanted in (
+        ((1.0, 0.0), STEP_X),
+        ((0.0, 1.0), STEP_Y),
+        ((3.0, -3.0), math.hypot(3 * STEP_X, 3 * STEP_Y)),
+    ):
+        truth = scene_of(true, torch.ones(1, 2, 1))
+        prediction = with_tracks(
+            scene_of(true + torch.tensor(offset), torch.ones(1, 2, 1)), pixels=tracks_of(truth).pixels
+        )
+        errors, has_place = pixel_errors(track_pairs(prediction, truth), truth.size)
+        assert errors[1, 0].item() == pytest.approx(wanted, rel=1e-5)
+        assert has_place.all()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_scores_equal_plain_loops(seed: int) -> None:
+    prediction, truth = random_scenes(seed)
+    p, t = tracks_of(prediction), tracks_of(truth)
+    where, true = prediction.track_pixels.double().numpy(), truth.track_pixels.double().numpy()
+    errors, right, alive = {}, [], {50: [], 16: []}
+    for a, anchor in enumerate((0, 3)):
+        for q in range(7):
+            path = []
+            for f in [f for f in range(anchor + 1, 6) if t.confidence[a, f, q] > 0]:
+                found, before = p.confidence[a, f, q] > 0, p.points[a, f, q, 2] > 0
+                offset = (where[a, f, q] - true[a, f, q]) * np.array([STEP_X, STEP_Y])
+                errors[a, f, q] = np.hypot(*offset) if found and before else np.inf
+                right.append(bool(found) and (float(p.visible[a, f, q]) > 0.5) == bool(t.visible[a, f, q]))
+                path.append(errors[a, f, q])
+            for limit, shares in alive.items():
+                shares.append(next((i for i, error in enumerate(path) if error > limit), len(path)) / len(path))
+    visible = [e for e in errors if t.visible[e]]
+    said = [e for e in errors if p.visible[e] > 0.5 and p.confidence[e] > 0]
+    jaccards = []
+    for limit in (1, 2, 4, 8, 16):
+        hits = len([e for e in said if t.visible[e] and errors[e] < limit])
+        jaccards.append(hits / (len(visible) + len(said) - hits))
+    finite = np.sort([error for error in errors.values() if error < np.inf])
+    wanted = {
+        "delta_avg": np.mean([[errors[e] < limit for e in visible] for limit in (1, 2, 4, 8, 16)]),
+        "occlusion_accuracy": np.mean(right),
+        "average_jaccard": np.mean(jaccards),
+        "pixel_survival": np.mean(alive[50]),
+        "pixel_survival_16": np.mean(alive[16]),
+        "median_trajectory_error": finite[(len(finite) - 1) // 2],
+    }
+    scores = by_name(pixel_track_scores(prediction, truth))
+    for name, value in wanted.items():
+        assert scores[name].value == pytest.approx(float(value), rel=1e-3), name
+    assert scores["median_trajectory_error"].count == len(finite) < scores["median_trajectory_error"].total
+
+
+def test_the_predicted_world_does_not_matter() -> None:
+    prediction, truth = random_scenes(1)
+    for one, other in zip(
+        pixel_track_scores(prediction, truth), pixel_track_scores(prediction.transformed(SIM3), truth), strict=True
+    ):
+        assert one.value == pytest.approx(other.value, rel=1e-3), one.metric
+
+
+def test_pictures_are_the_scenes_own_where_points_are_before_the_camera() -> None:
+    scene = make_scene(4)
+    flat = tracks_of(scene).points[0]
+    assert torch.allclose(in_pictures(flat, scene.cameras), scene.track_pixels[0], atol=1e-4)
+    behind = flat.clone()
+    behind[0] *= -1
+    behind[1, 0, :] = scene.cameras.centres[1]
+    seen = in_pictures(behind, scene.cameras)
+    assert seen[0].isnan().all()
+    assert seen[1, 0].isnan().all()
+    assert not seen[2:].isnan().any()
+
+
+def test_points_behind_a_camera_are_wrong_even_if_they_project_to_the_right_place() -> None:
+    true = torch.tensor([8.5, 6.5]).expand(1, 3, 1, 2)
+    truth = scene_of(true, torch.ones(1, 3, 1))
+    points = tracks_of(truth).points.clone()
+    points[0, 1] *= -1
+    scores = by_name(pixel_track_scores(with_tracks(truth, points=points), truth))
+    assert scores["delta_avg"].value == 0.5
+    assert scores["average_jaccard"].value == pytest.approx(1 / 3)
+    assert scores["pixel_survival"].value == 0
+    assert scores["occlusion_accuracy"].value == 1
+    assert (scores["median_trajectory_error"].count, scores["median_trajectory_error"].total) == (1, 2)
+    points = tracks_of(truth).points * -1
+    points[0, 0] *= -1
+    scores = by_name(pixel_track_scores(with_tracks(truth, points=points), truth))
+    assert math.isnan(scores["median_trajectory_error"].value)
+    assert scores["median_trajectory_error"].note == "no predicted point falls into a picture"
+
+
+def test_true_points_behind_the_camera_count_for_being_hidden_only() -> None:
+    true = torch.tensor([8.5, 6.5]).expand(1, 4, 1, 2)
+    visible = torch.tensor([1.0, 1.0, 0.0, 0.0])[None, :, None]
+    truth = scene_of(true, visible)
+    points = tracks_of(truth).points.clone()
+    points[0, 2] *= -1
+    behind = with_tracks(truth, points=points)
+    scores = by_name(pixel_track_scores(truth, behind))
+    assert scores["pixel_survival"].value == 1
+    assert scores["median_trajectory_error"].total == 2
+    assert scores["occlusion_accuracy"].total == 3
+    assert scores["occlusion_accuracy"].value == scores["average_jaccard"].value == 1
+    said_visible = with_tracks(behind, visible=torch.ones(1, 4, 1))
+    scores = by_name(pixel_track_scores(truth, said_visible))
+    assert scores["delta_avg"].total == scores["average_jaccard"].total == 2
+    assert scores["delta_avg"].value == 1
+
+
+def test_frames_that_were_not_placed_are_wrong_in_the_picture() -> None:
+    truth = make_scene(4)
+    world_from_cam = truth.cameras.world_from_cam.clone()
+    world_from_cam[2] = torch.nan
+    scores = by_name(
+        pixel_track_scores(replace(truth, cameras=replace(truth.cameras, world_from_cam=world_from_cam)), truth)
+    )
+    assert scores["delta_avg"].value == pytest.approx(2 / 3)
+    assert scores["pixel_survival"].value == pytest.approx(1 / 3)
+    assert scores["occlusion_accuracy"].value == 1
+    assert scores["median_trajectory_error"].count * 3 == scores["median_trajectory_error"].total * 2
+
+
+def test_frames_that_are_evaluated() -> None:
+    anchors = torch.tensor([0, 2])
+    assert after_anchor(anchors, 3).tolist() == [[False, False], [True, False], [True, False]]
+    assert beside_anchor(anchors, 3).tolist() == [[False, True], [True, True], [True, False]]
+
+
+def test_limits_are_below_and_not_at() -> None:
+    errors = torch.tensor([[1.0, 0.5, 3.0, torch.nan]])
+    everywhere = torch.ones(1, 4, dtype=torch.bool)
+    assert share_nearer(errors, everywhere, (1, 4)) == pytest.approx((1 + 3) / 4 / 2)
+    # At 1 one of four is a hit, at 2 two, from 4 on three; what is not a hit is a false positive.
+    assert average_jaccard(errors, everywhere, everywhere, everywhere) == pytest.approx((1 / 7 + 2 / 6 + 3 * 3 / 5) / 5)
+
+
+def test_survival_ends_above_its_limit() -> None:
+    true = torch.tensor([8.0, 6.0]).expand(1, 3, 1, 2)
+    truth = scene_of(true, torch.ones(1, 3, 1))
+    for error, name, wanted in (
+        (50.0, "pixel_survival", 1), (50.5, "pixel_survival", 0.5),
+        (16.0, "pixel_survival_16", 1), (16.5, "pixel_survival_16", 0.5),
+    ):  # fmt: skip
+        points = true.clone()
+        points[0, 2, 0, 0] += error / STEP_X
+        prediction = with_tracks(scene_of(points, torch.ones(1, 3, 1)), pixels=tracks_of(truth).pixels)
+        assert by_name(pixel_track_scores(prediction, truth))[name].value == wanted
+
+
+def test_what_cannot_be_measured_says_why() -> None:
+    prediction, truth = random_scenes(0)
+    assert pixel_track_scores(prediction, replace(truth, tracks=None)) == ()
+    for score in pixel_track_scores(replace(prediction, tracks=None), truth):
+        assert math.isnan(score.value)
+        assert score.note == "no tracks were predicted"
+        assert score.total > 0
+    nothing_known = with_tracks(truth, confidence=torch.zeros(2, 6, 7))
+    for score in pixel_track_scores(prediction, nothing_known):
+        assert (score.note, score.total) == ("the truth knows no track at its anchor", 0)
+    at_the_end = with_tracks(truth, anchors=torch.tensor([5, 5]))
+    for score in pixel_track_scores(prediction, at_the_end):
+        assert (score.note, score.total) == ("no true track is known after its anchor", 0)
+    hidden = by_name(pixel_track_scores(prediction, with_tracks(truth, visible=torch.zeros(2, 6, 7))))
+    for name in ("delta_avg", "average_jaccard"):
+        assert hidden[name].note == "no true track is visible after its anchor"
+        assert hidden[name].total == 0
+    assert not math.isnan(hidden["occlusion_accuracy"].value)
+    elsewhere = by_name(pixel_track_scores(with_tracks(prediction, anchors=torch.tensor([1, 2])), truth))
+    assert math.isnan(elsewhere.pop("median_trajectory_error").value)
+    assert {score.value for score in elsewhere.values()} == {0}

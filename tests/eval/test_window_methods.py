@@ -1,0 +1,157 @@
+"""Networks in windows and beside an anchor, scored like the single pass."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from recon4d.cli.main import main
+from recon4d.datasets import Sample
+from recon4d.datasets.synthetic import WorldConfig, make_worlds, render_worlds
+from recon4d.eval import (
+    Benchmark,
+    BenchmarkConfig,
+    Method,
+    MethodConfig,
+    evaluate,
+    load_benchmark,
+    make_anchored_method,
+    make_windowed_method,
+    window_methods,
+)
+from recon4d.geometry import rigid
+from recon4d.inference import ReconstructConfig
+from recon4d.inference.windows import LoopConfig, WindowConfig
+from recon4d.io.long_clips import as_long_clip
+from recon4d.models import Model
+from recon4d.records import Clip, Known, Scene
+from recon4d.zoo import create_model, save_model
+
+CONFIG = WorldConfig(num_frames=8, height=48, width=64, static_share=0.6, candidates=1)
+
+
+@pytest.fixture(scope="module")
+def sample() -> Sample:
+    return render_worlds(make_worlds(CONFIG, 3, [5]), CONFIG)[0]
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> str:
+    save_model(create_model("recon4d_tiny", weights=None), tmp_path / "tiny.safetensors")
+    return str(tmp_path / "tiny.safetensors")
+
+
+@pytest.fixture
+def oracle(sample: Sample, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """In place of the network: the truth of the frames asked for, in another world and unit each time."""
+    asked: list[tuple[int, ...]] = []
+
+    def reconstruct(model: Model, clip: Clip, config: ReconstructConfig) -> Scene:
+        assert clip.source is not None
+        numbers = clip.source.numbers
+        asked.append(numbers)
+        scene = replace(sample.scene, tracks=None).frames(list(numbers)).in_frame(0)
+        unit = torch.diag(torch.tensor([1 + 0.1 * len(asked)] * 3 + [1.0]))
+        return scene.transformed(rigid(torch.eye(3), torch.tensor([0.3, 0.0, 0.1])) @ unit)
+
+    monkeypatch.setattr(window_methods, "reconstruct", reconstruct)
+    return asked
+
+
+def scores(method: Method, sample: Sample, folder: Path) -> dict[str, float]:
+    benchmark = Benchmark("exact", "", ("one",), lambda name: sample)
+    (result,) = evaluate(benchmark, [method], folder).results
+    assert result.status == "ok", result.reason
+    return {score.metric: score.value for score in result.scores}
+
+
+def test_windows_of_the_truth_are_the_truth(sample: Sample, oracle: list, checkpoint: str, tmp_path: Path) -> None:
+    method = make_windowed_method(checkpoint, MethodConfig(), WindowConfig(4, 2))
+    assert method is not None
+    assert method.name == "tiny+windows-4-2"
+    found = scores(method, sample, tmp_path)
+    assert oracle == [(0, 1, 2, 3), (2, 3, 4, 5), (4, 5, 6, 7)]
+    assert found["auc_5"] > 0.97
+    assert found["abs_rel"] < 1e-3
+    assert math.isnan(found["epe"])
+
+
+def test_pairs_of_the_truth_are_the_truth(sample: Sample, oracle: list, checkpoint: str, tmp_path: Path) -> None:
+    method = make_anchored_method(checkpoint, MethodConfig())
+    assert method is not None
+    assert method.name == "tiny+anchored"
+    found = scores(method, sample, tmp_path)
+    assert oracle == [(0, frame) for frame in range(1, 8)]
+    assert found["auc_5"] > 0.97
+    assert found["abs_rel"] < 1e-3
+
+
+def test_answers_of_other_windows_are_not_taken_for_these(checkpoint: str) -> None:
+    configs = [WindowConfig(4, 2), WindowConfig(4, 1), WindowConfig(4, 2, loops=LoopConfig())]
+    methods = [make_windowed_method(checkpoint, MethodConfig(), config) for config in configs]
+    assert len({method.key for method in methods if method is not None}) == 3
+    assert len({method.name for method in methods if method is not None}) == 3
+
+
+@pytest.mark.parametrize("name", ["static", "colmap"])
+def test_only_networks_take_windows(name: str) -> None:
+    assert make_windowed_method(name, MethodConfig(), WindowConfig(4, 2)) is None
+    assert make_anchored_method(name, MethodConfig()) is None
+
+
+def test_a_clip_without_a_source_keeps_its_frames_and_times(sample: Sample) -> None:
+    long_clip = as_long_clip(sample.clip)
+    assert long_clip.size == (48, 64)
+    assert long_clip.times == tuple(sample.clip.times.tolist())
+    chosen = list(long_clip.images([1, 6]))
+    torch.testing.assert_close(torch.stack(chosen), sample.clip.images[[1, 6]])
+
+
+def test_what_is_known_of_a_clip_in_memory_comes_along(sample: Sample) -> None:
+    ignore = torch.zeros(8, 48, 64, dtype=torch.bool)
+    ignore[3, :5] = True
+    nothing = Known.nothing(8)
+    known = replace(nothing, intrinsics=sample.scene.cameras.intrinsics, ignore=ignore)
+    long_clip = as_long_clip(replace(sample.clip, known=known))
+    assert long_clip.known is not None
+    assert torch.equal(long_clip.known.intrinsics, sample.scene.cameras.intrinsics)
+    assert long_clip.known.ignore is None
+    assert long_clip.ignore is not None
+    assert torch.equal(torch.stack(list(long_clip.ignore([3, 4]))), ignore[3:5])
+
+
+def test_worlds_of_any_length_are_a_benchmark() -> None:
+    benchmark = load_benchmark("worlds", BenchmarkConfig(clips=2, num_frames=3))
+    assert benchmark.clips == ("world_000", "world_001")
+    first, second = (benchmark.read(name).clip.images for name in benchmark.clips)
+    assert first.shape == (3, 3, 192, 256)
+    assert not torch.equal(first, second)
+    torch.testing.assert_close(benchmark.read("world_000").clip.images, first)
+    with pytest.raises(ValueError, match="takes clips and num_frames, and no split"):
+        load_benchmark("worlds", BenchmarkConfig(split="8"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [(["--loops"], "--loops is about windows"), (["--windows", "4", "4"], "cannot share 4")],
+)
+def test_the_command_refuses_windows_that_are_none(
+    options: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["evaluate", "--method", "static", "--clips", "1", "--out", str(tmp_path / "out"), *options]
+    assert main(command) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_the_command_scores_both_beside_the_single_pass(
+    oracle: list, sample: Sample, checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch
+) -> None:
+    import recon4d.eval
+
+    exact = Benchmark("exact", "", ("one",), lambda name: sample)
+    monkeypatch.setattr(recon4d.eval, "load_benchmark", lambda name, config: exact)
+    main(["evaluate", "--method", checkpoint, "--windows", "4", "2", "--anchored", "--out", str(tmp_path / "out")])
+    rows = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line.startswith("tiny")]
+    assert rows[:3] == ["tiny", "tiny+windows-4-2", "tiny+anchored"]

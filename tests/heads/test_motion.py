@@ -1,0 +1,130 @@
+"""The motion head starts from geometry: what it tells its anchor tokens, on maps whose answers are known."""
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from networks import random_images, tiny_model
+from torch import Tensor, nn
+
+from recon4d import geometry as g
+from recon4d.heads import (
+    MotionFrames,
+    MotionHead,
+    MotionHeadConfig,
+    MotionPairs,
+)
+from recon4d.heads.dense import DenseHead
+from recon4d.layers import BlockConfig, cell_centres, rotary_table
+
+GRID, PATCH, WIDTH = (3, 4), 16, 16
+CELLS = 4 * GRID[0] * GRID[1]
+
+
+class Listener(DenseHead):
+    """A dense head that keeps what it is given."""
+
+    def __init__(self) -> None:
+        nn.Module.__init__(self)
+        self.layers: list[Tensor] = []
+        self.skip = torch.empty(0)
+
+    def forward(self, taps: Sequence[Tensor], grid: tuple[int, int], skip: Tensor | None) -> Tensor:
+        assert skip is not None
+        self.layers, self.skip = list(taps), skip
+        return torch.zeros(taps[0].shape[0], 5, grid[0] * PATCH, grid[1] * PATCH)
+
+
+@pytest.fixture
+def head() -> MotionHead:
+    torch.manual_seed(0)
+    return MotionHead(MotionHeadConfig(BlockConfig(WIDTH, 2, 32), blocks=1), [WIDTH], Listener())
+
+
+def frames(skip: Tensor | None = None) -> MotionFrames:
+    """Two frames whose point maps and tokens are linear in the picture, so that bilinear reading is exact."""
+    pixels = g.pixel_grid(GRID[0] * PATCH, GRID[1] * PATCH)
+    points = torch.cat([0.01 * pixels, torch.zeros_like(pixels[..., :1])], dim=-1).repeat(2, 1, 1, 1)
+    points[1, ..., 2] = 0.1
+    tokens = torch.zeros(2, 12, WIDTH)
+    tokens[:, :, 0] = torch.arange(12) % 4  # column
+    tokens[:, :, 1] = torch.arange(12) // 4  # row
+    tokens[1, :, 2] = 7
+    return MotionFrames(tokens, points, skip, GRID, rotary_table(GRID, 0, WIDTH // 2), num_special=0)
+
+
+def pair(positions: Tensor, mass: Tensor | float = 1.0) -> MotionPairs:
+    """Frame 0 to frame 1, its cells matched at `positions`."""
+    flow = torch.zeros(1, CELLS, 4)
+    flow[..., 2] = mass
+    return MotionPairs(torch.tensor([0]), torch.tensor([1]), flow, positions[None])
+
+
+def listened(head: MotionHead) -> Listener:
+    assert isinstance(head.dense, Listener)
+    return head.dense
+
+
+def test_the_start_is_how_far_the_matched_point_is_from_the_anchors_own(head: MotionHead) -> None:
+    centres = cell_centres(GRID, 8.0, torch.zeros(0))
+    mass = torch.linspace(0.2, 1.0, CELLS)
+    head(frames(), pair(centres + torch.tensor([3.0, -2.0]), mass))
+    start = listened(head).skip[0].flatten(1).T
+    inside = (centres[:, 0] < 50) & (centres[:, 1] > 10)
+    # Three times the difference of the points, then the same times the mass of the match.
+    expected = 3 * torch.tensor([0.03, -0.02, 0.1]).expand(int(inside.sum()), 3)
+    torch.testing.assert_close(start[inside, 4:7], expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(start[inside, 7:], expected * mass[inside, None], atol=1e-5, rtol=0)
+    torch.testing.assert_close(start[:, 2], mass)
+
+
+def test_a_wrong_match_does_not_shout(head: MotionHead) -> None:
+    far = frames()
+    far.points[1] += 100
+    head(far, pair(cell_centres(GRID, 8.0, torch.zeros(0))))
+    assert listened(head).skip[0, 4:7].max() == pytest.approx(4.5)
+
+
+def test_the_query_reads_the_targets_token_where_its_surest_cell_went(head: MotionHead) -> None:
+    nn.init.zeros_(head.start[2].weight)  # pyright: ignore[reportArgumentType]
+    nn.init.zeros_(head.start[2].bias)  # pyright: ignore[reportArgumentType]
+    nn.init.eye_(head.matched.weight)
+    nn.init.zeros_(head.matched.bias)
+    centres = cell_centres(GRID, 8.0, torch.zeros(0))
+    # The upper left cell of each patch is sure, and moves by one column; the others are not, and lie.
+    is_sure = ((centres % PATCH) < 8).all(dim=-1)
+    positions = torch.where(is_sure[:, None], centres + torch.tensor([20.0, 4.0]), torch.zeros(2))
+    head(frames(), pair(positions, is_sure * 1e5))
+    query = listened(head).layers[0][0]
+    own = frames().tokens[0]
+    first_columns = torch.arange(12) % 4 < 3
+    expected = own[:, :2] + own[:, :2] + torch.tensor([1.0, 0.0])
+    torch.testing.assert_close(query[first_columns, :2], expected[first_columns], atol=1e-2, rtol=0)
+    torch.testing.assert_close(query[:, 2], torch.full((12,), 7.0))
+
+
+def test_finer_features_are_those_of_the_anchor(head: MotionHead) -> None:
+    skip = torch.stack([torch.zeros(5, 12, 16), torch.ones(5, 12, 16)])
+    head(frames(skip), pair(cell_centres(GRID, 8.0, torch.zeros(0))))
+    assert listened(head).skip.shape == (1, 5 + 10, 12, 16)
+    assert (listened(head).skip[:, :5] == 0).all()
+
+
+def test_pairs_are_every_anchor_with_every_frame_of_its_own_clip() -> None:
+    model, seen = tiny_model(), []
+    model.motion_head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[1]))
+    with torch.no_grad():
+        model.outputs(random_images(2, 3), anchors=torch.tensor([[2], [0]]))
+    assert seen[0].anchor.tolist() == [2, 2, 2, 3, 3, 3]
+    assert seen[0].target.tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_motion_teaches_the_point_maps_nothing_through_its_start() -> None:
+    model = tiny_model()
+    scene = model(random_images(1, 2))
+    assert scene.tracks is not None
+    displacement = scene.tracks.points[:, :, 1] - scene.tracks.points[:, :, 0]
+    point_weights = model.dense_heads[0].out.weight
+    (gradient,) = torch.autograd.grad(displacement.square().sum(), point_weights, materialize_grads=True)  # pyright: ignore
+    # Both tracks begin at the same points, so only the start could carry a gradient.
+    assert gradient.abs().max() < 1e-9

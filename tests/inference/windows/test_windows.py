@@ -1,0 +1,591 @@
+"""Long clips: windows of a perfect model, each in its own world and unit, are put together to the truth."""
+
+import math
+import re
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from itertools import combinations, pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from long_worlds import (
+    FRAMES,
+    HEIGHT,
+    INFO,
+    WIDTH,
+    Oracle,
+    World,
+    assert_same_cameras,
+    assert_same_scene,
+    expected,
+    files_of,
+    make_world,
+    run,
+    stopped_at,
+)
+from torch import Tensor
+
+from recon4d import geometry as g
+from recon4d.inference.windows import (
+    AnchorConfig,
+    LoopConfig,
+    WindowConfig,
+    reconstruct_anchored,
+    reconstruct_windows,
+)
+from recon4d.inference.windows import (
+    pipeline as running,
+)
+from recon4d.inference.windows.layout import anchored_windows, overlapping_windows
+from recon4d.inference.windows.loop_closure import depth_agreement, loop_candidates, thumbnails
+from recon4d.inference.windows.pose_graph import (
+    Edge,
+    optimise_pose_graph,
+    similarity_from_tangent,
+    tangent_from_similarity,
+)
+from recon4d.inference.windows.robust_similarity import fit_similarity_robustly, robust_mean
+from recon4d.io import load_scene
+from recon4d.io.long_archive import LongScene, load_frames, load_index
+from recon4d.io.long_clips import LongClip, open_long_clip
+from recon4d.records import Clip, Scene, Source
+
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    return make_world()
+
+
+# What windows are made of
+
+
+@pytest.mark.parametrize(
+    ("num_frames", "window", "overlap"),
+    [(20, 8, 3), (20, 8, 1), (21, 8, 7), (8, 8, 2), (3, 8, 2), (1, 2, 1), (9, 8, 2)],
+)
+def test_windows_cover_every_frame_once_and_share_the_overlap(num_frames: int, window: int, overlap: int) -> None:
+    windows = overlapping_windows(num_frames, window, overlap)
+    assert [frame for one in windows for frame in one.owned] == list(range(num_frames))
+    assert all(set(one.owned) <= set(one.frames) and one.owned for one in windows)
+    assert all(len(one.frames) == window for one in windows[:-1])
+    for before, after in pairwise(windows):
+        assert after.frames[:overlap] == before.frames[-overlap:] == after.shared
+        assert after.frames[-1] > before.frames[-1]
+
+
+def test_the_middle_of_an_overlap_divides_it() -> None:
+    first, second = overlapping_windows(12, 8, 4)
+    assert (first.owned[-1], second.owned[0]) == (5, 6)
+    assert overlapping_windows(12, 8, 1)[0].owned == tuple(range(8))
+
+
+@pytest.mark.parametrize(("window", "overlap"), [(8, 8), (8, 9), (8, 0), (1, 1)])
+def test_an_overlap_that_leaves_nothing_new_is_refused(window: int, overlap: int) -> None:
+    with pytest.raises(ValueError, match=f"windows of {window} frames cannot share {overlap}"):
+        WindowConfig(window, overlap)
+
+
+def test_anchored_windows_begin_with_the_anchor() -> None:
+    windows = anchored_windows(6, 2)
+    assert [one.frames for one in windows] == [(0, 1, 2), (0, 3, 4), (0, 5)]
+    assert [one.owned for one in windows] == [(0, 1, 2), (3, 4), (5,)]
+    assert [one.frames for one in anchored_windows(1, 2)] == [(0,)]
+
+
+# Putting together what a perfect model says
+
+
+@pytest.mark.parametrize(("window", "overlap"), [(8, 3), (9, 1), (6, 5), (32, 4)])
+def test_exact_windows_make_the_truth(world: World, tmp_path: Path, window: int, overlap: int) -> None:
+    oracle = Oracle(world.scene)
+    index = run(oracle, world, tmp_path / "out", window, overlap)
+    wanted = expected(world.scene, oracle.asked[0])
+    found = load_frames(tmp_path / "out", range(FRAMES))
+    assert_same_scene(found, wanted)
+    assert load_frames(tmp_path / "out", [0]).tracks is None  # those of one window would end with it
+    assert torch.equal(index.cameras.world_from_cam, found.cameras.world_from_cam)
+    assert torch.equal(index.times, world.clip.times)
+    assert index.size == (HEIGHT, WIDTH)
+    assert index.errors.max() < 1e-4
+    assert not (tmp_path / "out" / "windows").exists()
+    # A metre is a metre in every window, whatever its unit.
+    torch.testing.assert_close(found.metres_per_unit, wanted.metres_per_unit)
+    assert index.metres_per_unit == pytest.approx(float(wanted.metres_per_unit), rel=1e-4)
+
+
+def test_a_frame_is_an_archive_that_says_where_it_came_from(world: World, tmp_path: Path) -> None:
+    from recon4d.io import load_scene_info, load_times
+
+    info = replace(INFO, source=world.long_clip.source)
+    reconstruct_windows(Oracle(world.scene), world.long_clip, tmp_path, info, WindowConfig(8, 2))
+    file = tmp_path / "frames" / "000013.npz"
+    assert load_scene(file).num_frames == 1
+    assert load_times(file).tolist() == [world.clip.times[13]]
+    one = load_scene_info(file)
+    assert one.source == Source("world", ("13",), (13,))
+    assert one.settings == {"windows": "overlapping", "window": 8, "overlap": 2, "one_lens": True}
+
+
+def wrong_static_points(scene: Scene, generator: torch.Generator) -> Scene:
+    """Three in ten pixels are nearer or farther, each by a factor of its own."""
+    wrong = torch.rand(scene.depths.shape, generator=generator) < 0.3
+    factor = torch.exp(1.5 * torch.rand(scene.depths.shape, generator=generator))
+    return replace(scene, depths=torch.where(wrong, scene.depths * factor, scene.depths))
+
+
+def wrong_movers(scene: Scene, generator: torch.Generator) -> Scene:
+    """What moves is twice to ten times too far away, the same for all of it: the strongest pull there can be."""
+    factor = 2 + 8 * torch.rand((), generator=generator)
+    return replace(scene, depths=torch.where(scene.moving > 0.5, factor * scene.depths, scene.depths))
+
+
+def noise(scene: Scene, generator: torch.Generator) -> Scene:
+    return replace(scene, depths=scene.depths * (1 + 0.02 * torch.randn(scene.depths.shape, generator=generator)))
+
+
+def unsure_majority(scene: Scene, generator: torch.Generator) -> Scene:
+    """Six in ten pixels are wrong by one factor, and the answer says that it is less sure there."""
+    unsure = torch.rand(HEIGHT, WIDTH, generator=torch.Generator().manual_seed(0)) < 0.6
+    factor = 2 + torch.rand((), generator=generator)
+    confidence = torch.where(unsure, 1.0, 3.0) + torch.rand(scene.depths.shape, generator=generator)
+    return replace(
+        scene,
+        depths=torch.where(unsure, factor * scene.depths, scene.depths),
+        depth_confidence=confidence * scene.depth_confidence,
+    )
+
+
+@pytest.mark.parametrize(
+    ("spoil", "tolerance"),
+    [(wrong_static_points, 1e-3), (wrong_movers, 1e-3), (unsure_majority, 1e-3), (noise, 0.02)],
+)
+def test_what_is_wrong_does_not_pull_the_windows(
+    world: World, tmp_path: Path, spoil: Callable, tolerance: float
+) -> None:
+    oracle = Oracle(world.scene, spoil)
+    run(oracle, world, tmp_path)
+    wanted = expected(world.scene, oracle.asked[0])
+    length = float(wanted.depths[wanted.depth_confidence > 0].median())
+    assert_same_cameras(load_frames(tmp_path, range(FRAMES)), wanted, tolerance * length)
+
+
+def test_windows_may_answer_in_any_world(world: World, tmp_path: Path) -> None:
+    def somewhere(scene: Scene, generator: torch.Generator) -> Scene:
+        axis_angle, shift = torch.randn(2, 3, generator=generator)
+        return scene.transformed(g.rigid(g.rotation_from_axis_angle(axis_angle), shift))
+
+    oracle = Oracle(world.scene, somewhere)
+    run(oracle, world, tmp_path)
+    assert_same_scene(load_frames(tmp_path, range(FRAMES)), expected(world.scene, oracle.asked[0]))
+
+
+def test_windows_that_say_nothing_of_motion_are_joined(world: World, tmp_path: Path) -> None:
+    """An answer without a motion head has NaN in `moving`; its points count as they are."""
+    oracle = Oracle(world.scene, lambda scene, _: replace(scene, moving=torch.full_like(scene.moving, torch.nan)))
+    assert run(oracle, world, tmp_path).errors.max() < 1e-4
+
+
+# Runs that stop
+
+
+@pytest.mark.parametrize("stopped_at", [0, 1, 3])
+def test_a_failing_window_keeps_the_others_and_the_run_goes_on(world: World, tmp_path: Path, stopped_at: int) -> None:
+    whole = Oracle(world.scene, wrong_static_points)
+    run(whole, world, tmp_path / "whole")
+    first = Oracle(world.scene, wrong_static_points, fails_at=stopped_at)
+    with pytest.raises(RuntimeError, match="the machine was taken away") as failure:
+        run(first, world, tmp_path / "stopped")
+    assert any(f"in window {stopped_at} (frames" in note for note in failure.value.__notes__)
+    second = Oracle(world.scene, wrong_static_points)
+    run(second, world, tmp_path / "stopped")
+    assert first.asked + second.asked == whole.asked
+    assert files_of(tmp_path / "stopped") == files_of(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("step", ["save_frame", "save_index", "_place"])
+def test_a_run_stopped_while_it_writes_goes_on(world: World, tmp_path: Path, step: str) -> None:
+    run(Oracle(world.scene), world, tmp_path / "whole")
+    wait = 11 if step == "save_frame" else 0
+    with stopped_at(running, step, wait):
+        run(Oracle(world.scene), world, tmp_path / "stopped")
+    with pytest.raises(FileNotFoundError, match="whose run has ended"):
+        load_index(tmp_path / "stopped")
+    if step == "save_frame":  # eleven frames are there, and the first window's answer has made room for them
+        assert sorted(path.name for path in (tmp_path / "stopped" / "windows").glob("??????.npz"))[0] == "000001.npz"
+    (tmp_path / "stopped" / "frames" / ".000003.npz.partial-0a1b2c3d").write_bytes(b"half a fra")
+    again = Oracle(world.scene)
+    run(again, world, tmp_path / "stopped")
+    assert not again.asked
+    assert files_of(tmp_path / "stopped") == files_of(tmp_path / "whole")
+
+
+def test_a_finished_run_is_not_done_again(world: World, tmp_path: Path) -> None:
+    first = run(Oracle(world.scene), world, tmp_path)
+    again = Oracle(world.scene)
+    assert torch.equal(run(again, world, tmp_path).cameras.world_from_cam, first.cameras.world_from_cam)
+    assert not again.asked
+
+
+def test_the_folder_of_another_run_is_refused(world: World, tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError):
+        run(Oracle(world.scene, fails_at=1), world, tmp_path / "half", 8, 3)
+    for folder in ("half", "whole"):
+        if folder == "whole":
+            run(Oracle(world.scene), world, tmp_path / folder, 8, 3)
+        before = files_of(tmp_path / folder)
+        with pytest.raises(FileExistsError, match=r"another run, different in overlap \(3 there, 2 now\)"):
+            run(Oracle(world.scene), world, tmp_path / folder, 8, 2)
+        assert files_of(tmp_path / folder) == before
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "diary.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match="holds no run to go on with"):
+        run(Oracle(world.scene), world, tmp_path / "foreign")
+
+
+def test_windows_with_nothing_static_in_common_are_named_and_the_run_can_go_on(world: World, tmp_path: Path) -> None:
+    def everything_moves_later(scene: Scene, _: torch.Generator) -> Scene:
+        return replace(scene, moving=torch.full_like(scene.moving, 0.7))
+
+    moving = Oracle(world.scene, everything_moves_later)
+    with pytest.raises(ValueError, match=r"window 1 \(frames 5 to 12\) cannot be joined to window 0 \(frames 0 to 7\)"):
+        run(moving, world, tmp_path)
+    assert moving.asked == [tuple(range(8)), tuple(range(5, 13))]
+    # What the message advises: no window is answered a second time.
+    run(moving, world, tmp_path, static_below=0.9)
+    assert len(moving.asked) == len(set(moving.asked)) == 4
+    assert_same_cameras(load_frames(tmp_path, range(FRAMES)), expected(world.scene, moving.asked[0]), 1e-3)
+
+
+def test_windows_that_disagree_are_warned_of(world: World, tmp_path: Path) -> None:
+    def nonsense(scene: Scene, generator: torch.Generator) -> Scene:
+        return replace(scene, depths=1 + 9 * torch.rand(scene.depths.shape, generator=generator))
+
+    with pytest.warns(UserWarning, match="window 1 .* fits window 0 .* poorly"):
+        index = run(Oracle(world.scene, nonsense), world, tmp_path)
+    assert index.errors[1:].min() > 0.1
+
+
+@pytest.mark.parametrize("wrong", [lambda scene, _: scene.frames([0, 1]), lambda scene, _: Scene.stack([scene])])
+def test_an_answer_of_other_length_is_refused(world: World, tmp_path: Path, wrong: Callable) -> None:
+    with pytest.raises(ValueError, match="wanted one scene of 8 frames"):
+        run(Oracle(world.scene, wrong), world, tmp_path)
+
+
+# Memory
+
+
+def most_held(world: World, num_frames: int, folder: Path) -> tuple[int, int]:
+    """The most images and clips that are alive at once while a clip of that many frames is reconstructed."""
+    images_alive, clips_alive = weakref.WeakSet(), weakref.WeakSet()
+    most_images, most_clips = [0], [0]
+    truth = Oracle(world.scene.frames([i % FRAMES for i in range(num_frames)]))
+
+    def images(positions: Sequence[int]) -> Iterator[Tensor]:
+        for position in positions:
+            image = world.clip.images[position % FRAMES].clone()
+            images_alive.add(image)
+            most_images[0] = max(most_images[0], len(images_alive))
+            yield image
+
+    def reconstruct_clip(clip: Clip) -> Scene:
+        clips_alive.add(clip)
+        most_clips[0] = max(most_clips[0], len(clips_alive))
+        return truth(clip)
+
+    numbers = tuple(range(num_frames))
+    source = Source("long", tuple(map(str, numbers)), numbers)
+    long_clip = LongClip(tuple(map(float, numbers)), (HEIGHT, WIDTH), source, images)
+    reconstruct_windows(reconstruct_clip, long_clip, folder, INFO, WindowConfig(6, 2))
+    return most_images[0], most_clips[0]
+
+
+def test_memory_does_not_grow_with_the_clip(world: World, tmp_path: Path) -> None:
+    short, long = most_held(world, 14, tmp_path / "short"), most_held(world, 30, tmp_path / "long")
+    assert short == long
+    assert long[0] <= 6 + 2  # a window, and the image on its way into it
+    assert long[1] <= 2
+
+
+# Every frame with the first
+
+
+@pytest.mark.parametrize("frames_per_call", [1, 4])
+def test_exact_pairs_make_the_truth(world: World, tmp_path: Path, frames_per_call: int) -> None:
+    oracle = Oracle(world.scene)
+    reconstruct_anchored(oracle, world.long_clip, tmp_path, INFO, AnchorConfig(frames_per_call))
+    assert all(numbers[0] == 0 and len(numbers) <= frames_per_call + 1 for numbers in oracle.asked)
+    found, wanted = load_frames(tmp_path, range(FRAMES)), expected(world.scene, oracle.asked[0])
+    assert_same_scene(found, wanted)
+    assert found.tracks is not None
+    assert wanted.tracks is not None
+    assert found.tracks.anchors.tolist() == [0]
+    torch.testing.assert_close(found.tracks.points, wanted.tracks.points, rtol=1e-4, atol=1e-4)
+    assert torch.equal(found.tracks.visible, wanted.tracks.visible)
+    # Of frames without the anchor the tracks are there all the same.
+    later = load_frames(tmp_path, [7, 5]).tracks
+    assert later is not None
+    assert later.anchors.tolist() == [-1]
+    assert torch.equal(later.points, found.tracks.points[:, [7, 5]])
+
+
+@pytest.mark.parametrize("spoil", [wrong_static_points, noise])
+def test_the_scale_of_a_pair_stands_up_to_wrong_points(world: World, tmp_path: Path, spoil: Callable) -> None:
+    oracle = Oracle(world.scene, spoil)
+    reconstruct_anchored(oracle, world.long_clip, tmp_path, INFO)
+    wanted = expected(world.scene, oracle.asked[0])
+    length = float(wanted.depths[wanted.depth_confidence > 0].median())
+    assert_same_cameras(load_frames(tmp_path, range(FRAMES)), wanted, 0.01 * length)
+
+
+def test_an_anchor_that_nothing_is_known_of_joins_nothing(world: World, tmp_path: Path) -> None:
+    oracle = Oracle(world.scene, lambda scene, _: replace(scene, depth_confidence=0 * scene.depth_confidence))
+    with pytest.raises(ValueError, match=r"window 1 .* cannot be joined to window 0 .* 0 confident pixels"):
+        reconstruct_anchored(oracle, world.long_clip, tmp_path, INFO)
+
+
+# Loops
+
+
+def random_similarities(count: int, size: float, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return similarity_from_tangent(size * torch.randn(count, 7, generator=generator, dtype=torch.double))
+
+
+def test_tangents_and_similarities_are_inverse() -> None:
+    tangents = torch.randn(50, 7, generator=torch.Generator().manual_seed(0), dtype=torch.double)
+    tangents[0] = 0
+    tangents[1] *= 1e-9
+    torch.testing.assert_close(tangent_from_similarity(similarity_from_tangent(tangents)), tangents)
+
+
+def test_a_graph_without_contradiction_finds_the_truth_from_anywhere() -> None:
+    truth = random_similarities(6, 0.5, seed=1)
+    truth[0] = torch.eye(4)
+    pairs = [(0, 1), (1, 2), (2, 3), (3, 4), (4, 5), (5, 0), (1, 4)]
+    edges = [Edge(a, b, g.invert(truth[a]) @ truth[b]) for a, b in pairs]
+    start = truth @ random_similarities(6, 0.1, seed=2)
+    start[0] = truth[0]
+    found = optimise_pose_graph(start, edges, length=2.0)
+    torch.testing.assert_close(found, truth, rtol=1e-7, atol=1e-7)
+
+
+def test_a_loop_spreads_what_is_left_over_evenly_scale_included() -> None:
+    """Every one of ten steps is 2 % too large; the loop says that the last unit is the first."""
+    step = g.similarity(torch.tensor(1.02).double(), torch.eye(3).double(), torch.zeros(3).double())
+    start = torch.stack([torch.linalg.matrix_power(step, k) for k in range(11)])
+    edges = [Edge(k, k + 1, step) for k in range(10)] + [Edge(0, 10, torch.eye(4).double())]
+    logs = g.similarity_scale(optimise_pose_graph(start, edges, length=1.0)).log()
+    left_over = 10 * math.log(1.02) / 11
+    torch.testing.assert_close(logs, torch.arange(11).double() * (math.log(1.02) - left_over), rtol=1e-6, atol=1e-9)
+
+
+def there_and_back(world: World) -> World:
+    """The clip played forward and then backward: every place is seen twice."""
+    order = [*range(FRAMES), *range(FRAMES - 1, -1, -1)]
+    clip = replace(world.clip.frames(order), times=torch.arange(len(order)) / 10.0)
+    return World(clip, world.scene.frames(order))
+
+
+DRIFT = 0.01
+
+
+class DriftingOracle(Oracle):
+    """In a run of frames each one is found 1 % deeper than the last; two places seen together are right."""
+
+    def __call__(self, clip: Clip) -> Scene:
+        scene = super().__call__(clip)
+        numbers = self.asked[-1]
+        if numbers[-1] - numbers[0] >= len(numbers):
+            return scene
+        factors = torch.exp(DRIFT * torch.arange(len(numbers)))
+        return replace(scene, depths=scene.depths * factors[:, None, None])
+
+
+def final_drift(oracle: Oracle, world: World, folder: Path) -> float:
+    """By how much (log) the last frames' depth is out of scale with the first ones'."""
+    truth, found = world.scene, load_frames(folder, range(world.clip.num_frames))
+    known = truth.depth_confidence > 0
+    ratios = [float((found.depths[i][known[i]] / truth.depths[i][known[i]]).median().log()) for i in (1, -2)]
+    return abs(ratios[1] - ratios[0])
+
+
+def test_a_loop_takes_the_drift_away(world: World, tmp_path: Path) -> None:
+    returning = there_and_back(world)
+    open_ended, closed = DriftingOracle(returning.scene), DriftingOracle(returning.scene)
+    run(open_ended, returning, tmp_path / "open", 8, 3)
+    config = WindowConfig(8, 3, loops=LoopConfig(max_candidates=2))
+    reconstruct_windows(closed, returning.long_clip, tmp_path / "closed", INFO, config)
+    assert len(closed.asked) > len(open_ended.asked)
+    before, after = (final_drift(o, returning, tmp_path / f) for o, f in ((open_ended, "open"), (closed, "closed")))
+    assert before > 0.25
+    assert after < 0.2 * before
+
+
+def test_candidates_are_the_frames_that_look_alike(world: World) -> None:
+    returning = there_and_back(world)
+    windows = overlapping_windows(returning.clip.num_frames, 8, 3)
+    small = thumbnails(returning.long_clip)
+    candidates = loop_candidates(windows, small, LoopConfig(min_likeness=0.999))
+    assert candidates
+    for one in candidates:
+        assert one.late.number - one.early.number >= 3
+        alike = returning.clip.images[one.early_frame].float() - returning.clip.images[one.late_frame]
+        assert alike.abs().mean() < 8
+    for one, other in combinations(candidates, 2):
+        apart = abs(one.early.number - other.early.number), abs(one.late.number - other.late.number)
+        assert max(apart) > 1
+        assert one.likeness >= other.likeness
+    assert len(loop_candidates(windows, small, LoopConfig(min_likeness=0.999, max_candidates=1))) == 1
+
+
+def test_a_place_is_recognised_by_its_depth(world: World) -> None:
+    first, last = world.scene.frames([0]), world.scene.frames([4])
+    right = torch.eye(4).double()
+    elsewhere = g.rigid(torch.eye(3), torch.tensor([0.0, 0.0, 1.0])).double()
+    behind = g.rigid(torch.diag(torch.tensor([-1.0, 1, -1])), torch.zeros(3)).double()
+    assert depth_agreement(first, last, right, 0.5) > 0.95
+    assert depth_agreement(first, last, elsewhere, 0.5) < 0.3
+    assert depth_agreement(first, last, behind, 0.5) == 0
+
+
+def test_what_looks_alike_but_is_not_the_same_place_closes_no_loop(world: World, tmp_path: Path) -> None:
+    """The pictures come back, the geometry does not: the second time the upper half is three times as deep."""
+    returning = there_and_back(world)
+    deeper = torch.ones(2 * FRAMES, HEIGHT, WIDTH)
+    deeper[FRAMES:, : HEIGHT // 2] = 3.0
+    other = replace(returning.scene, depths=returning.scene.depths * deeper)
+    without = run(Oracle(other), World(returning.clip, other), tmp_path / "without")
+    config = WindowConfig(8, 3, loops=LoopConfig(max_candidates=2, min_agreement=0.9))
+    closed = Oracle(other)
+    index = reconstruct_windows(closed, returning.long_clip, tmp_path / "with", INFO, config)
+    assert any(numbers[-1] - numbers[0] >= len(numbers) for numbers in closed.asked)
+    assert torch.equal(index.world_from_window, without.world_from_window)
+
+
+@pytest.mark.parametrize("wrong", [{"min_likeness": 0.0}, {"min_agreement": 1.5}, {"max_candidates": 0}])
+def test_loops_that_cannot_be_are_refused(wrong: dict) -> None:
+    with pytest.raises(ValueError, match="wanted"):
+        LoopConfig(**wrong)
+
+
+# The fit
+
+
+def test_the_fit_finds_the_majority() -> None:
+    generator = torch.Generator().manual_seed(0)
+    points = torch.randn(500, 3, generator=generator)
+    b_from_a = random_similarities(1, 0.7, seed=5)[0].float()
+    moved = g.transform_points(b_from_a, points)
+    # 45 % agree on another answer: the hardest kind of wrong.
+    moved[:225] = g.transform_points(random_similarities(1, 0.7, seed=6)[0].float(), points[:225])
+    fit = fit_similarity_robustly(points, moved, torch.ones(500))
+    torch.testing.assert_close(fit.b_from_a.float(), b_from_a, rtol=1e-4, atol=1e-5)
+    again = fit_similarity_robustly(points, moved, torch.ones(500))
+    assert torch.equal(fit.b_from_a, again.b_from_a)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_fit_needs_no_majority_where_the_wrong_do_not_agree(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    points = torch.randn(500, 3, generator=generator)
+    b_from_a = random_similarities(1, 0.7, seed=seed + 5)[0].float()
+    moved = g.transform_points(b_from_a, points)
+    moved[:275] = torch.randn(275, 3, generator=generator)
+    fit = fit_similarity_robustly(points, moved, torch.ones(500))
+    torch.testing.assert_close(fit.b_from_a.float(), b_from_a, rtol=1e-4, atol=1e-4)
+
+
+def test_far_points_may_be_farther_off() -> None:
+    """With errors that grow with distance, counting them as shares of it is nearer to the truth."""
+    generator = torch.Generator().manual_seed(1)
+    distances = torch.exp(2 * torch.rand(400, generator=generator))
+    points = torch.nn.functional.normalize(torch.randn(400, 3, generator=generator), dim=-1) * distances[:, None]
+    noisy = points + 0.05 * distances[:, None] * torch.randn(400, 3, generator=generator)
+    off = [
+        float(
+            g.transform_points(
+                fit_similarity_robustly(points, noisy, lengths).b_from_a, torch.zeros(1, 3).double()
+            ).norm()
+        )
+        for lengths in (distances, torch.ones(400))
+    ]
+    assert off[0] < 0.7 * off[1]
+    # The error is a share of the lengths too.
+    once, twice = (fit_similarity_robustly(points, noisy, factor * distances).error for factor in (1, 2))
+    assert once == pytest.approx(2 * twice)
+    assert 0.03 < once < 0.15
+
+
+def test_the_mean_of_the_majority() -> None:
+    generator = torch.Generator().manual_seed(2)
+    values = torch.cat([3 + 0.01 * torch.randn(550, generator=generator), 3 + torch.rand(450, generator=generator)])
+    assert robust_mean(values) == pytest.approx(3.0, abs=0.005)
+    with pytest.raises(ValueError, match="at least one"):
+        robust_mean(torch.zeros(0))
+
+
+def test_two_points_are_refused() -> None:
+    with pytest.raises(ValueError, match="at least 3"):
+        fit_similarity_robustly(torch.zeros(2, 3), torch.zeros(2, 3), torch.ones(2))
+
+
+# Reading frame by frame
+
+
+def test_frames_of_a_video_are_read_when_they_are_wanted(numbered_video: Path) -> None:
+    from videos import numbers_seen
+
+    clip = open_long_clip(numbered_video)
+    assert (clip.num_frames, clip.size) == (30, (48, 64))
+    assert numbers_seen(torch.stack(list(clip.images([0, 7, 29])))) == [0, 7, 29]
+    slower = open_long_clip(numbered_video, fps=5, start=1.0, stop=2.0)
+    assert slower.source.numbers == (10, 12, 14, 16, 18, 20)
+    assert numbers_seen(torch.stack(list(slower.images([1, 2])))) == [12, 14]
+    assert slower.times == pytest.approx([1.0, 1.2, 1.4, 1.6, 1.8, 2.0])
+
+
+def test_pictures_of_a_folder_are_read_when_they_are_wanted(tmp_path: Path) -> None:
+    from recon4d.io import write_jpeg
+
+    for number in range(4):
+        size = 40 if number == 3 else 32
+        write_jpeg(tmp_path / f"p{number}.jpg", torch.full((3, size, 32), 50 * number, dtype=torch.uint8))
+    clip = open_long_clip(tmp_path)
+    assert clip.source.names == ("p0.jpg", "p1.jpg", "p2.jpg", "p3.jpg")
+    assert all(math.isnan(time) for time in clip.times)
+    assert [round(float(image.float().mean())) for image in clip.images([1, 2])] == [50, 100]
+    images = clip.images([2, 3])
+    next(images)  # the odd one is met only when its turn comes
+    with pytest.raises(ValueError, match=r"p3.jpg is 32x40 but .*p0.jpg is 32x32"):
+        next(images)
+    assert open_long_clip(tmp_path, fps=2, start=0.5, stop=1).times == (0.5, 1.0)
+    with pytest.raises(ValueError, match="need times"):
+        open_long_clip(tmp_path, start=1)
+    with pytest.raises(ValueError, match="wanted a number above 0"):
+        open_long_clip(tmp_path, fps=0)
+
+
+def test_the_python_block_of_the_page_on_long_clips_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = Path(__file__).parents[3]
+    (block,) = re.findall(r"```python\n(.*?)```", (root / "docs" / "long_clips.md").read_text(), re.DOTALL)
+    # Sooner done with the tiny model, smaller pictures and half the frames.
+    shortened = {
+        '"recon4d_mini"': '"recon4d_tiny", weights=None',
+        "anchors=()": "anchors=(), processing_size=32",
+        "fps=10": "fps=5",
+        "window=16, overlap=4": "window=8, overlap=2",
+        "out/dog": str(tmp_path / "dog"),
+    }
+    for shown, shorter in shortened.items():
+        assert shown in block
+        block = block.replace(shown, shorter)
+    monkeypatch.chdir(root)
+    names: dict[str, object] = {}
+    exec(block, names)
+    index, scene = names["index"], names["scene"]
+    assert isinstance(index, LongScene)
+    assert isinstance(scene, Scene)
+    assert index.num_frames == 15
+    assert torch.equal(scene.cameras.world_from_cam, index.cameras.world_from_cam[10:14])

@@ -1,0 +1,651 @@
+"""What is taken along means the same elsewhere: formats read back by other programs, by hand or from their bytes."""
+
+import importlib.util
+import json
+import math
+import re
+import struct
+from dataclasses import replace
+from pathlib import Path
+
+import av
+import numpy as np
+import open3d
+import pycolmap
+import pytest
+import torch
+import trimesh
+from scenes import HEIGHT, WIDTH, make_scene
+from scipy.spatial.transform import Rotation
+
+from recon4d import geometry as g
+from recon4d.cli.main import main
+from recon4d.datasets.readers.colmap import ColmapModels
+from recon4d.io import (
+    FORMATS,
+    PointChoice,
+    SavedResults,
+    SceneInfo,
+    export_results,
+    read_raster,
+    read_results,
+    save_scene,
+    write_jpeg,
+)
+from recon4d.io.exporters.depth_maps import REACH, values_per_unit
+from recon4d.io.exporters.exr import write_exr
+from recon4d.io.exporters.gaussian_splats import PROPERTIES, gaussians
+from recon4d.io.exporters.meshes import voxel_length
+from recon4d.records import Scene, Source
+from recon4d.records.leveling import levelled
+from recon4d.records.metric_scale import in_metres, in_metres_by_distance, scaled
+
+TIMES = torch.tensor([0.2, 0.0, 0.1])
+NAMES = ("first picture", "second", "third")
+PAGE = (Path(__file__).parents[3] / "docs" / "export.md").read_text()
+EVERYTHING = PointChoice(drop=0.0)
+
+
+def save(folder: Path, scene: Scene, times: torch.Tensor = TIMES, factor: int = 2) -> Path:
+    """A folder of results whose pictures, one colour each, are `factor` times as large as the maps."""
+    height, width = scene.size[0] * factor, scene.size[1] * factor
+    names = NAMES if scene.num_frames == 3 else tuple(f"view_{frame}" for frame in range(scene.num_frames))
+    source = Source("clip.mp4", names, tuple(range(scene.num_frames)))
+    (folder / "frames").mkdir(parents=True)
+    for frame, name in enumerate(names):
+        picture = torch.tensor([40 + 60 * frame, 100, 200], dtype=torch.uint8)[:, None, None].expand(3, height, width)
+        write_jpeg(folder / "frames" / f"{name}.jpg", picture)
+    save_scene(folder, scene, times, SceneInfo("truth", True, "0", source, (height, width), {}))
+    return folder
+
+
+def wall() -> Scene:
+    """The slanted wall, of which the left quarter moves."""
+    scene = make_scene()
+    scene.moving[:, :, : WIDTH // 4] = 1.0
+    return replace(scene, tracks=None)
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> SavedResults:
+    return read_results(save(tmp_path / "results", wall()))
+
+
+def written(tmp_path: Path, results: SavedResults, name: str, choice: PointChoice = EVERYTHING) -> Path:
+    export_results(tmp_path / "out", results, [name], choice)
+    return tmp_path / "out" / name
+
+
+class TestColmap:
+    @pytest.mark.parametrize("name", ["colmap", "colmap-text"])
+    def test_colmap_reads_the_cameras_and_points_that_were_meant(self, tmp_path, results, name):
+        folder = written(tmp_path, results, name)
+        model = pycolmap.Reconstruction(str(folder / "sparse" / "0"))
+        assert model.is_valid()
+        by_name = {image.name: image for image in model.images.values()}
+        assert set(by_name) == {path.name for path in (folder / "images").iterdir()}
+        intrinsics = results.original_cameras().intrinsics
+        for frame, name_of_frame in enumerate(("first_picture.jpg", "second.jpg", "third.jpg")):
+            image = by_name[name_of_frame]
+            wanted = results.scene.cameras.cam_from_world[frame, :3].numpy()
+            np.testing.assert_allclose(image.cam_from_world().matrix(), wanted, atol=1e-6)
+            np.testing.assert_allclose(image.camera.calibration_matrix(), intrinsics[frame].numpy(), atol=1e-5)
+            assert (image.camera.height, image.camera.width) == (2 * HEIGHT, 2 * WIDTH)
+        model.update_point_3d_errors()
+        assert model.compute_mean_reprojection_error() < 1e-3
+        # The wall is z = 4 + x / 4, and its moving quarter is not there.
+        points = np.stack([point.xyz for point in model.points3D.values()])
+        np.testing.assert_allclose(points[:, 2], 4 + points[:, 0] / 4, atol=1e-5)
+        assert len(points) == 3 * HEIGHT * (WIDTH * 3 // 4)
+
+    def test_a_point_is_seen_by_its_own_pixel_and_takes_its_colour_from_there(self, tmp_path, results):
+        model = pycolmap.Reconstruction(str(written(tmp_path, results, "colmap") / "sparse" / "0"))
+        image = next(image for image in model.images.values() if image.name == "first_picture.jpg")
+        own = image.points2D[0]
+        # The first still pixel: column 4 of row 0, twice as large in the picture.
+        np.testing.assert_allclose(own.xy, [2 * (WIDTH // 4 + 0.5), 1.0], atol=1e-9)
+        point = model.points3D[own.point3D_id]
+        np.testing.assert_allclose(point.xyz, results.scene.points[0, 0, WIDTH // 4].numpy(), atol=1e-5)
+        assert np.abs(point.color.astype(int) - [40, 100, 200]).max() <= 3
+
+    def test_points_are_seen_where_depths_agree_and_nowhere_else(self, tmp_path, results):
+        def others(scene: Scene, out: str) -> int:
+            folder = written(tmp_path / out, results.with_scene(scene), "colmap")
+            model = pycolmap.Reconstruction(str(folder / "sparse" / "0"))
+            return sum(point.track.length() - 1 for point in model.points3D.values())
+
+        assert others(results.scene, "agree") > results.scene.depths.numel() // 2
+        apart = results.scene.depths * torch.tensor([1.0, 1.1, 1.3])[:, None, None]
+        assert others(replace(results.scene, depths=apart), "apart") == 0
+
+    def test_neither_what_moves_nor_what_is_unknown_sees_a_point(self, tmp_path, results):
+        def sighted(change: str) -> set[tuple[int, int]]:
+            """Map pixels of the second picture at which points of other pictures are seen."""
+            scene = results.scene
+            maps = scene.moving if change == "moving" else scene.depth_confidence
+            maps = maps.clone()
+            maps[1] = 1.0 if change == "moving" else 0.0
+            changed = replace(scene, **{change: maps})
+            folder = written(tmp_path / change, results.with_scene(changed), "colmap")
+            model = pycolmap.Reconstruction(str(folder / "sparse" / "0"))
+            image = next(image for image in model.images.values() if image.name == "second.jpg")
+            return {(int(point.xy[0] // 2), int(point.xy[1] // 2)) for point in image.points2D}
+
+        assert sighted("moving") == set()
+        assert sighted("depth_confidence") == set()
+
+    def test_what_stood_still_and_was_followed_is_a_point_of_its_own(self, tmp_path):
+        """Through three frames, at the pixels it was followed to; nothing of what moved, was hidden or went astray."""
+        scene = make_scene()
+        scene.moving[:, :, : WIDTH // 4] = 1.0
+        tracks = scene.tracks
+        assert tracks is not None
+        query = torch.arange(HEIGHT * WIDTH).reshape(HEIGHT, WIDTH)
+        hidden, astray, unsure = query[3, 8], query[4, 8], query[5, 8]
+        tracks.visible[0, 1:, hidden] = 0.1
+        tracks.confidence[0, 2, unsure] = 0.0
+        points = tracks.points.clone()
+        points[0, 2, astray] += 0.5
+        scene = replace(scene, tracks=replace(tracks, points=points), depth_confidence=scene.depth_confidence.clone())
+        results = read_results(save(tmp_path / "results", scene))
+        folder = written(tmp_path, results, "colmap")
+        model = pycolmap.Reconstruction(str(folder / "sparse" / "0"))
+        from_pixels = 3 * HEIGHT * (WIDTH * 3 // 4)
+        followed = {number - from_pixels - 1: point for number, point in model.points3D.items() if number > from_pixels}
+        assert results.scene.tracks is not None
+        pixels = results.scene.track_pixels[0]
+        inside = ((pixels >= 0) & (pixels < torch.tensor([WIDTH, HEIGHT]))).all(dim=-1)
+        seen = (inside & (results.scene.tracks.visible[0] > 0.5)).clone()
+        seen[2, [astray, unsure]] = False
+        still = (torch.arange(HEIGHT * WIDTH) % WIDTH) >= WIDTH // 4
+        usable = ((seen.sum(dim=0) >= 2) & still).nonzero()[:, 0]
+        assert hidden not in usable
+        assert {int(astray), int(unsure)} <= set(usable.tolist())
+        assert sorted(followed) == list(range(len(usable)))
+        names = {image.name: number for number, image in model.images.items()}
+        for row, one in enumerate(usable.tolist()):
+            point = followed[row]
+            np.testing.assert_allclose(point.xyz, scene.points.reshape(3, -1, 3)[0, one].numpy(), atol=1e-5)
+            assert np.abs(point.color.astype(int) - [40, 100, 200]).max() <= 3
+            frames = seen[:, one].nonzero()[:, 0].tolist()
+            by_image = {element.image_id: element.point2D_idx for element in point.track.elements}
+            assert set(by_image) == {names[("first_picture.jpg", "second.jpg", "third.jpg")[frame]] for frame in frames}
+            for frame in frames:
+                number = names[("first_picture.jpg", "second.jpg", "third.jpg")[frame]]
+                at = model.images[number].points2D[by_image[number]].xy
+                np.testing.assert_allclose(at, 2 * pixels[frame, one].numpy(), atol=1e-3)
+        # Tracks take at most half of the points there may be.
+        (exported,) = export_results(tmp_path / "few", results, ["colmap"], PointChoice(drop=0, max_points=40))
+        assert "40 points (20 of them followed through tracks)" in exported.summary
+        (exported,) = export_results(tmp_path / "one", results, ["colmap"], PointChoice(drop=0, max_points=1))
+        assert "1 points (0 of them followed" in exported.summary
+
+    def test_our_own_reader_agrees(self, tmp_path, results):
+        sample = ColmapModels(written(tmp_path, results, "colmap-text")).read("colmap-text", [0, 1, 2])
+        relative = results.scene.in_frame(0).cameras.world_from_cam
+        torch.testing.assert_close(sample.scene.cameras.world_from_cam, relative, atol=1e-5, rtol=0)
+        assert sample.scene.tracks is not None
+        assert sample.scene.tracks.visible.sum() > 0
+
+    def test_the_residual_that_is_printed_is_that_of_the_file(self, tmp_path, results):
+        (exported,) = export_results(tmp_path / "out", results, ["colmap"], EVERYTHING)
+        residual = float(exported.summary.split("residual ")[1].split()[0])
+        model = pycolmap.Reconstruction(str(tmp_path / "out" / "colmap" / "sparse" / "0"))
+        errors = [point.error for point in model.points3D.values()]
+        assert 0 < residual < 1e-4
+        assert 0 < np.mean(errors) < 1e-4
+
+    def test_skew_and_unknown_cameras_are_refused(self, tmp_path, results):
+        intrinsics = results.scene.cameras.intrinsics.clone()
+        intrinsics[1, 0, 1] = 0.5
+        skewed = replace(results.scene, cameras=replace(results.scene.cameras, intrinsics=intrinsics))
+        with pytest.raises(ValueError, match="frame 1 has a skew of 1;"):
+            written(tmp_path, results.with_scene(skewed), "colmap")
+        intrinsics[1] = torch.nan
+        with pytest.raises(ValueError, match="frame 1 is not known"):
+            written(tmp_path, results.with_scene(skewed), "nerfstudio")
+
+
+class TestNerfstudio:
+    def test_the_camera_looks_along_minus_z_with_y_up(self, tmp_path, results):
+        folder = written(tmp_path, results, "nerfstudio")
+        content = json.loads((folder / "transforms.json").read_text())
+        # The first camera is the identity in OpenCV axes.
+        assert content["frames"][0]["transform_matrix"] == [[1, 0, 0, 0], [0, -1, 0, 0], [0, 0, -1, 0], [0, 0, 0, 1]]
+        scene, cameras = results.scene, results.original_cameras()
+        for frame, entry in enumerate(content["frames"]):
+            assert (folder / entry["file_path"]).read_bytes() == results.frame_files[frame].read_bytes()
+            gl = np.linalg.inv(entry["transform_matrix"]) @ [*scene.points[frame, 3, 5].tolist(), 1.0]
+            assert gl[2] < 0
+            # OpenGL's projection: to the right of the axis is right, above it is up.
+            x = entry["cx"] + entry["fl_x"] * gl[0] / -gl[2]
+            y = entry["cy"] - entry["fl_y"] * gl[1] / -gl[2]
+            np.testing.assert_allclose([x, y], [2 * 5.5, 2 * 3.5], atol=1e-4)
+            assert (entry["h"], entry["w"]) == (2 * HEIGHT, 2 * WIDTH)
+        assert cameras.intrinsics[0, 0, 0] == content["frames"][0]["fl_x"]
+        cloud = trimesh.load(folder / content["ply_file_path"])
+        np.testing.assert_allclose(cloud.vertices[:, 2], 4 + cloud.vertices[:, 0] / 4, atol=1e-5)
+
+    @pytest.mark.parametrize(("length", "told"), [(1.0, None), (50.0, True), (0.01, True)])
+    def test_depth_times_the_factor_is_the_depth_of_the_cameras_unit(self, tmp_path, results, length, told):
+        """As nerfstudio reads it: the value times the factor, 0.001 unless it is told another."""
+        scene = results.scene
+        scene.depth_confidence[1, 2, 3] = 0.0
+        results = results.with_scene(scaled(scene, length))
+        (exported,) = export_results(tmp_path / "out", results, ["nerfstudio"], EVERYTHING)
+        folder = tmp_path / "out" / "nerfstudio"
+        content = json.loads((folder / "transforms.json").read_text())
+        words = re.findall(r"--depth-unit-scale-factor (\S+)", exported.summary)
+        factor = float(words[0]) if words else 1e-3
+        assert bool(words) == bool(told)
+        assert content["depth_unit_scale_factor"] == factor
+        for frame, entry in enumerate(content["frames"]):
+            values = read_raster(folder / entry["depth_file_path"])
+            assert values.dtype == np.uint16
+            assert values.shape == scene.size
+            wanted = results.scene.depths[frame].numpy() * (results.scene.depth_confidence[frame].numpy() > 0)
+            np.testing.assert_allclose(values * factor, wanted, atol=0.51 * factor)
+            assert (values == 0).sum() == (frame == 1)
+
+
+class TestClouds:
+    def test_static_parts_leave_out_what_moves_and_times_do_not(self, tmp_path, results):
+        folder = written(tmp_path, results, "ply")
+        counts = {path.name: len(trimesh.load(path).vertices) for path in folder.iterdir()}
+        a_frame = HEIGHT * WIDTH
+        times = {f"time_{name}.ply": a_frame for name in ("first_picture", "second", "third")}
+        assert counts == {"static.ply": 3 * a_frame * 3 // 4, **times}
+        cloud = trimesh.load(folder / "time_second.ply")
+        np.testing.assert_allclose(cloud.vertices, results.scene.points[1].reshape(-1, 3), atol=1e-5)
+        assert np.abs(np.asarray(cloud.colors)[:, :3].astype(int) - [100, 100, 200]).max() <= 3
+
+    def test_glb_has_y_up(self, tmp_path, results):
+        (geometry,) = trimesh.load(written(tmp_path, results, "glb") / "time_first_picture.glb").geometry.values()
+        wanted = results.scene.points[0].reshape(-1, 3).numpy() * [1, -1, -1]
+        np.testing.assert_allclose(geometry.vertices, wanted, atol=1e-5)
+        # What is drawn above the middle of the picture is above the camera.
+        assert geometry.vertices[0, 1] > 0
+
+    def test_the_least_confident_are_dropped_and_the_rest_is_thinned(self, tmp_path, results):
+        confidence = torch.arange(results.scene.depths.numel()).reshape(results.scene.depths.shape) + 1.0
+        graded = results.with_scene(replace(results.scene, depth_confidence=confidence, moving=0 * confidence))
+
+        def count(out: str, choice: PointChoice) -> int:
+            return len(trimesh.load(written(tmp_path / out, graded, "ply", choice) / "static.ply").vertices)
+
+        total = confidence.numel()
+        assert count("half", PointChoice(drop=50)) == total // 2
+        assert count("least", PointChoice(drop=0, min_confidence=total - 9)) == 10
+        assert count("thin", PointChoice(drop=0, max_points=17)) == 17
+
+
+class TestTrajectory:
+    def test_lines_are_by_time_and_quaternions_have_w_last(self, tmp_path, results):
+        lines = (written(tmp_path, results, "tum") / "trajectory.txt").read_text().splitlines()
+        rows = np.array([[float(word) for word in line.split()] for line in lines if not line.startswith("#")])
+        np.testing.assert_allclose(rows[:, 0], [0.0, 0.1, 0.2], atol=1e-6)
+        matrices = results.scene.cameras.world_from_cam[[1, 2, 0]].numpy()
+        np.testing.assert_allclose(rows[:, 1:4], matrices[:, :3, 3], atol=1e-6)
+        np.testing.assert_allclose(Rotation.from_quat(rows[:, 4:]).as_matrix(), matrices[:, :3, :3], atol=1e-6)
+
+    def test_photos_are_numbered_and_unknown_cameras_left_out(self, tmp_path):
+        scene = wall()
+        scene.cameras.world_from_cam[1] = torch.nan
+        results = read_results(save(tmp_path / "photos", scene, torch.full((3,), torch.nan)))
+        lines = (written(tmp_path, results, "tum") / "trajectory.txt").read_text().splitlines()
+        assert "frame number" in lines[0]
+        assert [float(line.split()[0]) for line in lines[1:]] == [0.0, 2.0]
+
+
+class TestDepth:
+    @pytest.mark.parametrize(("metres_per_unit", "step"), [(1.0, 0.001), (1.25, 0.0008), (math.nan, None)])
+    def test_png_times_its_scale_is_the_depth(self, tmp_path, results, metres_per_unit, step):
+        depths = results.scene.depths.clone()
+        depths[0, 0, 0] = math.nan
+        depths[0, 0, 1] = 1e4
+        confidence = results.scene.depth_confidence.clone()
+        confidence[2, 5, 5] = 0
+        unit = torch.tensor(metres_per_unit)
+        scene = replace(results.scene, depths=depths, depth_confidence=confidence, metres_per_unit=unit)
+        folder = written(tmp_path, results.with_scene(scene), "depth-png")
+        sidecar = json.loads((folder / "depth.json").read_text())
+        scale = sidecar["units_per_value"]
+        assert step is None or scale == pytest.approx(step)
+        metres = sidecar["metres_per_value"]
+        assert metres is None if math.isnan(metres_per_unit) else metres == pytest.approx(scale * metres_per_unit)
+        stored = np.stack([read_raster(folder / name) for name in sidecar["files"]]).astype(np.float64)
+        # Unknown, beyond what fits, and of no confidence.
+        wanted = depths.double().numpy()
+        for pixel in ((0, 0, 0), (0, 0, 1), (2, 5, 5)):
+            assert stored[pixel] == 0
+            wanted[pixel] = 0
+        assert np.abs(stored * scale - wanted).max() <= scale / 2 + 1e-9
+        assert (stored[wanted > 0] > 0).all()
+        assert (sidecar["height"], sidecar["width"]) == scene.size
+        np.testing.assert_allclose(sidecar["intrinsics"], scene.cameras.intrinsics)
+        np.testing.assert_allclose(sidecar["world_from_cam"], scene.cameras.world_from_cam)
+
+    @pytest.mark.parametrize("name", ["depth-png", "depth-exr"])
+    def test_depth_below_the_least_confidence_is_unknown(self, tmp_path, results, name):
+        confidence = results.scene.depth_confidence.clone()
+        confidence[1] = 3.0
+        doubted = results.with_scene(replace(results.scene, depth_confidence=confidence))
+        folder = written(tmp_path, doubted, name, PointChoice(min_confidence=2.0))
+        for frame, stem in enumerate(("first_picture", "second", "third")):
+            path = folder / f"{stem}.{name.removeprefix('depth-')}"
+            values = read_raster(path) if name == "depth-png" else read_plain_exr(path.read_bytes())[1]
+            assert (values > 0).all() if frame == 1 else (values == 0).all()
+
+    def test_steps_without_metres_reach_the_farthest_or_ten_times_the_median(self):
+        near, with_horizon = torch.tensor([1.0, 2.0, 4.0]), torch.tensor([1.0, 2.0, 400.0])
+        assert values_per_unit(near, math.nan) == 65535 / 4
+        assert values_per_unit(with_horizon, math.nan) == 65535 / (2 * REACH)
+        # Ten metres a unit: forty metres fit in millimetres, hundred a unit do not.
+        assert values_per_unit(near, 10.0) == 10_000
+        assert values_per_unit(near, 100.0) == 65535 / 4
+
+    def test_opencv_reads_sixteen_bits(self, tmp_path, results):
+        """Where OpenCV is installed, which is no dependency of ours."""
+        cv2 = pytest.importorskip("cv2")
+        folder = written(tmp_path, results, "depth-png")
+        sidecar = json.loads((folder / "depth.json").read_text())
+        for name, depths in zip(sidecar["files"], results.scene.depths.numpy(), strict=True):
+            values = cv2.imread(str(folder / name), cv2.IMREAD_UNCHANGED)
+            assert values.dtype == np.uint16
+            np.testing.assert_allclose(values * sidecar["units_per_value"], depths, atol=sidecar["units_per_value"])
+
+    def test_exr_holds_the_depths_bit_for_bit(self, tmp_path, results):
+        folder = written(tmp_path, results, "depth-exr")
+        assert json.loads((folder / "depth.json").read_text())["units_per_value"] == 1
+        for frame, name in enumerate(("first_picture", "second", "third")):
+            channels, values = read_plain_exr((folder / f"{name}.exr").read_bytes())
+            assert channels == ["Z"]
+            assert np.array_equal(values, results.scene.depths[frame].numpy())
+
+    def test_another_reader_of_exr_agrees(self, tmp_path):
+        values = np.random.default_rng(0).uniform(0, 9, (5, 7)).astype(np.float32)
+        values[0, 0] = 1e-7
+        # FFmpeg knows colours and luminance only, in the same layout.
+        write_exr(tmp_path / "y.exr", values, channel="Y")
+        with av.open(str(tmp_path / "y.exr")) as opened:
+            frame = next(opened.decode(video=0))
+        plane = frame.planes[-1] if frame.format.name == "grayf32le" else frame.planes[0]
+        assert (frame.height, frame.width) == (5, 7)
+        rows = np.frombuffer(plane, np.float32).reshape(5, plane.line_size // 4)[:, :7]
+        np.testing.assert_array_equal(rows, values)
+
+
+def read_plain_exr(data: bytes) -> tuple[list[str], np.ndarray]:
+    """The layout as openexr.com describes it, read attribute by attribute."""
+    assert struct.unpack_from("<2i", data) == (20000630, 2)
+    at, attributes = 8, {}
+    while data[at]:
+        name, kind = data[at:].split(b"\0", 2)[:2]
+        at += len(name) + len(kind) + 2
+        (size,) = struct.unpack_from("<i", data, at)
+        attributes[name.decode()] = (kind.decode(), data[at + 4 : at + 4 + size])
+        at += 4 + size
+    needed = {"channels", "compression", "dataWindow", "displayWindow", "lineOrder", "pixelAspectRatio"}
+    assert needed | {"screenWindowCenter", "screenWindowWidth"} == set(attributes)
+    assert attributes["compression"] == ("compression", b"\0")
+    x0, y0, x1, y1 = struct.unpack("<4i", attributes["dataWindow"][1])
+    kind, channels = attributes["channels"]
+    name, rest = channels.split(b"\0", 1)
+    assert (kind, struct.unpack("<iB3xii", rest[:16]), rest[16:]) == ("chlist", (2, 0, 1, 1), b"\0")
+    height, width = y1 - y0 + 1, x1 - x0 + 1
+    offsets = struct.unpack_from(f"<{height}Q", data, at + 1)
+    rows = []
+    for line, offset in enumerate(offsets):
+        assert struct.unpack_from("<2i", data, offset) == (line, 4 * width)
+        rows.append(np.frombuffer(data, "<f4", width, offset + 8))
+    assert offsets[-1] + 8 + 4 * width == len(data)
+    return [name.decode()], np.stack(rows)
+
+
+def test_frame_arrays_say_what_the_scene_says(tmp_path, results):
+    folder = written(tmp_path, results, "npz")
+    with np.load(folder / "second.npz", allow_pickle=False) as arrays:
+        scene = results.scene
+        assert np.array_equal(arrays["depth"], scene.depths[1])
+        np.testing.assert_allclose(arrays["points"], scene.points[1], atol=1e-5)
+        assert arrays["image"].shape == (HEIGHT, WIDTH, 3)
+        assert np.abs(arrays["image"].astype(int) - [100, 100, 200]).max() <= 3
+        assert arrays["moving"].sum() == HEIGHT * WIDTH // 4
+        assert arrays["confident"].all()
+        assert arrays["time"] == 0.0
+        assert np.array_equal(arrays["world_from_cam"], scene.cameras.world_from_cam[1])
+
+
+class TestGaussians:
+    def test_names_are_those_that_trainers_and_viewers_read(self, tmp_path, results):
+        data = (written(tmp_path, results, "splats") / "splats.ply").read_bytes()
+        header, body = data.split(b"end_header\n", 1)
+        named = [line.split()[2].decode() for line in header.splitlines() if line.startswith(b"property float")]
+        wanted = "x y z nx ny nz f_dc_0 f_dc_1 f_dc_2 opacity scale_0 scale_1 scale_2 rot_0 rot_1 rot_2 rot_3"
+        assert named == wanted.split() == list(PROPERTIES)
+        rows = np.frombuffer(body, "<f4").reshape(-1, len(named))
+        assert len(rows) == 3 * HEIGHT * WIDTH * 3 // 4
+        np.testing.assert_allclose(rows[:, 2], 4 + rows[:, 0] / 4, atol=1e-5)
+        # The red of the three pictures is 40, 100 and 160.
+        red = (0.5 + 0.28209479177387814 * rows[:, 6]) * 255
+        thirds = red.reshape(3, -1)
+        assert np.abs(thirds - np.array([[40], [100], [160]])).max() <= 3
+        np.testing.assert_allclose(1 / (1 + np.exp(-rows[:, 9])), 0.1, atol=1e-6)
+        np.testing.assert_array_equal(rows[:, 13:], np.tile([1, 0, 0, 0], (len(rows), 1)))
+
+    def test_size_is_the_distance_to_the_three_nearest(self):
+        grid = torch.stack(torch.meshgrid(torch.arange(4.0), torch.arange(4.0), indexing="ij"), dim=-1).reshape(-1, 2)
+        points = torch.cat([2 * grid, torch.zeros(16, 1)], dim=1)
+        scales = np.exp(gaussians(points, torch.zeros(16, 3, dtype=torch.uint8))[:, 10:13])
+        inner, corner = 5, 0
+        np.testing.assert_allclose(scales[inner], 2.0, rtol=1e-6)
+        # Of a corner: two at 2, one at 2 sqrt 2.
+        np.testing.assert_allclose(scales[corner], math.sqrt((4 + 4 + 8) / 3), rtol=1e-6)
+
+    def test_points_at_one_place_have_a_size_all_the_same(self):
+        points = torch.tensor([[0.0, 0, 0]] * 4 + [[1.0, 0, 0], [1.0, 2, 0]])
+        assert np.isfinite(gaussians(points, torch.zeros(6, 3, dtype=torch.uint8))).all()
+
+
+class TestSurfaces:
+    @pytest.mark.parametrize("name", ["tsdf", "poisson", "alpha"])
+    def test_the_mesh_is_the_wall(self, tmp_path, results, name):
+        # What moves is in front of the wall.
+        depths = torch.where(results.scene.moving > 0, 0.8 * results.scene.depths, results.scene.depths)
+        results = results.with_scene(replace(results.scene, depths=depths))
+        mesh = open3d.io.read_triangle_mesh(str(written(tmp_path, results, name) / f"{name}.ply"))
+        vertices = np.asarray(mesh.vertices)
+        assert len(mesh.triangles) > 50
+        voxel = voxel_length(results.scene, results.scene.depths > 0)
+        distances = np.abs(vertices @ [-0.25, 0, 1] - 4) / math.hypot(0.25, 1)
+        assert np.quantile(distances, 0.9) < voxel / 4
+        # It is as large as what is seen of the wall and stands still.
+        points = results.scene.points[results.scene.moving == 0].numpy()
+        assert np.abs(vertices.min(axis=0) - points.min(axis=0)).max() < 3 * voxel
+        assert np.abs(vertices.max(axis=0) - points.max(axis=0)).max() < 3 * voxel
+        assert np.abs(np.asarray(mesh.vertex_colors)[:, 1] * 255 - 100).max() < 5
+        if name != "alpha":  # An alpha shape is closed, and has a back.
+            mesh.compute_triangle_normals()
+            centroids = vertices[np.asarray(mesh.triangles)].mean(axis=1)
+            towards = (np.asarray(mesh.triangle_normals) * (0 - centroids)).sum(axis=1) > 0
+            assert towards.mean() > 0.9
+
+    def test_poisson_leaves_bare_places_open(self, tmp_path, results):
+        confidence, moving = torch.zeros(3, HEIGHT, WIDTH), torch.zeros(3, HEIGHT, WIDTH)
+        confidence[0] = 1.0
+        moving[0, 2:10, 4:12] = 1.0
+        holed = results.with_scene(replace(results.scene, depth_confidence=confidence, moving=moving))
+        mesh = open3d.io.read_triangle_mesh(str(written(tmp_path, holed, "poisson") / "poisson.ply"))
+        # The first camera is the world: how far are the vertices from the middle of the hole, in pixels of the maps?
+        pixels = g.project(torch.from_numpy(np.asarray(mesh.vertices)).float(), results.scene.cameras.intrinsics[0])
+        distances = (pixels - torch.tensor([8.0, 6.0])).norm(dim=-1)
+        assert float(distances.min()) > 1.0
+        assert float(distances.max()) > 7.0
+
+
+class TestWorlds:
+    def test_scaling_changes_units_and_not_metres(self):
+        scene = make_scene(metres_per_unit=3.0)
+        twice = scaled(scene, 2.0)
+        torch.testing.assert_close(twice.depths, 2 * scene.depths)
+        torch.testing.assert_close(twice.cameras.centres, 2 * scene.cameras.centres)
+        assert float(twice.metres_per_unit) == 1.5
+        metric = in_metres(scene, 0.5)
+        torch.testing.assert_close(metric.points, 0.5 * scene.points)
+        assert float(metric.metres_per_unit) == 1.0
+        with pytest.raises(ValueError, match="scaled by 0"):
+            scaled(scene, 0.0)
+
+    def test_one_known_distance_makes_metres(self):
+        scene = make_scene()
+        metric = in_metres_by_distance(scene, 1, (3, 2), (12, 9), 7.0)
+        apart = metric.points_from_depth[1, 2, 3] - metric.points_from_depth[1, 9, 12]
+        assert float(apart.norm()) == pytest.approx(7.0, rel=1e-5)
+        assert float(metric.metres_per_unit) == 1.0
+        for pixels, message in ((((3, 2), (3, 2)), "one place"), (((3, 2), (WIDTH, 0)), "not in maps")):
+            with pytest.raises(ValueError, match=message):
+                in_metres_by_distance(scene, 0, *pixels, 1.0)
+
+    def test_the_floor_becomes_level(self):
+        trace = exact_scene()
+        _, scene = trace(torch.arange(3) / 6)
+        # In any world: turned, and moved.
+        turn = g.rotation_from_axis_angle(torch.tensor([0.7, -2.0, 0.4]))
+        scene = levelled(scene.transformed(g.rigid(turn, torch.tensor([3.0, -1.0, 2.0]))))
+        points = scene.points_from_depth[scene.depth_confidence > 0]
+        on_floor = points[:, 1].abs() < 0.01
+        # More than half of what is seen is floor, and nothing is below it.
+        assert on_floor.double().mean() > 0.5
+        near = scene.depths[scene.depth_confidence > 0] < 20
+        assert float(points[near, 1].max()) < 0.01
+        centre, forward = scene.cameras.centres[0], scene.cameras.world_from_cam[0, :3, 2]
+        # The first camera is 1.7 above the floor, above the origin, and looks along z and 0.12 rad down.
+        torch.testing.assert_close(centre, torch.tensor([0.0, -1.7, 0.0]), atol=0.02, rtol=0)
+        wanted = torch.tensor([0.0, math.sin(0.12), math.cos(0.12)])
+        torch.testing.assert_close(forward, wanted, atol=0.005, rtol=0)
+
+    def test_a_wall_is_no_floor(self):
+        with pytest.raises(ValueError, match="no floor is found"):
+            levelled(make_scene())
+
+
+def exact_scene():
+    """The tracing function of examples/exact_scene.py."""
+    path = Path(__file__).parents[3] / "examples" / "exact_scene.py"
+    specification = importlib.util.spec_from_file_location("exact_scene", path)
+    assert specification is not None
+    assert specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module.trace
+
+
+class TestCommand:
+    def test_an_earlier_export_is_replaced_where_that_is_asked_for(self, tmp_path, capsys):
+        folder, out = save(tmp_path / "results", wall()), tmp_path / "out"
+        command = ["export", str(folder), "--out", str(out), "--to"]
+        assert main([*command, "tum"]) == 0
+        first = (out / "tum" / "trajectory.txt").read_bytes()
+        assert main([*command, "depth-png"]) == 2
+        # What fails leaves the old one: this scene has no frames to copy.
+        (folder / "frames" / "second.jpg").rename(folder / "second.jpg")
+        assert main([*command, "tum", "colmap", "--overwrite"]) == 2
+        assert (out / "tum" / "trajectory.txt").read_bytes() == first
+        (folder / "second.jpg").rename(folder / "frames" / "second.jpg")
+        assert main([*command, "depth-png", "--overwrite"]) == 0
+        assert {path.name for path in out.iterdir()} == {"depth-png", "export.json"}
+        # What somebody put there, however deep, is not ours to delete.
+        (out / "depth-png" / "trained").mkdir()
+        (out / "depth-png" / "trained" / "model.ply").write_text("hours")
+        capsys.readouterr()
+        assert main([*command, "tum", "--overwrite"]) == 2
+        assert "also holds depth-png/trained/model.ply" in capsys.readouterr().err
+        assert (out / "depth-png" / "trained" / "model.ply").read_text() == "hours"
+        for mine in ("results", "diary"):
+            other = tmp_path / mine
+            other.mkdir(exist_ok=True)
+            (other / "note.txt").write_text("mine")
+            assert main(["export", str(folder), "--out", str(other), "--to", "tum", "--overwrite"]) == 2
+            assert "holds no export.json" in capsys.readouterr().err
+            assert (other / "note.txt").exists()
+
+    def test_several_formats_in_metres(self, tmp_path, capsys):
+        folder = save(tmp_path / "results", wall())
+        out = tmp_path / "out"
+        command = ["export", str(folder / "scene.npz"), "--to", "colmap", "tum", "--out", str(out)]
+        assert main([*command, "--metres-per-unit", "2"]) == 0
+        assert {path.name for path in out.iterdir()} == {"colmap", "tum", "export.json"}
+        assert "reprojection residual" in capsys.readouterr().out
+        last = (out / "tum" / "trajectory.txt").read_text().splitlines()[-1]
+        # Frame 0 is the latest; frame 2, one line before it, is at (0.2, -0.1, 0.4) units.
+        assert [float(word) for word in last.split()[1:4]] == [0, 0, 0]
+        line = (out / "tum" / "trajectory.txt").read_text().splitlines()[-2]
+        np.testing.assert_allclose([float(word) for word in line.split()[1:4]], [0.4, -0.2, 0.8], atol=1e-6)
+
+    def test_what_cannot_be_is_one_line_and_leaves_nothing(self, tmp_path, capsys):
+        folder = save(tmp_path / "results", wall())
+        blind = wall()
+        save(tmp_path / "blind", replace(blind, depth_confidence=torch.zeros_like(blind.depths)))
+        alone = save(tmp_path / "alone", wall())
+        for picture in (alone / "frames").iterdir():
+            picture.unlink()
+        np.savez(tmp_path / "foreign.npz", depth=np.zeros(3))
+        (tmp_path / "full").mkdir()
+        (tmp_path / "full" / "letter.txt").write_text("mine")
+        cases = [
+            (tmp_path / "foreign.npz", "tum", "out", "recon4d did not write it"),
+            (tmp_path / "nothing.npz", "tum", "out", "does not exist"),
+            (tmp_path / "blind", "ply", "out", "no pixel has a known depth"),
+            (tmp_path / "blind", "depth-exr", "out", "no pixel has a known depth"),
+            (folder, "obj", "out", "no format 'obj'; wanted some of colmap, colmap-text"),
+            (folder, "tum", "full", "is not empty"),
+            (alone, "colmap", "out", "needs the frames beside the scene"),
+        ]
+        for scene, name, out, message in cases:
+            capsys.readouterr()
+            assert main(["export", str(scene), "--to", name, "--out", str(tmp_path / out)]) == 2
+            lines = capsys.readouterr().err.splitlines()
+            assert len(lines) == 1
+            assert message in lines[0]
+            assert not (tmp_path / "out").exists()
+        assert not [path for path in tmp_path.iterdir() if "partial" in path.name]
+        assert main(["export", str(folder), "--to", "tum", "--out", str(tmp_path / "out"), "--level"]) == 2
+        assert "no floor is found" in capsys.readouterr().err
+        # One bad format among good ones leaves nothing either.
+        assert main(["export", str(tmp_path / "blind"), "--to", "tum", "ply", "--out", str(tmp_path / "out")]) == 2
+        assert not (tmp_path / "out").exists()
+
+    def test_every_format_is_in_the_help_and_in_the_page(self, capsys):
+        with pytest.raises(SystemExit):
+            main(["export", "--help"])
+        text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+        for name in FORMATS:
+            assert f"| `{name}` |" in PAGE
+            assert name in text
+
+
+def test_the_python_block_of_the_page_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    times = torch.arange(2) / 6
+    _, scene = exact_scene()(times)
+    save(tmp_path / "out", scene, times, factor=1)
+    (block,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    names: dict[str, object] = {}
+    exec(block, names)
+    metric, results = names["metric"], names["results"]
+    assert isinstance(metric, Scene)
+    assert isinstance(results, SavedResults)
+    apart = metric.points_from_depth[0, 150, 40] - metric.points_from_depth[0, 150, 90]
+    assert float(apart.norm()) == pytest.approx(1.5, rel=1e-5)
+    # The camera is 1.7 units above the floor, and the floor is where y is 0.
+    units = scene.points_from_depth[0, 150, 40] - scene.points_from_depth[0, 150, 90]
+    cloud = trimesh.load(tmp_path / "out_level" / "ply" / "static.ply")
+    assert np.quantile(cloud.vertices[:, 1], 0.99) == pytest.approx(0.0, abs=0.02)
+    height = -float(results.scene.cameras.centres[0, 1])
+    assert height == pytest.approx(1.7 * 1.5 / float(units.norm()), rel=0.01)
+
+
+def test_without_motion_everything_counts_as_still(tmp_path):
+    scene = replace(make_scene(), tracks=None, moving=torch.full((3, HEIGHT, WIDTH), torch.nan))
+    folder = written(tmp_path, read_results(save(tmp_path / "results", scene)), "ply")
+    assert len(trimesh.load(folder / "static.ply").vertices) == 3 * HEIGHT * WIDTH

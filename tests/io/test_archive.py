@@ -1,0 +1,240 @@
+"""The archive comes back bit for bit, opens in plain numpy, and foreign files are refused."""
+
+import io
+import json
+import math
+import subprocess
+import sys
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from walls import HEIGHT, NUM_FRAMES, WIDTH, make_info, make_scene, make_tracks, names_in, tensors_of
+
+from recon4d.io import (
+    SceneInfo,
+    load_scene,
+    load_scene_info,
+    load_times,
+    save_scene,
+)
+from recon4d.records import Scene
+
+
+def test_a_scene_alone_is_enough(tmp_path):
+    save_scene(tmp_path, make_scene())
+    assert load_times(tmp_path).isnan().all()
+    info = load_scene_info(tmp_path)
+    assert (info.model, info.source, info.original_size) == ("custom", None, (HEIGHT, WIDTH))
+    assert torch.equal(load_scene(tmp_path).depths, make_scene().depths)
+
+
+@pytest.mark.parametrize("with_tracks", [False, True])
+def test_a_scene_comes_back_bit_for_bit(tmp_path, with_tracks):
+    scene = replace(make_scene(), tracks=make_tracks() if with_tracks else None)
+    # Bits that a comparison of numbers would not tell apart: -0 from 0, and a NaN with a payload from another.
+    scene.depths.view(torch.int32)[0, 0, :3] = torch.tensor([-(2**31), 0x7FC01234, 1], dtype=torch.int32)
+    save_scene(tmp_path / "scene.npz", scene, torch.tensor([0.0, math.nan, 1 / 3]), make_info())
+
+    for path in (tmp_path, tmp_path / "scene.npz", str(tmp_path)):
+        loaded = load_scene(path)
+        assert (loaded.tracks is not None) == with_tracks
+        for before, after in zip(tensors_of(scene), tensors_of(loaded), strict=True):
+            assert before.dtype == after.dtype
+            assert before.shape == after.shape
+            assert before.numpy().tobytes() == after.numpy().tobytes()
+        assert torch.equal(load_times(path)[[0, 2]], torch.tensor([0.0, 1 / 3]))
+        assert load_scene_info(path) == make_info()
+    assert names_in(tmp_path) == {"scene.npz"}
+
+
+def test_other_precisions_and_layouts_are_kept(tmp_path):
+    scene = make_scene().to(dtype=torch.float64)
+    scene = replace(scene, moving=torch.rand(HEIGHT, WIDTH, NUM_FRAMES).double().permute(2, 0, 1).requires_grad_())
+    save_scene(tmp_path, scene, torch.zeros(NUM_FRAMES), make_info())
+    assert load_scene(tmp_path).depths.dtype == torch.float64
+    assert torch.equal(load_scene(tmp_path).moving, scene.moving.detach())
+    coarse = make_scene().to(dtype=torch.bfloat16)
+    save_scene(tmp_path, coarse, torch.zeros(NUM_FRAMES), make_info())
+    assert torch.equal(load_scene(tmp_path).points, coarse.points.float())
+
+
+def test_plain_numpy_opens_the_archive_with_the_documented_names_and_shapes(tmp_path):
+    scene = replace(make_scene(), tracks=make_tracks())
+    save_scene(tmp_path / "named.npz", scene, torch.zeros(NUM_FRAMES), make_info())
+    with np.load(tmp_path / "named.npz", allow_pickle=False) as arrays:
+        shapes = {name: arrays[name].shape for name in arrays}
+        info = json.loads(str(arrays["info"]))
+    maps = (NUM_FRAMES, HEIGHT, WIDTH)
+    assert shapes == {
+        "world_from_cam": (NUM_FRAMES, 4, 4),
+        "intrinsics": (NUM_FRAMES, 3, 3),
+        "depths": maps,
+        "depth_confidence": maps,
+        "points": (*maps, 3),
+        "point_confidence": maps,
+        "moving": maps,
+        "metres_per_unit": (),
+        "times": (NUM_FRAMES,),
+        "tracks_points": (2, NUM_FRAMES, 5, 3),
+        "tracks_visible": (2, NUM_FRAMES, 5),
+        "tracks_confidence": (2, NUM_FRAMES, 5),
+        "tracks_anchors": (2,),
+        "tracks_pixels": (2, 5, 2),
+        "info": (),
+    }
+    documented = sys.modules["recon4d.io.archive"].__doc__ or ""
+    assert all(f"\n{name} " in documented for name in shapes)
+    assert info["format"] == 1
+    assert info["original_size"] == [1080, 1920]
+    assert info["source"]["numbers"] == [0, 10, 20]
+
+
+def test_a_batch_and_unfitting_times_are_refused(tmp_path):
+    batch = Scene.stack([make_scene(), make_scene()])
+    with pytest.raises(ValueError, match=r"given a batch of \(2,\)"):
+        save_scene(tmp_path, batch, torch.zeros(NUM_FRAMES), make_info())
+    with pytest.raises(ValueError, match=r"times have shape \(4,\), wanted \(3,\)"):
+        save_scene(tmp_path, make_scene(), torch.zeros(4), make_info())
+    assert not names_in(tmp_path)
+
+
+def rewritten(path: Path, **changes) -> Path:
+    """The archive at `path` with arrays replaced, added or, for None, taken out."""
+    with np.load(path) as arrays:
+        contents = {name: arrays[name] for name in arrays} | changes
+    with path.open("wb") as file:
+        np.savez(file, **{name: array for name, array in contents.items() if array is not None})
+    return path
+
+
+@pytest.fixture
+def archive(tmp_path) -> Path:
+    save_scene(tmp_path / "scene.npz", make_scene(), torch.zeros(NUM_FRAMES), make_info())
+    return tmp_path / "scene.npz"
+
+
+def test_files_that_are_no_scenes_are_refused_in_one_line(archive):
+    foreign = io.BytesIO()
+    np.savez(foreign, some=np.zeros(3))
+    single = io.BytesIO()
+    np.save(single, np.zeros(3))
+    whole = archive.read_bytes()
+    flipped = bytearray(whole)
+    flipped[whole.index(b"depths.npy") + 400] ^= 1
+    for content, reason in (
+        (foreign.getvalue(), r"has no info, times, world_from_cam, .*metres_per_unit"),
+        (single.getvalue(), "is not an npz archive"),
+        (b"", "is not an npz archive"),
+        (b"a letter", "is not an npz archive"),
+        (whole[: len(whole) // 2], "only a part of one"),
+        (bytes(flipped), "Bad CRC-32"),
+    ):
+        archive.write_bytes(content)
+        with pytest.raises(ValueError, match=reason) as refusal:
+            load_scene(archive)
+        assert str(archive) in str(refusal.value)
+        assert "\n" not in str(refusal.value)
+    for load in (load_scene, load_scene_info, load_times):
+        with pytest.raises(FileNotFoundError, match=r"nowhere.npz does not exist"):
+            load(archive.with_name("nowhere.npz"))
+    archive.unlink()
+    archive.mkdir()
+    with pytest.raises(OSError, match=r"cannot read the scene: Is a directory: '.*scene.npz'"):
+        load_scene(archive.parent)
+
+
+def test_wrong_arrays_are_refused_by_name(archive):
+    with pytest.raises(ValueError, match=r"scene.npz as a scene: it has no depths, moving, so"):
+        load_scene(rewritten(archive, depths=None, moving=None))
+    with pytest.raises(ValueError, match=r"Scene.moving has shape \(3, 2, 2\), wanted .* height = 12"):
+        load_scene(
+            rewritten(archive, depths=np.zeros((3, HEIGHT, WIDTH), np.float32), moving=np.zeros((3, 2, 2), np.float32))
+        )
+    with pytest.raises(ValueError, match=r"has no tracks_visible, tracks_confidence, tracks_anchors, tracks_pixels"):
+        load_scene(rewritten(archive, tracks_points=np.zeros((1, 3, 5, 3), np.float32)))
+    with pytest.raises(ValueError, match="has no times"):
+        load_times(rewritten(archive, times=None))
+    with pytest.raises(ValueError, match="cannot read"):
+        load_scene(rewritten(archive, moving=np.array([[["who"]]])))
+
+
+def test_an_archive_of_a_batch_is_refused(archive):
+    with np.load(archive) as arrays:
+        stacked = {name: arrays[name][None] for name in arrays if name not in ("info", "times")}
+    with pytest.raises(ValueError, match=r"holds depths of shape \(1, 3, 12, 16\), wanted \(T, H, W\)"):
+        load_scene(rewritten(archive, **stacked))
+
+
+def test_a_newer_format_and_strange_info_are_refused(archive):
+    values = json.loads(make_info().to_json())
+    for changed, reason in (
+        ({**values, "format": 2, "colour": "red"}, r"has format 2, this recon4d reads up to 1"),
+        ({**values, "colour": "red"}, r"lacks nothing and has unknown \['colour'\]"),
+        ({key: value for key, value in values.items() if key != "trained"}, r"lacks \['trained'\]"),
+        ({**values, "source": {"path": "x"}}, r"source lacks \['names', 'numbers'\]"),
+        ({**values, "trained": "yes"}, "trained is 'yes', wanted bool"),
+        ({**values, "original_size": 5}, "original_size is 5"),
+        ([1], "wanted a JSON object"),
+    ):
+        rewritten(archive, info=np.array(json.dumps(changed)))
+        for load in (load_scene, load_scene_info, load_times):
+            with pytest.raises(ValueError, match=reason) as refusal:
+                load(archive)
+            assert str(archive) in str(refusal.value)
+
+
+def test_info_goes_through_json_and_back():
+    for info in (make_info(), make_info(source=None), make_info(settings={})):
+        assert SceneInfo.from_json(info.to_json()) == info
+
+
+@pytest.mark.parametrize("setting", [math.nan, [math.inf], [{1}], [(1, 2)]])
+def test_settings_that_json_would_change_are_refused_at_once(setting):
+    with pytest.raises(ValueError, match=r"setting 'strange' is .*, wanted a plain"):
+        make_info(settings={"strange": setting})
+
+
+FULL_DISK = """
+import resource, sys, torch
+from pathlib import Path
+sys.path[:0] = [{tests!r}]
+from recon4d.io import atomic_folder, save_scene
+from walls import make_info, make_scene, names_in
+here = Path({here!r})
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))  # a stand-in for a full disk; CPython ignores SIGXFSZ
+for target in (here / "scene.npz", here / "new.npz"):
+    try:
+        save_scene(target, make_scene(), torch.zeros(3), make_info())
+    except OSError as error:
+        assert "cannot write the scene" in str(error) and target.name in str(error), error
+    else:
+        sys.exit("written in spite of the limit")
+try:
+    with atomic_folder(here / "folder", overwrite=False) as partial:
+        save_scene(partial, make_scene(), torch.zeros(3), make_info())
+except OSError:
+    pass
+else:
+    sys.exit("written in spite of the limit")
+"""
+
+
+def test_a_full_disk_leaves_nothing_behind_and_the_old_archive_whole(archive):
+    before = archive.read_bytes()
+    script = FULL_DISK.format(tests=str(Path(__file__).parents[1] / "helpers"), here=str(archive.parent))
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Exception ignored" not in done.stderr
+    assert names_in(archive.parent) == {"scene.npz"}
+    assert archive.read_bytes() == before
+
+
+def test_the_archive_is_not_compressed(archive):
+    with zipfile.ZipFile(archive) as zipped:
+        assert all(entry.compress_type == zipfile.ZIP_STORED for entry in zipped.infolist())

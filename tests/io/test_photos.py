@@ -1,0 +1,135 @@
+"""Pictures: natural order, orientation, every kind of pixel."""
+
+import re
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from videos import numbered, numbers_seen, textured
+
+from recon4d.io import (
+    list_photos,
+    read_clip,
+    read_photo,
+    write_jpeg,
+)
+
+
+def save_numbered(folder: Path, names: list[str]) -> None:
+    for number, name in enumerate(names):
+        Image.fromarray(numbered(number)).save(folder / name)
+
+
+def test_pictures_of_a_folder_come_in_natural_order(tmp_path):
+    names = ["img1.png", "IMG2.JPG", "img10.png", "img11.webp", "shot_2.bmp"]
+    save_numbered(tmp_path, names)
+    (tmp_path / "notes.txt").write_text("no picture")
+    (tmp_path / ".img3.png").write_text("hidden")
+    (tmp_path / "img4.png").mkdir()
+    assert [path.name for path in list_photos(tmp_path)] == names
+    clip = read_clip(tmp_path)
+    assert numbers_seen(clip.images) == [0, 1, 2, 3, 4]
+    assert clip.times.isnan().all()
+    assert (clip.source.path, clip.source.names, clip.source.numbers) == (str(tmp_path), tuple(names), (0, 1, 2, 3, 4))
+
+
+def test_of_many_pictures_some_are_taken(tmp_path):
+    save_numbered(tmp_path, [f"{i}.png" for i in range(25)])
+    assert read_clip(tmp_path, num_frames=3).source.numbers == (0, 12, 24)
+    assert read_clip(tmp_path).num_frames == 16
+    assert read_clip(tmp_path, num_frames=None).num_frames == 25
+
+
+def test_pictures_taken_at_a_rate_have_times(tmp_path):
+    save_numbered(tmp_path, [f"{i}.png" for i in range(20)])
+    clip = read_clip(tmp_path, num_frames=3, fps=10, start=0.5, stop=1.5)
+    assert numbers_seen(clip.images) == [5, 10, 15]
+    assert clip.source.numbers == (5, 10, 15)
+    assert clip.times.tolist() == pytest.approx([0.5, 1.0, 1.5])
+    with pytest.raises(ValueError, match="start and stop need times"):
+        read_clip(tmp_path, start=0.5)
+    with pytest.raises(ValueError, match=r"start = 2 s is beyond the last frame, which is at 1.900 s"):
+        read_clip(tmp_path, fps=10, start=2.0)
+
+
+def test_a_list_of_pictures_keeps_its_order_and_one_picture_is_a_clip(tmp_path):
+    save_numbered(tmp_path, ["a.png", "b.png", "c.png"])
+    clip = read_clip([tmp_path / "c.png", str(tmp_path / "a.png")])
+    assert numbers_seen(clip.images) == [2, 0]
+    assert (clip.source.names, clip.source.numbers) == (("c.png", "a.png"), (0, 1))
+    single = read_clip(tmp_path / "b.png")
+    assert numbers_seen(single.images) == [1]
+    assert single.source.path == str(tmp_path / "b.png")
+    with pytest.raises(ValueError, match="the list of pictures is empty"):
+        read_clip([])
+
+
+def test_folders_without_pictures_and_of_mixed_sizes_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=f"{re.escape(str(tmp_path))} holds no pictures; wanted files ending in .bmp"):
+        read_clip(tmp_path)
+    save_numbered(tmp_path, ["a.png", "b.png"])
+    Image.fromarray(numbered(0, 30, 40)).save(tmp_path / "c.png")
+    with pytest.raises(ValueError, match=r"c.png is 40x30 but .*a.png is 64x48; a clip needs images of one size"):
+        read_clip(tmp_path)
+    with pytest.raises(NotADirectoryError, match=r"a.png is a file"):
+        list_photos(tmp_path / "a.png")
+
+
+def test_exif_orientation_is_applied(tmp_path):
+    stored = np.zeros((20, 40, 3), np.uint8)
+    stored[:10, :10] = 250
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown after a quarter turn clockwise: the corner top left comes top right
+    Image.fromarray(stored).save(tmp_path / "turned.jpg", exif=exif)
+    image = read_photo(tmp_path / "turned.jpg")
+    assert image.shape == (3, 40, 20)
+    assert image[:, :8, 12:].min() > 200
+    assert image[:, :, :8].max() < 50
+
+
+def test_every_kind_of_pixel_becomes_rgb(tmp_path):
+    level = np.full((20, 30), 100, np.uint8)
+    transparent = np.stack([level, level + 50, level + 100, np.zeros_like(level)], axis=-1)
+    Image.fromarray(transparent, "RGBA").save(tmp_path / "rgba.png")
+    Image.fromarray(level, "L").save(tmp_path / "grey.png")
+    Image.fromarray(level.astype(np.uint16) * 257).save(tmp_path / "deep.png")
+    Image.fromarray(level.astype(np.int32) * 257).save(tmp_path / "deep.tif")
+    Image.fromarray(level, "L").convert("CMYK").save(tmp_path / "print.jpg")
+    palette = Image.fromarray(level, "L").convert("P")
+    palette.save(tmp_path / "palette.png", transparency=bytes([0] * 100 + [128]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for name in ("grey.png", "deep.png", "deep.tif", "print.jpg", "palette.png"):
+            image = read_photo(tmp_path / name)
+            assert image.shape == (3, 20, 30), name
+            assert (image.int() - 100).abs().max() <= 2, name
+        assert read_photo(tmp_path / "rgba.png")[:, 0, 0].tolist() == [100, 150, 200]
+    Image.fromarray(level.astype(np.float32)).save(tmp_path / "float.tif")
+    with pytest.raises(ValueError, match=r"float.tif cannot be read as a picture: its pixels are floats"):
+        read_photo(tmp_path / "float.tif")
+
+
+@pytest.mark.parametrize("name", ["cut.jpg", "cut.png", "cut.webp"])
+def test_pictures_cut_short_are_refused_by_name(tmp_path, name):
+    Image.fromarray(textured(1)[0]).save(tmp_path / name)
+    content = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match=f"{name} cannot be read as a picture: ") as caught:
+        read_photo(tmp_path / name)
+    assert "\n" not in str(caught.value)
+
+
+def test_jpeg_round_trip(tmp_path):
+    image = torch.zeros(3, 40, 50, dtype=torch.uint8)
+    image[0], image[1, 20:], image[2, :, 25:] = 200, 120, 60
+    write_jpeg(tmp_path / "a.jpg", image)
+    assert (read_photo(tmp_path / "a.jpg").int() - image.int()).abs().float().mean() < 3
+    write_jpeg(tmp_path / "small.jpg", image, quality=10)
+    assert (tmp_path / "small.jpg").stat().st_size < (tmp_path / "a.jpg").stat().st_size
+    with pytest.raises(ValueError, match="quality = 0; wanted 1 to 100"):
+        write_jpeg(tmp_path / "a.jpg", image, quality=0)
+    with pytest.raises(OSError, match="gone"):
+        write_jpeg(tmp_path / "gone" / "a.jpg", image)

@@ -1,0 +1,93 @@
+"""All results are written together, each under its own name."""
+
+import math
+import warnings
+from dataclasses import replace
+
+import av
+import numpy as np
+import pytest
+import torch
+import trimesh
+from walls import (
+    GAP,
+    HEIGHT,
+    LEFT_COLOUR,
+    NUM_FRAMES,
+    PANEL_WIDTH,
+    WIDTH,
+    make_clip,
+    make_info,
+    make_scene,
+    names_in,
+    read_picture,
+)
+
+from recon4d.io import (
+    load_scene,
+    load_times,
+    results,
+    write_results,
+)
+from recon4d.records import Source
+
+
+def test_all_results_are_written(tmp_path):
+    clip = replace(make_clip(height=24, width=32), source=Source("photos", ("a.png", "b.JPEG", "c.001"), (0, 1, 2)))
+    scene = make_scene()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        write_results(tmp_path, clip, scene, make_info(source=clip.source))
+    assert names_in(tmp_path) == {"scene.npz", "frames", "depth.mp4", "cameras.png", "points.ply"}
+    assert names_in(tmp_path / "frames") == {"a.jpg", "b.jpg", "c.001.jpg"}
+    frame = read_picture(tmp_path / "frames" / "b.jpg")
+    assert frame.shape == (24, 32, 3)
+    np.testing.assert_allclose(frame[12, 4], LEFT_COLOUR, atol=12)
+    assert torch.equal(load_scene(tmp_path).depths, scene.depths)
+    assert torch.equal(load_times(tmp_path), clip.times)
+    assert len(trimesh.load(tmp_path / "points.ply").vertices) == NUM_FRAMES * HEIGHT * WIDTH  # type: ignore[union-attr]
+    with av.open(str(tmp_path / "depth.mp4")) as video:
+        assert float(video.streams.video[0].average_rate or 0) == pytest.approx(10)
+        pictures = [picture.to_ndarray(format="rgb24") for picture in video.decode(video=0)]
+    assert len(pictures) == NUM_FRAMES
+    assert pictures[0].shape == (360, 2 * PANEL_WIDTH + GAP, 3)
+
+
+def test_without_a_confident_point_everything_else_is_written(tmp_path):
+    scene = replace(make_scene(1), depth_confidence=torch.zeros(1, HEIGHT, WIDTH))
+    with pytest.warns(UserWarning, match=r"points.ply is left out"):
+        write_results(tmp_path, make_clip(1), scene, make_info(source=None))
+    assert names_in(tmp_path) == {"scene.npz", "frames", "depth.mp4", "cameras.png"}
+    assert names_in(tmp_path / "frames") == {"frame_000000.jpg"}
+
+
+@pytest.mark.parametrize("names", [("a.png", "a.jpg"), ("left/1.png", "right/1.png"), ("a.png", "A.png")])
+def test_frames_of_one_name_are_numbered_with_a_warning(names):
+    with pytest.warns(UserWarning, match="all are numbered instead"):
+        assert results.frame_file_names(Source("x", names, (0, 1)), 2) == ["frame_000000.jpg", "frame_000001.jpg"]
+
+
+def test_frames_lie_in_one_folder_whatever_their_names():
+    assert results.frame_file_names(Source("x", ("left/1.png", "../2.v3"), (0, 1)), 2) == ["1.jpg", "2.v3.jpg"]
+
+
+def test_names_that_do_not_fit_the_clip_are_refused():
+    with pytest.raises(ValueError, match="names 2 frames, but the clip has 3"):
+        results.frame_file_names(Source("x", ("a", "b"), (0, 1)), 3)
+
+
+@pytest.mark.parametrize(
+    ("times", "expected"),
+    [
+        ([0.0, 0.1, 0.2], 10.0),
+        ([0.2, 0.0, 0.1], 10.0),
+        ([0.0, 0.2, 0.4, 9.0], 5.0),
+        ([0.0, 60.0], 2.0),
+        ([0.0, 0.001], 30.0),
+        ([1.0, 1.0], 30.0),
+        ([0.0], 4.0),
+        ([math.nan, math.nan], 4.0),
+    ],
+)
+def test_the_video_runs_at_the_speed_of_the_clip(times, expected):
+    assert results._frames_per_second(torch.tensor(times)) == pytest.approx(expected, rel=1e-5)

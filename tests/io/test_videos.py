@@ -1,0 +1,98 @@
+"""Videos: times, sizes and orientation as they are shown."""
+
+import warnings
+
+import pytest
+import torch
+from videos import SIZE, bare_stream, encode, numbered, numbers_seen
+
+from recon4d.io import read_clip
+from recon4d.io.videos import read_frames, scan_video
+
+
+@pytest.mark.parametrize("name", ["uneven.mp4", "uneven.mkv"])
+def test_times_are_those_at_which_frames_are_shown(tmp_path, name):
+    shown_at = [0, 40, 300, 340, 1000, 2500]
+    clip = read_clip(encode(tmp_path / name, [numbered(i) for i in range(6)], shown_at))
+    assert clip.times.tolist() == pytest.approx([0.0, 0.04, 0.3, 0.34, 1.0, 2.5])
+    assert numbers_seen(clip.images) == [0, 1, 2, 3, 4, 5]
+    assert read_clip(tmp_path / name, num_frames=3).source.numbers == (0, 4, 5)
+
+
+@pytest.mark.parametrize("name", ["late.ts", "late.mkv", "late.mp4"])
+def test_times_count_from_the_first_frame(tmp_path, name):
+    path = encode(tmp_path / name, [numbered(i) for i in range(4)], [5000, 5100, 5200, 5300])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        clip = read_clip(path)
+    assert clip.times.tolist() == pytest.approx([0.0, 0.1, 0.2, 0.3], abs=1e-4)
+
+
+def test_a_bare_stream_without_timestamps_gets_them_from_its_rate(tmp_path):
+    path = encode(tmp_path / "a.ts", [numbered(i) for i in range(6)])
+    (tmp_path / "bare.h264").write_bytes(bare_stream(path))
+    clip = read_clip(tmp_path / "bare.h264")
+    assert numbers_seen(clip.images) == [0, 1, 2, 3, 4, 5]
+    steps = clip.times.diff()
+    assert (steps > 0).all()
+    assert torch.allclose(steps, steps[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "pixel_format"),
+    [("odd.webm", "libvpx-vp9", "yuv420p"), ("odd.mp4", "libx264", "yuv444p"), ("odd.mkv", "ffv1", "bgr0")],
+)
+def test_odd_sizes_keep_every_row_and_column(tmp_path, name, codec, pixel_format):
+    picture = numbered(5, 67, 101)
+    picture[:, -1], picture[-1, :] = 250, 10
+    image = read_clip(encode(tmp_path / name, [picture] * 2, codec=codec, pixel_format=pixel_format)).images[0]
+    assert image.shape == (3, 67, 101)
+    assert image[:, :-2, -1].float().mean() == pytest.approx(250, abs=12)
+    assert image[:, -1, :-2].float().mean() == pytest.approx(10, abs=12)
+
+
+@pytest.mark.parametrize(
+    ("matrix", "corner"),
+    [
+        ((1, 0, 0, 1), (0, 0)),
+        ((0, 1, -1, 0), (0, -1)),  # a quarter turn clockwise, as telephones held upright write it
+        ((0, -1, 1, 0), (-1, 0)),
+        ((-1, 0, 0, -1), (-1, -1)),
+        ((-1, 0, 0, 1), (0, -1)),
+        ((0, 1, 1, 0), (0, 0)),
+    ],
+)
+def test_pictures_come_out_upright(tmp_path, matrix, corner):
+    picture = numbered(30)
+    picture[:16, :16] = 10  # the dark corner lies top left in the file
+    picture[:16, 16:32] = 120  # and a grey one to its right
+    path = encode(tmp_path / "turned.mp4", [picture] * 2)
+    content = bytearray(path.read_bytes())
+    a, b, c, d = (value * 65536 for value in matrix)
+    at = content.index(b"tkhd") + 44
+    for offset, value in zip((0, 4, 12, 16), (a, b, c, d), strict=True):
+        content[at + offset : at + offset + 4] = value.to_bytes(4, "big", signed=True)
+    path.write_bytes(content)
+    image = read_clip(path).images[0].float().mean(0)
+    # Where x and y of the file's picture end up, by the matrix: x' = a x + c y, y' = b x + d y.
+    x_step = (matrix[1], matrix[0])
+    assert tuple(image.shape) == (SIZE if matrix[0] else SIZE[::-1])
+    row, column = (8 if side == 0 else side * 8 + size for side, size in zip(corner, image.shape, strict=True))
+    assert image[row, column] == pytest.approx(10, abs=8)
+    assert image[row + 16 * x_step[0], column + 16 * x_step[1]] == pytest.approx(120, abs=8)
+
+
+def test_the_fast_decoder_agrees_with_the_careful_one(numbered_video):
+    fast = scan_video(numbered_video)
+    assert fast.intact
+    careful = type(fast)(fast.path, fast.times, intact=False)
+    for one, other in zip(read_frames(fast, [0, 7, 29]), read_frames(careful, [0, 7, 29]), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_video_that_changes_size_midway_is_refused(tmp_path):
+    small = encode(tmp_path / "small.ts", [numbered(i, 48, 64) for i in range(5)])
+    large = encode(tmp_path / "large.ts", [numbered(i, 64, 96) for i in range(5)])
+    (tmp_path / "both.h264").write_bytes(bare_stream(small) + bare_stream(large))
+    with pytest.raises(ValueError, match="both_000005 is 96x64 but both_000000 is 64x48; a clip needs images of one"):
+        read_clip(tmp_path / "both.h264")

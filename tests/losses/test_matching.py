@@ -1,0 +1,533 @@
+"""Losses of matching: where cells truly are in other frames, and what a softmax over all cells says of it."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from scenes import make_scene
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.testing import assert_close
+
+from recon4d import geometry as g
+from recon4d.datasets.synthetic import (
+    Lattice,
+    WorldConfig,
+    make_worlds,
+    render_worlds,
+)
+from recon4d.layers import (
+    Matches,
+    Matching,
+    MatchingConfig,
+    cell_centres,
+)
+from recon4d.losses import (
+    TrueMatches,
+    matching_terms,
+    mean,
+    true_matches,
+)
+from recon4d.records import Cameras, Scene, Tracks
+
+HEIGHT, WIDTH = 12, 16
+GRID, CELL = (3, 4), 2.0
+CELLS = cell_centres(GRID, CELL, torch.zeros(()))
+"""48 cells of 2 x 2 pixels; the pixel that stands for a cell is the one below and right of its centre."""
+
+
+def flat_scene(centres: list[list[float]], depths: list[float]) -> Scene:
+    """A batch of one clip: cameras that look along z at a wall right before them, nothing moving, no tracks."""
+    time = len(centres)
+    intrinsics = torch.tensor([[20.0, 0.0, 8.0], [0.0, 20.0, 6.0], [0.0, 0.0, 1.0]]).expand(time, 3, 3)
+    cameras = Cameras(g.rigid(torch.eye(3).expand(time, 3, 3), torch.tensor(centres)), intrinsics)
+    maps = torch.tensor(depths)[:, None, None].expand(time, HEIGHT, WIDTH).clone()
+    points = g.transform_points(cameras.world_from_cam, g.unproject_map(maps, intrinsics))
+    ones = torch.ones_like(maps)
+    return Scene.stack([Scene(cameras, maps, ones, points, ones, 0 * ones, torch.tensor(torch.nan))])
+
+
+SHIFTED = flat_scene([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0]], [10.0, 10.0])
+"""The second picture shows everything two pixels further left."""
+
+
+def first_to_second(scene: Scene, cell_size: float = CELL) -> TrueMatches:
+    return true_matches(scene, torch.tensor([[0]]), torch.tensor([[1]]), cell_size)[0]
+
+
+def changed(scene: Scene, field: str, frame: int, rows: slice, columns: slice, value: float) -> Scene:
+    maps = getattr(scene, field).clone()
+    maps[0, frame, rows, columns] = value
+    return replace(scene, **{field: maps})
+
+
+def tracked(scene: Scene, shift: tuple[float, float, float], anchor: int = 0) -> Scene:
+    """The scene with every pixel of the anchor moving by `shift` from each frame to the next, always visible."""
+    time = torch.arange(scene.num_frames) - anchor
+    start = scene.points[0, anchor].flatten(0, 1)
+    points = start + time[:, None, None] * torch.tensor(shift)
+    ones = torch.ones(1, 1, scene.num_frames, HEIGHT * WIDTH)
+    pixels = g.pixel_grid(HEIGHT, WIDTH).reshape(1, 1, -1, 2)
+    tracks = Tracks(points[None, None], ones, ones, torch.tensor([[anchor]]), pixels)
+    return replace(scene, moving=torch.ones_like(scene.moving), tracks=tracks)
+
+
+class TestTrueMatches:
+    def test_still_cells_are_where_their_points_project(self) -> None:
+        found = first_to_second(SHIFTED)
+        assert found.seen[0].view(6, 8).all(dim=0).tolist() == [False] + 7 * [True]
+        wanted = torch.where(found.seen[0, :, None], CELLS - torch.tensor([2.0, 0.0]), 0)
+        assert_close(found.positions[0], wanted, atol=1e-5, rtol=0)
+
+    def test_what_left_the_picture_is_unseen(self) -> None:
+        found = first_to_second(SHIFTED)
+        assert found.unseen[0].view(6, 8).any(dim=0).tolist() == [True] + 7 * [False]
+        for centre in ([0.0, 9.0, 0.0], [0.0, -9.0, 0.0], [9.0, 0.0, 0.0], [-9.0, 0.0, 0.0]):
+            found = first_to_second(flat_scene([[0.0, 0.0, 0.0], centre], [10.0, 10.0]))
+            assert found.unseen.all()
+            assert not found.seen.any()
+
+    def test_what_is_behind_the_camera_is_unseen(self) -> None:
+        assert first_to_second(flat_scene([[0.0, 0.0, 0.0], [0.0, 0.0, 20.0]], [10.0, 10.0])).unseen.all()
+
+    def test_a_slanted_wall_is_matched_as_its_plane_says(self) -> None:
+        scene = make_scene(frames=3)
+        pairs = torch.tensor([[0, 1, 2, 2]]), torch.tensor([[1, 2, 0, 1]])
+        still = replace(scene, tracks=None)
+        found = true_matches(Scene.stack([still]), *pairs, CELL)[0]
+        for k, (query, target) in enumerate(zip(*(frames[0].tolist() for frames in pairs), strict=True)):
+            cameras = scene.cameras
+            rays = g.unproject(CELLS, torch.ones(48), cameras.intrinsics[query])
+            direction = rays @ cameras.world_from_cam[query, :3, :3].T
+            normal = torch.tensor([-0.25, 0.0, 1.0])
+            depth = (4 - cameras.centres[query] @ normal) / (direction @ normal)
+            points = cameras.centres[query] + depth[:, None] * direction
+            wanted = g.project(g.transform_points(cameras.cam_from_world[target], points), cameras.intrinsics[target])
+            assert found.seen[k].sum() > 30
+            assert_close(found.positions[k][found.seen[k]], wanted[found.seen[k]], atol=0.1, rtol=0)
+
+    def test_cells_of_an_odd_width_have_a_pixel_at_their_centre(self) -> None:
+        scene = SHIFTED.resized(12, 24)
+        found = first_to_second(scene, cell_size=3.0)
+        cells = cell_centres((2, 4), 3.0, torch.zeros(()))
+        assert_close(found.positions[0][found.seen[0]], (cells - torch.tensor([3.0, 0.0]))[found.seen[0]])
+
+    def test_what_is_hidden_is_unseen(self) -> None:
+        found = first_to_second(changed(SHIFTED, "depths", 1, slice(None), slice(8, 16), 5.0))
+        # Cells end at x - 2; those that land right of pixel 8's left neighbour are behind the near half.
+        assert found.seen[0].view(6, 8).all(dim=0).tolist() == [False, True, True, True, True, False, False, False]
+        assert found.unseen[0].view(6, 8).all(dim=0).tolist() == [True, False, False, False, False, True, True, True]
+
+    def test_the_farthest_of_the_four_pixels_around_decides(self) -> None:
+        scene = flat_scene([[0.0, 0.0, 0.0], [0.25, -0.25, 0.0]], [10.0, 10.0])
+        # Everything is seen half a pixel further left and down: between four pixels.
+        near = changed(scene, "depths", 1, slice(None), slice(None), 5.0)
+        for row, column in ((3, 4), (3, 5), (4, 4), (4, 5)):
+            found = first_to_second(changed(near, "depths", 1, slice(row, row + 1), slice(column, column + 1), 10.0))
+            # The cell at (5, 3) is pixel (5.5, 3.5), now at (5, 4), between pixels 4 and 5 of rows 3 and 4.
+            assert found.seen[0].nonzero().flatten().tolist() == [1 * 8 + 2]
+
+    @pytest.mark.parametrize(("depth", "seen"), [(9.86, True), (9.84, False), (30.0, True)])
+    def test_a_little_behind_still_counts_as_seen(self, depth: float, seen: bool) -> None:
+        found = first_to_second(changed(SHIFTED, "depths", 1, slice(None), slice(None), depth))
+        assert found.seen[0, 20].item() is seen
+        assert found.unseen[0, 20].item() is not seen
+
+    def test_near_things_have_a_tolerance_of_length(self) -> None:
+        scene = flat_scene([[0.0, 0.0, 0.0], [0.0, 0.0, 0.0]], [0.01, 0.01])
+        assert first_to_second(changed(scene, "depths", 1, slice(None), slice(None), 0.006)).seen.all()
+
+    def test_where_the_target_is_not_measured_hidden_is_not_known(self) -> None:
+        hole = changed(SHIFTED, "depth_confidence", 1, slice(None), slice(None), 0.0)
+        hole = changed(hole, "depths", 1, slice(None), slice(None), math.nan)
+        found = first_to_second(hole)
+        assert not found.seen.any()
+        assert found.unseen[0].view(6, 8).any(dim=0).tolist() == [True] + 7 * [False]
+
+    def test_a_hole_beside_a_near_surface_is_not_known_but_beside_the_own_surface_seen(self) -> None:
+        scene = flat_scene([[0.0, 0.0, 0.0], [0.25, -0.25, 0.0]], [10.0, 10.0])
+        for depth, seen in ((5.0, False), (10.0, True)):
+            scene = changed(scene, "depths", 1, slice(None), slice(None), depth)
+            holed = changed(scene, "depth_confidence", 1, slice(3, 4), slice(4, 5), 0.0)
+            found = first_to_second(holed)
+            assert found.seen[0, 10].item() is seen
+            assert not found.unseen[0, 10]
+            assert found.unseen[0, 11].item() is not seen
+
+    @pytest.mark.parametrize("moving", [1.0, math.nan])
+    def test_what_may_move_is_not_known_without_tracks(self, moving: float) -> None:
+        found = first_to_second(changed(SHIFTED, "moving", 0, slice(0, 6), slice(None), moving))
+        told = (found.seen | found.unseen)[0].view(6, 8)
+        assert not told[:3].any()
+        assert told[3:].all()
+
+    def test_points_without_confidence_are_not_known(self) -> None:
+        unknown = changed(SHIFTED, "point_confidence", 0, slice(0, 6), slice(None), 0.0)
+        unknown = changed(unknown, "points", 0, slice(0, 6), slice(None), math.nan)
+        found = first_to_second(unknown)
+        assert not (found.seen | found.unseen)[0, :24].any()
+        assert found.positions.isfinite().all()
+
+    @pytest.mark.parametrize("field", ["world_from_cam", "intrinsics"])
+    def test_unknown_target_cameras_leave_everything_open(self, field: str) -> None:
+        values = getattr(SHIFTED.cameras, field).clone()
+        values[:, 1] = math.nan
+        following = tracked(SHIFTED, (0.5, 0.0, 0.0))
+        assert following.tracks is not None
+        hidden = replace(following, tracks=replace(following.tracks, visible=0 * following.tracks.visible))
+        for scene in (SHIFTED, following, hidden):
+            found = first_to_second(replace(scene, cameras=replace(scene.cameras, **{field: values})))
+            assert not (found.seen | found.unseen).any()
+            assert found.positions.isfinite().all()
+
+    def test_moving_cells_of_anchors_follow_their_tracks(self) -> None:
+        # The camera moves by two pixels one way, the surface by one pixel the other way.
+        found = first_to_second(tracked(SHIFTED, (0.5, 0.0, 0.0)))
+        wanted = torch.where(found.seen[0, :, None], CELLS - torch.tensor([1.0, 0.0]), 0)
+        assert found.seen.all()
+        assert_close(found.positions[0], wanted, atol=1e-5, rtol=0)
+
+    def test_tracks_say_what_is_visible(self) -> None:
+        scene = tracked(SHIFTED, (0.5, 0.0, 0.0))
+        assert scene.tracks is not None
+        visible = scene.tracks.visible.clone()
+        visible[..., 1, : 6 * WIDTH] = 0
+        found = first_to_second(replace(scene, tracks=replace(scene.tracks, visible=visible)))
+        assert found.unseen[0, :24].all()
+        assert found.seen[0, 24:].all()
+        # The depth map is not asked.
+        hidden = changed(scene, "depths", 1, slice(None), slice(None), 1.0)
+        for found in (first_to_second(hidden), first_to_second(replace(hidden, moving=0 * scene.moving))):
+            assert found.seen.all()
+            assert not found.unseen.any()
+
+    def test_a_visible_track_outside_the_picture_is_not_known(self) -> None:
+        found = first_to_second(tracked(SHIFTED, (100.0, 0.0, 0.0)))
+        assert not (found.seen | found.unseen).any()
+
+    def test_where_tracks_are_not_believed_still_points_are(self) -> None:
+        scene = tracked(SHIFTED, (0.5, 0.0, 0.0))
+        scene = changed(scene, "moving", 0, slice(6, 12), slice(None), 0.0)
+        assert scene.tracks is not None
+        confidence = scene.tracks.confidence.clone()
+        confidence[..., 1, :] = 0
+        unbelieved = replace(scene.tracks, confidence=confidence)
+        found = first_to_second(replace(scene, tracks=unbelieved))
+        assert not (found.seen | found.unseen)[0, :24].any()
+        assert_close(found.positions[0, 25:32], CELLS[25:32] - torch.tensor([2.0, 0.0]), atol=1e-5, rtol=0)
+
+    def sparse(self, pixels: torch.Tensor, shifts: torch.Tensor) -> Scene:
+        """`SHIFTED`, all moving, with tracks of a few `pixels` of the first frame that move by `shifts` in x."""
+        scene = replace(SHIFTED, moving=torch.full_like(SHIFTED.moving, torch.nan))
+        start = g.unproject(pixels, torch.full(pixels.shape[:1], 10.0), scene.cameras.intrinsics[0, 0])
+        step = shifts[:, None] * torch.tensor([1.0, 0.0, 0.0])
+        points = torch.stack([start, start + step])[None, None]
+        ones = torch.ones(points.shape[:-1])
+        return replace(scene, tracks=Tracks(points, ones, ones, torch.tensor([[0]]), pixels[None, None]))
+
+    def test_sparse_tracks_speak_for_the_cells_about_them(self) -> None:
+        # Cell 20 is centred at (9, 5), cell 21 at (11, 5): one track within reach, one just not.
+        found = first_to_second(self.sparse(torch.tensor([[9.3, 4.42], [11.0, 5.65]]), torch.tensor([0.5, 0.5])))
+        assert found.seen[0].nonzero().flatten().tolist() == [20]
+        assert_close(found.positions[0, 20], CELLS[20] - torch.tensor([1.0, 0.0]), atol=1e-5, rtol=0)
+        assert not found.unseen.any()
+
+    def test_of_several_tracks_the_nearest_believed_one_speaks(self) -> None:
+        pixels = torch.tensor(
+            [[9.4, 5.0], [9.1, 5.1], [9.0, 5.0], [9.0, math.nan], [9.0, 1.2], [-9.0, 99.0], [99.0, 99.0]]
+        )
+        scene = self.sparse(pixels, torch.tensor([0.0, 0.5, 1.0, 1.0, 0.5, 1.0, 1.0]))
+        assert scene.tracks is not None
+        confidence = scene.tracks.confidence.clone()
+        confidence[..., 2] = 0
+        found = first_to_second(replace(scene, tracks=replace(scene.tracks, confidence=confidence)))
+        assert found.seen[0].nonzero().flatten().tolist() == [4, 20]
+        assert_close(found.positions[0, [4, 20]], CELLS[[4, 20]] - torch.tensor([1.0, 0.0]), atol=1e-5, rtol=0)
+
+    def test_tracks_of_no_anchor_or_no_query_say_nothing(self) -> None:
+        scene = self.sparse(torch.zeros(0, 2), torch.zeros(0))
+        assert not first_to_second(scene).seen.any()
+        still = replace(scene, moving=0 * SHIFTED.moving)
+        assert torch.equal(first_to_second(still).seen, first_to_second(SHIFTED).seen)
+
+    def test_thinned_tracks_say_the_same_as_dense_ones(self) -> None:
+        scene = tracked(SHIFTED, (0.5, 0.0, 0.0))
+        assert scene.tracks is not None
+        dense = scene.tracks
+        kept = torch.arange(HEIGHT * WIDTH).view(HEIGHT, WIDTH)[1::2, 1::2].flatten()
+        thin = Tracks(
+            dense.points[..., kept, :], dense.visible[..., kept], dense.confidence[..., kept], dense.anchors,
+            dense.pixels[..., kept, :],
+        )  # fmt: skip
+        given, wanted = first_to_second(replace(scene, tracks=thin)), first_to_second(scene)
+        assert torch.equal(given.seen, wanted.seen)
+        assert given.seen.all()
+        assert_close(given.positions, wanted.positions)
+
+    def test_every_clip_has_its_own_anchors_and_pairs(self) -> None:
+        one = tracked(SHIFTED, (0.5, 0.0, 0.0), anchor=1)[0]
+        other = tracked(SHIFTED, (0.25, 0.0, 0.0), anchor=0)[0]
+        queries, targets = torch.tensor([[1, 0], [1, 0]]), torch.tensor([[0, 1], [0, 1]])
+        found = true_matches(Scene.stack([one, other]), queries, targets, CELL)
+        told = (found.seen | found.unseen).any(dim=-1)
+        assert told.tolist() == [[True, False], [False, True]]
+        # Back in time: the camera by +2 pixels, the surface by -1; and forth: -2 and +.5.
+        assert_close(found.positions[0, 0, 20], CELLS[20] + torch.tensor([1.0, 0.0]), atol=1e-5, rtol=0)
+        assert_close(found.positions[1, 1, 20], CELLS[20] - torch.tensor([1.5, 0.0]), atol=1e-5, rtol=0)
+
+    def test_the_second_of_two_anchors_is_found(self) -> None:
+        first, second = tracked(SHIFTED, (9.0, 0.0, 0.0), anchor=0), tracked(SHIFTED, (0.5, 0.0, 0.0), anchor=1)
+        assert first.tracks is not None
+        assert second.tracks is not None
+        both = Tracks(
+            *(
+                torch.cat([getattr(first.tracks, name), getattr(second.tracks, name)], dim=1)
+                for name in ("points", "visible", "confidence", "anchors", "pixels")
+            )
+        )
+        found = true_matches(replace(first, tracks=both), torch.tensor([[1]]), torch.tensor([[0]]), CELL)
+        assert_close(found.positions[0, 0, 20], CELLS[20] + torch.tensor([1.0, 0.0]), atol=1e-5, rtol=0)
+
+    def test_still_points_and_tracks_of_a_still_scene_agree(self) -> None:
+        scene = Scene.stack([make_scene(frames=3)])
+        pairs = torch.tensor([[0, 0]]), torch.tensor([[1, 2]])
+        by_track, by_point = true_matches(scene, *pairs, CELL), true_matches(replace(scene, tracks=None), *pairs, CELL)
+        assert torch.equal(by_track.seen, by_point.seen)
+        assert_close(by_track.positions, by_point.positions)
+
+
+PATCHES = (2, 3)
+COUNT = 24
+
+
+def noise(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def unit(features: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.normalize(features, dim=-1)
+
+
+class Problem:
+    """Two clips of three frames with four pairs, the third of which is no pair and the fourth a frame with itself."""
+
+    def __init__(self) -> None:
+        config = MatchingConfig(channels=5, temperature=0.3, no_match_logit=1.5)
+        self.matching = Matching(config, width=8, patch_size=4, eighth_channels=0).double()
+        self.queries, self.targets = (
+            torch.tensor([[0, 2, 1, 1], [1, 0, 2, 2]]),
+            torch.tensor([[1, 0, 2, 1], [2, 2, 2, 2]]),
+        )
+        self.valid = torch.tensor([[True, True, False, True], [True, True, False, True]])
+        self.features = unit(noise(2, 3, COUNT, 5))
+        generator = torch.Generator().manual_seed(1)
+        state = torch.randint(0, 3, (2, 4, COUNT), generator=generator)
+        inside = torch.rand(2, 4, COUNT, 2, generator=generator, dtype=torch.float64)
+        self.truth = TrueMatches(inside * torch.tensor([12.0, 8.0]), state == 0, state == 1)
+
+    def match(self, features: torch.Tensor) -> Matches:
+        return self.matching.match(features, self.queries, self.targets, self.valid, PATCHES)
+
+    def log_probabilities(self, clip: int, pair: int) -> torch.Tensor:
+        """By the definition: log softmax over all target cells and the bin."""
+        query, target = self.features[clip, self.queries[clip, pair]], self.features[clip, self.targets[clip, pair]]
+        logits = query @ target.T * torch.exp(-self.matching.log_temperature)
+        bins = self.matching.no_match.expand(COUNT, 1)
+        return torch.cat([logits, bins], dim=-1).log_softmax(dim=-1)
+
+
+def bilinear(position: torch.Tensor) -> torch.Tensor:
+    """Weights of all 4 x 6 cells of two pixels for a position in pixels: hat functions, constant at the border."""
+    centres = cell_centres(PATCHES, 2.0, torch.zeros((), dtype=torch.float64))
+    held = torch.stack([position[0].clamp(1, 11), position[1].clamp(1, 7)])
+    return (1 - (centres - held).abs() / 2).clamp(min=0).prod(dim=-1)
+
+
+class TestMatchingTerms:
+    def test_cross_entropy_is_of_the_four_cells_about_the_true_position(self) -> None:
+        problem = Problem()
+        term = matching_terms(
+            problem.match(problem.features), problem.features, problem.matching, problem.truth, PATCHES
+        ).cross_entropy
+        losses = [
+            -(
+                bilinear(problem.truth.positions[clip, pair, cell]) * problem.log_probabilities(clip, pair)[cell, :-1]
+            ).sum()
+            for clip in range(2)
+            for pair in range(2)
+            for cell in problem.truth.seen[clip, pair].nonzero().flatten().tolist()
+        ]
+        assert term.count == len(losses)
+        assert_close(term.total, torch.stack(losses).sum())
+
+    def test_no_match_is_the_log_probability_of_the_bin(self) -> None:
+        problem = Problem()
+        term = matching_terms(
+            problem.match(problem.features), problem.features, problem.matching, problem.truth, PATCHES
+        ).no_match
+        losses = [
+            -problem.log_probabilities(clip, pair)[problem.truth.unseen[clip, pair], -1]
+            for clip in range(2)
+            for pair in range(2)
+        ]
+        assert term.count == len(torch.cat(losses))
+        assert_close(term.total, torch.cat(losses).sum())
+
+    def test_position_is_the_distance_in_cells_up_to_three(self) -> None:
+        problem = Problem()
+        matches = problem.match(problem.features)
+        positions = problem.truth.positions.clone()
+        positions[0, 0, 0], seen = (
+            matches.positions[0, 0, 0] + torch.tensor([3.0, -4.0]),
+            torch.zeros(2, 4, COUNT).bool(),
+        )
+        positions[0, 0, 1] = matches.positions[0, 0, 1] + 100
+        seen[0, 0, :2] = True
+        truth = TrueMatches(positions, seen, ~seen)
+        term = matching_terms(matches, problem.features, problem.matching, truth, PATCHES).position
+        assert term.count == 2
+        assert term.total.item() == pytest.approx(2.5 + 3, abs=2e-3)
+        exact = replace(truth, positions=matches.positions.detach())
+        assert mean(matching_terms(matches, problem.features, problem.matching, exact, PATCHES).position) == 0
+
+    def test_the_true_match_costs_least(self) -> None:
+        problem = Problem()
+        features = unit(noise(1, 1, COUNT, 64)).expand(2, 3, COUNT, 64)
+        matches = problem.match(features)
+        cells = cell_centres(PATCHES, 2.0, features).expand(2, 4, COUNT, 2)
+        seen = torch.ones(2, 4, COUNT, dtype=torch.bool)
+
+        def cost(shift: float) -> float:
+            truth = TrueMatches(cells + shift * torch.tensor([1.0, 0.0]), seen, ~seen)
+            return mean(matching_terms(matches, features, problem.matching, truth, PATCHES).cross_entropy).item()
+
+        assert cost(0) < min(cost(-1), cost(1), cost(-2), cost(2))
+
+    def test_a_frame_with_itself_and_pairs_that_are_none_teach_nothing(self) -> None:
+        problem = Problem()
+        seen = torch.zeros(2, 4, COUNT, dtype=torch.bool)
+        seen[:, 2:] = True
+        for truth in (
+            replace(problem.truth, seen=seen, unseen=~seen & False),
+            replace(problem.truth, seen=~seen & False, unseen=seen),
+        ):
+            terms = matching_terms(problem.match(problem.features), problem.features, problem.matching, truth, PATCHES)
+            assert [term.count.item() for term in terms] == [0, 0, 0]
+
+    def test_nothing_told_is_zero_with_zero_gradient_whatever_is_there(self) -> None:
+        problem = Problem()
+        features = problem.features.clone().requires_grad_()
+        matches = problem.match(features)
+        matches = replace(
+            matches, positions=matches.positions * math.nan, log_partition=matches.log_partition * math.inf
+        )
+        nothing = torch.zeros(2, 4, COUNT, dtype=torch.bool)
+        truth = TrueMatches(problem.truth.positions * math.nan, nothing, nothing)
+        terms = matching_terms(matches, features, problem.matching, truth, PATCHES)
+        for term in terms:
+            assert mean(term) == 0
+            assert mean(term).requires_grad
+
+    def test_unknown_positions_of_unseen_cells_neither_cost_nor_pull(self) -> None:
+        problem = Problem()
+        features = problem.features.clone().requires_grad_()
+        unknown = torch.where(problem.truth.seen[..., None], problem.truth.positions, math.nan)
+        terms = matching_terms(
+            problem.match(features), features, problem.matching, replace(problem.truth, positions=unknown), PATCHES
+        )
+        torch.stack([mean(term) for term in terms]).sum().backward()
+        assert features.grad is not None
+        assert features.grad.isfinite().all()
+        assert features.grad.abs().max() > 0
+
+    def test_temperature_and_bin_learn(self) -> None:
+        problem = Problem()
+        terms = matching_terms(
+            problem.match(problem.features), problem.features, problem.matching, problem.truth, PATCHES
+        )
+        for parameter in (problem.matching.log_temperature, problem.matching.no_match):
+            gradients = [torch.autograd.grad(mean(term), parameter, retain_graph=True)[0] for term in terms[:2]]
+            assert all(gradient.abs() > 1e-4 for gradient in gradients)
+
+    def test_gradients(self) -> None:
+        problem = Problem()
+
+        def loss(raw: torch.Tensor, log_temperature: torch.Tensor, no_match: torch.Tensor) -> torch.Tensor:
+            problem.matching.log_temperature.data = log_temperature.data
+            problem.matching.no_match.data = no_match.data
+            features = unit(raw)
+            terms = matching_terms(problem.match(features), features, problem.matching, problem.truth, PATCHES)
+            return torch.stack([mean(term) for term in terms])
+
+        given = noise(2, 3, COUNT, 5).requires_grad_()
+        held = torch.tensor(-1.0, dtype=torch.float64), torch.tensor(1.0, dtype=torch.float64)
+        assert torch.autograd.gradcheck(lambda raw: loss(raw, *held), given, atol=1e-5, fast_mode=True)
+
+    def test_half_types_are_compared_in_single_precision(self) -> None:
+        problem = Problem()
+        problem.matching.float()
+        features = problem.features.bfloat16()
+        matches = problem.match(features.float())
+        terms = matching_terms(matches, features, problem.matching, problem.truth.to(dtype=torch.float32), PATCHES)
+        exact = matching_terms(
+            matches, features.float(), problem.matching, problem.truth.to(dtype=torch.float32), PATCHES
+        )
+        for term, wanted in zip(terms, exact, strict=True):
+            assert term.total.dtype == torch.float32
+            assert_close(term.total, wanted.total)
+
+    def test_nothing_waits_for_a_number(self) -> None:
+        """Fake tensors have no numbers: whoever asks for one fails."""
+        problem = Problem()
+        matches = problem.match(problem.features).detach()
+        with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+            scene = Scene.stack([make_scene(anchors=(0, 2))]).map(mode.from_tensor)
+            frames = torch.zeros(1, 4, dtype=torch.long)
+            assert true_matches(scene, frames, frames, CELL).seen.shape == (1, 4, 48)
+            features = mode.from_tensor(problem.features.requires_grad_())
+            truth = problem.truth.map(mode.from_tensor)
+            terms = matching_terms(matches.map(mode.from_tensor), features, problem.matching, truth, PATCHES)
+            torch.stack([mean(term) for term in terms]).sum().backward()
+
+
+@pytest.fixture(scope="module")
+def scenes() -> tuple[Scene, Scene]:
+    """Two worlds with tracks of every pixel of frames 0 and 2, and of every fourth in x and y."""
+    config = WorldConfig(num_frames=3, height=48, width=64, static_share=0.0, still_share=0.0)
+    worlds = make_worlds(config, 7, (0, 1))
+    dense, thin = (render_worlds(worlds, config, anchors=(0, 2), tracked=Lattice(stride)).scene for stride in (1, 4))
+    return dense, thin
+
+
+class TestWorlds:
+    """In rendered worlds, where the truth about everything comes from elsewhere."""
+
+    pairs = torch.tensor([[0, 0, 2, 2]] * 2), torch.tensor([[1, 2, 1, 0]] * 2)
+
+    def moving(self, scene: Scene) -> torch.Tensor:
+        """Whether the pixel that stands for each cell (of 4 x 4 pixels) moves."""
+        return scene.moving[:, :, 2::4, 2::4].flatten(2)[:, [0, 0, 2, 2]] > 0
+
+    def test_depth_and_tracks_agree_about_what_stands_still(self, scenes: tuple[Scene, Scene]) -> None:
+        by_track = true_matches(scenes[0], *self.pairs, 4.0)
+        by_point = true_matches(replace(scenes[0], tracks=None), *self.pairs, 4.0)
+        still = ~self.moving(scenes[0])
+        both = by_track.seen & by_point.seen
+        assert both.sum() > 400
+        assert_close(by_point.positions[both], by_track.positions[both], atol=1e-3, rtol=0)
+        agree = (by_track.seen == by_point.seen)[still & (by_point.seen | by_point.unseen)]
+        assert agree.float().mean() > 0.99
+
+    def test_only_tracks_know_what_moves(self, scenes: tuple[Scene, Scene]) -> None:
+        by_track = true_matches(scenes[0], *self.pairs, 4.0)
+        by_point = true_matches(replace(scenes[0], tracks=None), *self.pairs, 4.0)
+        moving = self.moving(scenes[0])
+        assert moving.sum() > 100
+        assert not (by_point.seen | by_point.unseen)[moving].any()
+        assert (by_track.seen | by_track.unseen)[moving].float().mean() > 0.95
+
+    def test_thinned_tracks_say_what_dense_ones_say(self, scenes: tuple[Scene, Scene]) -> None:
+        dense, thin = (true_matches(scene, *self.pairs, 4.0) for scene in scenes)
+        assert torch.equal(dense.seen, thin.seen)
+        assert torch.equal(dense.unseen, thin.unseen)
+        assert_close(dense.positions, thin.positions, atol=1e-3, rtol=1e-4)

@@ -1,0 +1,119 @@
+"""The layering described in docs/architecture.md holds: imports, cycles, heavy dependencies."""
+
+import ast
+import re
+import sys
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+import torch
+from jaxtyping import TypeCheckError
+
+from recon4d.geometry import project
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "recon4d"
+PAGE = (ROOT / "docs" / "architecture.md").read_text()
+FILES = sorted(PACKAGE.rglob("*.py"))
+LIGHT = {"numpy", "torch", "jaxtyping", "recon4d"}
+"""Packages that any module may import at its top, beside the standard library."""
+
+
+def module_of(file: Path) -> str:
+    """Return 'heads/camera' for recon4d/heads/camera.py, 'heads' for its __init__, '' for the package's own."""
+    return file.relative_to(PACKAGE).with_suffix("").as_posix().removesuffix("__init__").rstrip("/")
+
+
+def table(heading: str) -> list[list[str]]:
+    """Return the rows of the table under a heading of the page."""
+    section = PAGE.split(f"## {heading}\n")[1].split("\n## ")[0]
+    rows = [line.strip("|").split("|") for line in section.splitlines() if line.startswith("|")][2:]
+    return [[cell.strip() for cell in row] for row in rows]
+
+
+LAYERS = list(dict.fromkeys(row[0] for row in table("Layers")))[::-1]
+LAYER_OF = {row[1].strip("`"): LAYERS.index(row[0]) for row in table("Layers")}
+HEAVY = {row[0].strip("`"): set(re.findall(r"`([^`]+)`", row[1])) for row in table("Heavy dependencies")}
+
+
+def imports(file: Path) -> Iterator[tuple[str, bool]]:
+    """Yield every module that a file imports and whether the import is at its top; TYPE_CHECKING blocks are skipped."""
+    tree = ast.parse(file.read_text())
+    for_checkers = {
+        node
+        for branch in ast.walk(tree)
+        if isinstance(branch, ast.If) and ast.unparse(branch.test) == "TYPE_CHECKING"
+        for node in ast.walk(branch)
+    }
+    for node in ast.walk(tree):
+        if node in for_checkers:
+            continue
+        at_top = node in tree.body
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, at_top) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file} uses a relative import"
+            assert node.module is not None
+            yield node.module, at_top
+
+
+def test_the_page_lists_exactly_the_subpackages_that_exist() -> None:
+    subpackages = {module_of(file).split("/")[0] for file in FILES} - {""}
+    assert subpackages == set(LAYER_OF)
+    assert not any("util" in module_of(file) for file in FILES)
+
+
+@pytest.mark.parametrize("file", FILES, ids=module_of)
+def test_modules_import_only_from_lower_layers(file: Path) -> None:
+    subpackage = module_of(file).split("/")[0]
+    if not subpackage:
+        return  # the package's own __init__ resolves names of every subpackage
+    for name, _ in imports(file):
+        if name.startswith("recon4d.") and (other := name.split(".")[1]) != subpackage:
+            assert LAYER_OF[other] < LAYER_OF[subpackage], f"{subpackage} must not import {other}"
+
+
+def test_there_are_no_import_cycles() -> None:
+    modules = {module_of(file): file for file in FILES if module_of(file)}
+    graph = {
+        module: {
+            name.removeprefix("recon4d.").replace(".", "/")
+            for name, _ in imports(file)
+            if name.startswith("recon4d.") and name.removeprefix("recon4d.").replace(".", "/") in modules
+        }
+        for module, file in modules.items()
+    }
+    assert list(TopologicalSorter(graph).static_order())
+
+
+@pytest.mark.parametrize("file", FILES, ids=module_of)
+def test_heavy_packages_are_imported_only_where_listed_and_only_inside_functions(file: Path) -> None:
+    module = module_of(file)
+    for name, at_top in imports(file):
+        package = name.split(".")[0]
+        if package in HEAVY:
+            assert module in HEAVY[package], f"{module} is not listed as a user of {package}"
+            # The command line is built on tyro, so deferring it gains nothing.
+            assert not at_top or package == "tyro", f"{module} imports {package} at its top"
+        elif at_top and package not in LIGHT:
+            assert package in sys.stdlib_module_names, f"{package} is not listed as a heavy dependency"
+
+
+def test_every_listed_user_of_a_heavy_package_imports_it() -> None:
+    used = {(name.split(".")[0], module_of(file)) for file in FILES for name, _ in imports(file)}
+    listed = {(package, module) for package, modules in HEAVY.items() for module in modules}
+    assert listed <= used
+
+
+@pytest.mark.parametrize("file", FILES, ids=module_of)
+def test_every_module_opens_with_a_docstring(file: Path) -> None:
+    docstring = ast.get_docstring(ast.parse(file.read_text()))
+    assert docstring, f"{file} has no docstring"
+    assert docstring.split("\n\n")[0].endswith((".", ":"))
+
+
+def test_annotations_are_checked_in_tests() -> None:
+    with pytest.raises(TypeCheckError):
+        project(torch.zeros(3, 2), torch.eye(3))

@@ -1,0 +1,140 @@
+"""Which pixels and tracks a viewer shows, by hand-made cases."""
+
+from dataclasses import replace
+
+import pytest
+import scenes
+import torch
+import walls
+
+from recon4d.geometry import spread, thinned
+from recon4d.viewer.selection import (
+    band_map,
+    chosen_queries,
+    is_moving,
+    showable,
+)
+from recon4d.viewer.trails import UNSEEN, choose_trails
+
+NUM_FRAMES, HEIGHT, WIDTH = walls.NUM_FRAMES, walls.HEIGHT, walls.WIDTH
+
+
+def test_bands_part_the_confidences_of_the_whole_clip_at_their_percentiles():
+    confidence = torch.arange(1.0, 12.0).reshape(1, 1, 11).repeat(2, 1, 1)
+    shown = torch.ones(2, 1, 11, dtype=torch.bool)
+    shown[0, 0, 10] = shown[1, 0, 10] = False
+    confidence[~shown] = 1e6
+    bands = band_map(confidence, shown)
+    # Of 20 values the 20th percentile lies between the 4th and the 5th, the 60th between the 12th and the 13th.
+    assert bands[0, 0].tolist() == bands[1, 0].tolist() == [0, 0, 1, 1, 1, 1, 2, 2, 2, 2, -1]
+
+
+def test_what_is_equally_confident_is_all_in_the_high_band_and_nothing_shown_is_in_none():
+    confidence = torch.full((1, 2, 3), 0.1)
+    assert (band_map(confidence, torch.ones(1, 2, 3, dtype=torch.bool)) == 2).all()
+    assert (band_map(confidence, torch.zeros(1, 2, 3, dtype=torch.bool)) == -1).all()
+
+
+def test_unknown_pixels_and_edges_and_frames_without_camera_are_not_shown():
+    scene = walls.make_scene()
+    depths, confidence, poses = (
+        scene.depths.clone(),
+        scene.depth_confidence.clone(),
+        scene.cameras.world_from_cam.clone(),
+    )
+    depths[0, 0, :4] = torch.tensor([torch.nan, torch.inf, 0.0, -1.0])
+    confidence[0, 0, 4] = 0
+    depths[0, 5:, 8:] = 1.06 * walls.DEPTH
+    poses[2, 0, 3] = torch.nan
+    changed = replace(
+        scene, depths=depths, depth_confidence=confidence, cameras=replace(scene.cameras, world_from_cam=poses)
+    )
+    expected = torch.ones(NUM_FRAMES, HEIGHT, WIDTH, dtype=torch.bool)
+    expected[0, 0, :5] = False
+    expected[0, 4:6, 8:] = expected[0, 5:, 7:9] = False  # both sides of the step, which is a corner
+    expected[2] = False
+    assert torch.equal(showable(changed), expected)
+    depths[0, 5:, 8:] = 1.04 * walls.DEPTH
+    expected[0, 4:6, 8:] = expected[0, 5:, 7:9] = True
+    assert torch.equal(showable(replace(changed, depths=depths)), expected)
+
+
+def test_where_nothing_says_so_nothing_moves():
+    scene = walls.make_scene(1)
+    moving = scene.moving.clone()
+    moving[0, 0, :3] = torch.tensor([0.49, 0.5, 1.0])
+    assert is_moving(replace(scene, moving=moving)).nonzero().tolist() == [[0, 0, 1], [0, 0, 2]]
+
+
+@pytest.mark.parametrize(("count", "limit"), [(0, 5), (5, 5), (6, 5), (1000, 7), (384, 96)])
+def test_thinning_takes_one_of_each_run(count: int, limit: int):
+    numbers = spread(count, limit)
+    assert len(numbers) == min(count, limit)
+    if count <= limit:
+        assert numbers.tolist() == list(range(count))
+    else:
+        edges = torch.arange(limit + 1) * count // limit
+        assert ((numbers >= edges[:-1]) & (numbers < edges[1:])).all()
+
+
+def test_thinning_spares_no_column_of_a_picture():
+    kept = thinned(torch.ones(2, 48, 64, dtype=torch.bool), 2 * 48 * 64 // 4)
+    per_column = kept.sum(dim=(0, 1))
+    assert kept.sum() == 2 * 48 * 64 // 4
+    assert per_column.min() > 12
+    assert per_column.max() < 36
+
+
+def test_movers_get_up_to_half_of_the_tracks():
+    scene = scenes.make_scene()
+    assert scene.tracks is not None
+    moving = scene.moving.clone()
+    moving[0, 3, 4:8] = 1  # queries 3 * 16 + 4 to 3 * 16 + 7
+    movers = {3 * 16 + column for column in range(4, 8)}
+    moved = replace(scene, moving=moving)
+    few = chosen_queries(moved, scene.tracks, 0, 6).tolist()
+    assert len(set(few)) == 6
+    assert len(movers & set(few)) == 3
+    many = chosen_queries(moved, scene.tracks, 0, 40).tolist()
+    assert movers < set(many)
+    assert many == sorted(set(many))
+    assert len(many) == 40
+    # Where all move, still ones leave their places, and where the anchor is not in the archive none is known to move.
+    everything = replace(scene, moving=torch.ones_like(moving))
+    assert len(chosen_queries(everything, scene.tracks, 0, 40)) == 40
+    away = replace(scene.tracks, anchors=torch.tensor([-1]))
+    moving[-1] = moving[0]  # frame -1 is no frame
+    assert torch.equal(chosen_queries(replace(scene, moving=moving), away, 0, 6), spread(12 * 16, 6))
+
+
+def test_trails_show_where_points_were_and_whether_they_are_seen():
+    scene = scenes.make_scene(4)
+    assert scene.tracks is not None
+    visible, confidence = scene.tracks.visible.clone(), scene.tracks.confidence.clone()
+    visible[0, 2, 0] = 0.4
+    confidence[0, 1, 1] = 0
+    confidence[0, :, 2] = 0
+    tracks = replace(
+        scene.tracks,
+        points=scene.tracks.points + torch.arange(4.0)[:, None, None],
+        visible=visible,
+        confidence=confidence,
+    )
+    (trails,) = choose_trails(replace(scene, tracks=tracks), 1000)
+    known = [0, 1, *range(3, 192)]
+    positions, colours = trails.heads(2)
+    torch.testing.assert_close(positions, tracks.points[0, 2, known])
+    assert torch.equal(colours[0], (UNSEEN * trails.colours[0]).to(torch.uint8))
+    assert torch.equal(colours[1:], trails.colours[1:])
+    assert len(trails.heads(1)[0]) == len(known) - 1
+    # A tail of two steps at frame 3 begins at frame 1, where query 1 is unknown; of one step, it does not.
+    lines, colours = trails.tails(3, 2)
+    torch.testing.assert_close(lines, tracks.points[0, 1:4, [0, *known[2:]]].transpose(0, 1))
+    assert torch.equal(colours, trails.colours[[0, *range(2, len(known))]])
+    assert trails.tails(3, 1)[0].shape == (len(known), 2, 3)
+    assert trails.tails(1, 12)[0].shape == (len(known) - 1, 2, 3)
+    assert len(trails.tails(0, 12)[0]) == len(trails.tails(3, 0)[0]) == 0
+
+
+def test_a_scene_without_tracks_has_no_trails():
+    assert list(choose_trails(walls.make_scene(), 10)) == []
