@@ -15,7 +15,7 @@ from recon4d.eval import BenchmarkConfig, load_benchmark
 from recon4d.geometry import project, transform_points
 from recon4d.inference import ReconstructConfig, reconstruct_and_match
 from recon4d.records import FeatureTracks, Scene
-from recon4d.refine import follow_corners
+from recon4d.refine import track_corners
 from recon4d.zoo import create_model, load_model
 
 APART = (1, 3, 7)
@@ -40,7 +40,7 @@ def main(arguments: Arguments) -> None:
         sample = benchmark.read(name)
         scene, matches = reconstruct_and_match(model, sample.clip, ReconstructConfig(anchors=()))
         truth = sample.scene.resized(*scene.size)
-        for way, tracks in (("matches", matches), ("corners", follow_corners(sample.clip, scene, matches))):
+        for way, tracks in (("matches", matches), ("corners", track_corners(sample.clip, scene, matches))):
             for apart in APART:
                 errors.setdefault((way, apart), []).append(_errors(tracks, truth, apart))
 
@@ -61,11 +61,11 @@ def _errors(tracks: FeatureTracks, truth: Scene, apart: int) -> Tensor:
     found = []
     for frame in range(truth.num_frames - apart):
         other = frame + apart
-        both = (tracks.seen[frame] > 0) & (tracks.seen[other] > 0)
+        both = (tracks.visibility[frame] > 0) & (tracks.visibility[other] > 0)
         pixels = tracks.pixels[frame, both]
         column, row = pixels[:, 0].long().clamp(0, width - 1), pixels[:, 1].long().clamp(0, height - 1)
-        still = (truth.moving[frame, row, column] <= 0.5) & (truth.point_confidence[frame, row, column] > 0)
-        # The surface at the pixel's centre; what is seen beside it moves along.
+        still = (truth.dynamic[frame, row, column] <= 0.5) & (truth.point_confidence[frame, row, column] > 0)
+        # The surface at the pixel's center; what is seen beside it moves along.
         points = truth.points[frame, row, column]
         there = project(transform_points(truth.cameras.cam_from_world[other], points), truth.cameras.intrinsics[other])
         beside = pixels - torch.stack([column, row], dim=-1) - 0.5

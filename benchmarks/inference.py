@@ -18,8 +18,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from recon4d.models import (
     Model,
+    cast_to_bfloat16,
     compile_blocks,
-    narrow_weights,
     plan_memory,
 )
 from recon4d.zoo import create_model, load_model
@@ -97,7 +97,7 @@ def _measure(model: Model, mode: Mode, frames: int, arguments: Arguments, device
         with torch.autocast(device.type, torch.bfloat16, enabled=is_narrow):
             if arguments.aggregator_alone:
                 tokens = model.tokens(images, frame_chunk=arguments.frame_chunk, key_stride=key_stride)
-                return tokens.state.taps[-1].float().norm(dim=-1)
+                return tokens.state.features[-1].float().norm(dim=-1)
             return model.outputs(
                 images, anchors=(), frame_chunk=arguments.frame_chunk, key_stride=key_stride
             ).scene.depths
@@ -131,7 +131,7 @@ def _attention_seconds(
         torch.randn(1, heads, count, width, dtype=dtype, device=device) for count in (tokens, keys, keys)
     )
     once = _seconds(lambda: F.scaled_dot_product_attention(query, key, value), arguments.repeats, device)
-    return once * (config.pairs - len(config.register_attention))
+    return once * (config.depth - len(config.register_attention))
 
 
 def _seconds(run: Callable[[], object], repeats: int, device: torch.device) -> float:
@@ -150,7 +150,7 @@ def _seconds(run: Callable[[], object], repeats: int, device: torch.device) -> f
 def _model(name: str, mode: Mode) -> Model:
     model = load_model(name) if Path(name).is_file() else create_model(name, weights=None)
     if mode != "plain":
-        narrow_weights(model)
+        cast_to_bfloat16(model)
     if mode == "compiled":
         compile_blocks(model)
     return model

@@ -24,7 +24,7 @@ from recon4d.eval import (
 )
 from recon4d.inference import ReconstructConfig, reconstruct, reconstruct_and_match
 from recon4d.models import Model
-from recon4d.records import Clip, Known, Scene
+from recon4d.records import Clip, Priors, Scene
 from recon4d.refine import refine_clip
 from recon4d.zoo import create_model, load_model
 
@@ -71,7 +71,7 @@ def _scores_of_clip(
 ) -> Iterator[tuple[str, list[float]]]:
     """Each way of asking, and its metrics on one clip."""
     sample = benchmark.read(name)
-    clip, truth = replace(sample.clip, known=None), sample.scene
+    clip, truth = replace(sample.clip, priors=None), sample.scene
     whole = answer(clip)
     yield "the clip", _scores(whole, truth, benchmark, name)
     if "lens" in arguments.told:
@@ -96,8 +96,8 @@ def _refined(model: Model, clip: Clip) -> Scene:
 
 
 def _told(clip: Clip, truth: Scene, cameras: bool) -> Clip:
-    known = replace(Known.nothing(clip.num_frames), intrinsics=truth.cameras.intrinsics)
-    return replace(clip, known=replace(known, world_from_cam=truth.cameras.world_from_cam) if cameras else known)
+    known = replace(Priors.nothing(clip.num_frames), intrinsics=truth.cameras.intrinsics)
+    return replace(clip, priors=replace(known, world_from_cam=truth.cameras.world_from_cam) if cameras else known)
 
 
 def _scores(scene: Scene, truth: Scene, benchmark: Benchmark, name: str) -> list[float]:

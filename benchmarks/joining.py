@@ -25,7 +25,7 @@ from recon4d.eval import (
 from recon4d.eval.window_methods import by_pairs, in_windows
 from recon4d.geometry import rigid, rotation_from_axis_angle
 from recon4d.inference.windows import LoopConfig, WindowConfig
-from recon4d.records import Clip, Scene, Source
+from recon4d.records import Clip, ClipSource, Scene
 
 COLUMNS = ("auc_30", "auc_5", "ate", "abs_rel", "delta_1")
 
@@ -128,7 +128,7 @@ def main(arguments: Arguments) -> None:
 def _numbered(clip: Clip) -> Clip:
     """The clip with the source that windows give it."""
     numbers = tuple(range(clip.num_frames))
-    return replace(clip, source=Source("clip", tuple(map(str, numbers)), numbers))
+    return replace(clip, source=ClipSource("clip", tuple(map(str, numbers)), numbers))
 
 
 if __name__ == "__main__":

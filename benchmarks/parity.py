@@ -13,7 +13,7 @@ import tyro
 from tests.named_weights import named_state_dict, read_golden, read_shapes, relative_error
 from torch import Tensor
 
-from recon4d.models import Model, narrow_weights
+from recon4d.models import Model, cast_to_bfloat16
 from recon4d.records import Scene
 from recon4d.zoo.vggt.vggt import from_vggt, from_vggt_omega
 
@@ -34,7 +34,7 @@ def main(arguments: Arguments) -> None:
         print(f"{name}: norm of the difference over the norm")
         model = _model(name, golden).to(arguments.device)
         exact = _errors(model, golden, is_narrow=False)
-        narrow = _errors(narrow_weights(model), golden, is_narrow=True)
+        narrow = _errors(cast_to_bfloat16(model), golden, is_narrow=True)
         print(f"  {'output':20s} float32   bfloat16")
         for output in exact:
             print(f"  {output:20s} {exact[output]:.1e}   {narrow[output]:.1e}")

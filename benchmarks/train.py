@@ -8,11 +8,11 @@ import torch
 import tyro
 from torch.utils.flop_counter import FlopCounterMode
 
-from recon4d.train.batches import Batches, Share
+from recon4d.train.batches import Batches, RankInfo
 from recon4d.train.config import DataConfig, Precision, TrainConfig
 from recon4d.train.loop import make_trainable_model
-from recon4d.train.objective import Trainee, objective
-from recon4d.train.optimizers import make_optimisers
+from recon4d.train.objective import TrainModule, objective
+from recon4d.train.optimizers import make_optimizers
 
 DENSE_BFLOAT16_TFLOPS = {"H200": 989.0, "H100": 989.0, "A100": 312.0}
 """What the makers say of one GPU, products of dense matrices in bfloat16."""
@@ -54,16 +54,16 @@ def main(arguments: Arguments) -> None:
         model=arguments.model, data=arguments.data, compile=arguments.compile, precision=arguments.precision
     )
     is_narrow = arguments.precision == "bfloat16" or (arguments.precision == "auto" and device.type == "cuda")
-    batches = Batches(config, Share(device=device))
+    batches = Batches(config, RankInfo(device=device))
     model = make_trainable_model(config).to(device)
-    trainee, optimisers = Trainee(model), make_optimisers(model, config.optimiser, is_narrow)
+    trainee, optimizers = TrainModule(model), make_optimizers(model, config.optimiser, is_narrow)
 
     def step(batch) -> None:
-        optimisers.zero_grad()
+        optimizers.zero_grad()
         with torch.autocast(device.type, torch.bfloat16, enabled=is_narrow):
             totals, counts = trainee(batch)
         objective(totals, counts, config.losses)[0].backward()
-        optimisers.step(1.0)
+        optimizers.step(1.0)
 
     batch = batches.worlds(config.steps - 1, 0)
     with FlopCounterMode(display=False) as counter:
@@ -84,7 +84,7 @@ def main(arguments: Arguments) -> None:
 
 
 def _share(device: torch.device, achieved: float) -> str:
-    """The share of what the GPU can do at the most, where that is known (model FLOPs utilisation)."""
+    """The share of what the GPU can do at the most, where that is known (model FLOPs utilization)."""
     if device.type != "cuda":
         return ""
     name = torch.cuda.get_device_name(device)

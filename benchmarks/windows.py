@@ -77,7 +77,7 @@ def main(arguments: Arguments) -> None:
 def first_with_moving_camera(benchmark: Benchmark) -> Sample:
     """A camera that stands still would say nothing about joining."""
     samples = (benchmark.read(clip) for clip in benchmark.clips)
-    return next(sample for sample in samples if sample.scene.cameras.centres.std(dim=0).norm() > 0.1)
+    return next(sample for sample in samples if sample.scene.cameras.centers.std(dim=0).norm() > 0.1)
 
 
 def write_pictures(sample: Sample, folder: Path) -> Path:

@@ -13,10 +13,10 @@ import tyro
 
 from recon4d.datasets.synthetic import (
     RenderParts,
-    WorldConfig,
+    SyntheticConfig,
     compiled_parts,
-    make_worlds,
-    render_worlds,
+    make_scenes,
+    render_scenes,
 )
 
 
@@ -35,13 +35,13 @@ class Benchmark:
 
 
 def main(benchmark: Benchmark) -> None:
-    config = WorldConfig(num_frames=benchmark.frames, height=benchmark.height, width=benchmark.width)
+    config = SyntheticConfig(num_frames=benchmark.frames, height=benchmark.height, width=benchmark.width)
     parts = compiled_parts() if benchmark.compile else RenderParts()
     seconds: dict[str, list[float]] = {"make": [], "render": []}
     for number in range(benchmark.batches + 1):
         indices = range(number * benchmark.batch, (number + 1) * benchmark.batch)
-        world, made = timed(lambda indices=indices: make_worlds(config, 0, indices, benchmark.device), benchmark.device)
-        _, rendered = timed(lambda world=world: render_worlds(world, config, parts=parts), benchmark.device)
+        world, made = timed(lambda indices=indices: make_scenes(config, 0, indices, benchmark.device), benchmark.device)
+        _, rendered = timed(lambda world=world: render_scenes(world, config, parts=parts), benchmark.device)
         if number:  # the first one warms up
             seconds["make"].append(made)
             seconds["render"].append(rendered)

@@ -57,7 +57,7 @@ def trace(times: Tensor) -> tuple[Clip, Scene]:
     cameras = cameras_at(times)
     rays = geometry.unproject_map(torch.ones(len(times), HEIGHT, WIDTH), cameras.intrinsics)
     directions = rays @ cameras.world_from_cam[:, None, :3, :3].transpose(-1, -2)
-    origins = cameras.centres[:, None, None]
+    origins = cameras.centers[:, None, None]
 
     # Rays have z = 1 in their camera, so the distance along a ray is the depth.
     balls = torch.stack(
@@ -80,7 +80,7 @@ def trace(times: Tensor) -> tuple[Clip, Scene]:
         depth_confidence=known,
         points=points,
         point_confidence=known,
-        moving=is_ball.float(),
+        dynamic=is_ball.float(),
         metres_per_unit=torch.tensor(1.0),
     )
     return Clip(images, times), scene.in_frame(0)
@@ -92,10 +92,10 @@ def cameras_at(times: Tensor) -> Cameras:
     # A turn about y follows the scene; -0.12 about x looks down a little, since y points down.
     turn = geometry.rotation_from_axis_angle(torch.stack([zero, -0.22 * (times - 1), zero], dim=-1))
     tilt = geometry.rotation_from_axis_angle(torch.tensor([-0.12, 0.0, 0.0]))
-    centres = torch.stack([1.1 * (times - 1), -0.7 + 0.15 * torch.sin(3 * times), 0.2 * times - 0.8], dim=-1)
+    centers = torch.stack([1.1 * (times - 1), -0.7 + 0.15 * torch.sin(3 * times), 0.2 * times - 0.8], dim=-1)
     angles = torch.tensor([1.15, 2 * math.atan(math.tan(0.575) * HEIGHT / WIDTH)])
     intrinsics = geometry.intrinsics_from_field_of_view(angles, torch.tensor([WIDTH / 2, HEIGHT / 2]), HEIGHT, WIDTH)
-    return Cameras(geometry.rigid(turn @ tilt, centres), intrinsics.expand(len(times), 3, 3))
+    return Cameras(geometry.rigid(turn @ tilt, centers), intrinsics.expand(len(times), 3, 3))
 
 
 def positive(distances: Tensor) -> Tensor:
@@ -103,7 +103,7 @@ def positive(distances: Tensor) -> Tensor:
 
 
 def meet_sphere(offsets: Tensor, directions: Tensor) -> Tensor:
-    """Where rays from `offsets` (seen from the centre) first meet the ball."""
+    """Where rays from `offsets` (seen from the center) first meet the ball."""
     a = directions.square().sum(dim=-1)
     b = (offsets * directions).sum(dim=-1)
     root = b.square() - a * (offsets.square().sum(dim=-1) - RADIUS**2)
@@ -118,16 +118,16 @@ def meet_box(origins: Tensor, directions: Tensor, low: Tensor, high: Tensor) -> 
 
 
 def shade(points: Tensor, on_ball: Tensor, is_ball: Tensor, is_floor: Tensor, is_sky: Tensor) -> Tensor:
-    """Colours as uint8 images: tiles, a striped ball, boxes with bricks, a plain sky."""
+    """Colors as uint8 images: tiles, a striped ball, boxes with bricks, a plain sky."""
     tiles = ((points[..., 0].floor() + points[..., 2].floor()) % 2)[..., None]
     floor = 0.35 + 0.35 * tiles * torch.tensor([0.9, 1.0, 0.8])
     stripes = ((6 * on_ball[..., 1:2]).floor() % 2) * torch.tensor([0.1, 0.6, 0.7]) + torch.tensor([0.7, 0.2, 0.1])
     ball = stripes * (0.55 - 0.45 * on_ball[..., 1:2])
     bricks = ((5 * points).floor().sum(dim=-1, keepdim=True) % 2) * 0.15 + torch.tensor([0.45, 0.32, 0.25])
-    colours = torch.where(is_floor[..., None], floor, bricks)
-    colours = torch.where(is_ball[..., None], ball, colours)
-    colours = torch.where(is_sky[..., None], torch.tensor([0.62, 0.75, 0.9]), colours)
-    return (colours.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 3, 1, 2)
+    colors = torch.where(is_floor[..., None], floor, bricks)
+    colors = torch.where(is_ball[..., None], ball, colors)
+    colors = torch.where(is_sky[..., None], torch.tensor([0.62, 0.75, 0.9]), colors)
+    return (colors.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 3, 1, 2)
 
 
 if __name__ == "__main__":

@@ -18,17 +18,17 @@ import recon4d
 from recon4d.datasets import (
     ClipChoice,
     Mixture,
-    Part,
     Prepared,
     Sample,
+    Source,
+    ground_truth_scene,
     make_loader,
-    true_scene,
 )
-from recon4d.datasets.synthetic import WorldConfig, Worlds
+from recon4d.datasets.synthetic import SyntheticConfig, SyntheticScenes
 from recon4d.records import Cameras, Clip
 from recon4d.train.objective import (
     Batch,
-    Trainee,
+    TrainModule,
     objective,
     terms_of,
 )
@@ -67,26 +67,26 @@ class OwnClips:
         clip = Clip(taken["images"], torch.arange(self.num_frames) / 10)
         cameras = Cameras(taken["world_from_cam"], taken["intrinsics"])
         # Nothing says what moves here, and no point is followed: those terms of the objective count other clips alone.
-        return Sample(clip, true_scene(cameras, taken["depths"], known=taken["depths"] > 0))
+        return Sample(clip, ground_truth_scene(cameras, taken["depths"], known=taken["depths"] > 0))
 
 
 def main(arguments: Arguments) -> None:
     frames, (height, width) = arguments.num_frames, arguments.size
-    worlds = Worlds(WorldConfig(num_frames=frames, height=height, width=width))
-    parts = (Part("own", OwnClips(arguments.data, frames)), Part("worlds", worlds))
+    worlds = SyntheticScenes(SyntheticConfig(num_frames=frames, height=height, width=width))
+    parts = (Source("own", OwnClips(arguments.data, frames)), Source("worlds", worlds))
     source = Prepared(Mixture(parts, ClipChoice(num_frames=frames)), arguments.size, num_tracks=256)
     batches = make_loader(source, 0, 0, arguments.batch_size, rank=0, world_size=1, workers=0)
 
     model = recon4d.create_model(arguments.model)
-    trainee = Trainee(model)
-    optimiser = torch.optim.AdamW(model.parameters(), arguments.learning_rate)
+    trainee = TrainModule(model)
+    optimizer = torch.optim.AdamW(model.parameters(), arguments.learning_rate)
     for step, sample in zip(range(1, arguments.steps + 1), batches, strict=False):
         totals, counts = trainee(Batch(sample, asked=sample.scene.tracks.anchors[:, :1]))
         loss, means = objective(totals, counts, trainee.weights)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
+        optimizer.step()
         if step == 1 or step % max(1, arguments.steps // 10) == 0:
             named = dict(zip(terms_of(trainee.weights), means.tolist(), strict=True))
             print(f"step {step:5d}  loss {loss:.3f}  depth {named['depth']:.3f}  points {named['points']:.3f}")

@@ -12,10 +12,10 @@ from matplotlib import colormaps
 from torch import Tensor
 
 from recon4d.datasets import Sample
-from recon4d.datasets.synthetic import WorldConfig, make_worlds, render_worlds
+from recon4d.datasets.synthetic import SyntheticConfig, make_scenes, render_scenes
 from recon4d.io import write_jpeg
 
-SEEN, HIDDEN, SKY = (torch.tensor(colour) / 255 for colour in ((90, 190, 120), (200, 60, 60), (25, 25, 25)))
+SEEN, HIDDEN, SKY = (torch.tensor(color) / 255 for color in ((90, 190, 120), (200, 60, 60), (25, 25, 25)))
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,10 @@ class Arguments:
 
 
 def main(arguments: Arguments) -> None:
-    config = WorldConfig(num_frames=8, height=144, width=192)
+    config = SyntheticConfig(num_frames=8, height=144, width=192)
     rows = []
     for index in range(arguments.worlds):
-        sample = render_worlds(make_worlds(config, arguments.seed, [index]), config)[0]
+        sample = render_scenes(make_scenes(config, arguments.seed, [index]), config)[0]
         rows.append(torch.cat(panels(sample), dim=2))
     write_jpeg(arguments.out, (torch.cat(rows, dim=1).clamp(0, 1) * 255).round().to(torch.uint8), quality=88)
     print(f"{arguments.out}: first frame, last frame, depth, motion, visibility in the last frame")
@@ -45,13 +45,13 @@ def panels(sample: Sample) -> list[Tensor]:
     known = scene.depth_confidence[0] > 0
     inverse = torch.where(known, 1 / scene.depths[0].clamp(min=1e-3), 0.0)
     far = (tracks.points[0, -1] - tracks.points[0, 0]).norm(dim=-1).reshape(known.shape)
-    seen = tracks.visible[0, -1].reshape(known.shape)[..., None] > 0
+    seen = tracks.visibility[0, -1].reshape(known.shape)[..., None] > 0
     visibility = torch.where(known[..., None], torch.where(seen, SEEN, HIDDEN), SKY).permute(2, 0, 1)
     shaded = visibility * (0.4 + 0.6 * first.mean(dim=0))
-    return [first, last, coloured(inverse / inverse.max()), coloured(far / far.max().clamp(min=0.5)), shaded]
+    return [first, last, colored(inverse / inverse.max()), colored(far / far.max().clamp(min=0.5)), shaded]
 
 
-def coloured(values: Tensor) -> Tensor:
+def colored(values: Tensor) -> Tensor:
     return torch.from_numpy(colormaps["magma"](values.numpy())[..., :3]).float().permute(2, 0, 1)
 
 

@@ -3,6 +3,8 @@
 Only `UserError` is reported in one line. Every other exception is a defect and surfaces with its full traceback.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -25,6 +27,21 @@ class DataError(UserError):
     def __init__(self, sequence: str, file: str | Path, reason: str) -> None:
         super().__init__(f"{sequence}: {file}: {reason}")
         self.sequence = sequence
+
+
+@contextmanager
+def os_errors_as_user_errors() -> Iterator[None]:
+    """Turn errors of the operating system into user errors: missing files, no permission, a full disk.
+
+    Use it around access to files that the user named. The message names the reason and the file.
+
+    Raises:
+        UserError: If an `OSError` occurs in the block.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UserError(one_line(error)) from error
 
 
 def one_line(error: BaseException) -> str:

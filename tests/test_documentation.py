@@ -59,7 +59,7 @@ def test_the_exact_scene_is_exact(tmp_path: Path) -> None:
     assert 0.3 < known.float().mean() < 0.8
     torch.testing.assert_close(scene.points_from_depth[known], scene.points[known], atol=1e-3, rtol=1e-4)
     # What stands still is at the same place in both frames: most floor points of one are near some of the other.
-    one, two = (scene.points[i][known[i] & (scene.moving[i] == 0)][::50] for i in (0, 1))
+    one, two = (scene.points[i][known[i] & (scene.dynamic[i] == 0)][::50] for i in (0, 1))
     near = one[:, 2] < 8
     assert torch.cdist(one[near], two).amin(dim=1).median() < 0.2
 

@@ -16,9 +16,9 @@ from documented import ROOT, blocks_of, check_command, check_options, commands_o
 from named_weights import named_state_dict, read_golden, read_shapes
 
 import recon4d
-from recon4d.datasets.synthetic import WorldConfig, Worlds
+from recon4d.datasets.synthetic import SyntheticConfig, SyntheticScenes
 from recon4d.io import (
-    PointChoice,
+    PointSelection,
     SceneInfo,
     export_results,
     read_results,
@@ -45,18 +45,18 @@ FILES_OF_THE_READER: dict[str, tuple[str, ...]] = {
 EXTRAS = {"docs/viewing.md": "rerun"}
 """Packages that a page tells to install first; it is skipped without them."""
 
-WORLD = WorldConfig(num_frames=4, height=192, width=256)
+WORLD = SyntheticConfig(num_frames=4, height=192, width=256)
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with everything that readers have: clips, and a world with its exact cameras and depth."""
     folder = tmp_path_factory.mktemp("reader")
-    sample = Worlds(WORLD).sample(1)
+    sample = SyntheticScenes(WORLD).sample(1)
     (folder / "out").mkdir()
     info = SceneInfo("truth", True, recon4d.__version__, None, sample.clip.size, {})
     write_results(folder / "out", sample.clip, sample.scene, info)
-    export_results(folder / "exported", read_results(folder / "out"), ["colmap"], PointChoice(max_points=500))
+    export_results(folder / "exported", read_results(folder / "out"), ["colmap"], PointSelection(max_points=500))
     (folder / "exported" / "colmap" / "images").rename(folder / "photos")
     (folder / "exported" / "colmap" / "sparse" / "0").rename(folder / "colmap")
     (folder / "masks").mkdir()
@@ -170,7 +170,7 @@ def expect_reconstructing(names: dict) -> None:
     """What was told is in the answer."""
     told = recon4d.load_scene("out/clip").cameras.resized(recon4d.load_scene("out/clip").size, (180, 320))
     torch.testing.assert_close(told.intrinsics[0, 0, 0], torch.tensor(1050.0), atol=0.01, rtol=0)
-    answered, truth = recon4d.load_scene("out/photos"), Worlds(WORLD).sample(1).scene
+    answered, truth = recon4d.load_scene("out/photos"), SyntheticScenes(WORLD).sample(1).scene
     torch.testing.assert_close(answered.cameras.world_from_cam, truth.cameras.world_from_cam, atol=1e-3, rtol=1e-3)
     assert Path("out/tuesday/scene.npz").is_file()
 

@@ -13,13 +13,13 @@ from documented import ROOT
 
 import recon4d
 from recon4d.datasets import Sample
-from recon4d.datasets.synthetic import WorldConfig, Worlds
+from recon4d.datasets.synthetic import SyntheticConfig, SyntheticScenes
 from recon4d.eval import Benchmark
 from recon4d.eval.metrics.depth import depth_scores
 from recon4d.records import Clip, Scene
 
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
-WORLD = WorldConfig(num_frames=4, height=48, width=64)
+WORLD = SyntheticConfig(num_frames=4, height=48, width=64)
 
 
 def example(name: str) -> ModuleType:
@@ -35,7 +35,7 @@ def example(name: str) -> ModuleType:
 
 @pytest.fixture(scope="module")
 def world() -> Sample:
-    return Worlds(WORLD).sample(1)
+    return SyntheticScenes(WORLD).sample(1)
 
 
 @pytest.mark.parametrize("file", EXAMPLES, ids=lambda file: file.stem)
@@ -59,7 +59,7 @@ def test_the_page_names_it(file: Path) -> None:
 def test_measured_distances_are_true(
     tmp_path: Path, world: Sample, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A world whose unit is not the metre, from the place of a reconstruction: one true distance tells all others."""
+    """A world whose unit is not the meter, from the place of a reconstruction: one true distance tells all others."""
     measure = example("measure")
     far, near = world.scene.points[0, 10, 20], world.scene.points[0, 40, 30]
     corner = world.scene.points[0, 45, 60]
@@ -71,7 +71,7 @@ def test_measured_distances_are_true(
         clip=Path("world.mp4"),
         out=tmp_path / "out",
         known=(20, 10, 30, 40),
-        metres=float((far - near).norm()),
+        meters=float((far - near).norm()),
         wanted=(20, 10, 60, 45),
         model="recon4d_tiny",
     )

@@ -65,7 +65,7 @@ class AdaptCommand:
         started = time.perf_counter()
         adaptation = adapt(model, clip, self.config, self._report_step)
         print(f"{model.name} on {device}: {len(adaptation.curve)} steps in {time.perf_counter() - started:.1f} s")
-        print(_describe_judgement(adaptation))
+        print(_describe_judgment(adaptation))
 
         with atomic_folder(self.out, self.overwrite, check_adaptation) as folder:
             self._write(folder, clip, adaptation)
@@ -96,7 +96,7 @@ class AdaptCommand:
         return {**values, **adaptation, **weights, "clip": str(self.clip), "layers": list(self.config.layers)}
 
 
-def _describe_judgement(adaptation: "Adaptation") -> str:
+def _describe_judgment(adaptation: "Adaptation") -> str:
     after = "-" if adaptation.after is None else _describe_error(adaptation.after)
     which = "the adapted model is kept" if adaptation.kept else "the original model is kept"
     return (

@@ -11,8 +11,8 @@ import tyro
 from recon4d.cli.formatting import find_device, find_model
 
 if TYPE_CHECKING:
-    from recon4d.datasets.synthetic import WorldConfig
-    from recon4d.eval.calibration import MovingEvidence, SceneEvidence
+    from recon4d.datasets.synthetic import SyntheticConfig
+    from recon4d.eval.calibration import DynamicMaskCounts, SceneSamples
     from recon4d.models import Model
     from recon4d.records import Calibration
 
@@ -50,8 +50,8 @@ class CalibrateCommand:
         from recon4d.eval.calibration import (
             FITTING_SEED,
             HELD_OUT_SEED,
+            best_threshold,
             fit_calibration,
-            moving_cut,
             shift_to_half,
             write_reliability_picture,
         )
@@ -73,8 +73,8 @@ class CalibrateCommand:
             print(line)
         write_reliability_picture(picture, calibration, checked_on)
         model.calibration = calibration
-        if (cut := moving_cut(masks)) is not None:
-            model.shift_moving(shift_to_half(cut))
+        if (cut := best_threshold(masks)) is not None:
+            model.shift_dynamic_logits(shift_to_half(cut))
             print(_moving_line(cut, other_masks))
         save_model(model.cpu(), self.out, self.storage)
         print(f"{self.out}: {model.name} with its calibration; {picture}: expected against measured error")
@@ -90,26 +90,26 @@ class CalibrateCommand:
         if (there := [str(file) for file in (self.out, picture) if file.exists()]) and not self.overwrite:
             raise ValueError(f"{', '.join(there)} would be replaced: give --overwrite, or another folder in --out")
 
-    def _worlds(self, model: "Model") -> "WorldConfig":
-        from recon4d.datasets.synthetic import WorldConfig
+    def _worlds(self, model: "Model") -> "SyntheticConfig":
+        from recon4d.datasets.synthetic import SyntheticConfig
         from recon4d.eval.calibration import size_for
 
         height, width = size_for(model, self.size)
-        return WorldConfig(num_frames=self.num_frames, height=height, width=width)
+        return SyntheticConfig(num_frames=self.num_frames, height=height, width=width)
 
     def _evidence(
-        self, model: "Model", worlds: "WorldConfig", seed: int, clips: int, purpose: str
-    ) -> "tuple[SceneEvidence, list[MovingEvidence]]":
+        self, model: "Model", worlds: "SyntheticConfig", seed: int, clips: int, purpose: str
+    ) -> "tuple[SceneSamples, list[DynamicMaskCounts]]":
         from tqdm import tqdm
 
-        from recon4d.eval.calibration import evidence_of_worlds, together
+        from recon4d.eval.calibration import synthetic_samples, together
 
-        parts = evidence_of_worlds(model, worlds, seed, clips, self.precision)
+        parts = synthetic_samples(model, worlds, seed, clips, self.precision)
         both = list(tqdm(parts, purpose, clips, unit="clip", disable=not sys.stderr.isatty()))
         return together([scene for scene, _ in both]), [moving for _, moving in both if moving is not None]
 
 
-def _table(calibration: "Calibration", fitted_to: "SceneEvidence", checked_on: "SceneEvidence") -> Iterator[str]:
+def _table(calibration: "Calibration", fitted_to: "SceneSamples", checked_on: "SceneSamples") -> Iterator[str]:
     """How well each reading of confidence foretells the error of the worlds that were held out."""
     from recon4d.eval.calibration import (
         FIELDS,
@@ -137,7 +137,7 @@ def _table(calibration: "Calibration", fitted_to: "SceneEvidence", checked_on: "
         )
 
 
-def _moving_line(cut: float, checked_on: "list[MovingEvidence]") -> str:
+def _moving_line(cut: float, checked_on: "list[DynamicMaskCounts]") -> str:
     from recon4d.eval.calibration import overlap_at
 
     line = f"moving: what was at least {cut:.2f} probable is above one half from now on"

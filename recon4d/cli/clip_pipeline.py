@@ -35,7 +35,7 @@ LARGE_MODEL = 100_000_000
 """Parameters from which on a person is told beforehand how much memory a pass needs."""
 
 
-class ClipWork:
+class ClipPipeline:
     """One clip after another by the same command, with a model that is made when the first needs it."""
 
     def __init__(self, command: "ReconstructCommand", device: str | None = None) -> None:
@@ -53,7 +53,7 @@ class ClipWork:
 
     def reconstruct(self, path: Path, out: Path, clip_name: str) -> int:
         """Write what becomes of the clip at `path` to the folder `out`, and answer how many frames it has."""
-        from recon4d.inference import with_known_files
+        from recon4d.inference import with_prior_files
         from recon4d.io import atomic_folder, check_output_folder, read_clip, write_results
 
         command = self._command
@@ -68,9 +68,9 @@ class ClipWork:
             raise ValueError(f"{path} lies in the output folder {out}, which is to be replaced; move it away")
         clip = read_clip(path, command.num_frames, command.fps, command.start, command.stop)
         print(describe_clip(path, clip, command.fps))
-        clip = with_known_files(clip, command.known_files)
-        if clip.known is not None:
-            print(describe_known(clip.known))
+        clip = with_prior_files(clip, command.known_files)
+        if clip.priors is not None:
+            print(describe_known(clip.priors))
         if command.colmap_intrinsics:
             clip = _with_colmap_intrinsics(clip)
         if command.refine:
@@ -87,14 +87,14 @@ class ClipWork:
 
     def _reconstruct_long(self, path: Path, out: Path, clip_name: str) -> int:
         """The same for a clip of any length; the folder stays where it was stopped, and is gone on with."""
-        from recon4d.inference import long_clip_with_known_files
+        from recon4d.inference import long_clip_with_prior_files
         from recon4d.io.long_clips import open_long_clip
 
         command = self._command
         if path.resolve().is_relative_to(out.resolve()):
             raise ValueError(f"{path} lies in the output folder {out}; choose another")
         long_clip = open_long_clip(path, command.fps, command.start, command.stop)
-        long_clip = long_clip_with_known_files(long_clip, command.known_files)
+        long_clip = long_clip_with_prior_files(long_clip, command.known_files)
         if command.known_files.are_given:
             print(describe_long_known(long_clip))
         info = self._info(long_clip, clip_name, self.model.calibration)
@@ -150,10 +150,10 @@ class ClipWork:
 def _prepared(model: "Model", command: "ReconstructCommand", device: "torch.device") -> "Model":
     """The model on its device, its matrices as narrow as they run, compiled where that is wanted."""
     from recon4d.inference import runs_in_bfloat16
-    from recon4d.models import compile_blocks, narrow_weights
+    from recon4d.models import cast_to_bfloat16, compile_blocks
 
     if runs_in_bfloat16(command.precision, device):
-        narrow_weights(model)
+        cast_to_bfloat16(model)
     if command.compile:
         compile_blocks(model)
     return model.to(device)
@@ -180,8 +180,8 @@ def _with_colmap_intrinsics(clip: "Clip") -> "Clip":
     except ColmapFailure as failure:
         print(f"intrinsics are left to the network: {failure}")
         return clip
-    assert clip.known is not None
-    focal, seconds = float(clip.known.intrinsics[0, 0, 0]), time.perf_counter() - started
+    assert clip.priors is not None
+    focal, seconds = float(clip.priors.intrinsics[0, 0, 0]), time.perf_counter() - started
     print(f"COLMAP: a focal length of {focal:.0f} pixels in {seconds:.1f} s")
     return clip
 

@@ -24,7 +24,7 @@ class ExportCommand:
     max_points: int = 500_000
     """At most so many points in a cloud (COLMAP models: 100 000 at the most)."""
     metres_per_unit: float | None = None
-    """Length of the scene's unit in metres: everything is written in metres then."""
+    """Length of the scene's unit in meters: everything is written in meters then."""
     overwrite: bool = False
     """Replace an earlier export in the output folder, all of its formats."""
     level: bool = False
@@ -32,23 +32,23 @@ class ExportCommand:
 
     def run(self) -> None:
         from recon4d.io import (
-            PointChoice,
+            PointSelection,
             check_formats,
             check_output_folder,
             export_results,
             read_results,
         )
         from recon4d.io.exporters.export_record import check_export
-        from recon4d.records.leveling import levelled
-        from recon4d.records.metric_scale import in_metres
+        from recon4d.records.leveling import leveled
+        from recon4d.records.metric_scale import in_meters
 
-        choice = PointChoice(self.drop, self.min_confidence, self.max_points)
+        choice = PointSelection(self.drop, self.min_confidence, self.max_points)
         check_formats(self.to)
         check_output_folder(self.out, self.overwrite, check_export)
         results = read_results(self.scene)
         if self.metres_per_unit is not None:
-            results = results.with_scene(in_metres(results.scene, self.metres_per_unit))
+            results = results.with_scene(in_meters(results.scene, self.metres_per_unit))
         if self.level:
-            results = results.with_scene(levelled(results.scene))
+            results = results.with_scene(leveled(results.scene))
         for exported in export_results(self.out, results, self.to, choice, self.overwrite):
             print(f"{self.out / exported.format}: {exported.summary}")

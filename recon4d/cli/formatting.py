@@ -7,7 +7,7 @@ if TYPE_CHECKING:
     import torch
 
     from recon4d.models import Model
-    from recon4d.records import Clip, Known, Scene
+    from recon4d.records import Clip, Priors, Scene
 
 
 def find_model(name_or_file: str) -> "Model":
@@ -43,7 +43,7 @@ def describe_clip(source: Path, clip: "Clip", fps: float | None) -> str:
     return f"{source}: {count}, {how} from {clip.times.min():.2f} s to {clip.times.max():.2f} s"
 
 
-def describe_known(known: "Known") -> str:
+def describe_known(known: "Priors") -> str:
     """What is known of a clip beforehand, in one line."""
     num_frames = len(known.intrinsics)
     parts = []

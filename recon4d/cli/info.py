@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from recon4d.io import SceneInfo
 
 STILL_SPAN = 0.01
-"""A camera whose centres span less than this share of the median depth stands still."""
+"""A camera whose centers span less than this share of the median depth stands still."""
 LITTLE_AGREEMENT = 0.5
 NEAR_LIMIT = 1.01
 """A field of view within this factor of the network's least or greatest one is at that limit."""
@@ -122,7 +122,7 @@ def distrust(facts: "SceneFacts", info: "SceneInfo", expected: "ExpectedOfScene 
         doubts.append("depth: there is a single frame, so that nothing is seen twice")
     elif facts.span < STILL_SPAN:
         doubts.append(
-            f"depth and path: the camera hardly moves (its centres span {100 * facts.span:.2f} % of the median depth), "
+            f"depth and path: the camera hardly moves (its centers span {100 * facts.span:.2f} % of the median depth), "
             "so that nothing shows parallax"
         )
     if facts.agreeing_share < LITTLE_AGREEMENT:
@@ -149,7 +149,7 @@ def distrust(facts: "SceneFacts", info: "SceneInfo", expected: "ExpectedOfScene 
 
 
 def _length(units: float, facts: "SceneFacts") -> str:
-    """A length in units, and in metres where the scene knows them."""
+    """A length in units, and in meters where the scene knows them."""
     if math.isnan(facts.metres_per_unit):
         return f"{units:.3g} units (of unknown length)"
     return f"{units:.3g} units ({units * facts.metres_per_unit:.3g} m)"

@@ -49,7 +49,7 @@ def describe_long_known(long_clip: "LongClip") -> str:
     """What is known of a long clip beforehand, in one line."""
     from recon4d.cli.formatting import describe_known
 
-    known = long_clip.known
+    known = long_clip.priors
     masks = "masks, read frame by frame"
     if known is None or not (known.intrinsics.isfinite().any() or known.world_from_cam.isfinite().any()):
         return f"known: {masks}"

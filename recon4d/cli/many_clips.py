@@ -6,7 +6,7 @@ from datetime import timedelta
 from itertools import zip_longest
 from typing import TYPE_CHECKING
 
-from recon4d.cli.clip_pipeline import ClipWork
+from recon4d.cli.clip_pipeline import ClipPipeline
 
 if TYPE_CHECKING:
     from recon4d.cli.reconstruct import ReconstructCommand
@@ -34,7 +34,7 @@ def reconstruct_many(command: "ReconstructCommand") -> None:
     settings = {clip: command.settings(str(clip.resolve())) for clip in folders}
     state = processes()
     gather = _gatherer(state.num_processes)
-    work = ClipWork(command, str(state.device) if command.device == "auto" else command.device)
+    work = ClipPipeline(command, str(state.device) if command.device == "auto" else command.device)
     if any(finished_frames(folder, settings[clip]) is None for clip, folder in folders.items()):
         _ = work.model  # a model that there is not fails the command, and not one clip after another
     try:

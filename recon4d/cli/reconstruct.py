@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from recon4d.cli.clip_pipeline import ClipWork
+from recon4d.cli.clip_pipeline import ClipPipeline
 from recon4d.cli.long_clips import LongConfig
 from recon4d.cli.many_clips import reconstruct_many
 
 if TYPE_CHECKING:
-    from recon4d.inference import KnownFiles
+    from recon4d.inference import PriorFiles
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class ReconstructCommand:
     full_resolution: bool = False
     """Write maps at the clip's own size instead of the processing size."""
     intrinsics: str | None = None
-    """Known: fx,fy,cx,cy in the clip's own pixels (first centre at .5), or a file with those of all or each frame."""
+    """Known: fx,fy,cx,cy in the clip's own pixels (first center at .5), or a file with those of all or each frame."""
     cameras: Path | None = None
     """Known: a TUM trajectory, a COLMAP folder, a transforms.json or a scene.npz."""
     depth: Path | None = None
@@ -72,7 +72,7 @@ class ReconstructCommand:
         if self.long.is_wanted:
             self._refuse_what_needs_one_pass()
         if len(self.clips) == 1:
-            ClipWork(self).reconstruct(self.clips[0], self.out, str(self.clips[0]))
+            ClipPipeline(self).reconstruct(self.clips[0], self.out, str(self.clips[0]))
             return
         if self.cameras or self.depth or (self.mask and self.mask.is_dir()):
             raise ValueError("--cameras, --depth and a folder as --mask belong to one clip; several clips were given")
@@ -92,10 +92,10 @@ class ReconstructCommand:
             raise ValueError("--loops moves windows, and --cameras says where they are: give one of the two")
 
     @property
-    def known_files(self) -> "KnownFiles":
-        from recon4d.inference import KnownFiles
+    def known_files(self) -> "PriorFiles":
+        from recon4d.inference import PriorFiles
 
-        return KnownFiles(self.intrinsics, self.cameras, self.depth, self.mask, self.distortion)
+        return PriorFiles(self.intrinsics, self.cameras, self.depth, self.mask, self.distortion)
 
     def settings(self, clip_name: str) -> dict[str, str | int | float | bool | list | None]:
         """The command as plain JSON values for one of its clips; where it was written to is no part of the result."""

@@ -37,15 +37,15 @@ class RenderCommand:
     def run(self) -> None:
         from tqdm import tqdm
 
-        from recon4d.datasets.synthetic import WorldConfig, make_worlds, render_worlds
+        from recon4d.datasets.synthetic import SyntheticConfig, make_scenes, render_scenes
         from recon4d.io import check_output_folder
 
         if self.clips < 1:
             raise ValueError(f"clips = {self.clips}; wanted at least 1")
-        config = WorldConfig(num_frames=self.num_frames, height=self.size[0], width=self.size[1])
+        config = SyntheticConfig(num_frames=self.num_frames, height=self.size[0], width=self.size[1])
         check_output_folder(self.out, overwrite=False)
         for number in tqdm(range(self.clips), desc="rendering", unit="clip", disable=not sys.stderr.isatty()):
-            sample = render_worlds(make_worlds(config, self.seed, [number]), config)[0]
+            sample = render_scenes(make_scenes(config, self.seed, [number]), config)[0]
             self._write(f"world_{self.seed}_{number:04d}", sample)
         print(f"{self.out}: {self.clips} clips of {self.num_frames} frames in the layout of {self.format}")
 

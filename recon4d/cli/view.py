@@ -100,7 +100,7 @@ def _images(results: "SavedResults") -> "torch.Tensor | None":
     if missing:
         warnings.warn(
             f"{missing[0]} is not there ({len(missing)} of {len(results.frame_files)} frames are missing): "
-            "the scene is shown without frames, in grey",
+            "the scene is shown without frames, in gray",
             stacklevel=2,
         )
         return None

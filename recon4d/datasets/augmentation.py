@@ -22,7 +22,7 @@ class Augmentation:
     """These four are drawn as factors (gamma: as exponent) from 1 / (1 + x) to 1 + x."""
     hue: float = 0.15
     """Radians, either way."""
-    grey_share: float = 0.05
+    gray_share: float = 0.05
     blur_share: float = 0.2
     blur_pixels: tuple[float, float] = (0.2, 1.5)
     """Standard deviation of the blur."""
@@ -36,7 +36,7 @@ class Augmentation:
 
     def __post_init__(self) -> None:
         amounts = (self.brightness, self.contrast, self.saturation, self.gamma, self.hue)
-        shares = (self.grey_share, self.blur_share, self.grain_share, self.jpeg_share, self.per_frame)
+        shares = (self.gray_share, self.blur_share, self.grain_share, self.jpeg_share, self.per_frame)
         if min(amounts) < 0 or not all(0 <= share <= 1 for share in shares):
             raise ValueError(
                 f"amounts {amounts} and shares {shares} of augmentation; wanted at least 0, shares up to 1"
@@ -52,18 +52,18 @@ class Augmentation:
             )
 
 
-def augment_colours(
+def augment_colors(
     images: UInt8[Tensor, "time 3 height width"], augmentation: Augmentation, seed: int
 ) -> UInt8[Tensor, "time 3 height width"]:
     """The frames as another camera would have recorded them, on the CPU; the same seed gives the same bytes.
 
-    In the order of light: lens (blur), exposure and colours, sensor (grain), file (JPEG). What is drawn for the clip
+    In the order of light: lens (blur), exposure and colors, sensor (grain), file (JPEG). What is drawn for the clip
     holds for all its frames, which differ from it by `per_frame` of what was asked.
     """
     from kornia.enhance import jpeg_codec_differentiable
     from kornia.filters import gaussian_blur2d
 
-    drawn = _Look(augmentation, len(images), random_numbers(seed, "colours"))
+    drawn = _Look(augmentation, len(images), random_numbers(seed, "colors"))
     look = images.float() / 255
     if drawn.chance(augmentation.blur_share):
         deviations = drawn.between(*augmentation.blur_pixels)[:, None].expand(-1, 2)
@@ -95,8 +95,8 @@ def _developed(
     look = adjust_contrast_with_mean_subtraction(look, drawn.factor(augmentation.contrast))
     look = adjust_saturation(look, drawn.factor(augmentation.saturation))
     look = adjust_hue(look, drawn.either_way(augmentation.hue))
-    # A film is grey from its first frame to its last.
-    return rgb_to_grayscale(look).expand_as(look) if drawn.chance(augmentation.grey_share) else look
+    # A film is gray from its first frame to its last.
+    return rgb_to_grayscale(look).expand_as(look) if drawn.chance(augmentation.gray_share) else look
 
 
 class _Look:

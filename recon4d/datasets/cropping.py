@@ -11,7 +11,7 @@ from recon4d.datasets.sample import Sample
 from recon4d.geometry import cropped_intrinsics, transform_points, unproject_map
 from recon4d.records import (
     Clip,
-    Known,
+    Priors,
     Scene,
     Tracks,
 )
@@ -84,11 +84,11 @@ def _largest(old_size: tuple[int, int], new_size: tuple[int, int]) -> tuple[int,
 
 
 def _clip(clip: Clip, window: Window) -> Clip:
-    known = None if clip.known is None else _known(clip.known, window)
-    return replace(clip, images=_cut(clip.images, window), known=known)
+    known = None if clip.priors is None else _known(clip.priors, window)
+    return replace(clip, images=_cut(clip.images, window), priors=known)
 
 
-def _known(known: Known, window: Window) -> Known:
+def _known(known: Priors, window: Window) -> Priors:
     return replace(
         known,
         intrinsics=cropped_intrinsics(known.intrinsics, window.left, window.top),
@@ -108,7 +108,7 @@ def _scene(scene: Scene, window: Window, size: tuple[int, int]) -> Scene:
     points = _nearest(scene.points.movedim(-1, -3), window, size).movedim(-3, -1)
     depth_confidence = _nearest(scene.depth_confidence, window, size)
     point_confidence = _nearest(scene.point_confidence, window, size)
-    # The nearest old pixel's centre is not quite the new one's: points follow the depth along the new pixel's own ray.
+    # The nearest old pixel's center is not quite the new one's: points follow the depth along the new pixel's own ray.
     on_rays = transform_points(cameras.world_from_cam, unproject_map(depths, cameras.intrinsics))
     both_known = (depth_confidence > 0) & (point_confidence > 0)
     cut = replace(
@@ -118,7 +118,7 @@ def _scene(scene: Scene, window: Window, size: tuple[int, int]) -> Scene:
         depth_confidence=depth_confidence,
         points=torch.where(both_known[..., None], on_rays, points),
         point_confidence=point_confidence,
-        moving=_nearest(scene.moving, window, size),
+        dynamic=_nearest(scene.dynamic, window, size),
     )
     if scene.tracks is None:
         return cut
@@ -128,7 +128,7 @@ def _scene(scene: Scene, window: Window, size: tuple[int, int]) -> Scene:
 
 
 def _nearest(maps: Tensor, window: Window, size: tuple[int, int]) -> Tensor:
-    """Maps (..., height, width): for each new pixel the old one that lies under its centre, found in whole numbers."""
+    """Maps (..., height, width): for each new pixel the old one that lies under its center, found in whole numbers."""
     rows = window.top + (2 * torch.arange(size[0]) + 1) * window.height // (2 * size[0])
     columns = window.left + (2 * torch.arange(size[1]) + 1) * window.width // (2 * size[1])
     return maps[..., rows[:, None], columns]
@@ -148,7 +148,7 @@ def _tracks(tracks: Tracks, pixels: Tensor, pixels_over_time: Tensor, size: tupl
     kept = is_query[..., None, :].to(tracks.confidence.dtype)
     return replace(
         tracks,
-        visible=tracks.visible * kept * in_picture,
+        visibility=tracks.visibility * kept * in_picture,
         confidence=tracks.confidence * kept,
         # Inside the picture even where unknown: whoever samples maps there must not trip.
         pixels=torch.where(is_query[..., None], pixels, torch.zeros_like(pixels)),

@@ -13,12 +13,12 @@ from pathlib import Path
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from recon4d.datasets.augmentation import Augmentation, augment_colours
+from recon4d.datasets.augmentation import Augmentation, augment_colors
 from recon4d.datasets.cropping import random_window, resize_and_crop
 from recon4d.datasets.mixture import SampleSource
 from recon4d.datasets.sample import Sample
 from recon4d.datasets.sampling import choose_tracks, random_numbers, unknown_tracks
-from recon4d.datasets.sequence_dataset import Sequences
+from recon4d.datasets.sequence_dataset import SequenceDataset
 from recon4d.errors import DataError
 
 PREFETCHED_BATCHES = 2
@@ -31,7 +31,7 @@ def sample_seed(seed: int, step: int, position: int) -> int:
     """The seed of the sample at `position` of the global batch of `step`: 64 bits that fit a signed integer.
 
     The first eight bytes of BLAKE2b over the three numbers as little-endian 64-bit integers, without the sign bit: the
-    same on every machine and in every version, and neighbours have nothing in common. Raises ``ValueError`` for
+    same on every machine and in every version, and neighbors have nothing in common. Raises ``ValueError`` for
     negative numbers.
     """
     if min(seed, step, position) < 0:
@@ -45,7 +45,7 @@ class Prepared:
     """A source whose samples are brought to one size and one number of queries, so that those of any set stack.
 
     Where a sample has no tracks it gets unknown ones at `anchors`, which must be those of the other sets. What only
-    some sets have, the clip's source and the ids of objects, is dropped. `augmentation` None leaves colours alone.
+    some sets have, the clip's source and the ids of objects, is dropped. `augmentation` None leaves colors alone.
     """
 
     source: SampleSource
@@ -67,7 +67,7 @@ class Prepared:
         sample = choose_tracks(sample, self.num_tracks, random_numbers(seed, "tracks"))
         images = sample.clip.images
         if self.augmentation is not None:
-            images = augment_colours(images, self.augmentation, seed)
+            images = augment_colors(images, self.augmentation, seed)
         return replace(sample, clip=replace(sample.clip, images=images, source=None), object_ids=None)
 
 
@@ -154,7 +154,7 @@ def step_loader(samples: Dataset[Sample], batches: Sequence[list[tuple[int, int]
     )
 
 
-class SequenceIndex(Sequences):
+class SequenceIndex(SequenceDataset):
     """A data set whose lengths are kept in a JSON file, so that thousands of sequences need not be opened again.
 
     The file counts as long as the data set's kind and names and every file in `folder` (path, size, time of change) are
@@ -162,7 +162,7 @@ class SequenceIndex(Sequences):
     broken is kept too.
     """
 
-    def __init__(self, sequences: Sequences, folder: str | Path, index_file: str | Path) -> None:
+    def __init__(self, sequences: SequenceDataset, folder: str | Path, index_file: str | Path) -> None:
         """Reads the index or builds it. Raises ``OSError`` where the file cannot be written."""
         self._sequences = sequences
         self._names = sequences.names()
@@ -192,7 +192,7 @@ class SequenceIndex(Sequences):
         return self._sequences.read(name, frames, anchors)
 
 
-def _content_key(sequences: Sequences, names: list[str], folder: Path, index_file: Path) -> str:
+def _content_key(sequences: SequenceDataset, names: list[str], folder: Path, index_file: Path) -> str:
     """A hash of everything that the lengths may depend on, the index itself left out."""
     digest = hashlib.blake2b(digest_size=16)
     digest.update(json.dumps([type(sequences).__module__, type(sequences).__qualname__, names]).encode())
@@ -206,7 +206,7 @@ def _content_key(sequences: Sequences, names: list[str], folder: Path, index_fil
     return digest.hexdigest()
 
 
-def _lengths(sequences: Sequences, names: list[str]) -> dict[str, int | str]:
+def _lengths(sequences: SequenceDataset, names: list[str]) -> dict[str, int | str]:
     from tqdm import tqdm
 
     lengths: dict[str, int | str] = {}

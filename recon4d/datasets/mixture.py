@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch.utils.data import get_worker_info
 
-from recon4d.datasets.sample import Sample, standing_still
+from recon4d.datasets.sample import Sample, as_static
 from recon4d.datasets.sampling import (
     ClipChoice,
     choose_anchor,
@@ -15,7 +15,7 @@ from recon4d.datasets.sampling import (
     random_numbers,
     without_times,
 )
-from recon4d.datasets.sequence_dataset import Sequences
+from recon4d.datasets.sequence_dataset import SequenceDataset
 from recon4d.errors import DataError
 
 ATTEMPTS = 16
@@ -30,13 +30,13 @@ class SampleSource(Protocol):
 
 
 @dataclass(frozen=True)
-class Part:
+class Source:
     """A data set, or whatever makes samples, and how often it is drawn relative to the other parts."""
 
     name: str
-    source: Sequences | SampleSource
+    source: SequenceDataset | SampleSource
     weight: float = 1.0
-    still: bool = False
+    static: bool = False
     """Whether nothing ever moves in it, which its files need not say (`standing_still`)."""
 
 
@@ -52,7 +52,11 @@ class Mixture:
     """
 
     def __init__(
-        self, parts: tuple[Part, ...], choice: ClipChoice, anchors: tuple[int, ...] | None = None, strict: bool = False
+        self,
+        parts: tuple[Source, ...],
+        choice: ClipChoice,
+        anchors: tuple[int, ...] | None = None,
+        strict: bool = False,
     ) -> None:
         """Raises ``ValueError`` for no parts, weights that are not above 0, and a set without sequences."""
         if not parts or any(not 0 < part.weight < np.inf for part in parts):
@@ -61,7 +65,7 @@ class Mixture:
         self._choice = choice
         self._anchors = anchors
         self._strict = strict
-        self._names = [part.source.names() if isinstance(part.source, Sequences) else [""] for part in parts]
+        self._names = [part.source.names() if isinstance(part.source, SequenceDataset) else [""] for part in parts]
         empty = [part.name for part, names in zip(parts, self._names, strict=True) if not names]
         if empty:
             raise ValueError(f"{', '.join(empty)} has no sequences")
@@ -73,11 +77,11 @@ class Mixture:
         """The sample of a seed. Raises ``ValueError`` where every sequence of the drawn set was skipped."""
         drawn = int(np.searchsorted(self._bounds[:-1], random_numbers(seed, "set").random(), side="right"))
         part = self._parts[drawn]
-        if isinstance(part.source, Sequences):
+        if isinstance(part.source, SequenceDataset):
             sample = self._from_sequences(drawn, part.source, seed)
         else:
             sample = self._from_source(drawn, part.source, seed)
-        return standing_still(sample) if part.still else sample
+        return as_static(sample) if part.static else sample
 
     def report(self) -> str:
         """One line for every sequence skipped so far, in this process and the workers of its loaders, and why."""
@@ -91,7 +95,7 @@ class Mixture:
                     lines.append(f"{label} was skipped {times}: {self._skipped.reason(row)}")
         return "\n".join(lines) or "no sequence was skipped"
 
-    def _from_sequences(self, drawn: int, source: Sequences, seed: int) -> Sample:
+    def _from_sequences(self, drawn: int, source: SequenceDataset, seed: int) -> Sample:
         names, first = self._names[drawn], self._first_row[drawn]
         for place in random_numbers(seed, "sequence").permutation(len(names)).tolist():
             if self._skipped.is_final(first + place):
@@ -130,7 +134,7 @@ class Mixture:
             f"first because of {self._skipped.reason(self._first_row[drawn])}"
         )
 
-    def _sufficient_length(self, source: Sequences, name: str) -> int:
+    def _sufficient_length(self, source: SequenceDataset, name: str) -> int:
         length = source.num_frames(name)
         if length < self._choice.shortest:
             raise DataError(name, "frames", f"has {length}, a clip needs {self._choice.shortest}")

@@ -34,7 +34,7 @@ def scattered_points(
     """
     # Every anchor's vertices alike: (*batch, time, anchor * query).
     points = tracks.points.transpose(-4, -3).flatten(-3, -2)
-    is_seen = ((tracks.visible > 0.5) & (tracks.confidence > 0)).transpose(-3, -2).flatten(-2, -1)
+    is_seen = ((tracks.visibility > 0.5) & (tracks.confidence > 0)).transpose(-3, -2).flatten(-2, -1)
     cameras = scene.cameras.resized(scene.size, size)
     in_camera = transform_points(cameras.cam_from_world, points)
     depths = in_camera[..., 2]
@@ -47,16 +47,16 @@ def scattered_points(
 def anchor_maps(tracks: Tracks, size: tuple[int, int]) -> AnchorMaps:
     """The tracks as maps over the pixels of their anchors, `size` (height, width) being that of the maps they are in.
 
-    Dense tracks fill every pixel; of several queries in one pixel the one nearest to its centre counts. A vertex is
+    Dense tracks fill every pixel; of several queries in one pixel the one nearest to its center counts. A vertex is
     known at j where its tracks are believed both there and at the anchor; elsewhere both maps are 0. Nothing is known
     of an anchor that was sliced away.
     """
     cells = _cells(tracks.pixels, size)
-    off_centre = (tracks.pixels - tracks.pixels.floor() - 0.5).square().sum(dim=-1)
+    off_center = (tracks.pixels - tracks.pixels.floor() - 0.5).square().sum(dim=-1)
     own_time = tracks.anchors.clamp(min=0)[..., None, None]
     at_anchor = tracks.confidence.take_along_dim(own_time, dim=-2)[..., 0, :] > 0
     usable = at_anchor & (tracks.anchors >= 0)[..., None] & (cells >= 0)
-    winners = _nearest_in_cell(cells, off_centre, usable, size[0] * size[1])
+    winners = _nearest_in_cell(cells, off_center, usable, size[0] * size[1])
 
     start = tracks.points.take_along_dim(own_time[..., None], dim=-3)
     over_time = winners[..., None, :].expand(*tracks.points.shape[:-2], -1)

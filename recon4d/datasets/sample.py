@@ -37,23 +37,23 @@ class Trajectories(TensorRecord):
 
     points: Float[Tensor, "*batch time query 3"]
     pixels: Float[Tensor, "*batch time query 2"]
-    """(x, y) in each frame, the first pixel's centre at (0.5, 0.5)."""
+    """(x, y) in each frame, the first pixel's center at (0.5, 0.5)."""
     exists: Bool[Tensor, "*batch time query"]
-    visible: Bool[Tensor, "*batch time query"]
+    visibility: Bool[Tensor, "*batch time query"]
 
 
-def standing_still(sample: Sample) -> Sample:
+def as_static(sample: Sample) -> Sample:
     """The sample of a place in which, as is known, nothing moves: its scene says so of every pixel."""
-    return replace(sample, scene=replace(sample.scene, moving=torch.zeros_like(sample.scene.moving)))
+    return replace(sample, scene=replace(sample.scene, dynamic=torch.zeros_like(sample.scene.dynamic)))
 
 
-def true_scene(
+def ground_truth_scene(
     cameras: Cameras,
     depths: Float[Tensor, "time height width"],
     known: Bool[Tensor, "time height width"],
     trajectories: Trajectories | None = None,
     anchors: tuple[int, ...] = (0,),
-    moving: Float[Tensor, "time height width"] | None = None,
+    dynamic: Float[Tensor, "time height width"] | None = None,
     metres_per_unit: float = torch.nan,
 ) -> Scene:
     """The scene of measured cameras and depth, in the world of the first camera; what is not `known` becomes 0.
@@ -71,7 +71,7 @@ def true_scene(
             depth_confidence=confidence,
             points=points,
             point_confidence=confidence,
-            moving=torch.full_like(depths, torch.nan) if moving is None else moving,
+            dynamic=torch.full_like(depths, torch.nan) if dynamic is None else dynamic,
             metres_per_unit=torch.tensor(metres_per_unit),
             tracks=None if trajectories is None else _tracks(trajectories, anchors),
         )
@@ -82,13 +82,13 @@ def true_scene(
 
 def _tracks(trajectories: Trajectories, anchors: tuple[int, ...]) -> Tracks:
     chosen = list(anchors)
-    found = trajectories.visible[chosen] & trajectories.exists[chosen]
+    found = trajectories.visibility[chosen] & trajectories.exists[chosen]
     believed = found[:, None] & trajectories.exists
     per_anchor = (len(chosen), *trajectories.points.shape)
     finite = torch.where(trajectories.exists[..., None], trajectories.points, torch.zeros_like(trajectories.points))
     return Tracks(
         points=finite.expand(per_anchor),
-        visible=(believed & trajectories.visible).to(finite.dtype),
+        visibility=(believed & trajectories.visibility).to(finite.dtype),
         confidence=believed.to(finite.dtype),
         anchors=torch.tensor(chosen),
         pixels=torch.where(

@@ -176,7 +176,7 @@ def choose_tracks(sample: Sample, count: int, random: np.random.Generator) -> Sa
     scores, coordinates = chosen[:, None, :], chosen[:, None, :, None]
     kept = Tracks(
         points=_padded(tracks.points.take_along_dim(coordinates, dim=-2), padding, axis=-2),
-        visible=_padded(tracks.visible.take_along_dim(scores, dim=-1), padding, axis=-1),
+        visibility=_padded(tracks.visibility.take_along_dim(scores, dim=-1), padding, axis=-1),
         confidence=_padded(tracks.confidence.take_along_dim(scores, dim=-1), padding, axis=-1),
         anchors=tracks.anchors,
         pixels=_padded(tracks.pixels.take_along_dim(chosen[..., None], dim=-2), padding, axis=-2),
@@ -189,7 +189,7 @@ def unknown_tracks(num_frames: int, anchors: tuple[int, ...], count: int) -> Tra
     over_time = torch.zeros(len(anchors), num_frames, count)
     return Tracks(
         points=over_time[..., None].expand(-1, -1, -1, 3).clone(),
-        visible=over_time,
+        visibility=over_time,
         confidence=over_time.clone(),
         anchors=torch.tensor(anchors),
         pixels=torch.zeros(len(anchors), count, 2),

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from recon4d.datasets.sample import Sample
 
 
-class Sequences(ABC):
+class SequenceDataset(ABC):
     """A data set of sequences, each with frames numbered from 0.
 
     Constructed with the folder of the data set (and a split where it has some); construction only looks for names and

@@ -14,7 +14,7 @@ from recon4d.eval.benchmarks import Benchmark, BenchmarkConfig, benchmark_names,
 from recon4d.eval.methods import Method, MethodConfig, Request, make_method, make_refined_method
 from recon4d.eval.metrics.cameras import camera_scores
 from recon4d.eval.metrics.depth import depth_scores
-from recon4d.eval.metrics.dynamic_mask import moving_scores
+from recon4d.eval.metrics.dynamic_mask import dynamic_mask_scores
 from recon4d.eval.metrics.pixel_tracks import pixel_track_scores
 from recon4d.eval.metrics.points import point_scores
 from recon4d.eval.metrics.score import Metric, Score
@@ -22,7 +22,7 @@ from recon4d.eval.metrics.tracks import track_scores
 from recon4d.eval.metrics.trajectory import trajectory_scores
 from recon4d.eval.predictions import Prediction, PredictionStore
 from recon4d.eval.report.files import headline_table, write_report
-from recon4d.eval.report.summary import Summary, summarise
+from recon4d.eval.report.summary import Summary, summarize
 from recon4d.eval.runner import Evaluation, evaluate, processes
 from recon4d.eval.scoring import METRICS, ClipResult, score_prediction
 from recon4d.eval.window_methods import make_anchored_method, make_windowed_method
@@ -51,6 +51,7 @@ __all__ = [
     "benchmark_names",
     "camera_scores",
     "depth_scores",
+    "dynamic_mask_scores",
     "evaluate",
     "headline_table",
     "load_benchmark",
@@ -58,14 +59,13 @@ __all__ = [
     "make_method",
     "make_refined_method",
     "make_windowed_method",
-    "moving_scores",
     "no_alignment",
     "pixel_track_scores",
     "point_scores",
     "processes",
     "reconstruct_with_colmap",
     "score_prediction",
-    "summarise",
+    "summarize",
     "track_scores",
     "trajectory_scores",
     "with_colmap_intrinsics",

@@ -13,7 +13,7 @@ from recon4d.datasets import (
     KubricTracks,
     PointOdyssey,
     Sample,
-    Sequences,
+    SequenceDataset,
     SevenScenes,
     Sintel,
     TapVid3D,
@@ -55,14 +55,14 @@ class Benchmark:
     """A clip and its truth; raises `DataError` for one that is damaged."""
     protocols: tuple[Protocol, ...] = ()
     max_depth: float | None = None
-    """In metres; what lies farther is not scored by published depth protocols."""
+    """In meters; what lies farther is not scored by published depth protocols."""
 
 
 @dataclass(frozen=True)
 class _Source:
     """How clips are taken from a data set: the first `num_frames` frames, `stride` apart, of every sequence."""
 
-    open: Callable[[Path, BenchmarkConfig], Sequences]
+    open: Callable[[Path, BenchmarkConfig], SequenceDataset]
     num_frames: int
     stride: int = 1
     protocols: tuple[Protocol, ...] = ()
@@ -117,18 +117,20 @@ def _worlds_v1(config: BenchmarkConfig) -> Benchmark:
 
 def _worlds(config: BenchmarkConfig) -> Benchmark:
     """Worlds of any number of frames, of a seed that nothing else draws from."""
-    from recon4d.datasets.synthetic import WorldConfig, make_worlds, render_worlds
+    from recon4d.datasets.synthetic import SyntheticConfig, make_scenes, render_scenes
 
     foreign = [name for name in ("split", "data", "stride", "intrinsics") if getattr(config, name) is not None]
     if foreign:
         raise ValueError(f"benchmark worlds takes clips and num_frames, and no {', '.join(foreign)}")
-    world_config = WorldConfig(num_frames=8 if config.num_frames is None else config.num_frames, height=192, width=256)
+    world_config = SyntheticConfig(
+        num_frames=8 if config.num_frames is None else config.num_frames, height=192, width=256
+    )
     clips = 16 if config.clips is None else config.clips
     names = [f"world_{number:03d}" for number in range(clips)]
 
     def read(clip: str) -> Sample:
-        world = make_worlds(world_config, WORLDS_SEED, [names.index(clip)])
-        return render_worlds(world, world_config)[0]
+        world = make_scenes(world_config, WORLDS_SEED, [names.index(clip)])
+        return render_scenes(world, world_config)[0]
 
     return Benchmark("worlds", f"{world_config.num_frames} frames", _first(names, config), read)
 
@@ -139,11 +141,11 @@ def _first(names: list[str], config: BenchmarkConfig) -> tuple[str, ...]:
     return tuple(names[: config.clips])
 
 
-def _open_tum(root: Path, config: BenchmarkConfig) -> Sequences:
+def _open_tum(root: Path, config: BenchmarkConfig) -> SequenceDataset:
     return Tum(root, config.intrinsics)
 
 
-def _open_seven_scenes(root: Path, config: BenchmarkConfig) -> Sequences:
+def _open_seven_scenes(root: Path, config: BenchmarkConfig) -> SequenceDataset:
     return SevenScenes(root) if config.intrinsics is None else SevenScenes(root, config.intrinsics)
 
 

@@ -24,12 +24,12 @@ from recon4d.models import Model
 from recon4d.records import (
     Calibration,
     Clip,
-    Known,
+    Priors,
     Scene,
 )
 from recon4d.refine import (
     ColmapConfig,
-    FollowConfig,
+    CornerTrackingConfig,
     RefineConfig,
     StereoConfig,
     load_pycolmap,
@@ -56,7 +56,7 @@ class Request:
     name: str
     clip: Clip
     anchors: tuple[int, ...]
-    moving: Bool[Tensor, "time height width"] | None = None
+    dynamic: Bool[Tensor, "time height width"] | None = None
     """What truly moves, where known: for methods alone that say in their name that they are told."""
 
 
@@ -131,7 +131,7 @@ class RefinedNetwork(Network):
     def __init__(self, name: str, model: Model, config: MethodConfig) -> None:
         super().__init__(f"{name}+refine", model, config)
         load_pycolmap()
-        self.key += f", {FollowConfig()}, {RefineConfig()}, {StereoConfig()}"
+        self.key += f", {CornerTrackingConfig()}, {RefineConfig()}, {StereoConfig()}"
 
     def scene(self, request: Request) -> Scene:
         scene, matches = reconstruct_and_match(self._model, request.clip, self._config(request))
@@ -166,14 +166,14 @@ class MaskedColmap(Colmap):
     """COLMAP that is told by the truth what moves, and does not look there: the most that masks can give."""
 
     def _clip(self, request: Request) -> Clip:
-        if request.moving is None:
+        if request.dynamic is None:
             raise ValueError("the truth of this clip does not tell what moves")
-        known = Known.nothing(request.clip.num_frames) if request.clip.known is None else request.clip.known
-        ignore = request.moving if known.ignore is None else known.ignore | request.moving
-        return dataclasses.replace(request.clip, known=dataclasses.replace(known, ignore=ignore))
+        known = Priors.nothing(request.clip.num_frames) if request.clip.priors is None else request.clip.priors
+        ignore = request.dynamic if known.ignore is None else known.ignore | request.dynamic
+        return dataclasses.replace(request.clip, priors=dataclasses.replace(known, ignore=ignore))
 
 
-class Static(Method):
+class StaticBaseline(Method):
     """The trivial answer, which everything else has to beat."""
 
     name = "static"
@@ -206,7 +206,7 @@ def make_method(name: str, config: MethodConfig) -> Method:
     Raises ``ValueError`` or ``FileNotFoundError`` where there is no such thing.
     """
     if name == "static":
-        return Static()
+        return StaticBaseline()
     if name in COLMAP_METHODS:
         method, colmap_config = COLMAP_METHODS[name]
         return method(name, colmap_config, config.max_seconds)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from recon4d import __version__
 from recon4d.eval.pairing import is_placed
-from recon4d.io import SceneInfo, load_scene, save_scene, whole_file
+from recon4d.io import SceneInfo, atomic_file, load_scene, save_scene
 from recon4d.records import Scene
 
 Status = Literal["ok", "partial", "failed", "timed out"]
@@ -82,7 +82,7 @@ class PredictionStore:
             save_scene(folder / "scene.npz", prediction.scene, times, info, compressed=True)
         seconds = prediction.seconds if prediction.seconds == prediction.seconds else None
         note = _Note(key, prediction.status, seconds, prediction.reason)
-        with whole_file(folder / _NOTE_NAME) as partial:
+        with atomic_file(folder / _NOTE_NAME) as partial:
             partial.write_text(json.dumps(dataclasses.asdict(note), indent=1))
 
     def _folder(self, method: str, clip: str) -> Path:

@@ -16,7 +16,7 @@ from recon4d.eval.metrics.score import Score
 from recon4d.eval.predictions import Prediction, PredictionStore
 from recon4d.eval.report.clip_pictures import write_clip_picture
 from recon4d.eval.scoring import ClipResult, score_prediction
-from recon4d.io import whole_file
+from recon4d.io import atomic_file
 
 if TYPE_CHECKING:
     from accelerate import PartialState
@@ -78,7 +78,7 @@ def _predict(method: Method, clip: str, sample: Sample, store: PredictionStore) 
     """The stored prediction where it still holds, else a new one."""
     tracks = sample.scene.tracks
     anchors = (0,) if tracks is None else tuple(tracks.anchors.tolist())
-    moving = sample.scene.moving
+    moving = sample.scene.dynamic
     is_told = bool(moving.isfinite().any()) and moving.shape[-2:] == sample.clip.size
     request = Request(clip, sample.clip, anchors, moving > 0.5 if is_told else None)
     if not method.is_computed:
@@ -113,5 +113,5 @@ def _scores_file(out: Path, method: str, clip: str) -> Path:
 def _write_json(path: Path, value: object) -> None:
     """Whole or not at all; NaN and infinity as Python writes and reads them."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as partial:
+    with atomic_file(path) as partial:
         partial.write_text(json.dumps(value, indent=1))

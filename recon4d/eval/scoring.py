@@ -9,7 +9,7 @@ from recon4d.eval.benchmarks import Benchmark
 from recon4d.eval.metrics.calibration import CALIBRATION_METRICS, calibration_scores
 from recon4d.eval.metrics.cameras import CAMERA_METRICS, camera_scores
 from recon4d.eval.metrics.depth import DEPTH_METRICS, depth_scores
-from recon4d.eval.metrics.dynamic_mask import MOVING_METRICS, moving_scores
+from recon4d.eval.metrics.dynamic_mask import MOVING_METRICS, dynamic_mask_scores
 from recon4d.eval.metrics.pixel_tracks import PIXEL_TRACK_METRICS, pixel_track_scores
 from recon4d.eval.metrics.points import POINT_METRICS, point_scores
 from recon4d.eval.metrics.score import Metric, Score, undefined
@@ -110,7 +110,7 @@ def _all_scores(
         *point_scores(prediction, truth),
         *track_scores(prediction, truth),
         *pixel_track_scores(prediction, truth),
-        *moving_scores(prediction, truth),
+        *dynamic_mask_scores(prediction, truth),
         *calibration_scores(prediction, truth, calibration),
     ]
     if "video-depth" in benchmark.protocols:
@@ -144,6 +144,6 @@ def _nothing(truth: Scene) -> Scene:
         depth_confidence=zeros,
         points=torch.zeros_like(truth.points),
         point_confidence=zeros,
-        moving=unknown,
+        dynamic=unknown,
         metres_per_unit=torch.full_like(truth.metres_per_unit, torch.nan),
     )

@@ -12,7 +12,7 @@ from recon4d.geometry.pinhole import (
     unproject,
     unproject_map,
 )
-from recon4d.geometry.pixel_choice import evenly_spaced, is_depth_edge, rows_and_columns, spread, thinned
+from recon4d.geometry.pixel_choice import evenly_spaced, is_depth_edge, rows_and_columns, stratified_indices, thin
 from recon4d.geometry.resampling import resize_map
 from recon4d.geometry.rotations import (
     nearest_rotation,
@@ -60,8 +60,8 @@ __all__ = [
     "rows_and_columns",
     "similarity",
     "similarity_scale",
-    "spread",
-    "thinned",
+    "stratified_indices",
+    "thin",
     "transform_points",
     "unproject",
     "unproject_map",

@@ -17,7 +17,7 @@ def fit_similarity(
     points_b: Float[Tensor, "*batch n 3"],
     weights: Float[Tensor, "*batch n"] | None = None,
 ) -> Float[Tensor, "*batch 4 4"]:
-    """``b_from_a`` minimising sum_i w_i ||b_i - (s R a_i + t)||^2 over similarities (Umeyama 1991, eqs. 40-42)."""
+    """``b_from_a`` minimizing sum_i w_i ||b_i - (s R a_i + t)||^2 over similarities (Umeyama 1991, eqs. 40-42)."""
     return _fit(points_a, points_b, weights, with_scale=True)
 
 
@@ -26,7 +26,7 @@ def fit_rigid(
     points_b: Float[Tensor, "*batch n 3"],
     weights: Float[Tensor, "*batch n"] | None = None,
 ) -> Float[Tensor, "*batch 4 4"]:
-    """``b_from_a`` minimising sum_i w_i ||b_i - (R a_i + t)||^2 over rigid transforms (Kabsch 1976)."""
+    """``b_from_a`` minimizing sum_i w_i ||b_i - (R a_i + t)||^2 over rigid transforms (Kabsch 1976)."""
     return _fit(points_a, points_b, weights, with_scale=False)
 
 
@@ -37,10 +37,10 @@ def _fit(points_a: Tensor, points_b: Tensor, weights: Tensor | None, with_scale:
     shares = weights[..., None] / torch.where(total > 0, total, torch.ones_like(total))
     mean_a = (shares * points_a).sum(dim=-2)
     mean_b = (shares * points_b).sum(dim=-2)
-    centred_a, centred_b = points_a - mean_a[..., None, :], points_b - mean_b[..., None, :]
+    centered_a, centered_b = points_a - mean_a[..., None, :], points_b - mean_b[..., None, :]
 
-    covariance = (shares * centred_b).transpose(-1, -2) @ centred_a
-    variance_a = (shares * centred_a.square()).sum(dim=(-1, -2))
+    covariance = (shares * centered_b).transpose(-1, -2) @ centered_a
+    variance_a = (shares * centered_a.square()).sum(dim=(-1, -2))
     # Rounding leaves a variance of about (machine epsilon * distance)^2 on points that coincide.
     noise = torch.finfo(points_a.dtype).eps * (mean_a.abs().amax(dim=-1) + 1e-30)
     is_point = variance_a <= (4 * noise).square()

@@ -1,6 +1,6 @@
 """The pinhole camera: projection, its inverse, and intrinsics that survive resizing, cropping and padding.
 
-Camera axes are OpenCV's: x to the right, y down, z forward. A pixel is (x, y) and the centre of the first pixel is
+Camera axes are OpenCV's: x to the right, y down, z forward. A pixel is (x, y) and the center of the first pixel is
 (0.5, 0.5), so an image of width w spans 0 to w and a resize only multiplies. `depths` are z, not ray lengths.
 """
 
@@ -15,7 +15,7 @@ MIN_PROJECTED_DEPTH = 1e-6
 def pixel_grid(
     height: int, width: int, device: torch.device | str | None = None, dtype: torch.dtype = torch.float32
 ) -> Float[Tensor, "height width 2"]:
-    """The centre (x, y) of every pixel: (0.5, 0.5) first, (width - 0.5, height - 0.5) last."""
+    """The center (x, y) of every pixel: (0.5, 0.5) first, (width - 0.5, height - 0.5) last."""
     y, x = torch.meshgrid(
         torch.arange(height, device=device, dtype=dtype) + 0.5,
         torch.arange(width, device=device, dtype=dtype) + 0.5,
@@ -56,7 +56,7 @@ def unproject_map(
 
 
 def field_of_view(intrinsics: Float[Tensor, "*batch 3 3"], height: int, width: int) -> Float[Tensor, "*batch 2"]:
-    """Horizontal and vertical angles in radians of the image size about its centre: 2 atan(size / (2 focal))."""
+    """Horizontal and vertical angles in radians of the image size about its center: 2 atan(size / (2 focal))."""
     focal = torch.stack([intrinsics[..., 0, 0], intrinsics[..., 1, 1]], dim=-1)
     return 2 * torch.atan(_size(focal, height, width) / (2 * focal))
 

@@ -5,7 +5,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 MAX_RELATIVE_JUMP = 0.05
-"""Pixels whose depth differs from a direct neighbour's by more than this share of the nearer one are left out.
+"""Pixels whose depth differs from a direct neighbor's by more than this share of the nearer one are left out.
 
 Networks and resizing smear the edge between a near and a far surface into pixels that hang in the air between them.
 The price: a surface seen at a more grazing slope than 5 % of its depth a pixel (the ground near the horizon) goes too.
@@ -17,7 +17,7 @@ _GOLDEN_RATIO = (5**0.5 - 1) / 2
 def is_depth_edge(
     depths: Float[Tensor, "time height width"], is_known: Bool[Tensor, "time height width"]
 ) -> Bool[Tensor, "time height width"]:
-    """Both pixels of every known pair of direct neighbours between which the depth jumps."""
+    """Both pixels of every known pair of direct neighbors between which the depth jumps."""
     is_edge = torch.zeros_like(is_known)
     for axis in (-2, -1):
         length = depths.shape[axis] - 1
@@ -42,17 +42,17 @@ def evenly_spaced(count: int, most: int) -> Int[Tensor, " n"]:
     return torch.linspace(0, count - 1, min(count, most), dtype=torch.float64).round().long()
 
 
-def thinned(chosen: Bool[Tensor, "time height width"], limit: int) -> Bool[Tensor, "time height width"]:
+def thin(chosen: Bool[Tensor, "time height width"], limit: int) -> Bool[Tensor, "time height width"]:
     """At most `limit` of the chosen pixels, spread evenly over frames and pixels."""
     positions = chosen.flatten().nonzero()[:, 0]
     if len(positions) <= limit:
         return chosen
     kept = torch.zeros_like(chosen.flatten())
-    kept[positions[spread(len(positions), limit, chosen.device)]] = True
+    kept[positions[stratified_indices(len(positions), limit, chosen.device)]] = True
     return kept.reshape(chosen.shape)
 
 
-def spread(count: int, limit: int, device: torch.device | None = None) -> Int[Tensor, " n"]:
+def stratified_indices(count: int, limit: int, device: torch.device | None = None) -> Int[Tensor, " n"]:
     """At most `limit` of the numbers below `count`, ascending, one from each of `limit` runs of equal length.
 
     The place in a run walks by the golden ratio: every n-th pixel instead would keep whole columns of a picture and

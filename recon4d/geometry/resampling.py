@@ -14,7 +14,7 @@ def resize_map(
     """Bilinear values (antialiased when shrinking) at `size` (height, width), and where they are valid.
 
     Only valid pixels are averaged, so nothing bleeds across a border to the unknown; a new pixel is valid where the
-    old pixel at its centre is. Invalid pixels become 0.
+    old pixel at its center is. Invalid pixels become 0.
     """
     *batch, channels, height, width = values.shape
     if (height, width) == tuple(size):

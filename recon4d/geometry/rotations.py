@@ -20,7 +20,7 @@ def rotation_from_quaternion(quaternion: Float[Tensor, "*batch 4"]) -> Float[Ten
 def quaternion_from_rotation(rotation: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*batch 4"]:
     """The unit quaternion (w, x, y, z) of a rotation matrix, with w >= 0.
 
-    The entries of the matrix give the symmetric 4x4 matrix 4 q q^T. Its row with the largest diagonal, normalised,
+    The entries of the matrix give the symmetric 4x4 matrix 4 q q^T. Its row with the largest diagonal, normalized,
     is q up to sign, for every rotation and without the square root of a vanishing number (Shepperd 1978).
     """
     (xx, xy, xz), (yx, yy, yz), (zx, zy, zz) = (row.unbind(-1) for row in rotation.unbind(-2))

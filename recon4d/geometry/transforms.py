@@ -1,4 +1,4 @@
-"""Rigid transforms and similarities as 4x4 matrices named ``b_from_a``, so that neighbours cancel in a product."""
+"""Rigid transforms and similarities as 4x4 matrices named ``b_from_a``, so that neighbors cancel in a product."""
 
 import torch
 from jaxtyping import Bool, Float
@@ -49,7 +49,7 @@ def transform_points(
 def rebase_cameras(
     new_from_world: Float[Tensor, "*batch 4 4"], world_from_cam: Float[Tensor, "*batch time 4 4"]
 ) -> Float[Tensor, "*batch time 4 4"]:
-    """Rigid ``new_from_cam`` under a similarity of the world: centres are scaled, rotations stay rotations."""
+    """Rigid ``new_from_cam`` under a similarity of the world: centers are scaled, rotations stay rotations."""
     new_from_cam = new_from_world[..., None, :, :] @ world_from_cam
     rotation = new_from_cam[..., :3, :3] / similarity_scale(new_from_world)[..., None, None, None]
     return rigid(rotation, new_from_cam[..., :3, 3])

@@ -1,6 +1,6 @@
 """Heads: what the tokens say about cameras, about every pixel, and about where pixels move."""
 
-from recon4d.heads.activations import DENSE_FIELDS, Confident, decode_depth, decode_displacement, decode_points
+from recon4d.heads.activations import DENSE_FIELDS, ConfidentValues, decode_depth, decode_displacement, decode_points
 from recon4d.heads.camera import CameraHead, CameraHeadConfig, decode_cameras, encode_cameras
 from recon4d.heads.camera_base import CameraPredictor
 from recon4d.heads.dense import DenseHead
@@ -30,7 +30,7 @@ __all__ = [
     "CameraHead",
     "CameraHeadConfig",
     "CameraPredictor",
-    "Confident",
+    "ConfidentValues",
     "DenseHead",
     "DenseHeadConfig",
     "DptFeatures",

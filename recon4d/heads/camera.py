@@ -21,7 +21,7 @@ from recon4d.layers import Block, BlockConfig
 from recon4d.records import Cameras, full_precision
 
 ENCODING_WIDTH = 11
-"""Centre (3), quaternion w x y z (4), horizontal and vertical field of view (2), principal point (2)."""
+"""Center (3), quaternion w x y z (4), horizontal and vertical field of view (2), principal point (2)."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class CameraHeadConfig:
 
 
 class CameraHead(CameraPredictor):
-    """One pass over the camera tokens of all frames, which answers centres and principal points too."""
+    """One pass over the camera tokens of all frames, which answers centers and principal points too."""
 
     def __init__(self, config: CameraHeadConfig, tap_width: int) -> None:
         super().__init__()
@@ -95,10 +95,10 @@ def encode_cameras(cameras: Cameras, size: tuple[int, int]) -> Float[Tensor, "*b
 def decode_cameras(encoding: Float[Tensor, "*batch time encoding"], size: tuple[int, int]) -> Cameras:
     """The cameras of an encoding, for images of `size` (height, width); the field of view is kept in its range."""
     height, width = size
-    centre, quaternion, angles, offset = encoding.split([3, 4, 2, 2], dim=-1)
+    center, quaternion, angles, offset = encoding.split([3, 4, 2, 2], dim=-1)
     principal_point = (offset + 0.5) * encoding.new_tensor([float(width), float(height)])
     return Cameras(
-        world_from_cam=rigid(rotation_from_quaternion(quaternion), centre),
+        world_from_cam=rigid(rotation_from_quaternion(quaternion), center),
         intrinsics=intrinsics_from_field_of_view(angles.clamp(*FIELD_OF_VIEW_RANGE), principal_point, height, width),
     )
 

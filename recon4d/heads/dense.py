@@ -22,14 +22,14 @@ class DenseHead(nn.Module):
     @abstractmethod
     def forward(
         self,
-        taps: Sequence[Float[Tensor, "n patches _"]],
+        features: Sequence[Float[Tensor, "n patches _"]],
         grid: tuple[int, int],
         skip: Float[Tensor, "n skip_channels skip_height skip_width"] | None,
     ) -> Float[Tensor, "n out_channels height width"]:
         """Raw maps; `grid` counts patches (rows, columns), `skip` are finer features of the same pictures."""
 
     @abstractmethod
-    def initialise(self, bias: Float[Tensor, "out_channels"]) -> None:
+    def initialize(self, bias: Float[Tensor, "out_channels"]) -> None:
         """Start every map near its constant `bias`."""
 
     @abstractmethod

@@ -58,17 +58,17 @@ class DptHead(DenseHead):
 
     def forward(
         self,
-        taps: Sequence[Float[Tensor, "n patches _"]],
+        features: Sequence[Float[Tensor, "n patches _"]],
         grid: tuple[int, int],
         skip: Float[Tensor, "n skip_channels skip_height skip_width"] | None,
     ) -> Float[Tensor, "n out_channels height width"]:
-        maps = self.hidden1(_twice_as_fine(self.pyramid(taps, grid, skip)))
+        maps = self.hidden1(_twice_as_fine(self.pyramid(features, grid, skip)))
         maps = resize_by_corners(maps, (grid[0] * self.patch_size, grid[1] * self.patch_size))
         with torch.autocast(maps.device.type, enabled=False):
             maps = add_uv_positions(full_precision(maps), grid[1] / grid[0])
             return self.out(F.relu(self.hidden2(maps)))
 
-    def initialise(self, bias: Float[Tensor, "out_channels"]) -> None:
+    def initialize(self, bias: Float[Tensor, "out_channels"]) -> None:
         _start_near(self.out, bias)
 
     def shift(self, channel: int, amount: float) -> None:
@@ -111,16 +111,16 @@ class ShuffleHead(DenseHead):
 
     def forward(
         self,
-        taps: Sequence[Float[Tensor, "n patches _"]],
+        features: Sequence[Float[Tensor, "n patches _"]],
         grid: tuple[int, int],
         skip: Float[Tensor, "n skip_channels skip_height skip_width"] | None,
     ) -> Float[Tensor, "n out_channels height width"]:
-        fused = self.pyramid(taps, grid, skip)
+        fused = self.pyramid(features, grid, skip)
         with torch.autocast(fused.device.type, enabled=False):
             maps = add_uv_positions(full_precision(fused), grid[1] / grid[0])
             return F.pixel_shuffle(self.out(maps), self.upscale)
 
-    def initialise(self, bias: Float[Tensor, "out_channels"]) -> None:
+    def initialize(self, bias: Float[Tensor, "out_channels"]) -> None:
         _start_near(self.out, bias.repeat_interleave(self.upscale**2))
 
     def shift(self, channel: int, amount: float) -> None:
@@ -149,10 +149,10 @@ class DptFeatures(nn.Module):
         self.out = nn.Conv2d(config.features, config.features, 3, padding=1)
 
     def forward(
-        self, taps: Sequence[Float[Tensor, "n patches _"]], grid: tuple[int, int]
+        self, features: Sequence[Float[Tensor, "n patches _"]], grid: tuple[int, int]
     ) -> Float[Tensor, "n features half_height half_width"]:
         """Features of n pictures; `grid` counts patches (rows, columns)."""
-        maps = self.out(_twice_as_fine(self.pyramid(taps, grid)))
+        maps = self.out(_twice_as_fine(self.pyramid(features, grid)))
         return resize_by_corners(maps, (grid[0] * self.patch_size // 2, grid[1] * self.patch_size // 2))
 
 

@@ -51,11 +51,11 @@ class LinearHead(DenseHead):
 
     def forward(
         self,
-        taps: Sequence[Float[Tensor, "n patches _"]],
+        features: Sequence[Float[Tensor, "n patches _"]],
         grid: tuple[int, int],
         skip: Float[Tensor, "n skip_channels skip_height skip_width"] | None,
     ) -> Float[Tensor, "n out_channels height width"]:
-        tokens = self.spread(self.norm(self.fuse(torch.cat(list(taps), dim=-1))))
+        tokens = self.spread(self.norm(self.fuse(torch.cat(list(features), dim=-1))))
         maps = F.pixel_shuffle(tokens.transpose(1, 2).unflatten(2, grid), self.upscale)
         if self.skip is not None:
             assert skip is not None
@@ -64,7 +64,7 @@ class LinearHead(DenseHead):
         with torch.autocast(maps.device.type, enabled=False):
             return F.pixel_shuffle(self.out(full_precision(F.gelu(maps))), self.final_upscale)
 
-    def initialise(self, bias: Float[Tensor, "out_channels"]) -> None:
+    def initialize(self, bias: Float[Tensor, "out_channels"]) -> None:
         nn.init.normal_(self.out.weight, std=0.01)
         assert self.out.bias is not None
         with torch.no_grad():

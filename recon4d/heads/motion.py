@@ -88,9 +88,9 @@ class MotionHead(nn.Module):
         nn.init.normal_(self.start[0].weight, std=0.3)  # pyright: ignore[reportArgumentType]
         nn.init.normal_(self.start[2].weight, std=0.05)  # pyright: ignore[reportArgumentType]
 
-    def fuse_taps(self, taps: Sequence[Float[Tensor, "n tokens _"]]) -> Float[Tensor, "n tokens width"]:
+    def fuse_features(self, features: Sequence[Float[Tensor, "n tokens _"]]) -> Float[Tensor, "n tokens width"]:
         """The tokens this head works on, made once for all pairs."""
-        return self.fuse(torch.cat(list(taps), dim=-1))
+        return self.fuse(torch.cat(list(features), dim=-1))
 
     def forward(self, frames: MotionFrames, pairs: MotionPairs) -> Float[Tensor, "pair motion_channels height width"]:
         """Raw motion of every pixel of each pair's anchor to the time of its target."""
@@ -111,7 +111,7 @@ class MotionHead(nn.Module):
     def _geometric_start(self, frames: MotionFrames, pairs: MotionPairs) -> Float[Tensor, "pair cells start"]:
         """What matching and point maps say already: flow, and how far the matched point is from the anchor's own."""
         points = frames.points.detach().movedim(-1, 1)
-        own = _sample(points, _centres(frames.cell_grid, points)).flatten(2).transpose(1, 2)
+        own = _sample(points, _centers(frames.cell_grid, points)).flatten(2).transpose(1, 2)
         size = points.new_tensor([float(points.shape[-1]), float(points.shape[-2])])
         there = _sample(points[pairs.target], pairs.positions.detach()[:, None] / size).squeeze(2).transpose(1, 2)
         difference = (there - own[pairs.anchor]).clamp(-MAX_START, MAX_START) * 3
@@ -141,8 +141,8 @@ class MotionHead(nn.Module):
         return torch.cat([skip, finer.to(skip.dtype)], dim=1)
 
 
-def _centres(grid: tuple[int, int], like: Tensor) -> Float[Tensor, "1 rows columns 2"]:
-    """The centres (x, y) of a grid of cells over the unit square."""
+def _centers(grid: tuple[int, int], like: Tensor) -> Float[Tensor, "1 rows columns 2"]:
+    """The centers (x, y) of a grid of cells over the unit square."""
     rows, columns = ((torch.arange(n, device=like.device, dtype=like.dtype) + 0.5) / n for n in grid)
     return torch.cartesian_prod(rows, columns).reshape(1, *grid, 2).flip(-1)
 

@@ -66,12 +66,12 @@ class Pyramid(nn.Module):
 
     def forward(
         self,
-        taps: Sequence[Float[Tensor, "n patches tap_width"]],
+        features: Sequence[Float[Tensor, "n patches tap_width"]],
         grid: tuple[int, int],
         skip: Float[Tensor, "n skip_channels skip_height skip_width"] | None = None,
     ) -> Float[Tensor, "n features finest_height finest_width"]:
         """Fused features, 4 x 4 for each patch of the (rows, columns) `grid`."""
-        levels = [self._level(level, taps[tap], grid) for level, tap in enumerate(self.tap_of_level)]
+        levels = [self._level(level, features[tap], grid) for level, tap in enumerate(self.tap_of_level)]
         if self.skip is not None:
             assert skip is not None
             levels[0] = levels[0] + match_size(self.skip(skip), levels[0])
@@ -107,7 +107,7 @@ class RectifiedConvolutions(PlainConvolutions):
 def resize_by_corners(
     maps: Float[Tensor, "n channels _ _"], size: tuple[int, int]
 ) -> Float[Tensor, "n channels height width"]:
-    """Bilinear, the centres of the corner pixels staying the corners of the picture: a ramp stays a ramp."""
+    """Bilinear, the centers of the corner pixels staying the corners of the picture: a ramp stays a ramp."""
     return F.interpolate(maps, size, mode="bilinear", align_corners=True)
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 STRENGTH = 0.1
 """What the table is multiplied by where it is added (VGGT)."""
 BASE = 100.0
-"""Frequencies fall from 1 towards 1 / BASE, in radians per half diagonal of the picture."""
+"""Frequencies fall from 1 toward 1 / BASE, in radians per half diagonal of the picture."""
 
 
 def add_uv_positions(
@@ -25,8 +25,8 @@ def uv_table(
 ) -> Float[Tensor, "channels rows columns"]:
     """Sines, then cosines, of the horizontal position; then both of the vertical one: a quarter of `channels` each.
 
-    Positions are of the centres of a (rows, columns) grid over the picture, whose half diagonal is 1 and whose origin
-    is its centre. A quarter of q channels has the frequencies BASE^(-k / q), k = 0 ... q - 1. float32, made in
+    Positions are of the centers of a (rows, columns) grid over the picture, whose half diagonal is 1 and whose origin
+    is its center. A quarter of q channels has the frequencies BASE^(-k / q), k = 0 ... q - 1. float32, made in
     float64 on the CPU, since not every device has it: only a row and a column are computed, and repeated over the grid.
     """
     assert channels % 4 == 0
@@ -39,8 +39,8 @@ def uv_table(
 
 
 def _waves(half_side: float, cells: int, frequencies: int) -> Float[Tensor, "waves cells"]:
-    """Sines, then cosines, at the centres of `cells` equal parts of a side from -half_side to half_side."""
-    centres = half_side * ((2 * torch.arange(cells, dtype=torch.float64) + 1) / cells - 1)
+    """Sines, then cosines, at the centers of `cells` equal parts of a side from -half_side to half_side."""
+    centers = half_side * ((2 * torch.arange(cells, dtype=torch.float64) + 1) / cells - 1)
     angular = BASE ** (-torch.arange(frequencies, dtype=torch.float64) / frequencies)
-    angles = angular[:, None] * centres
+    angles = angular[:, None] * centers
     return torch.cat([angles.sin(), angles.cos()]).float()

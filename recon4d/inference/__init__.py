@@ -1,8 +1,8 @@
 """From a clip to a Scene: a single pass, priors, many clips and long clips."""
 
 from recon4d.inference.many_clips import Outcome, finished_frames, output_folders, reconstruct_each, table_of
-from recon4d.inference.prior_files import KnownFiles, long_clip_with_known_files, with_known_files
-from recon4d.inference.priors import honour
+from recon4d.inference.prior_files import PriorFiles, long_clip_with_prior_files, with_prior_files
+from recon4d.inference.priors import apply_priors
 from recon4d.inference.scene_statistics import (
     ExpectedErrors,
     ExpectedOfScene,
@@ -27,16 +27,16 @@ __all__ = [
     "MIN_SIDE",
     "ExpectedErrors",
     "ExpectedOfScene",
-    "KnownFiles",
     "Outcome",
     "Precision",
+    "PriorFiles",
     "ReconstructConfig",
     "SceneFacts",
+    "apply_priors",
     "expected_of_scene",
     "finished_frames",
-    "honour",
     "is_out_of_memory",
-    "long_clip_with_known_files",
+    "long_clip_with_prior_files",
     "measure_scene",
     "output_folders",
     "processing_size",
@@ -45,5 +45,5 @@ __all__ = [
     "reconstruct_each",
     "runs_in_bfloat16",
     "table_of",
-    "with_known_files",
+    "with_prior_files",
 ]

@@ -28,7 +28,7 @@ class Outcome:
 def output_folders(clips: Sequence[Path], out: Path) -> dict[Path, Path]:
     """The folder under `out` for each clip, in the order given; a clip given twice counts once.
 
-    Called like the clip without its ending (with it, where a neighbour differs in nothing else), and with as many of
+    Called like the clip without its ending (with it, where a neighbor differs in nothing else), and with as many of
     the folders it lies in as tell it from the others: a/clip.mp4 and b/clip.mp4 become a_clip and b_clip. Names that
     differ in case only are not told apart by every disk, and count as the same.
     """

@@ -9,15 +9,15 @@ from torch import Tensor
 
 from recon4d.io.cameras.camera_files import read_camera_file
 from recon4d.io.cameras.intrinsics import read_intrinsics
-from recon4d.io.depth_priors import read_known_depth
+from recon4d.io.depth_priors import read_depth_priors
 from recon4d.io.long_clips import LongClip
 from recon4d.io.masks import mask_reader, read_masks
 from recon4d.io.undistortion import undistorted, undistorted_long
-from recon4d.records import Clip, Known
+from recon4d.records import Clip, Priors
 
 
 @dataclass(frozen=True)
-class KnownFiles:
+class PriorFiles:
     """Where each known thing is read from; None where it is not known. Pixels are those of the clip's own pictures."""
 
     intrinsics: str | None = None
@@ -34,10 +34,10 @@ class KnownFiles:
     @property
     def are_given(self) -> bool:
         """Whether anything is known."""
-        return self != KnownFiles()
+        return self != PriorFiles()
 
 
-def with_known_files(clip: Clip, files: KnownFiles) -> Clip:
+def with_prior_files(clip: Clip, files: PriorFiles) -> Clip:
     """The clip with what `files` tell about it; the clip itself where they tell nothing.
 
     Lens distortion is taken out of pictures, masks and depth alike: what follows is about the undistorted pictures, of
@@ -48,14 +48,14 @@ def with_known_files(clip: Clip, files: KnownFiles) -> Clip:
         return clip
     known, distortion = _cameras_and_lenses(clip, files)
     if files.depth is not None:
-        known = replace(known, depths=read_known_depth(files.depth, clip))
+        known = replace(known, depths=read_depth_priors(files.depth, clip))
     if files.mask is not None:
         known = replace(known, ignore=read_masks(files.mask, clip))
-    clip = replace(clip, known=known)
+    clip = replace(clip, priors=known)
     return clip if distortion is None else undistorted(clip, distortion)
 
 
-def long_clip_with_known_files(long_clip: LongClip, files: KnownFiles) -> LongClip:
+def long_clip_with_prior_files(long_clip: LongClip, files: PriorFiles) -> LongClip:
     """The same for a long clip: masks are read, and lens distortion is taken out, frame by frame as they are wanted.
 
     Raises ``ValueError`` for depth too: maps of all frames are more than fits the memory.
@@ -67,13 +67,13 @@ def long_clip_with_known_files(long_clip: LongClip, files: KnownFiles) -> LongCl
     outline = long_clip.outline
     known, distortion = _cameras_and_lenses(outline, files)
     ignore = long_clip.ignore if files.mask is None else mask_reader(files.mask, outline)
-    long_clip = replace(long_clip, known=known, ignore=ignore)
+    long_clip = replace(long_clip, priors=known, ignore=ignore)
     return long_clip if distortion is None else undistorted_long(long_clip, distortion)
 
 
-def _cameras_and_lenses(clip: Clip, files: KnownFiles) -> tuple[Known, Float[Tensor, "time 5"] | None]:
+def _cameras_and_lenses(clip: Clip, files: PriorFiles) -> tuple[Priors, Float[Tensor, "time 5"] | None]:
     """What the files tell of cameras and intrinsics, and the distortion of each frame's lens where there is any."""
-    known = Known.nothing(clip.num_frames) if clip.known is None else clip.known
+    known = Priors.nothing(clip.num_frames) if clip.priors is None else clip.priors
     distortion = None
     if files.cameras is not None:
         cameras = read_camera_file(files.cameras)

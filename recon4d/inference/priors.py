@@ -14,13 +14,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from recon4d.geometry import given_or_beside, invert, similarity
-from recon4d.records import Known, Scene
+from recon4d.records import Priors, Scene
 
 LEAST_MOTION = 1e-3
 """Of the median depth: predicted cameras that move less than this do not tell a scale."""
 
 
-def honour(scene: Scene, known: Known | None) -> Scene:
+def apply_priors(scene: Scene, known: Priors | None) -> Scene:
     """The scene, whose world is its first camera, with what is `known` about pictures of its size made true.
 
     - Intrinsics are the given ones where they are given. A point keeps its pixel and its z.
@@ -76,11 +76,11 @@ def _scale_of_depth(scene: Scene, given: Float[Tensor, "time height width"] | No
 
 def _scale_of_cameras(scene: Scene, given: Float[Tensor, "time 4 4"], is_known: Bool[Tensor, "time"]) -> float | None:
     """The scale between the distances of given and of predicted cameras; None where they do not tell."""
-    centres = given[is_known, :3, 3]
-    scale = scene.cameras.frames(is_known.nonzero()[:, 0]).scale_to(centres)
+    centers = given[is_known, :3, 3]
+    scale = scene.cameras.frames(is_known.nonzero()[:, 0]).scale_to(centers)
     if math.isnan(scale):
         return None
-    if torch.pdist(centres).max() / scale <= LEAST_MOTION * scene.depths.median():
+    if torch.pdist(centers).max() / scale <= LEAST_MOTION * scene.depths.median():
         warnings.warn("the predicted cameras hardly move, so the given ones do not fix the scale", stacklevel=2)
         return None
     return scale

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from recon4d.geometry import rotation_angle
-from recon4d.io.exporters.point_selection import is_moving
+from recon4d.io.exporters.point_selection import is_dynamic
 from recon4d.records import Calibration, ErrorCurve, Scene
 
 AGREEMENT = 0.05
@@ -50,8 +50,8 @@ class SceneFacts:
 
     `size` is (height, width) of the maps; `seconds` from the first to the last frame. `fields_of_view` are (horizontal,
     vertical), in the median over frames; `least_field_of_view` and `greatest_field_of_view` are the extremes of either
-    axis and any frame, and `focal_drift` the greatest ratio between two frames. `path_length` runs through the centres
-    by time (by number without times), in units; `span` is the greatest distance between two centres, as a share of the
+    axis and any frame, and `focal_drift` the greatest ratio between two frames. `path_length` runs through the centers
+    by time (by number without times), in units; `span` is the greatest distance between two centers, as a share of the
     median depth; `turn` the greatest angle between two cameras. `known_share` is of pixels with depth, `moving_share`
     of known pixels where the scene says what moves; `confidence_quartiles` (25, 50, 75 %) of known depth.
     `agreeing_share` is of pixels with both, where point map and depth agree, `disagreement` the median distance of
@@ -93,9 +93,9 @@ def measure_scene(scene: Scene, times: Float[Tensor, " time"]) -> SceneFacts:
     depths, confidence = scene.depths[is_known], scene.depth_confidence[is_known]
     angles = scene.cameras.field_of_view(*scene.size).rad2deg()
     median_depth = _median(depths)
-    centres = scene.cameras.centres[times.argsort(stable=True)] if has_times else scene.cameras.centres
+    centers = scene.cameras.centers[times.argsort(stable=True)] if has_times else scene.cameras.centers
     quartiles = np.percentile(confidence.numpy(), (25, 50, 75)).tolist() if len(confidence) else [math.nan] * 3
-    is_told = is_known & torch.isfinite(scene.moving)
+    is_told = is_known & torch.isfinite(scene.dynamic)
     agreeing_share, disagreement = _agreement(scene, is_known)
     return SceneFacts(
         num_frames=scene.num_frames,
@@ -105,12 +105,12 @@ def measure_scene(scene: Scene, times: Float[Tensor, " time"]) -> SceneFacts:
         least_field_of_view=float(angles.min()),
         greatest_field_of_view=float(angles.max()),
         focal_drift=float((angles.amax(dim=0) / angles.amin(dim=0)).max()),
-        path_length=float(centres.diff(dim=0).norm(dim=-1).sum()),
-        span=float(_distances(centres).max()) / median_depth,
+        path_length=float(centers.diff(dim=0).norm(dim=-1).sum()),
+        span=float(_distances(centers).max()) / median_depth,
         turn=_turn(scene),
         median_depth=median_depth,
         known_share=float(is_known.double().mean()),
-        moving_share=float(is_moving(scene)[is_told].double().mean()),
+        moving_share=float(is_dynamic(scene)[is_told].double().mean()),
         confidence_quartiles=(quartiles[0], quartiles[1], quartiles[2]),
         agreeing_share=agreeing_share,
         disagreement=disagreement,
@@ -148,9 +148,9 @@ def _median(values: Tensor) -> float:
     return float(np.median(values.numpy())) if values.numel() else math.nan
 
 
-def _distances(centres: Float[Tensor, "time 3"]) -> Float[Tensor, "time time"]:
-    """Between every two centres; taken directly, since |a|^2 - 2 ab + |b|^2 would lose what is small."""
-    return (centres[:, None] - centres[None]).norm(dim=-1)
+def _distances(centers: Float[Tensor, "time 3"]) -> Float[Tensor, "time time"]:
+    """Between every two centers; taken directly, since |a|^2 - 2 ab + |b|^2 would lose what is small."""
+    return (centers[:, None] - centers[None]).norm(dim=-1)
 
 
 def _turn(scene: Scene) -> float:

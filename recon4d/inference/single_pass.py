@@ -12,17 +12,17 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from recon4d.geometry import rows_and_columns
-from recon4d.inference.priors import honour
+from recon4d.inference.priors import apply_priors
 from recon4d.models import (
     Model,
     Outputs,
-    is_narrow,
+    is_bfloat16,
     match_feature_tracks,
 )
 from recon4d.records import (
     Clip,
     FeatureTracks,
-    Known,
+    Priors,
     Scene,
 )
 
@@ -60,7 +60,7 @@ def reconstruct(model: Model, clip: Clip, config: ReconstructConfig = Reconstruc
     Nothing is cropped away: each axis is resized to a multiple of the model's patch, and
     ``scene.resized(*clip.size)`` takes maps and intrinsics to the original pixels. The result is deterministic.
     Confidence is 0 where ``clip.known.ignore`` says so. What else ``clip.known`` holds is told to the network where
-    that can be told, and true in the answer (see `honour`). Runs on the model's device.
+    that can be told, and true in the answer (see `honor`). Runs on the model's device.
 
     Raises ``ValueError`` for clips that are too long, too small or batched, and ``MemoryError`` with what to lower.
     """
@@ -89,7 +89,7 @@ def _run(
     """The scene of one forward pass, and whatever `also` makes of its outputs while they are there."""
     _check(clip, config)
     device = next(model.parameters()).device
-    if is_narrow(model) and not runs_in_bfloat16(config.precision, device):
+    if is_bfloat16(model) and not runs_in_bfloat16(config.precision, device):
         raise ValueError(f"{model.name} has bfloat16 weights (narrow_weights) and cannot run in {config.precision}")
     height, width = _size_of_pass(model, clip, config)
     resized = clip.resized(height, width)
@@ -104,7 +104,7 @@ def _run(
             _progress_bar(model, clip.num_frames, config),
         ):
             outputs = model.outputs(
-                batch.images, batch.times, config.anchors, batch.known, config.frame_chunk, config.key_stride
+                batch.images, batch.times, config.anchors, batch.priors, config.frame_chunk, config.key_stride
             )
             tracks = also(outputs)
     except RuntimeError as error:
@@ -120,10 +120,10 @@ def _run(
     scene = outputs.scene[0].to("cpu").map(Tensor.clone).in_frame(0)
     if tracks is not None:
         tracks = tracks[0].to("cpu").map(Tensor.clone)
-        tracks = replace(tracks, seen=tracks.seen * _kept_at(tracks.pixels, resized.known))
-    if resized.known is not None and resized.known.ignore is not None:
-        scene = scene.ignoring(resized.known.ignore)
-    return honour(scene, resized.known), tracks
+        tracks = replace(tracks, visibility=tracks.visibility * _kept_at(tracks.pixels, resized.priors))
+    if resized.priors is not None and resized.priors.ignore is not None:
+        scene = scene.ignoring(resized.priors.ignore)
+    return apply_priors(scene, resized.priors), tracks
 
 
 def processing_size(size: tuple[int, int], side: int, patch_size: int) -> tuple[int, int]:
@@ -180,11 +180,11 @@ def _check(clip: Clip, config: ReconstructConfig) -> None:
         )
     if config.processing_size is not None and config.processing_size < MIN_SIDE:
         raise ValueError(f"the processing size is {config.processing_size} pixels; at least {MIN_SIDE} are needed")
-    if clip.known is not None:
-        _check_known_cameras(clip.known)
+    if clip.priors is not None:
+        _check_known_cameras(clip.priors)
 
 
-def _check_known_cameras(known: Known) -> None:
+def _check_known_cameras(known: Priors) -> None:
     is_known = torch.isfinite(known.world_from_cam).flatten(-2).all(dim=-1)
     if is_known.any() and not is_known[0]:
         raise ValueError("cameras are known for some frames but not for the first, which all others are relative to")
@@ -210,7 +210,7 @@ def is_out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
-def _kept_at(pixels: Float[Tensor, "time track 2"], known: Known | None) -> Float[Tensor, "time track"]:
+def _kept_at(pixels: Float[Tensor, "time track 2"], known: Priors | None) -> Float[Tensor, "time track"]:
     """1 where the clip's mask lets pixels count, 0 where they are to be ignored."""
     if known is None or known.ignore is None:
         return torch.ones_like(pixels[..., 0])

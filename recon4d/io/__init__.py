@@ -4,8 +4,8 @@ from recon4d.io.archive import SceneInfo, load_scene, load_scene_info, load_time
 from recon4d.io.cameras.camera_files import CameraFile, read_camera_file
 from recon4d.io.clips import read_clip
 from recon4d.io.exporters.formats import FORMATS, Exported, check_formats, export_results
-from recon4d.io.exporters.point_selection import PointChoice
-from recon4d.io.files import whole_file
+from recon4d.io.exporters.point_selection import PointSelection
+from recon4d.io.files import atomic_file
 from recon4d.io.output_folder import atomic_folder, check_output_folder
 from recon4d.io.photos import decode_photo, list_photos, read_photo, write_jpeg
 from recon4d.io.point_cloud import NoConfidentPointsError, confident_points, write_point_cloud
@@ -20,9 +20,10 @@ __all__ = [
     "CameraFile",
     "Exported",
     "NoConfidentPointsError",
-    "PointChoice",
+    "PointSelection",
     "SavedResults",
     "SceneInfo",
+    "atomic_file",
     "atomic_folder",
     "check_formats",
     "check_output_folder",
@@ -40,7 +41,6 @@ __all__ = [
     "read_raster",
     "read_results",
     "save_scene",
-    "whole_file",
     "write_camera_path",
     "write_jpeg",
     "write_point_cloud",

@@ -6,14 +6,14 @@ frames with Q queries each, the archive holds
 ==================  ============  =====================================================================================
 name                shape         what it is
 ==================  ============  =====================================================================================
-world_from_cam      (T, 4, 4)     rigid, camera to world, OpenCV axes; the last column is the camera's centre
-intrinsics          (T, 3, 3)     in pixels of the maps here; the first pixel's centre is (0.5, 0.5)
+world_from_cam      (T, 4, 4)     rigid, camera to world, OpenCV axes; the last column is the camera's center
+intrinsics          (T, 3, 3)     in pixels of the maps here; the first pixel's center is (0.5, 0.5)
 depths              (T, H, W)     z in each camera, in the unit of the scene
 depth_confidence    (T, H, W)     0: unknown
 points              (T, H, W, 3)  the point-map head's own answer, in the world
 point_confidence    (T, H, W)     0: unknown
 moving              (T, H, W)     probability that the surface moves in the world; NaN: nothing says so
-metres_per_unit     ()            length of the scene's unit in metres; NaN: unknown
+metres_per_unit     ()            length of the scene's unit in meters; NaN: unknown
 times               (T,)          seconds; NaN: photos without an order
 tracks_points       (A, T, Q, 3)  where each query is in the world at each time
 tracks_visible      (A, T, Q)     probability that it is seen then
@@ -46,8 +46,8 @@ from torch import Tensor
 from recon4d.records import (
     Calibration,
     Cameras,
+    ClipSource,
     Scene,
-    Source,
     Tracks,
     config_from_json,
     config_to_json,
@@ -58,10 +58,23 @@ NEWEST_FORMAT = 1
 
 PlainValue = str | int | float | bool | list | None
 
-_SCENE_NAMES = ("depths", "depth_confidence", "points", "point_confidence", "moving", "metres_per_unit")
-_CAMERA_NAMES = ("world_from_cam", "intrinsics")
-_TRACK_NAMES = ("points", "visible", "confidence", "anchors", "pixels")
-_TRACK_PREFIX = "tracks_"
+# Key in the archive -> field of the record. Keys are part of the file format and never change.
+_SCENE_KEYS = {
+    "depths": "depths",
+    "depth_confidence": "depth_confidence",
+    "points": "points",
+    "point_confidence": "point_confidence",
+    "moving": "dynamic",
+    "metres_per_unit": "metres_per_unit",
+}
+_CAMERA_KEYS = {"world_from_cam": "world_from_cam", "intrinsics": "intrinsics"}
+_TRACK_KEYS = {
+    "tracks_points": "points",
+    "tracks_visible": "visibility",
+    "tracks_confidence": "confidence",
+    "tracks_anchors": "anchors",
+    "tracks_pixels": "pixels",
+}
 
 # What zipfile and numpy raise on bytes that are not what they seem.
 _DAMAGE = (
@@ -82,7 +95,7 @@ class SceneInfo:
     model: str
     trained: bool
     version: str
-    source: Source | None
+    source: ClipSource | None
     original_size: tuple[int, int]
     settings: dict[str, PlainValue]
     format: int = NEWEST_FORMAT
@@ -96,7 +109,7 @@ class SceneInfo:
         for name, kind in kinds.items():
             if not isinstance(getattr(self, name), kind):
                 raise ValueError(f"info: {name} is {getattr(self, name)!r}, wanted {kind.__name__}")
-        if not isinstance(self.source, Source | None):
+        if not isinstance(self.source, ClipSource | None):
             raise ValueError(f"info: source is {self.source!r}, wanted a Source or None")
         if not isinstance(self.calibration, Calibration | None):
             raise ValueError(f"info: calibration is {self.calibration!r}, wanted a Calibration or None")
@@ -130,8 +143,8 @@ class SceneInfo:
         _check_keys("info", values, cls)
         source, original_size, calibration = values["source"], values["original_size"], values["calibration"]
         if source is not None:
-            _check_keys("info: source", source, Source)
-            source = Source(str(source["path"]), tuple(source["names"]), tuple(source["numbers"]))
+            _check_keys("info: source", source, ClipSource)
+            source = ClipSource(str(source["path"]), tuple(source["names"]), tuple(source["numbers"]))
         if not isinstance(original_size, list):
             raise ValueError(f"info: original_size is {original_size!r}, wanted [height, width]")
         if calibration is not None:
@@ -193,11 +206,11 @@ def load_scene(path: str | Path) -> Scene:
     """
     with _opened(path) as arrays:
         _read_info(arrays)
-        scene_fields = _read_tensors(arrays, _SCENE_NAMES)
-        cameras = Cameras(**_read_tensors(arrays, _CAMERA_NAMES))
+        scene_fields = _read_tensors(arrays, _SCENE_KEYS)
+        cameras = Cameras(**_read_tensors(arrays, _CAMERA_KEYS))
         tracks = None
-        if any(name.startswith(_TRACK_PREFIX) for name in arrays):
-            tracks = Tracks(**_read_tensors(arrays, _TRACK_NAMES, _TRACK_PREFIX))
+        if any(key in arrays for key in _TRACK_KEYS):
+            tracks = Tracks(**_read_tensors(arrays, _TRACK_KEYS))
         scene = Scene(cameras=cameras, tracks=tracks, **scene_fields)
         if scene.batch_shape:
             raise ValueError(f"it holds depths of shape {tuple(scene.depths.shape)}, wanted (T, H, W)")
@@ -214,7 +227,7 @@ def load_times(path: str | Path) -> Float[Tensor, " time"]:
     """The times in seconds of the frames in the archive at `path`. Errors as for `load_scene`."""
     with _opened(path) as arrays:
         _read_info(arrays)
-        return _read_tensors(arrays, ("times",))["times"]
+        return _read_tensors(arrays, {"times": "times"})["times"]
 
 
 def _scene_file(path: str | Path) -> Path:
@@ -223,10 +236,10 @@ def _scene_file(path: str | Path) -> Path:
 
 def _named_tensors(scene: Scene) -> dict[str, Tensor]:
     """Every tensor of the scene under its name in the archive."""
-    named = {name: getattr(scene.cameras, name) for name in _CAMERA_NAMES}
-    named |= {name: getattr(scene, name) for name in _SCENE_NAMES}
+    named = {key: getattr(scene.cameras, field) for key, field in _CAMERA_KEYS.items()}
+    named |= {key: getattr(scene, field) for key, field in _SCENE_KEYS.items()}
     if scene.tracks is not None:
-        named |= {_TRACK_PREFIX + name: getattr(scene.tracks, name) for name in _TRACK_NAMES}
+        named |= {key: getattr(scene.tracks, field) for key, field in _TRACK_KEYS.items()}
     return named
 
 
@@ -258,13 +271,13 @@ def _opened(path: str | Path) -> Iterator[Mapping[str, np.ndarray]]:
 
 def _read_info(arrays: Mapping[str, np.ndarray]) -> SceneInfo:
     if "info" not in arrays:
-        _check_names(arrays, ("info", "times", *_CAMERA_NAMES, *_SCENE_NAMES))
+        _check_names(arrays, ("info", "times", *_CAMERA_KEYS, *_SCENE_KEYS))
     return SceneInfo.from_json(str(arrays["info"]))
 
 
-def _read_tensors(arrays: Mapping[str, np.ndarray], names: tuple[str, ...], prefix: str = "") -> dict[str, Any]:
-    _check_names(arrays, tuple(prefix + name for name in names))
-    return {name: torch.from_numpy(arrays[prefix + name]) for name in names}
+def _read_tensors(arrays: Mapping[str, np.ndarray], keys: Mapping[str, str]) -> dict[str, Any]:
+    _check_names(arrays, tuple(keys))
+    return {field: torch.from_numpy(arrays[key]) for key, field in keys.items()}
 
 
 def _check_names(arrays: Mapping[str, np.ndarray], names: tuple[str, ...]) -> None:

@@ -58,9 +58,9 @@ def rigid_matrices(sequence: str, file: str, values: Any, count: int) -> Float64
     return rigid(rotations, matrices[:, :3, 3])
 
 
-def pinhole_matrix(focal_x: float, focal_y: float, centre_x: float, centre_y: float) -> Float64[Tensor, "3 3"]:
+def pinhole_matrix(focal_x: float, focal_y: float, center_x: float, center_y: float) -> Float64[Tensor, "3 3"]:
     """Intrinsics of focal lengths and principal point in pixels."""
-    rows = [[focal_x, 0.0, centre_x], [0.0, focal_y, centre_y], [0.0, 0.0, 1.0]]
+    rows = [[focal_x, 0.0, center_x], [0.0, focal_y, center_y], [0.0, 0.0, 1.0]]
     return torch.tensor(rows, dtype=torch.float64)
 
 

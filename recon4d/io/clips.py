@@ -11,7 +11,7 @@ from torch import Tensor
 from recon4d.io.frame_selection import at_rate, positions_within, spread_evenly
 from recon4d.io.photos import PHOTO_SUFFIXES, list_photos, read_photo
 from recon4d.io.videos import read_frames, scan_video
-from recon4d.records import Clip, Source
+from recon4d.records import Clip, ClipSource
 
 DEFAULT_NUM_FRAMES = 16
 
@@ -74,7 +74,7 @@ def _read_video(path: Path, num_frames: int | None, fps: float | None, start: fl
     numbers = [stretch[i] for i in chosen]
     names = [f"{path.stem}_{number:06d}" for number in numbers]
     images = _gather(zip(names, read_frames(video, numbers), strict=True), len(numbers))
-    source = Source(path=str(path), names=tuple(names), numbers=tuple(numbers))
+    source = ClipSource(path=str(path), names=tuple(names), numbers=tuple(numbers))
     return Clip(images=images, times=torch.tensor([times[i] for i in chosen]), source=source)
 
 
@@ -97,7 +97,7 @@ def _read_photos(
     return Clip(
         images=images,
         times=torch.tensor([times[i] if fps else math.nan for i in numbers]),
-        source=Source(path=path, names=tuple(photo.name for photo in chosen), numbers=tuple(numbers)),
+        source=ClipSource(path=path, names=tuple(photo.name for photo in chosen), numbers=tuple(numbers)),
     )
 
 

@@ -16,11 +16,11 @@ _DAMAGE = (ValueError, EOFError, zipfile.BadZipFile, zlib.error)
 LAYOUTS = "depths (time, height, width), or depths (n), pixels (n, 2) and frames (n)"
 
 
-def read_known_depth(path: Path, clip: Clip) -> Float[Tensor, "time height width"]:
+def read_depth_priors(path: Path, clip: Clip) -> Float[Tensor, "time height width"]:
     """z in each camera at the pixels of `clip`'s own pictures, NaN where it is not known.
 
     The file holds ``depths`` (time, height, width), 0 or not finite where unknown; or a list: ``depths`` (n), the
-    ``pixels`` (n, 2) they are seen at as x and y (the first pixel's centre is at .5), and their ``frames`` (n), counted
+    ``pixels`` (n, 2) they are seen at as x and y (the first pixel's center is at .5), and their ``frames`` (n), counted
     from 0 among the clip's. Of two in one pixel the nearer counts. Raises ``FileNotFoundError``, or ``ValueError`` for
     other arrays, another size or number of frames, points outside the pictures, and a file without a single depth.
     """

@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def atomic_file(path: Path) -> Iterator[Path]:
     """A path in the same folder to write to; it takes the place of `path` when the block ends.
 
     Where the block raises it is deleted, and what was at `path` stays.

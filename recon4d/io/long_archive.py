@@ -18,7 +18,7 @@ size                 (2,)          height and width of the maps in pixels
 windows              (T,)          the window whose answer each frame is
 world_from_window    (W, 4, 4)     float64: the similarity that took each window's own world into this one
 errors               (W,)          median error of the points a window was joined by, as a share of their depth
-metres_per_unit      ()            length of the unit in metres; NaN: unknown
+metres_per_unit      ()            length of the unit in meters; NaN: unknown
 info                 ()            a JSON string: the fields of `SceneInfo`
 ===================  ============  ====================================================================================
 """
@@ -33,13 +33,13 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from recon4d.io.archive import SceneInfo, load_scene, save_scene
-from recon4d.io.files import whole_file
+from recon4d.io.files import atomic_file
 from recon4d.io.npz_arrays import load_arrays, save_arrays
 from recon4d.io.photos import write_jpeg
 from recon4d.records import (
     Cameras,
+    ClipSource,
     Scene,
-    Source,
     Tracks,
 )
 
@@ -76,7 +76,7 @@ def save_frame(folder: Path, number: int, scene: Scene, time: float, info: Scene
     """Write the scene of frame `number` alone (one frame, in the clip's world); `info` is that of the whole clip."""
     assert scene.num_frames == 1
     if info.source is not None:
-        source = Source(info.source.path, (info.source.names[number],), (info.source.numbers[number],))
+        source = ClipSource(info.source.path, (info.source.names[number],), (info.source.numbers[number],))
         info = replace(info, source=source)
     save_scene(frame_file(folder, number), scene, torch.tensor([time]), info)
 
@@ -88,7 +88,7 @@ def picture_file(folder: Path, number: int) -> Path:
 
 def save_picture(folder: Path, number: int, image: UInt8[Tensor, "3 height width"]) -> None:
     """Write the picture of frame `number` as JPEG, whole or not at all."""
-    with whole_file(picture_file(folder, number)) as partial:
+    with atomic_file(picture_file(folder, number)) as partial:
         write_jpeg(partial, image)
 
 
@@ -180,7 +180,7 @@ def _joined_tracks(tracks: Sequence[Tracks | None]) -> Tracks | None:
     return replace(
         known[0],
         points=torch.cat([part.points for part in known], dim=-3),
-        visible=torch.cat([part.visible for part in known], dim=-2),
+        visibility=torch.cat([part.visibility for part in known], dim=-2),
         confidence=torch.cat([part.confidence for part in known], dim=-2),
         anchors=anchors,
     )

@@ -12,7 +12,7 @@ from torch import Tensor
 from recon4d.io.frame_selection import at_rate, positions_within
 from recon4d.io.photos import PHOTO_SUFFIXES, list_photos, read_photo
 from recon4d.io.videos import read_frames, scan_video
-from recon4d.records import Clip, Known, Source
+from recon4d.records import Clip, ClipSource, Priors
 
 
 @dataclass(frozen=True)
@@ -29,16 +29,16 @@ class LongClip:
 
     times: tuple[float, ...]
     size: tuple[int, int]
-    source: Source
+    source: ClipSource
     images: Callable[[Sequence[int]], Iterator[UInt8[Tensor, "3 height width"]]]
-    known: Known | None = None
+    priors: Priors | None = None
     ignore: Callable[[Sequence[int]], Iterator[Bool[Tensor, "height width"]]] | None = None
 
     @property
     def outline(self) -> Clip:
         """A clip of the same frames, black and without storage: for whatever asks for times, names and size only."""
         black = torch.zeros((), dtype=torch.uint8).expand(self.num_frames, 3, *self.size)
-        return Clip(black, torch.tensor(self.times), self.known, self.source)
+        return Clip(black, torch.tensor(self.times), self.priors, self.source)
 
     @property
     def num_frames(self) -> int:
@@ -51,14 +51,14 @@ def as_long_clip(clip: Clip) -> LongClip:
     What is known of intrinsics, cameras and what is to be ignored comes along; known depth does not.
     """
     numbers = tuple(range(clip.num_frames))
-    known = None if clip.known is None else Known(clip.known.intrinsics, clip.known.world_from_cam)
-    masks = None if clip.known is None else clip.known.ignore
+    known = None if clip.priors is None else Priors(clip.priors.intrinsics, clip.priors.world_from_cam)
+    masks = None if clip.priors is None else clip.priors.ignore
     return LongClip(
         times=tuple(clip.times.tolist()),
         size=clip.size,
-        source=clip.source or Source("clip", tuple(map(str, numbers)), numbers),
+        source=clip.source or ClipSource("clip", tuple(map(str, numbers)), numbers),
         images=lambda positions: (clip.images[position] for position in positions),
-        known=known,
+        priors=known,
         ignore=None if masks is None else lambda positions: (masks[position] for position in positions),
     )
 
@@ -94,7 +94,7 @@ def _open_video(path: Path, fps: float | None, start: float | None, stop: float 
         return read_frames(video, [numbers[i] for i in positions])
 
     height, width = next(images([0])).shape[-2:]
-    source = Source(str(path), tuple(f"{path.stem}_{number:06d}" for number in numbers), numbers)
+    source = ClipSource(str(path), tuple(f"{path.stem}_{number:06d}" for number in numbers), numbers)
     return LongClip(tuple(times[i] for i in chosen), (height, width), source, images)
 
 
@@ -119,5 +119,5 @@ def _open_folder(path: Path, fps: float | None, start: float | None, stop: float
 
     times = tuple(i / fps if fps else math.nan for i in numbers)
     return LongClip(
-        times, (height, width), Source(str(path), tuple(photos[i].name for i in numbers), tuple(numbers)), images
+        times, (height, width), ClipSource(str(path), tuple(photos[i].name for i in numbers), tuple(numbers)), images
     )

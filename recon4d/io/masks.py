@@ -15,7 +15,7 @@ from recon4d.records import Clip
 
 
 def read_masks(path: Path, clip: Clip) -> Bool[Tensor, "time height width"]:
-    """True where `clip` is to be ignored: where a mask is white (above half; any colour channel counts).
+    """True where `clip` is to be ignored: where a mask is white (above half; any color channel counts).
 
     Masks of a folder belong to the frames of their names, or in natural order where there is one for each frame.
     Raises ``FileNotFoundError``, or ``ValueError`` for a folder without masks or with too few, for masks of another
@@ -54,7 +54,7 @@ def _read_mask(path: Path, size: tuple[int, int]) -> Bool[Tensor, "height width"
         given, wanted = (f"{width} x {height}" for height, width in (values.shape[:2], size))
         raise ValueError(f"mask {path}: it is {given} pixels, and the clip {wanted}")
     if values.ndim == 3:
-        colours = values.shape[2] - (values.shape[2] in (2, 4))  # transparency is no colour
-        values = values[..., :colours].max(axis=-1)
+        colors = values.shape[2] - (values.shape[2] in (2, 4))  # transparency is no color
+        values = values[..., :colors].max(axis=-1)
     white = np.iinfo(values.dtype).max if np.issubdtype(values.dtype, np.integer) else 1.0
     return torch.from_numpy(values > white / 2)

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from recon4d.io.files import whole_file
+from recon4d.io.files import atomic_file
 
 
 def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write `arrays` to `path` by way of a temporary file beside it. Raises ``OSError`` where it cannot be written."""
-    with whole_file(path) as partial, partial.open("xb") as file:
+    with atomic_file(path) as partial, partial.open("xb") as file:
         np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
         file.flush()
         os.fsync(file.fileno())  # a rename may reach the disk before what is renamed

@@ -69,7 +69,7 @@ def write_jpeg(path: str | Path, image: UInt8[Tensor, "3 height width"], quality
 
 def _rgb(picture: "Image.Image") -> UInt8[np.ndarray, "height width 3"]:
     if picture.mode.startswith("I"):
-        # Pillow would cut sixteen-bit greys off at 255; all of them (32-bit mode "I" too, in older Pillow) are scaled.
+        # Pillow would cut sixteen-bit grays off at 255; all of them (32-bit mode "I" too, in older Pillow) are scaled.
         levels = np.asarray(picture).astype(np.float64).clip(0, 65535) / 257
         return np.repeat(levels.round().astype(np.uint8)[..., None], 3, axis=2)
     if picture.mode == "F":

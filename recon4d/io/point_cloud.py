@@ -1,4 +1,4 @@
-"""The points of a scene that can be believed, coloured from the frames, and their PLY file (door of trimesh)."""
+"""The points of a scene that can be believed, colored from the frames, and their PLY file (door of trimesh)."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
-from recon4d.geometry import is_depth_edge, thinned
+from recon4d.geometry import is_depth_edge, thin
 from recon4d.records import Clip, Scene
 
 CONFIDENCE_PERCENTILE = 20.0
@@ -20,19 +20,19 @@ class NoConfidentPointsError(ValueError):
 
 
 def write_point_cloud(path: str | Path, scene: Scene, clip: Clip, max_points: int = 500_000) -> None:
-    """Write the confident points of `scene`, coloured from `clip`, to `path` as a binary PLY in the scene's unit.
+    """Write the confident points of `scene`, colored from `clip`, to `path` as a binary PLY in the scene's unit.
 
     The clip may be at any size. At most `max_points` are written, picked as in `confident_points`. Raises
     `NoConfidentPointsError` (a ``ValueError``) when there is no point at all.
     """
-    points, colours = confident_points(scene, clip.resized(*scene.size).images, max_points)
+    points, colors = confident_points(scene, clip.resized(*scene.size).images, max_points)
     if len(points) == 0:
         raise NoConfidentPointsError("no pixel has a known depth with confidence, away from depth edges: no points")
-    write_coloured_points(path, points, colours)
+    write_colored_points(path, points, colors)
 
 
-def write_coloured_points(path: str | Path, points: Float[Tensor, "n 3"], colours: UInt8[Tensor, "n 3"]) -> None:
-    """Write points (in any unit) with their RGB colours to `path`: a binary PLY, or a GLB, by its ending.
+def write_colored_points(path: str | Path, points: Float[Tensor, "n 3"], colors: UInt8[Tensor, "n 3"]) -> None:
+    """Write points (in any unit) with their RGB colors to `path`: a binary PLY, or a GLB, by its ending.
 
     Coordinates are written as they are. Raises ``ValueError`` for another ending.
     """
@@ -41,7 +41,7 @@ def write_coloured_points(path: str | Path, points: Float[Tensor, "n 3"], colour
     ending = Path(path).suffix
     if ending not in (".ply", ".glb"):
         raise ValueError(f"points cannot be written to {Path(path).name}; wanted a name that ends in .ply or .glb")
-    cloud = trimesh.PointCloud(points.detach().cpu().numpy(), colors=colours.cpu().numpy())
+    cloud = trimesh.PointCloud(points.detach().cpu().numpy(), colors=colors.cpu().numpy())
     encoded = cloud.export(file_type=ending.removeprefix("."))
     assert isinstance(encoded, bytes)
     Path(path).write_bytes(encoded)
@@ -50,7 +50,7 @@ def write_coloured_points(path: str | Path, points: Float[Tensor, "n 3"], colour
 def confident_points(
     scene: Scene, images: UInt8[Tensor, "time 3 height width"], max_points: int | None = None
 ) -> tuple[Float[Tensor, "n 3"], UInt8[Tensor, "n 3"]]:
-    """World points of all frames that follow from confident depths, and their RGB colours in `images`.
+    """World points of all frames that follow from confident depths, and their RGB colors in `images`.
 
     Left out are unknown depths, the least confident fifth, and depth edges (see the constants above). More than
     `max_points` are thinned evenly over frames and pixels, always the same way. Raises ``ValueError`` when the images
@@ -65,19 +65,19 @@ def confident_points(
         raise ValueError(f"max_points is {max_points}, wanted at least 1")
 
     chosen = confident_pixels(scene)
-    return points_at(scene, images, chosen if max_points is None else thinned(chosen, max_points))
+    return points_at(scene, images, chosen if max_points is None else thin(chosen, max_points))
 
 
 def points_at(
     scene: Scene, images: UInt8[Tensor, "time 3 height width"], chosen: Bool[Tensor, "time height width"]
 ) -> tuple[Float[Tensor, "n 3"], UInt8[Tensor, "n 3"]]:
-    """World points of the chosen pixels from their depths, frame by frame and row by row, and their RGB colours."""
+    """World points of the chosen pixels from their depths, frame by frame and row by row, and their RGB colors."""
     images = images.to(chosen.device)
     untracked = replace(scene, tracks=None)
     # One frame at a time: the points of a whole clip would fill the memory before most are dropped.
     points = [untracked.frames([frame]).points_from_depth[0][chosen[frame]] for frame in range(scene.num_frames)]
-    colours = [images[frame].movedim(0, -1)[chosen[frame]] for frame in range(scene.num_frames)]
-    return torch.cat(points), torch.cat(colours)
+    colors = [images[frame].movedim(0, -1)[chosen[frame]] for frame in range(scene.num_frames)]
+    return torch.cat(points), torch.cat(colors)
 
 
 def confident_pixels(

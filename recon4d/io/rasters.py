@@ -1,4 +1,4 @@
-"""Pictures that hold numbers rather than colours: depth, masks and ids, exactly as stored."""
+"""Pictures that hold numbers rather than colors: depth, masks and ids, exactly as stored."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ import numpy as np
 def read_raster(path: str | Path) -> np.ndarray:
     """The stored values of a PNG or TIFF: (height, width) or (height, width, channels), uint8, uint16 or float32.
 
-    A palette picture answers its colours. Raises ``FileNotFoundError``, or ``ValueError`` naming a damaged file.
+    A palette picture answers its colors. Raises ``FileNotFoundError``, or ``ValueError`` naming a damaged file.
     """
     from PIL import Image
 
@@ -26,7 +26,7 @@ def read_raster(path: str | Path) -> np.ndarray:
 
 
 def write_raster(path: str | Path, values: np.ndarray) -> None:
-    """Write uint8 (grey or RGB) or uint16 values as PNG, or float32 values as TIFF, by the ending of `path`."""
+    """Write uint8 (gray or RGB) or uint16 values as PNG, or float32 values as TIFF, by the ending of `path`."""
     from PIL import Image
 
     path = Path(path)

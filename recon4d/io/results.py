@@ -13,7 +13,7 @@ from recon4d.io.photos import PHOTO_SUFFIXES, write_jpeg
 from recon4d.io.point_cloud import NoConfidentPointsError, write_point_cloud
 from recon4d.io.videos import write_video
 from recon4d.io.visualization import depth_video_frames, write_camera_path
-from recon4d.records import Clip, Scene, Source
+from recon4d.records import Clip, ClipSource, Scene
 
 SLOWEST, FASTEST, WITHOUT_TIMES = 2.0, 30.0, 4.0
 """Frames per second of the depth video: the least, the most, and for photos without an order."""
@@ -44,7 +44,7 @@ def _write_frames(folder: Path, clip: Clip) -> None:
         write_jpeg(folder / name, image)
 
 
-def frame_file_names(source: Source | None, num_frames: int) -> list[str]:
+def frame_file_names(source: ClipSource | None, num_frames: int) -> list[str]:
     """One file name for each frame, no two alike."""
     numbered = [f"frame_{number:06d}.jpg" for number in range(num_frames)]
     if source is None:

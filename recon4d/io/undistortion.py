@@ -10,7 +10,7 @@ from torch import Tensor
 
 from recon4d.geometry import pixel_grid
 from recon4d.io.long_clips import LongClip
-from recon4d.records import Clip, Known
+from recon4d.records import Clip, Priors
 
 ITERATIONS = 50
 """Of the fixed point that undistorts single pixels; each gains a digit or so."""
@@ -23,7 +23,7 @@ def undistorted(clip: Clip, distortion: Float[Tensor, "time 5"]) -> Clip:
     intrinsics. Pictures keep their size and are interpolated; masks and depth follow by whole pixels. What no pixel of
     the original was seen at is black and to be ignored. Raises ``ValueError`` without intrinsics.
     """
-    known = clip.known
+    known = clip.priors
     if known is None or not known.intrinsics.isfinite().all():
         raise ValueError("lens distortion is about known intrinsics, and they are not known for every frame")
     masks = [None] * clip.num_frames if known.ignore is None else known.ignore
@@ -36,7 +36,7 @@ def undistorted(clip: Clip, distortion: Float[Tensor, "time 5"]) -> Clip:
         for mask, intrinsics, lens in zip(masks, known.intrinsics, distortion, strict=True)
     ]
     known = replace(known, ignore=torch.stack(ignore), depths=_undistorted_depths(known, distortion))
-    return replace(clip, images=torch.stack(images), known=known)
+    return replace(clip, images=torch.stack(images), priors=known)
 
 
 def undistorted_image(
@@ -62,7 +62,7 @@ def undistorted_mask(
 
 def undistorted_long(clip: LongClip, distortion: Float[Tensor, "time 5"]) -> LongClip:
     """The same for a long clip whose intrinsics are known: each frame and mask as it is read (see `undistorted`)."""
-    known = clip.known
+    known = clip.priors
     if known is None or not known.intrinsics.isfinite().all():
         raise ValueError("lens distortion is about known intrinsics, and they are not known for every frame")
 
@@ -91,12 +91,12 @@ def _distorted(
     """Where the lens puts what a pinhole sees at `pixels`."""
     from kornia.geometry.calibration import distort_points
 
-    # With the first pixel's centre at .5 on both sides, kornia's convention of it does not matter.
+    # With the first pixel's center at .5 on both sides, kornia's convention of it does not matter.
     points = distort_points(pixels.reshape(1, -1, 2), intrinsics[None].to(pixels), lens[None].to(pixels))
     return points.reshape(pixels.shape)
 
 
-def _undistorted_depths(known: Known, distortion: Tensor) -> Float[Tensor, "time height width"] | None:
+def _undistorted_depths(known: Priors, distortion: Tensor) -> Float[Tensor, "time height width"] | None:
     """Every known depth at the pixel where the pinhole sees its point; the nearest where several meet."""
     if known.depths is None:
         return None
@@ -124,7 +124,7 @@ def _inside(pixels: Float[Tensor, "*shape 2"], size: tuple[int, int]) -> Bool[Te
 def _read(
     maps: Float[Tensor, "channels height width"], pixels: Float[Tensor, "new_height new_width 2"], mode: str
 ) -> Float[Tensor, "channels new_height new_width"]:
-    """Values at `pixels`, 0 outside; between the border's pixel centres and its edge those of the border."""
+    """Values at `pixels`, 0 outside; between the border's pixel centers and its edge those of the border."""
     height, width = maps.shape[-2:]
     grid = 2 * pixels / pixels.new_tensor([width, height]) - 1
     values = F.grid_sample(maps[None], grid[None].to(maps), mode, "border", align_corners=False)[0]

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 MISSING_SECONDS = 0.5
 """A file whose packets end by more than this before the duration it declares has lost its end."""
 BT709 = LIMITED_RANGE = 1
-"""The numbers that stand, in a video's tags, for the colours of BT.709 and for luma from 16 to 235."""
+"""The numbers that stand, in a video's tags, for the colors of BT.709 and for luma from 16 to 235."""
 _CORRUPT = "its data are damaged"
 
 
@@ -290,7 +290,7 @@ def _encode(container: "OutputContainer", frames: Iterator[np.ndarray], rate: Fr
             codec, options = ("libx264", {"crf": "18"}) if has_x264 else ("mpeg4", {"qmin": "2", "qmax": "4"})
             stream = container.add_stream(codec, rate=rate, options=options)
             stream.height, stream.width, stream.pix_fmt = *pixels.shape[:2], "yuv420p"
-            # Players guess the colours of an untagged video by its size, each in its own way.
+            # Players guess the colors of an untagged video by its size, each in its own way.
             stream.colorspace = stream.color_primaries = stream.color_trc = BT709
         frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
         shown = frame.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range=LIMITED_RANGE)

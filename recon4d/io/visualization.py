@@ -26,22 +26,22 @@ VIEWING_HEIGHT = 360
 GAP = 4
 """Width in pixels of the white line between two panels."""
 
-_MOVING_COLOUR = (255.0, 96.0, 32.0)
+_MOVING_COLOR = (255.0, 96.0, 32.0)
 _NUM_FRUSTA = 8
 
 
 def depth_video_frames(clip: Clip, scene: Scene) -> Iterator[UInt8[np.ndarray, "height width 3"]]:
     """Pictures of the frames by time: the frame, its depth (near is bright, unknown black) and what moves.
 
-    One range of colours holds for the whole clip: the 2nd to 98th percentile of known inverse depth. The third panel,
-    the frame in grey with moving surfaces in orange, is there when the scene says anywhere what moves. All panels are
+    One range of colors holds for the whole clip: the 2nd to 98th percentile of known inverse depth. The third panel,
+    the frame in gray with moving surfaces in orange, is there when the scene says anywhere what moves. All panels are
     `VIEWING_HEIGHT` high in the clip's proportions, height and total width even as video codecs want them. Raises
     ``ValueError`` when clip and scene do not belong together.
     """
     _check_pair(clip, scene)
     size = (VIEWING_HEIGHT, max(2, 2 * round(VIEWING_HEIGHT * clip.size[1] / clip.size[0] / 2)))
     nearness_range = _nearness_range(scene)
-    is_moving_told = bool(torch.isfinite(scene.moving).any())
+    is_moving_told = bool(torch.isfinite(scene.dynamic).any())
     # Inside a generator the checks above would wait for the first picture; this way they speak at the call.
     return (
         _side_by_side(_panels(clip, scene, frame, size, nearness_range, is_moving_told))
@@ -52,8 +52,8 @@ def depth_video_frames(clip: Clip, scene: Scene) -> Iterator[UInt8[np.ndarray, "
 def write_camera_path(path: str | Path, scene: Scene, times: Float[Tensor, " time"]) -> None:
     """Write a PNG of the cameras' path seen from above (x, z) and from the side (z, y), with some cameras drawn.
 
-    Colours run with `times` (seconds); photos without an order (NaN) are coloured by their number and not joined.
-    Lengths are metres where the scene knows them. Raises ``ValueError`` for a batch or times that do not fit the scene.
+    Colors run with `times` (seconds); photos without an order (NaN) are colored by their number and not joined.
+    Lengths are meters where the scene knows them. Raises ``ValueError`` for a batch or times that do not fit the scene.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -66,16 +66,16 @@ def write_camera_path(path: str | Path, scene: Scene, times: Float[Tensor, " tim
     is_ordered = bool(torch.isfinite(times).all())
     scene = scene.frames(_in_time_order(times))
     values = times.sort().values.cpu().numpy() if is_ordered else np.arange(scene.num_frames)
-    metres = float(scene.metres_per_unit)
-    unit, scale = ("metres", metres) if np.isfinite(metres) else ("unit of the scene", 1.0)
-    centres = scene.cameras.centres.detach().double().cpu().numpy() * scale
+    meters = float(scene.metres_per_unit)
+    unit, scale = ("meters", meters) if np.isfinite(meters) else ("unit of the scene", 1.0)
+    centers = scene.cameras.centers.detach().double().cpu().numpy() * scale
     frusta = _frusta(scene).detach().double().cpu().numpy() * scale
 
     figure = Figure(figsize=(11, 5.2), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     above, side = figure.subplots(1, 2)
     for axes, title, across, up in ((above, "seen from above", 0, 2), (side, "seen from the side", 2, 1)):
-        points = _draw_cameras(axes, centres[:, (across, up)], frusta[..., (across, up)], values, is_ordered)
+        points = _draw_cameras(axes, centers[:, (across, up)], frusta[..., (across, up)], values, is_ordered)
         axes.set(title=title, xlabel=f"{'xyz'[across]} ({unit})", ylabel=f"{'xyz'[up]} ({unit})")
         _show_square(axes, frusta[..., (across, up)], width=1.1 * float(np.nanmax(np.ptp(frusta, axis=(0, 1)))))
         axes.grid(color="0.92")
@@ -108,13 +108,13 @@ def _is_known(scene: Scene) -> Bool[Tensor, "time height width"]:
 
 
 def _nearness_range(scene: Scene) -> tuple[float, float]:
-    """The inverse depths that get the first and the last colour."""
+    """The inverse depths that get the first and the last color."""
     inverse = 1 / scene.depths[_is_known(scene)].detach().cpu().numpy()
     if inverse.size == 0:
         return 0.0, 1.0
     # numpy: torch.quantile refuses more than 16 million values.
     low, high = (float(bound) for bound in np.percentile(inverse, (2, 98)))
-    # A wall seen from the front should not show the rounding of its depth in full colour.
+    # A wall seen from the front should not show the rounding of its depth in full color.
     margin = max(0.0, 0.01 * high - (high - low)) / 2
     return low - margin, high + margin
 
@@ -132,26 +132,26 @@ def _panels(
 def _depth_picture(
     scene: Scene, size: tuple[int, int], nearness_range: tuple[float, float]
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """The first frame's inverse depth in colours."""
+    """The first frame's inverse depth in colors."""
     from matplotlib import colormaps
 
     inverse, is_known = resize_map(1 / scene.depths[:1], _is_known(scene)[0], size)
     low, high = nearness_range
     nearness = ((inverse[0].detach().cpu().numpy() - low) / (high - low)).clip(0, 1)
-    # The map's first colours are left out: far must not look like unknown.
-    colours = colormaps["magma"](0.15 + 0.85 * nearness, bytes=True)[..., :3]
-    return np.where(is_known.cpu().numpy()[..., None], colours, 0).astype(np.uint8)
+    # The map's first colors are left out: far must not look like unknown.
+    colors = colormaps["magma"](0.15 + 0.85 * nearness, bytes=True)[..., :3]
+    return np.where(is_known.cpu().numpy()[..., None], colors, 0).astype(np.uint8)
 
 
 def _moving_picture(scene: Scene, picture: UInt8[np.ndarray, "height width 3"]) -> UInt8[np.ndarray, "height width 3"]:
-    """The first frame in dark grey, and orange by the probability that its surfaces move; unknown is black."""
-    is_told = torch.isfinite(scene.moving[0])
-    moving, is_told = resize_map(scene.moving[:1], is_told, picture.shape[:2])
+    """The first frame in dark gray, and orange by the probability that its surfaces move; unknown is black."""
+    is_told = torch.isfinite(scene.dynamic[0])
+    moving, is_told = resize_map(scene.dynamic[:1], is_told, picture.shape[:2])
     probability = moving[0].detach().cpu().numpy()[..., None].clip(0, 1)
-    grey = picture.mean(axis=-1, keepdims=True)
+    gray = picture.mean(axis=-1, keepdims=True)
     # Shading stays visible in the orange, so that one sees what it is that moves.
-    orange = np.array(_MOVING_COLOUR) * (0.65 + 0.35 * grey / 255)
-    mixed = (1 - probability) * 0.6 * grey + probability * orange
+    orange = np.array(_MOVING_COLOR) * (0.65 + 0.35 * gray / 255)
+    mixed = (1 - probability) * 0.6 * gray + probability * orange
     return np.where(is_told.cpu().numpy()[..., None], mixed.round(), 0).astype(np.uint8)
 
 
@@ -162,14 +162,14 @@ def _side_by_side(panels: list[UInt8[np.ndarray, "height width 3"]]) -> UInt8[np
 
 
 def _frusta(scene: Scene) -> Float[Tensor, "time 5 3"]:
-    """For each camera its centre and the corners of its picture, in the world, at a depth that suits a drawing."""
+    """For each camera its center and the corners of its picture, in the world, at a depth that suits a drawing."""
     height, width = scene.size
     pixels = scene.depths.new_tensor([[0, 0], [width, 0], [width, height], [0, height]])
-    centres = scene.cameras.centres
-    span = (centres.amax(dim=0) - centres.amin(dim=0)).max()
+    centers = scene.cameras.centers
+    span = (centers.amax(dim=0) - centers.amin(dim=0)).max()
     depths = scene.depths[_is_known(scene)]
     # A camera that stands still, or only trembles, is shown against the size of what it sees.
-    smallest = 0.05 * depths.median() if len(depths) else centres.new_tensor(0.0)
+    smallest = 0.05 * depths.median() if len(depths) else centers.new_tensor(0.0)
     length = 0.1 * torch.maximum(span, smallest)
     length = torch.where(length > 0, length, torch.ones_like(length))
     corners = unproject(
@@ -190,36 +190,36 @@ def _show_square(axes: "Axes", positions: Float[np.ndarray, "time 5 2"], width: 
 
 def _draw_cameras(
     axes: "Axes",
-    centres: Float[np.ndarray, "time 2"],
+    centers: Float[np.ndarray, "time 2"],
     frusta: Float[np.ndarray, "time 5 2"],
     values: np.ndarray,
     is_ordered: bool,
 ):
-    """Draw one view of the cameras into `axes`; answers the drawn centres, for a colour bar."""
+    """Draw one view of the cameras into `axes`; answers the drawn centers, for a color bar."""
     from matplotlib import colormaps
     from matplotlib.collections import LineCollection
 
-    colours = colormaps["viridis"]
+    colors = colormaps["viridis"]
     limits = (values.min(), values.max() if values.max() > values.min() else values.min() + 1)
-    count = len(centres)
+    count = len(centers)
     if is_ordered:
-        segments = np.stack([centres[:-1], centres[1:]], axis=1)
-        path = LineCollection(list(segments), cmap=colours, linewidths=2.0)
+        segments = np.stack([centers[:-1], centers[1:]], axis=1)
+        path = LineCollection(list(segments), cmap=colors, linewidths=2.0)
         path.set_array((values[:-1] + values[1:]) / 2)
         path.set_clim(*limits)
         axes.add_collection(path)
     for frame in evenly_spaced(count, _NUM_FRUSTA).tolist():
-        colour = colours((values[frame] - limits[0]) / (limits[1] - limits[0]))
-        centre, *corners = frusta[frame]
+        color = colors((values[frame] - limits[0]) / (limits[1] - limits[0]))
+        center, *corners = frusta[frame]
         outline = np.stack([*corners, corners[0]])
-        axes.plot(outline[:, 0], outline[:, 1], color=colour, linewidth=1.0, alpha=0.7)
+        axes.plot(outline[:, 0], outline[:, 1], color=color, linewidth=1.0, alpha=0.7)
         for corner in corners:
-            axes.plot([centre[0], corner[0]], [centre[1], corner[1]], color=colour, linewidth=1.0, alpha=0.7)
+            axes.plot([center[0], corner[0]], [center[1], corner[1]], color=color, linewidth=1.0, alpha=0.7)
     points = axes.scatter(
-        centres[:, 0], centres[:, 1], c=values, cmap=colours, vmin=limits[0], vmax=limits[1], s=9, zorder=3
+        centers[:, 0], centers[:, 1], c=values, cmap=colors, vmin=limits[0], vmax=limits[1], s=9, zorder=3
     )
     if is_ordered and count > 1:
         # The larger one below, so that both are seen where the path ends as it began.
-        axes.plot(*centres[0], "o", color="black", markerfacecolor="white", markersize=11, zorder=4, label="start")
-        axes.plot(*centres[-1], "s", color="black", markerfacecolor="white", markersize=6, zorder=5, label="end")
+        axes.plot(*centers[0], "o", color="black", markerfacecolor="white", markersize=11, zorder=4, label="start")
+        axes.plot(*centers[-1], "s", color="black", markerfacecolor="white", markersize=6, zorder=5, label="end")
     return points

@@ -5,7 +5,7 @@ from recon4d.layers.blocks import (
     Block,
     BlockConfig,
     CrossBlock,
-    initialise_linear_layers,
+    initialize_linear_layers,
     set_attention_kernel,
     shrink_residual_outputs,
 )
@@ -14,11 +14,11 @@ from recon4d.layers.matching import (
     Matches,
     Matching,
     MatchingConfig,
-    cell_centres,
+    cell_centers,
     cells_to_patches,
     soft_match,
 )
-from recon4d.layers.positions import AbsolutePosition, NormalisedRotary, RotaryTable, apply_rotary, rotary_table
+from recon4d.layers.positions import AbsolutePosition, NormalizedRotary, RotaryTable, apply_rotary, rotary_table
 
 __all__ = [
     "CELLS_PER_PATCH_SIDE",
@@ -30,13 +30,13 @@ __all__ = [
     "Matches",
     "Matching",
     "MatchingConfig",
-    "NormalisedRotary",
+    "NormalizedRotary",
     "RotaryTable",
     "apply_rotary",
     "attention",
-    "cell_centres",
+    "cell_centers",
     "cells_to_patches",
-    "initialise_linear_layers",
+    "initialize_linear_layers",
     "rotary_table",
     "set_attention_kernel",
     "shrink_residual_outputs",

@@ -21,7 +21,7 @@ class BlockConfig:
     heads: int
     mlp_width: int
     qk_norm: Literal["none", "rms", "layer"] = "rms"
-    """How queries and keys are normalised per head (Dehghani et al. 2023): root mean square, or LayerNorm."""
+    """How queries and keys are normalized per head (Dehghani et al. 2023): root mean square, or LayerNorm."""
     layer_scale: float | None = None
     """The initial value of learned residual scales (Touvron et al. 2021); None for none."""
     qkv_bias: bool = False
@@ -83,7 +83,7 @@ class CrossBlock(nn.Module):
 
 
 class _Attention(nn.Module):
-    """What both attentions share: normalised and rotated queries and keys, the kernel, the output projection."""
+    """What both attentions share: normalized and rotated queries and keys, the kernel, the output projection."""
 
     def __init__(self, config: BlockConfig) -> None:
         super().__init__()
@@ -169,7 +169,7 @@ def set_attention_kernel(module: nn.Module, kernel: Kernel) -> None:
             part.kernel = kernel
 
 
-def initialise_linear_layers(module: nn.Module, std: float = 0.02) -> None:
+def initialize_linear_layers(module: nn.Module, std: float = 0.02) -> None:
     """Truncated normal weights and zero biases for every linear layer inside `module`."""
     for part in module.modules():
         if isinstance(part, nn.Linear):

@@ -6,7 +6,7 @@ expectation over a window about the best cell, so it is finer than a cell and di
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -14,11 +14,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from recon4d.records import TensorRecord, full_precision
+from recon4d.records.configs import FILE_KEY
 
 CELLS_PER_PATCH_SIDE = 2
 WINDOW_RADIUS = 2
-"""Cells on each side of the best one that count towards the expected position."""
-NEIGHBOURS = 3
+"""Cells on each side of the best one that count toward the expected position."""
+NEIGHBORS = 3
 """First, previous and next frame by time: what every token is told about."""
 MAX_LOGITS = 2**25
 """Correlations computed at once (128 MiB in float32); more pairs go in chunks."""
@@ -28,12 +29,12 @@ MAX_LOGITS = 2**25
 class MatchingConfig:
     """The soft matching layer."""
 
-    after_pair: int = 1
+    after_block: int = field(default=1, metadata={FILE_KEY: "after_pair"})
     """How many (frame, global) pairs of blocks the tokens pass before they are matched."""
     channels: int = 128
     temperature: float = 0.07
     """Initial temperature of the correlation; learned."""
-    no_match_logit: float = 10.0
+    dustbin_logit: float = field(default=10.0, metadata={FILE_KEY: "no_match_logit"})
     """Initial logit of the no-match bin; learned."""
 
 
@@ -49,7 +50,7 @@ class Matches(TensorRecord):
     """Expected pixel (x, y) in the target frame."""
     mass: Float[Tensor, "*batch pair cell"]
     """Probability inside the window about the best cell."""
-    spread: Float[Tensor, "*batch pair cell"]
+    standard_deviation: Float[Tensor, "*batch pair cell"]
     """Standard deviation inside that window, in pixels."""
     log_partition: Float[Tensor, "*batch pair cell"]
     """Log of the sum over all cells and the no-match bin; a match's log probability is its logit minus this."""
@@ -60,7 +61,7 @@ class Matching(nn.Module):
 
     def __init__(self, config: MatchingConfig, width: int, patch_size: int, eighth_channels: int) -> None:
         super().__init__()
-        self.after_pair = config.after_pair
+        self.after_pair = config.after_block
         self.cell_size = patch_size / CELLS_PER_PATCH_SIDE
         cells = CELLS_PER_PATCH_SIDE**2
         self.from_tokens = nn.Linear(width, cells * config.channels)
@@ -72,8 +73,8 @@ class Matching(nn.Module):
             nn.Linear(config.channels, config.channels),
         )
         self.log_temperature = nn.Parameter(torch.tensor(math.log(config.temperature)))
-        self.no_match = nn.Parameter(torch.tensor(config.no_match_logit))
-        self.to_tokens = nn.Sequential(nn.Linear(NEIGHBOURS * 4 * cells, 256), nn.GELU(), nn.Linear(256, width))
+        self.no_match = nn.Parameter(torch.tensor(config.dustbin_logit))
+        self.to_tokens = nn.Sequential(nn.Linear(NEIGHBORS * 4 * cells, 256), nn.GELU(), nn.Linear(256, width))
 
     def reset_parameters(self) -> None:
         """Larger weights than elsewhere: correlations and flows must matter from the first step."""
@@ -128,18 +129,18 @@ class Matching(nn.Module):
             valid=valid,
             positions=positions * self.cell_size,
             mass=mass,
-            spread=spread * self.cell_size,
+            standard_deviation=spread * self.cell_size,
             log_partition=log_partition,
         )
 
-    def match_neighbours(
+    def match_neighbors(
         self,
         features: Float[Tensor, "batch time cells channels"],
         times: Float[Tensor, "batch time"],
         grid: tuple[int, int],
     ) -> Matches:
-        """Every frame's cells in its first, previous and next frame by time: pairs (frame, neighbour)."""
-        targets, valid = temporal_neighbours(times)
+        """Every frame's cells in its first, previous and next frame by time: pairs (frame, neighbor)."""
+        targets, valid = temporal_neighbors(times)
         queries = torch.arange(times.shape[1], device=times.device)[:, None].expand_as(targets)
         return self.match(features, queries.flatten(1), targets.flatten(1), valid.flatten(1), grid)
 
@@ -157,16 +158,18 @@ class Matching(nn.Module):
 
     def flow_features(self, matches: Matches, grid: tuple[int, int]) -> Float[Tensor, "batch pair cells 4"]:
         """Displacement in an eighth of the picture's side, mass, and spread in cells; zero where there is no pair."""
-        cells = cell_centres(grid, self.cell_size, matches.positions)
+        cells = cell_centers(grid, self.cell_size, matches.positions)
         side = math.sqrt(grid[0] * grid[1]) * CELLS_PER_PATCH_SIDE * self.cell_size
         flow = (matches.positions - cells) * (8 / side)
-        features = torch.cat([flow, matches.mass[..., None], matches.spread[..., None] / self.cell_size], dim=-1)
+        features = torch.cat(
+            [flow, matches.mass[..., None], matches.standard_deviation[..., None] / self.cell_size], dim=-1
+        )
         return torch.where(_like(matches.valid, features), features, torch.zeros_like(features))
 
     def tell_tokens(self, matches: Matches, grid: tuple[int, int]) -> Float[Tensor, "batch time tokens width"]:
-        """What is added to the patch tokens of every frame, from its matches to its `NEIGHBOURS` in turn."""
+        """What is added to the patch tokens of every frame, from its matches to its `NEIGHBORS` in turn."""
         features = self.flow_features(matches, grid)
-        features = features.unflatten(1, (-1, NEIGHBOURS)).movedim(2, -2).flatten(-2)
+        features = features.unflatten(1, (-1, NEIGHBORS)).movedim(2, -2).flatten(-2)
         return self.to_tokens(cells_to_patches(features, grid))
 
 
@@ -191,14 +194,14 @@ def soft_match(
 
     mass = probability.sum(dim=-1)
     share = probability / mass.clamp(min=1e-6)[..., None]
-    centres = torch.stack([columns, rows], dim=-1).to(share.dtype) + 0.5
-    position = (share[..., None] * centres).sum(dim=-2)
-    variance = (share[..., None] * (centres - position[..., None, :]).square()).sum(dim=(-1, -2))
+    centers = torch.stack([columns, rows], dim=-1).to(share.dtype) + 0.5
+    position = (share[..., None] * centers).sum(dim=-2)
+    variance = (share[..., None] * (centers - position[..., None, :]).square()).sum(dim=(-1, -2))
     # The floor (a hundredth of a cell) keeps the square root differentiable for a match on one cell alone.
     return position, mass, (variance + 1e-4).sqrt(), log_partition
 
 
-def temporal_neighbours(
+def temporal_neighbors(
     times: Float[Tensor, "batch time"],
 ) -> tuple[Int[Tensor, "batch time 3"], Bool[Tensor, "batch time 3"]]:
     """For every frame the first frame of the clip, the previous and the next by time, and whether there is one.
@@ -219,8 +222,8 @@ def temporal_neighbours(
     return torch.where(valid, targets, frames[..., None]), valid
 
 
-def cell_centres(grid: tuple[int, int], cell_size: float, like: Tensor) -> Float[Tensor, "cells 2"]:
-    """The pixel (x, y) at the centre of every cell of a (rows, columns) `grid` of patches, row by row."""
+def cell_centers(grid: tuple[int, int], cell_size: float, like: Tensor) -> Float[Tensor, "cells 2"]:
+    """The pixel (x, y) at the center of every cell of a (rows, columns) `grid` of patches, row by row."""
     rows, columns = (
         (torch.arange(n * CELLS_PER_PATCH_SIDE, device=like.device, dtype=like.dtype) + 0.5) * cell_size for n in grid
     )

@@ -48,10 +48,10 @@ def rotary_table(
     return RotaryTable(angles.cos(), angles.sin())
 
 
-class NormalisedRotary(nn.Module):
+class NormalizedRotary(nn.Module):
     """2D rotary positions over a picture that always spans the same angle, however many patches it has.
 
-    Patch centres run from -1 to 1 along the longer side, and from -1 at the same scale along the other, so that the
+    Patch centers run from -1 to 1 along the longer side, and from -1 at the same scale along the other, so that the
     aspect is kept; a period of p turns once for a distance of p (DINOv3, Simeoni et al. 2025; VGGT-Omega). Periods are
     stored with the weights.
     """
@@ -86,7 +86,7 @@ def apply_rotary(
 class AbsolutePosition(nn.Module):
     """What a token must add to know where in the picture it is: rotary positions alone cannot say.
 
-    Sines and cosines of the patch centre, in half geometric-mean sides from the image centre (a square spans -1 to
+    Sines and cosines of the patch center, in half geometric-mean sides from the image center (a square spans -1 to
     1), through a linear layer that starts as a scaled identity, so any size and aspect has a position.
     """
 
@@ -111,6 +111,6 @@ class AbsolutePosition(nn.Module):
         rows, columns = (
             (torch.arange(n, device=weight.device, dtype=weight.dtype) + 0.5 - n / 2) * (2 / side) for n in grid
         )
-        centres = torch.cartesian_prod(rows, columns).reshape(-1, 2)
-        angles = (centres[:, :, None] * self.get_buffer("frequencies").to(weight.dtype)).flatten(1)
+        centers = torch.cartesian_prod(rows, columns).reshape(-1, 2)
+        angles = (centers[:, :, None] * self.get_buffer("frequencies").to(weight.dtype)).flatten(1)
         return self.linear(torch.cat([angles.sin(), angles.cos()], dim=-1))

@@ -1,7 +1,7 @@
 """Losses: what a predicted Scene and its matches cost beside the truth, one term for each thing that can be wrong."""
 
 from recon4d.losses.cameras import (
-    centre_term,
+    center_term,
     field_of_view_term,
     principal_point_term,
     relative_translation_term,
@@ -15,16 +15,16 @@ from recon4d.losses.matching import MatchingTerms, matching_terms
 from recon4d.losses.motion import (
     at_queries,
     depths_at_anchors,
+    dynamic_term,
+    is_known_off_anchor,
     motion_term,
-    moving_term,
-    told_elsewhere,
     track_confidence_term,
     tracks_at,
     visibility_term,
 )
-from recon4d.losses.normalization import normalised, scene_scale
+from recon4d.losses.normalization import normalized, scene_scale
 from recon4d.losses.normals import normal_angle_term, normal_cosine_terms
-from recon4d.losses.photometric import best_neighbour_photometric_term, photometric_term
+from recon4d.losses.photometric import best_neighbor_photometric_term, photometric_term
 from recon4d.losses.points import point_term, tracking_point_term
 from recon4d.losses.semantic import semantic_term
 from recon4d.losses.term import Term, masked_term, mean, together
@@ -37,25 +37,26 @@ __all__ = [
     "Warp",
     "affine_invariant_point_term",
     "at_queries",
-    "best_neighbour_photometric_term",
-    "centre_term",
+    "best_neighbor_photometric_term",
+    "center_term",
     "choose_warp",
     "confidence_terms",
     "depth_gradient_term",
     "depths_at_anchors",
+    "dynamic_term",
     "field_of_view_term",
     "filtered_term",
     "gradient_terms",
+    "is_known_off_anchor",
     "local_point_terms",
     "log_depth_term",
     "masked_term",
     "matching_terms",
     "mean",
     "motion_term",
-    "moving_term",
     "normal_angle_term",
     "normal_cosine_terms",
-    "normalised",
+    "normalized",
     "photometric_term",
     "point_term",
     "principal_point_term",
@@ -65,7 +66,6 @@ __all__ = [
     "seen_in_target",
     "semantic_term",
     "together",
-    "told_elsewhere",
     "track_confidence_term",
     "tracking_point_term",
     "tracks_at",

@@ -21,7 +21,7 @@ SHORT_SHARE = 0.15
 SHORT_LENGTH = 0.03
 """Added to every translation's length, so that a still camera is not asked for the impossible."""
 MAX_TRANSLATION_ERROR = 4.0
-CENTRE_SMOOTHNESS = 0.02
+CENTER_SMOOTHNESS = 0.02
 
 
 def rotation_term(predicted: Cameras, truth: Cameras) -> Term:
@@ -34,7 +34,7 @@ def rotation_term(predicted: Cameras, truth: Cameras) -> Term:
 def relative_translation_term(predicted: Cameras, truth: Cameras) -> Term:
     """Error of the relative translation over its own true length, over all ordered pairs of different frames.
 
-    A translation is the other camera's centre in this camera's axes, so it asks for both rotation and length. The
+    A translation is the other camera's center in this camera's axes, so it asks for both rotation and length. The
     length has a floor (`SHORT_SHARE`, `SHORT_LENGTH`); an error above `MAX_TRANSLATION_ERROR` has no gradient.
     """
     known = _is_known(truth.world_from_cam)
@@ -47,11 +47,11 @@ def relative_translation_term(predicted: Cameras, truth: Cameras) -> Term:
     return masked_term(errors.clamp(max=MAX_TRANSLATION_ERROR), pairs)
 
 
-def centre_term(predicted: Cameras, truth: Cameras) -> Term:
-    """Smooth L1 of the cameras' centres, mean of x, y and z, both in the world of the true first camera."""
+def center_term(predicted: Cameras, truth: Cameras) -> Term:
+    """Smooth L1 of the cameras' centers, mean of x, y and z, both in the world of the true first camera."""
     known = _is_known(truth.world_from_cam)
     given, wanted = (_or_identity(cameras.world_from_cam, known)[..., :3, 3] for cameras in (predicted, truth))
-    errors = F.smooth_l1_loss(given, wanted, reduction="none", beta=CENTRE_SMOOTHNESS)
+    errors = F.smooth_l1_loss(given, wanted, reduction="none", beta=CENTER_SMOOTHNESS)
     return masked_term(errors.mean(dim=-1), known)
 
 

@@ -75,7 +75,7 @@ def filtered_term(values: Float[Tensor, "*shape"], valid: Bool[Tensor, "*shape"]
 def below_quantile(values: Float[Tensor, "*shape"], valid: Bool[Tensor, "*shape"]) -> Bool[Tensor, "*shape"]:
     """Valid values strictly below their 0.98 quantile; all valid ones where that would leave 1000 or fewer.
 
-    The quantile is interpolated between neighbours in order. The choice carries no gradient and no host waits for it.
+    The quantile is interpolated between neighbors in order. The choice carries no gradient and no host waits for it.
     """
     with torch.no_grad():
         ordered = torch.where(valid, values, torch.inf).flatten().sort().values
@@ -96,8 +96,8 @@ def gradient_terms(
 ) -> tuple[Term, ...]:
     """|d/dx (x - x*)| + |d/dy (x - x*)| at each of 4 scales, every 1st, 2nd, 4th and 8th pixel (VGGT's `grad`).
 
-    Differences between neighbours that are both valid, at most 100, averaged over channels; with `confidence` each is
-    weighted by that of its right or lower pixel. A term counts valid pixels, not pairs. Steps that leave no neighbours
+    Differences between neighbors that are both valid, at most 100, averaged over channels; with `confidence` each is
+    weighted by that of its right or lower pixel. A term counts valid pixels, not pairs. Steps that leave no neighbors
     give a term of nothing.
     """
     error = torch.where(valid[..., None], predicted - true, torch.zeros_like(predicted))

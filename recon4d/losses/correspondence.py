@@ -2,7 +2,7 @@
 
 Moving surfaces are followed by the true tracks of their anchor, one for every pixel or fewer; elsewhere only what is
 known to stand still is carried over by its world point. What nobody can tell is neither seen nor unseen. Lengths are in
-units of the scene (`normalisation.normalised`).
+units of the scene (`normalization.normalized`).
 """
 
 from dataclasses import dataclass, replace
@@ -12,13 +12,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from recon4d.geometry import invert, project, transform_points
-from recon4d.layers import CELLS_PER_PATCH_SIDE, cell_centres
+from recon4d.layers import CELLS_PER_PATCH_SIDE, cell_centers
 from recon4d.records import Scene, TensorRecord, Tracks, full_precision
 
 SEEN_TOLERANCE = (0.015, 0.005)
 """A point counts as seen up to this share of the true depth map's depth, and this length, behind it."""
 REACH = 0.3
-"""A track speaks for a cell whose centre is up to this share of the cell's side away in x and in y."""
+"""A track speaks for a cell whose center is up to this share of the cell's side away in x and in y."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,9 +30,9 @@ class TrueMatches(TensorRecord):
 
     positions: Float[Tensor, "*batch pair cell 2"]
     """Pixel (x, y) in the target frame; 0 where not seen."""
-    seen: Bool[Tensor, "*batch pair cell"]
+    has_match: Bool[Tensor, "*batch pair cell"]
     """Seen in the target's picture, and not behind something."""
-    unseen: Bool[Tensor, "*batch pair cell"]
+    has_no_match: Bool[Tensor, "*batch pair cell"]
     """Hidden, out of the picture or behind the camera."""
 
 
@@ -40,7 +40,7 @@ class TrueMatches(TensorRecord):
 class _Cells:
     """The cells of a picture, row by row."""
 
-    centres: Float[Tensor, "cell 2"]
+    centers: Float[Tensor, "cell 2"]
     side: float
     grid: tuple[int, int]
     """Rows and columns."""
@@ -53,7 +53,7 @@ class _Followed:
     points: Float[Tensor, "batch pair cell 3"]
     """World points."""
     pixels: Float[Tensor, "batch pair cell 2"]
-    """Where each was seen in the query frame: near the centre of its cell."""
+    """Where each was seen in the query frame: near the center of its cell."""
     known: Bool[Tensor, "batch pair cell"]
     visible: Bool[Tensor, "batch pair cell"]
     """What tracks say; False where there are none."""
@@ -68,7 +68,7 @@ def true_matches(
 ) -> TrueMatches:
     """The true matches of cells `cell_size` pixels wide, row by row, for pairs of frames of a batch of true scenes.
 
-    Of a pair whose query is an anchor, cells with a track near their centre (`REACH`) are followed, and the tracks say
+    Of a pair whose query is an anchor, cells with a track near their center (`REACH`) are followed, and the tracks say
     what is visible. Other cells are followed where `truth.moving` says that they stand still, and are hidden where the
     target's true depth is nearer.
     """
@@ -91,8 +91,8 @@ def true_matches(
     seen = inside & torch.where(by_track, tracked.visible, by_depth & in_front)
     unseen = (by_track & ~tracked.visible) | (by_depth & (~inside | (~in_front & is_measured)))
 
-    # What stands for a cell lies a little beside its centre: the surroundings move along.
-    beside = cells.centres - torch.where(tracked.known[..., None], tracked.pixels, still.pixels)
+    # What stands for a cell lies a little beside its center: the surroundings move along.
+    beside = cells.centers - torch.where(tracked.known[..., None], tracked.pixels, still.pixels)
     positions = torch.where(seen[..., None], at_pixels + beside, torch.zeros_like(at_pixels))
     return TrueMatches(positions, seen, unseen)
 
@@ -101,31 +101,31 @@ def _cells_of(truth: Scene, cell_size: float) -> _Cells:
     side = CELLS_PER_PATCH_SIDE * cell_size
     patches = (round(truth.size[0] / side), round(truth.size[1] / side))
     assert (patches[0] * side, patches[1] * side) == truth.size, "maps must be whole patches wide and high"
-    centres = cell_centres(patches, cell_size, full_precision(truth.depths))
-    return _Cells(centres, cell_size, (patches[0] * CELLS_PER_PATCH_SIDE, patches[1] * CELLS_PER_PATCH_SIDE))
+    centers = cell_centers(patches, cell_size, full_precision(truth.depths))
+    return _Cells(centers, cell_size, (patches[0] * CELLS_PER_PATCH_SIDE, patches[1] * CELLS_PER_PATCH_SIDE))
 
 
 def _standing_still(truth: Scene, query_frames: Tensor, cells: _Cells) -> _Followed:
     """The query frames' own points at the cells' central pixels, where they are known to stand still."""
-    middle = cells.centres.floor()
+    middle = cells.centers.floor()
     column, row = middle.long().unbind(-1)
     pixel = row * truth.size[1] + column
     batch = torch.arange(len(query_frames), device=query_frames.device)[:, None]
     points = full_precision(truth.points).flatten(2, 3)[:, :, pixel][batch, query_frames]
     confidence = truth.point_confidence.flatten(2)[:, :, pixel][batch, query_frames]
     # What may move (NaN) compares as false.
-    stands = truth.moving.flatten(2)[:, :, pixel][batch, query_frames] <= 0.5
+    stands = truth.dynamic.flatten(2)[:, :, pixel][batch, query_frames] <= 0.5
     known = stands & (confidence > 0)
     return _Followed(points, (middle + 0.5).expand(*known.shape, 2), known, torch.zeros_like(known))
 
 
 def _tracked(tracks: Tracks, query_frames: Tensor, target_frames: Tensor, cells: _Cells) -> _Followed:
-    """The tracks nearest to the cells' centres, of query frames that are anchors."""
+    """The tracks nearest to the cells' centers, of query frames that are anchors."""
     query, is_near = _nearest_queries(tracks, cells)
     points = torch.take_along_dim(full_precision(tracks.points), query[:, :, None, :, None], dim=3)
     pixels = torch.take_along_dim(full_precision(tracks.pixels), query[..., None], dim=2)
     confidence, visible = (
-        torch.take_along_dim(values, query[:, :, None, :], dim=3) for values in (tracks.confidence, tracks.visible)
+        torch.take_along_dim(values, query[:, :, None, :], dim=3) for values in (tracks.confidence, tracks.visibility)
     )
     is_anchor = query_frames[..., None] == tracks.anchors[:, None, :]
     batch = torch.arange(len(query_frames), device=query_frames.device)[:, None]
@@ -142,16 +142,16 @@ def _tracked(tracks: Tracks, query_frames: Tensor, target_frames: Tensor, cells:
 def _nearest_queries(
     tracks: Tracks, cells: _Cells
 ) -> tuple[Int[Tensor, "batch anchor cell"], Bool[Tensor, "batch anchor cell"]]:
-    """The believed query nearest to each cell's centre, and whether it is within reach; the last of equals."""
+    """The believed query nearest to each cell's center, and whether it is within reach; the last of equals."""
     pixels = full_precision(tracks.pixels)
     believed = (tracks.confidence > 0).any(dim=2) & torch.isfinite(pixels).all(dim=-1)
-    # At the corner of the first cell no query is within reach of a centre.
+    # At the corner of the first cell no query is within reach of a center.
     pixels = torch.where(believed[..., None], pixels, torch.zeros_like(pixels))
     column, row = (pixels / cells.side).floor().long().unbind(-1)
     cell = row.clamp(0, cells.grid[0] - 1) * cells.grid[1] + column.clamp(0, cells.grid[1] - 1)
-    away = (pixels - cells.centres[cell]).abs().amax(dim=-1)
+    away = (pixels - cells.centers[cell]).abs().amax(dim=-1)
 
-    shape = (*cell.shape[:2], len(cells.centres))
+    shape = (*cell.shape[:2], len(cells.centers))
     nearest = away.new_full(shape, torch.inf).scatter_reduce(2, cell, away, "amin")
     is_nearest = believed & (away == nearest.gather(2, cell))
     numbers = torch.arange(cell.shape[2], device=cell.device) * is_nearest

@@ -1,4 +1,4 @@
-"""Errors of depth maps: of the logarithm of depth, and of its differences between neighbouring pixels.
+"""Errors of depth maps: of the logarithm of depth, and of its differences between neighboring pixels.
 
 Lengths are in units of the scene (`normalised`).
 """
@@ -6,7 +6,7 @@ Lengths are in units of the scene (`normalised`).
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from recon4d.losses.errors import weighed_by_confidence
+from recon4d.losses.errors import confidence_weighted_error
 from recon4d.losses.term import (
     Term,
     masked_term,
@@ -19,7 +19,7 @@ NEAREST = 0.02
 SMALLEST = 1e-9
 """Predicted depths count as at least this, so that what a half type rounded to zero has a logarithm."""
 STRIDES = (1, 2, 4)
-"""Pixels between neighbours whose differences are compared."""
+"""Pixels between neighbors whose differences are compared."""
 MAX_DIFFERENCE = 1.0
 """An edge out of place costs at most this and has then no gradient."""
 
@@ -31,13 +31,13 @@ def log_depth_term(
 ) -> Term:
     """|log d - log z| where `valid`, weighed by the prediction's own confidence (`weighed_by_confidence`)."""
     errors = _log_ratio(depths, true_depths, valid).abs()
-    return masked_term(weighed_by_confidence(errors, replaced_where_unknown(confidence, valid, 1.0)), valid)
+    return masked_term(confidence_weighted_error(errors, replaced_where_unknown(confidence, valid, 1.0)), valid)
 
 
 def depth_gradient_term(depths: Maps, true_depths: Maps, valid: Bool[Tensor, "*batch height width"]) -> Term:
     """How much the log depth's differences from pixel to pixel are off: the sum over three scales and both axes.
 
-    Scales are every, every second and every fourth pixel; two neighbours count where both are valid. A difference
+    Scales are every, every second and every fourth pixel; two neighbors count where both are valid. A difference
     weighs as the area of pixels it stands for, so every scale counts alike in the term's one mean.
     """
     ratio = _log_ratio(depths, true_depths, valid)

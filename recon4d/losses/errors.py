@@ -16,7 +16,7 @@ def smooth_length(vectors: Float[Tensor, "*batch axis"], smoothness: float) -> F
     return squared / ((squared + smoothness**2).sqrt() + smoothness)
 
 
-def weighed_by_confidence(
+def confidence_weighted_error(
     errors: Float[Tensor, "*shape"], confidence: Float[Tensor, "*shape"]
 ) -> Float[Tensor, "*shape"]:
     """e + c e - alpha log c (Kendall & Gal 2017; DUSt3R, Wang et al. 2024), and e once more, as in VGGT.

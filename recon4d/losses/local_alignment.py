@@ -4,7 +4,7 @@ An affine-invariant loss forgives what one view cannot tell, the scale and the d
 Whole pictures are aligned by scale and shift along z; patches about random pixels, each a ball in space, by a scale
 and shift of their own, so that the shape of a small and distant thing counts like that of the room.
 
-The alignment is robust: it minimises sum_i sum_axes min(w_i |s x_i + t - y_i|, 1), first among candidates that put
+The alignment is robust: it minimizes sum_i sum_axes min(w_i |s x_i + t - y_i|, 1), first among candidates that put
 one point exactly and take the weighted median of scale from it, then by reweighted least squares. It is a constant of
 the loss: no gradient flows through it.
 """
@@ -87,9 +87,9 @@ def local_point_terms(
         anchors, exists = random_anchors(seen, generator)
         pixels, inside = patch_pixels(anchors, (height, width), radius)
         x, y, w, ok = (_gather(maps, pixels) for maps in (answer, truth, weights, seen))
-        centre = _gather(truth, anchors[..., None])
-        reach = centre[..., 2] * (radius / focal.reshape(-1, 1, 1))
-        members = inside & ok & exists[..., None] & ((y - centre).square().sum(dim=-1) <= reach.square())
+        center = _gather(truth, anchors[..., None])
+        reach = center[..., 2] * (radius / focal.reshape(-1, 1, 1))
+        members = inside & ok & exists[..., None] & ((y - center).square().sum(dim=-1) <= reach.square())
         members = members & (members.sum(dim=-1, keepdim=True) >= MIN_POINTS)
         # Residuals count in radii: a point that is off by more than its patch is an outlier.
         per_radius = members / torch.where(reach > 0, reach, torch.ones_like(reach))

@@ -24,7 +24,7 @@ class MatchingTerms(NamedTuple):
     cross_entropy: Term
     """Where the cell is seen: minus the log probabilities of the four cells about its true position, weighed
     bilinearly."""
-    no_match: Term
+    dustbin: Term
     """Where the cell is truly unseen: minus the log probability of the no-match bin."""
     position: Term
     """Where the cell is seen: distance of the expected from the true position in cells, up to `MAX_POSITION_ERROR`."""
@@ -42,7 +42,7 @@ def matching_terms(
     `truth` is `true_matches` of the same pairs of frames.
     """
     is_pair = (matches.valid & (matches.query_frames != matches.target_frames))[..., None]
-    seen, unseen = truth.seen & is_pair, truth.unseen & is_pair
+    seen, unseen = truth.has_match & is_pair, truth.has_no_match & is_pair
     on_both_axes = seen[..., None].expand_as(truth.positions)
     expected, in_cells = (
         replaced_where_unknown(positions, on_both_axes, 0.0) / matching.cell_size
@@ -56,7 +56,7 @@ def matching_terms(
     distance = smooth_length(expected - in_cells, POSITION_SMOOTHNESS)
     return MatchingTerms(
         cross_entropy=masked_term(log_partition - scale * correlation, seen),
-        no_match=masked_term(log_partition - full_precision(matching.no_match), unseen),
+        dustbin=masked_term(log_partition - full_precision(matching.no_match), unseen),
         position=masked_term(distance.clamp(max=MAX_POSITION_ERROR), seen),
     )
 
@@ -73,7 +73,7 @@ def _correlation_at(
     flat = full_precision(features).flatten(0, 2)
     first_of_clip = time * torch.arange(batch, device=features.device)[:, None]
     first_of_target = ((matches.target_frames + first_of_clip) * num_cells)[..., None]
-    # Beyond the outermost centres there is nothing to weigh against.
+    # Beyond the outermost centers there is nothing to weigh against.
     x, y = (positions[..., 0] - 0.5).clamp(0, columns - 1), (positions[..., 1] - 0.5).clamp(0, rows - 1)
     left, top = x.floor(), y.floor()
     target = torch.zeros((), dtype=flat.dtype, device=flat.device)

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from recon4d.geometry import invert, transform_points
-from recon4d.losses.errors import weighed_by_confidence
+from recon4d.losses.errors import confidence_weighted_error
 from recon4d.losses.points import errors_over_depth
 from recon4d.losses.term import Term, masked_term, replaced_where_unknown
 from recon4d.records import Scene, Tracks, full_precision
@@ -31,7 +31,7 @@ def motion_term(tracks: Tracks, truth: Tracks, anchor_depths: Float[Tensor, "*ba
     the point then and in the anchor.
     """
     depths = anchor_depths[..., None, :].expand_as(truth.confidence)
-    valid = told_elsewhere(truth) & (depths > 0)
+    valid = is_known_off_anchor(truth) & (depths > 0)
     displacement = full_precision(tracks.points) - _at_anchor_time(tracks.points, truth)
     wanted = full_precision(truth.points) - _at_anchor_time(truth.points, truth)
     errors = errors_over_depth(displacement, wanted, depths, valid)
@@ -47,10 +47,10 @@ def track_confidence_term(tracks: Tracks, truth: Tracks, anchor_depths: Float[Te
     as there, moving or not.
     """
     depths = anchor_depths[..., None, :].expand_as(truth.confidence)
-    valid = told_elsewhere(truth) & (depths > 0)
+    valid = is_known_off_anchor(truth) & (depths > 0)
     errors = errors_over_depth(full_precision(tracks.points).detach(), full_precision(truth.points), depths, valid)
     confidence = replaced_where_unknown(tracks.confidence, valid, 1.0)
-    return masked_term(weighed_by_confidence(errors, confidence), valid)
+    return masked_term(confidence_weighted_error(errors, confidence), valid)
 
 
 def visibility_term(
@@ -63,12 +63,12 @@ def visibility_term(
     return _cross_entropy(logits, true_visible, believed)
 
 
-def moving_term(logits: Float[Tensor, "*shape"], true_moving: Float[Tensor, "*shape"]) -> Term:
+def dynamic_term(logits: Float[Tensor, "*shape"], true_moving: Float[Tensor, "*shape"]) -> Term:
     """Binary cross-entropy of moving in the world, where the truth says so or not (it is NaN elsewhere)."""
     return _cross_entropy(logits, true_moving, torch.isfinite(true_moving))
 
 
-def told_elsewhere(truth: Tracks) -> Bool[Tensor, "*batch anchor time query"]:
+def is_known_off_anchor(truth: Tracks) -> Bool[Tensor, "*batch anchor time query"]:
     """Where the truth knows a point both at this time, which is not the anchor's, and in the anchor frame itself."""
     known = truth.confidence > 0
     at_anchor = _is_anchor_time(truth)[..., None]
@@ -95,7 +95,7 @@ def at_queries(
 ) -> Float[Tensor, "*batch anchor time query channels"]:
     """Dense `values`, one for every pixel of an anchor of `size` (height, width), read at `pixels` (x, y).
 
-    Bilinear between the centres of pixels, and the border's value beyond the outermost; so smooth surfaces are read
+    Bilinear between the centers of pixels, and the border's value beyond the outermost; so smooth surfaces are read
     exactly, and across an edge near and far are mixed. Unknown pixels (NaN) are read somewhere.
     """
     height, width = size
@@ -114,10 +114,10 @@ def at_queries(
 
 def tracks_at(dense: Tracks, pixels: Float[Tensor, "*batch anchor query 2"], size: tuple[int, int]) -> Tracks:
     """Dense tracks of anchors of `size` (height, width), read at `pixels` (see `at_queries`)."""
-    channels = [dense.points, dense.visible[..., None], dense.confidence[..., None]]
+    channels = [dense.points, dense.visibility[..., None], dense.confidence[..., None]]
     read = at_queries(torch.cat([full_precision(channel) for channel in channels], dim=-1), pixels, size)
     points, visible, confidence = read.split([3, 1, 1], dim=-1)
-    return replace(dense, points=points, visible=visible[..., 0], confidence=confidence[..., 0], pixels=pixels)
+    return replace(dense, points=points, visibility=visible[..., 0], confidence=confidence[..., 0], pixels=pixels)
 
 
 def _cross_entropy(logits: Tensor, truth: Tensor, known: Tensor) -> Term:

@@ -16,13 +16,13 @@ NO_LENGTH = 1e-6
 
 
 def scene_scale(truth: Scene) -> Float[Tensor, "*batch"]:
-    """Mean distance of the known points from the first camera's centre, each at most `FAR` times their median.
+    """Mean distance of the known points from the first camera's center, each at most `FAR` times their median.
 
     In the scene's own unit. Where no point is known, the mean distance of the other known cameras from the first; 1
     where that says nothing either. The world's origin stands in for an unknown first camera.
     """
-    centres = full_precision(truth.cameras.centres)
-    first = centres[..., :1, :]
+    centers = full_precision(truth.cameras.centers)
+    first = centers[..., :1, :]
     first = torch.where(torch.isfinite(first), first, torch.zeros_like(first))
 
     points = full_precision(truth.points)
@@ -30,13 +30,13 @@ def scene_scale(truth: Scene) -> Float[Tensor, "*batch"]:
     distances = (points - first[..., None, None, :]).norm(dim=-1)
     of_points = _capped_mean(distances.flatten(-3), known.flatten(-3))
 
-    has_camera = torch.isfinite(centres).all(dim=-1)
-    of_cameras = _mean((centres - first).norm(dim=-1)[..., 1:], has_camera[..., 1:])
+    has_camera = torch.isfinite(centers).all(dim=-1)
+    of_cameras = _mean((centers - first).norm(dim=-1)[..., 1:], has_camera[..., 1:])
     scale = torch.where(of_points > NO_LENGTH, of_points, of_cameras)
     return torch.where(scale > NO_LENGTH, scale, torch.ones_like(scale))
 
 
-def normalised(truth: Scene) -> Scene:
+def normalized(truth: Scene) -> Scene:
     """`truth` with all lengths over its `scene_scale`, in the world whose origin is the first camera.
 
     Where the first camera is unknown the world stays where it is.

@@ -1,7 +1,7 @@
-"""Surface normals of point maps compared: at every pixel the four that its pairs of neighbours span.
+"""Surface normals of point maps compared: at every pixel the four that its pairs of neighbors span.
 
-In each square of four pixels every corner spans a normal with its two neighbours. Squares and corners are the same
-as pixels and the four pairs of neighbours (up, left), (left, down), (down, right), (right, up), without borders.
+In each square of four pixels every corner spans a normal with its two neighbors. Squares and corners are the same
+as pixels and the four pairs of neighbors (up, left), (left, down), (down, right), (right, up), without borders.
 """
 
 import math
@@ -74,7 +74,7 @@ def corner_normals(
     """Unit normals at the four corners of every square of pixels, and where they exist; zero elsewhere.
 
     Corners are in the order lower right, upper right, upper left, lower left (rows = height - 1, columns =
-    width - 1). With points as a camera sees them, normals look towards the camera.
+    width - 1). With points as a camera sees them, normals look toward the camera.
     """
     safe = torch.where(valid[..., None], points, torch.zeros_like(points))
     round_points = torch.stack(_corners(safe, -3), dim=-4)

@@ -1,7 +1,7 @@
 """Photometric consistency: a pixel looks the same where it is seen in another frame.
 
-||I_t(p) - I_t'(w(p))||, mixed from colours (Charbonnier) and structure (SSIM), over pixels that are seen in both. It
-needs no truth, so it serves unlabelled clips and the adaptation to one clip.
+||I_t(p) - I_t'(w(p))||, mixed from colors (Charbonnier) and structure (SSIM), over pixels that are seen in both. It
+needs no truth, so it serves unlabeled clips and the adaptation to one clip.
 """
 
 import torch
@@ -13,15 +13,15 @@ from recon4d.losses.term import Term, masked_term
 from recon4d.losses.warping import Warp, sample
 
 STRUCTURE_SHARE = 0.85
-"""Weight of the SSIM part, the rest is colour (Godard et al. 2017, eq. 2)."""
+"""Weight of the SSIM part, the rest is color (Godard et al. 2017, eq. 2)."""
 
 CHARBONNIER_WIDTH = 1e-3
-"""Differences of colour (0 to 1) below this count quadratically; a quarter of one step of eight bits."""
+"""Differences of color (0 to 1) below this count quadratically; a quarter of one step of eight bits."""
 
 SSIM_WINDOW = 3
 LUMINANCE_FLOOR = 0.01**2
 CONTRAST_FLOOR = 0.03**2
-"""C1 and C2 for colours from 0 to 1 (Wang et al. 2004)."""
+"""C1 and C2 for colors from 0 to 1 (Wang et al. 2004)."""
 
 
 def photometric_term(
@@ -39,7 +39,7 @@ def photometric_term(
     return masked_term(errors, seen)
 
 
-def best_neighbour_photometric_term(
+def best_neighbor_photometric_term(
     source_image: Float[Tensor, "*batch channels height width"],
     target_images: tuple[Float[Tensor, "*batch channels height width"], ...],
     warps: tuple[Warp, ...],
@@ -82,8 +82,8 @@ def photometric_errors(
     image, other = (torch.where(inside, picture, torch.zeros_like(picture)) for picture in (image, other))
     structure = (1 - structural_similarity(image, other, valid)) / 2
     width = CHARBONNIER_WIDTH
-    colour = ((image - other).square() + width**2).sqrt() - width
-    mixed = (STRUCTURE_SHARE * structure + (1 - STRUCTURE_SHARE) * colour).mean(dim=-3)
+    color = ((image - other).square() + width**2).sqrt() - width
+    mixed = (STRUCTURE_SHARE * structure + (1 - STRUCTURE_SHARE) * color).mean(dim=-3)
     return torch.where(valid, mixed, torch.zeros_like(mixed))
 
 

@@ -7,7 +7,7 @@ frame j's own pixels at their own time, and `tracking_point_term`, for an anchor
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from recon4d.losses.errors import smooth_length, weighed_by_confidence
+from recon4d.losses.errors import confidence_weighted_error, smooth_length
 from recon4d.losses.term import Term, masked_term, replaced_where_unknown
 from recon4d.records import Tracks
 
@@ -28,7 +28,7 @@ def point_term(
     Shapes are those of maps (*batch, time, height, width) or any other.
     """
     errors = errors_over_depth(points, true_points, true_depths, valid)
-    return masked_term(weighed_by_confidence(errors, replaced_where_unknown(confidence, valid, 1.0)), valid)
+    return masked_term(confidence_weighted_error(errors, replaced_where_unknown(confidence, valid, 1.0)), valid)
 
 
 def tracking_point_term(tracks: Tracks, truth: Tracks, anchor_depths: Float[Tensor, "*batch anchor query"]) -> Term:

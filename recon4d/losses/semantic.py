@@ -27,11 +27,11 @@ def semantic_term(
     """1 - cos between features of the source's patches and of where `warp` finds them in the target.
 
     Features cover the whole picture, `height` x `width` pixels. For each patch one pixel speaks, the one at (or just
-    below and right of) its centre; it counts where it is `seen` and its patch is not like the patches beside it.
+    below and right of) its center; it counts where it is `seen` and its patch is not like the patches beside it.
     """
     rows, columns = source_features.shape[-2:]
     size = (seen.shape[-2], seen.shape[-1])
-    at_y, at_x = (_centres(patches, side, seen.device) for patches, side in zip((rows, columns), size, strict=True))
+    at_y, at_x = (_centers(patches, side, seen.device) for patches, side in zip((rows, columns), size, strict=True))
 
     def chosen(maps: Tensor, row_axis: int) -> Tensor:
         return maps.index_select(row_axis, at_y).index_select(row_axis + 1, at_x)
@@ -55,8 +55,8 @@ def has_texture(
     down = (unit[..., 1:, :] * unit[..., :-1, :]).sum(dim=-3)
     right = (unit[..., :, 1:] * unit[..., :, :-1]).sum(dim=-3)
     similarity = _both_sides(down, (0, 0, 1, 1)) + _both_sides(right, (1, 1, 0, 0))
-    neighbours = _both_sides(torch.ones_like(down), (0, 0, 1, 1)) + _both_sides(torch.ones_like(right), (1, 1, 0, 0))
-    return similarity <= max_self_similarity * neighbours
+    neighbors = _both_sides(torch.ones_like(down), (0, 0, 1, 1)) + _both_sides(torch.ones_like(right), (1, 1, 0, 0))
+    return similarity <= max_self_similarity * neighbors
 
 
 def _both_sides(between: Tensor, padding: tuple[int, int, int, int]) -> Tensor:
@@ -68,8 +68,8 @@ def _both_sides(between: Tensor, padding: tuple[int, int, int, int]) -> Tensor:
     return first + padded[..., bottom:, right:]
 
 
-def _centres(patches: int, side: int, device: torch.device) -> Tensor:
-    """The position of the pixel at the centre of each of `patches` patches along `side` pixels."""
+def _centers(patches: int, side: int, device: torch.device) -> Tensor:
+    """The position of the pixel at the center of each of `patches` patches along `side` pixels."""
     return ((2 * torch.arange(patches, device=device) + 1) * side) // (2 * patches)
 
 

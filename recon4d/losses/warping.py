@@ -22,7 +22,7 @@ from recon4d.geometry.pinhole import MIN_PROJECTED_DEPTH
 from recon4d.records import Scene, TensorRecord
 
 BORDER = 0.49
-"""Pixels from the picture's border to the outermost centres, less a little for rounding: inside of it nothing that
+"""Pixels from the picture's border to the outermost centers, less a little for rounding: inside of it nothing that
 is sampled is extrapolated, and a frame warped onto itself keeps every pixel."""
 
 DEPTH_TOLERANCE = 0.05
@@ -125,8 +125,8 @@ def sample(
 ) -> Float[Tensor, "*batch channels height width"]:
     """Bilinear values of maps that cover a picture of `size` (height, width) at its `pixels`.
 
-    The maps may be coarser than the picture (features of patches). The first value stands at the centre of the first
-    cell, (0.5, 0.5) for maps of the picture's own size; beyond the outermost centres the nearest value goes on.
+    The maps may be coarser than the picture (features of patches). The first value stands at the center of the first
+    cell, (0.5, 0.5) for maps of the picture's own size; beyond the outermost centers the nearest value goes on.
     """
     height, width = size
     # From -1 to 1 across the whole picture, which is align_corners=False.

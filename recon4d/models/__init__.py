@@ -1,6 +1,6 @@
 """The network: backbone, aggregator, matching and heads, from images to a Scene in one forward pass."""
 
-from recon4d.models.acceleration import compile_blocks, is_narrow, narrow_weights
+from recon4d.models.acceleration import cast_to_bfloat16, compile_blocks, is_bfloat16
 from recon4d.models.aggregator import Aggregator, AggregatorConfig, AggregatorState
 from recon4d.models.compilation import allow_many_graphs
 from recon4d.models.config import ModelConfig
@@ -18,9 +18,9 @@ __all__ = [
     "ModelConfig",
     "Outputs",
     "allow_many_graphs",
+    "cast_to_bfloat16",
     "compile_blocks",
-    "is_narrow",
+    "is_bfloat16",
     "match_feature_tracks",
-    "narrow_weights",
     "plan_memory",
 ]

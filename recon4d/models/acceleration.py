@@ -12,7 +12,7 @@ from recon4d.models.network import Model
 MATRICES = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
 
 
-def narrow_weights(model: Model) -> Model:
+def cast_to_bfloat16(model: Model) -> Model:
     """`model`, changed in place: matrices that autocast narrows in every pass are bfloat16 from now on.
 
     Answers under bfloat16 autocast stay the same bit for bit. Norms, layer scales, camera heads and the last layers
@@ -38,6 +38,6 @@ def compile_blocks(model: nn.Module) -> None:
             module.compile()
 
 
-def is_narrow(model: Model) -> bool:
+def is_bfloat16(model: Model) -> bool:
     """Whether some weights are bfloat16."""
     return any(parameter.dtype == torch.bfloat16 for parameter in model.parameters())

@@ -1,6 +1,6 @@
 """The aggregator: attention within each frame and across all frames in turn, with camera and register tokens."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -12,10 +12,11 @@ from recon4d.layers import (
     AbsolutePosition,
     Block,
     BlockConfig,
-    NormalisedRotary,
+    NormalizedRotary,
     RotaryTable,
     rotary_table,
 )
+from recon4d.records.configs import FILE_KEY
 
 
 @dataclass(frozen=True)
@@ -23,8 +24,8 @@ class AggregatorConfig:
     """Pairs of (frame, global) blocks."""
 
     block: BlockConfig
-    pairs: int
-    taps: tuple[int, ...]
+    depth: int = field(metadata={FILE_KEY: "pairs"})
+    out_indices: tuple[int, ...] = field(metadata={FILE_KEY: "taps"})
     """The pairs whose outputs the heads see, in order; nothing else is kept."""
     registers: int = 4
     """Extra tokens of each frame for what belongs to no patch (Darcet et al. 2024)."""
@@ -32,12 +33,12 @@ class AggregatorConfig:
     """Pairs whose global block runs over camera and register tokens alone, at a cost free of the picture's size."""
     absolute_positions: bool = True
     rotary: Literal["grid", "normalised"] = "grid"
-    """grid: by number of patches, in frame and global blocks. normalised: by share of the picture, in frame blocks."""
+    """grid: by number of patches, in frame and global blocks. normalized: by share of the picture, in frame blocks."""
 
     def __post_init__(self) -> None:
-        in_order = list(self.taps) == sorted(set(self.taps))
-        if not self.taps or not in_order or any(tap not in range(self.pairs) for tap in self.taps):
-            raise ValueError(f"taps {self.taps} must be rising numbers of pairs from 0 to {self.pairs - 1}")
+        in_order = list(self.out_indices) == sorted(set(self.out_indices))
+        if not self.out_indices or not in_order or any(tap not in range(self.depth) for tap in self.out_indices):
+            raise ValueError(f"taps {self.out_indices} must be rising numbers of pairs from 0 to {self.depth - 1}")
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class AggregatorState:
     rotary: RotaryTable
     kept: Int[Tensor, "kept"] | None = None
     """Tokens of all frames side by side that global blocks attend to; None for all."""
-    taps: tuple[Float[Tensor, "batch time tokens tap_width"], ...] = ()
+    features: tuple[Float[Tensor, "batch time tokens tap_width"], ...] = ()
     """Outputs of the tapped pairs so far, frame and global block side by side; in inference in autocast's type."""
     special: Float[Tensor, "batch time special tap_width"] | None = None
     """The special tokens of the last tap in full precision: cameras are read from them."""
@@ -86,9 +87,9 @@ class Aggregator(nn.Module):
         self.special_tokens = nn.Parameter(torch.empty(2, self.num_special, width))
         self.positions = AbsolutePosition(width) if config.absolute_positions else None
         self.head_width = config.block.width // config.block.heads
-        self.rotary = NormalisedRotary(self.head_width) if config.rotary == "normalised" else None
-        self.frame_blocks = nn.ModuleList([Block(config.block) for _ in range(config.pairs)])
-        self.global_blocks = nn.ModuleList([Block(config.block) for _ in range(config.pairs)])
+        self.rotary = NormalizedRotary(self.head_width) if config.rotary == "normalised" else None
+        self.frame_blocks = nn.ModuleList([Block(config.block) for _ in range(config.depth)])
+        self.global_blocks = nn.ModuleList([Block(config.block) for _ in range(config.depth)])
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -118,7 +119,7 @@ class Aggregator(nn.Module):
 
     def forward(self, state: AggregatorState, first_pair: int, stop_pair: int) -> AggregatorState:
         """The state after the pairs from `first_pair` up to, but without, `stop_pair`."""
-        tokens, taps, special = state.tokens, state.taps, state.special
+        tokens, features, special = state.tokens, state.features, state.special
         global_rotary = state.rotary.tiled(tokens.shape[1]) if self.rotary is None else None
         for pair in range(first_pair, stop_pair):
             in_frame = self._run(self.frame_blocks[pair], tokens.flatten(0, 1), state.rotary).view_as(tokens)
@@ -127,11 +128,11 @@ class Aggregator(nn.Module):
             else:
                 across = self._run(self.global_blocks[pair], in_frame.flatten(1, 2), global_rotary, state.kept)
                 tokens = across.view_as(in_frame)
-            if pair in self.config.taps:
+            if pair in self.config.out_indices:
                 both = torch.cat([in_frame, tokens], dim=-1)
                 special = both[:, :, : self.num_special].clone()
-                taps = (*taps, _narrowed(both))
-        return replace(state, tokens=tokens, taps=taps, special=special)
+                features = (*features, _to_autocast_dtype(both))
+        return replace(state, tokens=tokens, features=features, special=special)
 
     def _across_special(self, block: nn.Module, tokens: Tensor) -> Tensor:
         """Register attention: special tokens of all frames attend to each other, patches pass by."""
@@ -146,7 +147,7 @@ class Aggregator(nn.Module):
         return block(tokens, rotary, kept)
 
 
-def _narrowed(tokens: Tensor) -> Tensor:
+def _to_autocast_dtype(tokens: Tensor) -> Tensor:
     """What is only read from now on, in autocast's type: taps are most of what a long clip holds."""
     device = tokens.device.type
     if torch.is_grad_enabled() or device == "meta" or not torch.is_autocast_enabled(device):

@@ -1,6 +1,6 @@
 """Everything that decides a model's shape."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from recon4d.heads import (
     DENSE_FIELDS,
@@ -12,6 +12,7 @@ from recon4d.heads import (
 from recon4d.layers import MatchingConfig
 from recon4d.models.aggregator import AggregatorConfig
 from recon4d.models.backbones import BackboneConfig
+from recon4d.records.configs import FILE_KEY
 
 
 @dataclass(frozen=True)
@@ -31,11 +32,11 @@ class ModelConfig:
     """Which fields share a dense head. Without points, they are those of depth and cameras; moving may be missing."""
     track: TrackHeadConfig | None = None
     """Tracks pixels that are asked for, in the pictures."""
-    known_inputs: bool = True
+    prior_inputs: bool = field(default=True, metadata={FILE_KEY: "known_inputs"})
     """Whether known intrinsics, cameras and depth can be told."""
 
     def __post_init__(self) -> None:
-        fields = [field for group in self.dense_groups for field in group]
+        fields = [name for group in self.dense_groups for name in group]
         if len(set(fields)) < len(fields) or "depth" not in fields or not set(fields) <= set(DENSE_FIELDS):
             raise ValueError(
                 f"dense groups {self.dense_groups} must hold depth, and each of {sorted(DENSE_FIELDS)} at most once"

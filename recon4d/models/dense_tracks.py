@@ -31,7 +31,7 @@ def dense_tracks(
     query_frames = matches.query_frames.unflatten(1, (-1, time))
     anchors, num_anchors = query_frames[:, :, 0], query_frames.shape[1]
     frames = MotionFrames(
-        tokens=motion_head.fuse_taps([tap.flatten(0, 1) for tap in tokens.state.taps]),
+        tokens=motion_head.fuse_features([tap.flatten(0, 1) for tap in tokens.state.features]),
         points=points.flatten(0, 1),
         skip=tokens.quarter,
         grid=tokens.grid,
@@ -57,7 +57,7 @@ def dense_tracks(
     tracks = Tracks(
         # Zero displacement and certain visibility at the anchor's own time are facts, not predictions.
         points=start[:, :, None] + torch.where(at_anchor[..., None], 0.0, displacement),
-        visible=torch.where(at_anchor, 1.0, torch.sigmoid(logits)),
+        visibility=torch.where(at_anchor, 1.0, torch.sigmoid(logits)),
         confidence=motion.confidence.flatten(1).unflatten(0, over_anchors),
         anchors=anchors,
         pixels=pixels.expand(batch, num_anchors, -1, -1),

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from recon4d.geometry import evenly_spaced
 from recon4d.heads import TrackHead
-from recon4d.layers import Matching, cell_centres
+from recon4d.layers import Matching, cell_centers
 from recon4d.models.network import Model
 from recon4d.models.outputs import Outputs
 from recon4d.models.point_tracks import query_grid, value_at
@@ -39,7 +39,7 @@ def match_feature_tracks(model: Model, outputs: Outputs) -> FeatureTracks:
         raise ValueError(f"{model.name} neither matches nor follows points: its cameras cannot be refined")
 
     queries = pixels[torch.arange(len(pixels))[:, None], torch.arange(len(sources)), sources]
-    moving = _at_pixels(outputs.scene.moving[:, sources.to(pixels.device)], queries)
+    moving = _at_pixels(outputs.scene.dynamic[:, sources.to(pixels.device)], queries)
     # Where nothing says what moves, that is left to the geometry.
     seen = seen * ~(moving > 0.5)[:, :, None]
     return FeatureTracks(pixels.transpose(1, 2).flatten(2, 3), seen.transpose(1, 2).flatten(2, 3))
@@ -66,14 +66,14 @@ def _matched(
         for first, second in ((source, target), (target, source))
     ]
     there, back = there_and_back
-    centres = cell_centres(grid, matching.cell_size, there.positions)
+    centers = cell_centers(grid, matching.cell_size, there.positions)
     landed = _cell_at(there.positions, matching.cell_size, height, width)
     returned = back.positions.gather(2, landed[..., None].expand(-1, -1, -1, 2))
-    is_back = (returned - centres).norm(dim=-1) <= RETURN_RADIUS * matching.cell_size
+    is_back = (returned - centers).norm(dim=-1) <= RETURN_RADIUS * matching.cell_size
     certain = torch.minimum(there.mass, back.mass.gather(2, landed))
     seen = torch.where(is_back & (certain >= LEAST_MASS), certain, 0.0)
     is_source = (source == target)[None, :, None]
-    pixels = torch.where(is_source[..., None], centres, there.positions)
+    pixels = torch.where(is_source[..., None], centers, there.positions)
     seen = torch.where(is_source, torch.ones_like(seen), seen)
 
     over_sources = (len(sources), time)
@@ -85,7 +85,7 @@ def _followed(
 ) -> tuple[Float[Tensor, "batch source time query 2"], Float[Tensor, "batch source time query"]]:
     """One track for each pixel of a grid, seen wherever the tracker sees it and is sure."""
     scene = outputs.scene
-    features = model.track_features(outputs.taps, scene.size, FRAME_CHUNK)
+    features = model.track_features(outputs.features, scene.size, FRAME_CHUNK)
     queries = query_grid(*scene.size, head.query_stride, scene.depths).expand(len(features), -1, -1)
     followed = [head(features, queries, frame) for frame in sources.tolist()]
     pixels = torch.stack([one.pixels for one in followed], dim=1)

@@ -15,14 +15,14 @@ from recon4d.heads import (
     DENSE_HEADS,
     MOTION_CHANNELS,
     START_CHANNELS,
-    Confident,
+    ConfidentValues,
     MotionHead,
     TrackHead,
     check_queries,
     decode_depth,
     decode_points,
 )
-from recon4d.layers import Block, Matches, Matching, initialise_linear_layers, shrink_residual_outputs
+from recon4d.layers import Block, Matches, Matching, initialize_linear_layers, shrink_residual_outputs
 from recon4d.models.aggregator import Aggregator, AggregatorState
 from recon4d.models.backbones import create_backbone
 from recon4d.models.backbones.base import BackboneFeatures
@@ -31,12 +31,12 @@ from recon4d.models.config import ModelConfig
 from recon4d.models.dense_tracks import dense_tracks
 from recon4d.models.outputs import Outputs
 from recon4d.models.point_tracks import point_tracks
-from recon4d.models.priors import KnownEncoder
+from recon4d.models.priors import PriorEncoder
 from recon4d.models.tokens import Tokens
 from recon4d.records import (
     Calibration,
     Cameras,
-    Known,
+    Priors,
     Scene,
     Tracks,
     full_precision,
@@ -66,10 +66,10 @@ class Model(nn.Module):
         self.patch_size = self.backbone.patch_size
         width = config.aggregator.block.width
         quarter, eighth = self.backbone.quarter_channels, self.backbone.eighth_channels
-        tap_widths = [2 * width] * len(config.aggregator.taps)
+        tap_widths = [2 * width] * len(config.aggregator.out_indices)
 
         self.embed = nn.Identity() if self.backbone.width == width else nn.Linear(self.backbone.width, width)
-        self.known = KnownEncoder(width, self.patch_size) if config.known_inputs else None
+        self.known = PriorEncoder(width, self.patch_size) if config.prior_inputs else None
         self.aggregator = Aggregator(config.aggregator)
         self.matching = None
         if config.matching is not None:
@@ -89,10 +89,10 @@ class Model(nn.Module):
             )
             self.motion_head = MotionHead(config.motion, tap_widths, motion_dense)
         self.track_head = None if config.track is None else TrackHead(config.track, tap_widths, self.patch_size)
-        self._initialise(biases)
+        self._initialize(biases)
 
     def forward(
-        self, images: Images, times: Float[Tensor, "batch time"] | None = None, known: Known | None = None
+        self, images: Images, times: Float[Tensor, "batch time"] | None = None, known: Priors | None = None
     ) -> Scene:
         """The Scene of a batch of clips, with tracks of every pixel of the first frame."""
         return self.outputs(images, times, known=known).scene
@@ -102,7 +102,7 @@ class Model(nn.Module):
         images: Images,
         times: Float[Tensor, "batch time"] | None = None,
         anchors: Sequence[int] | Int[Tensor, "batch anchor"] = (0,),
-        known: Known | None = None,
+        known: Priors | None = None,
         frame_chunk: int | None = None,
         key_stride: int = 1,
     ) -> Outputs:
@@ -130,16 +130,16 @@ class Model(nn.Module):
             matches=tokens.matches,
             anchor_matches=anchor_matches,
             cell_features=tokens.cells,
-            moving_logits=moving_logits,
-            visible_logits=visible_logits,
-            taps=state.taps,
+            dynamic_logits=moving_logits,
+            visibility_logits=visible_logits,
+            features=state.features,
         )
 
     def tokens(
         self,
         images: Images,
         times: Float[Tensor, "batch time"] | None = None,
-        known: Known | None = None,
+        known: Priors | None = None,
         frame_chunk: int | None = None,
         key_stride: int = 1,
     ) -> Tokens:
@@ -151,7 +151,7 @@ class Model(nn.Module):
         features = self._backbone_features(images.flatten(0, 1), chunk)
         state = self.aggregator.begin(self.embed(features.tokens).unflatten(0, (batch, time)), grid, key_stride)
         state = self._tell_known(state, known, (height, width))
-        pairs = self.config.aggregator.pairs
+        pairs = self.config.aggregator.depth
         if self.matching is None:
             return Tokens(self.aggregator(state, 0, pairs), grid, features.quarter, None, None, chunk)
 
@@ -159,7 +159,7 @@ class Model(nn.Module):
         state = self.aggregator(state, 0, after_pair)
         cells = self.matching.features(state.patches.flatten(0, 1), features.eighth, grid)
         cells = cells.unflatten(0, (batch, time))
-        matches = self.matching.match_neighbours(cells, times, grid)
+        matches = self.matching.match_neighbors(cells, times, grid)
         state = state.add_to_patches(self.matching.tell_tokens(matches, grid))
         return Tokens(self.aggregator(state, after_pair, pairs), grid, features.quarter, cells, matches, chunk)
 
@@ -173,7 +173,7 @@ class Model(nn.Module):
         """Where chosen pixels (x, y) of one frame are in every frame, whether they are seen, and how sure that is.
 
         A plain tuple: pixels (batch, time, query, 2), visibility and confidence (batch, time, query) in [0, 1]; the
-        first pixel's centre is .5. Raises ``ValueError`` where this model has no tracker, and for queries outside the
+        first pixel's center is .5. Raises ``ValueError`` where this model has no tracker, and for queries outside the
         picture.
         """
         if self.track_head is None:
@@ -181,22 +181,23 @@ class Model(nn.Module):
         size = (images.shape[-2], images.shape[-1])
         check_queries(query_pixels, size)
         tokens = self.tokens(images, frame_chunk=frame_chunk)
-        tracked = self.track_head(self.track_features(tokens.state.taps, size, tokens.chunk), query_pixels, query_frame)
+        tracked = self.track_head(
+            self.track_features(tokens.state.features, size, tokens.chunk), query_pixels, query_frame
+        )
         return tracked.pixels, tracked.visibility, tracked.confidence
 
     def track_features(
-        self, taps: Sequence[Float[Tensor, "batch time tokens _"]], size: tuple[int, int], frame_chunk: int
+        self, features: Sequence[Float[Tensor, "batch time tokens _"]], size: tuple[int, int], frame_chunk: int
     ) -> Float[Tensor, "batch time channels half_height half_width"]:
         """What the track head follows points through, from the taps of `outputs` on pictures of `size`."""
         assert self.track_head is not None
         grid = (size[0] // self.patch_size, size[1] // self.patch_size)
-        parts = zip(
-            *(tap[:, :, self.aggregator.num_special :].flatten(0, 1).split(frame_chunk) for tap in taps), strict=True
-        )
-        features = torch.cat([self.track_head.features(part, grid) for part in parts])
-        return features.unflatten(0, taps[0].shape[:2])
+        layers = (layer[:, :, self.aggregator.num_special :].flatten(0, 1) for layer in features)
+        parts = zip(*(layer.split(frame_chunk) for layer in layers), strict=True)
+        maps = torch.cat([self.track_head.features(part, grid) for part in parts])
+        return maps.unflatten(0, features[0].shape[:2])
 
-    def shift_moving(self, amount: float) -> None:
+    def shift_dynamic_logits(self, amount: float) -> None:
         """Add `amount` to the logits of what moves, from now on. Raises ``ValueError`` where the model has none."""
         for head, group in zip(self.dense_heads, self.config.dense_groups, strict=True):
             if "moving" in group:
@@ -243,7 +244,7 @@ class Model(nn.Module):
         tokens = full_precision(torch.cat([part.tokens for part in parts]))
         return BackboneFeatures(tokens, join(lambda part: part.quarter), join(lambda part: part.eighth))
 
-    def _tell_known(self, state: AggregatorState, known: Known | None, size: tuple[int, int]) -> AggregatorState:
+    def _tell_known(self, state: AggregatorState, known: Priors | None, size: tuple[int, int]) -> AggregatorState:
         if known is None or self.known is None:
             return state
         for_cameras, for_patches = self.known(known, size)
@@ -253,7 +254,7 @@ class Model(nn.Module):
     def _dense_maps(self, tokens: Tokens) -> dict[str, Float[Tensor, "batch time channels height width"]]:
         """Raw maps of every dense field by its name."""
         over_frames = tokens.state.tokens.shape[:2]
-        patches, quarter = tokens.tapped_patches(), tokens.quarter
+        patches, quarter = tokens.patch_features(), tokens.quarter
         maps = {}
         for head, group in zip(self.dense_heads, self.config.dense_groups, strict=True):
             parts = [
@@ -279,15 +280,15 @@ class Model(nn.Module):
             tracks, logits = dense_tracks(self.motion_head, tokens, scene.points, matches, flow)
             return tracks, logits, matches
         if self.track_head is not None:
-            features = self.track_features(tokens.state.taps, scene.size, tokens.chunk)
+            features = self.track_features(tokens.state.features, scene.size, tokens.chunk)
             return point_tracks(self.track_head, features, scene.points, scene.point_confidence, anchors), None, None
         return None, None, None
 
-    def _initialise(self, biases: list[tuple[float, ...]]) -> None:
+    def _initialize(self, biases: list[tuple[float, ...]]) -> None:
         """Weights as they were shown to learn; a DINO backbone keeps timm's own."""
         for part in self.children():
             if part is not self.backbone or isinstance(part, ConvolutionalBackbone):
-                initialise_linear_layers(part)
+                initialize_linear_layers(part)
         blocks = list(self._residual_blocks())
         shrink_residual_outputs(blocks, std=0.02 / math.sqrt(2 * len(blocks)))
         if self.aggregator.positions is not None:
@@ -296,9 +297,9 @@ class Model(nn.Module):
             if part is not None:
                 part.reset_parameters()
         for head, bias in zip(self.dense_heads, biases, strict=True):
-            head.initialise(torch.tensor(bias))  # pyright: ignore[reportCallIssue]
+            head.initialize(torch.tensor(bias))  # pyright: ignore[reportCallIssue]
         if self.motion_head is not None:
-            self.motion_head.dense.initialise(torch.zeros(MOTION_CHANNELS))
+            self.motion_head.dense.initialize(torch.zeros(MOTION_CHANNELS))
 
     def _residual_blocks(self) -> Iterator[Block]:
         for part in (self.backbone, self.aggregator):
@@ -312,13 +313,13 @@ def _scene(cameras: Cameras, raw: dict[str, Tensor], moving_logits: Tensor | Non
         points = decode_points(raw["points"])
     else:
         in_camera = unproject_map(depth.values, cameras.intrinsics)
-        points = Confident(transform_points(cameras.world_from_cam, in_camera), depth.confidence)
+        points = ConfidentValues(transform_points(cameras.world_from_cam, in_camera), depth.confidence)
     return Scene(
         cameras=cameras,
         depths=depth.values,
         depth_confidence=depth.confidence,
         points=points.values,
         point_confidence=points.confidence,
-        moving=torch.full_like(depth.values, torch.nan) if moving_logits is None else torch.sigmoid(moving_logits),
+        dynamic=torch.full_like(depth.values, torch.nan) if moving_logits is None else torch.sigmoid(moving_logits),
         metres_per_unit=depth.values.new_full(depth.values.shape[:1], torch.nan),
     )

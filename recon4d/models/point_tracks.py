@@ -31,7 +31,7 @@ def point_tracks(
     certain = torch.stack([one.confidence for one in followed], dim=1)
     return Tracks(
         points=lifted[..., :3],
-        visible=torch.stack([one.visibility for one in followed], dim=1),
+        visibility=torch.stack([one.visibility for one in followed], dim=1),
         confidence=1 + certain * (lifted[..., 3] - 1),
         anchors=anchors,
         pixels=queries.expand(batch, anchors.shape[1], -1, -1),
@@ -39,7 +39,7 @@ def point_tracks(
 
 
 def query_grid(height: int, width: int, stride: int, like: Tensor) -> Float[Tensor, "query 2"]:
-    """Pixels (x, y) in the middle of every `stride` x `stride` pixels, row by row; the first pixel's centre is .5."""
+    """Pixels (x, y) in the middle of every `stride` x `stride` pixels, row by row; the first pixel's center is .5."""
     rows, columns = (
         torch.arange(stride / 2, max(side, stride / 2 + 1), stride, device=like.device, dtype=like.dtype)
         for side in (height, width)

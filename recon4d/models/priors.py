@@ -11,16 +11,16 @@ from recon4d.geometry import (
     rotation_to_6d,
 )
 from recon4d.geometry import invert as invert_transform
-from recon4d.records import Known
+from recon4d.records import Priors
 
 CAMERA_FEATURES = 3 + 6 + 1 + 2 + 2 + 1
-"""Centre, 6D rotation, camera known; field of view, principal point, intrinsics known."""
+"""Center, 6D rotation, camera known; field of view, principal point, intrinsics known."""
 
 
-class KnownEncoder(nn.Module):
+class PriorEncoder(nn.Module):
     """Known intrinsics and cameras as an addition to the camera tokens, known depth to the patch tokens.
 
-    Both are zero where nothing is known, and everywhere before training (zero-initialised). Lengths are divided by
+    Both are zero where nothing is known, and everywhere before training (zero-initialized). Lengths are divided by
     the mean known depth, or without depth by the mean distance of the known cameras from the first.
     """
 
@@ -36,7 +36,7 @@ class KnownEncoder(nn.Module):
         nn.init.zeros_(self.depths.weight)
 
     def forward(
-        self, known: Known, size: tuple[int, int]
+        self, known: Priors, size: tuple[int, int]
     ) -> tuple[Float[Tensor, "batch time width"], Float[Tensor, "batch time tokens width"] | None]:
         """Additions to camera tokens and to patch tokens (None without depth); `size` is that of the images."""
         world_from_cam = _from_first_camera(known.world_from_cam)
@@ -54,7 +54,7 @@ def _from_first_camera(world_from_cam: Tensor) -> Tensor:
     return rebase_cameras(invert_transform(world_from_cam[..., 0, :, :]), world_from_cam)
 
 
-def _known_scale(known: Known, world_from_cam: Tensor) -> Tensor:
+def _known_scale(known: Priors, world_from_cam: Tensor) -> Tensor:
     """One length for each clip, 1 where nothing has a length."""
     distances = world_from_cam[..., :3, 3].norm(dim=-1)
     scale = torch.where(distances > 0, distances, torch.nan).nanmean(dim=-1)

@@ -25,9 +25,9 @@ class Tokens:
     chunk: int
     """Heads take so many frames at once."""
 
-    def tapped_patches(self) -> list[Float[Tensor, "n patches tap_width"]]:
+    def patch_features(self) -> list[Float[Tensor, "n patches tap_width"]]:
         """The patches of every tap, of all frames of all clips."""
-        return [tap[:, :, self.state.num_special :].flatten(0, 1) for tap in self.state.taps]
+        return [tap[:, :, self.state.num_special :].flatten(0, 1) for tap in self.state.features]
 
     def frame_chunks(self) -> Iterator[slice]:
         """Which of all frames of all clips go together."""

@@ -2,11 +2,11 @@
 
 from recon4d.records.calibration import Calibration, ErrorCurve
 from recon4d.records.cameras import Cameras
-from recon4d.records.clip import Clip, Known, Source
+from recon4d.records.clip import Clip, ClipSource, Priors
 from recon4d.records.configs import config_from_json, config_to_json
 from recon4d.records.feature_tracks import FeatureTracks
-from recon4d.records.leveling import levelled
-from recon4d.records.metric_scale import in_metres, in_metres_by_distance, scaled
+from recon4d.records.leveling import leveled
+from recon4d.records.metric_scale import in_meters, in_meters_by_distance, scaled
 from recon4d.records.scene import Scene
 from recon4d.records.tensors import FrameIndex, TensorRecord, full_precision, take
 from recon4d.records.tracks import Tracks
@@ -15,20 +15,20 @@ __all__ = [
     "Calibration",
     "Cameras",
     "Clip",
+    "ClipSource",
     "ErrorCurve",
     "FeatureTracks",
     "FrameIndex",
-    "Known",
+    "Priors",
     "Scene",
-    "Source",
     "TensorRecord",
     "Tracks",
     "config_from_json",
     "config_to_json",
     "full_precision",
-    "in_metres",
-    "in_metres_by_distance",
-    "levelled",
+    "in_meters",
+    "in_meters_by_distance",
+    "leveled",
     "scaled",
     "take",
 ]

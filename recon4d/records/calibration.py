@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from recon4d.geometry import spread
+from recon4d.geometry import stratified_indices
 
 REPRESENTATIVES = 2000
 """So many pixels, evenly taken in the order of their expected errors, stand for all pixels of a scene."""
@@ -90,7 +90,7 @@ class ErrorCurve:
         """The errors that pixels like these come out with: what is expected of each, times every ratio."""
         known = confidence.detach().flatten()
         expected = self.expected_error(known[known > 0].double()).sort().values
-        few = expected[spread(len(expected), REPRESENTATIVES, expected.device)]
+        few = expected[stratified_indices(len(expected), REPRESENTATIVES, expected.device)]
         return (few[:, None] * few.new_tensor(self.ratios)).flatten()
 
 

@@ -22,8 +22,8 @@ from recon4d.records.tensors import TensorRecord
 class Cameras(TensorRecord):
     """Pinhole cameras in OpenCV axes (x right, y down, z forward), one per frame.
 
-    `world_from_cam` is rigid; its last column is the camera's centre in the world. `intrinsics` are in pixels of the
-    maps that stand beside them, with the first pixel's centre at (0.5, 0.5).
+    `world_from_cam` is rigid; its last column is the camera's center in the world. `intrinsics` are in pixels of the
+    maps that stand beside them, with the first pixel's center at (0.5, 0.5).
     """
 
     world_from_cam: Float[Tensor, "*batch time 4 4"]
@@ -35,8 +35,8 @@ class Cameras(TensorRecord):
         return invert(self.world_from_cam)
 
     @property
-    def centres(self) -> Float[Tensor, "*batch time 3"]:
-        """The optical centres in the world."""
+    def centers(self) -> Float[Tensor, "*batch time 3"]:
+        """The optical centers in the world."""
         return self.world_from_cam[..., :3, 3]
 
     def field_of_view(self, height: int, width: int) -> Float[Tensor, "*batch time 2"]:
@@ -44,23 +44,23 @@ class Cameras(TensorRecord):
         return field_of_view(self.intrinsics, height, width)
 
     def transformed(self, new_from_world: Float[Tensor, "*batch 4 4"]) -> "Cameras":
-        """The cameras in another world, a similarity away: centres scale, rotations stay rotations."""
+        """The cameras in another world, a similarity away: centers scale, rotations stay rotations."""
         return replace(self, world_from_cam=rebase_cameras(new_from_world, self.world_from_cam))
 
     def in_frame(self, frame: int) -> "Cameras":
         """The cameras in the world whose origin is the camera of `frame`, which becomes the identity."""
         return self.transformed(invert(self.world_from_cam[..., frame, :, :]))
 
-    def scale_to(self, centres: Float[Tensor, "time 3"]) -> float:
-        """How many times longer the distances between the given `centres` are than those between these cameras.
+    def scale_to(self, centers: Float[Tensor, "time 3"]) -> float:
+        """How many times longer the distances between the given `centers` are than those between these cameras.
 
         Distances do not care how either path is turned. 1 / the scale is the slope of the line through the origin with
         the least sum of absolute errors: the median of the ratios, weighted by the distances that are given. A quarter
         of cameras in wrong places does not pull it away. NaN where the given ones stand still, or there is only one;
         inf where these stand still.
         """
-        first, second = torch.triu_indices(len(centres), len(centres), 1)
-        exact, found = ((path[first] - path[second]).norm(dim=-1) for path in (centres.double(), self.centres.double()))
+        first, second = torch.triu_indices(len(centers), len(centers), 1)
+        exact, found = ((path[first] - path[second]).norm(dim=-1) for path in (centers.double(), self.centers.double()))
         if not len(exact) or exact.max() <= 0:
             return torch.nan
         slopes, order = torch.where(exact > 0, found / exact, 0.0).sort()

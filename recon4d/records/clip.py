@@ -13,7 +13,7 @@ from recon4d.records.tensors import FrameIndex, TensorRecord, take
 
 
 @dataclass(frozen=True)
-class Source:
+class ClipSource:
     """Where the frames of a clip came from.
 
     `path` is the file or folder; `names` are the frames' own names, `numbers` their positions in it, from 0.
@@ -25,7 +25,7 @@ class Source:
 
 
 @dataclass(frozen=True, eq=False)
-class Known(TensorRecord):
+class Priors(TensorRecord):
     """What is known about a clip before it is looked at; NaN where it is not.
 
     `intrinsics` are in pixels of the clip's images. `world_from_cam` counts only where the first frame's camera is
@@ -39,14 +39,14 @@ class Known(TensorRecord):
     ignore: Bool[Tensor, "*batch time height width"] | None = None
 
     @classmethod
-    def nothing(cls, num_frames: int) -> "Known":
+    def nothing(cls, num_frames: int) -> "Priors":
         """Nothing known about any of `num_frames` frames; `dataclasses.replace` fills in what is."""
         return cls(
             intrinsics=torch.full((num_frames, 3, 3), torch.nan),
             world_from_cam=torch.full((num_frames, 4, 4), torch.nan),
         )
 
-    def resized(self, old_size: tuple[int, int], new_size: tuple[int, int]) -> "Known":
+    def resized(self, old_size: tuple[int, int], new_size: tuple[int, int]) -> "Priors":
         """The same knowledge about images resized from `old_size` to `new_size`, both (height, width)."""
         depths = self.depths if self.depths is None else _resize_sparse(self.depths, new_size)
         ignore = self.ignore if self.ignore is None else _resize_mask(self.ignore, new_size)
@@ -64,8 +64,8 @@ class Clip(TensorRecord):
 
     images: UInt8[Tensor, "*batch time 3 height width"]
     times: Float[Tensor, "*batch time"]
-    known: Known | None = None
-    source: Source | None = None
+    priors: Priors | None = None
+    source: ClipSource | None = None
 
     @property
     def num_frames(self) -> int:
@@ -96,8 +96,8 @@ class Clip(TensorRecord):
         flat = self.images.flatten(0, -4)
         # One frame at a time: float copies of a whole high-resolution clip would fill the memory.
         images = torch.stack([_resize_image(image, (height, width)) for image in flat])
-        known = self.known.resized(self.size, (height, width)) if self.known else None
-        return replace(self, images=images.reshape(*self.images.shape[:-2], height, width), known=known)
+        known = self.priors.resized(self.size, (height, width)) if self.priors else None
+        return replace(self, images=images.reshape(*self.images.shape[:-2], height, width), priors=known)
 
 
 def _resize_image(image: Tensor, size: tuple[int, int]) -> Tensor:
@@ -106,7 +106,7 @@ def _resize_image(image: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _resize_sparse(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """The mean of the known (not NaN) values that fall into each new pixel's neighbourhood; NaN where none does."""
+    """The mean of the known (not NaN) values that fall into each new pixel's neighborhood; NaN where none does."""
     flat = maps.reshape(-1, 1, *maps.shape[-2:])
     known = torch.isfinite(flat)
     total = F.adaptive_avg_pool2d(torch.where(known, flat, torch.zeros_like(flat)), size)

@@ -1,26 +1,52 @@
-"""Frozen configuration dataclasses to JSON and back: an unknown key is an error, and a missing one without default."""
+"""Frozen configuration dataclasses to JSON and back, strictly.
+
+An unknown key is an error, and so is a missing key whose field has no default. A field whose key in files differs from
+its name in code says so in its metadata: ``field(metadata={FILE_KEY: "taps"})``.
+"""
 
 import dataclasses
 import types
 import typing
 from typing import Any, TypeVar
 
+from recon4d.errors import UserError
+
 Config = TypeVar("Config")
 
 TYPE_KEY = "type"
-"""Names the dataclass, since a field may hold one of several kinds."""
+"""JSON key that holds the name of the dataclass, since a field may accept one of several classes."""
+FILE_KEY = "file_key"
+"""Key of the field metadata that holds the JSON key of a field, if it is not the field's name."""
 
 
 def config_to_json(config: Any) -> Any:
-    """Plain JSON values of a (nested) configuration dataclass, each tagged with the name of its class."""
+    """Convert a configuration to plain JSON values.
+
+    Args:
+        config: A configuration dataclass, possibly nested, or a plain value or tuple inside one.
+
+    Returns:
+        Dictionaries, lists and plain values. Each dictionary holds the name of its class under `TYPE_KEY`.
+    """
     if dataclasses.is_dataclass(config):
-        fields = {field.name: config_to_json(getattr(config, field.name)) for field in dataclasses.fields(config)}
+        fields = {_file_key(field): config_to_json(getattr(config, field.name)) for field in dataclasses.fields(config)}
         return {TYPE_KEY: type(config).__name__, **fields}
     return [config_to_json(item) for item in config] if isinstance(config, tuple) else config
 
 
 def config_from_json(config_type: type[Config], value: Any) -> Config:
-    """The configuration that `value` describes; raises ``ValueError`` naming what does not fit `config_type`."""
+    """Build a configuration from the values that `config_to_json` returned.
+
+    Args:
+        config_type: The dataclass to build.
+        value: JSON values as read from a file.
+
+    Returns:
+        The configuration. Fields that are missing in `value` have their defaults.
+
+    Raises:
+        UserError: If a value does not fit `config_type`. The message names the place of the value.
+    """
     return _read(config_type, value, config_type.__name__)
 
 
@@ -39,7 +65,7 @@ def _read(expected: Any, value: Any, path: str) -> Any:
             return value
     wanted = " or ".join(map(_name, options))
     given = _tag(value) if isinstance(value, dict) else repr(value)
-    raise ValueError(f"{path} is {given}, wanted {wanted}")
+    raise UserError(f"{path} is {given}, wanted {wanted}")
 
 
 def _tag(value: dict[str, Any]) -> str:
@@ -57,14 +83,19 @@ def _options(expected: Any) -> tuple[Any, ...]:
 
 def _read_dataclass(config_type: Any, value: dict[str, Any], path: str) -> Any:
     annotations = typing.get_type_hints(config_type)
-    fields = {field.name: field for field in dataclasses.fields(config_type)}
+    fields = {_file_key(field): field for field in dataclasses.fields(config_type)}
     given = set(value) - {TYPE_KEY}
     unknown = sorted(given - fields.keys())
-    # What was written before a field existed meant its default.
-    missing = sorted(name for name in fields.keys() - given if not _has_default(fields[name]))
+    # A file written before a field existed implies the field's default.
+    missing = sorted(key for key in fields.keys() - given if not _has_default(fields[key]))
     if unknown or missing:
-        raise ValueError(f"{path} has unknown fields {unknown} and lacks {missing}")
-    return config_type(**{name: _read(annotations[name], value[name], f"{path}.{name}") for name in given})
+        raise UserError(f"{path} has unknown fields {unknown} and lacks {missing}")
+    names = {key: fields[key].name for key in given}
+    return config_type(**{name: _read(annotations[name], value[key], f"{path}.{key}") for key, name in names.items()})
+
+
+def _file_key(field: dataclasses.Field) -> str:
+    return field.metadata.get(FILE_KEY, field.name)
 
 
 def _has_default(field: dataclasses.Field) -> bool:
@@ -74,6 +105,6 @@ def _has_default(field: dataclasses.Field) -> bool:
 def _read_tuple(items: tuple[Any, ...], value: list[Any], path: str) -> tuple[Any, ...]:
     item_types = [items[0]] * len(value) if items[-1] is Ellipsis else list(items)
     if len(item_types) != len(value):
-        raise ValueError(f"{path} has {len(value)} items, wanted {len(item_types)}")
+        raise UserError(f"{path} has {len(value)} items, wanted {len(item_types)}")
     pairs = zip(item_types, value, strict=True)
     return tuple(_read(item, entry, f"{path}[{i}]") for i, (item, entry) in enumerate(pairs))

@@ -17,4 +17,4 @@ class FeatureTracks(TensorRecord):
     """
 
     pixels: Float[Tensor, "*batch time track 2"]
-    seen: Float[Tensor, "*batch time track"]
+    visibility: Float[Tensor, "*batch time track"]

@@ -3,7 +3,7 @@
 The plane is found by random sampling (Fischler and Bolles 1981) among still, known points, and refined by least
 squares over those that lie in it. Walls and ceilings are ruled out: a floor is below every camera, and its normal
 within 45 degrees of the cameras' mean "down". Cameras may so look down for the whole clip, which would tilt a world
-that is levelled by their axes alone; the price is that there must be a floor (a table top or a street will do).
+that is leveled by their axes alone; the price is that there must be a floor (a table top or a street will do).
 """
 
 import torch
@@ -22,7 +22,7 @@ MAX_TILT_COSINE = 0.5**0.5
 MOVING = 0.5
 
 
-def levelled(scene: Scene, seed: int = 0) -> Scene:
+def leveled(scene: Scene, seed: int = 0) -> Scene:
     """The scene in a world whose floor is the plane y = 0, with y down: gravity is (0, 1, 0).
 
     The origin is the point of the floor under the first camera, and the first camera looks along z, seen from above.
@@ -32,7 +32,7 @@ def levelled(scene: Scene, seed: int = 0) -> Scene:
 
 
 def level_from_world(scene: Scene, seed: int = 0) -> Float[Tensor, "4 4"]:
-    """The rigid transform of `levelled`."""
+    """The rigid transform of `leveled`."""
     if scene.batch_shape:
         raise ValueError(f"wanted one scene, given a batch of {tuple(scene.batch_shape)}")
     cameras = scene.cameras
@@ -40,11 +40,11 @@ def level_from_world(scene: Scene, seed: int = 0) -> Float[Tensor, "4 4"]:
     points, thickness = _still_points(scene)
     if len(points) < 3 or not has_camera[0]:
         raise ValueError("no floor is found: too few known points that stand still, or the first camera is unknown")
-    centres = cameras.centres[has_camera].double()
+    centers = cameras.centers[has_camera].double()
     usual_down = cameras.world_from_cam[has_camera, :3, 1].double().mean(dim=0)
 
     normals, offsets = _hypotheses(points, usual_down, seed)
-    is_below = (normals @ centres.T < offsets[:, None]).all(dim=1)
+    is_below = (normals @ centers.T < offsets[:, None]).all(dim=1)
     is_upright = normals @ usual_down >= MAX_TILT_COSINE * usual_down.norm()
     counts = _counts(points, normals, offsets, thickness).masked_fill(~(is_below & is_upright), 0)
     best = int(counts.argmax())
@@ -63,7 +63,7 @@ def _still_points(scene: Scene) -> tuple[Float[Tensor, "n 3"], float]:
     """At most `MAX_POINTS` of the known points that do not move, and how thick a plane is."""
     is_known = (scene.depth_confidence > 0) & torch.isfinite(scene.depths) & (scene.depths > 0)
     points = scene.points_from_depth
-    is_known &= ~(scene.moving > MOVING) & torch.isfinite(points).all(dim=-1)
+    is_known &= ~(scene.dynamic > MOVING) & torch.isfinite(points).all(dim=-1)
     count = int(is_known.sum())
     if not count:
         return points.new_zeros(0, 3).double(), 0.0
@@ -98,11 +98,11 @@ def _least_squares_plane(points: Tensor, side: Tensor) -> tuple[Tensor, Tensor]:
 
 def _level_from_plane(world_from_cam: Tensor, down: Tensor, offset: Tensor) -> Float[Tensor, "4 4"]:
     """The world with `down` as y and the camera's heading as z; where it looks straight down, its top edge's."""
-    forward, top, centre = world_from_cam[:3, 2], -world_from_cam[:3, 1], world_from_cam[:3, 3]
+    forward, top, center = world_from_cam[:3, 2], -world_from_cam[:3, 1], world_from_cam[:3, 3]
     heading = forward - (forward @ down) * down
     if heading.norm() < 1e-3:
         heading = top - (top @ down) * down
     z = heading / heading.norm()
     rotation = torch.stack([torch.linalg.cross(down, z), down, z])
-    foot = centre + (offset - centre @ down) * down
+    foot = center + (offset - center @ down) * down
     return rigid(rotation, -rotation @ foot)

@@ -1,4 +1,4 @@
-"""Scenes in metres, by the length of their unit or by one distance that somebody measured."""
+"""Scenes in meters, by the length of their unit or by one distance that somebody measured."""
 
 import math
 from dataclasses import replace
@@ -12,7 +12,7 @@ from recon4d.records.scene import Scene
 
 
 def scaled(scene: Scene, factor: float) -> Scene:
-    """The scene with every length `factor` times as many units; the unit's length in metres follows.
+    """The scene with every length `factor` times as many units; the unit's length in meters follows.
 
     Raises ``ValueError`` for a factor that is not finite and above 0.
     """
@@ -24,8 +24,8 @@ def scaled(scene: Scene, factor: float) -> Scene:
     return scene.transformed(similarity(scale, identity, torch.zeros_like(like[..., 0])))
 
 
-def in_metres(scene: Scene, metres_per_unit: float) -> Scene:
-    """The scene whose unit is the metre, where one of its present units is `metres_per_unit` metres long.
+def in_meters(scene: Scene, metres_per_unit: float) -> Scene:
+    """The scene whose unit is the meter, where one of its present units is `metres_per_unit` meters long.
 
     What the scene says itself about its unit is not asked. Raises ``ValueError`` as `scaled` does.
     """
@@ -33,24 +33,24 @@ def in_metres(scene: Scene, metres_per_unit: float) -> Scene:
     return replace(metric, metres_per_unit=torch.ones_like(metric.metres_per_unit))
 
 
-def in_metres_by_distance(
-    scene: Scene, frame: int, pixel_a: tuple[int, int], pixel_b: tuple[int, int], metres: float
+def in_meters_by_distance(
+    scene: Scene, frame: int, pixel_a: tuple[int, int], pixel_b: tuple[int, int], meters: float
 ) -> Scene:
-    """The scene whose unit is the metre, where two pixels of a frame see points `metres` apart.
+    """The scene whose unit is the meter, where two pixels of a frame see points `meters` apart.
 
     Pixels are whole (x, y) = (column, row) in the scene's maps; their points follow from depth and camera. Raises
     ``ValueError`` for pixels outside the maps, of unknown depth or at one place, and for a distance not above 0.
     """
     if scene.batch_shape:
         raise ValueError(f"wanted one scene, given a batch of {tuple(scene.batch_shape)}")
-    if not (math.isfinite(metres) and metres > 0):
-        raise ValueError(f"the known distance is {metres:g} m; wanted a number above 0")
+    if not (math.isfinite(meters) and meters > 0):
+        raise ValueError(f"the known distance is {meters:g} m; wanted a number above 0")
     if not 0 <= frame < scene.num_frames:
         raise ValueError(f"there is no frame {frame}; wanted 0 to {scene.num_frames - 1}")
     units = float((_point_at(scene, frame, pixel_a) - _point_at(scene, frame, pixel_b)).norm())
     if not units > 0:
         raise ValueError(f"pixels {pixel_a} and {pixel_b} see one place; wanted two places")
-    return in_metres(scene, metres / units)
+    return in_meters(scene, meters / units)
 
 
 def _point_at(scene: Scene, frame: int, pixel: tuple[int, int]) -> Float[Tensor, "3"]:

@@ -26,7 +26,7 @@ class Scene(TensorRecord):
     `depths` are z in each camera; `points` are the point-map head's own answer in the world, which need not agree
     with them (`points_from_depth` are the points that follow from depth and cameras). A confidence of 0 means
     unknown; truth has 0 or 1, predictions 1 and upwards. `moving` is the probability that the surface moves in the
-    world, NaN where nothing says so. All lengths are in one unit, `metres_per_unit` metres long (NaN: unknown).
+    world, NaN where nothing says so. All lengths are in one unit, `metres_per_unit` meters long (NaN: unknown).
     """
 
     cameras: Cameras
@@ -34,7 +34,7 @@ class Scene(TensorRecord):
     depth_confidence: Float[Tensor, "*batch time height width"]
     points: Float[Tensor, "*batch time height width 3"]
     point_confidence: Float[Tensor, "*batch time height width"]
-    moving: Float[Tensor, "*batch time height width"]
+    dynamic: Float[Tensor, "*batch time height width"]
     metres_per_unit: Float[Tensor, "*batch"]
     tracks: Tracks | None = None
 
@@ -123,7 +123,7 @@ class Scene(TensorRecord):
         size = (height, width)
         depths, depth_confidence = _resize_believed(self.depths[..., None], self.depth_confidence, size)
         points, point_confidence = _resize_believed(self.points, self.point_confidence, size)
-        moving, is_told = resize_map(self.moving[..., None, :, :], torch.isfinite(self.moving), size)
+        moving, is_told = resize_map(self.dynamic[..., None, :, :], torch.isfinite(self.dynamic), size)
         tracks = self.tracks
         if tracks is not None:
             factors = tracks.pixels.new_tensor([width / self.size[1], height / self.size[0]])
@@ -135,7 +135,7 @@ class Scene(TensorRecord):
             depth_confidence=depth_confidence,
             points=points,
             point_confidence=point_confidence,
-            moving=torch.where(is_told, moving[..., 0, :, :], torch.nan),
+            dynamic=torch.where(is_told, moving[..., 0, :, :], torch.nan),
             tracks=tracks,
         )
 

@@ -19,7 +19,7 @@ class Tracks(TensorRecord):
     """
 
     points: Float[Tensor, "*batch anchor time query 3"]
-    visible: Float[Tensor, "*batch anchor time query"]
+    visibility: Float[Tensor, "*batch anchor time query"]
     confidence: Float[Tensor, "*batch anchor time query"]
     anchors: Int[Tensor, "*batch anchor"]
     pixels: Float[Tensor, "*batch anchor query 2"]

@@ -6,18 +6,17 @@ from recon4d.refine.cameras.mapper import map_tracks
 from recon4d.refine.depth.plane_sweep import StereoConfig, StereoDepths, stereo_depths
 from recon4d.refine.pipeline import Refinement, knows_cameras, refine_clip, refine_scene, static_tracks
 from recon4d.refine.pycolmap_loader import NoPycolmapError, load_pycolmap
-from recon4d.refine.tracks.corner_tracking import FollowConfig, follow_corners, scene_guides
+from recon4d.refine.tracks.corner_tracking import CornerTrackingConfig, scene_guides, track_corners
 
 __all__ = [
     "ColmapConfig",
     "ColmapFailure",
-    "FollowConfig",
+    "CornerTrackingConfig",
     "NoPycolmapError",
     "RefineConfig",
     "Refinement",
     "StereoConfig",
     "StereoDepths",
-    "follow_corners",
     "knows_cameras",
     "load_pycolmap",
     "map_database",
@@ -28,4 +27,5 @@ __all__ = [
     "scene_of_model",
     "static_tracks",
     "stereo_depths",
+    "track_corners",
 ]

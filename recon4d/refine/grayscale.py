@@ -1,4 +1,4 @@
-"""Grey pictures of a clip in the size that they are searched in."""
+"""Gray pictures of a clip in the size that they are searched in."""
 
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -7,12 +7,12 @@ from torch import Tensor
 from recon4d.records import Clip
 
 
-def grey_pictures(clip: Clip, size: tuple[int, int]) -> Float[Tensor, "time height width"]:
+def gray_pictures(clip: Clip, size: tuple[int, int]) -> Float[Tensor, "time height width"]:
     """The frames in [0, 1] at `size` (height, width), smoothed before they are made smaller."""
     from kornia.color import rgb_to_grayscale
 
-    grey = rgb_to_grayscale(clip.images.cpu().float() / 255)
-    return F.interpolate(grey, size, mode="bilinear", align_corners=False, antialias=True)[:, 0]
+    gray = rgb_to_grayscale(clip.images.cpu().float() / 255)
+    return F.interpolate(gray, size, mode="bilinear", align_corners=False, antialias=True)[:, 0]
 
 
 def searched_size(size: tuple[int, int], side: int, multiple: int = 1) -> tuple[int, int]:

@@ -18,23 +18,23 @@ from recon4d.records import (
     FeatureTracks,
     Scene,
 )
-from recon4d.refine.cameras.hypotheses import RefineConfig, located, select
-from recon4d.refine.cameras.model_selection import choose_cameras
+from recon4d.refine.cameras.hypotheses import RefineConfig, locate_tracks, select_tracks
+from recon4d.refine.cameras.model_selection import select_cameras
 from recon4d.refine.cameras.scoring import track_errors
 from recon4d.refine.depth.alignment import (
     PointDepths,
-    bending,
-    bent,
     correlation,
     disagreement,
+    fit_depth_alignment,
     median_ratio,
+    scale_depth,
 )
-from recon4d.refine.depth.consistency import PROVEN_CONFIDENCE, Proven, with_proven_depth
-from recon4d.refine.depth.evidence import DepthEvidence, depth_evidence
+from recon4d.refine.depth.consistency import VERIFIED_CONFIDENCE, VerifiedDepth, with_verified_depth
+from recon4d.refine.depth.evidence import SparseDepths, sparse_depths
 from recon4d.refine.depth.plane_sweep import StereoConfig
-from recon4d.refine.track_transfer import carried_tracks
-from recon4d.refine.tracks.corner_tracking import follow_corners, scene_guides
-from recon4d.refine.tracks.selection import drawn_tracks, split, usable_tracks
+from recon4d.refine.track_transfer import transfer_tracks
+from recon4d.refine.tracks.corner_tracking import scene_guides, track_corners
+from recon4d.refine.tracks.selection import drawn_tracks, select_static_tracks, split
 
 LEAST_ERROR = 1e-3
 """Of log depth: points themselves are no better known."""
@@ -55,13 +55,13 @@ class Refinement:
     """Mean difference of log depth to held-out points; NaN: not measured, since no cameras prove a depth."""
     depth_after: float = math.nan
     """The same of the depth that is answered."""
-    proven_share: float = 0.0
+    verified_share: float = 0.0
     """Of all pixels, those whose depth several pictures prove."""
-    proven_error: float = math.nan
+    verified_error: float = math.nan
     """The median difference of log depth to held-out points on proven pixels; NaN: none are proven."""
     cameras_given: bool = False
     """Whether cameras were known, and depth alone is refined."""
-    turns: bool = False
+    is_rotation_only: bool = False
     """Whether cameras that only turn explain the tracks: then these prove no depth, and are not sure of the lens."""
 
     def __str__(self) -> str:
@@ -69,18 +69,20 @@ class Refinement:
             return f"{'depth is' if self.cameras_given else 'cameras are'} as predicted: {self.reason}"
         pixels = f"{self.error_before:.2f} to {self.error_after:.2f} pixels on held-out ones"
         refined = f"cameras refined on {self.num_tracks} tracks: {pixels}"
-        refined += ", turning on the spot, which proves no depth" if self.turns else ""
+        refined += ", turning on the spot, which proves no depth" if self.is_rotation_only else ""
         cameras = "cameras are as given" if self.cameras_given else refined
         is_better = self.depth_after < self.depth_before
         depth = f", depth {self.depth_before:.0%} to {self.depth_after:.0%} off" if is_better else ""
-        proven = f", that of {self.proven_share:.0%} of all pixels proven" if self.proven_share else ""
+        proven = f", that of {self.verified_share:.0%} of all pixels proven" if self.verified_share else ""
         return f"{cameras}{depth}{proven}"
 
     def calibration(self, of_model: Calibration | None) -> Calibration | None:
         """What the scene's confidences mean: what they mean of the model, and of proven pixels what was measured."""
-        if of_model is None or not self.proven_share:
+        if of_model is None or not self.verified_share:
             return of_model
-        return of_model.extended(PROVEN_CONFIDENCE, self.proven_error, "proven pixels: held-out corners of this clip")
+        return of_model.extended(
+            VERIFIED_CONFIDENCE, self.verified_error, "proven pixels: held-out corners of this clip"
+        )
 
 
 def refine_scene(scene: Scene, tracks: FeatureTracks, config: RefineConfig | None = None) -> Refinement:
@@ -94,20 +96,20 @@ def refine_scene(scene: Scene, tracks: FeatureTracks, config: RefineConfig | Non
     return _refined(scene, tracks, config or RefineConfig())[0]
 
 
-def _refined(scene: Scene, tracks: FeatureTracks, config: RefineConfig) -> tuple[Refinement, DepthEvidence | None]:
+def _refined(scene: Scene, tracks: FeatureTracks, config: RefineConfig) -> tuple[Refinement, SparseDepths | None]:
     """The refinement, and how deep points are for its cameras, where those were taken and parallax tells."""
     _check(scene, tracks)
     if scene.num_frames < 2:
         return _unchanged(scene, "one frame has nothing to agree with"), None
-    all_tracks, is_located = located(scene, tracks)
-    usable = usable_tracks(scene, all_tracks, is_located, config)
+    all_tracks, is_located = locate_tracks(scene, tracks)
+    usable = select_static_tracks(scene, all_tracks, is_located, config)
     if len(usable) < config.least_tracks:
         return _unchanged(scene, f"{len(usable)} static tracks agree, {config.least_tracks} are needed"), None
     held_out, fitted = split(usable, config)
     judges = all_tracks.take(held_out)
     before = track_errors(scene.cameras, judges, scene.size)
     start = _with_focal_ratio(scene, config)
-    choice = choose_cameras(start, all_tracks.take(fitted), judges, config)
+    choice = select_cameras(start, all_tracks.take(fitted), judges, config)
     means = float(before.mean()), float(choice.errors.mean())
     found = Refinement(scene, False, *means, len(fitted))
     if choice.cameras is start.cameras or not found.error_after < found.error_before:
@@ -118,9 +120,9 @@ def _refined(scene: Scene, tracks: FeatureTracks, config: RefineConfig) -> tuple
         reason = f"others fit {choice.exact_share:.0%} of the held-out tracks exactly, {needed}"
         return replace(found, reason=reason), None
     placed = scene.with_cameras(choice.cameras)
-    placed = replace(placed, tracks=carried_tracks(scene, placed))
-    refined = replace(found, scene=placed, accepted=True, turns=choice.turns)
-    evidence = depth_evidence(placed, all_tracks.take(fitted), judges, config)
+    placed = replace(placed, tracks=transfer_tracks(scene, placed))
+    refined = replace(found, scene=placed, accepted=True, is_rotation_only=choice.turns)
+    evidence = sparse_depths(placed, all_tracks.take(fitted), judges, config)
     if evidence is not None and correlation(scene.depths, evidence.fitted) < config.least_correlation:
         return replace(found, reason="others would turn the depth inside out"), None
     return _with_bent_depth(refined, evidence, config), evidence
@@ -135,17 +137,17 @@ def refine_clip(clip: Clip, scene: Scene, matches: FeatureTracks, config: Refine
     `follow_corners` do, and where cameras are known without the lens, or those of some frames alone.
     """
     config = config or RefineConfig()
-    corners = follow_corners(clip, scene, matches)
+    corners = track_corners(clip, scene, matches)
     if knows_cameras(clip):
         return _with_proven_depth(clip, *_with_given_cameras(scene, corners, config), config)
-    if clip.known is not None and clip.known.intrinsics.isfinite().all():
+    if clip.priors is not None and clip.priors.intrinsics.isfinite().all():
         config = replace(config, finds_lens=False)
     config = replace(config, focal_ratio=_focal_ratio(clip.size, scene.size))
     first, evidence = _refined(scene, corners, config)
-    if scene.num_frames < 2 or not corners.seen.numel() or corners.seen.mean() >= config.plenty:
+    if scene.num_frames < 2 or not corners.visibility.numel() or corners.visibility.mean() >= config.plenty:
         return _with_proven_depth(clip, first, evidence, config)
     guides = scene_guides(first.scene)
-    again, more_evidence = _refined(first.scene, follow_corners(clip, first.scene, guides), config)
+    again, more_evidence = _refined(first.scene, track_corners(clip, first.scene, guides), config)
     if not again.accepted:
         return _with_proven_depth(clip, first, evidence, config)
     again = replace(again, error_before=first.error_before) if first.accepted else again
@@ -158,15 +160,15 @@ def knows_cameras(clip: Clip) -> bool:
     Raises ``ValueError`` where those of some frames alone are, or no lens, and where depth is known, which refinement
     would move: such a clip cannot be refined.
     """
-    if clip.known is None:
+    if clip.priors is None:
         return False
-    if clip.known.depths is not None and (clip.known.depths > 0).any():
+    if clip.priors.depths is not None and (clip.priors.depths > 0).any():
         raise ValueError("depth of this clip is known, and refinement would change it: give no depth, or do not refine")
-    is_placed = clip.known.world_from_cam.isfinite().all(dim=-1).all(dim=-1)
+    is_placed = clip.priors.world_from_cam.isfinite().all(dim=-1).all(dim=-1)
     if not is_placed.any():
         return False
-    if not is_placed.all() or not clip.known.intrinsics.isfinite().all():
-        lens = "known" if clip.known.intrinsics.isfinite().all() else "not known"
+    if not is_placed.all() or not clip.priors.intrinsics.isfinite().all():
+        lens = "known" if clip.priors.intrinsics.isfinite().all() else "not known"
         raise ValueError(
             f"the cameras of {int(is_placed.sum())} of {clip.num_frames} frames are known and the lens is {lens}; to "
             "refine this clip all cameras must be known with their lens, or none"
@@ -192,23 +194,23 @@ def _with_focal_ratio(scene: Scene, config: RefineConfig) -> Scene:
 
 def _with_given_cameras(
     scene: Scene, tracks: FeatureTracks, config: RefineConfig
-) -> tuple[Refinement, DepthEvidence | None]:
+) -> tuple[Refinement, SparseDepths | None]:
     """Depth alone refined, by cameras that are known: they also say how long a unit is."""
     _check(scene, tracks)
-    all_tracks, is_located = located(scene, tracks)
-    is_seen = (tracks.seen > 0).sum(dim=0) >= config.least_frames
+    all_tracks, is_located = locate_tracks(scene, tracks)
+    is_seen = (tracks.visibility > 0).sum(dim=0) >= config.least_frames
     held_out, fitted = split(drawn_tracks(is_located & is_seen, config), config)
-    evidence = depth_evidence(scene, all_tracks.take(fitted), all_tracks.take(held_out), config)
+    evidence = sparse_depths(scene, all_tracks.take(fitted), all_tracks.take(held_out), config)
     found = replace(_unchanged(scene, "too few corners show parallax"), num_tracks=len(fitted), cameras_given=True)
     if evidence is None:
         return found, None
     before = float(disagreement(scene.depths, evidence.held_out).mean())
-    scaled = bent(scene, torch.full_like(scene.depths, median_ratio(scene.depths, evidence.fitted)))
+    scaled = scale_depth(scene, torch.full_like(scene.depths, median_ratio(scene.depths, evidence.fitted)))
     refined = _with_bent_depth(replace(found, scene=scaled, accepted=True), evidence, config)
     return replace(refined, depth_before=before), evidence
 
 
-def _with_bent_depth(refined: Refinement, evidence: DepthEvidence | None, config: RefineConfig) -> Refinement:
+def _with_bent_depth(refined: Refinement, evidence: SparseDepths | None, config: RefineConfig) -> Refinement:
     """The same with depth that goes through the fitted points, if it then agrees better with those held out."""
     if evidence is None:
         return refined
@@ -217,18 +219,18 @@ def _with_bent_depth(refined: Refinement, evidence: DepthEvidence | None, config
     unbent = replace(refined, depth_before=before, depth_after=before)
     if before > config.largest_disagreement:
         return unbent
-    better = bent(scene, bending(scene.depths, evidence.fitted))
+    better = scale_depth(scene, fit_depth_alignment(scene.depths, evidence.fitted))
     after = float(disagreement(better.depths, evidence.held_out).mean())
     return replace(unbent, scene=better, depth_after=after) if after < before else unbent
 
 
 def _with_proven_depth(
-    clip: Clip, refined: Refinement, evidence: DepthEvidence | None, config: RefineConfig
+    clip: Clip, refined: Refinement, evidence: SparseDepths | None, config: RefineConfig
 ) -> Refinement:
     """The same with the depth that pictures prove, unless it contradicts the points held out."""
     if evidence is None or not refined.depth_after <= config.largest_disagreement:
         return refined
-    proven = with_proven_depth(clip, refined.scene)
+    proven = with_verified_depth(clip, refined.scene)
     after = float(disagreement(proven.scene.depths, evidence.held_out).mean())
     if after > refined.depth_after + config.edge_allowance:
         return refined
@@ -236,15 +238,15 @@ def _with_proven_depth(
         refined,
         scene=proven.scene,
         depth_after=after,
-        proven_share=float(proven.pixels.float().mean()),
-        proven_error=_error_where(proven, evidence.held_out),
+        verified_share=float(proven.verified.float().mean()),
+        verified_error=_error_where(proven, evidence.held_out),
     )
 
 
-def _error_where(proven: Proven, points: PointDepths) -> float:
+def _error_where(proven: VerifiedDepth, points: PointDepths) -> float:
     """The median disagreement with points on proven pixels; what stereo calls agreement where there are none."""
     row, column = rows_and_columns(points.pixels, proven.scene.size)
-    on_proven = points.known & proven.pixels[torch.arange(len(row))[:, None], row, column]
+    on_proven = points.known & proven.verified[torch.arange(len(row))[:, None], row, column]
     if not on_proven.any():
         return StereoConfig().agreement
     return float(disagreement(proven.scene.depths, replace(points, known=on_proven)).median().clamp(min=LEAST_ERROR))
@@ -261,13 +263,13 @@ def static_tracks(scene: Scene, count: int = 4000, seed: int = 0) -> FeatureTrac
     if tracks is None:
         raise ValueError("this scene has no tracks to refine its cameras with")
     row, column = rows_and_columns(tracks.pixels, scene.size)
-    moves = scene.moving[tracks.anchors[:, None], row, column] > 0.5
-    seen = tracks.visible * (tracks.visible > 0.5) * (tracks.confidence > 0) * ~moves[:, None]
+    moves = scene.dynamic[tracks.anchors[:, None], row, column] > 0.5
+    seen = tracks.visibility * (tracks.visibility > 0.5) * (tracks.confidence > 0) * ~moves[:, None]
     pixels = scene.track_pixels.movedim(1, 0).flatten(1, 2)
     seen = seen.movedim(1, 0).flatten(1, 2)
     known = (seen > 0).any(dim=0).nonzero()[:, 0].numpy()
     drawn = np.random.default_rng(seed).permutation(known)[:count]
-    return select(FeatureTracks(pixels, seen), torch.from_numpy(np.sort(drawn)))
+    return select_tracks(FeatureTracks(pixels, seen), torch.from_numpy(np.sort(drawn)))
 
 
 def _unchanged(scene: Scene, reason: str) -> Refinement:
@@ -275,10 +277,10 @@ def _unchanged(scene: Scene, reason: str) -> Refinement:
 
 
 def _check(scene: Scene, tracks: FeatureTracks) -> None:
-    if scene.batch_shape or len(tracks.seen) != scene.num_frames:
+    if scene.batch_shape or len(tracks.visibility) != scene.num_frames:
         raise ValueError(
             f"wanted one scene and tracks through its frames, given {tuple(scene.depths.shape[:-2])} frames and "
-            f"tracks through {len(tracks.seen)}"
+            f"tracks through {len(tracks.visibility)}"
         )
     if not (scene.cameras.world_from_cam.isfinite().all() and scene.cameras.intrinsics.isfinite().all()):
         raise ValueError("cameras of frames that are not placed cannot be refined; leave those frames out")

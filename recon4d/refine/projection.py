@@ -11,7 +11,7 @@ from recon4d.records import Cameras
 
 
 @dataclass(frozen=True)
-class Projected:
+class ProjectedPoints:
     """Points in pictures."""
 
     pixels: Float[Tensor, "*shape 2"]
@@ -27,10 +27,10 @@ class Projected:
         return row, column
 
 
-def projected(cameras: Cameras, points: Float[Tensor, "*batch n 3"], size: tuple[int, int]) -> Projected:
+def project_points(cameras: Cameras, points: Float[Tensor, "*batch n 3"], size: tuple[int, int]) -> ProjectedPoints:
     """World points seen by `cameras` whose pictures have `size` (height, width); both have the same batch axes."""
     in_camera = transform_points(cameras.cam_from_world, points)
     pixels, depths = project(in_camera, cameras.intrinsics), in_camera[..., 2]
     corner = pixels.new_tensor([float(size[1]), float(size[0])])
     inside = (depths > 0) & (pixels >= 0).all(dim=-1) & (pixels < corner).all(dim=-1)
-    return Projected(pixels, depths, inside)
+    return ProjectedPoints(pixels, depths, inside)

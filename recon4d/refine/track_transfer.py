@@ -8,7 +8,7 @@ from recon4d.geometry import rows_and_columns
 from recon4d.records import Scene, Tracks
 
 
-def carried_tracks(before: Scene, after: Scene) -> Tracks | None:
+def transfer_tracks(before: Scene, after: Scene) -> Tracks | None:
     """The tracks of `before` in `after`, whose cameras or depth are others: the same pixels, followed the same way.
 
     Each begins where its pixel lies in `after`, and goes as it went in the pixels of its anchor's camera, as much
@@ -28,6 +28,6 @@ def carried_tracks(before: Scene, after: Scene) -> Tracks | None:
 
     start = tracks.points[torch.arange(len(tracks.anchors)), tracks.anchors][:, None]
     way = longer * torch.einsum("aij,atqj->atqi", back @ into_camera, tracks.points - start)
-    stands = (after.moving[anchor, row, column] <= 0.5)[:, None, :, None]
+    stands = (after.dynamic[anchor, row, column] <= 0.5)[:, None, :, None]
     begins = after.points_from_depth[anchor, row, column][:, None]
     return replace(tracks, points=begins + torch.where(stands, 0.0, way))

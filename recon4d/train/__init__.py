@@ -1,4 +1,4 @@
-"""Training: optimisation, losses over records, and the loop that turns clips with truth into weights.
+"""Training: optimization, losses over records, and the loop that turns clips with truth into weights.
 
 Names are imported when they are first used, so that the command line, which needs the configurations alone, answers
 at once.

@@ -15,7 +15,7 @@ from recon4d.records import Clip, Scene
 from recon4d.train.adaptation_config import AdaptConfig, AdaptWeights
 from recon4d.train.config import OptimiserConfig
 from recon4d.train.lora import LoraConfig, add_lora, merge_lora
-from recon4d.train.optimizers import make_optimisers
+from recon4d.train.optimizers import make_optimizers
 from recon4d.train.parameter_groups import freeze
 from recon4d.train.schedule import Schedule
 from recon4d.train.self_consistency import (
@@ -30,7 +30,7 @@ from recon4d.train.self_consistency import (
 MIN_FRAMES = 3
 """Two pairs to learn from and one to judge by."""
 ALIKE = 2.0
-"""Frames whose colours (0 to 255) differ by no more on average show one picture, up to noise."""
+"""Frames whose colors (0 to 255) differ by no more on average show one picture, up to noise."""
 
 OnStep = Callable[[int, float], None]
 """Is told the steps that are done and the objective of the last."""
@@ -176,7 +176,7 @@ def _learn(
     on_step: OnStep | None,
 ) -> tuple[float, ...]:
     """The objective of every step; it ends early where that is no number."""
-    optimisers = make_optimisers(
+    optimizers = make_optimizers(
         student, OptimiserConfig(kind="adamw", adamw_rate=config.rate, betas=(0.9, 0.99), weight_decay=0.0)
     )
     schedule = Schedule(warmup_steps=config.steps // 10, total_steps=config.steps, decay_share=0.5)
@@ -185,15 +185,15 @@ def _learn(
     curve = []
     for step in range(config.steps):
         drawn = torch.randperm(len(pairs), generator=generator)[: config.pairs_per_step].tolist()
-        scene = student.outputs(batch.images, batch.times, (0,), batch.known).scene[0].in_frame(0)
+        scene = student.outputs(batch.images, batch.times, (0,), batch.priors).scene[0].in_frame(0)
         disagreement = consistency(scene, evidence, [pairs[i] for i in drawn]).weighed(config.weights)
         loss = disagreement + change(scene, evidence.first).weighed(config.weights)
         curve.append(float(loss.detach()))
         if not torch.isfinite(loss):
             break
-        optimisers.zero_grad()
+        optimizers.zero_grad()
         loss.backward()
-        optimisers.step(schedule.multiplier(step))
+        optimizers.step(schedule.multiplier(step))
         if on_step is not None:
             on_step(step + 1, curve[-1])
     return tuple(curve)

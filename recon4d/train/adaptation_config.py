@@ -16,7 +16,7 @@ class AdaptWeights:
     keep_depth: float = 10.0
     """Squared change of the logarithm of depth: of its scale as of its shape."""
     keep_cameras: float = 1.0
-    """Squared change of rotations, of centres in mean depths, and of the logarithm of focal lengths."""
+    """Squared change of rotations, of centers in mean depths, and of the logarithm of focal lengths."""
     keep_rest: float = 1.0
     """Squared change of what the pictures do not test: point maps, tracks, visibility, moving mask, confidences."""
 

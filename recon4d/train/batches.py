@@ -16,11 +16,11 @@ from recon4d.datasets import (
     ClipChoice,
     DynamicReplica,
     Mixture,
-    Part,
     PointOdyssey,
     Prepared,
     Sample,
-    Sequences,
+    SequenceDataset,
+    Source,
     sample_seed,
     step_loader,
 )
@@ -28,13 +28,13 @@ from recon4d.datasets.sampling import random_numbers
 from recon4d.datasets.synthetic import (
     Lattice,
     RenderParts,
-    WorldConfig,
+    SyntheticConfig,
     compiled_parts,
     load_pictures,
-    make_worlds,
-    render_worlds,
+    make_scenes,
+    render_scenes,
 )
-from recon4d.records import Known
+from recon4d.records import Priors
 from recon4d.train.config import (
     DataConfig,
     DataSet,
@@ -50,7 +50,7 @@ LEAST_DIFFICULTY = 0.4
 
 
 @dataclass(frozen=True)
-class Share:
+class RankInfo:
     """Which part of the work is this process's, and where it is done."""
 
     rank: int = 0
@@ -64,7 +64,7 @@ class Batches:
     Raises ``ValueError`` where a batch cannot be shared out evenly, and for data sets that are not there.
     """
 
-    def __init__(self, training: TrainConfig, share: Share) -> None:
+    def __init__(self, training: TrainConfig, share: RankInfo) -> None:
         config = training.data
         self._config, self._share = config, share
         self._seed, self._steps, self._accumulate = training.seed, training.steps, training.accumulate
@@ -73,7 +73,7 @@ class Batches:
         self._shapes, self._sets = config.parsed_shapes, config.parsed_sets
         for shape in self._shapes:
             self._clips_of_part(shape)
-        parts = tuple(Part(one.name, open_data_set(one), one.weight, one.name in config.still) for one in self._sets)
+        parts = tuple(Source(one.name, open_data_set(one), one.weight, one.name in config.still) for one in self._sets)
         self._prepared = {shape: self._prepare(parts, shape) for shape in self._shapes} if parts else {}
 
     def from_step(self, first_step: int) -> Iterator[tuple[int, list[Batch]]]:
@@ -102,15 +102,15 @@ class Batches:
     def worlds(self, step: int, part: int) -> Batch:
         """The part's worlds, made and filmed on the device that trains."""
         shape = self.shape(step)
-        config = WorldConfig(shape.num_frames, shape.height, shape.width, loose_share=self._config.loose_share)
+        config = SyntheticConfig(shape.num_frames, shape.height, shape.width, loose_share=self._config.loose_share)
         seeds = [sample_seed(self._seed, step, place) for place in self._places(shape, part)]
         count = 0 if self._pictures is None else len(self._pictures)
         ramp = step / max(1, self._config.ramp_share * self._steps)
         difficulty = min(1.0, LEAST_DIFFICULTY + (1 - LEAST_DIFFICULTY) * ramp)
-        world = make_worlds(config, TRAINING_FAMILY, seeds, self._share.device, difficulty, count)
+        world = make_scenes(config, TRAINING_FAMILY, seeds, self._share.device, difficulty, count)
         tracked = self._tracked(step)
         anchors = self._anchors(step, part).to(self._share.device)
-        sample = render_worlds(world, config, anchors, self._pictures, self._parts, tracked)
+        sample = render_scenes(world, config, anchors, self._pictures, self._parts, tracked)
         return self._with_known(sample, step, part)
 
     def _anchors(self, step: int, part: int) -> Int[Tensor, "batch 1"]:
@@ -140,7 +140,7 @@ class Batches:
         known = known_of(sample, torch.from_numpy(is_told), torch.from_numpy(knows_cameras))
         tracks = sample.scene.tracks
         assert tracks is not None
-        clip = replace(sample.clip, known=known, source=None)
+        clip = replace(sample.clip, priors=known, source=None)
         seed = sample_seed(self._seed, step, self._places(self.shape(step), part)[0])
         return Batch(replace(sample, clip=clip, object_ids=None), tracks.anchors, seed)
 
@@ -172,7 +172,7 @@ class Batches:
         )
         return iter(step_loader(_SamplesOfSteps(self), list(places), self._config.workers))
 
-    def _prepare(self, parts: tuple[Part, ...], shape: Shape) -> Prepared:
+    def _prepare(self, parts: tuple[Source, ...], shape: Shape) -> Prepared:
         # Tracks start at one frame, which is drawn here and not, as of worlds, among all of them afterwards.
         choice = ClipChoice(num_frames=shape.num_frames, other_anchor_share=self._config.other_anchor_share)
         return Prepared(Mixture(parts, choice), (shape.height, shape.width), DISK_TRACKS, augmentation=Augmentation())
@@ -195,23 +195,23 @@ class _SamplesOfSteps(Dataset[Sample]):
 def validation_batches(config: DataConfig, clips: int, device: torch.device) -> list[Batch]:
     """Worlds that training never sees, one clip a batch, all of them with motion from the first frame."""
     shape = config.parsed_shapes[0]
-    world_config = WorldConfig(num_frames=shape.num_frames, height=shape.height, width=shape.width)
+    world_config = SyntheticConfig(num_frames=shape.num_frames, height=shape.height, width=shape.width)
     batches = []
     for number in range(clips):
-        world = make_worlds(world_config, VALIDATION_FAMILY, [number], device)
-        sample = render_worlds(world, world_config, (0,), tracked=Lattice(config.track_stride))
+        world = make_scenes(world_config, VALIDATION_FAMILY, [number], device)
+        sample = render_scenes(world, world_config, (0,), tracked=Lattice(config.track_stride))
         nothing = torch.zeros(1, dtype=torch.bool)
-        clip = replace(sample.clip, known=known_of(sample, nothing, nothing))
+        clip = replace(sample.clip, priors=known_of(sample, nothing, nothing))
         batches.append(Batch(replace(sample, clip=clip, object_ids=None), torch.zeros(1, 1, dtype=torch.long)))
     return [batch.to(device) for batch in batches]
 
 
-def known_of(sample: Sample, is_told: torch.Tensor, knows_cameras: torch.Tensor) -> Known:
+def known_of(sample: Sample, is_told: torch.Tensor, knows_cameras: torch.Tensor) -> Priors:
     """Intrinsics of the clips that are told, cameras too of those that know them, NaN of the others, and no depth."""
     cameras = sample.scene.cameras
     told = is_told.to(cameras.intrinsics.device)[:, None, None, None]
     with_cameras = knows_cameras.to(cameras.intrinsics.device)[:, None, None, None]
-    return Known(
+    return Priors(
         intrinsics=torch.where(told, cameras.intrinsics, torch.nan),
         world_from_cam=torch.where(with_cameras, cameras.world_from_cam, torch.nan),
         # All unknown, but there: so every parameter has a gradient in every step, on every rank.
@@ -219,7 +219,7 @@ def known_of(sample: Sample, is_told: torch.Tensor, knows_cameras: torch.Tensor)
     )
 
 
-def open_data_set(wanted: DataSet) -> Sequences:
+def open_data_set(wanted: DataSet) -> SequenceDataset:
     """The data set on disk. Raises ``ValueError`` or ``FileNotFoundError`` where there is none."""
     if wanted.name not in DATASETS:
         raise ValueError(f"unknown data set {wanted.name!r}; there are {', '.join(DATASETS)}")

@@ -81,7 +81,7 @@ class LossWeights:
     plain_depth: float = 0.0
     """VGGT: the residual itself, without its worst fiftieth."""
     depth_slopes: float = 0.0
-    """VGGT: differences of depth between neighbouring pixels at four scales, weighed by confidence."""
+    """VGGT: differences of depth between neighboring pixels at four scales, weighed by confidence."""
     confident_points: float = 0.0
     """VGGT: as of depth, of point maps."""
     plain_points: float = 0.0
@@ -220,7 +220,7 @@ class TrainConfig:
     checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, a third more time."""
     sharding: Sharding = "none"
-    """none: every process has the whole model. full: they share out parameters, gradients and optimiser states."""
+    """none: every process has the whole model. full: they share out parameters, gradients and optimizer states."""
     freeze: tuple[str, ...] = ()
     """Patterns of parameters that do not learn, such as "backbone.*"."""
     lora: tuple[str, ...] = ()

@@ -42,12 +42,12 @@ def consistency_terms(
         return {}
     images = images / 255 if images.dtype == torch.uint8 else images
     images = full_precision(images)
-    still = [_neighbour_views(scene, source) for source in range(scene.num_frames)]
+    still = [_neighbor_views(scene, source) for source in range(scene.num_frames)]
     moving = _tracked_views(scene)
     terms = {}
     if "photometric" in wanted:
-        parts = [_best_neighbour(images, views) for views in still if views]
-        terms["photometric"] = _together(scene, parts + [_best_neighbour(images, (view,)) for view in moving])
+        parts = [_best_neighbor(images, views) for views in still if views]
+        terms["photometric"] = _together(scene, parts + [_best_neighbor(images, (view,)) for view in moving])
     if "semantic" in wanted:
         features = _frozen_features(model, images)
         views = [view for views in still for view in views] + moving
@@ -55,13 +55,13 @@ def consistency_terms(
     return terms
 
 
-def _neighbour_views(scene: Scene, source: int) -> tuple[_View, ...]:
+def _neighbor_views(scene: Scene, source: int) -> tuple[_View, ...]:
     """What stands still in a frame, in the frames before and after it in the clip."""
     views = []
     for target in (source - 1, source + 1):
         if 0 <= target < scene.num_frames:
             warp = losses.warp_still(scene, source, target)
-            seen = _seen(scene, warp, target) & (scene.moving[:, source] < MOVES)
+            seen = _seen(scene, warp, target) & (scene.dynamic[:, source] < MOVES)
             views.append(_View(_frame(scene, source), target, warp, seen))
     return tuple(views)
 
@@ -71,7 +71,7 @@ def _tracked_views(scene: Scene) -> list[_View]:
     if scene.tracks is None:
         return []
     anchors = scene.tracks.anchors[:, 0]
-    moves = _of_frame(scene.moving, anchors) >= MOVES
+    moves = _of_frame(scene.dynamic, anchors) >= MOVES
     views = []
     for target in range(scene.num_frames):
         warp = losses.warp_tracked(scene, 0, target)
@@ -84,12 +84,12 @@ def _seen(scene: Scene, warp: Warp, target: int) -> Bool[Tensor, "batch height w
     return losses.seen_in_target(warp, scene.depths[:, target].detach(), scene.depth_confidence[:, target] > 0)
 
 
-def _best_neighbour(images: Pictures, views: tuple[_View, ...]) -> Term:
+def _best_neighbor(images: Pictures, views: tuple[_View, ...]) -> Term:
     """Each pixel by the frame that shows it best, which forgives what hides it in the others."""
     source = _of_frame(images, views[0].source)
     targets = tuple(images[:, view.target] for view in views)
     warps, seen = tuple(view.warp for view in views), tuple(view.seen for view in views)
-    return losses.best_neighbour_photometric_term(source, targets, warps, seen)
+    return losses.best_neighbor_photometric_term(source, targets, warps, seen)
 
 
 def _same_meaning(features: Features, view: _View) -> Term:

@@ -14,12 +14,12 @@ from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 
 from recon4d.models import Model, compile_blocks
-from recon4d.train.batches import Batches, Share, validation_batches
+from recon4d.train.batches import Batches, RankInfo, validation_batches
 from recon4d.train.checkpoints import Checkpoint, keep_last_and_best, write_checkpoint
 from recon4d.train.config import TrainConfig
 from recon4d.train.lora import LoraConfig, add_lora, merge_lora
-from recon4d.train.objective import Batch, Trainee, objective
-from recon4d.train.optimizers import make_optimisers
+from recon4d.train.objective import Batch, TrainModule, objective
+from recon4d.train.optimizers import make_optimizers
 from recon4d.train.parameter_groups import freeze
 from recon4d.train.progress import Progress
 from recon4d.train.run_folder import CHECKPOINTS_NAME
@@ -71,15 +71,15 @@ class _Training:
         folder.mkdir(parents=True, exist_ok=True)
         self.accelerator = _accelerator(config)
         device = self.accelerator.device
-        share = Share(self.accelerator.process_index, self.accelerator.num_processes, device)
+        share = RankInfo(self.accelerator.process_index, self.accelerator.num_processes, device)
         self.batches = Batches(config, share)
         self.validation = validation_batches(config.data, config.validation_clips, device)
         self.model = make_trainable_model(config).to(device)
         self.shell = copy.deepcopy(self.model).to("meta")
         """The model without its numbers: what checkpoints are made of, whether or not it is sharded."""
         self.is_sharded = config.sharding == "full" and share.world_size > 1
-        self.trainee = self._over_processes(Trainee(self.model, config.losses))
-        self.optimisers = make_optimisers(self.model, config.optimiser, config.precision == "bfloat16")
+        self.trainee = self._over_processes(TrainModule(self.model, config.losses))
+        self.optimizers = make_optimizers(self.model, config.optimiser, config.precision == "bfloat16")
         self.average = WeightAverage(self.model, config.average)
         self.schedule = Schedule(min(config.warmup_steps, config.steps), config.steps, config.decay_share)
         self.step = 0
@@ -117,7 +117,7 @@ class _Training:
 
     def _train_step(self, step: int, parts: list[Batch]) -> tuple[Float[Tensor, "term"], Float[Tensor, ""]]:
         """One step on all parts; the terms' means over all ranks, and the length of the gradient."""
-        self.optimisers.zero_grad()
+        self.optimizers.zero_grad()
         means = []
         for place, batch in enumerate(parts):
             is_last = place == len(parts) - 1
@@ -131,13 +131,13 @@ class _Training:
                 means.append(objective(_summed(self.accelerator, totals.detach()), counts, self.config.losses)[1])
         if self.is_sharded:
             average_unsharded_gradients(self.model.parameters())
-        norm = self.optimisers.step(self.schedule.multiplier(step))
+        norm = self.optimizers.step(self.schedule.multiplier(step))
         # No rank asks whether the gradient was finite: it is the same on all, and a broken step moves nothing.
         self.skipped += (~torch.isfinite(norm)).to(self.skipped)
         self.average.update(self.model)
         return torch.stack(means).mean(dim=0), norm
 
-    def _over_processes(self, trainee: Trainee) -> torch.nn.Module:
+    def _over_processes(self, trainee: TrainModule) -> torch.nn.Module:
         """The trainee as it runs beside those of the other processes, its gradients averaged with theirs."""
         if not self.is_sharded:
             return self.accelerator.prepare(trainee)
@@ -190,7 +190,7 @@ class _Training:
         return {
             "step": self.step,
             "model": whole_state(self.model),
-            "optimisers": self.optimisers.state_dict(),
+            "optimisers": self.optimizers.state_dict(),
             "average": self.average.state_dict(self.model),
             "skipped": self.skipped,
         }
@@ -198,7 +198,7 @@ class _Training:
     def _go_on_from(self, checkpoint: Checkpoint) -> None:
         state = checkpoint.load_state()
         load_whole_state(self.model, state["model"])
-        self.optimisers.load_state_dict(state["optimisers"])
+        self.optimizers.load_state_dict(state["optimisers"])
         self.average.load_state_dict(state["average"], self.model)
         self.skipped.copy_(state["skipped"])
         self.step = state["step"]
@@ -215,7 +215,7 @@ class _Training:
         if self.accelerator.num_processes == 1:
             return asked
         if self.accelerator.device.type == "cuda" and self.step % self.config.log_every:
-            return False  # asking costs a synchronisation
+            return False  # asking costs a synchronization
         return bool(_summed(self.accelerator, torch.tensor(float(asked), device=self.accelerator.device)) > 0)
 
 

@@ -66,7 +66,7 @@ class LoraLinear(nn.Linear):
 def add_lora(model: nn.Module, config: LoraConfig) -> tuple[str, ...]:
     """Adapt the linear layers of `model` that match, in place, and return their names.
 
-    Only what is adapted is frozen here: `freeze` the rest first, and make the optimisers afterwards. Raises
+    Only what is adapted is frozen here: `freeze` the rest first, and make the optimizers afterwards. Raises
     ``ValueError`` for a pattern that matches no plain linear layer.
     """
     linear = {name: module for name, module in model.named_modules() if type(module) is nn.Linear}

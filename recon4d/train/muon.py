@@ -39,7 +39,7 @@ class Muon(torch.optim.Optimizer):
     """
 
     found_inf: Tensor | None = None
-    """Where this is 1, as in torch's fused optimisers, a step leaves weights and momentum as they are; nobody has to
+    """Where this is 1, as in torch's fused optimizers, a step leaves weights and momentum as they are; nobody has to
     ask the device what it is."""
 
     def __init__(
@@ -90,7 +90,7 @@ class Muon(torch.optim.Optimizer):
         gradients = [local(parameter.grad) for parameter in moved.parameters if parameter.grad is not None]
         buffers = [self._buffer(parameter) for parameter in moved.parameters]
         if moved.alive is not None:
-            # Momentum that moves towards itself stays where it is, bit for bit.
+            # Momentum that moves toward itself stays where it is, bit for bit.
             is_alive = moved.alive > 0
             gradients = [torch.where(is_alive, *pair) for pair in zip(gradients, buffers, strict=True)]
         torch._foreach_lerp_(buffers, gradients, 1 - moved.momentum)
@@ -131,7 +131,7 @@ class _Moved:
         torch._foreach_add_(weights, torch._foreach_mul(own, -rate))
 
 
-def orthogonalised(
+def orthogonalized(
     matrices: Float[Tensor, "batch rows columns"], bfloat16: bool = False
 ) -> Float[Tensor, "batch rows columns"]:
     """U V^T of each matrix U S V^T, roughly: singular values come out between about 0.7 and 1.2, zero stays zero.
@@ -158,7 +158,7 @@ def _orthogonal_updates(matrices: list[Tensor], bfloat16: bool) -> list[Tensor]:
         by_shape.setdefault((matrix.device, matrix.dtype, *_wide(matrix).shape), []).append(index)
     updates = list(matrices)
     for indices in by_shape.values():
-        batch = orthogonalised(torch.stack([_wide(matrices[index]) for index in indices]), bfloat16)
+        batch = orthogonalized(torch.stack([_wide(matrices[index]) for index in indices]), bfloat16)
         batch = batch * (0.2 * math.sqrt(max(batch.shape[-2:])))
         for index, update in zip(indices, batch.unbind(0), strict=True):
             updates[index] = update.mT if _is_tall(matrices[index]) else update

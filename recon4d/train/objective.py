@@ -1,4 +1,4 @@
-"""What is minimised: every term of a batch, its weight, and the one number that they make together."""
+"""What is minimized: every term of a batch, its weight, and the one number that they make together."""
 
 from dataclasses import dataclass, fields, replace
 
@@ -36,7 +36,7 @@ class Batch(TensorRecord):
     """Decides what is random in the objective (where `local_points` looks)."""
 
 
-class Trainee(nn.Module):
+class TrainModule(nn.Module):
     """A model and its objective as one module, which is what data-parallel training wraps."""
 
     def __init__(self, model: Model, weights: LossWeights | None = None) -> None:
@@ -49,8 +49,8 @@ class Trainee(nn.Module):
         clip = batch.sample.clip
         # Only a motion head learns from tracks; a point tracker would follow its points for nothing.
         asked = batch.asked if self.model.motion_head is not None else batch.asked[:, :0]
-        outputs = self.model.outputs(clip.images, clip.times, asked, clip.known)
-        truth = losses.normalised(batch.sample.scene)
+        outputs = self.model.outputs(clip.images, clip.times, asked, clip.priors)
+        truth = losses.normalized(batch.sample.scene)
         wanted = terms_of(self.weights)
         with torch.autocast(clip.images.device.type, enabled=False):
             named = dict(default_terms(self.model, outputs, truth))

@@ -15,7 +15,7 @@ from recon4d.records import Scene
 from recon4d.train.terms import no_term, read_tracks
 
 PublishedTerm = Callable[[Outputs, Scene, int], Term]
-"""Of outputs, the normalised truth, and the seed of what is random."""
+"""Of outputs, the normalized truth, and the seed of what is random."""
 
 
 def _confident_depth(outputs: Outputs, truth: Scene, seed: int) -> Term:

@@ -50,7 +50,7 @@ class Evidence:
         """Pixels of the source that stand still and that the target sees, by the first prediction."""
         warp = warp_still(self.first, source, target)
         seen = seen_in_target(warp, self.first.depths[target], self.first.depth_confidence[target] > 0)
-        return seen & (self.first.moving[source] < MOVING)
+        return seen & (self.first.dynamic[source] < MOVING)
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def change(scene: Scene, first: Scene) -> Change:
     depth = mean(masked_term((scene.depths / first.depths).log().square(), known))
 
     turned = scene.cameras.world_from_cam[..., :3, :3] - first.cameras.world_from_cam[..., :3, :3]
-    moved = (scene.cameras.centres - first.cameras.centres) / unit
+    moved = (scene.cameras.centers - first.cameras.centers) / unit
     focal = scene.cameras.intrinsics.diagonal(dim1=-2, dim2=-1)[..., :2]
     first_focal = first.cameras.intrinsics.diagonal(dim1=-2, dim2=-1)[..., :2]
     # The squared Frobenius distance of two rotations is twice their squared angle, where that is small.
@@ -133,12 +133,12 @@ def change(scene: Scene, first: Scene) -> Change:
     cameras = angles.mean() + moved.square().sum(dim=-1).mean() + (focal / first_focal).log().square().mean()
 
     rest = mean(masked_term(((scene.points - first.points) / unit).square().sum(dim=-1), first.point_confidence > 0))
-    rest = rest + (scene.moving - first.moving).square().mean()
+    rest = rest + (scene.dynamic - first.dynamic).square().mean()
     rest = rest + _change_of_confidence(scene.depth_confidence, first.depth_confidence)
     rest = rest + _change_of_confidence(scene.point_confidence, first.point_confidence)
     if scene.tracks is not None and first.tracks is not None:
         rest = rest + ((scene.tracks.points - first.tracks.points) / unit).square().sum(dim=-1).mean()
-        rest = rest + (scene.tracks.visible - first.tracks.visible).square().mean()
+        rest = rest + (scene.tracks.visibility - first.tracks.visibility).square().mean()
         rest = rest + _change_of_confidence(scene.tracks.confidence, first.tracks.confidence)
     return Change(depth, cameras, rest)
 

@@ -1,7 +1,7 @@
 """Parameters shared out over processes (FSDP2): each keeps a part of every tensor and gathers a block to use it.
 
 A sharded parameter is a `DTensor`: its `to_local` is this process's rows, its `full_tensor` the whole, for which all
-processes must ask together. Optimiser states and averages are kept as plain local parts; checkpoints hold whole
+processes must ask together. Optimizer states and averages are kept as plain local parts; checkpoints hold whole
 tensors and do not tell how many processes wrote them.
 """
 
@@ -106,10 +106,10 @@ def average_unsharded_gradients(parameters: Iterable[Tensor]) -> None:
             gradient.copy_(part.view_as(gradient))
 
 
-def whole_optimiser_state(state: dict[str, Any], parameters: list[Tensor]) -> dict[str, Any]:
-    """An optimiser's ``state_dict`` with whole tensors; `parameters` are in the order of its groups.
+def whole_optimizer_state(state: dict[str, Any], parameters: list[Tensor]) -> dict[str, Any]:
+    """An optimizer's ``state_dict`` with whole tensors; `parameters` are in the order of its groups.
 
-    What an optimiser keeps of a parameter has its shape, or none (its count of steps).
+    What an optimizer keeps of a parameter has its shape, or none (its count of steps).
     """
 
     def gathered(value: Any, parameter: Tensor) -> Any:
@@ -120,8 +120,8 @@ def whole_optimiser_state(state: dict[str, Any], parameters: list[Tensor]) -> di
     return _of_each_parameter(state, parameters, gathered)
 
 
-def part_of_optimiser_state(state: dict[str, Any], parameters: list[Tensor]) -> dict[str, Any]:
-    """This process's part of a `whole_optimiser_state`."""
+def part_of_optimizer_state(state: dict[str, Any], parameters: list[Tensor]) -> dict[str, Any]:
+    """This process's part of a `whole_optimizer_state`."""
 
     def part(value: Any, parameter: Tensor) -> Any:
         return part_of(value, parameter) if isinstance(value, Tensor) and value.ndim else value

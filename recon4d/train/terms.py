@@ -15,7 +15,7 @@ NamedTerms = list[tuple[str, Term]]
 
 
 def default_terms(model: Model, outputs: Outputs, truth: Scene) -> NamedTerms:
-    """Every term of `objective.TERMS`; `truth` is `losses.normalised`."""
+    """Every term of `objective.TERMS`; `truth` is `losses.normalized`."""
     return [*_scene_terms(outputs, truth), *_motion_terms(outputs, truth), *_match_terms(model, outputs, truth)]
 
 
@@ -32,7 +32,7 @@ def _scene_terms(outputs: Outputs, truth: Scene) -> NamedTerms:
         ),
         ("rotation", losses.rotation_term(scene.cameras, truth.cameras)),
         ("translation", losses.relative_translation_term(scene.cameras, truth.cameras)),
-        ("centre", losses.centre_term(scene.cameras, truth.cameras)),
+        ("centre", losses.center_term(scene.cameras, truth.cameras)),
         ("field_of_view", losses.field_of_view_term(scene.cameras, truth.cameras, truth.size)),
         ("principal_point", losses.principal_point_term(scene.cameras, truth.cameras, truth.size)),
         ("moving", _moving_term(outputs, truth)),
@@ -41,25 +41,27 @@ def _scene_terms(outputs: Outputs, truth: Scene) -> NamedTerms:
 
 def _moving_term(outputs: Outputs, truth: Scene) -> Term:
     return (
-        no_term(outputs) if outputs.moving_logits is None else losses.moving_term(outputs.moving_logits, truth.moving)
+        no_term(outputs)
+        if outputs.dynamic_logits is None
+        else losses.dynamic_term(outputs.dynamic_logits, truth.dynamic)
     )
 
 
 def _motion_terms(outputs: Outputs, truth: Scene) -> NamedTerms:
     # A point tracker answers a few pixels; only a motion head answers all, wherever the truth has its own.
-    asked = None if outputs.visible_logits is None else read_tracks(outputs, truth)
-    if asked is None or outputs.visible_logits is None:
+    asked = None if outputs.visibility_logits is None else read_tracks(outputs, truth)
+    if asked is None or outputs.visibility_logits is None:
         nothing = no_term(outputs)
         return [("motion", nothing), ("track_confidence", nothing), ("visibility", nothing)]
     read, scene = asked
     true = scene.tracks
     assert true is not None
-    logits = losses.at_queries(outputs.visible_logits[..., None], true.pixels, truth.size)[..., 0]
+    logits = losses.at_queries(outputs.visibility_logits[..., None], true.pixels, truth.size)[..., 0]
     depths = losses.depths_at_anchors(scene)
     return [
         ("motion", losses.motion_term(read, true, depths)),
         ("track_confidence", losses.track_confidence_term(read, true, depths)),
-        ("visibility", losses.visibility_term(logits, true.visible, losses.told_elsewhere(true))),
+        ("visibility", losses.visibility_term(logits, true.visibility, losses.is_known_off_anchor(true))),
     ]
 
 
@@ -102,7 +104,7 @@ def tracks_of_anchors(tracks: Tracks, anchors: Int[Tensor, "batch asked"]) -> Tr
     found = is_anchor.any(dim=-1)[..., None, None]
     return Tracks(
         points=tracks.points[clip, place],
-        visible=tracks.visible[clip, place],
+        visibility=tracks.visibility[clip, place],
         confidence=tracks.confidence[clip, place] * found,
         anchors=anchors,
         pixels=tracks.pixels[clip, place],

@@ -37,7 +37,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
-        """Move the average towards the weights as they are now."""
+        """Move the average toward the weights as they are now."""
         decay = min(self.decay, (1 + self.updates) / (START + self.updates))
         weights = [full_precision(local(parameter.detach())) for parameter in self._parameters(model)]
         torch._foreach_lerp_(list(self.average.values()), weights, 1 - decay)

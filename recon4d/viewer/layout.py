@@ -72,7 +72,7 @@ def blueprint(scene: Scene, has_images: bool, has_times: bool) -> Any:
 
 def says_what_moves(scene: Scene) -> bool:
     """Whether the scene tells of any pixel whether it moves."""
-    return bool(torch.isfinite(scene.moving).any())
+    return bool(torch.isfinite(scene.dynamic).any())
 
 
 def scene_length(scene: Scene) -> float:

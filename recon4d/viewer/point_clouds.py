@@ -7,17 +7,17 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
-from recon4d.geometry import thinned
+from recon4d.geometry import thin
 from recon4d.records import Scene
 from recon4d.viewer.selection import (
     BANDS,
     band_map,
-    is_moving,
+    is_dynamic,
     showable,
 )
 
-GREY = 170
-"""Colour of points without frames."""
+GRAY = 170
+"""Color of points without frames."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Cloud:
         # One frame at a time: the points of a whole clip would fill the memory before most are dropped.
         return self.scene.frames([frame]).points_from_depth[0][self.chosen[frame]].float()
 
-    def colours(self, frame: int) -> UInt8[Tensor, "n 3"]:
+    def colors(self, frame: int) -> UInt8[Tensor, "n 3"]:
         """Their RGB."""
         return self.images[frame].movedim(0, -1)[self.chosen[frame]]
 
@@ -56,11 +56,11 @@ def choose_clouds(scene: Scene, images: UInt8[Tensor, "time 3 height width"] | N
     shown = showable(scene)
     bands = band_map(scene.depth_confidence, shown)
     if images is None:
-        images = torch.full((1, 1, 1, 1), GREY, dtype=torch.uint8).expand(scene.num_frames, 3, *scene.size)
+        images = torch.full((1, 1, 1, 1), GRAY, dtype=torch.uint8).expand(scene.num_frames, 3, *scene.size)
     untracked = replace(scene, tracks=None)
     return Clouds(
-        at_time=tuple(_by_band(untracked, images, thinned(shown, max_points), bands)),
-        still=tuple(_by_band(untracked, images, thinned(shown & ~is_moving(scene), max_points), bands)),
+        at_time=tuple(_by_band(untracked, images, thin(shown, max_points), bands)),
+        still=tuple(_by_band(untracked, images, thin(shown & ~is_dynamic(scene), max_points), bands)),
     )
 
 

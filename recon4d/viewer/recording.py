@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from recon4d.geometry import spread, transform_points, unproject
+from recon4d.geometry import stratified_indices, transform_points, unproject
 from recon4d.records import Clip, Scene
 from recon4d.viewer.layout import (
     CAMERA,
@@ -27,7 +27,7 @@ from recon4d.viewer.layout import (
 )
 from recon4d.viewer.point_clouds import Cloud, choose_clouds
 from recon4d.viewer.rerun_loader import load_rerun
-from recon4d.viewer.selection import has_camera, is_moving, known_depth
+from recon4d.viewer.selection import has_camera, is_dynamic, known_depth
 from recon4d.viewer.trails import Trails, choose_trails, rainbow
 
 APPLICATION = "recon4d"
@@ -44,7 +44,7 @@ MAP_SHADE = 0.5
 MAP_SIZE, POINT_SIZE, TRACK_SIZE, LINE_SIZE = 1.5, 2.0, 3.0, 1.2
 """Radii on the screen, whatever the distance. Of two points at one place, in the map and now, the larger is seen."""
 
-PATH_COLOUR, MOVING_COLOUR, UNKNOWN_COLOUR = (255, 210, 80), (255, 96, 32, 170), (50, 50, 55)
+PATH_COLOR, MOVING_COLOR, UNKNOWN_COLOR = (255, 210, 80), (255, 96, 32, 170), (50, 50, 55)
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def record_scene(
 ) -> View:
     """Everything that is shown of one `scene` whose frames were taken at `times` (seconds; NaN: no order).
 
-    `images` are the frames at any size; without them points are grey. Positions are in the scene's own unit and world
+    `images` are the frames at any size; without them points are gray. Positions are in the scene's own unit and world
     (OpenCV axes). Frames are put in the order of time. Raises ``ValueError`` for a batch, for times or images that do
     not fit the scene, and where rerun is not installed.
     """
@@ -109,8 +109,8 @@ def record_scene(
     untracked = replace(scene, tracks=None)
 
     recording.log(WORLD, rerun.ViewCoordinates.RDF, static=True)
-    _log_class(recording, MOVING, "moving", MOVING_COLOUR)
-    _log_class(recording, UNKNOWN, "unknown", UNKNOWN_COLOUR)
+    _log_class(recording, MOVING, "moving", MOVING_COLOR)
+    _log_class(recording, UNKNOWN, "unknown", UNKNOWN_COLOR)
     for cloud in clouds.still:
         _log_map(recording, cloud)
     _log_cameras(recording, scene, FRUSTUM_LENGTH * length)
@@ -155,9 +155,9 @@ def _lightened(scene: Scene, images: Tensor | None, max_side: int) -> tuple[Scen
     return scene, images
 
 
-def _log_class(recording: Any, name: str, label: str, colour: tuple[int, ...]) -> None:
+def _log_class(recording: Any, name: str, label: str, color: tuple[int, ...]) -> None:
     """What 1 means in the masks called `name`; 0 is not seen."""
-    classes = [(0, f"not {label}", (0, 0, 0, 0)), (1, label, colour)]
+    classes = [(0, f"not {label}", (0, 0, 0, 0)), (1, label, color)]
     recording.log(name, load_rerun().AnnotationContext(classes), static=True)
 
 
@@ -165,36 +165,36 @@ def _log_map(recording: Any, cloud: Cloud) -> None:
     rerun = load_rerun()
     frames = range(cloud.scene.num_frames)
     points = torch.cat([cloud.points(frame) for frame in frames])
-    colours = (MAP_SHADE * torch.cat([cloud.colours(frame) for frame in frames])).to(torch.uint8)
+    colors = (MAP_SHADE * torch.cat([cloud.colors(frame) for frame in frames])).to(torch.uint8)
     radius = rerun.Radius.ui_points(MAP_SIZE)
-    shown = rerun.Points3D(points.numpy(), colors=colours.numpy(), radii=radius)
+    shown = rerun.Points3D(points.numpy(), colors=colors.numpy(), radii=radius)
     recording.log(f"{MAP}/{cloud.band}", shown, static=True)
 
 
 def _log_cameras(recording: Any, scene: Scene, length: float) -> None:
-    """Frusta of cameras over the whole clip, each one line, in colours that run with time."""
+    """Frusta of cameras over the whole clip, each one line, in colors that run with time."""
     rerun = load_rerun()
     with_camera = has_camera(scene).nonzero()[:, 0]
     if not len(with_camera):
         return
-    shown = with_camera[spread(len(with_camera), MAX_FRUSTA)].tolist()
+    shown = with_camera[stratified_indices(len(with_camera), MAX_FRUSTA)].tolist()
     cameras = scene.cameras.frames(shown)
     height, width = scene.size
     corners = cameras.intrinsics.new_tensor([[0, 0], [width, 0], [width, height], [0, height]])
     lengths = corners.new_full((len(shown), 4), length)
     in_camera = unproject(corners.expand(len(shown), 4, 2), lengths, cameras.intrinsics)
     outline = torch.cat([torch.zeros_like(in_camera[:, :1]), in_camera], dim=1)
-    # Around the picture, then through the centre (0) to the other corners: one edge is drawn twice.
+    # Around the picture, then through the center (0) to the other corners: one edge is drawn twice.
     line = transform_points(cameras.world_from_cam, outline[:, [1, 2, 3, 4, 1, 0, 2, 3, 0, 4]])
-    colours, radius = rainbow(len(shown)).numpy(), rerun.Radius.ui_points(LINE_SIZE)
-    recording.log(CAMERAS, rerun.LineStrips3D(line.numpy(), colors=colours, radii=radius), static=True)
+    colors, radius = rainbow(len(shown)).numpy(), rerun.Radius.ui_points(LINE_SIZE)
+    recording.log(CAMERAS, rerun.LineStrips3D(line.numpy(), colors=colors, radii=radius), static=True)
 
 
 def _log_camera_path(recording: Any, scene: Scene) -> None:
     rerun = load_rerun()
-    centres = scene.cameras.centres[has_camera(scene)].numpy()
+    centers = scene.cameras.centers[has_camera(scene)].numpy()
     radius = rerun.Radius.ui_points(LINE_SIZE)
-    path = rerun.LineStrips3D([centres] if len(centres) > 1 else [], colors=[PATH_COLOUR], radii=radius)
+    path = rerun.LineStrips3D([centers] if len(centers) > 1 else [], colors=[PATH_COLOR], radii=radius)
     recording.log(CAMERA_PATH, path, static=True)
 
 
@@ -227,46 +227,46 @@ def _log_depth(recording: Any, now: Scene, depth_range: tuple[float, float]) -> 
     rerun = load_rerun()
     known = known_depth(now)[0]
     depths = torch.where(known, now.depths[0], torch.nan).float()
-    metres = float(now.metres_per_unit)
-    # How many of the map's units a metre has; without one, a unit is shown as a metre.
-    meter = 1 / metres if metres > 0 else 1.0
+    meters = float(now.metres_per_unit)
+    # How many of the map's units a meter has; without one, a unit is shown as a meter.
+    meter = 1 / meters if meters > 0 else 1.0
     recording.log(DEPTH, rerun.DepthImage(depths.numpy(), meter=meter, depth_range=depth_range))
-    # rerun gives NaN the colour of the farthest.
+    # rerun gives NaN the color of the farthest.
     recording.log(UNKNOWN, rerun.SegmentationImage((~known).to(torch.uint8).numpy(), opacity=1.0))
 
 
 def _log_moving(recording: Any, now: Scene) -> None:
-    mask = is_moving(now)[0].to(torch.uint8).numpy()
+    mask = is_dynamic(now)[0].to(torch.uint8).numpy()
     recording.log(MOVING, load_rerun().SegmentationImage(mask))
 
 
 def _log_points(recording: Any, cloud: Cloud, frame: int) -> None:
     rerun = load_rerun()
-    points, colours = cloud.points(frame).numpy(), cloud.colours(frame).numpy()
+    points, colors = cloud.points(frame).numpy(), cloud.colors(frame).numpy()
     radius = rerun.Radius.ui_points(POINT_SIZE)
-    recording.log(f"{POINTS}/{cloud.band}", rerun.Points3D(points, colors=colours, radii=radius))
+    recording.log(f"{POINTS}/{cloud.band}", rerun.Points3D(points, colors=colors, radii=radius))
 
 
 def _log_trails(recording: Any, trails: Trails, frame: int, length: int) -> None:
     rerun = load_rerun()
     name = f"{TRACKS}/anchor_{trails.anchor}"
-    positions, colours = (values.numpy() for values in trails.heads(frame))
+    positions, colors = (values.numpy() for values in trails.heads(frame))
     radius = rerun.Radius.ui_points(TRACK_SIZE)
-    recording.log(f"{name}/points", rerun.Points3D(positions, colors=colours, radii=radius))
-    strips, colours = (values.numpy() for values in trails.tails(frame, length))
+    recording.log(f"{name}/points", rerun.Points3D(positions, colors=colors, radii=radius))
+    strips, colors = (values.numpy() for values in trails.tails(frame, length))
     radius = rerun.Radius.ui_points(LINE_SIZE)
-    recording.log(f"{name}/tails", rerun.LineStrips3D(strips, colors=colours, radii=radius))
+    recording.log(f"{name}/tails", rerun.LineStrips3D(strips, colors=colors, radii=radius))
 
 
 def _depth_range(scene: Scene) -> tuple[float, float] | None:
-    """The depths that get the first and the last colour, the same for the whole clip; None where none is known."""
+    """The depths that get the first and the last color, the same for the whole clip; None where none is known."""
     depths = scene.depths[known_depth(scene)]
     if not len(depths):
         return None
-    # A million are enough for a colour, and torch.quantile refuses more than 16 million.
-    sample = depths[spread(len(depths), 1_000_000)].float()
-    # The ground near the horizon would take most of the colours.
+    # A million are enough for a color, and torch.quantile refuses more than 16 million.
+    sample = depths[stratified_indices(len(depths), 1_000_000)].float()
+    # The ground near the horizon would take most of the colors.
     low, high = torch.quantile(sample, torch.tensor([0.02, 0.9])).tolist()
-    # A wall seen from the front should not show the rounding of its depth in full colour.
+    # A wall seen from the front should not show the rounding of its depth in full color.
     margin = max(0.0, 0.01 * high - (high - low)) / 2
     return low - margin, high + margin

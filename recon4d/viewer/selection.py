@@ -5,7 +5,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from recon4d.geometry import is_depth_edge, spread
+from recon4d.geometry import is_depth_edge, stratified_indices
 from recon4d.records import Scene, Tracks
 
 BANDS = ("low", "middle", "high")
@@ -35,9 +35,9 @@ def known_depth(scene: Scene) -> Bool[Tensor, "time height width"]:
     return (scene.depth_confidence > 0) & torch.isfinite(scene.depths) & (scene.depths > 0)
 
 
-def is_moving(scene: Scene) -> Bool[Tensor, "time height width"]:
+def is_dynamic(scene: Scene) -> Bool[Tensor, "time height width"]:
     """Pixels that probably move in the world; NaN says nothing and is false."""
-    return scene.moving >= MOVING_PROBABILITY
+    return scene.dynamic >= MOVING_PROBABILITY
 
 
 def band_map(
@@ -71,8 +71,8 @@ def chosen_queries(scene: Scene, tracks: Tracks, anchor: int, limit: int) -> Int
     moves = known & _starts_on_moving(scene, tracks, anchor)
     moving, still = moves.nonzero()[:, 0], (known & ~moves).nonzero()[:, 0]
     places_for_moving = max(limit - len(still), (limit + 1) // 2)
-    moving = moving[spread(len(moving), places_for_moving)]
-    still = still[spread(len(still), limit - len(moving))]
+    moving = moving[stratified_indices(len(moving), places_for_moving)]
+    still = still[stratified_indices(len(still), limit - len(moving))]
     return torch.cat([moving, still]).sort().values
 
 
@@ -88,4 +88,4 @@ def _starts_on_moving(scene: Scene, tracks: Tracks, anchor: int) -> Bool[Tensor,
         return torch.zeros(tracks.pixels.shape[1], dtype=torch.bool, device=tracks.pixels.device)
     height, width = scene.size
     column, row = tracks.pixels[anchor].floor().long().unbind(dim=-1)
-    return is_moving(scene)[frame][row.clamp(0, height - 1), column.clamp(0, width - 1)]
+    return is_dynamic(scene)[frame][row.clamp(0, height - 1), column.clamp(0, width - 1)]

@@ -16,28 +16,28 @@ UNSEEN = 0.35
 
 @dataclass(frozen=True)
 class Trails:
-    """Tracks from one anchor, each in its own colour; `anchor` counts the anchors of the scene."""
+    """Tracks from one anchor, each in its own color; `anchor` counts the anchors of the scene."""
 
     anchor: int
     positions: Float[Tensor, "time query 3"]
     is_known: Bool[Tensor, "time query"]
     is_visible: Bool[Tensor, "time query"]
-    colours: UInt8[Tensor, "query 3"]
+    colors: UInt8[Tensor, "query 3"]
 
     def heads(self, frame: int) -> tuple[Float[Tensor, "n 3"], UInt8[Tensor, "n 3"]]:
-        """Where the points are at `frame`, and their colours, dark where they are hidden."""
+        """Where the points are at `frame`, and their colors, dark where they are hidden."""
         known = self.is_known[frame]
         brightness = torch.where(self.is_visible[frame], 1.0, UNSEEN)[:, None]
-        return self.positions[frame, known], (self.colours * brightness).to(torch.uint8)[known]
+        return self.positions[frame, known], (self.colors * brightness).to(torch.uint8)[known]
 
     def tails(self, frame: int, length: int) -> tuple[Float[Tensor, "n steps 3"], UInt8[Tensor, "n 3"]]:
-        """The lines from up to `length` frames before `frame` to it, and their colours; none at the first frame."""
+        """The lines from up to `length` frames before `frame` to it, and their colors; none at the first frame."""
         window = slice(max(0, frame - length), frame + 1)
         # A tail with a gap would be a straight line through whatever lies between.
         whole = self.is_known[window].all(dim=0)
         if frame == 0 or length == 0:
             whole = torch.zeros_like(whole)
-        return self.positions[window, whole].transpose(0, 1), self.colours[whole]
+        return self.positions[window, whole].transpose(0, 1), self.colors[whole]
 
 
 def choose_trails(scene: Scene, max_tracks: int) -> Iterator[Trails]:
@@ -54,13 +54,13 @@ def choose_trails(scene: Scene, max_tracks: int) -> Iterator[Trails]:
                 anchor,
                 tracks.points[anchor][:, chosen].float(),
                 known[anchor][:, chosen],
-                tracks.visible[anchor][:, chosen] >= 0.5,
+                tracks.visibility[anchor][:, chosen] >= 0.5,
                 rainbow(len(chosen)),
             )
 
 
 def rainbow(count: int) -> UInt8[Tensor, "count 3"]:
-    """As many colours, neighbours alike, from red by green to blue."""
+    """As many colors, neighbors alike, from red by green to blue."""
     hue = 0.75 * torch.arange(count)[:, None] / max(count, 1)
     waves = torch.cos(2 * torch.pi * (hue - torch.tensor([0.0, 1 / 3, 2 / 3])))
     return (255 * (0.55 + 0.45 * waves)).to(torch.uint8)

@@ -1,7 +1,7 @@
 """Models by name, and the checkpoint files they are saved to and loaded from."""
 
 from recon4d.zoo.checkpoints import Storage, empty_model, save_model
-from recon4d.zoo.hub import LicenceWarning, PublishedSource, cache_folder
+from recon4d.zoo.hub import LicenseWarning, PublishedSource, cache_folder
 from recon4d.zoo.registry import (
     DEFAULT_MODEL,
     HeadKind,
@@ -19,7 +19,7 @@ from recon4d.zoo.vggt.vggt_omega import from_vggt_omega
 __all__ = [
     "DEFAULT_MODEL",
     "HeadKind",
-    "LicenceWarning",
+    "LicenseWarning",
     "PublishedSource",
     "Storage",
     "UntrainedWarning",

@@ -92,7 +92,7 @@ def load_checkpoint(path: str | Path) -> Model:
 
 
 def empty_model(config: ModelConfig) -> Model:
-    """A model whose parameters have shapes and no values, made without the time to initialise them."""
+    """A model whose parameters have shapes and no values, made without the time to initialize them."""
     from accelerate import init_empty_weights
 
     with init_empty_weights():
@@ -151,7 +151,7 @@ def _pack(state: dict[str, Tensor], storage: Storage) -> dict[str, Tensor]:
         if storage == "bfloat16":
             tensor = tensor.to(torch.bfloat16)
         elif storage == "int8" and tensor.ndim > 1:
-            tensor, packed[name + SCALE_SUFFIX] = _quantise(tensor)
+            tensor, packed[name + SCALE_SUFFIX] = _quantize(tensor)
         packed[name] = tensor
     return packed
 
@@ -166,7 +166,7 @@ def _unpack(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return state
 
 
-def _quantise(tensor: Tensor) -> tuple[Tensor, Tensor]:
+def _quantize(tensor: Tensor) -> tuple[Tensor, Tensor]:
     """Whole numbers in [-127, 127] and the scale of each row: an error of at most half a step, 1/254 of its largest."""
     scale = tensor.flatten(1).abs().amax(dim=1).clamp(min=torch.finfo(torch.float32).tiny) / 127
     return (tensor / _per_row(scale, tensor)).round().clamp(-127, 127).to(torch.int8), scale.float()

@@ -16,13 +16,13 @@ from recon4d.zoo.vggt.vggt_omega import from_vggt_omega
 CACHE_VARIABLE = "RECON4D_CACHE"
 """Environment variable with the folder for converted weights; ~/.cache/recon4d without."""
 
-OMEGA_LICENCE = "FAIR Noncommercial Research License, by Meta: not for commercial use, nor what it answers"
+OMEGA_LICENSE = "FAIR Noncommercial Research License, by Meta: not for commercial use, nor what it answers"
 
 VGGT_MARK = "aggregator.global_blocks.0.attn.qkv.weight"
 OMEGA_MARK = "aggregator.inter_frame_blocks.0.attn.qkv.weight"
 
 
-class LicenceWarning(UserWarning):
+class LicenseWarning(UserWarning):
     """Weights come under terms that not everybody can accept."""
 
 
@@ -33,7 +33,7 @@ class PublishedSource:
     repository: str
     """On the Hugging Face hub."""
     filename: str
-    licence: str
+    license: str
     """Short, as a person must know it before using them."""
     convert: Callable[[Mapping[str, Tensor]], Model]
     is_gated: bool = False
@@ -45,7 +45,7 @@ def published_model(name: str, source: PublishedSource) -> Model:
 
     Raises ``ValueError`` in one line where it cannot be downloaded, with what to do instead.
     """
-    _say_licence(name, source.licence)
+    _say_license(name, source.license)
     kept = cache_folder() / f"{name}.safetensors"
     if kept.is_file():
         return load_checkpoint(kept)
@@ -64,10 +64,10 @@ def load_published(path: Path) -> Model:
     tensors = _read_tensors(path)
     if VGGT_MARK in tensors:
         model = from_vggt(tensors)
-        _say_licence(str(path), "VGGT's: the original weights are CC BY-NC 4.0, not for commercial use")
+        _say_license(str(path), "VGGT's: the original weights are CC BY-NC 4.0, not for commercial use")
     elif OMEGA_MARK in tensors:
         model = from_vggt_omega(tensors)
-        _say_licence(str(path), OMEGA_LICENCE)
+        _say_license(str(path), OMEGA_LICENSE)
     else:
         some = ", ".join(list(tensors)[:3]) or "nothing"
         raise ValueError(f"{path} is no checkpoint of recon4d, VGGT or VGGT-Omega: it holds {some}")
@@ -75,8 +75,8 @@ def load_published(path: Path) -> Model:
     return model
 
 
-def _say_licence(what: str, licence: str) -> None:
-    warnings.warn(f"{what} comes under the licence of its makers: {licence}", LicenceWarning, stacklevel=3)
+def _say_license(what: str, license: str) -> None:
+    warnings.warn(f"{what} comes under the license of its makers: {license}", LicenseWarning, stacklevel=3)
 
 
 def cache_folder() -> Path:

@@ -20,7 +20,7 @@ from recon4d.models import AggregatorConfig, Model, ModelConfig
 from recon4d.models.backbones import ConvolutionalBackboneConfig, DinoBackbone, DinoBackboneConfig
 from recon4d.zoo.checkpoints import empty_model, is_checkpoint, load_checkpoint
 from recon4d.zoo.hub import (
-    OMEGA_LICENCE,
+    OMEGA_LICENSE,
     PublishedSource,
     load_published,
     published_model,
@@ -46,8 +46,8 @@ class ZooEntry:
     name: str
     backbone: str
     """Words for `recon4d models`."""
-    backbone_licence: str
-    """The licence of backbone weights that can be downloaded; those of the package are Apache-2.0."""
+    backbone_license: str
+    """The license of backbone weights that can be downloaded; those of the package are Apache-2.0."""
     make_config: Callable[[], ModelConfig]
     published: PublishedSource | None = None
     """Where others published weights of the whole model, which are downloaded when first used."""
@@ -98,7 +98,7 @@ def create_model(
     `weights` are "default" (what ships with the package, or for published models what is downloaded once; where there
     is nothing, random ones and an `UntrainedWarning`), None (random from `seed`, no warning) or a checkpoint file of
     the same configuration. `backbone_weights`, for
-    DINO-backed models, are "pretrained" (timm downloads them, under their own licence) or a local file.
+    DINO-backed models, are "pretrained" (timm downloads them, under their own license) or a local file.
     Raises ``ValueError`` where the name is unknown or weights do not fit.
     """
     entry = model_entry(name)
@@ -166,12 +166,12 @@ def _seeded(seed: int) -> Iterator[None]:
 
 def _with_dpt_heads(config: ModelConfig) -> ModelConfig:
     """The same network with DPT heads, which see four layers instead of two."""
-    pairs, width = config.aggregator.pairs, config.aggregator.block.width
+    pairs, width = config.aggregator.depth, config.aggregator.block.width
     taps = sorted({max(0, round(pairs * quarter / 4) - 1) for quarter in (1, 2, 3, 4)})
     channels = (width // 4, width // 2, width, width)
     return replace(
         config,
-        aggregator=replace(config.aggregator, taps=tuple(taps)),
+        aggregator=replace(config.aggregator, out_indices=tuple(taps)),
         dense=DptHeadConfig(channels=channels, features=max(32, width // 4)),
     )
 
@@ -180,7 +180,7 @@ def _tiny() -> ModelConfig:
     block = BlockConfig(width=96, heads=3, mlp_width=192)
     return ModelConfig(
         backbone=ConvolutionalBackboneConfig(block, blocks=1, quarter_channels=32, eighth_channels=48),
-        aggregator=AggregatorConfig(block, pairs=2, taps=(0, 1), registers=2),
+        aggregator=AggregatorConfig(block, depth=2, out_indices=(0, 1), registers=2),
         matching=MatchingConfig(channels=32),
         camera=CameraHeadConfig(block, blocks=1),
         dense=LinearHeadConfig(width=96, channels=16),
@@ -195,7 +195,7 @@ def _mini() -> ModelConfig:
     head_block = replace(block, mlp_width=384)
     return ModelConfig(
         backbone=ConvolutionalBackboneConfig(block, blocks=3, quarter_channels=48, eighth_channels=96),
-        aggregator=AggregatorConfig(block, pairs=4, taps=(0, 3)),
+        aggregator=AggregatorConfig(block, depth=4, out_indices=(0, 3)),
         matching=MatchingConfig(channels=96),
         camera=CameraHeadConfig(head_block),
         dense=LinearHeadConfig(width=160, channels=48),
@@ -210,7 +210,7 @@ def _small() -> ModelConfig:
     head_block = replace(block, mlp_width=512)
     return ModelConfig(
         backbone=ConvolutionalBackboneConfig(block, blocks=4),
-        aggregator=AggregatorConfig(block, pairs=6, taps=(0, 5)),
+        aggregator=AggregatorConfig(block, depth=6, out_indices=(0, 5)),
         matching=MatchingConfig(),
         camera=CameraHeadConfig(head_block),
         dense=LinearHeadConfig(width=256),
@@ -225,7 +225,7 @@ def _dino(timm_name: str, width: int, pairs: int, processing_size: int) -> Model
     head_block = BlockConfig(384, 6, 1024)
     return ModelConfig(
         backbone=DinoBackboneConfig(timm_name),
-        aggregator=AggregatorConfig(block, pairs, taps=(0, pairs - 1)),
+        aggregator=AggregatorConfig(block, pairs, out_indices=(0, pairs - 1)),
         matching=MatchingConfig(),
         camera=CameraHeadConfig(replace(block, mlp_width=2 * width)),
         dense=LinearHeadConfig(width=384),
@@ -240,29 +240,29 @@ def _dino_entries() -> Iterator[ZooEntry]:
         "dinov2": ("vit_{}_patch14_reg4_dinov2", 392, "Apache-2.0"),
         "dinov3": ("vit_{}_patch16_dinov3", 384, "DINOv3 License"),
     }
-    for family, (pattern, processing_size, licence) in families.items():
+    for family, (pattern, processing_size, license) in families.items():
         for size, (width, pairs) in sizes.items():
             timm_name = pattern.format(size)
             yield ZooEntry(
                 f"recon4d_{family}_{size}",
                 timm_name,
-                licence,
+                license,
                 lambda arguments=(timm_name, width, pairs, processing_size): _dino(*arguments),
             )
 
 
 def _published_entries() -> Iterator[ZooEntry]:
-    for name, repository, licence, is_gated in (
+    for name, repository, license, is_gated in (
         ("vggt_1b", "facebook/VGGT-1B", "CC BY-NC 4.0, by Meta: not for commercial use", False),
         ("vggt_1b_commercial", "facebook/VGGT-1B-Commercial", "VGGT License, by Meta: no military use", True),
     ):
-        source = PublishedSource(repository, "model.pt", licence, from_vggt, is_gated)
-        yield ZooEntry(name, "vit_large_patch14_reg4_dinov2", licence.split(",")[0], vggt_1b_config, source)
-    source = PublishedSource("facebook/VGGT-Omega", "vggt_omega_1b_512.pt", OMEGA_LICENCE, from_vggt_omega, True)
+        source = PublishedSource(repository, "model.pt", license, from_vggt, is_gated)
+        yield ZooEntry(name, "vit_large_patch14_reg4_dinov2", license.split(",")[0], vggt_1b_config, source)
+    source = PublishedSource("facebook/VGGT-Omega", "vggt_omega_1b_512.pt", OMEGA_LICENSE, from_vggt_omega, True)
     yield ZooEntry(
         "vggt_omega_1b",
         "vit_large_patch16_dinov3, trained on",
-        OMEGA_LICENCE.split(",")[0],
+        OMEGA_LICENSE.split(",")[0],
         vggt_omega_1b_config,
         source,
     )

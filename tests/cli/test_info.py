@@ -28,7 +28,7 @@ def good() -> Scene:
     moving[0, : HEIGHT // 2] = 0.9
     ones = torch.ones_like(scene.depths)
     return replace(
-        scene, points=scene.points_from_depth, point_confidence=ones, depth_confidence=confidence, moving=moving
+        scene, points=scene.points_from_depth, point_confidence=ones, depth_confidence=confidence, dynamic=moving
     )
 
 
@@ -71,15 +71,15 @@ class TestFacts:
     def test_the_turn_is_the_greatest_between_any_two(self):
         scene = good()
         angles = torch.tensor([[0.0, 0.0, 0.0], [0.0, -0.3, 0.0], [0.0, 0.4, 0.0]])
-        world_from_cam = g.rigid(g.rotation_from_axis_angle(angles), scene.cameras.centres)
+        world_from_cam = g.rigid(g.rotation_from_axis_angle(angles), scene.cameras.centers)
         turned = replace(scene, cameras=replace(scene.cameras, world_from_cam=world_from_cam))
         assert facts_of(turned).turn == pytest.approx(math.degrees(0.7), rel=1e-4)
 
     def test_shares_are_of_what_is_known(self):
         scene = good()
         scene.depth_confidence[0] = 0
-        scene.moving[1] = math.nan
-        scene.moving[2, :3] = 1
+        scene.dynamic[1] = math.nan
+        scene.dynamic[2, :3] = 1
         facts = facts_of(scene)
         assert facts.known_share == pytest.approx(2 / 3)
         # Of frame 2 alone: frame 0 has no depth, of frame 1 nothing is said.
@@ -117,7 +117,7 @@ class TestWords:
         ]
 
     def test_what_is_not_known_is_said_so(self):
-        scene = replace(good(), moving=torch.full((3, HEIGHT, WIDTH), math.nan))
+        scene = replace(good(), dynamic=torch.full((3, HEIGHT, WIDTH), math.nan))
         lines = describe(facts_of(scene, torch.full((3,), math.nan)), UNTRAINED)
         assert "never trained" in lines[0]
         assert "without times" in lines[1]
@@ -139,7 +139,7 @@ class TestDoubts:
         nearly = scene.cameras.world_from_cam.clone()
         nearly[:, :3, 3] *= 0.004
         still = replace(scene, cameras=replace(scene.cameras, world_from_cam=nearly))
-        assert "its centres span 0.40 % of the median depth" in doubts(still)
+        assert "its centers span 0.40 % of the median depth" in doubts(still)
         assert "hardly moves" not in doubts(replace(still, depths=scene.depths / 10))
         single = distrust(measure_scene(scene.frames([0]), TIMES[:1]), TRAINED)
         assert "single frame" in single[0]

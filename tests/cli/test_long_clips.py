@@ -78,7 +78,7 @@ def test_what_is_known_holds_in_every_window(tmp_path: Path, capsys: pytest.Capt
     lens = scene.cameras.resized(scene.size, (height, width)).intrinsics
     torch.testing.assert_close(lens[:, 0, 0], torch.full((12,), float(focal)), rtol=1e-5, atol=0)
     path = torch.stack([angles.cos() - 1, torch.zeros(12), angles.sin()], dim=-1)
-    torch.testing.assert_close(scene.cameras.centres, path, rtol=0, atol=1e-5)
+    torch.testing.assert_close(scene.cameras.centers, path, rtol=0, atol=1e-5)
     middle = scene.size[0] // 2
     assert not scene.depth_confidence[:, : middle - 1].any()
     assert (scene.depth_confidence[:, middle + 1 :] > 0).all()

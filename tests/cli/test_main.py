@@ -13,7 +13,7 @@ from scenes import make_clip
 
 from recon4d.cli.main import main
 from recon4d.datasets import DATASETS
-from recon4d.datasets.synthetic import WorldConfig, make_worlds, render_worlds
+from recon4d.datasets.synthetic import SyntheticConfig, make_scenes, render_scenes
 from recon4d.io import write_jpeg, write_video
 from recon4d.zoo import create_model, save_model
 
@@ -270,8 +270,8 @@ class TestRender:
         assert run("render", "--format", layout, "--out", tmp_path / "set", *self.OPTIONS) == 0
         sequences = DATASETS[layout](tmp_path / "set")  # pyright: ignore[reportCallIssue]
         assert sequences.names() == ["world_0_0000", "world_0_0001"]
-        config = WorldConfig(num_frames=3, height=48, width=64)
-        truth = render_worlds(make_worlds(config, 0, [1]), config)[0].scene
+        config = SyntheticConfig(num_frames=3, height=48, width=64)
+        truth = render_scenes(make_scenes(config, 0, [1]), config)[0].scene
         read = sequences.read("world_0_0001", [0, 1, 2]).scene
         torch.testing.assert_close(read.cameras.world_from_cam, truth.cameras.world_from_cam, atol=2e-2, rtol=1e-2)
         both = (read.depth_confidence > 0) & (truth.depth_confidence > 0)
@@ -288,7 +288,7 @@ class TestRender:
 
 
 class TestOther:
-    def test_models_lists_every_name_with_its_licence(self, capsys) -> None:
+    def test_models_lists_every_name_with_its_license(self, capsys) -> None:
         assert run("models") == 0
         printed = capsys.readouterr().out
         assert "recon4d_small" in printed

@@ -43,8 +43,8 @@ def test_the_command_writes_what_the_folder_holds(tmp_path: Path, capsys: pytest
     assert main(["view", str(out), "--save", str(file)]) == 0
     assert f"open it with: rerun {file}" in capsys.readouterr().out
     recording = read_recording(file)
-    colours = recording["world/points/high"][1].colours().reshape(HEIGHT, WIDTH, 3)
-    np.testing.assert_allclose(colours[6, 2], walls.LEFT_COLOUR, atol=12)
+    colors = recording["world/points/high"][1].colors().reshape(HEIGHT, WIDTH, 3)
+    np.testing.assert_allclose(colors[6, 2], walls.LEFT_COLOR, atol=12)
     assert any("street" in str(row.columns) for row in recording["__properties"])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["street", "street.rrd"]
 
@@ -54,7 +54,7 @@ def test_the_command_writes_what_the_folder_holds(tmp_path: Path, capsys: pytest
 
 
 @pytest.mark.usefixtures("with_rerun")
-def test_without_its_frames_a_scene_is_grey_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_without_its_frames_a_scene_is_gray_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     out, file = results_folder(tmp_path), tmp_path / "a.rrd"
     (out / "frames" / "frame_000001.jpg").unlink()
     assert main(["view", str(out), "--save", str(file)]) == 0
@@ -62,7 +62,7 @@ def test_without_its_frames_a_scene_is_grey_and_says_so(tmp_path: Path, capsys: 
     assert "frame_000001.jpg is not there (1 of 3 frames are missing)" in line
     recording = read_recording(file)
     assert "world/camera/frame" not in recording
-    assert (recording["world/points/high"][0].colours() == 170).all()
+    assert (recording["world/points/high"][0].colors() == 170).all()
 
 
 @pytest.mark.usefixtures("with_rerun")

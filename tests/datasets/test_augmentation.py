@@ -7,7 +7,7 @@ import pytest
 import torch
 from scenes import HEIGHT, WIDTH, make_clip, make_scene
 
-from recon4d.datasets.augmentation import Augmentation, augment_colours
+from recon4d.datasets.augmentation import Augmentation, augment_colors
 from recon4d.datasets.cropping import (
     Window,
     central_window,
@@ -16,7 +16,7 @@ from recon4d.datasets.cropping import (
 )
 from recon4d.datasets.sample import Sample
 from recon4d.geometry import pixel_grid, project, transform_points
-from recon4d.records import Clip, Known
+from recon4d.records import Clip, Priors
 
 
 def make_sample() -> Sample:
@@ -26,7 +26,7 @@ def make_sample() -> Sample:
 
 
 def painted(points: torch.Tensor) -> torch.Tensor:
-    """Colours of world points (..., height, width, 3); the wall's differ by about 4 levels from pixel to pixel."""
+    """Colors of world points (..., height, width, 3); the wall's differ by about 4 levels from pixel to pixel."""
     low, high = torch.tensor([-3.0, -3.0, 2.0]), torch.tensor([4.0, 3.0, 8.0])
     return (255 * (points - low) / (high - low)).round().to(torch.uint8).movedim(-1, -3)
 
@@ -66,7 +66,7 @@ class TestCrop:
         cut = resize_and_crop(make_sample(), self.WINDOW, size)
         assert cut.clip.size == cut.scene.size == size
         scene = cut.scene
-        # The picture has the colour of the point that truth puts there: half an old pixel is about 2 levels.
+        # The picture has the color of the point that truth puts there: half an old pixel is about 2 levels.
         difference = (cut.clip.images.float() - painted(scene.points).float()).abs()
         assert difference.max() <= 8
         assert difference.mean() <= 2
@@ -99,14 +99,14 @@ class TestCrop:
         known = (torch.arange(HEIGHT) < 6).float()[:, None].expand(3, HEIGHT, WIDTH)
         moving = torch.where(torch.arange(WIDTH) < 5, torch.nan, 1.0).expand(3, HEIGHT, WIDTH)
         scene = replace(
-            sample.scene, depths=steps * known, depth_confidence=known, point_confidence=known, moving=moving
+            sample.scene, depths=steps * known, depth_confidence=known, point_confidence=known, dynamic=moving
         )
         cut = resize_and_crop(replace(sample, scene=scene), Window(0, 0, 12, 16), (5, 7)).scene
         assert set(cut.depths[cut.depth_confidence > 0].unique().tolist()) == {1.0, 9.0}
         assert set(cut.depth_confidence.unique().tolist()) == {0.0, 1.0}
         assert not cut.depths[cut.depth_confidence == 0].any()
-        assert cut.moving.isnan().any()
-        assert set(cut.moving[cut.moving.isfinite()].tolist()) == {1.0}
+        assert cut.dynamic.isnan().any()
+        assert set(cut.dynamic[cut.dynamic.isfinite()].tolist()) == {1.0}
         # Unknown points stay what they were rather than being made of depth 0.
         assert torch.equal(cut.points[0, 4, 0], scene.points[0, 10, 1])
 
@@ -127,7 +127,7 @@ class TestCrop:
         assert kept.sum() == 2 * 80
         assert torch.equal(after.pixels[kept], 2 * (before.pixels - corner)[kept])
         assert torch.equal(after.confidence, kept[:, None].expand_as(after.confidence).float())
-        assert not after.visible[~kept[:, None].expand_as(after.visible)].any()
+        assert not after.visibility[~kept[:, None].expand_as(after.visibility)].any()
         assert torch.equal(after.points, before.points)
         assert not after.pixels[~kept].any()
 
@@ -137,7 +137,7 @@ class TestCrop:
         known = cut.tracks.confidence[0] > 0
         pixels = cut.track_pixels[0]
         inside = ((pixels > 0) & (pixels < torch.tensor([10.0, 8.0]))).all(dim=-1)
-        assert torch.equal(cut.tracks.visible[0][known] > 0, inside[known])
+        assert torch.equal(cut.tracks.visibility[0][known] > 0, inside[known])
         assert (known & ~inside).any()
 
     def test_known_quantities_follow_the_images(self) -> None:
@@ -146,14 +146,14 @@ class TestCrop:
         depths[:, 3, 5] = 7.0
         ignore = torch.zeros(3, HEIGHT, WIDTH, dtype=torch.bool)
         ignore[:, 2, 4] = True
-        known = replace(Known.nothing(3), intrinsics=sample.scene.cameras.intrinsics, depths=depths, ignore=ignore)
-        cut = resize_and_crop(replace(sample, clip=replace(sample.clip, known=known)), self.WINDOW, (16, 20))
-        assert cut.clip.known is not None
-        assert cut.clip.known.depths is not None
-        assert cut.clip.known.ignore is not None
-        assert torch.equal(cut.clip.known.intrinsics, cut.scene.cameras.intrinsics)
-        assert cut.clip.known.depths[0].isfinite().nonzero().tolist() == [[2, 2], [2, 3], [3, 2], [3, 3]]
-        assert cut.clip.known.ignore[0].nonzero().tolist() == [[0, 0], [0, 1], [1, 0], [1, 1]]
+        known = replace(Priors.nothing(3), intrinsics=sample.scene.cameras.intrinsics, depths=depths, ignore=ignore)
+        cut = resize_and_crop(replace(sample, clip=replace(sample.clip, priors=known)), self.WINDOW, (16, 20))
+        assert cut.clip.priors is not None
+        assert cut.clip.priors.depths is not None
+        assert cut.clip.priors.ignore is not None
+        assert torch.equal(cut.clip.priors.intrinsics, cut.scene.cameras.intrinsics)
+        assert cut.clip.priors.depths[0].isfinite().nonzero().tolist() == [[2, 2], [2, 3], [3, 2], [3, 3]]
+        assert cut.clip.priors.ignore[0].nonzero().tolist() == [[0, 0], [0, 1], [1, 0], [1, 1]]
 
 
 def smooth_clip(frames: int = 4) -> torch.Tensor:
@@ -163,7 +163,7 @@ def smooth_clip(frames: int = 4) -> torch.Tensor:
     return (255 * picture).round().to(torch.uint8).expand(frames, -1, -1, -1).clone()
 
 
-NOTHING = Augmentation(0, 0, 0, 0, 0, grey_share=0, blur_share=0, grain_share=0, jpeg_share=0, per_frame=0)
+NOTHING = Augmentation(0, 0, 0, 0, 0, gray_share=0, blur_share=0, grain_share=0, jpeg_share=0, per_frame=0)
 
 
 class TestAugmentation:
@@ -171,15 +171,15 @@ class TestAugmentation:
         images, everything = smooth_clip(), Augmentation(blur_share=1, grain_share=1, jpeg_share=1)
         given = images.clone()
         for seed in range(5):
-            first = augment_colours(images, everything, seed)
+            first = augment_colors(images, everything, seed)
             torch.manual_seed(seed)
-            assert torch.equal(first, augment_colours(images, everything, seed))
-            assert not torch.equal(first, augment_colours(images, everything, seed + 100))
+            assert torch.equal(first, augment_colors(images, everything, seed))
+            assert not torch.equal(first, augment_colors(images, everything, seed + 100))
         assert torch.equal(images, given)
 
     def test_nothing_asked_changes_nothing(self) -> None:
         images = make_clip(frames=3).images
-        assert (augment_colours(images, NOTHING, 0).int() - images.int()).abs().max() <= 1
+        assert (augment_colors(images, NOTHING, 0).int() - images.int()).abs().max() <= 1
 
     @pytest.mark.parametrize(
         "only",
@@ -189,7 +189,7 @@ class TestAugmentation:
             {"saturation": 0.3},
             {"gamma": 0.3},
             {"hue": 0.3},
-            {"grey_share": 1.0},
+            {"gray_share": 1.0},
             {"blur_share": 1.0, "blur_pixels": (1.0, 1.5)},
             {"grain_share": 1.0},
             {"jpeg_share": 1.0},
@@ -198,31 +198,31 @@ class TestAugmentation:
     )
     def test_each_operation_changes_something(self, only: dict) -> None:
         images = make_clip(frames=3, height=24, width=24).images
-        changed = [augment_colours(images, replace(NOTHING, **only), seed) for seed in range(4)]
+        changed = [augment_colors(images, replace(NOTHING, **only), seed) for seed in range(4)]
         assert all(images.shape == one.shape and one.dtype == torch.uint8 for one in changed)
         assert max((one.float() - images.float()).abs().mean() for one in changed) > 1
 
-    def test_grey_is_grey_in_every_frame(self) -> None:
-        grey = augment_colours(smooth_clip(), replace(NOTHING, grey_share=1.0), 0)
-        assert torch.equal(grey[:, 0], grey[:, 1])
-        assert torch.equal(grey[:, 1], grey[:, 2])
+    def test_gray_is_gray_in_every_frame(self) -> None:
+        gray = augment_colors(smooth_clip(), replace(NOTHING, gray_share=1.0), 0)
+        assert torch.equal(gray[:, 0], gray[:, 1])
+        assert torch.equal(gray[:, 1], gray[:, 2])
 
     def test_brightness_goes_either_way(self) -> None:
         images = smooth_clip()
-        means = [augment_colours(images, replace(NOTHING, brightness=0.3), seed).float().mean() for seed in range(30)]
+        means = [augment_colors(images, replace(NOTHING, brightness=0.3), seed).float().mean() for seed in range(30)]
         brighter = sum(bool(mean > images.float().mean()) for mean in means)
         assert 8 <= brighter <= 22
 
     @pytest.mark.parametrize("quality", ["brightness", "gamma", "hue", "saturation"])
     def test_frames_differ_less_than_clips(self, quality: str) -> None:
         config = replace(NOTHING, per_frame=0.15, **{quality: 0.5})
-        looks = torch.stack([augment_colours(smooth_clip(), config, seed) for seed in range(20)]).float()
+        looks = torch.stack([augment_colors(smooth_clip(), config, seed) for seed in range(20)]).float()
         of_clips = looks.mean(dim=1).std(dim=0).mean()
         of_frames = (looks - looks.mean(dim=1, keepdim=True)).std(dim=1).mean()
         assert 0 < of_frames < 0.4 * of_clips
 
     def test_without_a_part_per_frame_all_frames_look_alike(self) -> None:
-        alike = augment_colours(smooth_clip(), Augmentation(grain_share=0, per_frame=0), 3)
+        alike = augment_colors(smooth_clip(), Augmentation(grain_share=0, per_frame=0), 3)
         assert torch.equal(alike, alike[:1].expand_as(alike))
 
     def test_nonsense_is_refused(self) -> None:

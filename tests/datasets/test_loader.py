@@ -20,18 +20,18 @@ from recon4d.datasets.loader import (
     make_loader,
     sample_seed,
 )
-from recon4d.datasets.mixture import Mixture, Part
+from recon4d.datasets.mixture import Mixture, Source
 from recon4d.datasets.sample import Sample
 from recon4d.datasets.sampling import ClipChoice
-from recon4d.datasets.sequence_dataset import Sequences
+from recon4d.datasets.sequence_dataset import SequenceDataset
 from recon4d.errors import DataError
-from recon4d.records import Clip, Source
+from recon4d.records import Clip, ClipSource
 
 CHOICE = ClipChoice(num_frames=3, strides=(1, 2), gaps_share=0.5, reversed_share=0.25, unordered_share=0.25)
 
 
-class Numbered(Sequences):
-    """Walls seen by moving cameras; every frame is one grey, 20 for each sequence and 1 for each frame."""
+class Numbered(SequenceDataset):
+    """Walls seen by moving cameras; every frame is one gray, 20 for each sequence and 1 for each frame."""
 
     def __init__(self, lengths: dict[str, int], unreadable: tuple[str, ...] = (), tracked: bool = True) -> None:
         self.lengths = lengths
@@ -53,14 +53,14 @@ class Numbered(Sequences):
         if name in self.unreadable and max(frames) >= 5:
             raise DataError(name, "depth_005.png", "is damaged")
         scene = make_scene(frames=len(frames), anchors=anchors)
-        grey = 20 * (1 + self.names().index(name)) + torch.tensor(frames)
-        images = grey[:, None, None, None].expand(-1, 3, *scene.size).to(torch.uint8)
+        gray = 20 * (1 + self.names().index(name)) + torch.tensor(frames)
+        images = gray[:, None, None, None].expand(-1, 3, *scene.size).to(torch.uint8)
         clip = Clip(images.clone(), torch.tensor(frames) / 10)
         return Sample(clip, scene if self.tracked else replace(scene, tracks=None))
 
 
 class Endless:
-    """A source that makes its own samples, all of one grey."""
+    """A source that makes its own samples, all of one gray."""
 
     def __init__(self, fails: bool = False) -> None:
         self.fails = fails
@@ -71,14 +71,14 @@ class Endless:
         scene = make_scene(frames=3)
         images = torch.full((3, 3, *scene.size), 7, dtype=torch.uint8)
         ids = torch.zeros(3, *scene.size, dtype=torch.int64)
-        return Sample(Clip(images, torch.arange(3) / 10, source=Source("w", ("",) * 3, (0, 1, 2))), scene, ids)
+        return Sample(Clip(images, torch.arange(3) / 10, source=ClipSource("w", ("",) * 3, (0, 1, 2))), scene, ids)
 
 
-def mixture(sequences: Sequences, strict: bool = False) -> Mixture:
-    return Mixture((Part("walls", sequences),), CHOICE, strict=strict)
+def mixture(sequences: SequenceDataset, strict: bool = False) -> Mixture:
+    return Mixture((Source("walls", sequences),), CHOICE, strict=strict)
 
 
-def greys(sample: Sample) -> list[int]:
+def grays(sample: Sample) -> list[int]:
     return sample.clip.images[:, 0, 0, 0].tolist()
 
 
@@ -87,13 +87,13 @@ GOOD = {"a": 12, "b": 8, "c": 20}
 
 class TestMixture:
     def test_weights_decide_between_sets(self) -> None:
-        mixed = Mixture((Part("walls", Numbered(GOOD), 3.0), Part("endless", Endless(), 1.0)), CHOICE)
-        from_endless = sum(greys(mixed.sample(seed)) == [7, 7, 7] for seed in range(200))
+        mixed = Mixture((Source("walls", Numbered(GOOD), 3.0), Source("endless", Endless(), 1.0)), CHOICE)
+        from_endless = sum(grays(mixed.sample(seed)) == [7, 7, 7] for seed in range(200))
         assert from_endless / 200 == pytest.approx(0.25, abs=0.08)
         assert mixed.report() == "no sequence was skipped"
 
     def test_every_sequence_has_its_turn_and_frames_are_those_chosen(self) -> None:
-        clips = [greys(mixture(Numbered(GOOD)).sample(seed)) for seed in range(100)]
+        clips = [grays(mixture(Numbered(GOOD)).sample(seed)) for seed in range(100)]
         assert {clip[0] // 20 for clip in clips} == {1, 2, 3}
         assert all(len(set(clip)) == 3 for clip in clips)
 
@@ -101,7 +101,7 @@ class TestMixture:
         kinds = set()
         for seed in range(60):
             sample = mixture(Numbered({"a": 12})).sample(seed)
-            frames = torch.tensor(greys(sample)) - 20
+            frames = torch.tensor(grays(sample)) - 20
             steps = frames.diff()
             if sample.clip.times.isnan().all():
                 kinds.add("unordered")
@@ -115,7 +115,7 @@ class TestMixture:
         sequences = Numbered({"a": 12, "broken": -1, "short": 2})
         mixed = mixture(sequences)
         for seed in range(30):
-            assert greys(mixed.sample(seed))[0] // 20 == 1
+            assert grays(mixed.sample(seed))[0] // 20 == 1
         lines = mixed.report().splitlines()
         assert len(lines) == 2
         assert lines[0].startswith("walls/broken was skipped ")
@@ -131,16 +131,16 @@ class TestMixture:
 
         used = fresh()
         for seed in range(40):
-            assert greys(used.sample(seed)) == greys(fresh().sample(seed))
+            assert grays(used.sample(seed)) == grays(fresh().sample(seed))
         # Clips of the sequence with one damaged file are still drawn where they do not need it.
-        assert any(greys(used.sample(seed))[0] // 20 == 3 for seed in range(40))
+        assert any(grays(used.sample(seed))[0] // 20 == 3 for seed in range(40))
         assert "walls/c was skipped" in used.report()
 
     def test_good_sequences_are_not_moved_by_broken_ones(self) -> None:
         # The sequence that stands in for a broken one is cut as it would have been had it been drawn at once.
         both = mixture(Numbered({"a": 12, "b": -1}))
         alone = mixture(Numbered({"a": 12}))
-        assert all(greys(both.sample(seed)) == greys(alone.sample(seed)) for seed in range(20))
+        assert all(grays(both.sample(seed)) == grays(alone.sample(seed)) for seed in range(20))
 
     def test_strict_raises(self) -> None:
         for lengths in ({"broken": -1}, {"short": 2}):
@@ -153,13 +153,13 @@ class TestMixture:
         with pytest.raises(ValueError, match="all 2 sequences of walls had to be skipped, the first because of a: fr"):
             mixture(Numbered({"a": -1, "b": -1})).sample(0)
         with pytest.raises(ValueError, match="broken failed 16 times in a row, first because of world: textures"):
-            Mixture((Part("broken", Endless(fails=True)),), CHOICE).sample(0)
+            Mixture((Source("broken", Endless(fails=True)),), CHOICE).sample(0)
 
     def test_nonsense_is_refused(self) -> None:
         with pytest.raises(ValueError, match="has no sequences"):
             mixture(Numbered({}))
         with pytest.raises(ValueError, match="each above 0"):
-            Mixture((Part("walls", Numbered(GOOD), 0.0),), CHOICE)
+            Mixture((Source("walls", Numbered(GOOD), 0.0),), CHOICE)
         with pytest.raises(ValueError, match="wanted at least one"):
             Mixture((), CHOICE)
 
@@ -167,9 +167,9 @@ class TestMixture:
 def prepared() -> Prepared:
     """Everything that training does, from sets of which only some have tracks, ids of objects and a source."""
     parts = (
-        Part("walls", Numbered({**GOOD, "broken": -1})),
-        Part("bare", Numbered({"z": 9}, tracked=False)),
-        Part("endless", Endless()),
+        Source("walls", Numbered({**GOOD, "broken": -1})),
+        Source("bare", Numbered({"z": 9}, tracked=False)),
+        Source("endless", Endless()),
     )
     augmentation = Augmentation(blur_share=0.5, grain_share=0.5, jpeg_share=0.5)
     return Prepared(Mixture(parts, CHOICE), size=(9, 14), num_tracks=20, augmentation=augmentation)
@@ -266,7 +266,7 @@ class TestSeeds:
         assert sample_seed(0, 0, 0) == 1445694884619442965
         assert sample_seed(1, 2, 3) == 6520558355739401531
 
-    def test_neighbours_differ(self) -> None:
+    def test_neighbors_differ(self) -> None:
         seeds = {sample_seed(a, b, c) for a in range(10) for b in range(10) for c in range(10)}
         assert len(seeds) == 1000
         assert all(0 <= seed < 2**63 for seed in seeds)
@@ -296,7 +296,7 @@ class TestIndex:
             assert one.num_frames("a") == 12
             with pytest.raises(DataError, match=r"^b: index: frames.txt: is\nmissing$"):
                 one.num_frames("b")
-        assert greys(again.read("a", [1, 2])) == [21, 22]
+        assert grays(again.read("a", [1, 2])) == [21, 22]
 
     @pytest.mark.parametrize("change", ["size", "mtime", "new", "gone"])
     def test_it_is_built_anew_when_the_folder_changes(self, folder: Path, tmp_path: Path, change: str) -> None:

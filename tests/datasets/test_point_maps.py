@@ -44,7 +44,7 @@ class TestScatteredPoints:
     def test_hidden_unknown_and_outer_vertices_leave_no_mark(self) -> None:
         scene = make_scene()
         tracks = tracks_at([(1.5, 1.5), (2.5, 1.5), (3.5, 1.5), (-0.2, 1.5), (4.5, 12.1)], [2.0] * 5, scene)
-        tracks.visible[0, 0, 0] = 0
+        tracks.visibility[0, 0, 0] = 0
         tracks.confidence[0, 0, 1] = 0
         # Behind the camera on the one ray that `project` does not send far out of the picture.
         tracks.points[0, 0, 2] = torch.tensor([77.0, 65.0, -220.0])
@@ -111,7 +111,7 @@ class TestAnchorMaps:
         assert maps.known[0, 1].nonzero().tolist() == [[2, 9], [5, 3]]
         assert torch.equal(maps.positions[0, 1, 5, 3], tracks.points[0, 1, 0])
 
-    def test_the_query_nearest_to_the_pixels_centre_counts(self) -> None:
+    def test_the_query_nearest_to_the_pixels_center_counts(self) -> None:
         tracks = tracks_at([(3.1, 5.1), (3.4, 5.6), (3.9, 5.9)], [2.0, 3.0, 4.0], make_scene())
         assert anchor_maps(tracks, SIZE).positions[0, 0, 5, 3, 2] == 3.0
 
@@ -138,7 +138,7 @@ class TestAnchorMaps:
         tracks = tracks_at([(1.5, 1.5)], [2.0], scene)
         none = Tracks(
             tracks.points[:, :, :0],
-            tracks.visible[..., :0],
+            tracks.visibility[..., :0],
             tracks.confidence[..., :0],
             tracks.anchors,
             tracks.pixels[:, :0],

@@ -118,8 +118,8 @@ def flat_wall(world_from_cam: torch.Tensor, depth: float = 5.0) -> Scene:
     return replace(scene, points=scene.points_from_depth)
 
 
-def moved(*centres: tuple[float, float, float]) -> torch.Tensor:
-    return g.rigid(torch.eye(3).expand(len(centres), 3, 3), torch.tensor(centres))
+def moved(*centers: tuple[float, float, float]) -> torch.Tensor:
+    return g.rigid(torch.eye(3).expand(len(centers), 3, 3), torch.tensor(centers))
 
 
 class TestOverlap:
@@ -216,8 +216,8 @@ class TestTracks:
         assert after is not None
         assert after.pixels.shape == (2, 200, 2)
         assert not after.confidence[..., 192:].any()
-        assert not after.visible[..., 192:].any()
-        assert after.visible[..., :192].all()
+        assert not after.visibility[..., 192:].any()
+        assert after.visibility[..., :192].all()
 
     def test_samples_stack_afterwards(self) -> None:
         many = Sample(make_clip(), make_scene())

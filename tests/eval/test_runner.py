@@ -33,12 +33,12 @@ from recon4d.eval import (
     load_benchmark,
     make_method,
     score_prediction,
-    summarise,
+    summarize,
 )
 from recon4d.eval.baselines.static import static_scene
 from recon4d.eval.calibration.reliability import LEAST_ERROR
 from recon4d.eval.isolation import CrashError, Isolated
-from recon4d.eval.methods import MaskedColmap, Static, Stored
+from recon4d.eval.methods import MaskedColmap, StaticBaseline, Stored
 from recon4d.eval.metrics.score import Score, undefined
 from recon4d.eval.report.summary import bootstrap_interval
 from recon4d.geometry import rotation_from_axis_angle, similarity
@@ -57,7 +57,7 @@ def small(sample: Sample) -> Sample:
     tracks = replace(
         tracks,
         points=tracks.points[:, :, some],
-        visible=tracks.visible[:, :, some],
+        visibility=tracks.visibility[:, :, some],
         confidence=tracks.confidence[:, :, some],
         pixels=tracks.pixels[:, some],
     )
@@ -109,7 +109,7 @@ def test_truth_itself_is_perfect_in_every_metric(samples: dict[str, Sample], ben
         if metric.name in ("seconds", "static_oracle_moving_epe"):
             continue
         wanted = {"higher": 1.0, "lower": 0.0}[metric.better]
-        # Means of thousands of float32 distances; and normals that are fitted to neighbours.
+        # Means of thousands of float32 distances; and normals that are fitted to neighbors.
         assert score.value == pytest.approx(wanted, abs=5e-3), score
         assert score.count <= score.total
 
@@ -176,7 +176,7 @@ def test_failures_count_at_their_worst(samples: dict[str, Sample], benchmark: Be
         for metric in ("abs_rel", "epe", "ate"):
             assert math.isnan(value(results, clip, metric))
 
-    summaries = {summary.metric.name: summary for summary in summarise(results)}
+    summaries = {summary.metric.name: summary for summary in summarize(results)}
     assert summaries["auc_30"].value == pytest.approx(1 / 3, abs=1e-6)
     assert (summaries["auc_30"].num_clips, summaries["auc_30"].num_worst) == (3, 2)
     assert summaries["abs_rel"].value == pytest.approx(0, abs=1e-6)
@@ -253,7 +253,7 @@ def test_the_static_answer_stands_still(samples: dict[str, Sample], benchmark: B
     torch.testing.assert_close(scene.tracks.points[1, 5], scene.points[3].flatten(0, 1))
     torch.testing.assert_close(scene.cameras.field_of_view(48, 64)[0, 0], torch.tensor(math.radians(60)))
     assert scene.tracks.anchors.tolist() == [0, 3]
-    prediction = Static().predict(Request("world_01", clip, (0,)))
+    prediction = StaticBaseline().predict(Request("world_01", clip, (0,)))
     assert prediction.status == "ok"
     assert prediction.seconds > 0
     result = score_prediction("static", "world_01", prediction, samples["world_01"].scene, benchmark)
@@ -294,7 +294,7 @@ def test_a_clip_that_is_too_small_for_a_network_fails_alone(
 
 def test_two_methods_of_one_name_are_refused(benchmark: Benchmark, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not told apart"):
-        evaluate(benchmark, [Static(), Static()], tmp_path)
+        evaluate(benchmark, [StaticBaseline(), StaticBaseline()], tmp_path)
 
 
 def test_the_store_keeps_every_bit(samples: dict[str, Sample], tmp_path: Path) -> None:
@@ -324,7 +324,7 @@ def test_a_summary_by_hand() -> None:
         result_of("b", Score("abs_rel", 0.3, 5, 100, "median scale"), Score("moving_epe", 4.0, 30, 30)),
         result_of("c", undefined("abs_rel", 100, "no depth"), undefined("moving_epe", 0, "nothing moves")),
     ]
-    summaries = {summary.metric.name: summary for summary in summarise(results)}
+    summaries = {summary.metric.name: summary for summary in summarize(results)}
     assert set(summaries) == {"abs_rel", "moving_epe"}
     assert summaries["abs_rel"].value == pytest.approx(0.2)
     assert summaries["moving_epe"].value == pytest.approx(3.25)
@@ -339,10 +339,10 @@ def test_failures_alone_make_no_mean() -> None:
     """A method without tracks does not score 0 for them because it failed on some clips; one that always fails does."""
     failed = Score("apd3d", 0.0, 0, 10, note="no prediction")
     answered = undefined("apd3d", 10, "no tracks were predicted")
-    (sometimes,) = summarise([result_of("a", failed), result_of("b", answered)])
+    (sometimes,) = summarize([result_of("a", failed), result_of("b", answered)])
     assert math.isnan(sometimes.value)
     assert (sometimes.num_clips, sometimes.num_measured, sometimes.num_worst) == (2, 0, 0)
-    (always,) = summarise([result_of("a", failed), result_of("b", failed)])
+    (always,) = summarize([result_of("a", failed), result_of("b", failed)])
     assert (always.value, always.num_worst) == (0.0, 2)
 
 
@@ -396,14 +396,14 @@ def test_colmap_with_a_true_mask_is_told_what_moves(samples: dict[str, Sample]) 
         moving = torch.zeros(8, *clip.size, dtype=torch.bool)
         moving[:, :20] = True
         assert isinstance(method, MaskedColmap)
-        told = method._clip(Request("world_02", clip, (0,), moving)).known
+        told = method._clip(Request("world_02", clip, (0,), moving)).priors
         assert told is not None
         assert told.ignore is not None
         assert torch.equal(told.ignore, moving)
-        ignored = method._clip(Request("world_02", replace(clip, known=replace(told, ignore=~moving)), (0,), moving))
-        assert ignored.known is not None
-        assert ignored.known.ignore is not None
-        assert ignored.known.ignore.all()
+        ignored = method._clip(Request("world_02", replace(clip, priors=replace(told, ignore=~moving)), (0,), moving))
+        assert ignored.priors is not None
+        assert ignored.priors.ignore is not None
+        assert ignored.priors.ignore.all()
         prediction = method.predict(Request("world_02", clip, (0,)))
         assert prediction.reason == "the truth of this clip does not tell what moves"
     finally:

@@ -9,7 +9,7 @@ import torch
 
 from recon4d.cli.main import main
 from recon4d.datasets import Sample
-from recon4d.datasets.synthetic import WorldConfig, make_worlds, render_worlds
+from recon4d.datasets.synthetic import SyntheticConfig, make_scenes, render_scenes
 from recon4d.eval import (
     Benchmark,
     BenchmarkConfig,
@@ -26,15 +26,15 @@ from recon4d.inference import ReconstructConfig
 from recon4d.inference.windows import LoopConfig, WindowConfig
 from recon4d.io.long_clips import as_long_clip
 from recon4d.models import Model
-from recon4d.records import Clip, Known, Scene
+from recon4d.records import Clip, Priors, Scene
 from recon4d.zoo import create_model, save_model
 
-CONFIG = WorldConfig(num_frames=8, height=48, width=64, static_share=0.6, candidates=1)
+CONFIG = SyntheticConfig(num_frames=8, height=48, width=64, static_share=0.6, candidates=1)
 
 
 @pytest.fixture(scope="module")
 def sample() -> Sample:
-    return render_worlds(make_worlds(CONFIG, 3, [5]), CONFIG)[0]
+    return render_scenes(make_scenes(CONFIG, 3, [5]), CONFIG)[0]
 
 
 @pytest.fixture
@@ -112,12 +112,12 @@ def test_a_clip_without_a_source_keeps_its_frames_and_times(sample: Sample) -> N
 def test_what_is_known_of_a_clip_in_memory_comes_along(sample: Sample) -> None:
     ignore = torch.zeros(8, 48, 64, dtype=torch.bool)
     ignore[3, :5] = True
-    nothing = Known.nothing(8)
+    nothing = Priors.nothing(8)
     known = replace(nothing, intrinsics=sample.scene.cameras.intrinsics, ignore=ignore)
-    long_clip = as_long_clip(replace(sample.clip, known=known))
-    assert long_clip.known is not None
-    assert torch.equal(long_clip.known.intrinsics, sample.scene.cameras.intrinsics)
-    assert long_clip.known.ignore is None
+    long_clip = as_long_clip(replace(sample.clip, priors=known))
+    assert long_clip.priors is not None
+    assert torch.equal(long_clip.priors.intrinsics, sample.scene.cameras.intrinsics)
+    assert long_clip.priors.ignore is None
     assert long_clip.ignore is not None
     assert torch.equal(torch.stack(list(long_clip.ignore([3, 4]))), ignore[3:5])
 

@@ -116,7 +116,7 @@ class TestTransforms:
         scale = torch.rand(batch, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)) + 0.5
         return g.similarity(scale, random_rotation(seed, *batch), random_points(seed, *batch))
 
-    def test_neighbours_cancel(self) -> None:
+    def test_neighbors_cancel(self) -> None:
         b_from_a, c_from_b = self.random_similarity(1, 4), self.random_similarity(2, 4)
         points = random_points(3, 4, 6)
         in_c = g.transform_points(c_from_b, g.transform_points(b_from_a, points))
@@ -138,19 +138,19 @@ class TestTransforms:
         moved = g.transform_points(b_from_a, points)
         torch.testing.assert_close(moved[1, 2, 3], b_from_a[1, :3, :3] @ points[1, 2, 3] + b_from_a[1, :3, 3])
 
-    def test_rebased_cameras_scale_their_centres_and_stay_rigid(self) -> None:
+    def test_rebased_cameras_scale_their_centers_and_stay_rigid(self) -> None:
         world_from_cam = g.rigid(random_rotation(7, 5), random_points(8, 5))
         new_from_world = self.random_similarity(9)
         new_from_cam = g.rebase_cameras(new_from_world, world_from_cam)
         assert_is_rotation(new_from_cam[:, :3, :3])
-        centres = g.transform_points(new_from_world, world_from_cam[:, :3, 3])
-        torch.testing.assert_close(new_from_cam[:, :3, 3], centres)
+        centers = g.transform_points(new_from_world, world_from_cam[:, :3, 3])
+        torch.testing.assert_close(new_from_cam[:, :3, 3], centers)
 
 
 class TestPinhole:
     intrinsics = torch.tensor([[100.0, 0.0, 30.0], [0.0, 120.0, 20.0], [0.0, 0.0, 1.0]], dtype=torch.float64)
 
-    def test_first_pixel_centre_is_a_half(self) -> None:
+    def test_first_pixel_center_is_a_half(self) -> None:
         grid = g.pixel_grid(3, 5)
         assert grid.shape == (3, 5, 2)
         assert grid[0, 0].tolist() == [0.5, 0.5]
@@ -168,7 +168,7 @@ class TestPinhole:
         back = g.unproject(g.project(points, skewed), points[:, 2], skewed)
         torch.testing.assert_close(back, points)
 
-    def test_map_is_unprojected_at_pixel_centres(self) -> None:
+    def test_map_is_unprojected_at_pixel_centers(self) -> None:
         depths = torch.full((2, 4, 6), 3.0, dtype=torch.float64)
         points = g.unproject_map(depths, self.intrinsics.expand(2, 3, 3))
         pixels = g.project(points, self.intrinsics.expand(2, 3, 3))
@@ -296,7 +296,7 @@ class TestResampling:
         resized, _ = g.resize_map(plane, torch.ones(8, 12, dtype=torch.bool), (16, 24))
         finer = g.pixel_grid(16, 24) / 2
         expected = 2 * finer[..., 0] + 3 * finer[..., 1]
-        # Beyond the outermost centres there is nothing to interpolate with.
+        # Beyond the outermost centers there is nothing to interpolate with.
         torch.testing.assert_close(resized[0, 1:-1, 1:-1], expected[1:-1, 1:-1])
 
 

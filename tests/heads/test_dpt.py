@@ -78,10 +78,10 @@ class TestPyramid:
         answers = {}
         for kind in (PlainConvolutions, RectifiedConvolutions):
             unit = kind(1)
-            for layer, centre, bias in ((unit.conv1, 2.0, 1.0), (unit.conv2, -1.0, 0.0)):
+            for layer, center, bias in ((unit.conv1, 2.0, 1.0), (unit.conv2, -1.0, 0.0)):
                 constant_(layer, 0.0, bias)
                 with torch.no_grad():
-                    layer.weight[..., 1, 1] = centre
+                    layer.weight[..., 1, 1] = center
             answers[kind] = unit(maps).flatten().tolist()
         assert answers[PlainConvolutions] == pytest.approx([-3 - 1, 0.5 - 2])
         assert answers[RectifiedConvolutions] == pytest.approx([0 - 1, 0.5 - 2])
@@ -146,7 +146,7 @@ class TestPyramid:
         assert isinstance(out, nn.Conv2d)
         torch.testing.assert_close(resize_by_corners(out(maps), (11, 18)), out(resize_by_corners(maps, (11, 18))))
 
-    def test_every_tap_is_normalised(self) -> None:
+    def test_every_tap_is_normalized(self) -> None:
         pyramid = Pyramid(PyramidConfig(CHANNELS, 8), [TAP_WIDTH] * 4)
         taps = random_taps((3, 4))
         louder = [(2 + index) * tap + index for index, tap in enumerate(taps)]
@@ -196,7 +196,7 @@ class TestEnds:
 
     def test_the_shuffled_end_starts_near_its_bias_and_hears_taps_and_skip(self) -> None:
         head = ShuffleHead(ShuffleHeadConfig(CHANNELS, 8), [TAP_WIDTH] * 4, 16, 5, 3)
-        head.initialise(torch.tensor([0.0, 5.0, -3.0]))
+        head.initialize(torch.tensor([0.0, 5.0, -3.0]))
         inputs = [*random_taps((3, 5)), torch.randn(2, 5, 12, 20)]
         for tensor in inputs:
             tensor.requires_grad_()

@@ -28,7 +28,7 @@ from recon4d.records import Cameras
 
 
 class TestCameraEncoding:
-    def test_decoding_inverts_encoding_off_centre_and_with_two_fields_of_view(self) -> None:
+    def test_decoding_inverts_encoding_off_center_and_with_two_fields_of_view(self) -> None:
         cameras = make_scene(frames=4).cameras.in_frame(0)
         back = decode_cameras(encode_cameras(cameras, (12, 16)), (12, 16))
         torch.testing.assert_close(back.world_from_cam, cameras.world_from_cam)
@@ -157,7 +157,7 @@ class TestDenseHeads:
     @pytest.mark.parametrize("config", CONFIGS, ids=["linear", "dpt"])
     def test_maps_start_near_their_bias(self, config: LinearHeadConfig | DptHeadConfig) -> None:
         head = self.make(config, 16, 0)
-        head.initialise(torch.tensor([0.0, 5.0, -3.0]))
+        head.initialize(torch.tensor([0.0, 5.0, -3.0]))
         maps = head([torch.randn(1, 6, 20) for _ in range(2)], (2, 3), None)
         torch.testing.assert_close(maps.mean(dim=(0, 2, 3)), torch.tensor([0.0, 5.0, -3.0]), atol=0.2, rtol=0)
 

@@ -15,7 +15,7 @@ from recon4d.heads import (
     MotionPairs,
 )
 from recon4d.heads.dense import DenseHead
-from recon4d.layers import BlockConfig, cell_centres, rotary_table
+from recon4d.layers import BlockConfig, cell_centers, rotary_table
 
 GRID, PATCH, WIDTH = (3, 4), 16, 16
 CELLS = 4 * GRID[0] * GRID[1]
@@ -66,11 +66,11 @@ def listened(head: MotionHead) -> Listener:
 
 
 def test_the_start_is_how_far_the_matched_point_is_from_the_anchors_own(head: MotionHead) -> None:
-    centres = cell_centres(GRID, 8.0, torch.zeros(0))
+    centers = cell_centers(GRID, 8.0, torch.zeros(0))
     mass = torch.linspace(0.2, 1.0, CELLS)
-    head(frames(), pair(centres + torch.tensor([3.0, -2.0]), mass))
+    head(frames(), pair(centers + torch.tensor([3.0, -2.0]), mass))
     start = listened(head).skip[0].flatten(1).T
-    inside = (centres[:, 0] < 50) & (centres[:, 1] > 10)
+    inside = (centers[:, 0] < 50) & (centers[:, 1] > 10)
     # Three times the difference of the points, then the same times the mass of the match.
     expected = 3 * torch.tensor([0.03, -0.02, 0.1]).expand(int(inside.sum()), 3)
     torch.testing.assert_close(start[inside, 4:7], expected, atol=1e-5, rtol=0)
@@ -81,7 +81,7 @@ def test_the_start_is_how_far_the_matched_point_is_from_the_anchors_own(head: Mo
 def test_a_wrong_match_does_not_shout(head: MotionHead) -> None:
     far = frames()
     far.points[1] += 100
-    head(far, pair(cell_centres(GRID, 8.0, torch.zeros(0))))
+    head(far, pair(cell_centers(GRID, 8.0, torch.zeros(0))))
     assert listened(head).skip[0, 4:7].max() == pytest.approx(4.5)
 
 
@@ -90,10 +90,10 @@ def test_the_query_reads_the_targets_token_where_its_surest_cell_went(head: Moti
     nn.init.zeros_(head.start[2].bias)  # pyright: ignore[reportArgumentType]
     nn.init.eye_(head.matched.weight)
     nn.init.zeros_(head.matched.bias)
-    centres = cell_centres(GRID, 8.0, torch.zeros(0))
+    centers = cell_centers(GRID, 8.0, torch.zeros(0))
     # The upper left cell of each patch is sure, and moves by one column; the others are not, and lie.
-    is_sure = ((centres % PATCH) < 8).all(dim=-1)
-    positions = torch.where(is_sure[:, None], centres + torch.tensor([20.0, 4.0]), torch.zeros(2))
+    is_sure = ((centers % PATCH) < 8).all(dim=-1)
+    positions = torch.where(is_sure[:, None], centers + torch.tensor([20.0, 4.0]), torch.zeros(2))
     head(frames(), pair(positions, is_sure * 1e5))
     query = listened(head).layers[0][0]
     own = frames().tokens[0]
@@ -105,7 +105,7 @@ def test_the_query_reads_the_targets_token_where_its_surest_cell_went(head: Moti
 
 def test_finer_features_are_those_of_the_anchor(head: MotionHead) -> None:
     skip = torch.stack([torch.zeros(5, 12, 16), torch.ones(5, 12, 16)])
-    head(frames(skip), pair(cell_centres(GRID, 8.0, torch.zeros(0))))
+    head(frames(skip), pair(cell_centers(GRID, 8.0, torch.zeros(0))))
     assert listened(head).skip.shape == (1, 5 + 10, 12, 16)
     assert (listened(head).skip[:, :5] == 0).all()
 

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from recon4d import geometry as g
-from recon4d.datasets.synthetic import WorldConfig, make_worlds
-from recon4d.datasets.synthetic.ground_truth import true_scene_of_world
+from recon4d.datasets.synthetic import SyntheticConfig, make_scenes
+from recon4d.datasets.synthetic.ground_truth import ground_truth_of
 from recon4d.datasets.synthetic.ray_casting import cast_rays
 from recon4d.inference.windows import WindowConfig, reconstruct_windows
 from recon4d.io import SceneInfo
 from recon4d.io.long_archive import LongScene
 from recon4d.io.long_clips import LongClip
-from recon4d.records import Clip, Scene, Source
+from recon4d.records import Clip, ClipSource, Scene
 
 FRAMES, HEIGHT, WIDTH = 20, 28, 36
 INFO = SceneInfo("oracle", True, "0", None, (HEIGHT, WIDTH), {})
@@ -41,17 +41,17 @@ def in_memory(clip: Clip) -> LongClip:
         return (clip.images[position].clone() for position in positions)
 
     numbers = tuple(range(clip.num_frames))
-    source = Source("world", tuple(f"{i}" for i in numbers), numbers)
+    source = ClipSource("world", tuple(f"{i}" for i in numbers), numbers)
     return LongClip(tuple(clip.times.tolist()), clip.size, source, images)
 
 
 def make_world(size: tuple[int, int] = (HEIGHT, WIDTH), anchors: Sequence[int] = (0,)) -> World:
     """A clip of a room in which a third of what is seen moves, with tracks of all pixels of the `anchors`."""
-    config = WorldConfig(FRAMES, *size, static_share=0, still_share=0)
-    made = make_worlds(config, 0, [3])
+    config = SyntheticConfig(FRAMES, *size, static_share=0, still_share=0)
+    made = make_scenes(config, 0, [3])
     hits = cast_rays(made, *size)
-    scene = true_scene_of_world(made, hits, torch.tensor([list(anchors)]))[0]
-    assert 0.03 < scene.moving.mean() < 0.5
+    scene = ground_truth_of(made, hits, torch.tensor([list(anchors)]))[0]
+    assert 0.03 < scene.dynamic.mean() < 0.5
     # Painted by depth: enough to tell places apart, and far cheaper than the renderer's own surfaces.
     waves = torch.sin(hits.depths[0, :, None] * torch.tensor([2.0, 3.0, 5.0])[:, None, None])
     return World(Clip((127.5 + 127 * waves).to(torch.uint8), torch.arange(FRAMES) / 10), scene)
@@ -108,14 +108,14 @@ def assert_same_scene(found: Scene, wanted: Scene, tolerance: float = 1e-4) -> N
     known = wanted.depth_confidence > 0
     length = float(wanted.depths[known].median())
     assert torch.equal(found.depth_confidence, wanted.depth_confidence)
-    assert torch.equal(found.moving, wanted.moving)
+    assert torch.equal(found.dynamic, wanted.dynamic)
     torch.testing.assert_close(found.depths[known], wanted.depths[known], rtol=tolerance, atol=tolerance * length)
     torch.testing.assert_close(found.points[known], wanted.points[known], rtol=tolerance, atol=tolerance * length)
     assert_same_cameras(found, wanted, tolerance * length)
 
 
 def assert_same_cameras(found: Scene, wanted: Scene, tolerance: float) -> None:
-    torch.testing.assert_close(found.cameras.centres, wanted.cameras.centres, rtol=0, atol=tolerance)
+    torch.testing.assert_close(found.cameras.centers, wanted.cameras.centers, rtol=0, atol=tolerance)
     turned = found.cameras.cam_from_world[..., :3, :3] @ wanted.cameras.world_from_cam[..., :3, :3]
     assert g.rotation_angle(turned).max() < max(tolerance, 1e-3)
     torch.testing.assert_close(found.cameras.intrinsics, wanted.cameras.intrinsics)

@@ -13,8 +13,8 @@ def tiny_config(heads: HeadKind = "linear") -> ModelConfig:
     """The tiny model of the zoo, with layer scales and one pair of register attention."""
     config = model_config("recon4d_tiny", heads)
     block = replace(config.aggregator.block, layer_scale=0.5)
-    aggregator = replace(config.aggregator, block=block, pairs=3, register_attention=(1,))
-    return replace(config, aggregator=replace(aggregator, taps=(0, 2) if heads == "linear" else (0, 1, 2)))
+    aggregator = replace(config.aggregator, block=block, depth=3, register_attention=(1,))
+    return replace(config, aggregator=replace(aggregator, out_indices=(0, 2) if heads == "linear" else (0, 1, 2)))
 
 
 def awake(model: Model, seed: int = 0) -> Model:
@@ -52,13 +52,13 @@ def assert_scenes_close(given: Scene, expected: Scene, tolerance: float = 1e-9) 
         (given.depth_confidence, expected.depth_confidence),
         (given.points, expected.points),
         (given.point_confidence, expected.point_confidence),
-        (given.moving, expected.moving),
+        (given.dynamic, expected.dynamic),
     ]
     if expected.tracks is not None:
         assert given.tracks is not None
         pairs += [
             (given.tracks.points, expected.tracks.points),
-            (given.tracks.visible, expected.tracks.visible),
+            (given.tracks.visibility, expected.tracks.visibility),
             (given.tracks.confidence, expected.tracks.confidence),
             (given.tracks.pixels, expected.tracks.pixels),
         ]

@@ -19,8 +19,8 @@ class Row:
         """The values of a column, empty where it is."""
         return np.asarray(self.columns[column])
 
-    def colours(self, column: str = "Points3D:colors") -> np.ndarray:
-        """RGB of a column of colours, which rerun packs as 0xRRGGBBAA."""
+    def colors(self, column: str = "Points3D:colors") -> np.ndarray:
+        """RGB of a column of colors, which rerun packs as 0xRRGGBBAA."""
         packed = self.array(column).astype(np.uint32)
         return np.stack([packed >> 24, packed >> 16 & 255, packed >> 8 & 255], axis=-1)
 

@@ -14,7 +14,7 @@ HEIGHT, WIDTH = 12, 16
 
 
 def make_clip(frames: int = 3, height: int = HEIGHT, width: int = WIDTH, seed: int = 0) -> Clip:
-    """Coloured noise, a tenth of a second apart."""
+    """Colored noise, a tenth of a second apart."""
     generator = torch.Generator().manual_seed(seed)
     images = torch.randint(0, 256, (frames, 3, height, width), dtype=torch.uint8, generator=generator)
     return Clip(images, torch.arange(frames) / 10)
@@ -41,11 +41,11 @@ def make_scene(
         depth_confidence=ones,
         points=points,
         point_confidence=ones,
-        moving=torch.zeros_like(depths),
+        dynamic=torch.zeros_like(depths),
         metres_per_unit=torch.tensor(metres_per_unit),
         tracks=Tracks(
             points=still,
-            visible=torch.ones(still.shape[:-1]),
+            visibility=torch.ones(still.shape[:-1]),
             confidence=torch.ones(still.shape[:-1]),
             anchors=torch.tensor(anchors),
             pixels=pixels.expand(len(anchors), -1, -1),
@@ -59,4 +59,4 @@ def _depth_of_wall(cameras: Cameras) -> torch.Tensor:
     rays = g.unproject_map(ones, cameras.intrinsics)
     directions = rays @ cameras.world_from_cam[:, None, :3, :3].transpose(-1, -2)
     normal = torch.tensor([-0.25, 0.0, 1.0])
-    return (4 - cameras.centres @ normal)[:, None, None] / (directions @ normal)
+    return (4 - cameras.centers @ normal)[:, None, None] / (directions @ normal)

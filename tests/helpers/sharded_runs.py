@@ -37,7 +37,7 @@ def train_and_count(training: TrainConfig, folder: Path) -> None:
     run = loop._Training(training, folder, None)
     run.run()
     state = run._state()
-    kept = [one.state for one in run.optimisers.optimisers]
+    kept = [one.state for one in run.optimizers.optimizers]
     numbers = {
         "parameters": sum(local(parameter).numel() for parameter in run.model.parameters()),
         "parameters_whole": count(state["model"]),

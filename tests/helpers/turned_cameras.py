@@ -1,4 +1,4 @@
-"""A camera that has turned right, and pictures of one grey, for tests of data sets on disk."""
+"""A camera that has turned right, and pictures of one gray, for tests of data sets on disk."""
 
 import math
 from pathlib import Path
@@ -31,9 +31,9 @@ def depth_picture(path: Path, values: list[int]) -> None:
     Image.fromarray(pixels).save(path)
 
 
-def matrix(rotation: np.ndarray, centre: list[float]) -> np.ndarray:
+def matrix(rotation: np.ndarray, center: list[float]) -> np.ndarray:
     result = np.eye(4)
-    result[:3, :3], result[:3, 3] = rotation, centre
+    result[:3, :3], result[:3, 3] = rotation, center
     return result
 
 

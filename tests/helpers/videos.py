@@ -11,7 +11,7 @@ SIZE = (48, 64)
 
 
 def numbered(number: int, height: int = SIZE[0], width: int = SIZE[1]) -> np.ndarray:
-    """A grey picture that tells its number: levels lie six apart, far more than compression moves them."""
+    """A gray picture that tells its number: levels lie six apart, far more than compression moves them."""
     return np.full((height, width, 3), 20 + 6 * number, np.uint8)
 
 

@@ -12,14 +12,14 @@ from recon4d.io import SceneInfo
 from recon4d.records import (
     Cameras,
     Clip,
+    ClipSource,
     Scene,
-    Source,
     Tracks,
 )
 
 NUM_FRAMES, HEIGHT, WIDTH = 3, 12, 16
 DEPTH = 2.0
-LEFT_COLOUR, RIGHT_COLOUR = (200, 30, 10), (10, 40, 220)
+LEFT_COLOR, RIGHT_COLOR = (200, 30, 10), (10, 40, 220)
 PANEL_WIDTH, GAP = 480, 4
 
 
@@ -35,7 +35,7 @@ def make_scene(num_frames: int = NUM_FRAMES) -> Scene:
         depth_confidence=torch.ones(maps),
         points=torch.randn(*maps, 3, generator=torch.Generator().manual_seed(0)),
         point_confidence=torch.zeros(maps),
-        moving=torch.full(maps, math.nan),
+        dynamic=torch.full(maps, math.nan),
         metres_per_unit=torch.tensor(math.nan),
     )
 
@@ -44,7 +44,7 @@ def make_tracks() -> Tracks:
     generator = torch.Generator().manual_seed(1)
     return Tracks(
         points=torch.randn(2, NUM_FRAMES, 5, 3, generator=generator),
-        visible=torch.rand(2, NUM_FRAMES, 5, generator=generator),
+        visibility=torch.rand(2, NUM_FRAMES, 5, generator=generator),
         confidence=torch.rand(2, NUM_FRAMES, 5, generator=generator),
         anchors=torch.tensor([0, 2]),
         pixels=torch.rand(2, 5, 2, generator=generator),
@@ -52,15 +52,15 @@ def make_tracks() -> Tracks:
 
 
 def make_clip(num_frames: int = NUM_FRAMES, height: int = HEIGHT, width: int = WIDTH) -> Clip:
-    """The left half of every picture in one colour, the right half in another."""
+    """The left half of every picture in one color, the right half in another."""
     images = torch.empty(num_frames, 3, height, width, dtype=torch.uint8)
-    images[..., : width // 2] = torch.tensor(LEFT_COLOUR, dtype=torch.uint8)[:, None, None]
-    images[..., width // 2 :] = torch.tensor(RIGHT_COLOUR, dtype=torch.uint8)[:, None, None]
+    images[..., : width // 2] = torch.tensor(LEFT_COLOR, dtype=torch.uint8)[:, None, None]
+    images[..., width // 2 :] = torch.tensor(RIGHT_COLOR, dtype=torch.uint8)[:, None, None]
     return Clip(images=images, times=torch.arange(num_frames) / 10)
 
 
 def make_info(**changes) -> SceneInfo:
-    source = Source(path="street.mp4", names=("street_000000", "street_000010", "ünï"), numbers=(0, 10, 20))
+    source = ClipSource(path="street.mp4", names=("street_000000", "street_000010", "ünï"), numbers=(0, 10, 20))
     settings = {"anchors": [0, 2], "refine": False, "precision": "float32", "fps": 2.5, "limit": None, "frames": 3}
     info = SceneInfo("wide", True, "0.1.0", source, (1080, 1920), settings)  # type: ignore[arg-type]
     return replace(info, **changes)

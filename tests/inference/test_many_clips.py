@@ -43,9 +43,9 @@ def clips(tmp_path: Path) -> list[Path]:
 def runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The clips that are worked on, and every model that is made, as they come."""
     asked: list[str] = []
-    work, find_model = clip_work.ClipWork.reconstruct, clip_work.find_model
+    work, find_model = clip_work.ClipPipeline.reconstruct, clip_work.find_model
 
-    def counted(self: clip_work.ClipWork, path: Path, *rest: object) -> int:
+    def counted(self: clip_work.ClipPipeline, path: Path, *rest: object) -> int:
         asked.append(path.name)
         return work(self, path, *rest)  # pyright: ignore[reportArgumentType]
 
@@ -53,7 +53,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         asked.append(name)
         return find_model(name)
 
-    monkeypatch.setattr(clip_work.ClipWork, "reconstruct", counted)
+    monkeypatch.setattr(clip_work.ClipPipeline, "reconstruct", counted)
     monkeypatch.setattr(clip_work, "find_model", found)
     return asked
 
@@ -116,14 +116,14 @@ class TestCommand:
     def test_an_interrupt_keeps_what_is_finished(
         self, clips: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
     ) -> None:
-        work = clip_work.ClipWork.reconstruct
+        work = clip_work.ClipPipeline.reconstruct
 
-        def interrupted(self: clip_work.ClipWork, path: Path, *rest: object) -> int:
+        def interrupted(self: clip_work.ClipPipeline, path: Path, *rest: object) -> int:
             if path.name == "c.mp4":
                 raise KeyboardInterrupt
             return work(self, path, *rest)  # pyright: ignore[reportArgumentType]
 
-        monkeypatch.setattr(clip_work.ClipWork, "reconstruct", interrupted)
+        monkeypatch.setattr(clip_work.ClipPipeline, "reconstruct", interrupted)
         with pytest.raises(SystemExit, match="130"):
             run(clips, tmp_path / "out")
         assert "the same command goes on" in capsys.readouterr().err

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from recon4d.datasets.synthetic import WorldConfig, make_worlds, render_worlds
+from recon4d.datasets.synthetic import SyntheticConfig, make_scenes, render_scenes
 from recon4d.io import SceneInfo, load_scene, write_results
 from recon4d.records import Scene
 from recon4d.zoo import create_model
@@ -18,8 +18,8 @@ def tensors(scene: Scene) -> list[torch.Tensor]:
 
 
 def test_a_model_answers_in_the_shapes_of_truth_and_both_are_written_alike(tmp_path: Path) -> None:
-    config = WorldConfig(num_frames=3, height=32, width=48)
-    sample = render_worlds(make_worlds(config, 0, [0, 1]), config, anchors=(0, 2))
+    config = SyntheticConfig(num_frames=3, height=32, width=48)
+    sample = render_scenes(make_scenes(config, 0, [0, 1]), config, anchors=(0, 2))
     model = create_model("recon4d_tiny", weights=None)
     with torch.no_grad():
         predicted = model.outputs(sample.clip.images, sample.clip.times, anchors=(0, 2)).scene

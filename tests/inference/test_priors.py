@@ -16,11 +16,11 @@ from recon4d import geometry as g
 from recon4d.cli.main import main
 from recon4d.datasets import ColmapModels
 from recon4d.inference import (
-    KnownFiles,
+    PriorFiles,
     ReconstructConfig,
-    honour,
+    apply_priors,
     reconstruct,
-    with_known_files,
+    with_prior_files,
 )
 from recon4d.io import SceneInfo, load_scene, read_camera_file, save_scene, write_jpeg, write_raster
 from recon4d.io.long_clips import as_long_clip
@@ -30,9 +30,9 @@ from recon4d.models import Model
 from recon4d.records import (
     Cameras,
     Clip,
-    Known,
+    ClipSource,
+    Priors,
     Scene,
-    Source,
 )
 from recon4d.zoo import model_config
 
@@ -45,9 +45,9 @@ def truth() -> Scene:
     return make_scene(FRAMES, anchors=(0, 3))
 
 
-def known_of(scene: Scene, lens: bool = False, cameras: bool = False) -> Known:
+def known_of(scene: Scene, lens: bool = False, cameras: bool = False) -> Priors:
     """What the truth says of lenses and cameras, the latter in a world of their own."""
-    nothing = Known.nothing(scene.num_frames)
+    nothing = Priors.nothing(scene.num_frames)
     own_from_world = g.rigid(g.rotation_from_axis_angle(torch.tensor([0.3, -1.0, 0.2])), torch.tensor([5.0, -2.0, 1.0]))
     return replace(
         nothing,
@@ -69,17 +69,17 @@ def misjudged(truth: Scene, scale: float = 0.2, turn: float = 0.05, lens: tuple 
     return wrong.transformed(g.similarity(torch.tensor(scale), torch.eye(3), torch.zeros(3)))
 
 
-class TestHonoured:
+class TestHonored:
     def test_known_lens_and_cameras_bring_back_the_truth(self, truth: Scene) -> None:
         """Depth, point maps, tracks, cameras and unit: whatever the network got wrong was in them."""
-        answer = honour(misjudged(truth), known_of(truth, lens=True, cameras=True))
+        answer = apply_priors(misjudged(truth), known_of(truth, lens=True, cameras=True))
         assert_scenes_close(answer, truth, tolerance=2e-4)
         assert torch.equal(answer.cameras.intrinsics, truth.cameras.intrinsics)
         assert torch.equal(answer.cameras.world_from_cam[0], torch.eye(4))
 
     def test_a_known_lens_leaves_pixels_and_z_alone(self, truth: Scene) -> None:
         seen = misjudged(truth, scale=1.0)
-        answer = honour(seen, known_of(truth, lens=True))
+        answer = apply_priors(seen, known_of(truth, lens=True))
         assert torch.equal(answer.depths, seen.depths)
         assert torch.equal(answer.cameras.world_from_cam, seen.cameras.world_from_cam)
         torch.testing.assert_close(answer.points, answer.points_from_depth, atol=CLOSE, rtol=CLOSE)
@@ -89,7 +89,7 @@ class TestHonoured:
         seen, known = misjudged(truth), known_of(truth, lens=True)
         intrinsics = known.intrinsics.clone()
         intrinsics[2:] = torch.nan
-        found = honour(seen, replace(known, intrinsics=intrinsics)).cameras.intrinsics
+        found = apply_priors(seen, replace(known, intrinsics=intrinsics)).cameras.intrinsics
         assert torch.equal(found[:2], truth.cameras.intrinsics[:2])
         assert torch.equal(found[2:], seen.cameras.intrinsics[2:])
 
@@ -97,7 +97,7 @@ class TestHonoured:
         seen = misjudged(truth, lens=SAME_LENS)
         world_from_cam = seen.cameras.world_from_cam.clone()
         world_from_cam[[2, 5], :3, 3] += torch.tensor([3.0, -4.0, 1.0])
-        answer = honour(
+        answer = apply_priors(
             replace(seen, cameras=replace(seen.cameras, world_from_cam=world_from_cam)),
             known_of(truth, cameras=True),
         )
@@ -106,20 +106,20 @@ class TestHonoured:
 
     def test_long_distances_tell_more_of_the_scale_than_short_ones(self, truth: Scene) -> None:
         """Six cameras stand together, where a network's jitter is larger than their distances."""
-        centres = torch.tensor([0.0, 1, 2, 3, 4, 5, 400, 800])[:, None] * torch.tensor([1e-2, 0.0, 0.0])
-        world_from_cam = g.rigid(torch.eye(3).expand(FRAMES, 3, 3), centres)
+        centers = torch.tensor([0.0, 1, 2, 3, 4, 5, 400, 800])[:, None] * torch.tensor([1e-2, 0.0, 0.0])
+        world_from_cam = g.rigid(torch.eye(3).expand(FRAMES, 3, 3), centers)
         generator = torch.Generator().manual_seed(0)
         predicted = world_from_cam.clone()
         predicted[1:, :3, 3] += 0.1 * torch.randn(FRAMES - 1, 3, generator=generator)
         seen = truth.with_cameras(Cameras(predicted, truth.cameras.intrinsics))
-        answer = honour(seen, replace(Known.nothing(FRAMES), world_from_cam=world_from_cam))
+        answer = apply_priors(seen, replace(Priors.nothing(FRAMES), world_from_cam=world_from_cam))
         torch.testing.assert_close(answer.depths, seen.depths, atol=0, rtol=0.03)
 
     def test_a_camera_that_is_not_known_stays_beside_the_nearest_that_is(self, truth: Scene) -> None:
         seen, known = misjudged(truth), known_of(truth, cameras=True)
         world_from_cam = known.world_from_cam.clone()
         world_from_cam[[3, 4]] = torch.nan
-        answer = honour(seen, replace(known, world_from_cam=world_from_cam))
+        answer = apply_priors(seen, replace(known, world_from_cam=world_from_cam))
         for unknown, beside in ((3, 2), (4, 5)):
             assert_same_step(answer, seen, unknown, beside)
         torch.testing.assert_close(answer.points, answer.points_from_depth, atol=1e-3, rtol=CLOSE)
@@ -128,44 +128,44 @@ class TestHonoured:
         generator = torch.Generator().manual_seed(0)
         depths = torch.where(torch.rand(truth.depths.shape, generator=generator) < 0.05, truth.depths, torch.nan)
         wild = torch.rand(truth.depths.shape, generator=generator) < 0.3
-        known = replace(Known.nothing(FRAMES), depths=torch.where(wild, 20 * depths, depths))
+        known = replace(Priors.nothing(FRAMES), depths=torch.where(wild, 20 * depths, depths))
         seen = misjudged(truth, turn=0, lens=SAME_LENS)
-        assert_scenes_close(honour(seen, known), truth, tolerance=1e-3)
+        assert_scenes_close(apply_priors(seen, known), truth, tolerance=1e-3)
         # Of cameras in another unit, depth is believed.
         larger = truth.transformed(g.similarity(torch.tensor(7.0), torch.eye(3), torch.zeros(3)))
         both = replace(known, world_from_cam=larger.cameras.world_from_cam)
-        answer = honour(seen, both)
+        answer = apply_priors(seen, both)
         torch.testing.assert_close(answer.depths, truth.depths, atol=1e-3, rtol=1e-3)
-        torch.testing.assert_close(answer.cameras.centres, larger.cameras.centres, atol=CLOSE, rtol=CLOSE)
+        torch.testing.assert_close(answer.cameras.centers, larger.cameras.centers, atol=CLOSE, rtol=CLOSE)
 
     def test_depth_that_the_answer_does_not_believe_in_tells_nothing(self, truth: Scene) -> None:
         seen = replace(truth, depth_confidence=torch.zeros_like(truth.depths))
-        assert honour(seen, replace(Known.nothing(FRAMES), depths=9 * truth.depths)) is seen
+        assert apply_priors(seen, replace(Priors.nothing(FRAMES), depths=9 * truth.depths)) is seen
 
-    def test_metres_follow_the_unit(self) -> None:
+    def test_meters_follow_the_unit(self) -> None:
         truth = make_scene(FRAMES, metres_per_unit=2.0)
         seen = misjudged(truth)
-        assert float(honour(seen, known_of(truth, True, True)).metres_per_unit) == pytest.approx(2.0)
+        assert float(apply_priors(seen, known_of(truth, True, True)).metres_per_unit) == pytest.approx(2.0)
 
     def test_cameras_that_stand_still_do_not_tell_a_unit(self, truth: Scene) -> None:
         world_from_cam = torch.eye(4).repeat(FRAMES, 1, 1)
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            answer = honour(truth, replace(Known.nothing(FRAMES), world_from_cam=world_from_cam))
+            answer = apply_priors(truth, replace(Priors.nothing(FRAMES), world_from_cam=world_from_cam))
         assert torch.equal(answer.depths, truth.depths)
         assert torch.equal(answer.cameras.world_from_cam, world_from_cam)
 
     def test_predicted_cameras_that_stand_still_are_a_warning(self, truth: Scene) -> None:
         still = replace(truth.cameras, world_from_cam=torch.eye(4).repeat(FRAMES, 1, 1))
         with pytest.warns(UserWarning, match="hardly move"):
-            answer = honour(replace(truth, cameras=still), known_of(truth, cameras=True))
-        torch.testing.assert_close(answer.cameras.centres, truth.cameras.centres, atol=CLOSE, rtol=CLOSE)
+            answer = apply_priors(replace(truth, cameras=still), known_of(truth, cameras=True))
+        torch.testing.assert_close(answer.cameras.centers, truth.cameras.centers, atol=CLOSE, rtol=CLOSE)
         assert torch.equal(answer.depths, truth.depths)
 
     def test_nothing_known_is_the_same_scene(self, truth: Scene) -> None:
         ignore = torch.zeros(truth.depths.shape, dtype=torch.bool)
-        for known in (None, Known.nothing(FRAMES), replace(Known.nothing(FRAMES), ignore=ignore)):
-            assert honour(truth, known) is truth
+        for known in (None, Priors.nothing(FRAMES), replace(Priors.nothing(FRAMES), ignore=ignore)):
+            assert apply_priors(truth, known) is truth
 
 
 def assert_same_step(answer: Scene, seen: Scene, one: int, other: int) -> None:
@@ -186,19 +186,19 @@ class TestReconstructed:
 
     @pytest.fixture(params=["told", "cannot be told"])
     def model(self, request: pytest.FixtureRequest) -> Model:
-        config = replace(model_config("recon4d_tiny"), known_inputs=request.param == "told")
+        config = replace(model_config("recon4d_tiny"), prior_inputs=request.param == "told")
         with torch.random.fork_rng():
             torch.manual_seed(0)
             return awake(Model(config)).float()
 
     @pytest.fixture
-    def known(self) -> Known:
+    def known(self) -> Priors:
         truth = make_scene(4)
         intrinsics = torch.tensor([[90.0, 0, 47], [0, 95, 33], [0, 0, 1]]).expand(4, 3, 3)
-        return Known(intrinsics, known_of(truth, cameras=True).world_from_cam)
+        return Priors(intrinsics, known_of(truth, cameras=True).world_from_cam)
 
-    def test_lens_and_cameras_are_the_given_ones(self, model: Model, known: Known) -> None:
-        scene = reconstruct(model, replace(self.CLIP, known=known), self.SINGLE)
+    def test_lens_and_cameras_are_the_given_ones(self, model: Model, known: Priors) -> None:
+        scene = reconstruct(model, replace(self.CLIP, priors=known), self.SINGLE)
         assert scene.size == (48, 80)
         assert torch.equal(scene.cameras.intrinsics, g.resized_intrinsics(known.intrinsics, (60, 100), (48, 80)))
         torch.testing.assert_close(scene.resized(60, 100).cameras.intrinsics, known.intrinsics)
@@ -206,34 +206,34 @@ class TestReconstructed:
         torch.testing.assert_close(scene.cameras.world_from_cam, expected, atol=CLOSE, rtol=CLOSE)
         assert torch.equal(scene.cameras.world_from_cam[0], torch.eye(4))
 
-    def test_the_network_hears_it_if_it_can(self, model: Model, known: Known) -> None:
-        """By what stays when everything is honoured afterwards: the confidences."""
-        told = reconstruct(model, replace(self.CLIP, known=known), self.SINGLE)
+    def test_the_network_hears_it_if_it_can(self, model: Model, known: Priors) -> None:
+        """By what stays when everything is honored afterwards: the confidences."""
+        told = reconstruct(model, replace(self.CLIP, priors=known), self.SINGLE)
         alone = reconstruct(model, self.CLIP, self.SINGLE)
         assert torch.equal(told.depth_confidence, alone.depth_confidence) == (model.known is None)
 
     def test_given_depth_fixes_the_unit(self, model: Model) -> None:
         depths = torch.full((4, 60, 100), torch.nan)
         depths[:, ::7, ::9] = 300.0
-        scene = reconstruct(model, replace(self.CLIP, known=replace(Known.nothing(4), depths=depths)), self.SINGLE)
+        scene = reconstruct(model, replace(self.CLIP, priors=replace(Priors.nothing(4), depths=depths)), self.SINGLE)
         at_known = scene.depths[
-            Known.resized(replace(Known.nothing(4), depths=depths), (60, 100), scene.size).depths > 0
+            Priors.resized(replace(Priors.nothing(4), depths=depths), (60, 100), scene.size).depths > 0
         ]
         assert float((300 / at_known).median()) == pytest.approx(1, abs=CLOSE)
 
     def test_nothing_known_changes_no_bit(self, model: Model) -> None:
         bare = reconstruct(model, self.CLIP, self.SINGLE)
-        assert_scenes_close(reconstruct(model, with_known_files(self.CLIP, KnownFiles()), self.SINGLE), bare, 0)
+        assert_scenes_close(reconstruct(model, with_prior_files(self.CLIP, PriorFiles()), self.SINGLE), bare, 0)
 
 
 @pytest.fixture
 def clip() -> Clip:
     """Three frames, every third of a video."""
-    return replace(make_clip(3, 40, 60), source=Source("v.mp4", ("v_000000", "v_000003", "v_000006"), (0, 3, 6)))
+    return replace(make_clip(3, 40, 60), source=ClipSource("v.mp4", ("v_000000", "v_000003", "v_000006"), (0, 3, 6)))
 
 
-def known_by(clip: Clip, **files: object) -> Known:
-    known = with_known_files(clip, KnownFiles(**files)).known  # pyright: ignore[reportArgumentType]
+def known_by(clip: Clip, **files: object) -> Priors:
+    known = with_prior_files(clip, PriorFiles(**files)).priors  # pyright: ignore[reportArgumentType]
     assert known is not None
     return known
 
@@ -297,7 +297,7 @@ class TestIntrinsics:
 
 POSES = make_scene(7).cameras.world_from_cam.double()
 FAR = torch.tensor([4.0e5, 5.0e6, 100.0], dtype=torch.float64)
-"""Metres, as of a map of a country: float32 would round to half a metre."""
+"""Meters, as of a map of a country: float32 would round to half a meter."""
 
 
 def tum_file(path: Path, times: list[float], poses: torch.Tensor) -> Path:
@@ -310,7 +310,7 @@ def tum_file(path: Path, times: list[float], poses: torch.Tensor) -> Path:
     return path
 
 
-def assert_poses(known: Known, wanted: torch.Tensor) -> None:
+def assert_poses(known: Priors, wanted: torch.Tensor) -> None:
     """In the first frame's camera, to what float32 holds."""
     expected = (g.invert(wanted[0]) @ wanted).float()
     torch.testing.assert_close(known.world_from_cam, expected, atol=1e-6, rtol=1e-5)
@@ -326,7 +326,7 @@ class TestCameras:
         stamps = [1305031102.1753 + 0.5 * i for i in range(7)]
         names = tuple(f"{stamps[i]:.4f}.png" for i in (1, 2, 6))
         path = tum_file(tmp_path / "tum.txt", stamps, POSES)
-        photos = replace(clip, times=torch.full((3,), torch.nan), source=Source("rgb", names, (1, 2, 6)))
+        photos = replace(clip, times=torch.full((3,), torch.nan), source=ClipSource("rgb", names, (1, 2, 6)))
         assert_poses(known_by(photos, cameras=path), POSES[[1, 2, 6]])
 
     def test_a_trajectory_by_order(self, clip: Clip, tmp_path: Path) -> None:
@@ -362,12 +362,12 @@ class TestCameras:
 
     def test_the_lens_of_a_colmap_model_is_straightened(self, clip: Clip, tmp_path: Path) -> None:
         colmap_model(tmp_path / "bent", "OPENCV 60 40 50 52 31 19 0.1 -0.02 0.01 0.003", with_all=True)
-        bent = with_known_files(clip, KnownFiles(cameras=tmp_path / "bent"))
-        words = with_known_files(clip, KnownFiles(intrinsics="50,52,31,19", distortion="0.1,-0.02,0.01,0.003"))
+        bent = with_prior_files(clip, PriorFiles(cameras=tmp_path / "bent"))
+        words = with_prior_files(clip, PriorFiles(intrinsics="50,52,31,19", distortion="0.1,-0.02,0.01,0.003"))
         assert torch.equal(bent.images, words.images)
         assert not torch.equal(bent.images, clip.images)
         # A lens that is given by itself bends nothing unless that is given too.
-        own = with_known_files(clip, KnownFiles(intrinsics="50,52,31,19", cameras=tmp_path / "bent"))
+        own = with_prior_files(clip, PriorFiles(intrinsics="50,52,31,19", cameras=tmp_path / "bent"))
         assert torch.equal(own.images, clip.images)
 
     @pytest.mark.parametrize(
@@ -413,7 +413,7 @@ class TestCameras:
         """Whose maps are smaller than the clip, and whose frames are found by their names."""
         scene = make_scene(7).resized(20, 30)
         names = tuple(f"v_{number:06d}" for number in range(7))
-        info = SceneInfo("m", True, "0", Source("v.mp4", names, tuple(range(7))), (40, 60), {})
+        info = SceneInfo("m", True, "0", ClipSource("v.mp4", names, tuple(range(7))), (40, 60), {})
         save_scene(tmp_path, scene, torch.arange(7) / 30, info)
         known = known_by(clip, cameras=tmp_path)
         assert_poses(known, POSES[[0, 3, 6]])
@@ -465,11 +465,11 @@ class TestMasks:
         one_after_the_other = list(mask_reader(tmp_path / "bonnet.png", clip)([0, 2]))
         assert torch.equal(torch.stack(one_after_the_other), ignore[[0, 2]])  # pyright: ignore
 
-    def test_coloured_and_sixteen_bit_masks(self, clip: Clip, tmp_path: Path) -> None:
-        coloured = np.stack([np.zeros_like(self.MASK), self.MASK, np.full_like(self.MASK, 90)], axis=-1)
-        write_raster(tmp_path / "colour.png", coloured)
+    def test_colored_and_sixteen_bit_masks(self, clip: Clip, tmp_path: Path) -> None:
+        colored = np.stack([np.zeros_like(self.MASK), self.MASK, np.full_like(self.MASK, 90)], axis=-1)
+        write_raster(tmp_path / "color.png", colored)
         write_raster(tmp_path / "deep.png", self.MASK.astype(np.uint16) * 257)
-        for name in ("colour.png", "deep.png"):
+        for name in ("color.png", "deep.png"):
             assert torch.equal(known_by(clip, mask=tmp_path / name).ignore[0], torch.from_numpy(self.MASK > 0))  # pyright: ignore
 
     @pytest.mark.parametrize(
@@ -516,7 +516,7 @@ class TestDepth:
         assert found[1, 2, 3] == 4.5
 
     def test_single_points(self, clip: Clip, tmp_path: Path) -> None:
-        """The pixel whose centre is (3.5, 2.5) goes from 3 to 4 and from 2 to 3; the nearer of two points counts."""
+        """The pixel whose center is (3.5, 2.5) goes from 3 to 4 and from 2 to 3; the nearer of two points counts."""
         pixels = np.array([[3.0, 2.0], [3.99, 2.99], [59.9, 39.9], [7, 7], [0, 0], [0.2, 0.2], [0.3, 0.3], [0.4, 0.4]])
         depths = np.array([4.0, 8, 2, 0, 3, 0, np.nan, -1])
         np.savez(tmp_path / "d.npz", depths=depths, pixels=pixels, frames=np.array([1, 1, 2, 0, 0, 0, 0, 0]))
@@ -583,36 +583,36 @@ def bent(x: np.ndarray, y: np.ndarray, lens: tuple[float, ...] = LENS) -> tuple[
 
 
 class TestDistortion:
-    FILES = KnownFiles(intrinsics="50,52,31,19", distortion=",".join(map(str, LENS)))
+    FILES = PriorFiles(intrinsics="50,52,31,19", distortion=",".join(map(str, LENS)))
     X, Y = np.meshgrid(np.arange(60) + 0.5, np.arange(40) + 0.5)
 
     def test_every_pixel_comes_from_where_the_lens_put_it(self) -> None:
-        """Pictures whose colours are four times their own pixel say where they were looked up."""
+        """Pictures whose colors are four times their own pixel say where they were looked up."""
         x, y = np.broadcast_to(4 * self.X, (3, 40, 60)), np.broadcast_to(4 * self.Y, (3, 40, 60))
         images = torch.from_numpy(np.stack([x, y, y], axis=1).astype(np.uint8))
-        straight = with_known_files(Clip(images, torch.arange(3) / 10), self.FILES)
-        assert straight.known is not None
-        assert straight.known.ignore is not None
+        straight = with_prior_files(Clip(images, torch.arange(3) / 10), self.FILES)
+        assert straight.priors is not None
+        assert straight.priors.ignore is not None
         from_x, from_y = bent(self.X, self.Y)
         outside = (from_x < 0) | (from_x >= 60) | (from_y < 0) | (from_y >= 40)
-        assert np.array_equal(straight.known.ignore[1].numpy(), outside)
+        assert np.array_equal(straight.priors.ignore[1].numpy(), outside)
         within = (from_x > 0.5) & (from_x < 59.5) & (from_y > 0.5) & (from_y < 39.5)
         for channel, expected in ((0, from_x), (1, from_y)):
             error = straight.images[2, channel].numpy() - 4 * expected
-            assert np.abs(error[within]).max() < 0.51  # of a grey level, by rounding
+            assert np.abs(error[within]).max() < 0.51  # of a gray level, by rounding
         assert within.mean() > 0.7
         assert 0.05 < outside.mean() < 0.3
-        # Black outside, and of the border's colour up to its very edge.
-        white = with_known_files(Clip(torch.full_like(images, 255), torch.arange(3) / 10), self.FILES)
+        # Black outside, and of the border's color up to its very edge.
+        white = with_prior_files(Clip(torch.full_like(images, 255), torch.arange(3) / 10), self.FILES)
         assert np.array_equal(white.images[1, 0].numpy(), np.where(outside, 0, 255))
 
     def test_a_lens_that_bends_nothing_changes_nothing(self, clip: Clip) -> None:
         known = known_by(clip, intrinsics="50,52,31,19")
-        straight = undistorted(replace(clip, known=known), torch.zeros(3, 5))
+        straight = undistorted(replace(clip, priors=known), torch.zeros(3, 5))
         assert torch.equal(straight.images, clip.images)
-        assert straight.known is not None
-        assert straight.known.ignore is not None
-        assert not straight.known.ignore.any()
+        assert straight.priors is not None
+        assert straight.priors.ignore is not None
+        assert not straight.priors.ignore.any()
 
     def test_depth_and_masks_follow(self, clip: Clip, tmp_path: Path) -> None:
         places = [(6, 4), (52, 35), (31, 19)]
@@ -666,9 +666,9 @@ class TestDistortion:
 
     def _undistorted_depths(self, depths: torch.Tensor, lens: tuple[float, ...]) -> torch.Tensor:
         frames = len(depths)
-        known = replace(Known.nothing(frames), intrinsics=TestIntrinsics.ONE.expand(frames, 3, 3), depths=depths)
-        clip = replace(make_clip(frames, 40, 60), known=known)
-        straight = undistorted(clip, torch.tensor(lens).expand(frames, 5)).known
+        known = replace(Priors.nothing(frames), intrinsics=TestIntrinsics.ONE.expand(frames, 3, 3), depths=depths)
+        clip = replace(make_clip(frames, 40, 60), priors=known)
+        straight = undistorted(clip, torch.tensor(lens).expand(frames, 5)).priors
         assert straight is not None
         assert straight.depths is not None
         return straight.depths
@@ -678,29 +678,29 @@ class TestDistortion:
         zoom = torch.diag_embed(torch.tensor([[1.0, 1.0, 1.0], [1.2, 1.1, 1.0], [1.4, 1.5, 1.0]]))
         lenses = torch.tensor([LENS, (-0.2, 0.0, 0.0, 0.0, 0.0), (0.1, 0.1, 0.0, 0.01, 0.0)])
         ignore = torch.rand(3, 40, 60, generator=torch.Generator().manual_seed(0)) < 0.2
-        known = replace(Known.nothing(3), intrinsics=zoom @ TestIntrinsics.ONE, ignore=ignore if with_masks else None)
-        short = undistorted(replace(clip, known=known), lenses)
-        long = undistorted_long(as_long_clip(replace(clip, known=known)), lenses)
-        assert short.known is not None
-        assert short.known.ignore is not None
+        known = replace(Priors.nothing(3), intrinsics=zoom @ TestIntrinsics.ONE, ignore=ignore if with_masks else None)
+        short = undistorted(replace(clip, priors=known), lenses)
+        long = undistorted_long(as_long_clip(replace(clip, priors=known)), lenses)
+        assert short.priors is not None
+        assert short.priors.ignore is not None
         assert long.ignore is not None
         # Masks follow by whole pixels, and what the lens did not see is ignored as well.
         x, y = bent(self.X, self.Y)
         outside = (x < 0) | (x >= 60) | (y < 0) | (y >= 40)
         looked_up = ignore[0].numpy()[y.clip(0, 39).astype(int), x.clip(0, 59).astype(int)]
         wanted = outside | looked_up if with_masks else outside
-        assert (short.known.ignore[0].numpy() != wanted).mean() < 0.002  # rounding, on the line between two pixels
+        assert (short.priors.ignore[0].numpy() != wanted).mean() < 0.002  # rounding, on the line between two pixels
         assert torch.equal(torch.stack(list(long.images([1, 2]))), short.images[1:])
-        assert torch.equal(torch.stack(list(long.ignore([1, 2]))), short.known.ignore[1:])
+        assert torch.equal(torch.stack(list(long.ignore([1, 2]))), short.priors.ignore[1:])
         # One frame alone, by its own lens.
-        alone = replace(clip.frames([2]), known=known.frames([2]))
+        alone = replace(clip.frames([2]), priors=known.frames([2]))
         assert torch.equal(undistorted(alone, lenses[2:]).images[0], short.images[2])
 
     def test_a_frame_of_unknown_lens_is_refused(self, clip: Clip) -> None:
         intrinsics = TestIntrinsics.ONE.repeat(3, 1, 1)
         intrinsics[1] = torch.nan
-        clip = replace(clip, known=replace(Known.nothing(3), intrinsics=intrinsics))
-        for bare in (clip, replace(clip, known=None)):
+        clip = replace(clip, priors=replace(Priors.nothing(3), intrinsics=intrinsics))
+        for bare in (clip, replace(clip, priors=None)):
             with pytest.raises(ValueError, match="not known for every frame"):
                 undistorted(bare, torch.zeros(3, 5))
             with pytest.raises(ValueError, match="not known for every frame"):
@@ -709,14 +709,14 @@ class TestDistortion:
     @pytest.mark.parametrize(
         ("files", "complaint"),
         [
-            (KnownFiles(distortion="0.1,0,0,0"), "give its --intrinsics too"),
-            (KnownFiles(intrinsics="50,52,31,19", distortion="0.1,0,0"), "wanted k1,k2,p1,p2"),
-            (KnownFiles(intrinsics="50,52,31,19", distortion="a,b,c,d"), "wanted k1,k2,p1,p2"),
+            (PriorFiles(distortion="0.1,0,0,0"), "give its --intrinsics too"),
+            (PriorFiles(intrinsics="50,52,31,19", distortion="0.1,0,0"), "wanted k1,k2,p1,p2"),
+            (PriorFiles(intrinsics="50,52,31,19", distortion="a,b,c,d"), "wanted k1,k2,p1,p2"),
         ],
     )
-    def test_refusals(self, clip: Clip, files: KnownFiles, complaint: str) -> None:
+    def test_refusals(self, clip: Clip, files: PriorFiles, complaint: str) -> None:
         with pytest.raises(ValueError, match=complaint):
-            with_known_files(clip, files)
+            with_prior_files(clip, files)
 
 
 class TestCommand:

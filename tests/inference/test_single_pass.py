@@ -13,7 +13,7 @@ from recon4d import geometry as g
 from recon4d.heads import DptFeaturesConfig, TrackerConfig, TrackHeadConfig
 from recon4d.inference import MAX_FRAMES, ReconstructConfig, processing_size, reconstruct, reconstruct_and_match
 from recon4d.models import Model
-from recon4d.records import Clip, Known
+from recon4d.records import Clip, Priors
 from recon4d.zoo import create_model, model_config
 
 SINGLE = ReconstructConfig(precision="float32")
@@ -84,7 +84,7 @@ class TestAnswer:
     def test_the_answer_can_be_used_in_training(self, model: Model, clip: Clip) -> None:
         scene = reconstruct(model, clip, SINGLE)
         weight = torch.ones(1, requires_grad=True)
-        (weight * scene.depths * scene.depth_confidence * scene.moving).sum().backward()
+        (weight * scene.depths * scene.depth_confidence * scene.dynamic).sum().backward()
         assert weight.grad is not None
 
     def test_precision_is_as_asked(self, model: Model, clip: Clip) -> None:
@@ -137,8 +137,8 @@ class TestKnownThings:
     def test_nothing_is_believed_where_it_should_be_ignored(self, model: Model, clip: Clip) -> None:
         ignore = torch.zeros(5, 60, 100, dtype=torch.bool)
         ignore[:, 40:] = True
-        known = replace(Known.nothing(5), ignore=ignore)
-        scene = reconstruct(model, replace(clip, known=known), SINGLE).resized(60, 100)
+        known = replace(Priors.nothing(5), ignore=ignore)
+        scene = reconstruct(model, replace(clip, priors=known), SINGLE).resized(60, 100)
         for confidence in (scene.depth_confidence, scene.point_confidence):
             assert (confidence[:, 41:] == 0).all()
             assert (confidence[:, :38] > 0).all()
@@ -146,9 +146,9 @@ class TestKnownThings:
     def test_cameras_without_the_first_are_refused(self, model: Model, clip: Clip) -> None:
         cameras = torch.eye(4).repeat(5, 1, 1)
         cameras[0] = torch.nan
-        known = replace(Known.nothing(5), world_from_cam=cameras)
+        known = replace(Priors.nothing(5), world_from_cam=cameras)
         with pytest.raises(ValueError, match="not for the first"):
-            reconstruct(model, replace(clip, known=known))
+            reconstruct(model, replace(clip, priors=known))
 
 
 class TestRefusals:

@@ -53,10 +53,10 @@ def test_a_scene_comes_back_bit_for_bit(tmp_path, with_tracks):
 
 def test_other_precisions_and_layouts_are_kept(tmp_path):
     scene = make_scene().to(dtype=torch.float64)
-    scene = replace(scene, moving=torch.rand(HEIGHT, WIDTH, NUM_FRAMES).double().permute(2, 0, 1).requires_grad_())
+    scene = replace(scene, dynamic=torch.rand(HEIGHT, WIDTH, NUM_FRAMES).double().permute(2, 0, 1).requires_grad_())
     save_scene(tmp_path, scene, torch.zeros(NUM_FRAMES), make_info())
     assert load_scene(tmp_path).depths.dtype == torch.float64
-    assert torch.equal(load_scene(tmp_path).moving, scene.moving.detach())
+    assert torch.equal(load_scene(tmp_path).dynamic, scene.dynamic.detach())
     coarse = make_scene().to(dtype=torch.bfloat16)
     save_scene(tmp_path, coarse, torch.zeros(NUM_FRAMES), make_info())
     assert torch.equal(load_scene(tmp_path).points, coarse.points.float())
@@ -150,7 +150,7 @@ def test_files_that_are_no_scenes_are_refused_in_one_line(archive):
 def test_wrong_arrays_are_refused_by_name(archive):
     with pytest.raises(ValueError, match=r"scene.npz as a scene: it has no depths, moving, so"):
         load_scene(rewritten(archive, depths=None, moving=None))
-    with pytest.raises(ValueError, match=r"Scene.moving has shape \(3, 2, 2\), wanted .* height = 12"):
+    with pytest.raises(ValueError, match=r"Scene.dynamic has shape \(3, 2, 2\), wanted .* height = 12"):
         load_scene(
             rewritten(archive, depths=np.zeros((3, HEIGHT, WIDTH), np.float32), moving=np.zeros((3, 2, 2), np.float32))
         )
@@ -172,8 +172,8 @@ def test_an_archive_of_a_batch_is_refused(archive):
 def test_a_newer_format_and_strange_info_are_refused(archive):
     values = json.loads(make_info().to_json())
     for changed, reason in (
-        ({**values, "format": 2, "colour": "red"}, r"has format 2, this recon4d reads up to 1"),
-        ({**values, "colour": "red"}, r"lacks nothing and has unknown \['colour'\]"),
+        ({**values, "format": 2, "color": "red"}, r"has format 2, this recon4d reads up to 1"),
+        ({**values, "color": "red"}, r"lacks nothing and has unknown \['color'\]"),
         ({key: value for key, value in values.items() if key != "trained"}, r"lacks \['trained'\]"),
         ({**values, "source": {"path": "x"}}, r"source lacks \['names', 'numbers'\]"),
         ({**values, "trained": "yes"}, "trained is 'yes', wanted bool"),

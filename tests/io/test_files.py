@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from recon4d.io import whole_file
+from recon4d.io import atomic_file
 
 
 def test_a_file_takes_its_place_when_it_is_whole(tmp_path: Path) -> None:
     target = tmp_path / "note.txt"
     target.write_text("old")
-    with whole_file(target) as partial:
+    with atomic_file(target) as partial:
         partial.write_text("new")
         assert target.read_text() == "old"
     assert target.read_text() == "new"
@@ -22,7 +22,7 @@ def test_what_was_there_stays_where_writing_fails(tmp_path: Path) -> None:
     target.write_text("old")
 
     def write_half() -> None:
-        with whole_file(target) as partial:
+        with atomic_file(target) as partial:
             partial.write_text("ne")
             raise KeyboardInterrupt
 

@@ -94,7 +94,7 @@ def test_every_kind_of_pixel_becomes_rgb(tmp_path):
     level = np.full((20, 30), 100, np.uint8)
     transparent = np.stack([level, level + 50, level + 100, np.zeros_like(level)], axis=-1)
     Image.fromarray(transparent, "RGBA").save(tmp_path / "rgba.png")
-    Image.fromarray(level, "L").save(tmp_path / "grey.png")
+    Image.fromarray(level, "L").save(tmp_path / "gray.png")
     Image.fromarray(level.astype(np.uint16) * 257).save(tmp_path / "deep.png")
     Image.fromarray(level.astype(np.int32) * 257).save(tmp_path / "deep.tif")
     Image.fromarray(level, "L").convert("CMYK").save(tmp_path / "print.jpg")
@@ -102,7 +102,7 @@ def test_every_kind_of_pixel_becomes_rgb(tmp_path):
     palette.save(tmp_path / "palette.png", transparency=bytes([0] * 100 + [128]))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        for name in ("grey.png", "deep.png", "deep.tif", "print.jpg", "palette.png"):
+        for name in ("gray.png", "deep.png", "deep.tif", "print.jpg", "palette.png"):
             image = read_photo(tmp_path / name)
             assert image.shape == (3, 20, 30), name
             assert (image.int() - 100).abs().max() <= 2, name

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import torch
 import trimesh
-from walls import DEPTH, HEIGHT, LEFT_COLOUR, NUM_FRAMES, RIGHT_COLOUR, WIDTH, make_clip, make_scene, names_in
+from walls import DEPTH, HEIGHT, LEFT_COLOR, NUM_FRAMES, RIGHT_COLOR, WIDTH, make_clip, make_scene, names_in
 
 from recon4d.io import NoConfidentPointsError, confident_points, write_point_cloud
 from recon4d.records import Scene
 
 
-def test_points_and_colours_lie_where_they_belong(tmp_path):
-    # The pictures are larger than the maps: colours must come from the right place all the same.
+def test_points_and_colors_lie_where_they_belong(tmp_path):
+    # The pictures are larger than the maps: colors must come from the right place all the same.
     write_point_cloud(tmp_path / "points.ply", make_scene(), make_clip(height=3 * HEIGHT, width=3 * WIDTH))
     assert b"format binary_little_endian" in (tmp_path / "points.ply").read_bytes()[:100]
     cloud = trimesh.load(tmp_path / "points.ply")
@@ -28,10 +28,10 @@ def test_points_and_colours_lie_where_they_belong(tmp_path):
         np.testing.assert_allclose(vertices[frame, ..., 0], np.tile(expected_x + frame, (HEIGHT, 1)), atol=1e-6)
         np.testing.assert_allclose(vertices[frame, ..., 1], np.tile(expected_y[:, None], (1, WIDTH)), atol=1e-6)
     np.testing.assert_allclose(vertices[..., 2], DEPTH)
-    colours = np.asarray(cloud.colors).reshape(NUM_FRAMES, HEIGHT, WIDTH, 4)[..., :3]
-    # Resizing may mix the two colours in the middle.
-    assert (colours[:, :, : WIDTH // 2 - 1] == LEFT_COLOUR).all()
-    assert (colours[:, :, WIDTH // 2 + 1 :] == RIGHT_COLOUR).all()
+    colors = np.asarray(cloud.colors).reshape(NUM_FRAMES, HEIGHT, WIDTH, 4)[..., :3]
+    # Resizing may mix the two colors in the middle.
+    assert (colors[:, :, : WIDTH // 2 - 1] == LEFT_COLOR).all()
+    assert (colors[:, :, WIDTH // 2 + 1 :] == RIGHT_COLOR).all()
 
 
 def test_unknown_and_unconfident_pixels_are_left_out():
@@ -79,7 +79,7 @@ def test_thinning_is_even_and_always_the_same(tmp_path):
     scene, clip = make_scene(), make_clip()
     # So that no two frames see the same point.
     scene.cameras.world_from_cam[:, 0, 3] *= 0.37
-    points, colours = confident_points(scene, clip.images, max_points=144)
+    points, colors = confident_points(scene, clip.images, max_points=144)
     assert points.shape == (144, 3)
     again, _ = confident_points(scene, clip.images, max_points=144)
     assert torch.equal(points, again)
@@ -91,7 +91,7 @@ def test_thinning_is_even_and_always_the_same(tmp_path):
     assert torch.bincount(frames).tolist() == [48, 48, 48]
     assert torch.bincount(columns, minlength=WIDTH).min() >= 5
     is_left = columns < WIDTH // 2
-    assert (colours[is_left] == torch.tensor(LEFT_COLOUR)).all()
+    assert (colors[is_left] == torch.tensor(LEFT_COLOR)).all()
     for limit in (575, 576, 577):
         assert len(confident_points(scene, clip.images, max_points=limit)[0]) == min(limit, 576)
     write_point_cloud(tmp_path / "few.ply", scene, clip, max_points=10)

@@ -12,7 +12,7 @@ import trimesh
 from walls import (
     GAP,
     HEIGHT,
-    LEFT_COLOUR,
+    LEFT_COLOR,
     NUM_FRAMES,
     PANEL_WIDTH,
     WIDTH,
@@ -29,11 +29,11 @@ from recon4d.io import (
     results,
     write_results,
 )
-from recon4d.records import Source
+from recon4d.records import ClipSource
 
 
 def test_all_results_are_written(tmp_path):
-    clip = replace(make_clip(height=24, width=32), source=Source("photos", ("a.png", "b.JPEG", "c.001"), (0, 1, 2)))
+    clip = replace(make_clip(height=24, width=32), source=ClipSource("photos", ("a.png", "b.JPEG", "c.001"), (0, 1, 2)))
     scene = make_scene()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -42,7 +42,7 @@ def test_all_results_are_written(tmp_path):
     assert names_in(tmp_path / "frames") == {"a.jpg", "b.jpg", "c.001.jpg"}
     frame = read_picture(tmp_path / "frames" / "b.jpg")
     assert frame.shape == (24, 32, 3)
-    np.testing.assert_allclose(frame[12, 4], LEFT_COLOUR, atol=12)
+    np.testing.assert_allclose(frame[12, 4], LEFT_COLOR, atol=12)
     assert torch.equal(load_scene(tmp_path).depths, scene.depths)
     assert torch.equal(load_times(tmp_path), clip.times)
     assert len(trimesh.load(tmp_path / "points.ply").vertices) == NUM_FRAMES * HEIGHT * WIDTH  # type: ignore[union-attr]
@@ -64,16 +64,16 @@ def test_without_a_confident_point_everything_else_is_written(tmp_path):
 @pytest.mark.parametrize("names", [("a.png", "a.jpg"), ("left/1.png", "right/1.png"), ("a.png", "A.png")])
 def test_frames_of_one_name_are_numbered_with_a_warning(names):
     with pytest.warns(UserWarning, match="all are numbered instead"):
-        assert results.frame_file_names(Source("x", names, (0, 1)), 2) == ["frame_000000.jpg", "frame_000001.jpg"]
+        assert results.frame_file_names(ClipSource("x", names, (0, 1)), 2) == ["frame_000000.jpg", "frame_000001.jpg"]
 
 
 def test_frames_lie_in_one_folder_whatever_their_names():
-    assert results.frame_file_names(Source("x", ("left/1.png", "../2.v3"), (0, 1)), 2) == ["1.jpg", "2.v3.jpg"]
+    assert results.frame_file_names(ClipSource("x", ("left/1.png", "../2.v3"), (0, 1)), 2) == ["1.jpg", "2.v3.jpg"]
 
 
 def test_names_that_do_not_fit_the_clip_are_refused():
     with pytest.raises(ValueError, match="names 2 frames, but the clip has 3"):
-        results.frame_file_names(Source("x", ("a", "b"), (0, 1)), 3)
+        results.frame_file_names(ClipSource("x", ("a", "b"), (0, 1)), 3)
 
 
 @pytest.mark.parametrize(

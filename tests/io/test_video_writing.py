@@ -7,7 +7,7 @@ import torch
 from recon4d.io import read_clip, write_video
 
 
-def coloured(count: int, height: int, width: int) -> torch.Tensor:
+def colored(count: int, height: int, width: int) -> torch.Tensor:
     frames = torch.zeros(count, height, width, 3, dtype=torch.uint8)
     frames[..., 0], frames[:, : height // 2, :, 1], frames[:, :, width // 2 :, 2] = 200, 120, 250
     frames[torch.arange(count), :, :, 1] += torch.arange(count, dtype=torch.uint8)[:, None, None] * 10
@@ -18,19 +18,19 @@ def coloured(count: int, height: int, width: int) -> torch.Tensor:
 def test_video_round_trip(tmp_path, monkeypatch, codec):
     if codec == "mpeg4":
         monkeypatch.setattr(av, "codecs_available", av.codecs_available - {"libx264"})
-    frames = coloured(7, 61, 81)
+    frames = colored(7, 61, 81)
     write_video(tmp_path / "out.mp4", iter(frames), 12.5)
     clip = read_clip(tmp_path / "out.mp4")
     assert clip.images.shape == (7, 3, 62, 82)
     assert clip.times.tolist() == pytest.approx([i / 12.5 for i in range(7)])
     shown = clip.images.permute(0, 2, 3, 1).int()
     assert (shown[:, :61, :81] - frames.int()).abs().float().mean((0, 1, 2)).max() < 3
-    assert (shown[:, 61, :80] - shown[:, 60, :80]).abs().float().mean() < 4  # padded by its neighbour
+    assert (shown[:, 61, :80] - shown[:, 60, :80]).abs().float().mean() < 4  # padded by its neighbor
     assert [path.name for path in tmp_path.iterdir()] == ["out.mp4"]
 
 
 def test_written_videos_play_in_browsers(tmp_path):
-    write_video(tmp_path / "out.mp4", [frame.numpy() for frame in coloured(3, 48, 64)], 30)
+    write_video(tmp_path / "out.mp4", [frame.numpy() for frame in colored(3, 48, 64)], 30)
     with av.open(str(tmp_path / "out.mp4")) as container:
         stream = container.streams.video[0]
         assert (stream.codec_context.name, stream.pix_fmt, stream.average_rate) == ("h264", "yuv420p", 30)
@@ -40,7 +40,7 @@ def test_written_videos_play_in_browsers(tmp_path):
 
 
 def test_videos_that_cannot_be_written(tmp_path):
-    frames = coloured(2, 48, 64)
+    frames = colored(2, 48, 64)
     broken_late = [*[frames[0]] * 100, frames[0, :40]]
     for given, rate, name, message in [
         ([], 10, "a.mp4", "there are no frames to write"),

@@ -65,7 +65,7 @@ def test_odd_sizes_keep_every_row_and_column(tmp_path, name, codec, pixel_format
 def test_pictures_come_out_upright(tmp_path, matrix, corner):
     picture = numbered(30)
     picture[:16, :16] = 10  # the dark corner lies top left in the file
-    picture[:16, 16:32] = 120  # and a grey one to its right
+    picture[:16, 16:32] = 120  # and a gray one to its right
     path = encode(tmp_path / "turned.mp4", [picture] * 2)
     content = bytearray(path.read_bytes())
     a, b, c, d = (value * 65536 for value in matrix)

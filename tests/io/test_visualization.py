@@ -10,10 +10,10 @@ import torch
 from walls import (
     GAP,
     HEIGHT,
-    LEFT_COLOUR,
+    LEFT_COLOR,
     NUM_FRAMES,
     PANEL_WIDTH,
-    RIGHT_COLOUR,
+    RIGHT_COLOR,
     WIDTH,
     make_clip,
     make_scene,
@@ -37,7 +37,7 @@ def test_nearer_is_brighter_and_unknown_is_black():
     assert [picture.shape for picture in pictures] == [(360, 2 * PANEL_WIDTH + GAP, 3)] * NUM_FRAMES
     assert all(picture.dtype == np.uint8 for picture in pictures)
     frame, gap, depth = np.split(pictures[0], [PANEL_WIDTH, PANEL_WIDTH + GAP], axis=1)
-    assert (frame[180, 100], frame[180, 400]) == (pytest.approx(LEFT_COLOUR), pytest.approx(RIGHT_COLOUR))
+    assert (frame[180, 100], frame[180, 400]) == (pytest.approx(LEFT_COLOR), pytest.approx(RIGHT_COLOR))
     assert (gap == 255).all()
     assert (depth[:28] == 0).all()
     along = brightness(depth[180])[::30]
@@ -48,7 +48,7 @@ def test_nearer_is_brighter_and_unknown_is_black():
     assert brightness(pictures[1][180, -100]) < brightness(pictures[0][180, -100])
 
 
-def test_a_flat_wall_is_one_colour_and_an_unknown_scene_is_black():
+def test_a_flat_wall_is_one_color_and_an_unknown_scene_is_black():
     scene, clip = make_scene(), make_clip()
     scene.depths[0] += 1e-5 * torch.randn(HEIGHT, WIDTH, generator=torch.Generator().manual_seed(0))
     depth = next(depth_video_frames(clip, scene))[:, PANEL_WIDTH + GAP :].astype(int)
@@ -60,9 +60,9 @@ def test_a_flat_wall_is_one_colour_and_an_unknown_scene_is_black():
 
 def test_the_third_panel_shows_what_moves():
     scene, clip = make_scene(), make_clip()
-    scene.moving[:] = 0.0
-    scene.moving[:, 6:, :8] = 1.0
-    scene.moving[:, :, 12:] = math.nan
+    scene.dynamic[:] = 0.0
+    scene.dynamic[:, 6:, :8] = 1.0
+    scene.dynamic[:, :, 12:] = math.nan
     picture = next(depth_video_frames(clip, scene))
     assert picture.shape == (360, 3 * PANEL_WIDTH + 2 * GAP, 3)
     panel = picture[:, -PANEL_WIDTH:].astype(int)
@@ -89,7 +89,7 @@ def test_a_clip_and_a_scene_that_do_not_belong_together_are_refused_at_the_call(
         depth_video_frames(make_clip(2), make_scene())
 
 
-@pytest.mark.parametrize("case", ["moving", "photos", "still", "one frame", "nothing known", "metres"])
+@pytest.mark.parametrize("case", ["moving", "photos", "still", "one frame", "nothing known", "meters"])
 def test_the_camera_path_is_drawn_whatever_the_cameras_do(tmp_path, case):
     scene, times = make_scene(), torch.arange(NUM_FRAMES) / 10
     if case == "photos":
@@ -101,17 +101,17 @@ def test_the_camera_path_is_drawn_whatever_the_cameras_do(tmp_path, case):
     if case == "nothing known":
         scene = replace(scene.frames([0]), depth_confidence=torch.zeros(1, HEIGHT, WIDTH))
         times = times[:1]
-    if case == "metres":
+    if case == "meters":
         scene = replace(scene, metres_per_unit=torch.tensor(2.0))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         write_camera_path(tmp_path / "cameras.png", scene, times)
     picture = read_picture(tmp_path / "cameras.png")
     assert picture.shape[0] > 500
-    is_coloured = np.ptp(picture, axis=-1) > 60
+    is_colored = np.ptp(picture, axis=-1) > 60
     # Cameras are seen in both views.
-    assert is_coloured[:, : picture.shape[1] // 2].sum() > 100
-    assert is_coloured[:, picture.shape[1] // 2 : picture.shape[1] * 8 // 10].sum() > 100
+    assert is_colored[:, : picture.shape[1] // 2].sum() > 100
+    assert is_colored[:, picture.shape[1] // 2 : picture.shape[1] * 8 // 10].sum() > 100
 
 
 def drawn_axes(monkeypatch, tmp_path, scene: Scene, times: torch.Tensor):
@@ -131,8 +131,8 @@ def test_the_camera_path_has_the_right_axes_units_and_marks(monkeypatch, tmp_pat
     scene.cameras.world_from_cam[:, 2, 3] = torch.tensor([5.0, 6.0, 7.0])
     scene = replace(scene, metres_per_unit=torch.tensor(2.0))
     above, side, _ = drawn_axes(monkeypatch, tmp_path, scene, torch.tensor([0.2, 0.1, 0.0]))
-    assert (above.get_xlabel(), above.get_ylabel()) == ("x (metres)", "z (metres)")
-    assert (side.get_xlabel(), side.get_ylabel()) == ("z (metres)", "y (metres)")
+    assert (above.get_xlabel(), above.get_ylabel()) == ("x (meters)", "z (meters)")
+    assert (side.get_xlabel(), side.get_ylabel()) == ("z (meters)", "y (meters)")
     marks = {line.get_label(): line for line in above.lines}
     # The earliest frame is the last of the scene.
     assert marks["start"].get_xydata().tolist() == [[4.0, 14.0]]

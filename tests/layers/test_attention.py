@@ -146,7 +146,7 @@ class TestRotary:
 
 
 class TestAbsolutePosition:
-    def test_every_patch_differs_and_centres_agree_between_sizes(self) -> None:
+    def test_every_patch_differs_and_centers_agree_between_sizes(self) -> None:
         position = AbsolutePosition(32)
         table = position((5, 7))
         assert torch.cdist(table, table)[~torch.eye(35, dtype=torch.bool)].min() > 0.1

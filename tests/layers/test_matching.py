@@ -8,11 +8,11 @@ import torch
 from recon4d.layers import (
     Matching,
     MatchingConfig,
-    cell_centres,
+    cell_centers,
     cells_to_patches,
     soft_match,
 )
-from recon4d.layers.matching import temporal_neighbours
+from recon4d.layers.matching import temporal_neighbors
 
 GRID = (3, 4)
 CELLS = (6, 8)
@@ -26,15 +26,15 @@ def unit_features(seed: int, *shape: int) -> torch.Tensor:
 def plain_match(query: torch.Tensor, target: torch.Tensor, no_match: float) -> tuple[torch.Tensor, ...]:
     """One query cell at a time, the window as a mask over all cells."""
     positions, masses, spreads = [], [], []
-    centres = cell_centres(GRID, 1.0, query)
+    centers = cell_centers(GRID, 1.0, query)
     for feature in query:
         logits = torch.cat([target @ feature, torch.tensor([no_match], dtype=query.dtype)])
         probability = torch.softmax(logits, dim=0)[:-1]
-        in_window = ((centres - centres[probability.argmax()]).abs() <= 2).all(dim=-1)
+        in_window = ((centers - centers[probability.argmax()]).abs() <= 2).all(dim=-1)
         share = probability * in_window
         masses.append(share.sum())
-        positions.append((share[:, None] * centres).sum(dim=0) / share.sum())
-        spreads.append((share @ (centres - positions[-1]).square().sum(dim=-1) / share.sum() + 1e-4).sqrt())
+        positions.append((share[:, None] * centers).sum(dim=0) / share.sum())
+        spreads.append((share @ (centers - positions[-1]).square().sum(dim=-1) / share.sum() + 1e-4).sqrt())
     return torch.stack(positions), torch.stack(masses), torch.stack(spreads)
 
 
@@ -52,7 +52,7 @@ class TestSoftMatch:
         position, mass, _, _ = soft_match(
             40 * maps.reshape(1, 48, 32), target.reshape(1, 48, 32), torch.tensor(0.0, dtype=torch.float64), CELLS
         )
-        shift = (position[0] - cell_centres(GRID, 1.0, position)).reshape(*CELLS, 2)
+        shift = (position[0] - cell_centers(GRID, 1.0, position)).reshape(*CELLS, 2)
         # Cells that rolled around the border came back on the other side.
         torch.testing.assert_close(
             shift[:-1, :-2], torch.tensor([2.0, 1.0], dtype=torch.float64).expand(5, 6, 2), atol=1e-3, rtol=0
@@ -75,9 +75,9 @@ class TestSoftMatch:
         )
 
 
-class TestTemporalNeighbours:
+class TestTemporalNeighbors:
     def test_previous_and_next_are_by_time_and_first_by_place(self) -> None:
-        targets, valid = temporal_neighbours(torch.tensor([[2.0, 0.0, 3.0, 1.0]]))
+        targets, valid = temporal_neighbors(torch.tensor([[2.0, 0.0, 3.0, 1.0]]))
         # In time the frames are 1, 3, 0, 2.
         assert targets[0].tolist() == [[0, 3, 2], [0, 1, 3], [0, 0, 2], [0, 1, 0]]
         assert valid[0].tolist() == [
@@ -88,22 +88,22 @@ class TestTemporalNeighbours:
         ]
 
     def test_photos_without_times_have_the_first_only(self) -> None:
-        _, valid = temporal_neighbours(torch.full((1, 3), torch.nan))
+        _, valid = temporal_neighbors(torch.full((1, 3), torch.nan))
         assert valid[0].tolist() == [[False] * 3, [True, False, False], [True, False, False]]
 
     def test_a_frame_without_a_time_is_left_out_of_the_order(self) -> None:
-        targets, valid = temporal_neighbours(torch.tensor([[0.0, torch.nan, 1.0]]))
+        targets, valid = temporal_neighbors(torch.tensor([[0.0, torch.nan, 1.0]]))
         assert targets[0, 0, 2] == 2
         assert targets[0, 2, 1] == 0
         assert valid[0].tolist() == [[False, False, True], [True, False, False], [True, True, False]]
 
     def test_clips_of_a_batch_have_orders_of_their_own(self) -> None:
         times = torch.tensor([[0.0, 1.0], [torch.nan, torch.nan]])
-        _, valid = temporal_neighbours(times)
+        _, valid = temporal_neighbors(times)
         assert valid[:, 0, 2].tolist() == [True, False]
 
-    def test_one_frame_has_no_neighbour(self) -> None:
-        assert not temporal_neighbours(torch.zeros(1, 1))[1].any()
+    def test_one_frame_has_no_neighbor(self) -> None:
+        assert not temporal_neighbors(torch.zeros(1, 1))[1].any()
 
 
 class TestMatching:
@@ -119,7 +119,12 @@ class TestMatching:
         frames = torch.tensor([[0, 1]])
         matches = matching.match(features, frames, frames.flip(1), torch.tensor([[True, False]]), GRID)
         assert matches.mass[0, 0].min() > 0
-        for values in (matches.positions, matches.mass, matches.spread, matching.flow_features(matches, GRID)):
+        for values in (
+            matches.positions,
+            matches.mass,
+            matches.standard_deviation,
+            matching.flow_features(matches, GRID),
+        ):
             assert (values[0, 1] == 0).all()
 
     def test_positions_are_pixels(self, matching: Matching) -> None:
@@ -128,10 +133,10 @@ class TestMatching:
             matching.log_temperature.fill_(-5.0)
         frame = torch.zeros(1, 1, dtype=torch.long)
         matches = matching.match(features, frame, frame, torch.ones(1, 1, dtype=torch.bool), GRID)
-        centres = cell_centres(GRID, 8.0, features)
-        torch.testing.assert_close(matches.positions[0, 0], centres, atol=1e-3, rtol=0)
-        assert centres[0].tolist() == [4.0, 4.0]
-        assert centres[-1].tolist() == [60.0, 44.0]
+        centers = cell_centers(GRID, 8.0, features)
+        torch.testing.assert_close(matches.positions[0, 0], centers, atol=1e-3, rtol=0)
+        assert centers[0].tolist() == [4.0, 4.0]
+        assert centers[-1].tolist() == [60.0, 44.0]
         flow = matching.flow_features(matches, GRID)[0, 0, :, :2]
         torch.testing.assert_close(flow, torch.zeros_like(flow), atol=1e-4, rtol=0)
 
@@ -139,17 +144,17 @@ class TestMatching:
         features = unit_features(0, 1, 1, 48, 8)
         frame = torch.zeros(1, 1, dtype=torch.long)
         matches = matching.match(features, frame, frame, torch.ones(1, 1, dtype=torch.bool), GRID)
-        moved = replace(matches, positions=cell_centres(GRID, 8.0, features)[None, None] + torch.tensor([5.0, -3.0]))
+        moved = replace(matches, positions=cell_centers(GRID, 8.0, features)[None, None] + torch.tensor([5.0, -3.0]))
         flow = matching.flow_features(moved, GRID)[0, 0]
         side = (48 * 64) ** 0.5
         torch.testing.assert_close(flow[:, 0], torch.full((48,), 5 * 8 / side, dtype=torch.float64))
         torch.testing.assert_close(flow[:, 1], torch.full((48,), -3 * 8 / side, dtype=torch.float64))
         torch.testing.assert_close(flow[:, 2], matches.mass[0, 0])
-        torch.testing.assert_close(flow[:, 3] * 8, matches.spread[0, 0])
+        torch.testing.assert_close(flow[:, 3] * 8, matches.standard_deviation[0, 0])
 
     def test_chunks_change_nothing(self, matching: Matching, monkeypatch: pytest.MonkeyPatch) -> None:
         features = unit_features(0, 2, 3, 48, 8)
-        targets, valid = temporal_neighbours(torch.arange(3.0).expand(2, 3))
+        targets, valid = temporal_neighbors(torch.arange(3.0).expand(2, 3))
         queries = torch.arange(3)[:, None].expand_as(targets)
         arguments = (features, queries.flatten(1), targets.flatten(1), valid.flatten(1), GRID)
         whole = matching.match(*arguments)
@@ -159,8 +164,8 @@ class TestMatching:
         torch.testing.assert_close(chunked.log_partition, whole.log_partition)
 
     def test_cells_lie_inside_their_patch(self) -> None:
-        patches = cells_to_patches(cell_centres(GRID, 8.0, torch.zeros(0))[None], GRID)[0].unflatten(-1, (4, 2))
+        patches = cells_to_patches(cell_centers(GRID, 8.0, torch.zeros(0))[None], GRID)[0].unflatten(-1, (4, 2))
         assert patches.shape == (12, 4, 2)
         for patch, cells in enumerate(patches):
-            centre = torch.tensor([16.0 * (patch % 4) + 8, 16.0 * (patch // 4) + 8])
-            assert ((cells - centre).abs() == 4).all()
+            center = torch.tensor([16.0 * (patch % 4) + 8, 16.0 * (patch // 4) + 8])
+            assert ((cells - center).abs() == 4).all()

@@ -13,29 +13,29 @@ from recon4d import geometry as g
 from recon4d.losses import (
     Term,
     at_queries,
-    centre_term,
+    center_term,
     depth_gradient_term,
     depths_at_anchors,
+    dynamic_term,
     field_of_view_term,
+    is_known_off_anchor,
     log_depth_term,
     masked_term,
     mean,
     motion_term,
-    moving_term,
-    normalised,
+    normalized,
     point_term,
     principal_point_term,
     relative_translation_term,
     rotation_term,
     scene_scale,
     together,
-    told_elsewhere,
     track_confidence_term,
     tracking_point_term,
     tracks_at,
     visibility_term,
 )
-from recon4d.losses.errors import smooth_length, weighed_by_confidence
+from recon4d.losses.errors import confidence_weighted_error, smooth_length
 from recon4d.records import Cameras, Scene, Tracks
 
 SIZE = (HEIGHT, WIDTH)
@@ -111,25 +111,25 @@ class TestErrors:
         assert zero.grad.tolist() == [0, 0, 0]
 
     def test_confidence_weighs_the_error_and_is_rewarded(self) -> None:
-        assert weighed_by_confidence(tensor(0.5), tensor(3)) == pytest.approx(0.5 + 1.5 - 0.1 * math.log(3))
+        assert confidence_weighted_error(tensor(0.5), tensor(3)) == pytest.approx(0.5 + 1.5 - 0.1 * math.log(3))
 
     def test_the_best_confidence_is_a_tenth_over_the_error(self) -> None:
         confidence = torch.linspace(1, 100, 99001, dtype=torch.float64)
-        best = weighed_by_confidence(torch.full_like(confidence, 0.004), confidence).argmin()
+        best = confidence_weighted_error(torch.full_like(confidence, 0.004), confidence).argmin()
         assert confidence[best].item() == pytest.approx(25, abs=1e-3)
 
     def test_confidence_is_bounded(self) -> None:
         huge = tensor(1e8).requires_grad_()
-        loss = weighed_by_confidence(tensor(1), huge)
+        loss = confidence_weighted_error(tensor(1), huge)
         loss.sum().backward()
         assert loss.item() == pytest.approx(3001 - 0.1 * math.log(3000))
         assert huge.grad == 0
 
 
-class TestNormalisation:
+class TestNormalization:
     def test_the_unit_is_the_mean_distance_from_the_first_camera(self) -> None:
         scene = make_scene()
-        distances = (scene.points - scene.cameras.centres[0]).norm(dim=-1)
+        distances = (scene.points - scene.cameras.centers[0]).norm(dim=-1)
         assert_close(scene_scale(scene), distances.mean())
 
     def test_only_known_points_count(self) -> None:
@@ -165,7 +165,7 @@ class TestNormalisation:
     def test_without_points_cameras_give_the_unit(self) -> None:
         scene = make_scene(frames=3)
         scene = with_points(scene, scene.points * math.nan, torch.zeros_like(scene.depths))
-        distances = scene.cameras.centres.norm(dim=-1)
+        distances = scene.cameras.centers.norm(dim=-1)
         assert_close(scene_scale(scene), distances[1:].mean())
         world_from_cam = scene.cameras.world_from_cam.clone()
         world_from_cam[2] = math.nan
@@ -180,38 +180,38 @@ class TestNormalisation:
         assert scene_scale(scene) == 1
         assert scene_scale(with_points(scene, 0 * scene.points, torch.ones_like(scene.depths))) == 1
 
-    def test_normalised_truth_has_unit_scale_in_the_first_camera(self) -> None:
+    def test_normalized_truth_has_unit_scale_in_the_first_camera(self) -> None:
         to_unit = g.similarity(
             torch.tensor(2.5), g.rotation_from_axis_angle(torch.tensor([0.1, 1.0, 0.2])), torch.ones(3)
         )
         scene = make_scene(metres_per_unit=2.0)
-        unit = normalised(scene.transformed(to_unit))
+        unit = normalized(scene.transformed(to_unit))
         scale = scene_scale(scene)
         assert_close(scene_scale(unit), torch.tensor(1.0))
         assert torch.equal(unit.cameras.world_from_cam[0], torch.eye(4))
         assert_close(unit.depths * scale, scene.depths)
         assert_close(unit.points * scale, scene.points, atol=1e-5, rtol=1e-5)
-        assert_close(unit.cameras.centres * scale, scene.cameras.centres, atol=1e-5, rtol=1e-5)
+        assert_close(unit.cameras.centers * scale, scene.cameras.centers, atol=1e-5, rtol=1e-5)
         assert_close(unit.metres_per_unit, 2 * scale)
         assert unit.tracks is not None
         assert scene.tracks is not None
         assert_close(unit.tracks.points * scale, scene.tracks.points, atol=1e-5, rtol=1e-5)
         assert_close(unit.points_from_depth, unit.points, atol=1e-5, rtol=1e-5)
 
-    def test_batches_are_normalised_one_by_one(self) -> None:
+    def test_batches_are_normalized_one_by_one(self) -> None:
         near, far = (
             make_scene(),
             make_scene(seed=1).transformed(g.similarity(torch.tensor(7.0), torch.eye(3), torch.ones(3))),
         )
-        both = normalised(Scene.stack([near, far]))
+        both = normalized(Scene.stack([near, far]))
         for given, alone in zip((both[0], both[1]), (near, far), strict=True):
-            assert_close(given.points, normalised(alone).points)
+            assert_close(given.points, normalized(alone).points)
 
     def test_an_unknown_first_camera_leaves_the_world_where_it_is(self) -> None:
         scene = make_scene()
         world_from_cam = scene.cameras.world_from_cam.clone()
         world_from_cam[0] = math.nan
-        unit = normalised(replace(scene, cameras=replace(scene.cameras, world_from_cam=world_from_cam)))
+        unit = normalized(replace(scene, cameras=replace(scene.cameras, world_from_cam=world_from_cam)))
         assert_close(unit.points * scene_scale(scene), scene.points)
         assert unit.cameras.world_from_cam[0].isnan().any()
         assert unit.cameras.world_from_cam[1:].isfinite().all()
@@ -222,20 +222,20 @@ class TestNormalisation:
         confidence[0, 0, 0] = 0
         points = scene.points.clone()
         points[0, 0, 0] = math.nan
-        assert normalised(with_points(scene, points, confidence)).points[0, 0, 0].tolist() == [0, 0, 0]
+        assert normalized(with_points(scene, points, confidence)).points[0, 0, 0].tolist() == [0, 0, 0]
 
 
-def make_cameras(axis_angles: torch.Tensor, centres: torch.Tensor, focal: float = 20.0) -> Cameras:
+def make_cameras(axis_angles: torch.Tensor, centers: torch.Tensor, focal: float = 20.0) -> Cameras:
     intrinsics = torch.tensor([[focal, 0, WIDTH / 2], [0, focal, HEIGHT / 2], [0, 0, 1]], dtype=axis_angles.dtype)
     rotation = g.rotation_from_axis_angle(axis_angles)
-    return Cameras(g.rigid(rotation, centres), intrinsics.expand(*axis_angles.shape[:-1], 3, 3))
+    return Cameras(g.rigid(rotation, centers), intrinsics.expand(*axis_angles.shape[:-1], 3, 3))
 
 
 def random_cameras(frames: int = 4, seed: int = 0, turn: float = 0.5) -> Cameras:
     return make_cameras(turn * noise(2, frames, 3, seed=seed), noise(2, frames, 3, seed=seed + 100))
 
 
-POSE_TERMS = (rotation_term, relative_translation_term, centre_term)
+POSE_TERMS = (rotation_term, relative_translation_term, center_term)
 
 
 class TestCameras:
@@ -289,7 +289,7 @@ class TestCameras:
             assert_close(
                 mean(term(given.transformed(elsewhere), truth)), mean(term(given, truth)), atol=1e-7, rtol=1e-7
             )
-        assert mean(centre_term(given.transformed(elsewhere), truth)) != mean(centre_term(given, truth))
+        assert mean(center_term(given.transformed(elsewhere), truth)) != mean(center_term(given, truth))
 
     def test_translation_is_over_its_length_with_a_floor(self) -> None:
         still = torch.zeros(3, 3, dtype=torch.float64)
@@ -302,9 +302,9 @@ class TestCameras:
         assert mean(term).item() == pytest.approx(wanted, abs=1e-3)
 
     def test_translation_is_in_the_axes_of_the_camera(self) -> None:
-        centres = torch.stack([tensor(0, 0, 0), tensor(1, 0, 0)])
+        centers = torch.stack([tensor(0, 0, 0), tensor(1, 0, 0)])
         turned = torch.stack([tensor(0, 0, math.pi), tensor(0, 0, math.pi)])
-        term = relative_translation_term(make_cameras(turned, centres), make_cameras(0 * turned, centres))
+        term = relative_translation_term(make_cameras(turned, centers), make_cameras(0 * turned, centers))
         assert mean(term).item() == pytest.approx(2 / 1.03, abs=1e-3)
 
     def test_translation_errors_are_bounded(self) -> None:
@@ -326,11 +326,11 @@ class TestCameras:
         beside = relative_translation_term(Cameras.stack([given, long]), Cameras.stack([truth, long]))
         assert_close(beside.total, wanted)
 
-    def test_centres_cost_smooth_l1(self) -> None:
+    def test_centers_cost_smooth_l1(self) -> None:
         still = torch.zeros(2, 3, dtype=torch.float64)
         given = make_cameras(still, torch.stack([tensor(0.01, 0, 0), tensor(0, -0.5, 0)]))
         wanted = (0.5 * 0.01**2 / 0.02 + (0.5 - 0.01)) / 6
-        assert mean(centre_term(given, make_cameras(still, still))).item() == pytest.approx(wanted)
+        assert mean(center_term(given, make_cameras(still, still))).item() == pytest.approx(wanted)
 
     def test_field_of_view_is_in_radians(self) -> None:
         still = torch.zeros(1, 3, dtype=torch.float64)
@@ -378,8 +378,8 @@ class TestCameras:
     def test_gradients(self) -> None:
         truth = random_cameras(seed=1)
 
-        def loss(axis_angles: torch.Tensor, centres: torch.Tensor, focal: torch.Tensor) -> torch.Tensor:
-            given = make_cameras(axis_angles, centres)
+        def loss(axis_angles: torch.Tensor, centers: torch.Tensor, focal: torch.Tensor) -> torch.Tensor:
+            given = make_cameras(axis_angles, centers)
             given = replace(given, intrinsics=given.intrinsics * torch.stack([focal, focal, focal / focal])[:, None])
             terms = [term(given, truth) for term in POSE_TERMS] + [field_of_view_term(given, truth, SIZE)]
             return torch.stack([mean(term) for term in terms])
@@ -436,7 +436,7 @@ class TestDepth:
         depths = tensor(1, 1e6).view(1, 1, 2)
         assert mean(depth_gradient_term(depths, torch.ones_like(depths), all_valid(depths))) == 6
 
-    def test_both_neighbours_must_be_valid(self) -> None:
+    def test_both_neighbors_must_be_valid(self) -> None:
         depths = tensor(1, 2, math.nan, 4, 5).view(1, 1, 5)
         valid = torch.tensor([True, True, False, True, True]).view(1, 1, 5)
         # Stride 1: pairs (0, 1) and (3, 4); stride 2: none; stride 4: (0, 4), clamped.
@@ -592,7 +592,7 @@ class TestMotion:
         confidence = truth.confidence.clone()
         confidence[0, 0, 1] = 0
         unknown = replace(truth, confidence=confidence)
-        assert told_elsewhere(unknown).tolist() == [[[False, False], [True, False], [True, False]]]
+        assert is_known_off_anchor(unknown).tolist() == [[[False, False], [True, False], [True, False]]]
         assert motion_term(truth, unknown, self.depths).count == 2
 
     def test_unknown_depth_leaves_a_query_out(self) -> None:
@@ -602,7 +602,7 @@ class TestMotion:
     def test_an_anchor_that_was_sliced_away_tells_nothing(self) -> None:
         truth = make_tracks(self.displaced(), anchor=-1)
         assert motion_term(truth, truth, self.depths).count == 0
-        assert not told_elsewhere(truth).any()
+        assert not is_known_off_anchor(truth).any()
 
     @pytest.mark.parametrize("unknown", UNKNOWN)
     def test_unknown_points_neither_cost_nor_pull(self, unknown: float) -> None:
@@ -675,7 +675,7 @@ class TestMotion:
 
     def test_moving_is_asked_where_it_is_told(self) -> None:
         logits = tensor(0.3, math.nan, -1).requires_grad_()
-        term = moving_term(logits, tensor(1, math.nan, 0))
+        term = dynamic_term(logits, tensor(1, math.nan, 0))
         term.total.backward()
         assert term.count == 2
         assert term.total.item() == pytest.approx(math.log(1 + math.exp(-0.3)) + math.log(1 + math.exp(-1)))
@@ -684,7 +684,7 @@ class TestMotion:
 
 
 class TestQueries:
-    def test_values_are_bilinear_between_pixel_centres(self) -> None:
+    def test_values_are_bilinear_between_pixel_centers(self) -> None:
         grid = g.pixel_grid(HEIGHT, WIDTH, dtype=torch.float64).flatten(0, 1)
         plane = grid @ tensor(2, -3) + 1
         values = torch.stack([plane, 10 * plane], dim=-1)[None, None].expand(2, 3, -1, -1)
@@ -700,14 +700,14 @@ class TestQueries:
         tracks = make_scene(anchors=(0, 1)).tracks
         assert tracks is not None
         moved = replace(
-            tracks, points=noise(*tracks.points.shape).float(), visible=noise(*tracks.visible.shape).float()
+            tracks, points=noise(*tracks.points.shape).float(), visibility=noise(*tracks.visibility.shape).float()
         )
         read = tracks_at(moved, tracks.pixels, SIZE)
         assert_close(read.points, moved.points)
-        assert_close(read.visible, moved.visible)
+        assert_close(read.visibility, moved.visibility)
         assert_close(read.confidence, moved.confidence)
 
-    def test_beyond_the_outermost_centres_is_the_border(self) -> None:
+    def test_beyond_the_outermost_centers_is_the_border(self) -> None:
         values = torch.arange(HEIGHT * WIDTH, dtype=torch.float64)[None, None, :, None]
         pixels = torch.tensor([[[-5.0, -5.0], [WIDTH + 9.0, HEIGHT + 0.0], [math.nan, 0.5]]], dtype=torch.float64)
         assert at_queries(values, pixels, SIZE).flatten().tolist() == [0, HEIGHT * WIDTH - 1, 0]
@@ -724,7 +724,7 @@ class TestQueries:
 def test_nothing_waits_for_a_number() -> None:
     """Fake tensors have no numbers: whoever asks for one fails."""
     with FakeTensorMode() as mode:
-        scene = normalised(make_scene(anchors=(0, 2)).map(mode.from_tensor))
+        scene = normalized(make_scene(anchors=(0, 2)).map(mode.from_tensor))
         assert scene.tracks is not None
         depths = scene.depths.clone().requires_grad_()
         valid, anchor_depths = scene.depth_confidence > 0, depths_at_anchors(scene)
@@ -732,7 +732,7 @@ def test_nothing_waits_for_a_number() -> None:
         terms = together(
             rotation_term(scene.cameras, scene.cameras),
             relative_translation_term(scene.cameras, scene.cameras),
-            centre_term(scene.cameras, scene.cameras),
+            center_term(scene.cameras, scene.cameras),
             field_of_view_term(scene.cameras, scene.cameras, SIZE),
             principal_point_term(scene.cameras, scene.cameras, SIZE),
             log_depth_term(depths, scene.depth_confidence, scene.depths, valid),
@@ -741,7 +741,7 @@ def test_nothing_waits_for_a_number() -> None:
             tracking_point_term(tracks, scene.tracks, anchor_depths),
             motion_term(tracks, scene.tracks, anchor_depths),
             track_confidence_term(tracks, scene.tracks, anchor_depths),
-            visibility_term(tracks.visible, scene.tracks.visible, told_elsewhere(scene.tracks)),
-            moving_term(scene.moving, scene.moving),
+            visibility_term(tracks.visibility, scene.tracks.visibility, is_known_off_anchor(scene.tracks)),
+            dynamic_term(scene.dynamic, scene.dynamic),
         )
         mean(terms).backward()

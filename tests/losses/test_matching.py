@@ -12,15 +12,15 @@ from torch.testing import assert_close
 from recon4d import geometry as g
 from recon4d.datasets.synthetic import (
     Lattice,
-    WorldConfig,
-    make_worlds,
-    render_worlds,
+    SyntheticConfig,
+    make_scenes,
+    render_scenes,
 )
 from recon4d.layers import (
     Matches,
     Matching,
     MatchingConfig,
-    cell_centres,
+    cell_centers,
 )
 from recon4d.losses import (
     TrueMatches,
@@ -32,15 +32,15 @@ from recon4d.records import Cameras, Scene, Tracks
 
 HEIGHT, WIDTH = 12, 16
 GRID, CELL = (3, 4), 2.0
-CELLS = cell_centres(GRID, CELL, torch.zeros(()))
-"""48 cells of 2 x 2 pixels; the pixel that stands for a cell is the one below and right of its centre."""
+CELLS = cell_centers(GRID, CELL, torch.zeros(()))
+"""48 cells of 2 x 2 pixels; the pixel that stands for a cell is the one below and right of its center."""
 
 
-def flat_scene(centres: list[list[float]], depths: list[float]) -> Scene:
+def flat_scene(centers: list[list[float]], depths: list[float]) -> Scene:
     """A batch of one clip: cameras that look along z at a wall right before them, nothing moving, no tracks."""
-    time = len(centres)
+    time = len(centers)
     intrinsics = torch.tensor([[20.0, 0.0, 8.0], [0.0, 20.0, 6.0], [0.0, 0.0, 1.0]]).expand(time, 3, 3)
-    cameras = Cameras(g.rigid(torch.eye(3).expand(time, 3, 3), torch.tensor(centres)), intrinsics)
+    cameras = Cameras(g.rigid(torch.eye(3).expand(time, 3, 3), torch.tensor(centers)), intrinsics)
     maps = torch.tensor(depths)[:, None, None].expand(time, HEIGHT, WIDTH).clone()
     points = g.transform_points(cameras.world_from_cam, g.unproject_map(maps, intrinsics))
     ones = torch.ones_like(maps)
@@ -69,26 +69,26 @@ def tracked(scene: Scene, shift: tuple[float, float, float], anchor: int = 0) ->
     ones = torch.ones(1, 1, scene.num_frames, HEIGHT * WIDTH)
     pixels = g.pixel_grid(HEIGHT, WIDTH).reshape(1, 1, -1, 2)
     tracks = Tracks(points[None, None], ones, ones, torch.tensor([[anchor]]), pixels)
-    return replace(scene, moving=torch.ones_like(scene.moving), tracks=tracks)
+    return replace(scene, dynamic=torch.ones_like(scene.dynamic), tracks=tracks)
 
 
 class TestTrueMatches:
     def test_still_cells_are_where_their_points_project(self) -> None:
         found = first_to_second(SHIFTED)
-        assert found.seen[0].view(6, 8).all(dim=0).tolist() == [False] + 7 * [True]
-        wanted = torch.where(found.seen[0, :, None], CELLS - torch.tensor([2.0, 0.0]), 0)
+        assert found.has_match[0].view(6, 8).all(dim=0).tolist() == [False] + 7 * [True]
+        wanted = torch.where(found.has_match[0, :, None], CELLS - torch.tensor([2.0, 0.0]), 0)
         assert_close(found.positions[0], wanted, atol=1e-5, rtol=0)
 
     def test_what_left_the_picture_is_unseen(self) -> None:
         found = first_to_second(SHIFTED)
-        assert found.unseen[0].view(6, 8).any(dim=0).tolist() == [True] + 7 * [False]
-        for centre in ([0.0, 9.0, 0.0], [0.0, -9.0, 0.0], [9.0, 0.0, 0.0], [-9.0, 0.0, 0.0]):
-            found = first_to_second(flat_scene([[0.0, 0.0, 0.0], centre], [10.0, 10.0]))
-            assert found.unseen.all()
-            assert not found.seen.any()
+        assert found.has_no_match[0].view(6, 8).any(dim=0).tolist() == [True] + 7 * [False]
+        for center in ([0.0, 9.0, 0.0], [0.0, -9.0, 0.0], [9.0, 0.0, 0.0], [-9.0, 0.0, 0.0]):
+            found = first_to_second(flat_scene([[0.0, 0.0, 0.0], center], [10.0, 10.0]))
+            assert found.has_no_match.all()
+            assert not found.has_match.any()
 
     def test_what_is_behind_the_camera_is_unseen(self) -> None:
-        assert first_to_second(flat_scene([[0.0, 0.0, 0.0], [0.0, 0.0, 20.0]], [10.0, 10.0])).unseen.all()
+        assert first_to_second(flat_scene([[0.0, 0.0, 0.0], [0.0, 0.0, 20.0]], [10.0, 10.0])).has_no_match.all()
 
     def test_a_slanted_wall_is_matched_as_its_plane_says(self) -> None:
         scene = make_scene(frames=3)
@@ -100,23 +100,32 @@ class TestTrueMatches:
             rays = g.unproject(CELLS, torch.ones(48), cameras.intrinsics[query])
             direction = rays @ cameras.world_from_cam[query, :3, :3].T
             normal = torch.tensor([-0.25, 0.0, 1.0])
-            depth = (4 - cameras.centres[query] @ normal) / (direction @ normal)
-            points = cameras.centres[query] + depth[:, None] * direction
+            depth = (4 - cameras.centers[query] @ normal) / (direction @ normal)
+            points = cameras.centers[query] + depth[:, None] * direction
             wanted = g.project(g.transform_points(cameras.cam_from_world[target], points), cameras.intrinsics[target])
-            assert found.seen[k].sum() > 30
-            assert_close(found.positions[k][found.seen[k]], wanted[found.seen[k]], atol=0.1, rtol=0)
+            assert found.has_match[k].sum() > 30
+            assert_close(found.positions[k][found.has_match[k]], wanted[found.has_match[k]], atol=0.1, rtol=0)
 
-    def test_cells_of_an_odd_width_have_a_pixel_at_their_centre(self) -> None:
+    def test_cells_of_an_odd_width_have_a_pixel_at_their_center(self) -> None:
         scene = SHIFTED.resized(12, 24)
         found = first_to_second(scene, cell_size=3.0)
-        cells = cell_centres((2, 4), 3.0, torch.zeros(()))
-        assert_close(found.positions[0][found.seen[0]], (cells - torch.tensor([3.0, 0.0]))[found.seen[0]])
+        cells = cell_centers((2, 4), 3.0, torch.zeros(()))
+        assert_close(found.positions[0][found.has_match[0]], (cells - torch.tensor([3.0, 0.0]))[found.has_match[0]])
 
     def test_what_is_hidden_is_unseen(self) -> None:
         found = first_to_second(changed(SHIFTED, "depths", 1, slice(None), slice(8, 16), 5.0))
-        # Cells end at x - 2; those that land right of pixel 8's left neighbour are behind the near half.
-        assert found.seen[0].view(6, 8).all(dim=0).tolist() == [False, True, True, True, True, False, False, False]
-        assert found.unseen[0].view(6, 8).all(dim=0).tolist() == [True, False, False, False, False, True, True, True]
+        # Cells end at x - 2; those that land right of pixel 8's left neighbor are behind the near half.
+        assert found.has_match[0].view(6, 8).all(dim=0).tolist() == [False, True, True, True, True, False, False, False]
+        assert found.has_no_match[0].view(6, 8).all(dim=0).tolist() == [
+            True,
+            False,
+            False,
+            False,
+            False,
+            True,
+            True,
+            True,
+        ]
 
     def test_the_farthest_of_the_four_pixels_around_decides(self) -> None:
         scene = flat_scene([[0.0, 0.0, 0.0], [0.25, -0.25, 0.0]], [10.0, 10.0])
@@ -125,24 +134,24 @@ class TestTrueMatches:
         for row, column in ((3, 4), (3, 5), (4, 4), (4, 5)):
             found = first_to_second(changed(near, "depths", 1, slice(row, row + 1), slice(column, column + 1), 10.0))
             # The cell at (5, 3) is pixel (5.5, 3.5), now at (5, 4), between pixels 4 and 5 of rows 3 and 4.
-            assert found.seen[0].nonzero().flatten().tolist() == [1 * 8 + 2]
+            assert found.has_match[0].nonzero().flatten().tolist() == [1 * 8 + 2]
 
     @pytest.mark.parametrize(("depth", "seen"), [(9.86, True), (9.84, False), (30.0, True)])
     def test_a_little_behind_still_counts_as_seen(self, depth: float, seen: bool) -> None:
         found = first_to_second(changed(SHIFTED, "depths", 1, slice(None), slice(None), depth))
-        assert found.seen[0, 20].item() is seen
-        assert found.unseen[0, 20].item() is not seen
+        assert found.has_match[0, 20].item() is seen
+        assert found.has_no_match[0, 20].item() is not seen
 
     def test_near_things_have_a_tolerance_of_length(self) -> None:
         scene = flat_scene([[0.0, 0.0, 0.0], [0.0, 0.0, 0.0]], [0.01, 0.01])
-        assert first_to_second(changed(scene, "depths", 1, slice(None), slice(None), 0.006)).seen.all()
+        assert first_to_second(changed(scene, "depths", 1, slice(None), slice(None), 0.006)).has_match.all()
 
     def test_where_the_target_is_not_measured_hidden_is_not_known(self) -> None:
         hole = changed(SHIFTED, "depth_confidence", 1, slice(None), slice(None), 0.0)
         hole = changed(hole, "depths", 1, slice(None), slice(None), math.nan)
         found = first_to_second(hole)
-        assert not found.seen.any()
-        assert found.unseen[0].view(6, 8).any(dim=0).tolist() == [True] + 7 * [False]
+        assert not found.has_match.any()
+        assert found.has_no_match[0].view(6, 8).any(dim=0).tolist() == [True] + 7 * [False]
 
     def test_a_hole_beside_a_near_surface_is_not_known_but_beside_the_own_surface_seen(self) -> None:
         scene = flat_scene([[0.0, 0.0, 0.0], [0.25, -0.25, 0.0]], [10.0, 10.0])
@@ -150,14 +159,14 @@ class TestTrueMatches:
             scene = changed(scene, "depths", 1, slice(None), slice(None), depth)
             holed = changed(scene, "depth_confidence", 1, slice(3, 4), slice(4, 5), 0.0)
             found = first_to_second(holed)
-            assert found.seen[0, 10].item() is seen
-            assert not found.unseen[0, 10]
-            assert found.unseen[0, 11].item() is not seen
+            assert found.has_match[0, 10].item() is seen
+            assert not found.has_no_match[0, 10]
+            assert found.has_no_match[0, 11].item() is not seen
 
     @pytest.mark.parametrize("moving", [1.0, math.nan])
     def test_what_may_move_is_not_known_without_tracks(self, moving: float) -> None:
         found = first_to_second(changed(SHIFTED, "moving", 0, slice(0, 6), slice(None), moving))
-        told = (found.seen | found.unseen)[0].view(6, 8)
+        told = (found.has_match | found.has_no_match)[0].view(6, 8)
         assert not told[:3].any()
         assert told[3:].all()
 
@@ -165,7 +174,7 @@ class TestTrueMatches:
         unknown = changed(SHIFTED, "point_confidence", 0, slice(0, 6), slice(None), 0.0)
         unknown = changed(unknown, "points", 0, slice(0, 6), slice(None), math.nan)
         found = first_to_second(unknown)
-        assert not (found.seen | found.unseen)[0, :24].any()
+        assert not (found.has_match | found.has_no_match)[0, :24].any()
         assert found.positions.isfinite().all()
 
     @pytest.mark.parametrize("field", ["world_from_cam", "intrinsics"])
@@ -174,36 +183,36 @@ class TestTrueMatches:
         values[:, 1] = math.nan
         following = tracked(SHIFTED, (0.5, 0.0, 0.0))
         assert following.tracks is not None
-        hidden = replace(following, tracks=replace(following.tracks, visible=0 * following.tracks.visible))
+        hidden = replace(following, tracks=replace(following.tracks, visibility=0 * following.tracks.visibility))
         for scene in (SHIFTED, following, hidden):
             found = first_to_second(replace(scene, cameras=replace(scene.cameras, **{field: values})))
-            assert not (found.seen | found.unseen).any()
+            assert not (found.has_match | found.has_no_match).any()
             assert found.positions.isfinite().all()
 
     def test_moving_cells_of_anchors_follow_their_tracks(self) -> None:
         # The camera moves by two pixels one way, the surface by one pixel the other way.
         found = first_to_second(tracked(SHIFTED, (0.5, 0.0, 0.0)))
-        wanted = torch.where(found.seen[0, :, None], CELLS - torch.tensor([1.0, 0.0]), 0)
-        assert found.seen.all()
+        wanted = torch.where(found.has_match[0, :, None], CELLS - torch.tensor([1.0, 0.0]), 0)
+        assert found.has_match.all()
         assert_close(found.positions[0], wanted, atol=1e-5, rtol=0)
 
     def test_tracks_say_what_is_visible(self) -> None:
         scene = tracked(SHIFTED, (0.5, 0.0, 0.0))
         assert scene.tracks is not None
-        visible = scene.tracks.visible.clone()
+        visible = scene.tracks.visibility.clone()
         visible[..., 1, : 6 * WIDTH] = 0
-        found = first_to_second(replace(scene, tracks=replace(scene.tracks, visible=visible)))
-        assert found.unseen[0, :24].all()
-        assert found.seen[0, 24:].all()
+        found = first_to_second(replace(scene, tracks=replace(scene.tracks, visibility=visible)))
+        assert found.has_no_match[0, :24].all()
+        assert found.has_match[0, 24:].all()
         # The depth map is not asked.
         hidden = changed(scene, "depths", 1, slice(None), slice(None), 1.0)
-        for found in (first_to_second(hidden), first_to_second(replace(hidden, moving=0 * scene.moving))):
-            assert found.seen.all()
-            assert not found.unseen.any()
+        for found in (first_to_second(hidden), first_to_second(replace(hidden, dynamic=0 * scene.dynamic))):
+            assert found.has_match.all()
+            assert not found.has_no_match.any()
 
     def test_a_visible_track_outside_the_picture_is_not_known(self) -> None:
         found = first_to_second(tracked(SHIFTED, (100.0, 0.0, 0.0)))
-        assert not (found.seen | found.unseen).any()
+        assert not (found.has_match | found.has_no_match).any()
 
     def test_where_tracks_are_not_believed_still_points_are(self) -> None:
         scene = tracked(SHIFTED, (0.5, 0.0, 0.0))
@@ -213,12 +222,12 @@ class TestTrueMatches:
         confidence[..., 1, :] = 0
         unbelieved = replace(scene.tracks, confidence=confidence)
         found = first_to_second(replace(scene, tracks=unbelieved))
-        assert not (found.seen | found.unseen)[0, :24].any()
+        assert not (found.has_match | found.has_no_match)[0, :24].any()
         assert_close(found.positions[0, 25:32], CELLS[25:32] - torch.tensor([2.0, 0.0]), atol=1e-5, rtol=0)
 
     def sparse(self, pixels: torch.Tensor, shifts: torch.Tensor) -> Scene:
         """`SHIFTED`, all moving, with tracks of a few `pixels` of the first frame that move by `shifts` in x."""
-        scene = replace(SHIFTED, moving=torch.full_like(SHIFTED.moving, torch.nan))
+        scene = replace(SHIFTED, dynamic=torch.full_like(SHIFTED.dynamic, torch.nan))
         start = g.unproject(pixels, torch.full(pixels.shape[:1], 10.0), scene.cameras.intrinsics[0, 0])
         step = shifts[:, None] * torch.tensor([1.0, 0.0, 0.0])
         points = torch.stack([start, start + step])[None, None]
@@ -226,11 +235,11 @@ class TestTrueMatches:
         return replace(scene, tracks=Tracks(points, ones, ones, torch.tensor([[0]]), pixels[None, None]))
 
     def test_sparse_tracks_speak_for_the_cells_about_them(self) -> None:
-        # Cell 20 is centred at (9, 5), cell 21 at (11, 5): one track within reach, one just not.
+        # Cell 20 is centered at (9, 5), cell 21 at (11, 5): one track within reach, one just not.
         found = first_to_second(self.sparse(torch.tensor([[9.3, 4.42], [11.0, 5.65]]), torch.tensor([0.5, 0.5])))
-        assert found.seen[0].nonzero().flatten().tolist() == [20]
+        assert found.has_match[0].nonzero().flatten().tolist() == [20]
         assert_close(found.positions[0, 20], CELLS[20] - torch.tensor([1.0, 0.0]), atol=1e-5, rtol=0)
-        assert not found.unseen.any()
+        assert not found.has_no_match.any()
 
     def test_of_several_tracks_the_nearest_believed_one_speaks(self) -> None:
         pixels = torch.tensor(
@@ -241,14 +250,14 @@ class TestTrueMatches:
         confidence = scene.tracks.confidence.clone()
         confidence[..., 2] = 0
         found = first_to_second(replace(scene, tracks=replace(scene.tracks, confidence=confidence)))
-        assert found.seen[0].nonzero().flatten().tolist() == [4, 20]
+        assert found.has_match[0].nonzero().flatten().tolist() == [4, 20]
         assert_close(found.positions[0, [4, 20]], CELLS[[4, 20]] - torch.tensor([1.0, 0.0]), atol=1e-5, rtol=0)
 
     def test_tracks_of_no_anchor_or_no_query_say_nothing(self) -> None:
         scene = self.sparse(torch.zeros(0, 2), torch.zeros(0))
-        assert not first_to_second(scene).seen.any()
-        still = replace(scene, moving=0 * SHIFTED.moving)
-        assert torch.equal(first_to_second(still).seen, first_to_second(SHIFTED).seen)
+        assert not first_to_second(scene).has_match.any()
+        still = replace(scene, dynamic=0 * SHIFTED.dynamic)
+        assert torch.equal(first_to_second(still).has_match, first_to_second(SHIFTED).has_match)
 
     def test_thinned_tracks_say_the_same_as_dense_ones(self) -> None:
         scene = tracked(SHIFTED, (0.5, 0.0, 0.0))
@@ -256,12 +265,12 @@ class TestTrueMatches:
         dense = scene.tracks
         kept = torch.arange(HEIGHT * WIDTH).view(HEIGHT, WIDTH)[1::2, 1::2].flatten()
         thin = Tracks(
-            dense.points[..., kept, :], dense.visible[..., kept], dense.confidence[..., kept], dense.anchors,
+            dense.points[..., kept, :], dense.visibility[..., kept], dense.confidence[..., kept], dense.anchors,
             dense.pixels[..., kept, :],
         )  # fmt: skip
         given, wanted = first_to_second(replace(scene, tracks=thin)), first_to_second(scene)
-        assert torch.equal(given.seen, wanted.seen)
-        assert given.seen.all()
+        assert torch.equal(given.has_match, wanted.has_match)
+        assert given.has_match.all()
         assert_close(given.positions, wanted.positions)
 
     def test_every_clip_has_its_own_anchors_and_pairs(self) -> None:
@@ -269,7 +278,7 @@ class TestTrueMatches:
         other = tracked(SHIFTED, (0.25, 0.0, 0.0), anchor=0)[0]
         queries, targets = torch.tensor([[1, 0], [1, 0]]), torch.tensor([[0, 1], [0, 1]])
         found = true_matches(Scene.stack([one, other]), queries, targets, CELL)
-        told = (found.seen | found.unseen).any(dim=-1)
+        told = (found.has_match | found.has_no_match).any(dim=-1)
         assert told.tolist() == [[True, False], [False, True]]
         # Back in time: the camera by +2 pixels, the surface by -1; and forth: -2 and +.5.
         assert_close(found.positions[0, 0, 20], CELLS[20] + torch.tensor([1.0, 0.0]), atol=1e-5, rtol=0)
@@ -292,7 +301,7 @@ class TestTrueMatches:
         scene = Scene.stack([make_scene(frames=3)])
         pairs = torch.tensor([[0, 0]]), torch.tensor([[1, 2]])
         by_track, by_point = true_matches(scene, *pairs, CELL), true_matches(replace(scene, tracks=None), *pairs, CELL)
-        assert torch.equal(by_track.seen, by_point.seen)
+        assert torch.equal(by_track.has_match, by_point.has_match)
         assert_close(by_track.positions, by_point.positions)
 
 
@@ -312,7 +321,7 @@ class Problem:
     """Two clips of three frames with four pairs, the third of which is no pair and the fourth a frame with itself."""
 
     def __init__(self) -> None:
-        config = MatchingConfig(channels=5, temperature=0.3, no_match_logit=1.5)
+        config = MatchingConfig(channels=5, temperature=0.3, dustbin_logit=1.5)
         self.matching = Matching(config, width=8, patch_size=4, eighth_channels=0).double()
         self.queries, self.targets = (
             torch.tensor([[0, 2, 1, 1], [1, 0, 2, 2]]),
@@ -338,9 +347,9 @@ class Problem:
 
 def bilinear(position: torch.Tensor) -> torch.Tensor:
     """Weights of all 4 x 6 cells of two pixels for a position in pixels: hat functions, constant at the border."""
-    centres = cell_centres(PATCHES, 2.0, torch.zeros((), dtype=torch.float64))
+    centers = cell_centers(PATCHES, 2.0, torch.zeros((), dtype=torch.float64))
     held = torch.stack([position[0].clamp(1, 11), position[1].clamp(1, 7)])
-    return (1 - (centres - held).abs() / 2).clamp(min=0).prod(dim=-1)
+    return (1 - (centers - held).abs() / 2).clamp(min=0).prod(dim=-1)
 
 
 class TestMatchingTerms:
@@ -355,7 +364,7 @@ class TestMatchingTerms:
             ).sum()
             for clip in range(2)
             for pair in range(2)
-            for cell in problem.truth.seen[clip, pair].nonzero().flatten().tolist()
+            for cell in problem.truth.has_match[clip, pair].nonzero().flatten().tolist()
         ]
         assert term.count == len(losses)
         assert_close(term.total, torch.stack(losses).sum())
@@ -364,9 +373,9 @@ class TestMatchingTerms:
         problem = Problem()
         term = matching_terms(
             problem.match(problem.features), problem.features, problem.matching, problem.truth, PATCHES
-        ).no_match
+        ).dustbin
         losses = [
-            -problem.log_probabilities(clip, pair)[problem.truth.unseen[clip, pair], -1]
+            -problem.log_probabilities(clip, pair)[problem.truth.has_no_match[clip, pair], -1]
             for clip in range(2)
             for pair in range(2)
         ]
@@ -394,7 +403,7 @@ class TestMatchingTerms:
         problem = Problem()
         features = unit(noise(1, 1, COUNT, 64)).expand(2, 3, COUNT, 64)
         matches = problem.match(features)
-        cells = cell_centres(PATCHES, 2.0, features).expand(2, 4, COUNT, 2)
+        cells = cell_centers(PATCHES, 2.0, features).expand(2, 4, COUNT, 2)
         seen = torch.ones(2, 4, COUNT, dtype=torch.bool)
 
         def cost(shift: float) -> float:
@@ -408,8 +417,8 @@ class TestMatchingTerms:
         seen = torch.zeros(2, 4, COUNT, dtype=torch.bool)
         seen[:, 2:] = True
         for truth in (
-            replace(problem.truth, seen=seen, unseen=~seen & False),
-            replace(problem.truth, seen=~seen & False, unseen=seen),
+            replace(problem.truth, has_match=seen, has_no_match=~seen & False),
+            replace(problem.truth, has_match=~seen & False, has_no_match=seen),
         ):
             terms = matching_terms(problem.match(problem.features), problem.features, problem.matching, truth, PATCHES)
             assert [term.count.item() for term in terms] == [0, 0, 0]
@@ -431,7 +440,7 @@ class TestMatchingTerms:
     def test_unknown_positions_of_unseen_cells_neither_cost_nor_pull(self) -> None:
         problem = Problem()
         features = problem.features.clone().requires_grad_()
-        unknown = torch.where(problem.truth.seen[..., None], problem.truth.positions, math.nan)
+        unknown = torch.where(problem.truth.has_match[..., None], problem.truth.positions, math.nan)
         terms = matching_terms(
             problem.match(features), features, problem.matching, replace(problem.truth, positions=unknown), PATCHES
         )
@@ -483,7 +492,7 @@ class TestMatchingTerms:
         with FakeTensorMode(allow_non_fake_inputs=True) as mode:
             scene = Scene.stack([make_scene(anchors=(0, 2))]).map(mode.from_tensor)
             frames = torch.zeros(1, 4, dtype=torch.long)
-            assert true_matches(scene, frames, frames, CELL).seen.shape == (1, 4, 48)
+            assert true_matches(scene, frames, frames, CELL).has_match.shape == (1, 4, 48)
             features = mode.from_tensor(problem.features.requires_grad_())
             truth = problem.truth.map(mode.from_tensor)
             terms = matching_terms(matches.map(mode.from_tensor), features, problem.matching, truth, PATCHES)
@@ -493,9 +502,9 @@ class TestMatchingTerms:
 @pytest.fixture(scope="module")
 def scenes() -> tuple[Scene, Scene]:
     """Two worlds with tracks of every pixel of frames 0 and 2, and of every fourth in x and y."""
-    config = WorldConfig(num_frames=3, height=48, width=64, static_share=0.0, still_share=0.0)
-    worlds = make_worlds(config, 7, (0, 1))
-    dense, thin = (render_worlds(worlds, config, anchors=(0, 2), tracked=Lattice(stride)).scene for stride in (1, 4))
+    config = SyntheticConfig(num_frames=3, height=48, width=64, static_share=0.0, still_share=0.0)
+    worlds = make_scenes(config, 7, (0, 1))
+    dense, thin = (render_scenes(worlds, config, anchors=(0, 2), tracked=Lattice(stride)).scene for stride in (1, 4))
     return dense, thin
 
 
@@ -506,16 +515,16 @@ class TestWorlds:
 
     def moving(self, scene: Scene) -> torch.Tensor:
         """Whether the pixel that stands for each cell (of 4 x 4 pixels) moves."""
-        return scene.moving[:, :, 2::4, 2::4].flatten(2)[:, [0, 0, 2, 2]] > 0
+        return scene.dynamic[:, :, 2::4, 2::4].flatten(2)[:, [0, 0, 2, 2]] > 0
 
     def test_depth_and_tracks_agree_about_what_stands_still(self, scenes: tuple[Scene, Scene]) -> None:
         by_track = true_matches(scenes[0], *self.pairs, 4.0)
         by_point = true_matches(replace(scenes[0], tracks=None), *self.pairs, 4.0)
         still = ~self.moving(scenes[0])
-        both = by_track.seen & by_point.seen
+        both = by_track.has_match & by_point.has_match
         assert both.sum() > 400
         assert_close(by_point.positions[both], by_track.positions[both], atol=1e-3, rtol=0)
-        agree = (by_track.seen == by_point.seen)[still & (by_point.seen | by_point.unseen)]
+        agree = (by_track.has_match == by_point.has_match)[still & (by_point.has_match | by_point.has_no_match)]
         assert agree.float().mean() > 0.99
 
     def test_only_tracks_know_what_moves(self, scenes: tuple[Scene, Scene]) -> None:
@@ -523,11 +532,11 @@ class TestWorlds:
         by_point = true_matches(replace(scenes[0], tracks=None), *self.pairs, 4.0)
         moving = self.moving(scenes[0])
         assert moving.sum() > 100
-        assert not (by_point.seen | by_point.unseen)[moving].any()
-        assert (by_track.seen | by_track.unseen)[moving].float().mean() > 0.95
+        assert not (by_point.has_match | by_point.has_no_match)[moving].any()
+        assert (by_track.has_match | by_track.has_no_match)[moving].float().mean() > 0.95
 
     def test_thinned_tracks_say_what_dense_ones_say(self, scenes: tuple[Scene, Scene]) -> None:
         dense, thin = (true_matches(scene, *self.pairs, 4.0) for scene in scenes)
-        assert torch.equal(dense.seen, thin.seen)
-        assert torch.equal(dense.unseen, thin.unseen)
+        assert torch.equal(dense.has_match, thin.has_match)
+        assert torch.equal(dense.has_no_match, thin.has_no_match)
         assert_close(dense.positions, thin.positions, atol=1e-3, rtol=1e-4)

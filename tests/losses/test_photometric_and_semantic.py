@@ -10,7 +10,7 @@ from scenes import HEIGHT, WIDTH, make_scene
 
 from recon4d.geometry import pixel_grid, rigid, rotation_from_axis_angle
 from recon4d.losses.photometric import (
-    best_neighbour_photometric_term,
+    best_neighbor_photometric_term,
     photometric_errors,
     photometric_term,
     structural_similarity,
@@ -145,7 +145,7 @@ def test_pixels_outside_the_picture_behind_the_camera_and_unknown_are_not_in_it(
 
 
 @pytest.mark.parametrize(("x", "inside"), [(0.3, False), (0.5, True), (15.5, True), (15.7, False)])
-def test_the_picture_reaches_to_its_outermost_centres(x: float, inside: bool) -> None:
+def test_the_picture_reaches_to_its_outermost_centers(x: float, inside: bool) -> None:
     scene = exact_scene()
     point = zeros(*SIZE, 3) + torch.tensor([(x - 7) / 20 * 4, 0, 4])
     assert (warp_points(point, torch.ones(*SIZE, dtype=torch.bool), scene, 0).in_picture == inside).all()
@@ -219,7 +219,7 @@ def test_tracks_must_be_there_and_dense() -> None:
     few = replace(
         scene.tracks,
         points=scene.tracks.points[..., :5, :],
-        visible=scene.tracks.visible[..., :5],
+        visibility=scene.tracks.visibility[..., :5],
         confidence=scene.tracks.confidence[..., :5],
         pixels=scene.tracks.pixels[..., :5, :],
     )
@@ -270,11 +270,11 @@ def test_where_the_target_has_no_depth_nothing_is_seen() -> None:
 
 
 def test_sampling_is_exact_on_ramps_at_any_size() -> None:
-    """Centres of cells stand at half cells, and a coarse map covers the same picture."""
+    """Centers of cells stand at half cells, and a coarse map covers the same picture."""
     pixels = torch.tensor([[[3.25, 4.5], [8.0, 7.75], [10.9, 2.0]]], dtype=torch.float64)
     for rows, columns in ((12, 16), (6, 4), (3, 8)):
-        centres = pixel_grid(rows, columns, dtype=torch.float64) * torch.tensor([16 / columns, 12 / rows])
-        sampled = sample(centres.movedim(-1, 0), pixels, SIZE).movedim(0, -1)
+        centers = pixel_grid(rows, columns, dtype=torch.float64) * torch.tensor([16 / columns, 12 / rows])
+        sampled = sample(centers.movedim(-1, 0), pixels, SIZE).movedim(0, -1)
         torch.testing.assert_close(sampled, pixels)
     outside = torch.tensor([[[-50.0, 0.0]]], dtype=torch.float64)
     assert sample(pixel_grid(12, 16, dtype=torch.float64).movedim(-1, 0), outside, SIZE).flatten().tolist() == [0.5] * 2
@@ -346,7 +346,7 @@ def test_similarity_of_a_window_by_hand() -> None:
     assert (structural_similarity(a, b, torch.zeros_like(valid)) == 1).all()
 
 
-def test_light_changes_structure_less_than_colour_and_noise_more() -> None:
+def test_light_changes_structure_less_than_color_and_noise_more() -> None:
     image = painted(exact_scene())[0]
     valid = torch.ones(*SIZE, dtype=torch.bool)
     brighter = photometric_errors(image, image + 0.05, valid).mean()
@@ -366,7 +366,7 @@ def test_photometric_gradients_are_those_of_finite_differences() -> None:
 
 
 @pytest.mark.parametrize("wrong", [torch.nan, torch.inf])
-def test_colours_that_do_not_count_may_be_anything(wrong: float) -> None:
+def test_colors_that_do_not_count_may_be_anything(wrong: float) -> None:
     image, other = painted(exact_scene())[0], painted(exact_scene())[2]
     valid = torch.ones(*SIZE, dtype=torch.bool)
     valid[3, 4] = False
@@ -384,7 +384,7 @@ def test_colours_that_do_not_count_may_be_anything(wrong: float) -> None:
     assert (slope[:, 3, 4] == 0).all()
 
 
-def test_the_best_neighbour_is_the_smallest_error_where_any_is_seen() -> None:
+def test_the_best_neighbor_is_the_smallest_error_where_any_is_seen() -> None:
     scene = exact_scene()
     images = painted(scene)
     images[1] = 1 - images[1]  # a frame that looks like nothing else
@@ -394,7 +394,7 @@ def test_the_best_neighbour_is_the_smallest_error_where_any_is_seen() -> None:
         warped_photometric_errors(images[0], images[target], warp, mask)
         for target, warp, mask in zip((1, 2), warps, masks, strict=True)
     ]
-    term = best_neighbour_photometric_term(images[0], (images[1], images[2]), warps, masks)
+    term = best_neighbor_photometric_term(images[0], (images[1], images[2]), warps, masks)
     total = zeros()
     for row in range(HEIGHT):
         for column in range(WIDTH):
@@ -428,7 +428,7 @@ def test_semantic_distance_by_hand() -> None:
     assert mean(semantic_term(a, -a, warp, all_seen, 1.0)) == pytest.approx(2)
 
 
-def test_each_patch_speaks_by_the_pixel_at_its_centre() -> None:
+def test_each_patch_speaks_by_the_pixel_at_its_center() -> None:
     scene = exact_scene()
     features = painted(scene, channels=4)[:, :, ::4, ::4]  # patches of 4 pixels
     warp = warp_still(scene, 0, 0)
@@ -449,22 +449,22 @@ def test_each_patch_speaks_by_the_pixel_at_its_centre() -> None:
         mixed = mixed + fy * ((1 - fx) * unit[:, y0 + 1, x0] + fx * unit[:, y0 + 1, x0 + 1])
         return mixed / mixed.norm()
 
-    # Pixel (10.5, 6.5) is cell 2.125, 1.125 counted from centres; one patch on it is 3.125, beyond the last centre.
+    # Pixel (10.5, 6.5) is cell 2.125, 1.125 counted from centers; one patch on it is 3.125, beyond the last center.
     source = at(features[0], 2.125, 1.125)
     target = at(torch.cat([features[1], features[1][..., -1:]], dim=-1), 3.125, 0.125)
     torch.testing.assert_close(found, 1 - source @ target)
 
 
-def test_patches_like_their_neighbours_are_left_out() -> None:
+def test_patches_like_their_neighbors_are_left_out() -> None:
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(8, 6, 7, generator=generator, dtype=torch.float64)
     features[:, :, 3:] = 5 * features[:, :1, 3:4]  # a sky to the right
     texture = has_texture(features)
     assert texture[:, :3].all()
-    assert texture[:, 3].all()  # its left neighbour differs
+    assert texture[:, 3].all()  # its left neighbor differs
     assert not texture[:, 4:].any()
     assert has_texture(features, 1.0 + 1e-9).all()
-    # The mean over the neighbours, of which a corner has two.
+    # The mean over the neighbors, of which a corner has two.
     corner = torch.ones(1, 2, 2, dtype=torch.float64)
     corner[0, 0, 1] = -1
     assert has_texture(corner, 0.0).tolist() == [[True, True], [False, True]]
@@ -557,11 +557,11 @@ def test_descent_brings_a_disturbed_depth_scale_back(measure: Measure) -> None:
     scene = wide_scene()
     images = painted(scene, channels=6)
     log_scale = torch.tensor(0.15, dtype=torch.float64, requires_grad=True)
-    optimiser = torch.optim.Adam([log_scale], lr=0.01)
+    optimizer = torch.optim.Adam([log_scale], lr=0.01)
     for _ in range(40):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         mean(measure(scaled_depth(scene, log_scale.exp()), images)).backward()
-        optimiser.step()
+        optimizer.step()
     assert log_scale.abs() < 0.03
 
 
@@ -570,11 +570,11 @@ def test_descent_brings_a_disturbed_camera_back(measure: Measure) -> None:
     scene = exact_scene()
     images = painted(scene, channels=6)
     turn = torch.tensor([0.03, -0.04, 0.03], dtype=torch.float64, requires_grad=True)
-    optimiser = torch.optim.Adam([turn], lr=0.004)
+    optimizer = torch.optim.Adam([turn], lr=0.004)
     for _ in range(50):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         mean(measure(moved_camera(scene, 2, zeros(3), turn), images)).backward()
-        optimiser.step()
+        optimizer.step()
     assert turn.abs().max() < 0.012
 
 

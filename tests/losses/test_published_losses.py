@@ -190,7 +190,7 @@ def test_image_gradients_ignore_offsets_and_average_channels() -> None:
         torch.testing.assert_close(plain[scale].total, average)
 
 
-def test_image_gradients_need_both_neighbours_and_are_bounded() -> None:
+def test_image_gradients_need_both_neighbors_and_are_bounded() -> None:
     error = torch.tensor([[0.0, 1.0, 3.0, 1000.0]], dtype=torch.float64)[..., None]
     valid = torch.tensor([[True, True, True, True]])
     true = torch.zeros_like(error)
@@ -241,8 +241,8 @@ def test_each_corner_spans_the_normal_of_its_own_three_pixels() -> None:
         (upper_left, lower_left, upper_right),
         (lower_left, lower_right, upper_left),
     ]
-    for normal, (centre, first, second) in zip(normals[:, 0, 0], corners, strict=True):
-        expected = torch.linalg.cross(first - centre, second - centre)
+    for normal, (center, first, second) in zip(normals[:, 0, 0], corners, strict=True):
+        expected = torch.linalg.cross(first - center, second - center)
         torch.testing.assert_close(normal, expected / expected.norm())
 
 
@@ -350,12 +350,12 @@ def test_alignment_is_near_the_best_that_a_search_finds(axes: tuple[float, float
     mine = cost_of(points[0], true[0], weights[0], found)
     best, width = mine, 0.1
     generator = torch.Generator().manual_seed(6)
-    centre, free = found, torch.tensor([1.0, *axes], dtype=torch.float64)
+    center, free = found, torch.tensor([1.0, *axes], dtype=torch.float64)
     for _ in range(3000):
-        tried = centre + width * free * torch.randn(4, generator=generator, dtype=torch.float64)
+        tried = center + width * free * torch.randn(4, generator=generator, dtype=torch.float64)
         cost = cost_of(points[0], true[0], weights[0], tried)
         if cost < best:
-            best, centre = cost, tried
+            best, center = cost, tried
         width = max(0.999 * width, 1e-3)
     assert best > 0.99 * mine
     assert (shift[0] * (1 - free[1:]) == 0).all()
@@ -468,13 +468,13 @@ def test_no_gradient_flows_through_the_alignment() -> None:
 def test_gradient_descent_finds_the_shape_up_to_scale() -> None:
     true, valid = hilly_points(), everywhere(HEIGHT, WIDTH)
     answer = (0.4 * true + 0.05 * noise(HEIGHT, WIDTH, 3)).requires_grad_()
-    optimiser = torch.optim.Adam([answer], lr=3e-3)
+    optimizer = torch.optim.Adam([answer], lr=3e-3)
     values = []
     for _ in range(60):
         loss = mean(affine_invariant_point_term(answer, true, valid))
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         values.append(loss.item())
     assert values[-1] < 0.3 * values[0]
 

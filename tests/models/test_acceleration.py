@@ -12,13 +12,13 @@ from recon4d.inference import ReconstructConfig, reconstruct
 from recon4d.layers import (
     Block,
     CrossBlock,
-    NormalisedRotary,
+    NormalizedRotary,
     apply_rotary,
 )
 from recon4d.models import (
     Model,
-    is_narrow,
-    narrow_weights,
+    cast_to_bfloat16,
+    is_bfloat16,
     plan_memory,
 )
 from recon4d.models.acceleration import MATRICES, compile_blocks
@@ -46,13 +46,13 @@ class TestNarrowWeights:
     def test_the_same_answer_bit_for_bit(self, heads: HeadKind) -> None:
         model, images = _model(heads), random_images(1, 3).float()
         wide = _in_bfloat16(model, images)
-        narrow = _in_bfloat16(narrow_weights(model), images)
+        narrow = _in_bfloat16(cast_to_bfloat16(model), images)
         assert torch.equal(wide.depths, narrow.depths)
         assert torch.equal(wide.cameras.world_from_cam, narrow.cameras.world_from_cam)
 
     def test_blocks_are_narrow_and_geometry_is_not(self, model: Model) -> None:
-        assert not is_narrow(model)
-        assert is_narrow(narrow_weights(model))
+        assert not is_bfloat16(model)
+        assert is_bfloat16(cast_to_bfloat16(model))
         assert model.aggregator.frame_blocks[0].mlp.fc1.weight.dtype == torch.bfloat16  # pyright: ignore
         assert model.aggregator.frame_blocks[0].norm1.weight.dtype == torch.float32  # pyright: ignore
         assert {parameter.dtype for parameter in model.camera_head.parameters()} == {torch.float32}
@@ -60,7 +60,7 @@ class TestNarrowWeights:
     def test_such_a_model_cannot_run_in_float32(self, model: Model) -> None:
         clip = Clip((255 * random_images(1, 2)[0]).to(torch.uint8), torch.arange(2.0))
         with pytest.raises(ValueError, match=r"has bfloat16 weights .* and cannot run in float32"):
-            reconstruct(narrow_weights(model), clip, ReconstructConfig(precision="float32"))
+            reconstruct(cast_to_bfloat16(model), clip, ReconstructConfig(precision="float32"))
 
     @pytest.mark.parametrize(
         ("name", "heads", "backbone"),
@@ -73,7 +73,7 @@ class TestNarrowWeights:
     )
     def test_all_matrices_of_the_trunk_are_narrow(self, name: str, heads: HeadKind, backbone: str) -> None:
         """Of a DINO backbone by timm everything that is a matrix, of others the blocks; pyramids too, and no norm."""
-        model = narrow_weights(empty_model(model_config(name, heads)))
+        model = cast_to_bfloat16(empty_model(model_config(name, heads)))
         matrices = {name for name, module in model.named_modules() if isinstance(module, MATRICES)}
         narrow = {name for name in matrices if model.get_parameter(f"{name}.weight").dtype == torch.bfloat16}
         trunk = {name for name in matrices if name.startswith(backbone)}
@@ -170,7 +170,7 @@ class TestMemoryPlan:
         assert plan_memory(model, 2, (32, 48), 1, 2).peak > plain
         wide = plan_memory(model, 2, (32, 48), 0, 2, bfloat16=True)
         assert wide.peak > plain  # autocast keeps narrow copies beside wide weights
-        narrow = plan_memory(narrow_weights(model), 2, (32, 48), 0, 2, bfloat16=True)
+        narrow = plan_memory(cast_to_bfloat16(model), 2, (32, 48), 0, 2, bfloat16=True)
         assert narrow.weights < 0.8 * wide.weights
         assert narrow.peak < wide.peak
 
@@ -179,8 +179,8 @@ class TestMemoryPlan:
 
 
 class TestNormalisedRotary:
-    def test_centres_run_along_the_longer_side(self) -> None:
-        rotary = NormalisedRotary(8)
+    def test_centers_run_along_the_longer_side(self) -> None:
+        rotary = NormalizedRotary(8)
         table = rotary((1, 2), num_special=1)
         # Two columns: -.5 and .5; the one row stands at -.5 too. Periods 1 and 10.
         angles = 2 * torch.pi * torch.tensor([[-0.5, -0.05], [-0.5, -0.05]])
@@ -189,9 +189,9 @@ class TestNormalisedRotary:
         torch.testing.assert_close(table.sine[2, [4, 5]], -angles[0].sin(), atol=1e-6, rtol=0)
 
     def test_twice_as_many_patches_span_the_same(self) -> None:
-        rotary = NormalisedRotary(16)
+        rotary = NormalizedRotary(16)
         coarse, fine = rotary((2, 4), 0), rotary((6, 12), 0)
-        # The middle one of three by three patches has the centre of the patch they share.
+        # The middle one of three by three patches has the center of the patch they share.
         place = (1 * 12) + 1
         torch.testing.assert_close(fine.cosine[place], coarse.cosine[0])
         torch.testing.assert_close(apply_rotary(torch.ones(1, 1, 8, 16), coarse).shape, torch.Size([1, 1, 8, 16]))

@@ -16,7 +16,7 @@ GRID = (2, 3)
 @pytest.fixture
 def aggregator() -> Aggregator:
     torch.manual_seed(0)
-    config = AggregatorConfig(BlockConfig(16, 2, 32), pairs=2, taps=(1,), registers=2)
+    config = AggregatorConfig(BlockConfig(16, 2, 32), depth=2, out_indices=(1,), registers=2)
     return Aggregator(config).double().requires_grad_(False)
 
 
@@ -52,9 +52,9 @@ def test_global_blocks_see_all_frames_at_their_positions(aggregator: Aggregator)
 
 def test_only_tapped_pairs_are_kept_frame_and_global_side_by_side(aggregator: Aggregator) -> None:
     state = aggregator(aggregator.begin(patches(2), GRID), 0, 2)
-    assert len(state.taps) == 1
-    assert state.taps[0].shape == (1, 2, 9, 32)
-    assert torch.equal(state.taps[0][..., 16:], state.tokens)
+    assert len(state.features) == 1
+    assert state.features[0].shape == (1, 2, 9, 32)
+    assert torch.equal(state.features[0][..., 16:], state.tokens)
 
 
 def test_stopping_on_the_way_changes_nothing(aggregator: Aggregator) -> None:
@@ -75,7 +75,7 @@ def test_the_residual_stream_is_float32_under_autocast(name: str) -> None:
     config = model_config(name)
     if "dino" in name:
         config = replace(config, backbone=replace(config.backbone, blocks=1))  # pyright: ignore
-    config = replace(config, aggregator=replace(config.aggregator, pairs=2, taps=(0, 1)))
+    config = replace(config, aggregator=replace(config.aggregator, depth=2, out_indices=(0, 1)))
     model, seen = Model(config).eval(), []
     for block in (model.aggregator.frame_blocks[0], model.camera_head.blocks[0], model.motion_head.blocks[0]):
         block.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].dtype))

@@ -75,7 +75,7 @@ def test_dino_backbones_have_no_finer_features() -> None:
     assert backbone.quarter_channels == backbone.eighth_channels == 0
 
 
-def test_dino_normalises_by_imagenet_statistics() -> None:
+def test_dino_normalizes_by_imagenet_statistics() -> None:
     backbone = make(DINOV2)
     assert isinstance(backbone, DinoBackbone)
     seen = []
@@ -84,7 +84,7 @@ def test_dino_normalises_by_imagenet_statistics() -> None:
     torch.testing.assert_close(seen[0], torch.zeros(1, 3, 14, 14), atol=1e-6, rtol=0)
 
 
-def test_the_stem_sees_grey_as_zero() -> None:
+def test_the_stem_sees_gray_as_zero() -> None:
     backbone, seen = make(CONVOLUTIONAL), []
     backbone.to_quarter.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))  # pyright: ignore
     backbone(torch.full((1, 3, 16, 16), 0.5))

@@ -1,7 +1,7 @@
 """Nothing is made on the wrong device: the twin, on any machine, of running on a GPU.
 
 Tensors without storage (torch's meta device) refuse to meet tensors of the CPU, and answer nothing that is read back,
-so a stray `torch.arange` and a hidden synchronisation both show.
+so a stray `torch.arange` and a hidden synchronization both show.
 """
 
 from contextlib import nullcontext
@@ -9,8 +9,8 @@ from contextlib import nullcontext
 import pytest
 import torch
 
-from recon4d.datasets.synthetic import WorldConfig, make_worlds, render_worlds
-from recon4d.records import Known
+from recon4d.datasets.synthetic import SyntheticConfig, make_scenes, render_scenes
+from recon4d.records import Priors
 from recon4d.zoo import empty_model, model_config
 
 BATCH, FRAMES, SIZE = 2, 3, (32, 48)
@@ -21,7 +21,7 @@ def test_the_network(heads: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # There is no autocast for the meta device.
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
     model = empty_model(model_config("recon4d_tiny", heads)).to("meta")  # pyright: ignore[reportArgumentType]
-    known = Known.stack([Known.nothing(FRAMES)] * BATCH).to("meta")
+    known = Priors.stack([Priors.nothing(FRAMES)] * BATCH).to("meta")
     images = torch.zeros(BATCH, FRAMES, 3, *SIZE, device="meta", dtype=torch.uint8)
     times = torch.zeros(BATCH, FRAMES, device="meta")
     scene = model.outputs(images, times, anchors=(0, 2), known=known, frame_chunk=2).scene
@@ -31,10 +31,10 @@ def test_the_network(heads: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_worlds() -> None:
-    config = WorldConfig(num_frames=FRAMES, height=SIZE[0], width=SIZE[1])
-    world = make_worlds(config, 0, range(BATCH), device="meta", num_pictures=2)
+    config = SyntheticConfig(num_frames=FRAMES, height=SIZE[0], width=SIZE[1])
+    world = make_scenes(config, 0, range(BATCH), device="meta", num_pictures=2)
     pictures = torch.zeros(2, 3, 8, 8, dtype=torch.uint8, device="meta")
-    sample = render_worlds(world, config, anchors=(0, 2), pictures=pictures)
+    sample = render_scenes(world, config, anchors=(0, 2), pictures=pictures)
     assert sample.scene.tracks is not None
     for tensor in (sample.clip.images, sample.scene.depths, sample.scene.tracks.points):
         assert tensor.device.type == "meta"

@@ -11,7 +11,7 @@ from recon4d import geometry as g
 from recon4d.heads import DptFeaturesConfig, TrackerConfig, TrackHeadConfig
 from recon4d.layers import set_attention_kernel
 from recon4d.models import Model, ModelConfig, match_feature_tracks
-from recon4d.records import Known, Scene
+from recon4d.records import Priors, Scene
 
 HEADS = ("linear", "dpt")
 TIMES = torch.tensor([[0.0, 0.1, 0.3, 0.4]], dtype=torch.float64)
@@ -63,7 +63,7 @@ class TestShapes:
         assert scene.depths.isfinite().all()
         assert scene.points.isfinite().all()
         assert (scene.depth_confidence >= 1).all()
-        assert ((scene.moving >= 0) & (scene.moving <= 1)).all()
+        assert ((scene.dynamic >= 0) & (scene.dynamic <= 1)).all()
 
 
 class TestLaws:
@@ -124,7 +124,7 @@ class TestLaws:
         scene = scene_of(model, random_images(1, 4), TIMES, anchors=(2,))
         assert scene.tracks is not None
         assert torch.equal(scene.tracks.points[0, 0, 2], scene.points[0, 2].flatten(0, 1))
-        assert (scene.tracks.visible[0, 0, 2] == 1).all()
+        assert (scene.tracks.visibility[0, 0, 2] == 1).all()
         assert (scene.tracks.points[0, 0, 1] - scene.tracks.points[0, 0, 2]).abs().max() > 1e-3
         assert scene.tracks.pixels[0, 0, 1].tolist() == [1.5, 0.5]
 
@@ -168,7 +168,7 @@ class TestTraining:
         outputs = model.outputs(random_images(1, 3), TIMES[:, :3], anchors=(0, 1))
         scene = outputs.scene
         assert scene.tracks is not None
-        assert outputs.visible_logits is not None
+        assert outputs.visibility_logits is not None
         assert outputs.anchor_matches is not None
         loss = (
             outputs.camera_stages.square().mean()
@@ -178,8 +178,8 @@ class TestTraining:
             + scene.point_confidence.log().mean()
             + scene.tracks.points.square().mean()
             + scene.tracks.confidence.log().mean()
-            + outputs.moving_logits.mean()
-            + outputs.visible_logits.mean()
+            + outputs.dynamic_logits.mean()
+            + outputs.visibility_logits.mean()
             + outputs.matches.log_partition.mean()
             + outputs.anchor_matches.positions.mean()
         )
@@ -224,18 +224,18 @@ class TestTraining:
         assert outputs.anchor_matches.target_frames[0].tolist() == [0, 1, 2, 0, 1, 2]
         decoded = model.camera_head.decode(outputs.camera_stages[-1], (32, 48))
         torch.testing.assert_close(decoded.world_from_cam, outputs.scene.cameras.world_from_cam)
-        torch.testing.assert_close(outputs.moving_logits.sigmoid(), outputs.scene.moving)
+        torch.testing.assert_close(outputs.dynamic_logits.sigmoid(), outputs.scene.dynamic)
 
 
 class TestKnown:
-    def known(self, frames: int = 3, depths: bool = False) -> Known:
+    def known(self, frames: int = 3, depths: bool = False) -> Priors:
         rotation = g.rotation_from_axis_angle(torch.arange(frames)[:, None] * torch.tensor([0.1, 0.2, 0.0]))
-        known = Known(
+        known = Priors(
             intrinsics=torch.tensor([[40.0, 0.0, 25.0], [0.0, 44.0, 15.0], [0.0, 0.0, 1.0]]).expand(frames, 3, 3),
             world_from_cam=g.rigid(rotation, torch.arange(frames)[:, None] * torch.tensor([0.3, 0.0, 0.1])),
             depths=torch.rand(frames, 32, 48) + 1 if depths else None,
         )
-        return Known.stack([known.to(dtype=torch.float64)])
+        return Priors.stack([known.to(dtype=torch.float64)])
 
     def test_before_training_it_changes_nothing(self) -> None:
         torch.manual_seed(0)
@@ -245,7 +245,7 @@ class TestKnown:
 
     def test_each_quantity_is_heard(self, model: Model) -> None:
         images, everything, nan = random_images(1, 3), self.known(depths=True), torch.nan
-        unknown = Known.stack([Known.nothing(3)]).to(dtype=torch.float64)
+        unknown = Priors.stack([Priors.nothing(3)]).to(dtype=torch.float64)
         nothing = model(images)
         assert_scenes_close(model(images, known=unknown), nothing)
         for part in (
@@ -276,13 +276,13 @@ class TestKnown:
         images = random_images(1, 3)
         cameras = self.known().world_from_cam.clone()
         cameras[:, 0] = torch.nan
-        unknown = Known.stack([Known.nothing(3)]).to(dtype=torch.float64)
+        unknown = Priors.stack([Priors.nothing(3)]).to(dtype=torch.float64)
         assert_scenes_close(model(images, known=replace(unknown, world_from_cam=cameras)), model(images))
 
 
 class TestConfig:
     def test_every_field_belongs_to_one_dense_group(self) -> None:
-        for groups in ((("depth",), ("depth", "points")), (("points", "moving"),), (("depth", "colour"),)):
+        for groups in ((("depth",), ("depth", "points")), (("points", "moving"),), (("depth", "color"),)):
             with pytest.raises(ValueError, match=r"must hold depth, and each of .* at most once"):
                 replace(tiny_config(), dense_groups=groups)
 
@@ -291,7 +291,7 @@ class TestConfig:
         scene = model(random_images(1, 2))
         assert torch.equal(scene.points, scene.points_from_depth)
         assert torch.equal(scene.point_confidence, scene.depth_confidence)
-        assert scene.moving.isnan().all()
+        assert scene.dynamic.isnan().all()
 
     def test_a_tracker_beside_a_motion_head(self) -> None:
         tracker = TrackerConfig(channels=16, levels=2, radius=1, width=32, heads=2, mlp_width=32, depth=1, iterations=2)
@@ -329,14 +329,14 @@ class TestConfig:
     @pytest.mark.parametrize("taps", [(0, 3), (), (1, 1), (2, 0)])
     def test_taps_must_be_pairs_in_order(self, taps: tuple[int, ...]) -> None:
         with pytest.raises(ValueError, match=r"taps .* must be rising numbers of pairs from 0 to 2"):
-            replace(tiny_config().aggregator, taps=taps)
+            replace(tiny_config().aggregator, out_indices=taps)
 
     @pytest.mark.parametrize(
         "change",
         [
             lambda config: replace(config, aggregator=replace(config.aggregator, absolute_positions=False)),
             lambda config: replace(config, aggregator=replace(config.aggregator, register_attention=())),
-            lambda config: replace(config, matching=replace(config.matching, after_pair=0)),
+            lambda config: replace(config, matching=replace(config.matching, after_block=0)),
         ],
     )
     def test_each_choice_changes_the_answer(self, change: Callable[[ModelConfig], ModelConfig]) -> None:
@@ -348,14 +348,14 @@ class TestConfig:
         assert (other(images).points - model(images).points).abs().max() > 1e-9
 
     def test_register_attention_leaves_patches_alone(self) -> None:
-        config = replace(tiny_config(), matching=replace(tiny_config().matching, after_pair=0))
-        aggregator = replace(config.aggregator, pairs=1, taps=(0,), register_attention=(0,))
+        config = replace(tiny_config(), matching=replace(tiny_config().matching, after_block=0))
+        aggregator = replace(config.aggregator, depth=1, out_indices=(0,), register_attention=(0,))
         model = awake(Model(replace(config, aggregator=aggregator)))
         images = random_images(1, 2)
-        both = model.outputs(images).taps[0]
+        both = model.outputs(images).features[0]
         other_second = torch.stack([images[0, 0], random_images(1, seed=9)[0]])[None]
-        changed = model.outputs(other_second).taps[0]
+        changed = model.outputs(other_second).features[0]
         special = model.aggregator.num_special
-        # Without matching's words (frame 0's first neighbour does not exist) its patches see frame 0 alone.
+        # Without matching's words (frame 0's first neighbor does not exist) its patches see frame 0 alone.
         torch.testing.assert_close(changed[0, 0, special:], both[0, 0, special:])
         assert (changed[0, 0, :special] - both[0, 0, :special]).abs().max() > 1e-9

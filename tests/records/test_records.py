@@ -11,9 +11,9 @@ from recon4d import geometry as g
 from recon4d.records import (
     Cameras,
     Clip,
-    Known,
+    ClipSource,
+    Priors,
     Scene,
-    Source,
     Tracks,
 )
 
@@ -106,18 +106,18 @@ class TestCameras:
 
 class TestClip:
     def test_names_and_numbers_follow_the_frames(self) -> None:
-        source = Source("walk.mp4", ("a", "b", "c"), (0, 5, 10))
+        source = ClipSource("walk.mp4", ("a", "b", "c"), (0, 5, 10))
         clip = replace(make_clip(frames=3), source=source)
-        assert clip.frames([2, 0]).source == Source("walk.mp4", ("c", "a"), (10, 0))
+        assert clip.frames([2, 0]).source == ClipSource("walk.mp4", ("c", "a"), (10, 0))
         assert Clip.stack([clip, clip]).source == source
         other = replace(clip, source=replace(source, path="run.mp4"))
         assert Clip.stack([clip, other]).source is None
 
-    def test_resize_keeps_colours_and_moves_what_is_known(self) -> None:
+    def test_resize_keeps_colors_and_moves_what_is_known(self) -> None:
         images = torch.zeros(1, 3, 8, 16, dtype=torch.uint8)
         images[..., 8:] = 200
         known = replace(
-            Known.nothing(1),
+            Priors.nothing(1),
             intrinsics=torch.tensor([[[10.0, 0.0, 8.0], [0.0, 10.0, 4.0], [0.0, 0.0, 1.0]]]),
             depths=torch.full((1, 8, 16), torch.nan).index_fill(2, torch.tensor([0]), 3.0),
             ignore=torch.zeros(1, 8, 16, dtype=torch.bool).index_fill(2, torch.tensor([15]), True),
@@ -126,13 +126,13 @@ class TestClip:
         assert clip.images.dtype == torch.uint8
         assert clip.images[0, 0, 2].tolist()[0] == 0
         assert clip.images[0, 0, 2].tolist()[3] == 200
-        assert clip.known is not None
-        assert clip.known.intrinsics[0].diagonal().tolist() == pytest.approx([2.5, 5.0, 1.0])
-        assert clip.known.depths is not None
-        torch.testing.assert_close(clip.known.depths[0, :, 0], torch.full((4,), 3.0))
-        assert clip.known.depths[0, :, 1:].isnan().all()
-        assert clip.known.ignore is not None
-        assert clip.known.ignore[0].any(dim=0).tolist() == [False, False, False, True]
+        assert clip.priors is not None
+        assert clip.priors.intrinsics[0].diagonal().tolist() == pytest.approx([2.5, 5.0, 1.0])
+        assert clip.priors.depths is not None
+        torch.testing.assert_close(clip.priors.depths[0, :, 0], torch.full((4,), 3.0))
+        assert clip.priors.depths[0, :, 1:].isnan().all()
+        assert clip.priors.ignore is not None
+        assert clip.priors.ignore[0].any(dim=0).tolist() == [False, False, False, True]
 
     def test_same_size_is_the_same_clip(self) -> None:
         clip = make_clip()
@@ -178,7 +178,7 @@ class TestScene:
         torch.testing.assert_close(moved.depths, 3 * scene.depths)
         torch.testing.assert_close(moved.points_from_depth, moved.points, atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(moved.track_pixels, scene.track_pixels, atol=1e-3, rtol=1e-4)
-        # A length in metres is a length in metres.
+        # A length in meters is a length in meters.
         torch.testing.assert_close(moved.depths * moved.metres_per_unit, scene.depths * scene.metres_per_unit)
 
     def test_in_frame_is_exactly_the_identity(self) -> None:
@@ -204,11 +204,11 @@ class TestScene:
         confidence = torch.ones_like(scene.depth_confidence)
         confidence[..., :5] = 0
         depths = torch.where(confidence > 0, scene.depths, torch.inf)
-        moving = torch.full_like(scene.moving, torch.nan)
-        truth = replace(scene, depths=depths, depth_confidence=confidence, moving=moving).resized(31, 9)
+        moving = torch.full_like(scene.dynamic, torch.nan)
+        truth = replace(scene, depths=depths, depth_confidence=confidence, dynamic=moving).resized(31, 9)
         assert set(truth.depth_confidence.unique().tolist()) == {0.0, 1.0}
         assert truth.depths.isfinite().all()
-        assert truth.moving.isnan().all()
+        assert truth.dynamic.isnan().all()
 
     def test_tracks_must_be_there_to_be_projected(self) -> None:
         with pytest.raises(ValueError, match="no tracks"):

@@ -33,9 +33,9 @@ from recon4d.refine.cameras.bundle_adjustment import (
     parallax,
     residuals,
 )
-from recon4d.refine.cameras.hypotheses import LocatedTracks, firm_frames, select
+from recon4d.refine.cameras.hypotheses import LocatedTracks, firm_frames, select_tracks
 from recon4d.refine.cameras.mapper import map_tracks
-from recon4d.refine.cameras.scoring import track_misfits
+from recon4d.refine.cameras.scoring import negative_log_likelihoods
 from recon4d.refine.tracks.two_view_filter import consistent_tracks
 
 STATIC, DYNAMIC = (4, 11), (2, 9)
@@ -54,9 +54,9 @@ def disturbed(scene: Scene, degrees: float = 2, share: float = 0.05, seed: int =
     turn = rotation_from_axis_angle(torch.deg2rad(torch.tensor(degrees)) * axes)
     turn[0] = torch.eye(3)
     ways[0] = 0
-    centres = scene.cameras.centres
-    length = (centres - centres[0]).norm(dim=-1).max()
-    world_from_cam = rigid(scene.cameras.world_from_cam[:, :3, :3] @ turn, centres + share * length * ways)
+    centers = scene.cameras.centers
+    length = (centers - centers[0]).norm(dim=-1).max()
+    world_from_cam = rigid(scene.cameras.world_from_cam[:, :3, :3] @ turn, centers + share * length * ways)
     intrinsics = scene.cameras.intrinsics * torch.tensor([[1 + share, 1, 1], [1, 1 + share, 1], [1, 1, 1]])
     return replace(scene, cameras=Cameras(world_from_cam, intrinsics))
 
@@ -73,8 +73,8 @@ def with_noise(tracks: FeatureTracks, size: tuple[int, int], pixels: float, wron
     generator = torch.Generator().manual_seed(0)
     moved = tracks.pixels + pixels * torch.randn(tracks.pixels.shape, generator=generator)
     anywhere = torch.rand(tracks.pixels.shape, generator=generator) * torch.tensor([size[1], size[0]])
-    is_wrong = torch.rand(tracks.seen.shape, generator=generator) < wrong
-    return FeatureTracks(torch.where(is_wrong[..., None], anywhere, moved), tracks.seen)
+    is_wrong = torch.rand(tracks.visibility.shape, generator=generator) < wrong
+    return FeatureTracks(torch.where(is_wrong[..., None], anywhere, moved), tracks.visibility)
 
 
 @pytest.mark.parametrize("position", STATIC)
@@ -83,14 +83,14 @@ def test_disturbed_cameras_of_a_still_world_come_back(position: int) -> None:
     before = disturbed(truth)
     refinement = refine_scene(before, static_tracks(truth, 800))
     assert refinement.accepted
-    assert not refinement.turns
+    assert not refinement.is_rotation_only
     assert rotation_errors(before, truth).mean() > 2
     assert rotation_errors(refinement.scene, truth).max() < 0.1
     focal = refinement.scene.cameras.intrinsics[:, 0, 0] / truth.cameras.intrinsics[:, 0, 0]
     torch.testing.assert_close(focal, torch.ones(8), atol=0.005, rtol=0)
     # The path too: in the unit of the depth, which was not disturbed.
-    extent = truth.cameras.centres.norm(dim=-1).max()
-    off = (refinement.scene.cameras.centres - truth.cameras.centres).norm(dim=-1).max()
+    extent = truth.cameras.centers.norm(dim=-1).max()
+    off = (refinement.scene.cameras.centers - truth.cameras.centers).norm(dim=-1).max()
     assert off < 0.03 * extent
     assert refinement.error_after < 0.1 * refinement.error_before
 
@@ -100,7 +100,7 @@ def test_disturbed_cameras_of_a_moving_world_are_never_worse(position: int) -> N
     truth = world(position)
     before = disturbed(truth)
     refinement = refine_scene(before, static_tracks(truth, 800))
-    assert not refinement.turns
+    assert not refinement.is_rotation_only
     after = refinement.scene
     assert rotation_errors(after, truth).max() <= rotation_errors(before, truth).max()
     assert rotation_errors(after, truth).mean() <= rotation_errors(before, truth).mean()
@@ -115,7 +115,7 @@ def test_disturbed_cameras_of_a_moving_world_are_never_worse(position: int) -> N
 @pytest.mark.parametrize("position", [2, 4])
 def test_noise_wrong_matches_and_unmarked_movers_are_withstood(position: int) -> None:
     truth = world(position)
-    everything = static_tracks(replace(truth, moving=torch.zeros_like(truth.moving)))
+    everything = static_tracks(replace(truth, dynamic=torch.zeros_like(truth.dynamic)))
     tracks = with_noise(everything, truth.size, pixels=0.15, wrong=0.03)
     before = disturbed(truth)
     refinement = refine_scene(before, tracks)
@@ -176,12 +176,14 @@ def test_a_principal_point_beside_the_middle_is_found() -> None:
     truth = world(4)
     before, tracks = disturbed(truth), static_tracks(truth, 800)
     shift = torch.tensor([9.0, -7.0])
-    refinement = refine_scene(before, FeatureTracks(tracks.pixels + shift, tracks.seen))
+    refinement = refine_scene(before, FeatureTracks(tracks.pixels + shift, tracks.visibility))
     assert refinement.accepted
     found, middle = (scene.cameras.intrinsics[:, :2, 2] for scene in (refinement.scene, truth))
     torch.testing.assert_close(found - middle, shift.expand(8, 2), atol=0.3, rtol=0)
     assert rotation_errors(refinement.scene, truth).max() < 0.1
-    too_far = refine_scene(before, FeatureTracks(tracks.pixels + shift, tracks.seen), RefineConfig(largest_shift=0.03))
+    too_far = refine_scene(
+        before, FeatureTracks(tracks.pixels + shift, tracks.visibility), RefineConfig(largest_shift=0.03)
+    )
     assert torch.equal(too_far.scene.cameras.intrinsics[:, :2, 2], middle)
 
 
@@ -200,7 +202,7 @@ def test_pixels_of_pictures_are_square() -> None:
     wrong = before.cameras.intrinsics * torch.tensor([[1.06, 1, 1], [1, 1, 1], [1, 1, 1]])
     before = replace(before, cameras=replace(before.cameras, intrinsics=wrong))
     tracks = static_tracks(sample.scene, 3000).frames(frames)
-    matches = FeatureTracks(tracks.pixels * torch.tensor([112 / 256, 96 / 192]), tracks.seen)
+    matches = FeatureTracks(tracks.pixels * torch.tensor([112 / 256, 96 / 192]), tracks.visibility)
     refinement = refine_clip(sample.clip.frames(frames), before, matches)
     assert refinement.accepted
     found = refinement.scene.cameras.intrinsics
@@ -226,7 +228,7 @@ def test_of_two_motions_the_one_that_the_network_sees_as_still_is_taken() -> Non
     of_mover = static_tracks(mover, count=4000)
     both = FeatureTracks(
         torch.cat([tracks.pixels[:, :700], of_mover.pixels[:, :1000]], dim=1),
-        torch.cat([tracks.seen[:, :700], of_mover.seen[:, :1000]], dim=1),
+        torch.cat([tracks.visibility[:, :700], of_mover.visibility[:, :1000]], dim=1),
     )
     after = refine_scene(disturbed(truth, degrees=0.3, share=0.01), both).scene
     assert rotation_errors(after, truth).mean() < 0.2
@@ -253,7 +255,7 @@ def test_a_camera_that_no_track_holds_stays_where_it_was_predicted_beside_the_ne
     truth = world(4)
     before = disturbed(truth, degrees=1, share=0.02)
     tracks = static_tracks(truth, 800)
-    seen = tracks.seen.clone()
+    seen = tracks.visibility.clone()
     seen[lost] = 0
     after = refine_scene(before, FeatureTracks(tracks.pixels, seen))
     assert after.accepted
@@ -308,7 +310,7 @@ def test_few_corners_are_followed_again_from_the_scene_itself() -> None:
     tracks = static_tracks(sample.scene, 3000).frames(frames)
     truth = replace(sample.scene, tracks=None).resized(96, 128)
     before = disturbed(truth, degrees=1, share=0.02).frames(frames)
-    matches = FeatureTracks(0.5 * tracks.pixels, tracks.seen * (tracks.pixels[..., 0] < 90))
+    matches = FeatureTracks(0.5 * tracks.pixels, tracks.visibility * (tracks.pixels[..., 0] < 90))
     once, twice = (
         refine_clip(sample.clip.frames(frames), before, matches, RefineConfig(plenty=plenty)) for plenty in (0.0, 2.0)
     )
@@ -328,12 +330,12 @@ def test_good_cameras_stay_good() -> None:
 def test_a_still_camera_keeps_its_focal_length_and_its_place() -> None:
     """Nothing tells either of them."""
     truth = world(5)
-    assert truth.cameras.centres.norm(dim=-1).max() < 1e-3
+    assert truth.cameras.centers.norm(dim=-1).max() < 1e-3
     before = disturbed(truth)
     after = refine_scene(before, with_noise(static_tracks(truth, 800), truth.size, 0.15, 0.03)).scene
     torch.testing.assert_close(after.cameras.intrinsics[:, 0, 0], before.cameras.intrinsics[:, 0, 0])
     assert rotation_errors(after, truth).mean() < 0.3
-    assert after.cameras.centres.norm(dim=-1).max() < 1e-6
+    assert after.cameras.centers.norm(dim=-1).max() < 1e-6
 
 
 @pytest.mark.parametrize("seem_likelier", [False, True])
@@ -351,7 +353,7 @@ def test_cameras_that_are_worse_on_held_out_tracks_are_not_taken(
 
     def likelier_each_time(*arguments: Any) -> torch.Tensor:
         calls.append(1)
-        return track_misfits(*arguments) * 0 - len(calls)
+        return negative_log_likelihoods(*arguments) * 0 - len(calls)
 
     monkeypatch.setattr("recon4d.refine.cameras.hypotheses.adjust", adjust_badly)
     if seem_likelier:
@@ -376,8 +378,8 @@ def test_too_few_tracks_change_nothing() -> None:
     blank = replace(clip, images=torch.full_like(clip.images, 90))
     assert refine_clip(blank, truth, tracks).scene is truth
     one_frame = truth.frames([0])
-    assert "one frame" in refine_scene(one_frame, FeatureTracks(tracks.pixels[:1], tracks.seen[:1])).reason
-    unseen = FeatureTracks(tracks.pixels, torch.zeros_like(tracks.seen))
+    assert "one frame" in refine_scene(one_frame, FeatureTracks(tracks.pixels[:1], tracks.visibility[:1])).reason
+    unseen = FeatureTracks(tracks.pixels, torch.zeros_like(tracks.visibility))
     assert refine_scene(truth, unseen).scene is truth
     unknown = replace(truth, depth_confidence=torch.zeros_like(truth.depths))
     assert refine_scene(unknown, static_tracks(truth, 800)).scene is unknown
@@ -387,7 +389,7 @@ def test_bad_input_is_refused() -> None:
     truth = world(4)
     tracks = static_tracks(truth, count=100)
     with pytest.raises(ValueError, match="tracks through 7"):
-        refine_scene(truth, FeatureTracks(tracks.pixels[:7], tracks.seen[:7]))
+        refine_scene(truth, FeatureTracks(tracks.pixels[:7], tracks.visibility[:7]))
     lost = truth.cameras.world_from_cam.clone()
     lost[3] = torch.nan
     with pytest.raises(ValueError, match="not placed"):
@@ -408,14 +410,14 @@ def test_static_tracks_are_seen_static_and_where_the_truth_has_them() -> None:
     truth = world(2)
     tracks = static_tracks(truth, count=500)
     assert tracks.pixels.shape == (8, 500, 2)
-    assert (tracks.seen[0] == 1).all()
-    assert 0.3 < tracks.seen.mean() < 1
+    assert (tracks.visibility[0] == 1).all()
+    assert 0.3 < tracks.visibility.mean() < 1
     column, row = tracks.pixels[0].long().unbind(-1)
-    assert (truth.moving[0, row, column] == 0).all()
+    assert (truth.dynamic[0, row, column] == 0).all()
     points = truth.points[0, row, column]
     for frame in range(1, 8):
         pixels = project(transform_points(truth.cameras.cam_from_world[frame], points), truth.cameras.intrinsics[frame])
-        seen = tracks.seen[frame] > 0
+        seen = tracks.visibility[frame] > 0
         torch.testing.assert_close(pixels[seen], tracks.pixels[frame, seen], atol=0.02, rtol=0)
 
 
@@ -439,7 +441,7 @@ def test_what_lies_behind_a_camera_moves_with_it() -> None:
     tracks = replace(
         scene.tracks,
         points=behind[None],
-        visible=torch.zeros(1, 3, 1),
+        visibility=torch.zeros(1, 3, 1),
         confidence=torch.ones(1, 3, 1),
         pixels=torch.zeros(1, 1, 2),
     )
@@ -452,10 +454,10 @@ def test_what_lies_behind_a_camera_moves_with_it() -> None:
 
 def test_movers_break_the_epipolar_geometry() -> None:
     truth = world(2)
-    everything = static_tracks(replace(truth, moving=torch.zeros_like(truth.moving)), count=1500)
+    everything = static_tracks(replace(truth, dynamic=torch.zeros_like(truth.dynamic)), count=1500)
     kept = consistent_tracks(truth.cameras, everything, truth.size)
     column, row = everything.pixels[0].long().unbind(-1)
-    moves = truth.moving[0, row, column] > 0
+    moves = truth.dynamic[0, row, column] > 0
     assert moves.float().mean() > 0.2
     assert kept[~moves].float().mean() > 0.9
     assert kept[moves].float().mean() < 0.6
@@ -466,12 +468,12 @@ def test_movers_break_the_epipolar_geometry() -> None:
 def test_tracks_seen_once_or_hardly_ever_are_not_consistent() -> None:
     truth = world(4)
     tracks = static_tracks(truth, count=300)
-    seen = tracks.seen.clone()
+    seen = tracks.visibility.clone()
     seen[1:, :10] = 0
     kept = consistent_tracks(truth.cameras, FeatureTracks(tracks.pixels, seen), truth.size)
     assert not kept[:10].any()
     assert kept[10:].float().mean() > 0.9
-    few = FeatureTracks(tracks.pixels[:, :15], tracks.seen[:, :15])
+    few = FeatureTracks(tracks.pixels[:, :15], tracks.visibility[:, :15])
     assert not consistent_tracks(truth.cameras, few, truth.size).any()
 
 
@@ -489,7 +491,7 @@ def test_residuals_are_pixels() -> None:
     distance, seen = residuals(problem.cameras, problem.tracks, points)
     assert seen.all()
     assert distance.max() < 1e-3
-    shifted = FeatureTracks(problem.tracks.pixels + torch.tensor([3.0, 4.0]), problem.tracks.seen)
+    shifted = FeatureTracks(problem.tracks.pixels + torch.tensor([3.0, 4.0]), problem.tracks.visibility)
     five = torch.full((3, 192), 5.0).double()
     torch.testing.assert_close(residuals(problem.cameras, shifted, points)[0], five, atol=1e-3, rtol=0)
     behind, _ = residuals(problem.cameras, problem.tracks, -points)
@@ -520,9 +522,9 @@ def test_misfits_are_minus_the_log_likelihood_of_cauchys_distribution() -> None:
     pixels = torch.tensor([20.0, 30.0]).expand(3, 4, 2).clone()
     pixels[1, :, 0] += torch.tensor([0, 2 * noise, 1, 50])
     tracks = FeatureTracks(pixels, torch.ones(3, 4))
-    tracks.seen[2, :3] = 0
+    tracks.visibility[2, :3] = 0
     located_tracks = LocatedTracks(tracks, torch.zeros(4, dtype=torch.long), torch.full((4,), 2.0))
-    found = track_misfits(truth.cameras, located_tracks, truth.size, RefineConfig())
+    found = negative_log_likelihoods(truth.cameras, located_tracks, truth.size, RefineConfig())
     far = math.log1p(noise**-2)  # beyond a pixel it does not matter how far
     wanted = torch.tensor([0, math.log(2), math.log1p((0.5 / noise) ** 2), far / 3]).double()
     torch.testing.assert_close(found, wanted, atol=0.05, rtol=0)
@@ -533,10 +535,10 @@ def test_as_much_of_the_lens_changes_as_may(lens: FreeLens) -> None:
     """Seen by longer lenses of another middle, in maps whose pixels are not square."""
     truth = world(4)
     tracks = static_tracks(truth, 300)
-    tracks = select(tracks, (tracks.seen.sum(dim=0) > 1).nonzero()[:, 0])
+    tracks = select_tracks(tracks, (tracks.visibility.sum(dim=0) > 1).nonzero()[:, 0])
     row, column = tracks.pixels[0].long().flip(-1).unbind(-1)
     aspect, shift = torch.tensor([1.0, 1.3]), torch.tensor([4.0, -3.0])
-    tracks = FeatureTracks((tracks.pixels + shift) * aspect, tracks.seen)
+    tracks = FeatureTracks((tracks.pixels + shift) * aspect, tracks.visibility)
     intrinsics = truth.cameras.intrinsics * torch.tensor([[1.1, 1, 1], [1.3, 1.1 * 1.3, 1.3], [1, 1, 1]])
     intrinsics[:, 0, 2], intrinsics[:, 1, 2] = 128, 96 * 1.3
     start = Cameras(truth.cameras.world_from_cam, intrinsics)

@@ -8,7 +8,7 @@ from scenes import make_scene
 
 from recon4d.geometry import rigid, rotation_from_axis_angle
 from recon4d.records import Cameras, Scene, Tracks
-from recon4d.refine.track_transfer import carried_tracks
+from recon4d.refine.track_transfer import transfer_tracks
 
 WAY = torch.tensor([0.3, -0.1, 0.2])
 """In the world of the first camera, from frame to frame."""
@@ -19,15 +19,15 @@ def moving_scene() -> Scene:
     scene = make_scene(anchors=(0, 2))
     assert scene.tracks is not None
     steps = torch.arange(3) - scene.tracks.anchors[:, None]
-    moves = torch.ones_like(scene.moving)
+    moves = torch.ones_like(scene.dynamic)
     moves[:, :2] = 0
     goes = moves[scene.tracks.anchors].flatten(1)[:, None, :, None]
     points = scene.tracks.points + goes * steps[..., None, None] * WAY
-    return replace(scene, moving=moves, tracks=replace(scene.tracks, points=points))
+    return replace(scene, dynamic=moves, tracks=replace(scene.tracks, points=points))
 
 
 def carried(before: Scene, after: Scene) -> Tracks:
-    tracks = carried_tracks(before, after)
+    tracks = transfer_tracks(before, after)
     assert tracks is not None
     return tracks
 
@@ -71,7 +71,7 @@ def test_what_is_deeper_goes_farther_and_through_a_longer_lens_less(factor: floa
     way = carried(scene, zoomed).points[0, 2] - carried(scene, zoomed).points[0, 0]
     # As many pixels and as deep as before: across the axis that is shorter, along it it is not.
     wanted = 2 * WAY / torch.tensor([factor, factor, 1.0])
-    moved = scene.moving[0].flatten() > 0
+    moved = scene.dynamic[0].flatten() > 0
     torch.testing.assert_close(way[moved], wanted.expand(int(moved.sum()), 3), atol=1e-4, rtol=1e-4)
     assert way[~moved].abs().max() < 1e-5
 
@@ -79,7 +79,7 @@ def test_what_is_deeper_goes_farther_and_through_a_longer_lens_less(factor: floa
 def test_what_stands_still_stays_where_its_pixel_is_and_unknown_depth_says_nothing() -> None:
     scene = moving_scene()
     assert scene.tracks is not None
-    still = replace(scene, moving=torch.zeros_like(scene.moving))
+    still = replace(scene, dynamic=torch.zeros_like(scene.dynamic))
     points = carried(scene, still).points
     for place, anchor in enumerate(scene.tracks.anchors.tolist()):
         own = still.points_from_depth[anchor].flatten(0, 1)
@@ -90,4 +90,4 @@ def test_what_stands_still_stays_where_its_pixel_is_and_unknown_depth_says_nothi
 
 def test_a_scene_without_tracks_has_none() -> None:
     scene = replace(make_scene(), tracks=None)
-    assert carried_tracks(scene, scene) is None
+    assert transfer_tracks(scene, scene) is None

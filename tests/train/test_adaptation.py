@@ -12,7 +12,7 @@ from scenes import make_clip, make_scene
 from test_cli import fails, run
 
 from recon4d.datasets import Sample
-from recon4d.datasets.synthetic import WorldConfig, Worlds
+from recon4d.datasets.synthetic import SyntheticConfig, SyntheticScenes
 from recon4d.geometry import pixel_grid, rotation_from_axis_angle
 from recon4d.inference import ReconstructConfig, reconstruct
 from recon4d.io import load_scene, write_video
@@ -46,7 +46,9 @@ SETTINGS = ReconstructConfig(processing_size=SIDE, precision="float32")
 @pytest.fixture(scope="module")
 def sample() -> Sample:
     """A still room that a camera walks through; lengths in mean depths, the world that of the first camera."""
-    world = Worlds(WorldConfig(num_frames=4, height=HEIGHT, width=WIDTH, static_share=1.0, still_share=0.0)).sample(0)
+    world = SyntheticScenes(
+        SyntheticConfig(num_frames=4, height=HEIGHT, width=WIDTH, static_share=1.0, still_share=0.0)
+    ).sample(0)
     unit = torch.eye(4) / world.scene.depths.mean()
     unit[3, 3] = 1
     return replace(world, scene=world.scene.in_frame(0).transformed(unit))
@@ -56,16 +58,16 @@ def sample() -> Sample:
 def spoilt(sample: Sample) -> Model:
     """A model that has learned this one clip, whose cameras are then disturbed."""
     model = create_model("recon4d_tiny", weights=None)
-    optimiser = torch.optim.AdamW(model.parameters(), 1e-3)
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
     clip = Clip.stack([sample.clip])
     for step in range(FIT):
-        optimiser.param_groups[0]["lr"] = 2e-3 * min(1.0, 2 * (1 - step / FIT))
+        optimizer.param_groups[0]["lr"] = 2e-3 * min(1.0, 2 * (1 - step / FIT))
         scene = model.outputs(clip.images, clip.times, ()).scene[0].in_frame(0)
         loss = depth_error(scene, sample.scene) + 3 * camera_error(scene, sample.scene)
         loss = loss + (scene.cameras.intrinsics / sample.scene.cameras.intrinsics)[:, [0, 1], [0, 1]].log().abs().mean()
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
     generator = torch.Generator().manual_seed(0)
     bias = model.camera_head.hidden.bias
     with torch.no_grad():
@@ -188,7 +190,7 @@ def test_strong_keeping_holds_the_prediction(spoilt: Model, sample: Sample) -> N
         for weights in (AdaptWeights(), AdaptWeights(keep_depth=1e4, keep_cameras=1e4, keep_rest=1e4))
     )
     assert held.cameras < 0.2 * free.cameras
-    # Eight steps hardly move these at all: what is left is the optimiser's own trembling.
+    # Eight steps hardly move these at all: what is left is the optimizer's own trembling.
     assert held.depth < 0.7 * free.depth
     assert held.rest < 0.7 * free.rest
 
@@ -230,10 +232,10 @@ def test_pictures_laid_on_each_other_as_they_are() -> None:
 
 def test_movers_are_not_counted() -> None:
     scene = make_scene(3)
-    moving = torch.zeros_like(scene.moving)
+    moving = torch.zeros_like(scene.dynamic)
     moving[0, :, :7] = 0.6
-    still = evidence_of(replace(scene, moving=torch.zeros_like(moving))).counted(0, 0)
-    counted = evidence_of(replace(scene, moving=moving)).counted(0, 0)
+    still = evidence_of(replace(scene, dynamic=torch.zeros_like(moving))).counted(0, 0)
+    counted = evidence_of(replace(scene, dynamic=moving)).counted(0, 0)
     assert still.all()
     assert torch.equal(counted, moving[0] < 0.5)
 
@@ -241,7 +243,7 @@ def test_movers_are_not_counted() -> None:
 def test_a_later_prediction_cannot_hide_from_the_pixels_that_count() -> None:
     """Twice the depth hides everything behind the other frame's surfaces, where those may decide."""
     scene = make_scene(3)
-    scene = replace(scene, moving=torch.zeros_like(scene.moving))
+    scene = replace(scene, dynamic=torch.zeros_like(scene.dynamic))
     evidence = evidence_of(scene)
     exact = consistency(scene, evidence, [(0, 1)])
     one_depth_doubled = replace(scene, depths=scene.depths * torch.tensor([2.0, 1, 1])[:, None, None])
@@ -253,7 +255,7 @@ def test_a_later_prediction_cannot_hide_from_the_pixels_that_count() -> None:
 
 def test_what_changes_is_measured_without_units() -> None:
     scene = make_scene(3)
-    scene = replace(scene, moving=torch.zeros_like(scene.moving))
+    scene = replace(scene, dynamic=torch.zeros_like(scene.dynamic))
     unit = scene.depths[scene.depth_confidence > 0].mean()
     nothing = change(scene, scene)
     assert (float(nothing.depth), float(nothing.cameras), float(nothing.rest)) == (0, 0, 0)
@@ -273,7 +275,7 @@ def test_what_changes_is_measured_without_units() -> None:
 
     shifted = change(replace(scene, points=scene.points + unit), scene)
     assert float(shifted.rest) == pytest.approx(3, rel=1e-5)
-    flickering = change(replace(scene, moving=scene.moving + 0.5), scene)
+    flickering = change(replace(scene, dynamic=scene.dynamic + 0.5), scene)
     assert float(flickering.rest) == pytest.approx(0.25, rel=1e-5)
     surer = change(replace(scene, depth_confidence=2 * scene.depth_confidence), scene)
     assert float(surer.rest) == pytest.approx(math.log(2) ** 2, rel=1e-5)

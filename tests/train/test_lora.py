@@ -13,7 +13,7 @@ from recon4d.train.lora import (
     add_lora,
     merge_lora,
 )
-from recon4d.train.optimizers import make_optimisers
+from recon4d.train.optimizers import make_optimizers
 from recon4d.train.parameter_groups import freeze, parameter_groups
 from recon4d.zoo import load_model, save_model
 
@@ -122,16 +122,16 @@ def test_learning_moves_the_answer_and_not_the_frozen_weight() -> None:
     layer = model.get_submodule(name)
     assert isinstance(layer, LoraLinear)
     frozen = layer.weight.clone()
-    optimisers = make_optimisers(model, OptimiserConfig(adamw_rate=0.05, weight_decay=0.5))
+    optimizers = make_optimizers(model, OptimiserConfig(adamw_rate=0.05, weight_decay=0.5))
 
     def loss() -> Tensor:
         return (model(images).cameras.intrinsics / 50).square().mean()
 
     before = loss()
     for _ in range(3):
-        optimisers.zero_grad()
+        optimizers.zero_grad()
         loss().backward()
-        optimisers.step(1.0)
+        optimizers.step(1.0)
     assert loss() < before
     assert torch.equal(layer.weight, frozen)
     assert (layer.up != 0).any()

@@ -1,4 +1,4 @@
-"""The one number that is minimised: what its terms are over, what they weigh, and what the network is told."""
+"""The one number that is minimized: what its terms are over, what they weigh, and what the network is told."""
 
 from dataclasses import replace
 
@@ -14,7 +14,7 @@ from recon4d.train.loop import make_trainable_model
 from recon4d.train.objective import (
     TERMS,
     Batch,
-    Trainee,
+    TrainModule,
     objective,
 )
 from recon4d.train.terms import tracks_of_anchors
@@ -37,7 +37,7 @@ def test_tracks_of_anchors_are_found_by_frame_number() -> None:
     generator = torch.Generator().manual_seed(0)
     tracks = Tracks(
         points=torch.randn(2, 3, 4, 5, 3, generator=generator),
-        visible=torch.rand(2, 3, 4, 5, generator=generator),
+        visibility=torch.rand(2, 3, 4, 5, generator=generator),
         confidence=torch.ones(2, 3, 4, 5),
         anchors=torch.tensor([[0, 2, 3], [3, 1, 0]]),
         pixels=torch.rand(2, 3, 5, 2, generator=generator),
@@ -45,7 +45,7 @@ def test_tracks_of_anchors_are_found_by_frame_number() -> None:
     found = tracks_of_anchors(tracks, torch.tensor([[3, 1], [1, 3]]))
     assert torch.equal(found.points[0, 0], tracks.points[0, 2])
     assert torch.equal(found.points[1, 0], tracks.points[1, 1])
-    assert torch.equal(found.visible[1, 1], tracks.visible[1, 0])
+    assert torch.equal(found.visibility[1, 1], tracks.visibility[1, 0])
     assert torch.equal(found.pixels[1, 1], tracks.pixels[1, 0])
     assert found.confidence.amax(dim=(2, 3)).tolist() == [[1, 0], [1, 1]]
 
@@ -55,13 +55,13 @@ def batch_of(scene: Scene, frames: int) -> Batch:
     sample = Sample(make_clip(frames).resized(32, 48), scene.resized(32, 48))
     stacked = Sample.stack([sample])
     nothing = torch.zeros(1, dtype=torch.bool)
-    clip = replace(stacked.clip, known=known_of(stacked, nothing, nothing))
+    clip = replace(stacked.clip, priors=known_of(stacked, nothing, nothing))
     return Batch(replace(stacked, clip=clip), torch.zeros(1, 1, dtype=torch.long))
 
 
 def counts_of(scene: Scene, frames: int = 3) -> dict[str, float]:
     model = make_trainable_model(TrainConfig(model="recon4d_tiny", data=DataConfig()))
-    totals, counts = Trainee(model)(batch_of(scene, frames))
+    totals, counts = TrainModule(model)(batch_of(scene, frames))
     assert totals.isfinite().all()
     return dict(zip(TERMS, counts.tolist(), strict=True))
 
@@ -83,7 +83,7 @@ def test_what_the_truth_does_not_know_counts_nothing() -> None:
         scene,
         depth_confidence=torch.zeros_like(scene.depths),
         point_confidence=torch.zeros_like(scene.depths),
-        moving=torch.full_like(scene.moving, torch.nan),
+        dynamic=torch.full_like(scene.dynamic, torch.nan),
         tracks=None,
     )
     counts = counts_of(blind)

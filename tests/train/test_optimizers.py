@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from recon4d.layers import Block, BlockConfig
 from recon4d.train.config import OptimiserConfig, RateConfig, RateRule
-from recon4d.train.muon import Muon, orthogonalised
-from recon4d.train.optimizers import Optimisers, clip_gradients, make_optimisers
+from recon4d.train.muon import Muon, orthogonalized
+from recon4d.train.optimizers import Optimizers, clip_gradients, make_optimizers
 from recon4d.train.schedule import Schedule, cosine_multiplier
 from recon4d.train.weight_averaging import WeightAverage
 
@@ -52,14 +52,14 @@ class Net(nn.Module):
         return self.norm(self.block(self.token + self.enter(x)))
 
 
-def train(net: nn.Module, optimisers: Optimisers, average: WeightAverage, steps: range) -> None:
+def train(net: nn.Module, optimizers: Optimizers, average: WeightAverage, steps: range) -> None:
     schedule = Schedule(warmup_steps=2, total_steps=8)
     for step in steps:
         generator = torch.Generator().manual_seed(step)
         x, wanted = torch.randn(2, 3, 5, generator=generator), torch.randn(2, 3, 8, generator=generator)
-        optimisers.zero_grad()
+        optimizers.zero_grad()
         (net(x) - wanted).square().mean().backward()
-        optimisers.step(schedule.multiplier(step))
+        optimizers.step(schedule.multiplier(step))
         average.update(net)
 
 
@@ -92,7 +92,7 @@ def test_a_schedule_may_end_above_zero_or_not_fall_or_not_warm_up() -> None:
     assert Schedule(100, 100, decay_share=1.0).multiplier(49) == pytest.approx(0.5 * 0.51)
 
 
-def test_a_fraction_of_a_step_lies_between_its_neighbours() -> None:
+def test_a_fraction_of_a_step_lies_between_its_neighbors() -> None:
     assert Schedule(0, 100).multiplier(84.5) == pytest.approx(15.5 / 32)
 
 
@@ -117,21 +117,21 @@ def test_impossible_schedules_are_refused(arguments: tuple) -> None:
 @pytest.mark.parametrize("shape", [(8, 8), (6, 24), (24, 6)])
 def test_newton_schulz_does_to_singular_values_what_the_quintic_says(shape: tuple[int, int]) -> None:
     batch = torch.stack([matrix(*shape, seed) for seed in range(3)])
-    found = orthogonalised(batch)
+    found = orthogonalized(batch)
     for given, answer in zip(batch, found, strict=True):
         torch.testing.assert_close(answer.double(), quintic_of_singular_values(given), atol=1e-4, rtol=0)
 
 
 def test_singular_values_come_out_near_one_whatever_the_size_of_the_gradient() -> None:
     for scale in (1e-8, 1.0, 1e8):
-        values = torch.linalg.svdvals(orthogonalised(scale * matrix(16, 64)[None])[0])
+        values = torch.linalg.svdvals(orthogonalized(scale * matrix(16, 64)[None])[0])
         assert values.min() > 0.65
         assert values.max() < 1.25
 
 
 def test_in_bfloat16_the_update_is_the_same_but_for_its_rounding() -> None:
     batch = torch.stack([matrix(16, 64, seed) for seed in range(3)])
-    exact, narrow = orthogonalised(batch), orthogonalised(batch, bfloat16=True)
+    exact, narrow = orthogonalized(batch), orthogonalized(batch, bfloat16=True)
     assert narrow.dtype == torch.float32
     assert 1e-4 < (narrow - exact).abs().max() < 0.05
     assert torch.cosine_similarity(narrow.flatten(1), exact.flatten(1)).min() > 0.995
@@ -141,7 +141,7 @@ def test_muon_iterates_in_bfloat16_in_trainings_of_that_precision() -> None:
     nets = [Net(), Net(), Net()]
     for net, precision in zip(nets, (False, True, True), strict=True):
         gradients_for(net)
-        make_optimisers(net, OptimiserConfig(), bfloat16=precision).step(1.0)
+        make_optimizers(net, OptimiserConfig(), bfloat16=precision).step(1.0)
     exact, narrow, again = (net.block.mlp.fc1.weight for net in nets)
     assert torch.equal(narrow, again)
     assert not torch.equal(narrow, exact)
@@ -149,7 +149,7 @@ def test_muon_iterates_in_bfloat16_in_trainings_of_that_precision() -> None:
 
 
 def test_no_gradient_at_all_gives_no_update() -> None:
-    assert (orthogonalised(torch.zeros(2, 4, 8)) == 0).all()
+    assert (orthogonalized(torch.zeros(2, 4, 8)) == 0).all()
 
 
 def test_the_first_two_steps_of_muon_are_those_made_by_hand() -> None:
@@ -262,7 +262,7 @@ def gradients_for(net: nn.Module, seed: int = 0, size: float = 1e-3) -> None:
 
 def test_the_rest_is_moved_by_torch_s_adamw_with_decay_on_matrices_alone() -> None:
     net, twin = Net(), Net()
-    optimisers = make_optimisers(net, OptimiserConfig(adamw_rate=0.02, betas=(0.8, 0.9), weight_decay=0.4))
+    optimizers = make_optimizers(net, OptimiserConfig(adamw_rate=0.02, betas=(0.8, 0.9), weight_decay=0.4))
     decayed = [twin.enter.weight]
     block_matrices = {id(value) for value in twin.block.parameters() if value.ndim == 2}
     plain = [value for value in twin.parameters() if id(value) not in {*block_matrices, id(twin.enter.weight)}]
@@ -272,7 +272,7 @@ def test_the_rest_is_moved_by_torch_s_adamw_with_decay_on_matrices_alone() -> No
     for seed in range(3):
         gradients_for(net, seed)
         gradients_for(twin, seed)
-        optimisers.step(0.5)
+        optimizers.step(0.5)
         oracle.step()
     for (name, mine), theirs in zip(net.named_parameters(), twin.parameters(), strict=True):
         if id(theirs) not in block_matrices:
@@ -283,7 +283,7 @@ def test_the_matrices_of_blocks_are_moved_by_muon_with_queries_keys_and_values_a
     net, twin = Net(), Net()
     gradients_for(net)
     gradients_for(twin)
-    make_optimisers(net, OptimiserConfig(muon_rate=0.02, weight_decay=0.4)).step(0.5)
+    make_optimizers(net, OptimiserConfig(muon_rate=0.02, weight_decay=0.4)).step(0.5)
     qkv = twin.block.attention.qkv.weight
     others = [twin.block.attention.proj.weight, twin.block.mlp.fc1.weight, twin.block.mlp.fc2.weight]
     Muon([{"params": [qkv], "parts": 3}, {"params": others}], lr=0.01, weight_decay=0.4).step()
@@ -294,8 +294,8 @@ def test_the_matrices_of_blocks_are_moved_by_muon_with_queries_keys_and_values_a
 
 def test_adamw_may_move_everything() -> None:
     net, twin = Net(), Net()
-    optimisers = make_optimisers(net, OptimiserConfig(kind="adamw", adamw_rate=0.01, weight_decay=0.4))
-    assert [type(each) for each in optimisers.optimisers] == [torch.optim.AdamW]
+    optimizers = make_optimizers(net, OptimiserConfig(kind="adamw", adamw_rate=0.01, weight_decay=0.4))
+    assert [type(each) for each in optimizers.optimizers] == [torch.optim.AdamW]
     matrices = [value for value in twin.parameters() if value.ndim == 2]
     vectors = [value for value in twin.parameters() if value.ndim != 2]
     oracle = torch.optim.AdamW(
@@ -303,7 +303,7 @@ def test_adamw_may_move_everything() -> None:
     )
     gradients_for(net)
     gradients_for(twin)
-    optimisers.step(1.0)
+    optimizers.step(1.0)
     oracle.step()
     for mine, theirs in zip(net.parameters(), twin.parameters(), strict=True):
         torch.testing.assert_close(mine, theirs, atol=1e-7, rtol=0)
@@ -313,27 +313,27 @@ def test_muon_alone_will_do_where_nothing_else_is_trainable() -> None:
     net = Net()
     for name, value in net.named_parameters():
         value.requires_grad_(name == "block.mlp.fc1.weight")
-    optimisers = make_optimisers(net, OptimiserConfig())
-    assert [type(each) for each in optimisers.optimisers] == [Muon]
+    optimizers = make_optimizers(net, OptimiserConfig())
+    assert [type(each) for each in optimizers.optimizers] == [Muon]
 
 
 def test_a_multiplier_of_zero_moves_nothing() -> None:
     net = Net()
     before = copy.deepcopy(net.state_dict())
     gradients_for(net)
-    make_optimisers(net, OptimiserConfig()).step(0.0)
+    make_optimizers(net, OptimiserConfig()).step(0.0)
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
 
 
 def test_rates_of_groups_are_multiplied_anew_each_step() -> None:
     rates = RateConfig(rules=(RateRule("block.*", 0.1),))
-    optimisers = make_optimisers(Net(), OptimiserConfig(muon_rate=3.0, adamw_rate=5.0, rates=rates))
+    optimizers = make_optimizers(Net(), OptimiserConfig(muon_rate=3.0, adamw_rate=5.0, rates=rates))
     for multiplier in (0.5, 0.25):
-        for group in (group for each in optimisers.optimisers for group in each.param_groups):
+        for group in (group for each in optimizers.optimizers for group in each.param_groups):
             for value in group["params"]:
                 value.grad = torch.zeros_like(value)
-        optimisers.step(multiplier)
-    found = {group["lr"] for each in optimisers.optimisers for group in each.param_groups}
+        optimizers.step(multiplier)
+    found = {group["lr"] for each in optimizers.optimizers for group in each.param_groups}
     assert sorted(found) == pytest.approx([3.0 * 0.1 * 0.25, 5.0 * 0.1 * 0.25, 5.0 * 0.25])
 
 
@@ -352,10 +352,10 @@ def test_all_gradients_are_clipped_as_one_vector() -> None:
 
 def test_a_step_answers_the_length_before_clipping_and_moves_by_the_clipped() -> None:
     net = Net()
-    optimisers = make_optimisers(net, OptimiserConfig(clip=0.5))
+    optimizers = make_optimizers(net, OptimiserConfig(clip=0.5))
     gradients_for(net, size=10.0)
     length = torch.cat([value.grad.flatten() for value in net.parameters()]).norm()
-    torch.testing.assert_close(optimisers.step(1.0), length)
+    torch.testing.assert_close(optimizers.step(1.0), length)
     torch.testing.assert_close(
         torch.cat([value.grad.flatten() for value in net.parameters()]).norm(), torch.tensor(0.5)
     )
@@ -365,15 +365,15 @@ def test_a_step_answers_the_length_before_clipping_and_moves_by_the_clipped() ->
 def test_a_broken_gradient_moves_nothing_and_leaves_no_trace(broken: float) -> None:
     """The same weights, bit for bit, after a good, a broken and a good step as after the two good ones."""
     net, twin = Net(), Net()
-    optimisers, oracle = (make_optimisers(each, OptimiserConfig()) for each in (net, twin))
+    optimizers, oracle = (make_optimizers(each, OptimiserConfig()) for each in (net, twin))
     for seed in (0, 1, 2):
         gradients_for(net, seed)
         if seed == 1:
             net.enter.weight.grad[0, 0] = broken
-            assert not torch.isfinite(optimisers.step(1.0))
+            assert not torch.isfinite(optimizers.step(1.0))
             continue
         gradients_for(twin, seed)
-        optimisers.step(1.0)
+        optimizers.step(1.0)
         oracle.step(1.0)
     for mine, theirs in zip(net.parameters(), twin.parameters(), strict=True):
         assert torch.equal(mine, theirs)
@@ -382,11 +382,11 @@ def test_a_broken_gradient_moves_nothing_and_leaves_no_trace(broken: float) -> N
 def test_gradients_are_forgotten() -> None:
     net = Net()
     gradients_for(net)
-    optimisers = make_optimisers(net, OptimiserConfig())
-    optimisers.zero_grad()
+    optimizers = make_optimizers(net, OptimiserConfig())
+    optimizers.zero_grad()
     assert all(value.grad is None for value in net.parameters())
     with pytest.raises(ValueError, match="after backward"):
-        optimisers.step(1.0)
+        optimizers.step(1.0)
 
 
 def test_the_configuration_is_what_was_shown_to_learn() -> None:
@@ -403,51 +403,51 @@ def test_stopping_midway_changes_no_bit(kind: str) -> None:
     config = OptimiserConfig(kind=kind, rates=RateConfig(rules=(RateRule("enter.*", 0.3),)))
     whole = Net()
     whole_average = WeightAverage(whole)
-    train(whole, make_optimisers(whole, config), whole_average, range(8))
+    train(whole, make_optimizers(whole, config), whole_average, range(8))
 
     stopped = Net()
-    optimisers, average = make_optimisers(stopped, config), WeightAverage(stopped)
-    train(stopped, optimisers, average, range(4))
-    saved = through_a_file((stopped.state_dict(), optimisers.state_dict(), average.state_dict()))
+    optimizers, average = make_optimizers(stopped, config), WeightAverage(stopped)
+    train(stopped, optimizers, average, range(4))
+    saved = through_a_file((stopped.state_dict(), optimizers.state_dict(), average.state_dict()))
 
     resumed = Net()
     with torch.no_grad():
         for value in resumed.parameters():
             value.add_(1.0)
-    optimisers, average = make_optimisers(resumed, config), WeightAverage(resumed)
-    for part, state in zip((resumed, optimisers, average), saved, strict=True):
+    optimizers, average = make_optimizers(resumed, config), WeightAverage(resumed)
+    for part, state in zip((resumed, optimizers, average), saved, strict=True):
         part.load_state_dict(state)
-    train(resumed, optimisers, average, range(4, 8))
+    train(resumed, optimizers, average, range(4, 8))
     for (name, wanted), found in zip(whole.named_parameters(), resumed.parameters(), strict=True):
         assert torch.equal(found, wanted), name
         assert torch.equal(average.average[name], whole_average.average[name]), name
 
 
-def test_a_state_of_other_parameters_or_optimisers_is_refused() -> None:
+def test_a_state_of_other_parameters_or_optimizers_is_refused() -> None:
     net = Net()
-    optimisers = make_optimisers(net, OptimiserConfig())
+    optimizers = make_optimizers(net, OptimiserConfig())
     with pytest.raises(ValueError, match="of other parameters"):
-        optimisers.load_state_dict(make_optimisers(net, OptimiserConfig(kind="adamw")).state_dict())
-    renamed = optimisers.state_dict()
+        optimizers.load_state_dict(make_optimizers(net, OptimiserConfig(kind="adamw")).state_dict())
+    renamed = optimizers.state_dict()
     renamed["names"][0] = "nobody"
     with pytest.raises(ValueError, match="nobody"):
-        optimisers.load_state_dict(renamed)
-    fewer = optimisers.state_dict()
+        optimizers.load_state_dict(renamed)
+    fewer = optimizers.state_dict()
     fewer["optimisers"].pop()
     with pytest.raises(ValueError, match="of other parameters"):
-        optimisers.load_state_dict(fewer)
+        optimizers.load_state_dict(fewer)
 
 
 def test_the_tiny_model_learns_a_little() -> None:
     model = tiny_model().float()
     images = random_images(1, 2).float()
-    optimisers = make_optimisers(model, OptimiserConfig())
+    optimizers = make_optimizers(model, OptimiserConfig())
     losses = []
     for _ in range(6):
-        optimisers.zero_grad()
+        optimizers.zero_grad()
         loss = (model(images).depths.log() - math.log(3.0)).square().mean()
         loss.backward()
-        optimisers.step(1.0)
+        optimizers.step(1.0)
         losses.append(loss.item())
     assert losses[-1] < 0.7 * losses[0]
 

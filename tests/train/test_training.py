@@ -20,7 +20,7 @@ from training_run import config
 import recon4d
 from recon4d.cli.main import main
 from recon4d.train import loop, run_folder
-from recon4d.train.batches import Batches, Share
+from recon4d.train.batches import Batches, RankInfo
 from recon4d.train.checkpoints import (
     DamagedCheckpointError,
     checkpoints,
@@ -35,8 +35,8 @@ from recon4d.train.config import (
     TrainConfig,
 )
 from recon4d.train.loop import DivergedError, make_trainable_model, train
-from recon4d.train.objective import TERMS, Trainee, objective
-from recon4d.train.optimizers import make_optimisers
+from recon4d.train.objective import TERMS, TrainModule, objective
+from recon4d.train.optimizers import make_optimizers
 from recon4d.train.run_folder import begin_run, read_config
 from recon4d.zoo import load_model
 
@@ -133,7 +133,7 @@ def test_two_processes_of_four_clips_are_one_of_eight(tmp_path: Path) -> None:
 
 def test_parts_of_a_batch_add_up_to_it() -> None:
     """The same clips, in one part or in two: nearly the same gradient (each part divides by its own counts)."""
-    whole, halves = (Batches(replace(config(), accumulate=parts), Share()).from_step(3) for parts in (1, 2))
+    whole, halves = (Batches(replace(config(), accumulate=parts), RankInfo()).from_step(3) for parts in (1, 2))
     (_, (batch,)), (_, parts) = next(whole), next(halves)
     images = torch.cat([part.sample.clip.images for part in parts])
     assert torch.equal(images, batch.sample.clip.images)
@@ -141,18 +141,18 @@ def test_parts_of_a_batch_add_up_to_it() -> None:
 
 
 def test_ranks_share_the_global_batch() -> None:
-    alone = Batches(config(), Share()).worlds(7, 0)
-    shared = [Batches(config(), Share(rank, 2)).worlds(7, 0) for rank in (0, 1)]
+    alone = Batches(config(), RankInfo()).worlds(7, 0)
+    shared = [Batches(config(), RankInfo(rank, 2)).worlds(7, 0) for rank in (0, 1)]
     images = torch.cat([one.sample.clip.images for one in shared])
     assert torch.equal(images, alone.sample.clip.images)
     with pytest.raises(ValueError, match="cannot be shared out among 3 processes"):
-        Batches(config(), Share(0, 3))
+        Batches(config(), RankInfo(0, 3))
 
 
 def test_a_third_of_the_clips_is_told_something_and_half_begin_elsewhere() -> None:
-    batches = Batches(replace(config(), data=DataConfig(shapes=("4x32x32",), batch_size=16)), Share())
+    batches = Batches(replace(config(), data=DataConfig(shapes=("4x32x32",), batch_size=16)), RankInfo())
     parts = [batches.worlds(step, 0) for step in range(8)]
-    known = [part.sample.clip.known for part in parts]
+    known = [part.sample.clip.priors for part in parts]
     has_intrinsics = torch.cat([one.intrinsics.isfinite().all(-1).all(-1).all(-1) for one in known if one])
     has_cameras = torch.cat([one.world_from_cam.isfinite().all(-1).all(-1).all(-1) for one in known if one])
     asked = torch.cat([part.asked for part in parts])
@@ -166,17 +166,17 @@ def test_one_clip_is_learned_by_heart() -> None:
     """The objective falls by nine tenths within 60 steps."""
     data = DataConfig(shapes=("3x64x96",), batch_size=1, known_share=0, other_anchor_share=0)
     training = TrainConfig(model="recon4d_tiny", data=data)
-    batch = Batches(training, Share()).worlds(5000, 0)
+    batch = Batches(training, RankInfo()).worlds(5000, 0)
     model = make_trainable_model(training)
-    trainee = Trainee(model)
-    optimisers = make_optimisers(model, OptimiserConfig(muon_rate=2e-2, adamw_rate=7e-3))
+    trainee = TrainModule(model)
+    optimizers = make_optimizers(model, OptimiserConfig(muon_rate=2e-2, adamw_rate=7e-3))
     history = []
     for step in range(60):
         loss, _ = objective(*trainee(batch), training.losses)
         history.append(loss.item())
-        optimisers.zero_grad()
+        optimizers.zero_grad()
         loss.backward()
-        optimisers.step(min(1, (step + 1) / 5, (60 - step) / 30))
+        optimizers.step(min(1, (step + 1) / 5, (60 - step) / 30))
     assert history[0] > 8
     assert history[-1] < 0.1 * history[0]
 
@@ -184,7 +184,7 @@ def test_one_clip_is_learned_by_heart() -> None:
 def test_a_step_that_is_not_finite_moves_nothing_and_too_many_stop_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole_forward = Trainee.forward
+    whole_forward = TrainModule.forward
 
     def broken_forward(self, batch):
         totals, counts = whole_forward(self, batch)
@@ -193,7 +193,7 @@ def test_a_step_that_is_not_finite_moves_nothing_and_too_many_stop_the_run(
         return (totals * torch.nan if is_broken else totals), counts
 
     broken_forward.calls, broken_forward.broken = 0, {2}
-    monkeypatch.setattr(Trainee, "forward", broken_forward)
+    monkeypatch.setattr(TrainModule, "forward", broken_forward)
     train(replace(config(steps=3), save_every=1, validate_every=9, log_every=1), tmp_path / "a")
     before, after = (one.load_state() for one in checkpoints(tmp_path / "a" / "checkpoints")[-2:])
     assert (before["step"], after["step"]) == (2, 3)
@@ -296,7 +296,7 @@ def test_data_sets_on_disk_and_worlds_take_turns(tmp_path: Path) -> None:
     sets = tuple(f"{layout}={tmp_path / layout}" for layout in ("point-odyssey", "kubric"))
     data = DataConfig(sets=sets, shapes=("2x48x64", "3x32x48"), batch_size=2)
     training = replace(config(steps=10), data=data, validate_every=99)
-    batches = Batches(training, Share())
+    batches = Batches(training, RankInfo())
     kinds = [batches.is_of_worlds(step) for step in range(200)]
     assert 0.2 < sum(kinds) / 200 < 0.5
     assert len(set(kinds[:10])) == 2

@@ -18,25 +18,25 @@ from recon4d.cli.main import main
 from recon4d.datasets import (
     ClipChoice,
     Mixture,
-    Part,
     Sample,
     SevenScenes,
+    Source,
 )
 from recon4d.datasets.sampling import choose_anchor, random_numbers
-from recon4d.losses import normalised, true_matches
+from recon4d.losses import normalized, true_matches
 from recon4d.train import consistency_terms, published_terms
-from recon4d.train.batches import Batches, Share
+from recon4d.train.batches import Batches, RankInfo
 from recon4d.train.config import DataConfig, LossWeights, TrainConfig
 from recon4d.train.loop import make_trainable_model, train
 from recon4d.train.objective import (
     OPTIONAL_TERMS,
     TERMS,
     Batch,
-    Trainee,
+    TrainModule,
     objective,
     terms_of,
 )
-from recon4d.train.optimizers import make_optimisers
+from recon4d.train.optimizers import make_optimizers
 from recon4d.train.trackers import open_tracker
 
 NOTHING = LossWeights(**dict.fromkeys(TERMS, 0.0))
@@ -46,7 +46,7 @@ WORLDS = DataConfig(shapes=("3x64x96",), batch_size=1, known_share=0, other_anch
 @pytest.fixture(scope="module")
 def batch() -> Batch:
     """A world clip, all of its motion, asked for from a frame that is not the first."""
-    found = Batches(TrainConfig(model="recon4d_tiny", data=WORLDS), Share()).worlds(5001, 0)
+    found = Batches(TrainConfig(model="recon4d_tiny", data=WORLDS), RankInfo()).worlds(5001, 0)
     assert found.asked.item() > 0
     return found
 
@@ -55,14 +55,14 @@ def batch() -> Batch:
 def test_worlds_are_loose_photos_as_often_as_asked(share: float) -> None:
     """Loose photos have no times, and their truth goes with them."""
     data = replace(WORLDS, batch_size=2, loose_share=share)
-    clip = Batches(TrainConfig(model="recon4d_tiny", data=data), Share()).worlds(5001, 0).sample.clip
+    clip = Batches(TrainConfig(model="recon4d_tiny", data=data), RankInfo()).worlds(5001, 0).sample.clip
     assert clip.times.isnan().all() if share else clip.times.isfinite().all()
 
 
 def test_every_pixel_is_asked_for_its_track_in_some_step() -> None:
     """A pixel shuffle has weights of its own for each place in a patch: those never asked for would stay random."""
     data = replace(WORLDS, shapes=("1x32x32",), track_stride=DataConfig().track_stride)
-    batches = Batches(TrainConfig(model="recon4d_tiny", data=data), Share())
+    batches = Batches(TrainConfig(model="recon4d_tiny", data=data), RankInfo())
     asked = torch.zeros(32, 32, dtype=torch.bool)
     for step in range(40):
         tracks = batches.worlds(step, 0).sample.scene.tracks
@@ -84,7 +84,7 @@ def test_every_optional_term_alone_teaches(name: str, batch: Batch) -> None:
     weights = replace(NOTHING, **{name: 1.0})
     training = TrainConfig(model="recon4d_tiny", losses=weights)
     model = make_trainable_model(training)
-    trainee, optimisers = Trainee(model, weights), make_optimisers(model, training.optimiser)
+    trainee, optimizers = TrainModule(model, weights), make_optimizers(model, training.optimiser)
     history = []
     for _ in range(5):
         totals, counts = trainee(batch)
@@ -92,9 +92,9 @@ def test_every_optional_term_alone_teaches(name: str, batch: Batch) -> None:
         loss, means = objective(totals, counts, weights)
         assert loss.item() == pytest.approx(means[-1].item())
         history.append(loss.item())
-        optimisers.zero_grad()
+        optimizers.zero_grad()
         loss.backward()
-        length = optimisers.step(0.5)
+        length = optimizers.step(0.5)
         assert torch.isfinite(length)
         assert length > 1e-3
     # Which pixels are compared changes with the prediction, so that the last step need not be the best one.
@@ -103,7 +103,7 @@ def test_every_optional_term_alone_teaches(name: str, batch: Batch) -> None:
 
 def test_optional_terms_work_in_half_precision(batch: Batch) -> None:
     weights = LossWeights(**dict.fromkeys(OPTIONAL_TERMS, 1.0))
-    trainee = Trainee(make_trainable_model(config()), weights)
+    trainee = TrainModule(make_trainable_model(config()), weights)
     with torch.no_grad():
         whole = objective(*trainee(batch), weights)[1]
         with torch.autocast("cpu", torch.bfloat16):
@@ -120,9 +120,9 @@ def test_terms_of_weight_0_are_not_computed(batch: Batch, monkeypatch: pytest.Mo
 
     for name in published_terms.PUBLISHED_TERMS:
         monkeypatch.setitem(published_terms.PUBLISHED_TERMS, name, never)
-    for view in ("_neighbour_views", "_tracked_views", "_frozen_features"):
+    for view in ("_neighbor_views", "_tracked_views", "_frozen_features"):
         monkeypatch.setattr(consistency_terms, view, never)
-    totals, counts = Trainee(make_trainable_model(config()))(batch)
+    totals, counts = TrainModule(make_trainable_model(config()))(batch)
     assert len(totals) == len(counts) == len(TERMS) == 15
     assert terms_of(LossWeights()) == TERMS
     assert terms_of(LossWeights(depth=0.0, semantic=0.1)) == (*TERMS, "semantic")
@@ -130,7 +130,7 @@ def test_terms_of_weight_0_are_not_computed(batch: Batch, monkeypatch: pytest.Mo
 
 def test_an_optional_term_leaves_the_others_as_they_were(batch: Batch) -> None:
     model = make_trainable_model(config())
-    plain, more = Trainee(model)(batch), Trainee(model, LossWeights(affine_points=0.3))(batch)
+    plain, more = TrainModule(model)(batch), TrainModule(model, LossWeights(affine_points=0.3))(batch)
     for one, other in zip(plain, more, strict=True):
         assert torch.equal(one, other[: len(TERMS)])
     by_hand = objective(*plain, LossWeights())[0] + 0.3 * more[0][-1] / more[1][-1]
@@ -139,10 +139,10 @@ def test_an_optional_term_leaves_the_others_as_they_were(batch: Batch) -> None:
 
 def test_perfect_answers_cost_nothing_but_what_has_no_zero(batch: Batch) -> None:
     """The truth as the answer: every published term is at its least, and pictures agree better than by chance."""
-    truth = normalised(batch.sample.scene)
+    truth = normalized(batch.sample.scene)
     model = make_trainable_model(config())
     clip = batch.sample.clip
-    outputs = model.outputs(clip.images, clip.times, batch.asked, clip.known)
+    outputs = model.outputs(clip.images, clip.times, batch.asked, clip.priors)
     predicted = outputs.scene
     sure = replace(
         truth,
@@ -167,10 +167,10 @@ def test_perfect_answers_cost_nothing_but_what_has_no_zero(batch: Batch) -> None
 
 
 def test_local_patches_are_drawn_by_the_batch_s_seed(batch: Batch) -> None:
-    trainee = Trainee(make_trainable_model(config()), LossWeights(local_points=1.0))
+    trainee = TrainModule(make_trainable_model(config()), LossWeights(local_points=1.0))
     first, again, other = (trainee(replace(batch, seed=seed))[0][-1].item() for seed in (1, 1, 2))
     assert first == again != other
-    batches = Batches(replace(config(), data=WORLDS), Share())
+    batches = Batches(replace(config(), data=WORLDS), RankInfo())
     assert batches.worlds(3, 0).seed == batches.worlds(3, 0).seed != batches.worlds(4, 0).seed
 
 
@@ -182,7 +182,7 @@ def test_tracks_of_clips_from_disk_start_at_any_frame(tmp_path: Path) -> None:
     command = ["render", "--format", "point-odyssey", "--clips", "1", "--num-frames", "6", "--size", "48", "64"]
     assert main([*command, "--tracks", "16", "--out", str(tmp_path / "po")]) == 0
     data = DataConfig(sets=(f"point-odyssey={tmp_path / 'po'}",), worlds_weight=0, shapes=("3x32x48",), batch_size=8)
-    batches = Batches(replace(config(steps=2), data=data), Share())
+    batches = Batches(replace(config(steps=2), data=data), RankInfo())
     parts = [part for _, of_step in batches.from_step(0) for part in of_step]
     asked = torch.cat([part.asked[:, 0] for part in parts])
     assert len(set(asked.tolist())) > 1
@@ -193,8 +193,8 @@ def test_tracks_of_clips_from_disk_start_at_any_frame(tmp_path: Path) -> None:
         for clip, anchor in enumerate(part.asked[:, 0].tolist()):
             known = tracks.confidence[clip, 0, anchor] > 0
             assert known.any()
-            assert (tracks.visible[clip, 0, anchor][known] == 1).all()
-    (_, again), *_ = Batches(replace(config(steps=2), data=data), Share()).from_step(1)
+            assert (tracks.visibility[clip, 0, anchor][known] == 1).all()
+    (_, again), *_ = Batches(replace(config(steps=2), data=data), RankInfo()).from_step(1)
     assert torch.equal(again[0].asked, parts[1].asked)
 
 
@@ -224,18 +224,18 @@ def room(folder: Path) -> SevenScenes:
 @pytest.mark.parametrize("still", [True, False])
 def test_still_data_sets_teach_matching_and_others_do_not(tmp_path: Path, still: bool) -> None:
     choice = ClipChoice(num_frames=2, strides=(1, 1), reversed_share=0, unordered_share=0)
-    sample = Mixture((Part("rooms", room(tmp_path), still=still),), choice).sample(0)
+    sample = Mixture((Source("rooms", room(tmp_path), static=still),), choice).sample(0)
     truth = Sample.stack([sample]).scene
     matches = true_matches(truth, torch.tensor([[0]]), torch.tensor([[1]]), cell_size=4)
     if not still:
-        assert truth.moving.isnan().all()
-        assert not (matches.seen | matches.unseen).any()
+        assert truth.dynamic.isnan().all()
+        assert not (matches.has_match | matches.has_no_match).any()
         return
-    assert (truth.moving == 0).all()
+    assert (truth.dynamic == 0).all()
     x = torch.arange(16) * 4.0 + 2
     seen = (x + 0.5 > 6).expand(12, -1).flatten()  # the middle of a cell's central pixel stands for it
-    assert torch.equal(matches.seen[0, 0], seen)
-    assert torch.equal(matches.unseen[0, 0], ~seen)
+    assert torch.equal(matches.has_match[0, 0], seen)
+    assert torch.equal(matches.has_no_match[0, 0], ~seen)
     torch.testing.assert_close(matches.positions[0, 0, seen, 0], (x - 6).expand(12, -1).flatten()[seen])
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from recordings import Row, read_blueprint, read_recording
 
 from recon4d import viewer
-from recon4d.geometry import spread
+from recon4d.geometry import stratified_indices
 from recon4d.records import Scene
 
 NUM_FRAMES, HEIGHT, WIDTH = walls.NUM_FRAMES, walls.HEIGHT, walls.WIDTH
@@ -58,20 +58,20 @@ def test_the_recording_holds_the_scene(tmp_path: Path):
         points = recording["world/points/high"][frame]
         expected = scene.points_from_depth[frame].reshape(-1, 3)
         np.testing.assert_allclose(points.array("Points3D:positions"), expected, atol=1e-6)
-        colours = points.colours().reshape(HEIGHT, WIDTH, 3)
-        assert (colours[:, : WIDTH // 2] == walls.LEFT_COLOUR).all()
-        assert (colours[:, WIDTH // 2 :] == walls.RIGHT_COLOUR).all()
+        colors = points.colors().reshape(HEIGHT, WIDTH, 3)
+        assert (colors[:, : WIDTH // 2] == walls.LEFT_COLOR).all()
+        assert (colors[:, WIDTH // 2 :] == walls.RIGHT_COLOR).all()
         depth = recording["world/camera/depth"][frame].picture("DepthImage", np.float32, (HEIGHT, WIDTH))
         np.testing.assert_array_equal(depth, scene.depths[frame])
         (blob,) = recording["world/camera/frame"][frame].columns["EncodedImage:blob"]
         picture = np.asarray(Image.open(BytesIO(bytes(blob)))).astype(int)
-        np.testing.assert_allclose(picture[6, 2], walls.LEFT_COLOUR, atol=12)
+        np.testing.assert_allclose(picture[6, 2], walls.LEFT_COLOR, atol=12)
 
     still = recording["world/map/high"][0]
     np.testing.assert_allclose(still.array("Points3D:positions"), scene.points_from_depth.reshape(-1, 3), atol=1e-6)
-    np.testing.assert_array_equal(still.colours()[0], np.array(walls.LEFT_COLOUR) // 2)
+    np.testing.assert_array_equal(still.colors()[0], np.array(walls.LEFT_COLOR) // 2)
     path = recording["world/camera_path"][0].array("LineStrips3D:strips")
-    np.testing.assert_allclose(path, scene.cameras.centres[None])
+    np.testing.assert_allclose(path, scene.cameras.centers[None])
 
 
 @pytest.mark.usefixtures("with_rerun")
@@ -90,19 +90,19 @@ def test_cameras_are_where_they_are_and_see_what_they_see(tmp_path: Path):
         assert row.array("Pinhole:resolution").tolist() == [[16, 12]]
         assert row.array("Pinhole:camera_xyz").tolist() == [[3, 2, 5]]
 
-    # Every edge of each frustum is in its line: four around the picture, four to the centre.
+    # Every edge of each frustum is in its line: four around the picture, four to the center.
     lines = recording["world/cameras"][0].array("LineStrips3D:strips")
     assert len(lines) == 4
     for line, camera in zip(lines, scene.cameras.world_from_cam, strict=True):
         corners = (line - camera[:3, 3].numpy()) @ camera[:3, :3].numpy()
-        at_centre = np.abs(corners).max(axis=1) < 1e-5
+        at_center = np.abs(corners).max(axis=1) < 1e-5
         ends = [frozenset(pair) for pair in zip(_numbered(corners), _numbered(corners)[1:], strict=False)]
         assert len(set(ends)) == 8
-        assert len({end for end in ends if _numbered(corners)[int(at_centre.argmax())] in end}) == 4
+        assert len({end for end in ends if _numbered(corners)[int(at_center.argmax())] in end}) == 4
         # Straight ahead through the pixel (0, 0): x = (0 - 7) / 20, y = (0 - 6.5) / 22 at z = 1.
         first = corners[0] / corners[0, 2]
         np.testing.assert_allclose(first, [-7 / 20, -6.5 / 22, 1], atol=1e-5)
-        assert (corners[~at_centre, 2] > 0).all()
+        assert (corners[~at_center, 2] > 0).all()
 
 
 def _numbered(points: np.ndarray) -> list[tuple[float, ...]]:
@@ -112,9 +112,9 @@ def _numbered(points: np.ndarray) -> list[tuple[float, ...]]:
 @pytest.mark.usefixtures("with_rerun")
 def test_what_moves_is_in_its_own_time_and_not_in_the_map(tmp_path: Path):
     scene = walls.make_scene()
-    moving = torch.zeros_like(scene.moving)
+    moving = torch.zeros_like(scene.dynamic)
     moving[1, 2:5, 3:7] = 0.9
-    scene = replace(scene, moving=moving)
+    scene = replace(scene, dynamic=moving)
     recording = saved(tmp_path, scene, torch.arange(3.0))
     mask = next(row for row in recording["world/camera/moving"] if row.frame == 1)
     np.testing.assert_array_equal(mask.picture("SegmentationImage", np.uint8, (HEIGHT, WIDTH)), moving[1] > 0.5)
@@ -151,7 +151,7 @@ def test_bands_of_confidence_are_entities_and_the_lowest_is_hidden_at_first(tmp_
 
 @pytest.mark.usefixtures("with_rerun")
 def test_the_layout_shows_the_world_upright_with_pictures_beside_it(tmp_path: Path):
-    clip, scene = walls.make_clip(), replace(walls.make_scene(), moving=torch.zeros(NUM_FRAMES, HEIGHT, WIDTH))
+    clip, scene = walls.make_clip(), replace(walls.make_scene(), dynamic=torch.zeros(NUM_FRAMES, HEIGHT, WIDTH))
     saved(tmp_path, scene, clip.times, clip.images)
     layout = [row.columns for rows in read_blueprint(tmp_path / "view.rrd").values() for row in rows]
     names = [row["ViewBlueprint:display_name"][0] for row in layout if "ViewBlueprint:display_name" in row]
@@ -175,7 +175,7 @@ def test_frames_are_shown_in_the_order_of_time(tmp_path: Path):
         np.testing.assert_allclose(
             row.array("Points3D:positions"), scene.points_from_depth[frame].reshape(-1, 3), atol=1e-5
         )
-        np.testing.assert_array_equal(row.colours(), clip.images[frame].movedim(0, -1).reshape(-1, 3))
+        np.testing.assert_array_equal(row.colors(), clip.images[frame].movedim(0, -1).reshape(-1, 3))
 
 
 @pytest.mark.usefixtures("with_rerun")
@@ -194,7 +194,7 @@ def test_tracks_of_every_anchor_are_shown_with_tails(tmp_path: Path):
     recording = saved(tmp_path, scene, torch.arange(3.0), config=viewer.ViewConfig(max_tracks=6))
     for anchor in range(2):
         heads = recording[f"world/tracks/anchor_{anchor}/points"]
-        chosen = spread(5, 3)
+        chosen = stratified_indices(5, 3)
         for frame in range(3):
             expected = scene.tracks.points[anchor, frame, chosen]
             np.testing.assert_allclose(heads[frame].array("Points3D:positions"), expected)
@@ -235,7 +235,7 @@ def test_unknown_depth_is_not_shown_as_depth(tmp_path: Path):
     recording = saved(tmp_path, replace(scene, depth_confidence=confidence), torch.arange(3.0))
     depth = recording["world/camera/depth"][2]
     assert np.isnan(depth.picture("DepthImage", np.float32, (HEIGHT, WIDTH))[:3]).all()
-    assert depth.array("DepthImage:meter").tolist() == [2.0]  # units in a metre
+    assert depth.array("DepthImage:meter").tolist() == [2.0]  # units in a meter
     low, high = depth.array("DepthImage:depth_range")[0]
     assert low < walls.DEPTH < high
     mask = next(row for row in recording["world/camera/unknown"] if row.frame == 2)

@@ -7,11 +7,11 @@ import scenes
 import torch
 import walls
 
-from recon4d.geometry import spread, thinned
+from recon4d.geometry import stratified_indices, thin
 from recon4d.viewer.selection import (
     band_map,
     chosen_queries,
-    is_moving,
+    is_dynamic,
     showable,
 )
 from recon4d.viewer.trails import UNSEEN, choose_trails
@@ -61,14 +61,14 @@ def test_unknown_pixels_and_edges_and_frames_without_camera_are_not_shown():
 
 def test_where_nothing_says_so_nothing_moves():
     scene = walls.make_scene(1)
-    moving = scene.moving.clone()
+    moving = scene.dynamic.clone()
     moving[0, 0, :3] = torch.tensor([0.49, 0.5, 1.0])
-    assert is_moving(replace(scene, moving=moving)).nonzero().tolist() == [[0, 0, 1], [0, 0, 2]]
+    assert is_dynamic(replace(scene, dynamic=moving)).nonzero().tolist() == [[0, 0, 1], [0, 0, 2]]
 
 
 @pytest.mark.parametrize(("count", "limit"), [(0, 5), (5, 5), (6, 5), (1000, 7), (384, 96)])
 def test_thinning_takes_one_of_each_run(count: int, limit: int):
-    numbers = spread(count, limit)
+    numbers = stratified_indices(count, limit)
     assert len(numbers) == min(count, limit)
     if count <= limit:
         assert numbers.tolist() == list(range(count))
@@ -78,7 +78,7 @@ def test_thinning_takes_one_of_each_run(count: int, limit: int):
 
 
 def test_thinning_spares_no_column_of_a_picture():
-    kept = thinned(torch.ones(2, 48, 64, dtype=torch.bool), 2 * 48 * 64 // 4)
+    kept = thin(torch.ones(2, 48, 64, dtype=torch.bool), 2 * 48 * 64 // 4)
     per_column = kept.sum(dim=(0, 1))
     assert kept.sum() == 2 * 48 * 64 // 4
     assert per_column.min() > 12
@@ -88,10 +88,10 @@ def test_thinning_spares_no_column_of_a_picture():
 def test_movers_get_up_to_half_of_the_tracks():
     scene = scenes.make_scene()
     assert scene.tracks is not None
-    moving = scene.moving.clone()
+    moving = scene.dynamic.clone()
     moving[0, 3, 4:8] = 1  # queries 3 * 16 + 4 to 3 * 16 + 7
     movers = {3 * 16 + column for column in range(4, 8)}
-    moved = replace(scene, moving=moving)
+    moved = replace(scene, dynamic=moving)
     few = chosen_queries(moved, scene.tracks, 0, 6).tolist()
     assert len(set(few)) == 6
     assert len(movers & set(few)) == 3
@@ -100,37 +100,37 @@ def test_movers_get_up_to_half_of_the_tracks():
     assert many == sorted(set(many))
     assert len(many) == 40
     # Where all move, still ones leave their places, and where the anchor is not in the archive none is known to move.
-    everything = replace(scene, moving=torch.ones_like(moving))
+    everything = replace(scene, dynamic=torch.ones_like(moving))
     assert len(chosen_queries(everything, scene.tracks, 0, 40)) == 40
     away = replace(scene.tracks, anchors=torch.tensor([-1]))
     moving[-1] = moving[0]  # frame -1 is no frame
-    assert torch.equal(chosen_queries(replace(scene, moving=moving), away, 0, 6), spread(12 * 16, 6))
+    assert torch.equal(chosen_queries(replace(scene, dynamic=moving), away, 0, 6), stratified_indices(12 * 16, 6))
 
 
 def test_trails_show_where_points_were_and_whether_they_are_seen():
     scene = scenes.make_scene(4)
     assert scene.tracks is not None
-    visible, confidence = scene.tracks.visible.clone(), scene.tracks.confidence.clone()
+    visible, confidence = scene.tracks.visibility.clone(), scene.tracks.confidence.clone()
     visible[0, 2, 0] = 0.4
     confidence[0, 1, 1] = 0
     confidence[0, :, 2] = 0
     tracks = replace(
         scene.tracks,
         points=scene.tracks.points + torch.arange(4.0)[:, None, None],
-        visible=visible,
+        visibility=visible,
         confidence=confidence,
     )
     (trails,) = choose_trails(replace(scene, tracks=tracks), 1000)
     known = [0, 1, *range(3, 192)]
-    positions, colours = trails.heads(2)
+    positions, colors = trails.heads(2)
     torch.testing.assert_close(positions, tracks.points[0, 2, known])
-    assert torch.equal(colours[0], (UNSEEN * trails.colours[0]).to(torch.uint8))
-    assert torch.equal(colours[1:], trails.colours[1:])
+    assert torch.equal(colors[0], (UNSEEN * trails.colors[0]).to(torch.uint8))
+    assert torch.equal(colors[1:], trails.colors[1:])
     assert len(trails.heads(1)[0]) == len(known) - 1
     # A tail of two steps at frame 3 begins at frame 1, where query 1 is unknown; of one step, it does not.
-    lines, colours = trails.tails(3, 2)
+    lines, colors = trails.tails(3, 2)
     torch.testing.assert_close(lines, tracks.points[0, 1:4, [0, *known[2:]]].transpose(0, 1))
-    assert torch.equal(colours, trails.colours[[0, *range(2, len(known))]])
+    assert torch.equal(colors, trails.colors[[0, *range(2, len(known))]])
     assert trails.tails(3, 1)[0].shape == (len(known), 2, 3)
     assert trails.tails(1, 12)[0].shape == (len(known) - 1, 2, 3)
     assert len(trails.tails(0, 12)[0]) == len(trails.tails(3, 0)[0]) == 0

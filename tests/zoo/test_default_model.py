@@ -13,7 +13,7 @@ from recon4d.eval import (
     evaluate,
     load_benchmark,
     make_method,
-    summarise,
+    summarize,
 )
 from recon4d.models import Model
 from recon4d.zoo import DEFAULT_MODEL, create_model, model_entry
@@ -48,7 +48,7 @@ def test_it_knows_more_of_held_out_worlds_than_the_trivial_answer(tmp_path: Path
     """Depth, cameras, visibility and what moves, on the first clips of a benchmark that no training draws from."""
     methods = [make_method(name, MethodConfig()) for name in (DEFAULT_MODEL, "static")]
     evaluation = evaluate(load_benchmark("worlds-v1", BenchmarkConfig(clips=CLIPS)), methods, tmp_path)
-    found = {(one.method, one.metric.name): one.value for one in summarise(evaluation.results)}
+    found = {(one.method, one.metric.name): one.value for one in summarize(evaluation.results)}
 
     def both(metric: str) -> tuple[float, float]:
         return found[DEFAULT_MODEL, metric], found["static", metric]

@@ -10,7 +10,7 @@ from named_weights import read_shapes, shrunk_state_dict
 
 from recon4d.models import Model
 from recon4d.zoo import (
-    LicenceWarning,
+    LicenseWarning,
     PublishedSource,
     create_model,
     load_model,
@@ -43,10 +43,10 @@ def test_fetched_converted_and_kept(cache: Path, tmp_path: Path, monkeypatch: py
         return str(tmp_path / filename)
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
-    with pytest.warns(LicenceWarning, match="something_1b comes under .* not for commercial use"):
+    with pytest.warns(LicenseWarning, match="something_1b comes under .* not for commercial use"):
         first = published_model("something_1b", SOURCE)
     (tmp_path / "model.pt").unlink()
-    with pytest.warns(LicenceWarning):
+    with pytest.warns(LicenseWarning):
         second = published_model("something_1b", SOURCE)
     assert asked == [("somebody/something", "model.pt")]
     assert (cache / "something_1b.safetensors").is_file()
@@ -54,7 +54,7 @@ def test_fetched_converted_and_kept(cache: Path, tmp_path: Path, monkeypatch: py
     assert _same(first, second)
 
 
-@pytest.mark.filterwarnings("ignore::recon4d.zoo.LicenceWarning")
+@pytest.mark.filterwarnings("ignore::recon4d.zoo.LicenseWarning")
 @pytest.mark.usefixtures("cache")
 class TestRefusals:
     def test_no_network(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,16 +99,16 @@ def test_the_folder_is_that_of_the_environment_or_in_the_home_folder(
     assert cache_folder() == tmp_path / "deep" / "cache"
 
 
-def test_files_of_others_come_under_their_licences(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_of_others_come_under_their_licenses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Which file is whose is told by one tensor; what is made of it is tested elsewhere."""
-    for mark, maker, licence in (
+    for mark, maker, license in (
         (VGGT_MARK, "from_vggt", r"mine\.pt comes under .* CC BY-NC 4\.0"),
         (OMEGA_MARK, "from_vggt_omega", r"mine\.pt comes under .* FAIR Noncommercial"),
     ):
         torch.save({mark: torch.zeros(2)}, tmp_path / "mine.pt")
         made = create_model("recon4d_tiny", weights=None)
         monkeypatch.setattr(f"recon4d.zoo.hub.{maker}", lambda tensors, made=made: made)
-        with pytest.warns(LicenceWarning, match=licence):
+        with pytest.warns(LicenseWarning, match=license):
             assert load_model(tmp_path / "mine.pt") is made
         assert made.name == "mine"
 

@@ -73,7 +73,7 @@ class TestNames:
             short = replace(
                 config,
                 backbone=replace(config.backbone, blocks=1),
-                aggregator=replace(config.aggregator, pairs=2, taps=(0, 1)),
+                aggregator=replace(config.aggregator, depth=2, out_indices=(0, 1)),
             )
             model = Model(short).eval()
             side = 2 * model.patch_size

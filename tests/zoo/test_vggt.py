@@ -13,9 +13,9 @@ from torch import Tensor
 from recon4d.inference import ReconstructConfig, reconstruct
 from recon4d.models import Model, Outputs, match_feature_tracks
 from recon4d.records import Clip
-from recon4d.train.batches import Batches, Share
+from recon4d.train.batches import Batches, RankInfo
 from recon4d.train.config import DataConfig, TrainConfig
-from recon4d.train.objective import Trainee, objective
+from recon4d.train.objective import TrainModule, objective
 from recon4d.zoo import load_model, model_config, save_model
 from recon4d.zoo.vggt.vggt import from_vggt, from_vggt_omega
 
@@ -56,8 +56,8 @@ class TestParity:
         assert relative_error(_activated(outputs.camera_stages)[:, 0], golden["pose_stages"]) < CLOSE
 
     def test_tokens(self, model: Model, images: Tensor, outputs: Outputs, golden: dict[str, np.ndarray]) -> None:
-        assert relative_error(outputs.taps[0][0, :, :12, :32], golden["tokens_first"]) < CLOSE
-        assert relative_error(outputs.taps[-1][0, :, :12, :32], golden["tokens_last"]) < CLOSE
+        assert relative_error(outputs.features[0][0, :, :12, :32], golden["tokens_first"]) < CLOSE
+        assert relative_error(outputs.features[-1][0, :, :12, :32], golden["tokens_last"]) < CLOSE
 
     def test_dense_maps(self, outputs: Outputs, golden: dict[str, np.ndarray]) -> None:
         scene = outputs.scene[0]
@@ -72,7 +72,7 @@ class TestParity:
         reference = read_golden("vggt_small_tracks_float64")
         queries = torch.from_numpy(golden["query_points"])[None].double() + 0.5
         with torch.no_grad():
-            taps = exact.outputs(images.double() / 255, anchors=()).taps
+            taps = exact.outputs(images.double() / 255, anchors=()).features
             tracked = exact.track_head(exact.track_features(taps, (140, 182), 2), queries)  # pyright: ignore[reportOptionalCall]
         for stage, wanted in zip(tracked.stages[0] - 0.5, reference["stages"], strict=True):
             assert relative_error(stage, wanted) < 1e-9
@@ -93,7 +93,7 @@ class TestParity:
             pixels, visibility, confidence = model.track(images, queries)
         scene = outputs.scene[0]
         assert relative_error(_activated(outputs.camera_stages)[:, 0], golden["pose_stages"]) < CLOSE
-        assert relative_error(outputs.taps[-1][0, :, :12, :32], golden["tokens_last"]) < CLOSE
+        assert relative_error(outputs.features[-1][0, :, :12, :32], golden["tokens_last"]) < CLOSE
         assert relative_error(scene.depths[EVERY_THIRD], golden["depth"]) < CLOSE
         assert relative_error(scene.depth_confidence[EVERY_THIRD], golden["depth_conf"]) < CLOSE
         assert relative_error(scene.points[EVERY_THIRD], golden["world_points"]) < CLOSE
@@ -121,8 +121,8 @@ class TestParity:
             outputs = model.outputs(torch.from_numpy(golden["images_uint8"])[None], anchors=())
         scene = outputs.scene[0]
         assert relative_error(_activated(outputs.camera_stages, 0.01)[0, 0], golden["pose_enc"]) < CLOSE
-        assert relative_error(outputs.taps[-1][0, :, :24, :32], golden["tokens_last"]) < CLOSE
-        assert relative_error(outputs.taps[-1][0, :, :17, :64], golden["special"]) < CLOSE
+        assert relative_error(outputs.features[-1][0, :, :24, :32], golden["tokens_last"]) < CLOSE
+        assert relative_error(outputs.features[-1][0, :, :17, :64], golden["special"]) < CLOSE
         assert relative_error(scene.depths[EVERY_THIRD], golden["depth"]) < CLOSE
         assert relative_error(scene.depth_confidence[EVERY_THIRD], golden["depth_conf"]) < CLOSE
 
@@ -140,7 +140,7 @@ class TestScenes:
         assert (tracks.confidence >= 1).all()
 
     def test_moving_is_unknown(self, outputs: Outputs) -> None:
-        assert outputs.scene.moving.isnan().all()
+        assert outputs.scene.dynamic.isnan().all()
 
     def test_reconstruct_moves_the_first_camera_to_the_origin(self, model: Model, images: Tensor) -> None:
         clip = Clip(images[0], torch.arange(3.0))
@@ -152,7 +152,7 @@ class TestScenes:
         with torch.no_grad():
             tracks = match_feature_tracks(model, outputs)[0]
         assert tracks.pixels.shape == (3, 3 * 130, 2)
-        assert (tracks.seen[0, :130] == 1).all()
+        assert (tracks.visibility[0, :130] == 1).all()
 
 
 class TestShapes:
@@ -192,15 +192,15 @@ class TestLearning:
     def test_published_models_can_be_fine_tuned(self) -> None:
         model = from_vggt(shrunk_state_dict(), taps=(0, 1)).train()
         config = TrainConfig(data=DataConfig(batch_size=1, shapes=("2x42x56",)), steps=100)
-        batch = Batches(config, Share()).worlds(50, 0)
-        optimiser = torch.optim.SGD(model.parameters(), lr=1e-4)
+        batch = Batches(config, RankInfo()).worlds(50, 0)
+        optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
         losses = []
         for _ in range(4):
-            optimiser.zero_grad()
-            loss, _ = objective(*Trainee(model)(batch), config.losses)
+            optimizer.zero_grad()
+            loss, _ = objective(*TrainModule(model)(batch), config.losses)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimiser.step()
+            optimizer.step()
             losses.append(float(loss.detach()))
         assert losses[-1] < losses[0]
         for part in (model.backbone, model.aggregator, model.camera_head, *model.dense_heads):
@@ -238,7 +238,7 @@ class TestRefusals:
 
 
 class TestFiles:
-    def test_published_files_are_recognised(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_published_files_are_recognized(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("recon4d.zoo.hub.from_vggt", partial(from_vggt, taps=(0, 1)))
         state_dict = shrunk_state_dict()
         torch.save(state_dict, tmp_path / "mine.pt")

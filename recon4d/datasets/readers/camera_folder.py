@@ -14,7 +14,7 @@ from recon4d.datasets.readers.folders import (
     without_depth,
 )
 from recon4d.datasets.sample import Sample
-from recon4d.datasets.sequence_dataset import Sequences
+from recon4d.datasets.sequence_dataset import SequenceDataset
 from recon4d.errors import DataError
 from recon4d.io.checked_values import (
     entry,
@@ -22,14 +22,14 @@ from recon4d.io.checked_values import (
     read_json,
     rigid_matrices,
 )
-from recon4d.records import Clip, Source
+from recon4d.records import Clip, ClipSource
 
 
-class CameraFolder(Sequences):
+class CameraFolder(SequenceDataset):
     """Photos with measured cameras and no depth.
 
     `root` is such a folder, or a folder of them. Its cameras.json holds `width` and `height`, one 3x3 `intrinsics` in
-    pixels (first centre at 0.5) and `frames`, each with the file name `image` and a 4x4 `world_from_cam` in OpenCV
+    pixels (first center at 0.5) and `frames`, each with the file name `image` and a 4x4 `world_from_cam` in OpenCV
     axes, in an unknown unit. Times are NaN: photos without an order.
     """
 
@@ -55,7 +55,7 @@ class CameraFolder(Sequences):
         if tuple(images.shape[-2:]) != size:
             found = tuple(images.shape[-2:])
             raise DataError(name, files[0], f"its height and width are {found}, those of cameras.json {size}")
-        source = Source(str(self.folders[name]), tuple(files), tuple(frames))
+        source = ClipSource(str(self.folders[name]), tuple(files), tuple(frames))
         clip = Clip(images, torch.full((len(frames),), torch.nan), source=source)
         cameras, _ = cameras_from_first(name, "cameras.json", world_from_cam, intrinsics.expand(len(frames), 3, 3))
         return without_depth(clip, cameras, anchors)

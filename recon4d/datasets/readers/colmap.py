@@ -9,8 +9,8 @@ from torch import Tensor
 
 from recon4d.datasets.readers.common import read_images
 from recon4d.datasets.readers.folders import cameras_from_first, folder_of
-from recon4d.datasets.sample import Sample, Trajectories, true_scene
-from recon4d.datasets.sequence_dataset import Sequences
+from recon4d.datasets.sample import Sample, Trajectories, ground_truth_scene
+from recon4d.datasets.sequence_dataset import SequenceDataset
 from recon4d.errors import DataError
 from recon4d.geometry import (
     invert,
@@ -28,17 +28,17 @@ from recon4d.io.cameras.colmap_reader import (
     read_model,
 )
 from recon4d.io.checked_values import numbers, pinhole_matrix
-from recon4d.records import Clip, Source
+from recon4d.records import Clip, ClipSource
 
 LARGEST_DISTORTION = 1e-6
 
 
-class ColmapModels(Sequences):
+class ColmapModels(SequenceDataset):
     """Sparse models: `root` is the folder of one, or a folder of such.
 
     A model is cameras, images and points3D, .bin or .txt, in the folder itself, in sparse/0 or in sparse; its pictures
     are in images/ or beside. Frames are the registered pictures by name, without times; pixels are COLMAP's, whose
-    first centre is (0.5, 0.5) too; the unit is unknown. There is no depth. The 3D points are tracks that stand still,
+    first center is (0.5, 0.5) too; the unit is unknown. There is no depth. The 3D points are tracks that stand still,
     visible where the model has observed them. Lens distortion is refused with a `DataError`: undistort first.
     """
 
@@ -81,12 +81,12 @@ class ColmapModels(Sequences):
             points=points.float(),
             pixels=trajectories.pixels.float(),
             exists=trajectories.exists,
-            visible=trajectories.visible,
+            visibility=trajectories.visibility,
         )
-        source = Source(str(folder), tuple(shot.name for shot in shots), tuple(frames))
+        source = ClipSource(str(folder), tuple(shot.name for shot in shots), tuple(frames))
         clip = Clip(images, torch.full((len(shots),), torch.nan), source=source)
         nothing = torch.zeros(len(shots), *clip.size)
-        return Sample(clip, true_scene(cameras, nothing, nothing > 0, trajectories, anchors))
+        return Sample(clip, ground_truth_scene(cameras, nothing, nothing > 0, trajectories, anchors))
 
 
 def _lens(name: str, model: StoredModel, image: _Image) -> Lens:
@@ -130,4 +130,4 @@ def _trajectories(
         columns = torch.tensor([column[int(key)] for key in shot.point_ids[observed]], dtype=torch.long)
         pixels[frame, columns] = shot.pixels[observed]
         visible[frame, columns] = True
-    return Trajectories(points, pixels, exists=torch.ones_like(visible), visible=visible)
+    return Trajectories(points, pixels, exists=torch.ones_like(visible), visibility=visible)

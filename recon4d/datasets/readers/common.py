@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float, UInt8, UInt16
 from torch import Tensor
 
-from recon4d.datasets.sample import Sample, Trajectories, true_scene
+from recon4d.datasets.sample import Sample, Trajectories, ground_truth_scene
 from recon4d.errors import DataError
 from recon4d.geometry import (
     invert,
@@ -52,7 +52,7 @@ def read_images(sequence: str, paths: Sequence[Path]) -> UInt8[Tensor, "time 3 h
 
 
 def read_sixteen_bits(sequence: str, path: Path, size: tuple[int, int]) -> UInt16[np.ndarray, "height width"]:
-    """The values of a grey PNG of sixteen bits that must have `size` (height, width)."""
+    """The values of a gray PNG of sixteen bits that must have `size` (height, width)."""
     with blamed_on(sequence, path):
         values = read_raster(path)
     if values.dtype != np.uint16 or values.shape != size:
@@ -68,7 +68,7 @@ def rounded_cameras(
 ) -> Cameras:
     """Cameras from stored matrices whose rotations were rounded, and so are not quite rotations.
 
-    Axes are those of the nearest rotation; the centre is the place that the stored matrix itself maps to 0 (R^-1 t
+    Axes are those of the nearest rotation; the center is the place that the stored matrix itself maps to 0 (R^-1 t
     and not R^T t, which would move it by the rounding times its distance from the origin). Raises `DataError` for
     matrices that are not finite, no rotations, or no pinholes.
     """
@@ -80,8 +80,8 @@ def rounded_cameras(
         raise DataError(sequence, file, "its cameras' rotations are no rotations")
     if (intrinsics[:, [0, 1], [0, 1]] <= 0).any() or (intrinsics[:, 2] != intrinsics.new_tensor([0, 0, 1])).any():
         raise DataError(sequence, file, "its intrinsics are not those of a pinhole")
-    centres = -torch.linalg.solve(rotation, translation)
-    return Cameras(rigid(nearest_rotation(rotation).transpose(-1, -2), centres), intrinsics)
+    centers = -torch.linalg.solve(rotation, translation)
+    return Cameras(rigid(nearest_rotation(rotation).transpose(-1, -2), centers), intrinsics)
 
 
 def in_view(
@@ -100,7 +100,7 @@ def metric_sample(
     trajectories: Trajectories | None,
     anchors: tuple[int, ...],
 ) -> Sample:
-    """The sample, in float32, of cameras and trajectories given in metres and float64 in a world of their own.
+    """The sample, in float32, of cameras and trajectories given in meters and float64 in a world of their own.
 
     They move to the first camera's world before they are rounded: a far origin costs no digits.
     """
@@ -109,11 +109,11 @@ def metric_sample(
         points = transform_points(first_from_world, trajectories.points)
         trajectories = replace(trajectories, points=points.float(), pixels=trajectories.pixels.float())
     cameras = cameras.in_frame(0).to(dtype=torch.float32)
-    return Sample(clip, true_scene(cameras, depths, known, trajectories, anchors, metres_per_unit=1.0))
+    return Sample(clip, ground_truth_scene(cameras, depths, known, trajectories, anchors, metres_per_unit=1.0))
 
 
 def scene_to_write(sample: Sample) -> Scene:
-    """The sample's scene in metres where it says how long its unit is, else as it is.
+    """The sample's scene in meters where it says how long its unit is, else as it is.
 
     Raises ``ValueError`` for a batch, and where clip and scene differ in size.
     """

@@ -9,8 +9,8 @@ What is stored, and what is made of it:
   is not finite, or not above 0, is unknown.
 - Cameras are PyTorch3D's: row vectors, x to the left, y up. OpenCV's cam_from_world is [D R^T | D T] with
   D = diag(-1, -1, 1).
-- Their principal point is in normalised coordinates that are 1 at the picture's left and upper *edge*, so half the
-  size minus it is continuous already, with the first pixel's centre at (0.5, 0.5): no half pixel is taken away.
+- Their principal point is in normalized coordinates that are 1 at the picture's left and upper *edge*, so half the
+  size minus it is continuous already, with the first pixel's center at (0.5, 0.5): no half pixel is taken away.
 - Tracks are one file of tensors a frame, the same points in the same order in each. They are read as tensors and
   nothing else: a file that needs more of pickle is refused unopened.
 - Masks, flow and instances are not read. Nothing says what moves.
@@ -39,11 +39,11 @@ from recon4d.datasets.readers.common import (
     rounded_cameras,
 )
 from recon4d.datasets.sample import Sample, Trajectories
-from recon4d.datasets.sequence_dataset import Sequences
+from recon4d.datasets.sequence_dataset import SequenceDataset
 from recon4d.errors import DataError
 from recon4d.geometry import rigid
 from recon4d.io.file_errors import blamed_on
-from recon4d.records import Clip, Source
+from recon4d.records import Clip, ClipSource
 
 OPENCV_FROM_PYTORCH3D = (-1.0, -1.0, 1.0)
 """The diagonal of the matrix that turns x left, y up, z forward into x right, y down, z forward, or back."""
@@ -51,8 +51,8 @@ OPENCV_FROM_PYTORCH3D = (-1.0, -1.0, 1.0)
 _TRACK_KEYS = ("traj_3d_world", "traj_2d", "verts_inds_vis")
 
 
-class DynamicReplica(Sequences):
-    """The sequences of one split (train, valid or test) below `root`, seen by the left camera, in metres.
+class DynamicReplica(SequenceDataset):
+    """The sequences of one split (train, valid or test) below `root`, seen by the left camera, in meters.
 
     A track is visible in a frame where it is said to be, is finite, lies in the picture and in front of the camera.
     """
@@ -83,7 +83,7 @@ class DynamicReplica(Sequences):
         return len(self._frames[name])
 
     def read(self, name: str, frames: Sequence[int], anchors: tuple[int, ...] = (0,)) -> Sample:
-        """The clip of these frames, counted in the order of their numbers, and its truth in metres.
+        """The clip of these frames, counted in the order of their numbers, and its truth in meters.
 
         Every track is a query of every anchor. Errors as in `Sequences.read`, and `DataError` for frames beyond the
         last.
@@ -96,7 +96,7 @@ class DynamicReplica(Sequences):
         clip = Clip(
             images=read_images(name, [frame.image for frame in chosen]),
             times=torch.tensor([frame.time for frame in chosen], dtype=torch.float64).float(),
-            source=Source(str(self._folder / name), tuple(frame.image.name for frame in chosen), tuple(frames)),
+            source=ClipSource(str(self._folder / name), tuple(frame.image.name for frame in chosen), tuple(frames)),
         )
         for frame in chosen:
             if frame.size != clip.size:
@@ -189,22 +189,22 @@ def _opencv_cam_from_world(viewpoint: dict[str, Any]) -> Float[Tensor, "4 4"]:
 
 
 def _intrinsics(viewpoint: dict[str, Any], height: int, width: int) -> Float[Tensor, "3 3"]:
-    """Normalised units are half the shorter side (``ndc_isotropic``) or half of each (``ndc_norm_image_bounds``)."""
+    """Normalized units are half the shorter side (``ndc_isotropic``) or half of each (``ndc_norm_image_bounds``)."""
     half = torch.tensor([width, height], dtype=torch.float64) / 2
     units = {"ndc_isotropic": half.min().expand(2), "ndc_norm_image_bounds": half}
     name = str(viewpoint["intrinsics_format"]).lower()
     if name not in units:
         raise ValueError(f"has intrinsics in {name!r}, wanted {' or '.join(units)}")
     focal = torch.tensor(viewpoint["focal_length"], dtype=torch.float64).reshape(2) * units[name]
-    # Continuous: the normalised coordinates are 1 at the picture's edge, not at the outermost pixel's centre.
-    centre = half - torch.tensor(viewpoint["principal_point"], dtype=torch.float64).reshape(2) * units[name]
+    # Continuous: the normalized coordinates are 1 at the picture's edge, not at the outermost pixel's center.
+    center = half - torch.tensor(viewpoint["principal_point"], dtype=torch.float64).reshape(2) * units[name]
     intrinsics = torch.diag(torch.cat([focal, torch.ones(1, dtype=torch.float64)]))
-    intrinsics[:2, 2] = centre
+    intrinsics[:2, 2] = center
     return intrinsics
 
 
 def _read_depths(name: str, frame: _Frame) -> Float[Tensor, "height width"]:
-    """z in metres, not finite where the file is not."""
+    """z in meters, not finite where the file is not."""
     if not math.isfinite(frame.depth_scale):
         raise DataError(name, frame.depths, f"has scale_adjustment {frame.depth_scale}, wanted a number")
     bits = read_sixteen_bits(name, frame.depths, frame.size)

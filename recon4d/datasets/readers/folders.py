@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from recon4d.datasets.sample import Sample, true_scene
+from recon4d.datasets.sample import Sample, ground_truth_scene
 from recon4d.errors import DataError
 from recon4d.geometry import invert
 from recon4d.io import read_raster
@@ -53,7 +53,7 @@ def cameras_from_first(
 ) -> tuple[Cameras, Float64[Tensor, "4 4"]]:
     """Float32 cameras in the world of the first, and ``first_from_world``, which takes other things there.
 
-    Done in float64: some data sets stand kilometres from their origin. Raises `DataError` for intrinsics, stored in
+    Done in float64: some data sets stand kilometers from their origin. Raises `DataError` for intrinsics, stored in
     `file`, that are no pinhole's.
     """
     last_row = intrinsics.new_tensor([0.0, 0.0, 1.0])
@@ -66,4 +66,4 @@ def cameras_from_first(
 def without_depth(clip: Clip, cameras: Cameras, anchors: tuple[int, ...]) -> Sample:
     """A sample of which only the cameras are known, in an unknown unit; its confidence is 0 everywhere."""
     nothing: Float[Tensor, "time height width"] = torch.zeros(clip.num_frames, *clip.size)
-    return Sample(clip, true_scene(cameras, nothing, nothing > 0, anchors=anchors))
+    return Sample(clip, ground_truth_scene(cameras, nothing, nothing > 0, anchors=anchors))

@@ -16,8 +16,8 @@ from recon4d.datasets.readers.folders import (
     folders_with,
     read_map,
 )
-from recon4d.datasets.sample import Sample, true_scene
-from recon4d.datasets.sequence_dataset import Sequences
+from recon4d.datasets.sample import Sample, ground_truth_scene
+from recon4d.datasets.sequence_dataset import SequenceDataset
 from recon4d.errors import DataError
 from recon4d.geometry import (
     rigid,
@@ -31,24 +31,24 @@ from recon4d.io.checked_values import (
     pinhole_matrix,
     read_json,
 )
-from recon4d.records import Clip, Source
+from recon4d.records import Clip, ClipSource
 
 FRAMES_PER_SECOND = 12.0
 """Kubric's own default, for scenes whose metadata do not say."""
 FARTHEST = 1000.0
-"""Metres: Kubric's cameras render no farther, and what lies behind (Blender writes 1e10) is unknown."""
-MOVING_METRES = 1e-3
+"""Meters: Kubric's cameras render no farther, and what lies behind (Blender writes 1e10) is unknown."""
+MOVING_METERS = 1e-3
 MOVING_RADIANS = 1e-3
 """An instance moves in a frame when it goes or turns by more from one of the frames beside it."""
 OPENCV_FROM_BLENDER = (1.0, -1.0, -1.0)
 """Blender's cameras look along -z with y up; the signs are their own inverse."""
 
 
-class Kubric(Sequences):
+class Kubric(SequenceDataset):
     """Raw MOVi scenes: cameras, depth and the moving mask of rigid objects; no tracks.
 
     Each subfolder of `root` with a metadata.json is a scene of rgba_%05d.png, segmentation_%05d.png and
-    depth_%05d.tiff. The latter hold Euclidean distances to the camera's centre, which are answered as z. Id k of the
+    depth_%05d.tiff. The latter hold Euclidean distances to the camera's center, which are answered as z. Id k of the
     segmentation is the k-th entry of the metadata's instances, 0 the background, which is still.
     """
 
@@ -72,11 +72,11 @@ class Kubric(Sequences):
         distances = [read_map(name, folder / f"depth_{frame:05d}.tiff", ("float32",), size) for frame in frames]
         depths = z_from_distance(torch.from_numpy(np.stack(distances)), cameras.intrinsics)
         moving = [_moving(name, folder / f"segmentation_{i:05d}.png", size, metadata.moves[:, i]) for i in frames]
-        scene = true_scene(
-            cameras, depths, is_known(depths), anchors=anchors, moving=torch.stack(moving), metres_per_unit=1.0
+        scene = ground_truth_scene(
+            cameras, depths, is_known(depths), anchors=anchors, dynamic=torch.stack(moving), metres_per_unit=1.0
         )
         times = torch.tensor(frames, dtype=torch.float32) / metadata.frames_per_second
-        return Sample(Clip(images, times, source=Source(str(folder), files, tuple(frames))), scene)
+        return Sample(Clip(images, times, source=ClipSource(str(folder), files, tuple(frames))), scene)
 
     def _metadata(self, name: str) -> "_Metadata":
         folder = folder_of(self.folders, name)
@@ -89,7 +89,7 @@ class Kubric(Sequences):
 
 @dataclass(frozen=True)
 class _Metadata:
-    """What a metadata.json says, in OpenCV axes and metres; `moves` is (instances, frames)."""
+    """What a metadata.json says, in OpenCV axes and meters; `moves` is (instances, frames)."""
 
     world_from_cam: Float64[Tensor, "time 4 4"]
     focal_length: float
@@ -111,7 +111,7 @@ def blender_cameras(world_from_cam: Float64[Tensor, "time 4 4"]) -> Float64[Tens
 def z_from_distance(
     distances: Float[Tensor, "time height width"], intrinsics: Float[Tensor, "time 3 3"]
 ) -> Float[Tensor, "time height width"]:
-    """z of Euclidean distances to the camera's centre."""
+    """z of Euclidean distances to the camera's center."""
     return distances / unproject_map(torch.ones_like(distances), intrinsics).norm(dim=-1)
 
 
@@ -123,8 +123,8 @@ def is_known(depths: Float[Tensor, "time height width"]) -> Bool[Tensor, "time h
 def _read_metadata(name: str, path: Path) -> _Metadata:
     stored = read_json(name, path)
     camera = entry(name, path.name, stored, "camera")
-    centres = numbers(name, path.name, entry(name, path.name, camera, "positions"), (None, 3))
-    count = len(centres)
+    centers = numbers(name, path.name, entry(name, path.name, camera, "positions"), (None, 3))
+    count = len(centers)
     quaternions = _quaternions(name, path.name, entry(name, path.name, camera, "quaternions"), count)
     focal, sensor = (
         float(numbers(name, path.name, entry(name, path.name, camera, key), ()))
@@ -137,7 +137,7 @@ def _read_metadata(name: str, path: Path) -> _Metadata:
         raise DataError(name, path.name, "its instances are no list")
     moves = [_moves(name, path.name, instance, count) for instance in instances]
     return _Metadata(
-        world_from_cam=blender_cameras(rigid(rotation_from_quaternion(quaternions), centres)),
+        world_from_cam=blender_cameras(rigid(rotation_from_quaternion(quaternions), centers)),
         focal_length=focal,
         sensor_width=sensor,
         frames_per_second=_frames_per_second(name, path.name, stored),
@@ -169,7 +169,7 @@ def _moves(name: str, file: str, instance: object, count: int) -> Bool[Tensor, "
     quaternions = _quaternions(name, file, entry(name, file, instance, "quaternions"), count)
     rotations = rotation_from_quaternion(quaternions)
     turned = rotation_angle(rotations[:-1].transpose(-1, -2) @ rotations[1:]) > MOVING_RADIANS
-    stepped = turned | (positions.diff(dim=0).norm(dim=-1) > MOVING_METRES)
+    stepped = turned | (positions.diff(dim=0).norm(dim=-1) > MOVING_METERS)
     still = torch.zeros(1, dtype=torch.bool)
     return torch.cat([stepped, still]) | torch.cat([still, stepped])
 
@@ -190,15 +190,15 @@ def _read_ids(name: str, path: Path, size: tuple[int, int]) -> np.ndarray:
     palette = _palette(path)
     if palette is None:
         return read_map(name, path, ("uint8", "uint16"), size)
-    colours = read_map(name, path, ("uint8",), (*size, 3)).astype(np.int64) @ [1 << 16, 1 << 8, 1]
+    colors = read_map(name, path, ("uint8",), (*size, 3)).astype(np.int64) @ [1 << 16, 1 << 8, 1]
     places = np.zeros(1 << 24, dtype=np.uint8)
-    # Backwards: palettes are padded with black, which is the background's colour too.
+    # Backwards: palettes are padded with black, which is the background's color too.
     places[palette[::-1]] = np.arange(len(palette))[::-1]
-    return places[colours]
+    return places[colors]
 
 
 def _palette(path: Path) -> np.ndarray | None:
-    """The colours (n, as 24-bit numbers) of a PNG's palette; None where it has none or is no PNG."""
+    """The colors (n, as 24-bit numbers) of a PNG's palette; None where it has none or is no PNG."""
     stored = path.read_bytes() if path.is_file() else b""
     start = 8  # after the signature; then chunks of length, type, data and checksum
     while start + 8 <= len(stored):

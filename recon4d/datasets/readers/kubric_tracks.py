@@ -19,20 +19,20 @@ from recon4d.datasets.readers.kubric import (
     z_from_distance,
 )
 from recon4d.datasets.readers.safe_pickle import read_npy
-from recon4d.datasets.sample import Sample, Trajectories, true_scene
-from recon4d.datasets.sequence_dataset import Sequences
+from recon4d.datasets.sample import Sample, Trajectories, ground_truth_scene
+from recon4d.datasets.sequence_dataset import SequenceDataset
 from recon4d.errors import DataError
 from recon4d.geometry import transform_points
 from recon4d.io.checked_values import entry, numbers, rigid_matrices
 from recon4d.io.file_errors import blamed_on
-from recon4d.records import Clip, Source
+from recon4d.records import Clip, ClipSource
 
 
-class KubricTracks(Sequences):
+class KubricTracks(SequenceDataset):
     """Kubric sequences with tracks: <root>/<name>/frames/%03d.png and <name>/<name>.npy, or <root>/<name>.h5.
 
     CoTracker's npy holds tracks in the picture only: `read` refuses it, `trajectories` gives them. The others hold
-    cameras, distances and world points too, in metres. An npy is a pickle, which is read for arrays and nothing else.
+    cameras, distances and world points too, in meters. An npy is a pickle, which is read for arrays and nothing else.
     Points are occluded where the file says `occluded`, or `visibility`, which in CoTracker's file means occluded.
     """
 
@@ -79,12 +79,12 @@ class KubricTracks(Sequences):
             points=transform_points(first_from_world, followed.points.double()).float(),
             pixels=followed.pixels,
             exists=followed.exists,
-            visible=followed.visible,
+            visibility=followed.visibility,
         )
-        scene = true_scene(cameras, depths, is_known(depths), trajectories, anchors, metres_per_unit=1.0)
+        scene = ground_truth_scene(cameras, depths, is_known(depths), trajectories, anchors, metres_per_unit=1.0)
         names = tuple(f"{frame:03d}.png" for frame in frames)
         times = torch.tensor(frames, dtype=torch.float32) / FRAMES_PER_SECOND
-        return Sample(Clip(shown.images, times, source=Source(str(path), names, tuple(frames))), scene)
+        return Sample(Clip(shown.images, times, source=ClipSource(str(path), names, tuple(frames))), scene)
 
     def _annotation(self, name: str) -> "_Annotation":
         path = folder_of(self.files, name)
@@ -147,7 +147,7 @@ def _trajectories(annotation: _Annotation) -> Trajectories:
         points=nowhere if space is None else space.points.transpose(0, 1).float(),
         pixels=torch.nan_to_num(pixels, nan=0, posinf=0, neginf=0),
         exists=exists if space is None else torch.ones_like(exists),
-        visible=exists & ~annotation.occluded.T,
+        visibility=exists & ~annotation.occluded.T,
     )
 
 
@@ -179,8 +179,8 @@ def _read_h5_frames(name: str, path: Path, frames: Sequence[int]) -> _Frames:
         sixteen_bits = np.stack([file["depth_16bit"][frame] for frame in frames])
     if video.ndim != 4 or video.shape[-1] != 3 or sixteen_bits.shape != (*video.shape[:3], 1):
         raise DataError(name, path, f"its video is {video.shape}, its depth_16bit {sixteen_bits.shape}")
-    colours = ((video.astype(np.float32) + 1) * 127.5).round().clip(0, 255).astype(np.uint8)
-    images = torch.from_numpy(colours).permute(0, 3, 1, 2).contiguous()
+    colors = ((video.astype(np.float32) + 1) * 127.5).round().clip(0, 255).astype(np.uint8)
+    images = torch.from_numpy(colors).permute(0, 3, 1, 2).contiguous()
     return _Frames(images, torch.from_numpy(sixteen_bits[..., 0].astype(np.float64)))
 
 

@@ -5,7 +5,7 @@ numbered from 0, 30 a second. The public generator's own output, with another an
 
 What is stored, and what is made of it:
 
-- Pixels are continuous, the first centre at (0.5, 0.5) as in this house: a point lies in the pixel of its *floor*, and
+- Pixels are continuous, the first center at (0.5, 0.5) as in this house: a point lies in the pixel of its *floor*, and
   the intrinsics need no shift.
 - ``extrinsics`` are cam_from_world in OpenCV axes, rounded to float16 and so not quite rigid.
 - Depth is z in steps of 1000 m / 65535, cut off. 65535 is 1000 m and beyond: sky, domes, fog. That and 0 are unknown.
@@ -36,12 +36,12 @@ from recon4d.datasets.readers.common import (
     rounded_cameras,
 )
 from recon4d.datasets.sample import Sample, Trajectories
-from recon4d.datasets.sequence_dataset import Sequences
+from recon4d.datasets.sequence_dataset import SequenceDataset
 from recon4d.io.file_errors import blamed_on
-from recon4d.records import Clip, Source
+from recon4d.records import Clip, ClipSource
 
 FARTHEST = 1000.0
-"""Metres at which stored depth ends."""
+"""Meters at which stored depth ends."""
 MOST_STEPS = 65535
 DEPTH_STEP = FARTHEST / MOST_STEPS
 
@@ -49,10 +49,10 @@ ANNOTATION_FILES = ("anno.npz", "annotations.npz", "annot.npz")
 """The release's, the generator's, and that of older loaders; the first that is there is read."""
 
 
-class PointOdyssey(Sequences):
+class PointOdyssey(SequenceDataset):
     """The sequences of one split (train, val, test or sample) below `root`.
 
-    Depth beyond `z_far` metres is unknown too (others use 80). A track is visible in a frame only where all agree that
+    Depth beyond `z_far` meters is unknown too (others use 80). A track is visible in a frame only where all agree that
     it is: it exists, is said to be visible, lies in the picture and in front of the camera, and its z is that of the
     depth map within 5 % or three depth steps, whichever is more. So it is never visible where the depth is unknown.
     """
@@ -77,7 +77,7 @@ class PointOdyssey(Sequences):
             return _count_frames(archive)
 
     def read(self, name: str, frames: Sequence[int], anchors: tuple[int, ...] = (0,)) -> Sample:
-        """The clip of these frames and its truth, in metres; every track is a query of every anchor.
+        """The clip of these frames and its truth, in meters; every track is a query of every anchor.
 
         A track's place is that of ``trajs_3d``; a query's pixel that of ``trajs_2d``, which is rounded to float16 (half
         a pixel from 512 on). Errors as in `Sequences.read`, and `DataError` for frames beyond the last.
@@ -108,13 +108,13 @@ class PointOdyssey(Sequences):
         return Clip(
             images=read_images(name, [folder / file for file in files]),
             times=torch.tensor(frames, dtype=torch.float64).div(FRAMES_PER_SECOND).float(),
-            source=Source(str(folder), tuple(files), tuple(frames)),
+            source=ClipSource(str(folder), tuple(files), tuple(frames)),
         )
 
     def _read_depths(
         self, name: str, frames: Sequence[int], size: tuple[int, int]
     ) -> Float[Tensor, "time height width"]:
-        """z in metres as stored: 0 and `FARTHEST` mean unknown."""
+        """z in meters as stored: 0 and `FARTHEST` mean unknown."""
         paths = [self._folder / name / "depths" / f"depth_{frame:05d}.png" for frame in frames]
         steps = np.stack([read_sixteen_bits(name, path, size) for path in paths])
         return torch.from_numpy(steps.astype(np.float64) / MOST_STEPS * FARTHEST).float()

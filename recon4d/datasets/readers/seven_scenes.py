@@ -8,25 +8,25 @@ import torch
 
 from recon4d.datasets.readers.common import read_images
 from recon4d.datasets.readers.folders import cameras_from_first, folder_of, read_map
-from recon4d.datasets.sample import Sample, true_scene
-from recon4d.datasets.sequence_dataset import Sequences
+from recon4d.datasets.sample import Sample, ground_truth_scene
+from recon4d.datasets.sequence_dataset import SequenceDataset
 from recon4d.io.checked_values import pinhole_matrix, rigid_matrices
 from recon4d.io.file_errors import blamed_on
-from recon4d.records import Clip, Source
+from recon4d.records import Clip, ClipSource
 
 FRAMES_PER_SECOND = 30
 INTRINSICS = (585.0, 585.0, 320.0, 240.0)
 """Focal lengths and principal point that the data set gives for both cameras of the Kinect, of 640 x 480 pixels.
 
-320, 240 is the very middle where the first pixel's centre is (0.5, 0.5), and is taken so.
+320, 240 is the very middle where the first pixel's center is (0.5, 0.5), and is taken so.
 """
 INVALID_DEPTH = 65535
 
 
-class SevenScenes(Sequences):
-    """Rooms with cameras and depth in metres, below `root` at any of the levels <root>/<scene>/<sequence>.
+class SevenScenes(SequenceDataset):
+    """Rooms with cameras and depth in meters, below `root` at any of the levels <root>/<scene>/<sequence>.
 
-    Depth is stored in millimetres, 0 and 65535 unknown; it is that of the Kinect's other camera and was never
+    Depth is stored in millimeters, 0 and 65535 unknown; it is that of the Kinect's other camera and was never
     registered with the pictures, which shifts it by a few pixels. `intrinsics` are fx, fy, cx, cy (some use 525 for
     the focal lengths).
     """
@@ -59,15 +59,15 @@ class SevenScenes(Sequences):
         poses = torch.stack([_world_from_cam(name, folder / f"{stem}.pose.txt") for stem in stems])
         cameras, _ = cameras_from_first(name, "intrinsics", poses, self.intrinsics.expand(len(frames), 3, 3))
         size = (images.shape[-2], images.shape[-1])
-        millimetres = np.stack([read_map(name, folder / f"{stem}.depth.png", ("uint16",), size) for stem in stems])
-        known = torch.from_numpy((millimetres > 0) & (millimetres < INVALID_DEPTH))
-        depths = torch.from_numpy(millimetres.astype(np.float32) / 1000)
+        millimeters = np.stack([read_map(name, folder / f"{stem}.depth.png", ("uint16",), size) for stem in stems])
+        known = torch.from_numpy((millimeters > 0) & (millimeters < INVALID_DEPTH))
+        depths = torch.from_numpy(millimeters.astype(np.float32) / 1000)
         clip = Clip(
             images=images,
             times=torch.tensor(frames, dtype=torch.float32) / FRAMES_PER_SECOND,
-            source=Source(str(folder), tuple(f"{stem}.color.png" for stem in stems), tuple(frames)),
+            source=ClipSource(str(folder), tuple(f"{stem}.color.png" for stem in stems), tuple(frames)),
         )
-        return Sample(clip, true_scene(cameras, depths, known, anchors=anchors, metres_per_unit=1.0))
+        return Sample(clip, ground_truth_scene(cameras, depths, known, anchors=anchors, metres_per_unit=1.0))
 
 
 def _world_from_cam(name: str, path: Path) -> torch.Tensor:

@@ -11,27 +11,27 @@ from torch import Tensor
 
 from recon4d.datasets.readers.common import read_images
 from recon4d.datasets.readers.folders import cameras_from_first, folder_of
-from recon4d.datasets.sample import Sample, true_scene
-from recon4d.datasets.sequence_dataset import Sequences
+from recon4d.datasets.sample import Sample, ground_truth_scene
+from recon4d.datasets.sequence_dataset import SequenceDataset
 from recon4d.errors import DataError
 from recon4d.geometry import invert
 from recon4d.io.checked_values import numbers, rigid_matrices
 from recon4d.io.file_errors import blamed_on
-from recon4d.records import Clip, Source
+from recon4d.records import Clip, ClipSource
 
 MAGIC = 202021.25
 """The float32 that opens every file."""
 FARTHEST = 1000.0
-"""Metres: what is stored as farther is sky (1e11 in some scenes, a dome 2.5 to 3.4 km away in others)."""
+"""Meters: what is stored as farther is sky (1e11 in some scenes, a dome 2.5 to 3.4 km away in others)."""
 FRAMES_PER_SECOND = 24
 """The film's; no file says so."""
 
 
-class Sintel(Sequences):
+class Sintel(SequenceDataset):
     """The scenes of <root>/training/<rendering> ("final" or "clean") with camdata_left and depth beside them.
 
     Cameras are cam_from_world with intrinsics of their own in each frame (some scenes zoom), their principal point
-    ((w - 1) / 2, (h - 1) / 2) said with the first pixel's centre at (0, 0). Depth is z in metres; the sky, farther
+    ((w - 1) / 2, (h - 1) / 2) said with the first pixel's center at (0, 0). Depth is z in meters; the sky, farther
     than 1000 m, is unknown.
     """
 
@@ -64,13 +64,13 @@ class Sintel(Sequences):
         clip = Clip(
             images=images,
             times=torch.tensor(frames, dtype=torch.float32) / FRAMES_PER_SECOND,
-            source=Source(str(self.folders[name]), tuple(f"{stem}.png" for stem in stems), tuple(frames)),
+            source=ClipSource(str(self.folders[name]), tuple(f"{stem}.png" for stem in stems), tuple(frames)),
         )
-        return Sample(clip, true_scene(cameras, depths, known, anchors=anchors, metres_per_unit=1.0))
+        return Sample(clip, ground_truth_scene(cameras, depths, known, anchors=anchors, metres_per_unit=1.0))
 
 
 def _read_camera(name: str, path: Path) -> tuple[Float64[Tensor, "4 4"], Float64[Tensor, "3 3"]]:
-    """``cam_from_world`` and intrinsics with the first pixel's centre at (0.5, 0.5)."""
+    """``cam_from_world`` and intrinsics with the first pixel's center at (0.5, 0.5)."""
     body = _body(name, path)
     if len(body) != 21 * 8:
         raise DataError(name, path, f"holds {len(body)} bytes after its first four, wanted {21 * 8}")

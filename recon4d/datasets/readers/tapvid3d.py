@@ -11,21 +11,21 @@ from torch import Tensor
 
 from recon4d.datasets.readers.folders import cameras_from_first, folder_of
 from recon4d.datasets.readers.safe_pickle import read_npy
-from recon4d.datasets.sample import Sample, Trajectories, true_scene
-from recon4d.datasets.sequence_dataset import Sequences
+from recon4d.datasets.sample import Sample, Trajectories, ground_truth_scene
+from recon4d.datasets.sequence_dataset import SequenceDataset
 from recon4d.errors import DataError
 from recon4d.geometry import invert, project, transform_points
 from recon4d.io import decode_photo
 from recon4d.io.checked_values import numbers, pinhole_matrix, rigid_matrices
 from recon4d.io.file_errors import blamed_on
-from recon4d.records import Clip, Source
+from recon4d.records import Clip, ClipSource
 
 FRAMES_PER_SECOND = 30
 """No file says; only the order of the frames matters."""
 
 
-class TapVid3D(Sequences):
-    """The npz files in `root` and in its subfolders (adt, drivetrack, pstudio, ...), in metres.
+class TapVid3D(SequenceDataset):
+    """The npz files in `root` and in its subfolders (adt, drivetrack, pstudio, ...), in meters.
 
     Tracks are stored in each frame's own camera and answered in the world; `extrinsics_w2c` are cam_from_world, and a
     clip without them was seen by a camera that stands still. Intrinsics are taken as they are stored. Depth (z) is
@@ -71,7 +71,7 @@ class TapVid3D(Sequences):
             points=transform_points(first_from_world @ invert(cam_from_world), tracks).float(),
             pixels=project(tracks, intrinsics.expand(len(chosen), 3, 3)).float(),
             exists=exists,
-            visible=visible[chosen] & exists & (tracks[..., 2] > 0),
+            visibility=visible[chosen] & exists & (tracks[..., 2] > 0),
         )
         depths = torch.zeros(len(chosen), *images.shape[-2:])
         if _has(name, path, "depth_map"):
@@ -80,9 +80,9 @@ class TapVid3D(Sequences):
         clip = Clip(
             images=images,
             times=torch.tensor(frames, dtype=torch.float32) / FRAMES_PER_SECOND,
-            source=Source(file, tuple(f"{path.stem}_{frame:06d}" for frame in frames), tuple(frames)),
+            source=ClipSource(file, tuple(f"{path.stem}_{frame:06d}" for frame in frames), tuple(frames)),
         )
-        return Sample(clip, true_scene(cameras, depths, known, trajectories, anchors, metres_per_unit=1.0))
+        return Sample(clip, ground_truth_scene(cameras, depths, known, trajectories, anchors, metres_per_unit=1.0))
 
 
 def _visibility(name: str, path: Path) -> Tensor:

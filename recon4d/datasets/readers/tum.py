@@ -16,32 +16,32 @@ from recon4d.datasets.readers.folders import (
     folders_with,
     read_map,
 )
-from recon4d.datasets.sample import Sample, true_scene
-from recon4d.datasets.sequence_dataset import Sequences
+from recon4d.datasets.sample import Sample, ground_truth_scene
+from recon4d.datasets.sequence_dataset import SequenceDataset
 from recon4d.errors import DataError
 from recon4d.geometry import rigid, rotation_from_quaternion
 from recon4d.io import list_photos
 from recon4d.io.checked_values import numbers, pinhole_matrix
 from recon4d.io.file_errors import blamed_on
-from recon4d.records import Clip, Source
+from recon4d.records import Clip, ClipSource
 
 NEAREST_SECONDS = 0.02
 """What is farther apart in time is not of the same moment (associate.py of the data set's own tools)."""
-DEPTH_PER_METRE = 5000
+DEPTH_PER_METER = 5000
 CALIBRATIONS = {
     "1": (517.3, 516.5, 318.6, 255.3),
     "2": (520.9, 521.0, 325.1, 249.7),
     "3": (535.4, 539.2, 320.1, 247.6),
 }
-"""fx, fy, cx, cy of freiburg1, 2 and 3 as published, the first pixel's centre at (0, 0)."""
+"""fx, fy, cx, cy of freiburg1, 2 and 3 as published, the first pixel's center at (0, 0)."""
 
 
-class Tum(Sequences):
-    """TUM RGB-D (and Bonn, which has its layout): cameras, and depth where there is some, in metres.
+class Tum(SequenceDataset):
+    """TUM RGB-D (and Bonn, which has its layout): cameras, and depth where there is some, in meters.
 
     `root` is a folder with a groundtruth.txt (`t tx ty tz qx qy qz qw`, world_from_cam in OpenCV axes; t may be the
     picture's file name) or a folder of such. Pictures are those of rgb.txt, or those named by their time in the folder
-    or in rgb/; depth likewise. `intrinsics` are fx, fy, cx, cy with the first pixel's centre at (0, 0), as the data
+    or in rgb/; depth likewise. `intrinsics` are fx, fy, cx, cy with the first pixel's center at (0, 0), as the data
     set publishes them; None takes those of freiburg1, 2 or 3 by the name of the sequence (lens distortion, which the
     first two have, is not removed). Pictures without a camera within 0.02 s are left out; those without depth stay,
     with confidence 0.
@@ -73,9 +73,9 @@ class Tum(Sequences):
         clip = Clip(
             images=images,
             times=torch.tensor([moment.seconds - moments[0].seconds for moment in chosen], dtype=torch.float32),
-            source=Source(str(self.folders[name]), names, tuple(frames)),
+            source=ClipSource(str(self.folders[name]), names, tuple(frames)),
         )
-        return Sample(clip, true_scene(cameras, depths, depths > 0, anchors=anchors, metres_per_unit=1.0))
+        return Sample(clip, ground_truth_scene(cameras, depths, depths > 0, anchors=anchors, metres_per_unit=1.0))
 
     def _moments(self, name: str) -> list["_Moment"]:
         """The pictures that have a camera, in order of time."""
@@ -172,7 +172,7 @@ def _nearest(seconds: float, times: list[float]) -> int | None:
 
 
 def _depth(name: str, path: Path | None, size: tuple[int, int]) -> np.ndarray:
-    """z in metres, 0 where unknown."""
+    """z in meters, 0 where unknown."""
     if path is None:
         return np.zeros(size, dtype=np.float32)
-    return read_map(name, path, ("uint16",), size).astype(np.float32) / DEPTH_PER_METRE
+    return read_map(name, path, ("uint16",), size).astype(np.float32) / DEPTH_PER_METER

@@ -13,7 +13,7 @@ from recon4d.datasets.synthetic.scene import (
     Light,
     Photometry,
     Surfaces,
-    WorldConfig,
+    SyntheticConfig,
 )
 from recon4d.geometry import rotation_from_axis_angle
 
@@ -22,12 +22,14 @@ PICTURE_SHARE = 0.6
 """Of surfaces that wear an image texture where there are any."""
 
 
-def draw_surfaces(draws: Draws, config: WorldConfig, outdoors: Bool[Tensor, "batch"], num_pictures: int) -> Surfaces:
+def draw_surfaces(
+    draws: Draws, config: SyntheticConfig, outdoors: Bool[Tensor, "batch"], num_pictures: int
+) -> Surfaces:
     """Paint for every primitive and every face of the room; outdoors the ceiling, and mostly the walls, are sky."""
     count = config.primitives + ROOM_FACES
     is_room = torch.arange(count, device=outdoors.device)[None, :, None] >= config.primitives
     brightness = draws.uniform(count, 3, 1, low=0.03, high=0.97)
-    colours = (brightness + draws.normal(count, 3, 3) * draws.uniform(count, 1, 1, high=0.3)).clamp(0, 1)
+    colors = (brightness + draws.normal(count, 3, 3) * draws.uniform(count, 1, 1, high=0.3)).clamp(0, 1)
     frequency = draws.log_uniform(count, 1, low=0.5, high=6.0)
     frequency = torch.where(is_room, 0.5 * frequency, frequency)
     frequency = torch.where(is_room & outdoors[:, None, None], 0.6 * frequency, frequency)
@@ -40,7 +42,7 @@ def draw_surfaces(draws: Draws, config: WorldConfig, outdoors: Bool[Tensor, "bat
     picture = draws.integers(count, below=max(num_pictures, 1))
     wears_picture = draws.chance(count, probability=PICTURE_SHARE) & (num_pictures > 0)
     return Surfaces(
-        colours=colours,
+        colors=colors,
         pattern_from_local=turn * stretch[..., None],
         offset=draws.uniform(count, 3, high=8.0),
         pattern=draws.integers(count, below=len(PATTERNS)),
@@ -81,11 +83,11 @@ def draw_photometry(draws: Draws, num_frames: int) -> Photometry:
 
 
 def expose(
-    colours: Float[Tensor, "batch time 3 height width"], photometry: Photometry
+    colors: Float[Tensor, "batch time 3 height width"], photometry: Photometry
 ) -> Float[Tensor, "batch time 3 height width"]:
     """Light to pictures in [0, 1]: exposure by the clip's own brightness, gamma, blur, noise."""
-    mean = colours.mean(dim=(1, 2, 3, 4), keepdim=True)
-    exposed = colours.clamp(min=1e-4) * (0.42 / mean.clamp(min=0.02)) ** 0.8
+    mean = colors.mean(dim=(1, 2, 3, 4), keepdim=True)
+    exposed = colors.clamp(min=1e-4) * (0.42 / mean.clamp(min=0.02)) ** 0.8
     exposed = (exposed * photometry.exposure[:, :, None, None, None]).clamp(1e-4, 1)
     exposed = exposed ** photometry.gamma[:, None, None, None, None]
     flat = exposed.flatten(0, 1)

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from recon4d.datasets.synthetic.counter_rng import Draws
 from recon4d.datasets.synthetic.layout import smooth_curve
-from recon4d.datasets.synthetic.scene import WorldConfig
+from recon4d.datasets.synthetic.scene import SyntheticConfig
 from recon4d.geometry import rigid
 from recon4d.records import Cameras
 
 
-def draw_phases(draws: Draws, config: WorldConfig, is_loose: Bool[Tensor, "batch"]) -> Float[Tensor, "batch time"]:
+def draw_phases(draws: Draws, config: SyntheticConfig, is_loose: Bool[Tensor, "batch"]) -> Float[Tensor, "batch time"]:
     """Rising from 0 with uneven gaps to at most 1; shuffled behind the first frame where `is_loose`."""
     steps = max(config.num_frames - 1, 1)
     gaps = draws.uniform(steps, low=0.3, high=1.7)
@@ -33,7 +33,7 @@ def draw_target(draws: Draws, room: Float[Tensor, "batch 3"]) -> Float[Tensor, "
 
 def draw_cameras(
     draws: Draws,
-    config: WorldConfig,
+    config: SyntheticConfig,
     phases: Float[Tensor, "batch time"],
     room: Float[Tensor, "batch 3"],
     target: Float[Tensor, "batch 3"],
@@ -43,7 +43,7 @@ def draw_cameras(
     """One camera a frame; `difficulty` in (0, 1] scales how far it goes."""
     strength = config.speed * difficulty * draws.log_uniform(1, low=0.45, high=2.6) * ~stands_still[:, None]
     travels = strength * ~draws.chance(1, probability=0.05)
-    centres = _draw_centres(draws, phases, room, target, travels)
+    centers = _draw_centers(draws, phases, room, target, travels)
     looks_at = target[:, None] + 0.4 * draws.normal(1, 3)
     looks_at = looks_at + 0.55 * strength[..., None] * draws.normal(1, 3) * phases[..., None]
     shake = 0.08 * draws.log_uniform(1, 1, low=0.1, high=1.5) * strength[..., None].clamp(max=1)
@@ -52,11 +52,11 @@ def draw_cameras(
         draws, phases, 1, waves=3, low=0.4, high=2.5
     )
     return Cameras(
-        world_from_cam=rigid(_look_at(looks_at - centres, roll), centres), intrinsics=_draw_intrinsics(draws, config)
+        world_from_cam=rigid(_look_at(looks_at - centers, roll), centers), intrinsics=_draw_intrinsics(draws, config)
     )
 
 
-def _draw_centres(
+def _draw_centers(
     draws: Draws, phases: Tensor, room: Tensor, target: Tensor, travels: Tensor
 ) -> Float[Tensor, "batch time 3"]:
     """An orbit about the target, drifting and trembling, kept inside the room."""
@@ -70,10 +70,10 @@ def _draw_centres(
     drift = 0.6 * travels[..., None] * draws.normal(1, 3) * phases.new_tensor([1.0, 1.0, 0.4]) * phases[..., None]
     tremble = 0.06 * draws.log_uniform(1, 1, low=0.1, high=1.5) * travels[..., None].clamp(max=1)
     tremble = tremble * smooth_curve(draws, phases, 3, waves=3, low=0.4, high=2.5)
-    centres = target[:, None] + orbit + drift + tremble
+    centers = target[:, None] + orbit + drift + tremble
     low = torch.cat([-room[:, :2] + 0.3, torch.full_like(room[:, :1], 0.25)], dim=1)
     high = room - room.new_tensor([0.3, 0.3, 0.2])
-    return torch.minimum(torch.maximum(centres, low[:, None]), high[:, None])
+    return torch.minimum(torch.maximum(centers, low[:, None]), high[:, None])
 
 
 def _look_at(direction: Tensor, roll: Tensor) -> Float[Tensor, "batch time 3 3"]:
@@ -86,13 +86,13 @@ def _look_at(direction: Tensor, roll: Tensor) -> Float[Tensor, "batch time 3 3"]
     return torch.stack([cosine * right + sine * down, cosine * down - sine * right, forward], dim=-1)
 
 
-def _draw_intrinsics(draws: Draws, config: WorldConfig) -> Float[Tensor, "batch time 3 3"]:
+def _draw_intrinsics(draws: Draws, config: SyntheticConfig) -> Float[Tensor, "batch time 3 3"]:
     """Square pixels; one lens for the whole clip."""
     angle = torch.deg2rad(draws.uniform(low=config.field_of_view[0], high=config.field_of_view[1]))
     focal = max(config.height, config.width) / (2 * torch.tan(angle / 2))
     offset = config.principal_point * draws.uniform(2, low=-1, high=1)
-    centre = (offset + 0.5) * offset.new_tensor([float(config.width), float(config.height)])
+    center = (offset + 0.5) * offset.new_tensor([float(config.width), float(config.height)])
     zero, one = torch.zeros_like(focal), torch.ones_like(focal)
-    rows = [focal, zero, centre[:, 0], zero, focal, centre[:, 1], zero, zero, one]
+    rows = [focal, zero, center[:, 0], zero, focal, center[:, 1], zero, zero, one]
     intrinsics = torch.stack(rows, dim=-1).unflatten(-1, (3, 3))
     return intrinsics[:, None].expand(-1, config.num_frames, 3, 3)

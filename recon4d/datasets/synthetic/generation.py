@@ -20,9 +20,9 @@ from recon4d.datasets.synthetic.ground_truth import (
     ALL_PIXELS,
     Lattice,
     follow,
+    ground_truth_of,
     is_surface,
     see,
-    true_scene_of_world,
 )
 from recon4d.datasets.synthetic.layout import (
     Cast,
@@ -32,7 +32,7 @@ from recon4d.datasets.synthetic.layout import (
 )
 from recon4d.datasets.synthetic.noise_volume import VOLUMES, noise_volumes
 from recon4d.datasets.synthetic.ray_casting import Hits, cast_rays
-from recon4d.datasets.synthetic.scene import World, WorldConfig
+from recon4d.datasets.synthetic.scene import SyntheticConfig, SyntheticScene
 from recon4d.datasets.synthetic.shading import Textures, shade
 from recon4d.geometry import rotation_angle
 from recon4d.models import allow_many_graphs
@@ -47,7 +47,7 @@ PREVIEW_SIDE = 20
 class RenderParts:
     """The two costly steps of rendering, so that they may be exchanged for compiled ones."""
 
-    cast_rays: Callable[[World, int, int], Hits] = cast_rays
+    cast_rays: Callable[[SyntheticScene, int, int], Hits] = cast_rays
     shade: Callable[..., Tensor] = shade
 
 
@@ -57,14 +57,14 @@ def compiled_parts() -> RenderParts:
     return RenderParts(torch.compile(cast_rays, dynamic=False), torch.compile(shade, dynamic=False))
 
 
-def make_worlds(
-    config: WorldConfig,
+def make_scenes(
+    config: SyntheticConfig,
     seed: int,
     indices: Sequence[int],
     device: torch.device | str = "cpu",
     difficulty: float = 1.0,
     num_pictures: int = 0,
-) -> World:
+) -> SyntheticScene:
     """A batch of worlds, each the best of its own candidates; `difficulty` in (0, 1] scales motion of the camera."""
     numbers = torch.tensor(list(indices), dtype=torch.int64, device=device)
     candidates = [
@@ -75,13 +75,13 @@ def make_worlds(
         return candidates[0]
     penalties = torch.stack([_penalty(world, config) for world in candidates])
     best = penalties.argmin(dim=0)
-    stacked = World.stack(candidates)
+    stacked = SyntheticScene.stack(candidates)
     return stacked.map(lambda tensor: tensor[best, torch.arange(len(numbers), device=tensor.device)])
 
 
-def render_worlds(
-    world: World,
-    config: WorldConfig,
+def render_scenes(
+    world: SyntheticScene,
+    config: SyntheticConfig,
     anchors: Int[Tensor, "batch anchor"] | Sequence[int] = (0,),
     pictures: UInt8[Tensor, "picture 3 side side"] | None = None,
     parts: RenderParts | None = None,
@@ -101,13 +101,13 @@ def render_worlds(
             raise ValueError(f"anchors {list(anchors)} must be frames from 0 to {config.num_frames - 1}")
         anchors = torch.tensor(list(anchors), dtype=torch.long, device=world.phases.device).expand(batch, -1)
     textures = None if pictures is None else Textures.worn(world.surfaces, pictures)
-    hits, colours = [], []
+    hits, colors = [], []
     chunk = _frames_at_once(world, config)
     for start in range(0, config.num_frames, chunk):
         part = world.frames(slice(start, start + chunk))
         hits.append(parts.cast_rays(part, config.height, config.width))
-        colours.append(parts.shade(part, hits[-1], volumes, textures))
-    images = expose(torch.cat(colours, dim=1), world.photometry)
+        colors.append(parts.shade(part, hits[-1], volumes, textures))
+    images = expose(torch.cat(colors, dim=1), world.photometry)
     whole = Hits(
         depths=torch.cat([hit.depths for hit in hits], dim=1),
         surfaces=torch.cat([hit.surfaces for hit in hits], dim=1),
@@ -115,10 +115,10 @@ def render_worlds(
     )
     times = torch.where(world.is_loose[:, None], torch.nan, SECONDS_PER_PHASE * world.phases)
     clip = Clip((images * 255).round().to(torch.uint8), times)
-    return Sample(clip, true_scene_of_world(world, whole, anchors, tracked), object_ids=whole.surfaces)
+    return Sample(clip, ground_truth_of(world, whole, anchors, tracked), object_ids=whole.surfaces)
 
 
-def preview(world: World, config: WorldConfig, side: int) -> tuple[World, Hits]:
+def preview(world: SyntheticScene, config: SyntheticConfig, side: int) -> tuple[SyntheticScene, Hits]:
     """The world filmed in a small picture, `side` pixels on the longer side, and what that picture sees."""
     scale = side / max(config.height, config.width)
     height, width = (max(4, round(length * scale)) for length in (config.height, config.width))
@@ -127,7 +127,9 @@ def preview(world: World, config: WorldConfig, side: int) -> tuple[World, Hits]:
     return small, cast_rays(small, height, width)
 
 
-def overlap_and_motion(world: World, hits: Hits) -> tuple[Float[Tensor, "batch time"], Float[Tensor, "batch time"]]:
+def overlap_and_motion(
+    world: SyntheticScene, hits: Hits
+) -> tuple[Float[Tensor, "batch time"], Float[Tensor, "batch time"]]:
     """The shares of the first frame's surface that each frame sees, and that have moved by 2 % of depth by then."""
     first = torch.zeros_like(world.photometry.noise_key)
     points = hits.points[:, 0].flatten(1, 2)
@@ -139,14 +141,14 @@ def overlap_and_motion(world: World, hits: Hits) -> tuple[Float[Tensor, "batch t
     return (seen & known).sum(dim=-1) / total, (has_moved & known).sum(dim=-1) / known.shape[-1]
 
 
-def _frames_at_once(world: World, config: WorldConfig) -> int:
+def _frames_at_once(world: SyntheticScene, config: SyntheticConfig) -> int:
     """As many as memory likes: what fits into a processor's cache (several times faster there), or a GPU's share."""
     budget = 2**21 if world.phases.device.type == "cpu" else 2**28
     rays = world.phases.shape[0] * config.height * config.width * config.primitives
     return max(1, budget // rays)
 
 
-def _draw_world(draws: Draws, config: WorldConfig, difficulty: float, num_pictures: int) -> World:
+def _draw_world(draws: Draws, config: SyntheticConfig, difficulty: float, num_pictures: int) -> SyntheticScene:
     room, outdoors = draw_room(draws)
     is_loose = draws.chance(probability=config.loose_share)
     kind = draws.uniform()
@@ -157,12 +159,12 @@ def _draw_world(draws: Draws, config: WorldConfig, difficulty: float, num_pictur
     target = draw_target(draws, room)
     cameras = draw_cameras(draws, config, phases, room, target, stands_still, difficulty)
     shapes = draw_shapes(draws, config, phases, room, outdoors, target, Cast(is_static, one_mover))
-    return World(
+    return SyntheticScene(
         cameras=cameras,
         phases=phases,
         is_loose=is_loose,
         room=room,
-        shapes=without_collisions(shapes, cameras.centres),
+        shapes=without_collisions(shapes, cameras.centers),
         surfaces=draw_surfaces(draws, config, outdoors, num_pictures),
         light=draw_light(draws),
         photometry=draw_photometry(draws, config.num_frames),
@@ -170,7 +172,7 @@ def _draw_world(draws: Draws, config: WorldConfig, difficulty: float, num_pictur
     )
 
 
-def _penalty(world: World, config: WorldConfig) -> Float[Tensor, "batch"]:
+def _penalty(world: SyntheticScene, config: SyntheticConfig) -> Float[Tensor, "batch"]:
     """What is wrong with a candidate, judged in a small picture: little overlap or motion, too near, turned away."""
     small, hits = preview(world, config, PREVIEW_SIDE)
     overlap, motion = overlap_and_motion(small, hits)

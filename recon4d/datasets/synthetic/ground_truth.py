@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from recon4d.datasets.synthetic.ray_casting import Hits
-from recon4d.datasets.synthetic.scene import World
+from recon4d.datasets.synthetic.scene import SyntheticScene
 from recon4d.geometry import (
     invert,
     pixel_grid,
@@ -17,11 +17,14 @@ from recon4d.geometry import (
 from recon4d.records import Scene, Tracks
 
 SEEN_TOLERANCE = (0.015, 0.005)
-"""A point counts as seen up to this share of the depth map's depth, and metres, behind it."""
+"""A point counts as seen up to this share of the depth map's depth, and meters, behind it."""
 
 
 def follow(
-    world: World, surfaces: Int[Tensor, "batch n"], points: Float[Tensor, "batch n 3"], frames: Int[Tensor, "batch"]
+    world: SyntheticScene,
+    surfaces: Int[Tensor, "batch n"],
+    points: Float[Tensor, "batch n 3"],
+    frames: Int[Tensor, "batch"],
 ) -> Float[Tensor, "batch time n 3"]:
     """World points on surfaces, seen at `frames`, at every time: they ride on their primitive."""
     count = world.shapes.active.shape[-1]
@@ -37,14 +40,14 @@ def follow(
     return torch.where(rides(world, surfaces)[:, None, :, None], moved, points[:, None])
 
 
-def rides(world: World, surfaces: Int[Tensor, "batch n"]) -> Bool[Tensor, "batch n"]:
+def rides(world: SyntheticScene, surfaces: Int[Tensor, "batch n"]) -> Bool[Tensor, "batch n"]:
     """Whether a surface belongs to a primitive that moves."""
     count = world.shapes.active.shape[-1]
     return (surfaces < count) & world.shapes.moves.gather(1, torch.where(surfaces < count, surfaces, 0))
 
 
 def see(
-    world: World, depths: Float[Tensor, "batch time height width"], points: Float[Tensor, "batch time n 3"]
+    world: SyntheticScene, depths: Float[Tensor, "batch time height width"], points: Float[Tensor, "batch time n 3"]
 ) -> tuple[Float[Tensor, "batch time n 2"], Bool[Tensor, "batch time n"]]:
     """Where points fall in each frame's picture, and whether they are seen there and not behind something."""
     height, width = depths.shape[-2:]
@@ -61,7 +64,9 @@ def see(
     return pixels, inside & (z < farthest * (1 + SEEN_TOLERANCE[0]) + SEEN_TOLERANCE[1])
 
 
-def is_surface(world: World, surfaces: Int[Tensor, "batch time height width"]) -> Bool[Tensor, "b t height width"]:
+def is_surface(
+    world: SyntheticScene, surfaces: Int[Tensor, "batch time height width"]
+) -> Bool[Tensor, "b t height width"]:
     """False where there is only sky."""
     return ~_per_surface(world.surfaces.is_sky, surfaces)
 
@@ -83,8 +88,8 @@ class Lattice:
 ALL_PIXELS = Lattice()
 
 
-def true_scene_of_world(
-    world: World, hits: Hits, anchors: Int[Tensor, "batch anchor"], tracked: Lattice = ALL_PIXELS
+def ground_truth_of(
+    world: SyntheticScene, hits: Hits, anchors: Int[Tensor, "batch anchor"], tracked: Lattice = ALL_PIXELS
 ) -> Scene:
     """The scene in the first camera's world, with tracks of the anchors' pixels on a lattice."""
     known = is_surface(world, hits.surfaces)
@@ -95,7 +100,7 @@ def true_scene_of_world(
         depth_confidence=confidence,
         points=hits.points,
         point_confidence=confidence,
-        moving=rides(world, hits.surfaces.flatten(1)).reshape(known.shape).to(confidence.dtype),
+        dynamic=rides(world, hits.surfaces.flatten(1)).reshape(known.shape).to(confidence.dtype),
         metres_per_unit=torch.ones_like(world.phases[:, 0]),
         tracks=_grid_tracks(world, hits, known, anchors, tracked) if anchors.shape[1] else None,
     )
@@ -103,7 +108,7 @@ def true_scene_of_world(
     return scene if scene.tracks is None else replace(scene, tracks=_start_at_points(world, hits, scene, tracked))
 
 
-def _grid_tracks(world: World, hits: Hits, known: Tensor, anchors: Tensor, tracked: Lattice) -> Tracks:
+def _grid_tracks(world: SyntheticScene, hits: Hits, known: Tensor, anchors: Tensor, tracked: Lattice) -> Tracks:
     height, width = hits.depths.shape[-2:]
     batch = torch.arange(len(anchors), device=anchors.device)
     points, visible, confidence = [], [], []
@@ -120,14 +125,14 @@ def _grid_tracks(world: World, hits: Hits, known: Tensor, anchors: Tensor, track
     pixels = tracked.of(pixel_grid(height, width, anchors.device).movedim(-1, 0)).flatten(1).T
     return Tracks(
         points=torch.stack(points, dim=1),
-        visible=torch.stack(visible, dim=1),
+        visibility=torch.stack(visible, dim=1),
         confidence=torch.stack(confidence, dim=1),
         anchors=anchors,
         pixels=pixels.expand(*anchors.shape, -1, -1),
     )
 
 
-def _start_at_points(world: World, hits: Hits, scene: Scene, tracked: Lattice) -> Tracks:
+def _start_at_points(world: SyntheticScene, hits: Hits, scene: Scene, tracked: Lattice) -> Tracks:
     """The scene's tracks, bit for bit its own points at the anchor's time, and always for what stands still."""
     tracks = scene.tracks
     assert tracks is not None

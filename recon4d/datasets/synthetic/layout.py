@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from recon4d.datasets.synthetic.counter_rng import Draws
-from recon4d.datasets.synthetic.scene import Shapes, WorldConfig
+from recon4d.datasets.synthetic.scene import Shapes, SyntheticConfig
 from recon4d.geometry import rigid, rotation_from_axis_angle
 
 FREE = 9.0
@@ -25,7 +25,7 @@ class Cast:
 
 
 def draw_room(draws: Draws) -> tuple[Float[Tensor, "batch 3"], Bool[Tensor, "batch"]]:
-    """Half width, half depth and height in metres, and whether it is open ground under a sky."""
+    """Half width, half depth and height in meters, and whether it is open ground under a sky."""
     outdoors = draws.chance(probability=0.45)
     open_ground = draws.log_uniform(2, low=12, high=50)
     indoors = draws.uniform(2, low=2.5, high=7)
@@ -47,7 +47,7 @@ def smooth_curve(
 
 def draw_shapes(
     draws: Draws,
-    config: WorldConfig,
+    config: SyntheticConfig,
     phases: Float[Tensor, "batch time"],
     room: Float[Tensor, "batch 3"],
     outdoors: Bool[Tensor, "batch"],
@@ -82,9 +82,9 @@ def draw_shapes(
     )
 
 
-def without_collisions(shapes: Shapes, centres: Float[Tensor, "batch time 3"], clearance: float = 0.35) -> Shapes:
-    """The shapes with those left out that a camera would touch, in metres."""
-    distance = (shapes.world_from_local[..., :3, 3] - centres[:, :, None]).norm(dim=-1)
+def without_collisions(shapes: Shapes, centers: Float[Tensor, "batch time 3"], clearance: float = 0.35) -> Shapes:
+    """The shapes with those left out that a camera would touch, in meters."""
+    distance = (shapes.world_from_local[..., :3, 3] - centers[:, :, None]).norm(dim=-1)
     radius = (shapes.size * shapes.slab.clamp(max=1)).amax(dim=-1)
     is_clear = (distance - radius[:, None]).amin(dim=1) > clearance
     active = shapes.active & is_clear
@@ -131,7 +131,7 @@ def _draw_movers(draws: Draws, bodies: int, count: int, is_big: Tensor, cast: Ca
 
 
 def _draw_bodies(
-    draws: Draws, config: WorldConfig, phases: Tensor, room: Tensor, target: Tensor, size: Tensor, moves: Tensor
+    draws: Draws, config: SyntheticConfig, phases: Tensor, room: Tensor, target: Tensor, size: Tensor, moves: Tensor
 ) -> Float[Tensor, "batch time body 4 4"]:
     """Where every body is at every time: on the floor or in the air, near the target or anywhere, on its own course."""
     bodies, groups = config.primitives + config.groups, config.groups
@@ -174,5 +174,5 @@ def _draw_joints(
     joint_turn = rotation_from_axis_angle(axis[:, None] * angle[..., None])
     end = size * size.new_tensor([0.0, 0.0, 1.0])
     joint = offset + (rest @ end[..., None])[..., 0]
-    centre = (joint_turn @ (offset - joint)[:, None, ..., None])[..., 0] + joint[:, None]
-    return rigid(joint_turn @ rest[:, None], centre)
+    center = (joint_turn @ (offset - joint)[:, None, ..., None])[..., 0] + joint[:, None]
+    return rigid(joint_turn @ rest[:, None], center)

@@ -19,7 +19,7 @@ VOLUMES = 8
 
 @functools.lru_cache(maxsize=4)
 def noise_volumes(device: torch.device) -> Float[Tensor, "volume 4 side side side"]:
-    """The same volumes on every device: clouds, other clouds, cracks between cells, and the cells' own grey.
+    """The same volumes on every device: clouds, other clouds, cracks between cells, and the cells' own gray.
 
     One voxel is repeated at the end of each axis, so that interpolation closes the period.
     """
@@ -65,13 +65,13 @@ def _upsample(values: Tensor, axis: int) -> Tensor:
 
 
 def _voronoi(draws: Draws) -> tuple[Tensor, Tensor]:
-    """The distance to the border between the two nearest points, and the nearest point's grey."""
+    """The distance to the border between the two nearest points, and the nearest point's gray."""
     cells = SIDE // CELL
-    inside, grey = draws.uniform(cells, cells, cells, 3), draws.uniform(cells, cells, cells)
+    inside, gray = draws.uniform(cells, cells, cells, 3), draws.uniform(cells, cells, cells)
     within = (torch.arange(CELL) + 0.5) / CELL
     # Voxels by cell and place in it, axis for axis: (volume, x cell, x, y cell, y, z cell, z).
     nearest = torch.full((VOLUMES, cells, CELL, cells, CELL, cells, CELL), torch.inf)
-    second, grey_of_nearest = nearest, torch.zeros_like(nearest)
+    second, gray_of_nearest = nearest, torch.zeros_like(nearest)
     for offset in itertools.product((-1, 0, 1), repeat=3):
         back = tuple(-step for step in offset)
         points = inside.roll(back, dims=(1, 2, 3)) + torch.tensor(offset)
@@ -80,9 +80,9 @@ def _voronoi(draws: Draws) -> tuple[Tensor, Tensor]:
         x = x.permute(0, 1, 4, 2, 3)[:, :, :, :, None, :, None]
         y = y.permute(0, 1, 2, 4, 3)[:, :, None, :, :, :, None]
         distance = x + y + z[:, :, None, :, None, :, :]
-        its_grey = grey.roll(back, dims=(1, 2, 3))[:, :, None, :, None, :, None]
-        grey_of_nearest = torch.where(distance < nearest, its_grey, grey_of_nearest)
+        its_gray = gray.roll(back, dims=(1, 2, 3))[:, :, None, :, None, :, None]
+        gray_of_nearest = torch.where(distance < nearest, its_gray, gray_of_nearest)
         second = torch.minimum(second, torch.maximum(nearest, distance))
         nearest = torch.minimum(nearest, distance)
     cube = (VOLUMES, SIDE, SIDE, SIDE)
-    return (second.sqrt() - nearest.sqrt()).clamp(0, 1).reshape(cube), grey_of_nearest.reshape(cube)
+    return (second.sqrt() - nearest.sqrt()).clamp(0, 1).reshape(cube), gray_of_nearest.reshape(cube)

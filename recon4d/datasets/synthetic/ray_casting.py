@@ -9,12 +9,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from recon4d.datasets.synthetic.scene import World
+from recon4d.datasets.synthetic.scene import SyntheticScene
 from recon4d.geometry import pixel_grid, unproject
 from recon4d.records import TensorRecord
 
 NEAREST = 0.15
-"""Metres; what is nearer than this is not seen."""
+"""Meters; what is nearer than this is not seen."""
 MISS = 1e9
 
 
@@ -27,26 +27,26 @@ class Hits(TensorRecord):
     points: Float[Tensor, "*batch time height width 3"]
 
 
-def cast_rays(world: World, height: int, width: int) -> Hits:
+def cast_rays(world: SyntheticScene, height: int, width: int) -> Hits:
     """The hits of every pixel of cameras whose intrinsics are for (height, width)."""
     intrinsics = world.cameras.intrinsics
     grid = pixel_grid(height, width, intrinsics.device).flatten(0, 1)
     over_pixels = (*intrinsics.shape[:2], height * width)
     rays = unproject(grid.expand(*over_pixels, 2), torch.ones(over_pixels, device=grid.device), intrinsics)
     directions = rays @ world.cameras.world_from_cam[..., :3, :3].transpose(-1, -2)
-    centres = world.cameras.centres
+    centers = world.cameras.centers
 
-    to_primitive, primitive = _first_primitive(world, centres, directions)
-    to_face, face = _room_face(world.room, centres, directions)
+    to_primitive, primitive = _first_primitive(world, centers, directions)
+    to_face, face = _room_face(world.room, centers, directions)
     depths = torch.minimum(to_primitive, to_face)
     surfaces = torch.where(to_primitive < to_face, primitive, face + world.shapes.active.shape[-1])
-    points = centres[:, :, None] + depths[..., None] * directions
+    points = centers[:, :, None] + depths[..., None] * directions
     size = (height, width)
     return Hits(depths.unflatten(-1, size), surfaces.unflatten(-1, size), points.unflatten(-2, size))
 
 
 def is_shadowed(
-    world: World, points: Float[Tensor, "batch time n 3"], direction: Float[Tensor, "batch 3"]
+    world: SyntheticScene, points: Float[Tensor, "batch time n 3"], direction: Float[Tensor, "batch 3"]
 ) -> Bool[Tensor, "batch time n"]:
     """Whether a primitive stands between each point and a light far away in `direction`."""
     local_from_world = world.local_from_world
@@ -58,10 +58,10 @@ def is_shadowed(
     return ((enter < leave) & (leave > 0.02) & (enter > -1e-3) & world.shapes.active[:, None, None]).any(dim=-1)
 
 
-def _first_primitive(world: World, centres: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
+def _first_primitive(world: SyntheticScene, centers: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
     local_from_world = world.local_from_world
     linear, offset = local_from_world[..., :3, :3], local_from_world[..., :3, 3]
-    origins = _turned(linear, centres[:, :, None])
+    origins = _turned(linear, centers[:, :, None])
     origins = tuple(origin + offset[:, :, None, :, i] for i, origin in enumerate(origins))
     enter, leave = _meet_convex(world, origins, _turned(linear, directions))
     seen = (enter < leave) & (enter > NEAREST) & world.shapes.active[:, None, None]
@@ -79,7 +79,7 @@ def _turned(linear: Tensor, vectors: Tensor) -> tuple[Tensor, ...]:
 
 
 def _meet_convex(
-    world: World, origins: tuple[Tensor, ...], directions: tuple[Tensor, ...]
+    world: SyntheticScene, origins: tuple[Tensor, ...], directions: tuple[Tensor, ...]
 ) -> tuple[Float[Tensor, "batch time n primitive"], Float[Tensor, "batch time n primitive"]]:
     """Where rays in unit coordinates enter and leave each primitive; enter > leave where they miss it.
 
@@ -106,12 +106,12 @@ def _meet_convex(
     return enter, leave
 
 
-def _room_face(room: Tensor, centres: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
+def _room_face(room: Tensor, centers: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
     """From inside, the face that a ray leaves by."""
     safe = torch.where(directions.abs() < 1e-7, 1e-7, directions)
     floor = torch.cat([-room[:, :2], torch.zeros_like(room[:, :1])], dim=-1)
     bound = torch.where(safe > 0, room[:, None, None], floor[:, None, None])
-    distance = (bound - centres[:, :, None]) / safe
+    distance = (bound - centers[:, :, None]) / safe
     nearest, axis = distance.min(dim=-1)
     backward = safe.gather(-1, axis[..., None])[..., 0] < 0
     return nearest, 2 * axis + backward

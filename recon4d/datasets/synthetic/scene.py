@@ -15,8 +15,8 @@ ROOM_FACES = 6
 
 
 @dataclass(frozen=True)
-class WorldConfig:
-    """What kind of clips are made. World axes while making: z up, floor at 0, metres."""
+class SyntheticConfig:
+    """What kind of clips are made. World axes while making: z up, floor at 0, meters."""
 
     num_frames: int = 8
     height: int = 224
@@ -24,7 +24,7 @@ class WorldConfig:
     field_of_view: tuple[float, float] = (40.0, 90.0)
     """Degrees across the longer side of the picture."""
     principal_point: float = 0.0
-    """Largest offset of the principal point from the centre, as a share of each side."""
+    """Largest offset of the principal point from the center, as a share of each side."""
     loose_share: float = 0.0
     """Clips whose frames are shuffled photos without times."""
     static_share: float = 0.22
@@ -73,7 +73,7 @@ class Shapes(TensorRecord):
 class Surfaces(TensorRecord):
     """How each primitive and each face of the room is painted; patterns stick to local coordinates."""
 
-    colours: Float[Tensor, "*batch surface 3 3"]
+    colors: Float[Tensor, "*batch surface 3 3"]
     """Two that the pattern mixes, and one of sparse patches."""
     pattern_from_local: Float[Tensor, "*batch surface 3 3"]
     offset: Float[Tensor, "*batch surface 3"]
@@ -88,7 +88,7 @@ class Surfaces(TensorRecord):
 
 @dataclass(frozen=True, eq=False)
 class Light(TensorRecord):
-    """A sun, an ambient light, and the colours of the sky at the horizon and overhead."""
+    """A sun, an ambient light, and the colors of the sky at the horizon and overhead."""
 
     direction: Float[Tensor, "*batch 3"]
     ambient: Float[Tensor, "*batch"]
@@ -111,7 +111,7 @@ class Photometry(TensorRecord):
 
 
 @dataclass(frozen=True, eq=False)
-class World(TensorRecord):
+class SyntheticScene(TensorRecord):
     """Everything that decides a clip and its truth."""
 
     cameras: Cameras
@@ -119,7 +119,7 @@ class World(TensorRecord):
     """Where in its motion the world is at each frame, from 0."""
     is_loose: Bool[Tensor, "*batch"]
     room: Float[Tensor, "*batch 3"]
-    """Half the width along x and y, and the height; the room is centred on the origin."""
+    """Half the width along x and y, and the height; the room is centered on the origin."""
     shapes: Shapes
     surfaces: Surfaces
     light: Light
@@ -127,7 +127,7 @@ class World(TensorRecord):
     volume: Int[Tensor, "*batch"]
     """Which of the noise volumes the patterns are cut from."""
 
-    def pick(self, scenes: Int[Tensor, "chosen"]) -> "World":
+    def pick(self, scenes: Int[Tensor, "chosen"]) -> "SyntheticScene":
         """The chosen scenes of a batch."""
         return self.map(lambda tensor: tensor.index_select(0, scenes))
 

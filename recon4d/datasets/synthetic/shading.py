@@ -1,4 +1,4 @@
-"""The colours of what a world's pixels see: patterns and pictures in local coordinates, light, cast shadows, sky."""
+"""The colors of what a world's pixels see: patterns and pictures in local coordinates, light, cast shadows, sky."""
 
 import math
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from recon4d.datasets.synthetic.noise_volume import look_up
 from recon4d.datasets.synthetic.ray_casting import Hits, is_shadowed
-from recon4d.datasets.synthetic.scene import Surfaces, World
+from recon4d.datasets.synthetic.scene import Surfaces, SyntheticScene
 
 CELLS_PER_PERIOD = 8
 """Fine noise repeats in every cell, where coarse noise repeats after so many."""
@@ -20,7 +20,7 @@ PICTURE_SCALE = 0.35
 
 @dataclass(frozen=True)
 class Textures:
-    """Pictures, and of what wears them the mean colour in [0, 1]: what a surface looks like from afar."""
+    """Pictures, and of what wears them the mean color in [0, 1]: what a surface looks like from afar."""
 
     pictures: UInt8[Tensor, "picture 3 side side"]
     means: Float[Tensor, "batch surface 3"]
@@ -32,7 +32,7 @@ class Textures:
 
 
 def shade(
-    world: World,
+    world: SyntheticScene,
     hits: Hits,
     volumes: Float[Tensor, "batch 4 side side side"],
     textures: Textures | None = None,
@@ -49,16 +49,16 @@ def shade(
     footprint = depths / focal * paint.pattern_from_local.abs().amax(dim=(-1, -2))
     noise, fine_noise = look_up(volumes, cells), look_up(volumes, 0.83 * CELLS_PER_PERIOD * cells + 0.37)
 
-    colours = _pattern_colours(paint, cells, noise, footprint)
+    colors = _pattern_colors(paint, cells, noise, footprint)
     if textures is not None:
         local_normals = (world_from_paint[..., :3, :3].transpose(-1, -2) @ normals[..., None])[..., 0]
-        worn = _picture_colours(textures, surfaces, paint, cells, local_normals, footprint)
-        colours = torch.where((paint.picture >= 0)[..., None], worn, colours)
+        worn = _picture_colors(textures, surfaces, paint, cells, local_normals, footprint)
+        colors = torch.where((paint.picture >= 0)[..., None], worn, colors)
     grain = paint.grain * (1.5 - 14 * footprint).clamp(0, 1)
-    colours = colours * (1 + 1.2 * grain * (fine_noise[..., 0] - 0.5))[..., None]
-    colours = colours + (0.12 * grain * (fine_noise[..., 3] - 0.5))[..., None]
-    lit = colours * _light(world, depths, points, normals)[..., None] * world.light.tint[:, None, None]
-    shown = torch.where(paint.is_sky[..., None], _sky_colours(world, points, paint, noise), lit).clamp(0, 1.5)
+    colors = colors * (1 + 1.2 * grain * (fine_noise[..., 0] - 0.5))[..., None]
+    colors = colors + (0.12 * grain * (fine_noise[..., 3] - 0.5))[..., None]
+    lit = colors * _light(world, depths, points, normals)[..., None] * world.light.tint[:, None, None]
+    shown = torch.where(paint.is_sky[..., None], _sky_colors(world, points, paint, noise), lit).clamp(0, 1.5)
     return shown.transpose(-1, -2).unflatten(-1, size)
 
 
@@ -73,13 +73,13 @@ def _chosen(values: Tensor, chosen: Tensor) -> Tensor:
 
 
 def _local_points_and_normals(
-    world: World, surfaces: Tensor, world_from_paint: Tensor, points: Tensor
+    world: SyntheticScene, surfaces: Tensor, world_from_paint: Tensor, points: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Points in the coordinates their paint sticks to, and unit normals in the world."""
     count = world.shapes.active.shape[-1]
     is_primitive = surfaces < count
-    rotation, centre = world_from_paint[..., :3, :3], world_from_paint[..., :3, 3]
-    local = (rotation.transpose(-1, -2) @ (points - centre)[..., None])[..., 0]
+    rotation, center = world_from_paint[..., :3, :3], world_from_paint[..., :3, 3]
+    local = (rotation.transpose(-1, -2) @ (points - center)[..., None])[..., 0]
 
     batch = torch.arange(len(surfaces), device=surfaces.device)[:, None, None]
     primitive = torch.where(is_primitive, surfaces, 0)
@@ -98,7 +98,7 @@ def _local_points_and_normals(
     return local, torch.where(is_primitive[..., None], normal, inward.to(normal.dtype))
 
 
-def _world_from_paint(world: World, surfaces: Tensor) -> Float[Tensor, "b t n 4 4"]:
+def _world_from_paint(world: SyntheticScene, surfaces: Tensor) -> Float[Tensor, "b t n 4 4"]:
     """The coordinates that the paint of each hit sticks to: its primitive's, or the world's own for the room."""
     is_primitive = surfaces < world.shapes.active.shape[-1]
     batch = torch.arange(len(surfaces), device=surfaces.device)[:, None, None]
@@ -108,8 +108,8 @@ def _world_from_paint(world: World, surfaces: Tensor) -> Float[Tensor, "b t n 4 
     return torch.where(is_primitive[..., None, None], world_from_local, room)
 
 
-def _pattern_colours(paint: Surfaces, cells: Tensor, noise: Tensor, footprint: Tensor) -> Float[Tensor, "b t n 3"]:
-    """Two colours mixed by the surface's pattern, and patches of a third."""
+def _pattern_colors(paint: Surfaces, cells: Tensor, noise: Tensor, footprint: Tensor) -> Float[Tensor, "b t n 3"]:
+    """Two colors mixed by the surface's pattern, and patches of a third."""
     fine = (1.6 - 2.5 * footprint).clamp(0, 1)
     regular = (1.6 - 4 * footprint).clamp(0, 1)
     warped = cells + paint.warp[..., None] * 0.35 * (noise[..., [0, 1, 0]] - 0.5)
@@ -126,18 +126,18 @@ def _pattern_colours(paint: Surfaces, cells: Tensor, noise: Tensor, footprint: T
     for number, pattern in enumerate(patterns):
         share = torch.where(paint.pattern == number, pattern, share)
     share = (0.5 + (share - 0.5) * fine)[..., None]
-    first, second, patch = paint.colours.unbind(-2)
+    first, second, patch = paint.colors.unbind(-2)
     mixed = first + (second - first) * share
     patches = torch.sigmoid(20 * (noise[..., 1] - 0.62)) * paint.grain
     return mixed + (patch - mixed) * patches[..., None]
 
 
-def _picture_colours(
+def _picture_colors(
     textures: Textures, surfaces: Tensor, paint: Surfaces, cells: Tensor, normals: Tensor, footprint: Tensor
 ) -> Float[Tensor, "b t n 3"]:
     """An image texture, projected along the axis that the surface faces most, repeated without end.
 
-    Where many of its pixels fall into one (from 3 on) it fades to its mean colour, which it has by 9.
+    Where many of its pixels fall into one (from 3 on) it fades to its mean color, which it has by 9.
     """
     axis = normals.abs().argmax(dim=-1, keepdim=True)
     across = cells.gather(-1, (axis + 1) % 3)
@@ -162,7 +162,7 @@ def _picture_colours(
     )
 
 
-def _light(world: World, depths: Tensor, points: Tensor, normals: Tensor) -> Float[Tensor, "b t n"]:
+def _light(world: SyntheticScene, depths: Tensor, points: Tensor, normals: Tensor) -> Float[Tensor, "b t n"]:
     """Ambient light from above and a sun with cast shadows (Lambert)."""
     light = world.light
     facing = (normals * light.direction[:, None, None]).sum(dim=-1).clamp(min=0)
@@ -173,9 +173,9 @@ def _light(world: World, depths: Tensor, points: Tensor, normals: Tensor) -> Flo
     return ambient + light.direct[:, None, None] * facing * (1 - shadow)
 
 
-def _sky_colours(world: World, points: Tensor, paint: Surfaces, noise: Tensor) -> Float[Tensor, "b t n 3"]:
-    """From the horizon's colour to the zenith's, with clouds in half of the worlds."""
+def _sky_colors(world: SyntheticScene, points: Tensor, paint: Surfaces, noise: Tensor) -> Float[Tensor, "b t n 3"]:
+    """From the horizon's color to the zenith's, with clouds in half of the worlds."""
     height = (points[..., 2:] / world.room[:, None, None, 2:]).clamp(0, 1)
     horizon, zenith = world.light.horizon[:, None, None], world.light.zenith[:, None, None]
-    clouds = 0.3 * (noise[..., :1] - 0.5) * (paint.colours[..., 0, :] > 0.5)
+    clouds = 0.3 * (noise[..., :1] - 0.5) * (paint.colors[..., 0, :] > 0.5)
     return horizon + (zenith - horizon) * height + clouds

@@ -9,13 +9,13 @@ from torch import Tensor
 
 from recon4d.datasets.sample import Sample
 from recon4d.datasets.synthetic.generation import (
-    make_worlds,
+    make_scenes,
     overlap_and_motion,
     preview,
-    render_worlds,
+    render_scenes,
 )
 from recon4d.datasets.synthetic.ground_truth import is_surface
-from recon4d.datasets.synthetic.scene import World, WorldConfig
+from recon4d.datasets.synthetic.scene import SyntheticConfig, SyntheticScene
 from recon4d.geometry import rotation_angle
 
 SEED = 20261120
@@ -24,23 +24,23 @@ PREVIEW_SIDE = 64
 MIN_MOVING = 0.16
 """Share of the first frame's pixels that have moved, on average over the frames, in a dynamic clip."""
 STILL_CAMERA = 1e-6
-"""Metres that the camera moves at most in a clip with a still camera."""
+"""Meters that the camera moves at most in a clip with a still camera."""
 
 
 @dataclass(frozen=True)
 class Split:
     """Clips of worlds-v1: the same on every machine, up to rounding in the pixels."""
 
-    config: WorldConfig
+    config: SyntheticConfig
     indices: tuple[int, ...]
 
     def sample(self, position: int) -> Sample:
         """One clip and its truth, without a batch axis."""
-        return render_worlds(self.world(position), self.config)[0]
+        return render_scenes(self.world(position), self.config)[0]
 
-    def world(self, position: int) -> World:
+    def world(self, position: int) -> SyntheticScene:
         """One clip's scene, as a batch of one."""
-        return make_worlds(self.config, SEED, [self.indices[position]])
+        return make_scenes(self.config, SEED, [self.indices[position]])
 
 
 @dataclass(frozen=True)
@@ -62,23 +62,23 @@ class Statistics:
         return self.moving >= MIN_MOVING
 
 
-def statistics(world: World, config: WorldConfig) -> Statistics:
+def statistics(world: SyntheticScene, config: SyntheticConfig) -> Statistics:
     """The statistics of one scene (a batch of one), measured in a small picture."""
     overlap, moving = overlap_and_motion(*preview(world, config, PREVIEW_SIDE))
     rotation = world.cameras.world_from_cam[0, :, :3, :3]
     turned = rotation_angle(rotation[0].T @ rotation[1:]).rad2deg()
-    centres = world.cameras.centres[0]
+    centers = world.cameras.centers[0]
     angles = world.cameras.field_of_view(config.height, config.width)[0, 0]
     return Statistics(
         overlap=overlap[0, 1:].min().item(),
         moving=moving[0, 1:].mean().item(),
         rotation=turned.median().item(),
         field_of_view=angles.max().rad2deg().item(),
-        has_still_camera=(centres - centres[0]).norm(dim=-1).max().item() < STILL_CAMERA,
+        has_still_camera=(centers - centers[0]).norm(dim=-1).max().item() < STILL_CAMERA,
     )
 
 
-def choose_indices(config: WorldConfig, count: int) -> list[int]:
+def choose_indices(config: SyntheticConfig, count: int) -> list[int]:
     """The first scenes of the seed that fill the benchmark's quotas; `worlds_v1` holds what this answers.
 
     Half are dynamic, a tenth has a still camera. A moving camera turns by 10 degrees or more and keeps sight of .3 to
@@ -88,7 +88,7 @@ def choose_indices(config: WorldConfig, count: int) -> list[int]:
     places["calm"] = count - sum(places.values())
     chosen = []
     for index in count_from(0):
-        world = make_worlds(config, SEED, [index])
+        world = make_scenes(config, SEED, [index])
         kind = _kind(statistics(world, config))
         if kind is not None and places[kind] > 0 and _is_seen_well(world, config):
             places[kind] -= 1
@@ -98,7 +98,7 @@ def choose_indices(config: WorldConfig, count: int) -> list[int]:
     return chosen
 
 
-def checksum(world: World) -> Float[Tensor, "values"]:
+def checksum(world: SyntheticScene) -> Float[Tensor, "values"]:
     """Numbers that change when anything about the scene does: means over each of its tensors."""
     parts: list[Tensor] = []
 
@@ -119,7 +119,7 @@ def _kind(found: Statistics) -> str | None:
     return "dynamic" if found.is_dynamic else "calm"
 
 
-def _is_seen_well(world: World, config: WorldConfig) -> bool:
+def _is_seen_well(world: SyntheticScene, config: SyntheticConfig) -> bool:
     """No frame whose picture is filled by something nearer than .6 m, or by sky."""
     small, hits = preview(world, config, PREVIEW_SIDE)
     near_share = (hits.depths < 0.6).float().mean(dim=(2, 3)).max()
@@ -127,7 +127,7 @@ def _is_seen_well(world: World, config: WorldConfig) -> bool:
     return bool(near_share < 0.3) and bool(sky_share < 0.65)
 
 
-_PICTURES = WorldConfig(height=192, width=256, static_share=0.25, still_share=0.2, candidates=1)
+_PICTURES = SyntheticConfig(height=192, width=256, static_share=0.25, still_share=0.2, candidates=1)
 
 # fmt: off
 _SPLIT_8 = (

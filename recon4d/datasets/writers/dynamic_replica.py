@@ -1,7 +1,7 @@
 """Writes samples as Dynamic Replica stores them: what tests read, and how worlds of one's own join that data set.
 
 Only what `DynamicReplica` reads is written: the left camera's pictures, depth and tracks. Masks, flow and the right
-camera are left out. The world is the sample's, in metres where the sample says how long its unit is.
+camera are left out. The world is the sample's, in meters where the sample says how long its unit is.
 """
 
 import gzip
@@ -99,7 +99,7 @@ def _points(scene: Scene, frame: int, image: UInt8[Tensor, "3 height width"]) ->
     return {
         "traj_2d": torch.cat([pixels, in_camera[:, 2:]], dim=-1),
         "traj_3d_world": points,
-        "verts_inds_vis": is_inside & (tracks.visible[:, frame].flatten() > 0.5),
+        "verts_inds_vis": is_inside & (tracks.visibility[:, frame].flatten() > 0.5),
         "img": image.permute(1, 2, 0).contiguous(),
         "instances": torch.zeros(len(points), dtype=torch.int64),
     }

@@ -16,7 +16,7 @@ from recon4d.io import write_raster
 from recon4d.records import Scene
 
 SENSOR_WIDTH = 32.0
-"""Kubric's own, in millimetres."""
+"""Kubric's own, in millimeters."""
 UNKNOWN_DISTANCE = 1e10
 """What Blender writes where a ray meets nothing."""
 TOLERANCE = 1e-4
@@ -26,7 +26,7 @@ TOLERANCE = 1e-4
 def write_kubric(root: str | Path, name: str, sample: Sample) -> Path:
     """Write `sample` as the new folder `root`/`name`, and answer it.
 
-    Lengths become metres where the scene's unit is known and stay as they are elsewhere. The surface where `moving` is
+    Lengths become meters where the scene's unit is known and stay as they are elsewhere. The surface where `moving` is
     above a half becomes instance 1, whose positions stand for no place in the scene: they only tell that it moves.
     Tracks are not part of this format. Raises ``ValueError`` for what it cannot hold: a batch; cameras with a
     principal point off the middle, skew, focal lengths that differ between x and y or between frames; frames that are
@@ -35,7 +35,7 @@ def write_kubric(root: str | Path, name: str, sample: Sample) -> Path:
     scene, images = scene_to_write(sample), sample.clip.images
     focal = _focal_length(scene)
     rate = _frames_per_second(sample.clip.times)
-    is_moving = scene.moving > 0.5  # NaN is not
+    is_moving = scene.dynamic > 0.5  # NaN is not
     if scene.num_frames == 1 and is_moving.any():
         raise ValueError("a single frame cannot tell that something moves; wanted two frames or more")
     rays = unproject_map(torch.ones_like(scene.depths), scene.cameras.intrinsics).norm(dim=-1)

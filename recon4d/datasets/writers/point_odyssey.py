@@ -1,7 +1,7 @@
 """Writes samples as Point Odyssey stores them: what tests read, and how worlds of one's own join that data set.
 
 Masks, normals and the preview video are left out: `PointOdyssey` reads none of them. The world is the sample's, in
-metres where the sample says how long its unit is. Times are not stored: the format has 30 frames a second.
+meters where the sample says how long its unit is. Times are not stored: the format has 30 frames a second.
 """
 
 import json
@@ -22,7 +22,7 @@ from recon4d.records import Scene, Tracks
 
 JPEG_QUALITY = 97
 SENSOR_WIDTH = 36.0
-"""Millimetres; Blender's own, and that of the release."""
+"""Millimeters; Blender's own, and that of the release."""
 
 
 def write_point_odyssey(root: str | Path, split: str, name: str, sample: Sample) -> None:
@@ -111,7 +111,7 @@ def _flat_tracks(
         return torch.zeros(num_frames, 0, 3), nothing, nothing
     points = tracks.points.transpose(0, 1).flatten(1, 2)
     confidence = tracks.confidence.transpose(0, 1).flatten(1)
-    visible = tracks.visible.transpose(0, 1).flatten(1)
+    visible = tracks.visibility.transpose(0, 1).flatten(1)
     return points, confidence > 0, visible > 0.5
 
 

@@ -1,4 +1,4 @@
-"""Scale and shift between depths of the same pixels: exact minimisers, and the published iterations under their names.
+"""Scale and shift between depths of the same pixels: exact minimizers, and the published iterations under their names.
 
 All functions take flat vectors of the pixels that count and work in float64. Medians of an even count are the lower of
 the two in the middle, as `torch.median` and the scripts of the field have it. All raise ``ValueError`` for vectors that
@@ -37,7 +37,7 @@ def median_scale(predicted: Float[Tensor, "n"], true: Float[Tensor, "n"]) -> Dep
 
 
 def l1_scale(predicted: Float[Tensor, "n"], true: Float[Tensor, "n"]) -> DepthAlignment:
-    """The s that minimises sum |s P - G| exactly: the median of G / P in which every pixel weighs |P|.
+    """The s that minimizes sum |s P - G| exactly: the median of G / P in which every pixel weighs |P|.
 
     Pixels with P = 0 have no say. Raises ``ValueError`` where all are 0.
     """
@@ -53,7 +53,7 @@ def l1_scale_weiszfeld(predicted: Float[Tensor, "n"], true: Float[Tensor, "n"]) 
     """The published approach to `l1_scale` (MonST3R, CUT3R: per-sequence scale): ten reweighted least squares.
 
     s = mean(G) / mean(P); ten times w = 1 / (|s P - G| + 1e-8), s = sum(w P G) / sum(w P^2); at least 1e-3 at the end
-    (Weiszfeld 1937), which is too much for predictions in millimetres. Raises ``ValueError`` where the mean predicted
+    (Weiszfeld 1937), which is too much for predictions in millimeters. Raises ``ValueError`` where the mean predicted
     depth is 0.
     """
     p, g = _checked(predicted, true)
@@ -67,18 +67,18 @@ def l1_scale_weiszfeld(predicted: Float[Tensor, "n"], true: Float[Tensor, "n"]) 
 
 
 def least_squares_scale_and_shift(predicted: Float[Tensor, "n"], true: Float[Tensor, "n"]) -> DepthAlignment:
-    """The s and t that minimise sum (s P + t - G)^2. Predicted depths all equal: s = 1, t = mean(G - P)."""
+    """The s and t that minimize sum (s P + t - G)^2. Predicted depths all equal: s = 1, t = mean(G - P)."""
     p, g = _checked(predicted, true)
     name = "least squares scale and shift"
     if (p == p[0]).all():
         return DepthAlignment(name, 1.0, float((g - p).mean()), len(g))
-    centred = p - p.mean()
-    scale = (centred @ (g - g.mean())) / (centred @ centred)
+    centered = p - p.mean()
+    scale = (centered @ (g - g.mean())) / (centered @ centered)
     return DepthAlignment(name, float(scale), float(g.mean() - scale * p.mean()), len(g))
 
 
 def l1_scale_and_shift(predicted: Float[Tensor, "n"], true: Float[Tensor, "n"]) -> DepthAlignment:
-    """The s and t that minimise sum |s P + t - G| exactly (least absolute deviations), to a share of 1e-12.
+    """The s and t that minimize sum |s P + t - G| exactly (least absolute deviations), to a share of 1e-12.
 
     Over t the best shift of each s is a median, and what remains, f(s), is convex in s. Every s tried gives its tangent
     to f: two tangents bound f from below between them, and a third s is tried between them until the smallest sum
@@ -134,9 +134,9 @@ class _Tangent:
 
 
 def _best_slope(p: Tensor, g: Tensor) -> float:
-    """The minimiser of f(s) = min over t of sum |s p + t - g|, for p of median 0 that are not all equal."""
-    centred = p - p.mean()
-    middle = _tangent(p, g, float((centred @ g) / (centred @ centred)))
+    """The minimizer of f(s) = min over t of sum |s p + t - g|, for p of median 0 that are not all equal."""
+    centered = p - p.mean()
+    middle = _tangent(p, g, float((centered @ g) / (centered @ centered)))
     # By the triangle inequality f(s) >= |s - s0| sum|p| - f(s0): farther away than this, f is above f(s0).
     reach = 2 * middle.total / float(p.abs().sum())
     left, right = (_tangent(p, g, middle.slope + side * reach) for side in (-1, 1))
@@ -181,7 +181,7 @@ def _crossing(left: _Tangent, right: _Tangent) -> tuple[float, float]:
 
 
 def _weighted_median(values: Tensor, weights: Tensor) -> Tensor:
-    """The lower of the values that minimise sum of weight * |value - m|."""
+    """The lower of the values that minimize sum of weight * |value - m|."""
     order = values.argsort()
     below = weights[order].cumsum(dim=0)
     return values[order][int((below < below[-1] / 2).sum())]

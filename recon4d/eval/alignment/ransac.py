@@ -102,8 +102,8 @@ def align_inverse_depth(
     if not best.any():
         return nothing_said
     # A rising line that has inliers goes through two different predictions, so the variance is above 0.
-    centred = x[best] - x[best].mean()
-    slope = (centred @ y[best]) / (centred @ centred)
+    centered = x[best] - x[best].mean()
+    slope = (centered @ y[best]) / (centered @ centered)
     if not slope > 0:
         return nothing_said
     return InverseDepthFit(float(slope), float(y[best].mean() - slope * x[best].mean()), int(best.sum()))

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from recon4d.eval.baselines.colmap_stereo import dense_depths, has_dense_stereo, with_depths
 from recon4d.geometry import field_of_view
 from recon4d.io import write_raster
-from recon4d.records import Clip, Known, Scene
+from recon4d.records import Clip, Priors, Scene
 from recon4d.refine.cameras.colmap_models import (
     PLAUSIBLE_ANGLES,
     ColmapConfig,
@@ -66,9 +66,9 @@ def with_colmap_intrinsics(clip: Clip, config: ColmapConfig = ColmapConfig()) ->
     angle = float(field_of_view(found, *clip.size).amax().rad2deg())
     if not PLAUSIBLE_ANGLES[0] <= angle <= PLAUSIBLE_ANGLES[1]:
         raise ColmapFailure(f"COLMAP finds a field of view of {angle:.0f} degrees, which is hardly true")
-    known = Known.nothing(clip.num_frames) if clip.known is None else clip.known
+    known = Priors.nothing(clip.num_frames) if clip.priors is None else clip.priors
     is_known = known.intrinsics.isfinite().all(dim=(1, 2), keepdim=True)
-    return replace(clip, known=replace(known, intrinsics=torch.where(is_known, known.intrinsics, found)))
+    return replace(clip, priors=replace(known, intrinsics=torch.where(is_known, known.intrinsics, found)))
 
 
 def _enlargement(size: tuple[int, int], least_side: int) -> int:
@@ -82,10 +82,10 @@ def _write_pictures(clip: Clip, folder: Path, names: list[str], factor: int) -> 
         larger = F.interpolate(image[None].float(), size, mode="bicubic", align_corners=False)[0]
         rounded = larger.round().clamp(0, 255).to(torch.uint8)
         write_raster(folder / "images" / name, rounded.movedim(0, -1).cpu().numpy())
-    if clip.known is None or clip.known.ignore is None:
+    if clip.priors is None or clip.priors.ignore is None:
         return
     (folder / "masks").mkdir()
-    for name, ignore in zip(names, clip.known.ignore, strict=True):
+    for name, ignore in zip(names, clip.priors.ignore, strict=True):
         wanted = F.interpolate((~ignore)[None, None].float(), size, mode="nearest-exact")[0, 0]
         write_raster(folder / "masks" / f"{name}.png", (255 * wanted).to(torch.uint8).cpu().numpy())
 

@@ -32,11 +32,11 @@ def static_scene(clip: Clip, anchors: tuple[int, ...]) -> Scene:
         depth_confidence=ones,
         points=points,
         point_confidence=ones,
-        moving=torch.zeros_like(ones),
+        dynamic=torch.zeros_like(ones),
         metres_per_unit=torch.tensor(torch.nan),
         tracks=Tracks(
             points=still,
-            visible=torch.ones(still.shape[:-1]),
+            visibility=torch.ones(still.shape[:-1]),
             confidence=torch.ones(still.shape[:-1]),
             anchors=torch.tensor(anchors, dtype=torch.long),
             pixels=pixel_grid(height, width).flatten(0, 1).expand(len(anchors), -1, -1),

@@ -7,8 +7,8 @@ import numpy as np
 
 from recon4d.eval.calibration.fitting import loss_curve
 from recon4d.eval.calibration.reliability import calibration_error, reliability
-from recon4d.eval.calibration.samples import FIELDS, Evidence, SceneEvidence
-from recon4d.io import whole_file
+from recon4d.eval.calibration.samples import FIELDS, ConfidenceSamples, SceneSamples
+from recon4d.io import atomic_file
 from recon4d.records import Calibration, ErrorCurve
 
 if TYPE_CHECKING:
@@ -19,18 +19,18 @@ _CALIBRATED, _LOSS = "#1f5fa8", "0.6"
 _HISTOGRAM_BINS = 40
 
 
-def write_reliability_picture(path: str | Path, calibration: Calibration, evidence: SceneEvidence) -> None:
+def write_reliability_picture(path: str | Path, calibration: Calibration, evidence: SceneSamples) -> None:
     """Write a PNG with a column for each field that is calibrated and that there is evidence of.
 
     Above, the median error measured in bins of like confidence over the one expected there: on the diagonal the
-    confidence says what is true. In grey the same for alpha / confidence, which is what the loss aims at. Below, how
+    confidence says what is true. In gray the same for alpha / confidence, which is what the loss aims at. Below, how
     many pixels expect which error. Raises ``ValueError`` where no field can be drawn, ``OSError`` where the file cannot
     be written.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    drawn: list[tuple[str, ErrorCurve, Evidence]] = []
+    drawn: list[tuple[str, ErrorCurve, ConfidenceSamples]] = []
     for field in FIELDS:
         curve, measured = getattr(calibration, field), getattr(evidence, field)
         if curve is not None and len(measured):
@@ -43,19 +43,19 @@ def write_reliability_picture(path: str | Path, calibration: Calibration, eviden
     for (field, curve, measured), (above, below) in zip(drawn, axes.T, strict=True):
         limits = _draw_diagonal(above, field, curve, measured)
         _draw_counts(below, curve, measured, limits)
-    with whole_file(Path(path)) as partial:
+    with atomic_file(Path(path)) as partial:
         figure.savefig(partial, format="png")
 
 
-def _draw_diagonal(axes: "Axes", field: str, curve: ErrorCurve, evidence: Evidence) -> tuple[float, float]:
+def _draw_diagonal(axes: "Axes", field: str, curve: ErrorCurve, evidence: ConfidenceSamples) -> tuple[float, float]:
     """Draw measured over expected error; answers the limits of both axes."""
     after, before = reliability(curve, evidence), reliability(loss_curve(), evidence)
     values = np.concatenate([after.expected, after.measured, before.expected, before.measured])
     limits = (float(values.min()) / 1.3, float(values.max()) * 1.3)
     axes.plot(limits, limits, color="black", linewidth=0.8)
-    for found, colour, name in ((before, _LOSS, "as the loss says"), (after, _CALIBRATED, "calibrated")):
+    for found, color, name in ((before, _LOSS, "as the loss says"), (after, _CALIBRATED, "calibrated")):
         label = f"{name}: {calibration_error(found):.2f}"
-        axes.plot(found.expected, found.measured, "o-", color=colour, markersize=4, linewidth=1, label=label)
+        axes.plot(found.expected, found.measured, "o-", color=color, markersize=4, linewidth=1, label=label)
     axes.set(xscale="log", yscale="log", xlim=limits, ylim=limits, aspect="equal", title=field)
     axes.set(xlabel="expected error (of depth)", ylabel="measured error (median)")
     _label_in_percent(axes.xaxis)
@@ -66,7 +66,7 @@ def _draw_diagonal(axes: "Axes", field: str, curve: ErrorCurve, evidence: Eviden
     return limits
 
 
-def _draw_counts(axes: "Axes", curve: ErrorCurve, evidence: Evidence, limits: tuple[float, float]) -> None:
+def _draw_counts(axes: "Axes", curve: ErrorCurve, evidence: ConfidenceSamples, limits: tuple[float, float]) -> None:
     expected = curve.expected_error(evidence.confidence.double()).numpy()
     axes.hist(expected, bins=np.geomspace(*limits, _HISTOGRAM_BINS + 1).tolist(), color=_CALIBRATED)
     axes.set(xscale="log", xlim=limits, xlabel="expected error (of depth)", ylabel="pixels")

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from recon4d.eval.calibration.reliability import LEAST_ERROR, binned
-from recon4d.eval.calibration.samples import Evidence, SceneEvidence
+from recon4d.eval.calibration.samples import ConfidenceSamples, SceneSamples
 from recon4d.losses.errors import CONFIDENCE_REWARD, MAX_CONFIDENCE
 from recon4d.records import Calibration, ErrorCurve
 
@@ -14,13 +14,13 @@ RATIOS = 50
 """Quantiles that tell how errors lie around the expected one."""
 
 
-def fit_calibration(evidence: SceneEvidence, measured_on: str) -> Calibration:
+def fit_calibration(evidence: SceneSamples, measured_on: str) -> Calibration:
     """The curve of every field that there is evidence of; `measured_on` says in words which clips it is from."""
     fields = {"depth": evidence.depth, "points": evidence.points, "tracks": evidence.tracks}
     return Calibration(measured_on, **{name: fit_curve(one) if len(one) else None for name, one in fields.items()})
 
 
-def fit_curve(evidence: Evidence) -> ErrorCurve:
+def fit_curve(evidence: ConfidenceSamples) -> ErrorCurve:
     """The median error of bins of equal count, the nearest to it (in log error) that never rises with confidence.
 
     The least sum of squares under that condition (isotonic regression, Ayer et al. 1955). Raises ``ValueError``
@@ -33,7 +33,7 @@ def fit_curve(evidence: Evidence) -> ErrorCurve:
     return _with_ratios(tuple(bins.confidence.tolist()), np.exp(falling.x).tolist(), evidence)
 
 
-def fit_power_law(evidence: Evidence) -> ErrorCurve:
+def fit_power_law(evidence: ConfidenceSamples) -> ErrorCurve:
     """error = scale * confidence^-power: the straight line of least squares through the same medians of bins.
 
     The form that follows from the loss, whose power is 1. A power below 0 becomes 0. Raises ``ValueError`` without
@@ -41,12 +41,12 @@ def fit_power_law(evidence: Evidence) -> ErrorCurve:
     """
     bins = binned(evidence)
     x, y, weights = bins.confidence.log(), bins.errors.log(), bins.counts.double() / bins.counts.sum()
-    centred = x - weights @ x
-    spread = weights @ centred.square()
-    slope = torch.where(spread > 0, (weights @ (centred * y)) / spread.clamp(min=1e-30), 0.0).clamp(max=0)
-    ends = centred[[0, -1]] if len(centred) > 1 else centred
+    centered = x - weights @ x
+    spread = weights @ centered.square()
+    slope = torch.where(spread > 0, (weights @ (centered * y)) / spread.clamp(min=1e-30), 0.0).clamp(max=0)
+    ends = centered[[0, -1]] if len(centered) > 1 else centered
     errors = (weights @ y + slope * ends).exp()
-    confidences = bins.confidence[[0, -1]] if len(centred) > 1 else bins.confidence
+    confidences = bins.confidence[[0, -1]] if len(centered) > 1 else bins.confidence
     return _with_ratios(tuple(confidences.tolist()), errors.tolist(), evidence)
 
 
@@ -55,7 +55,7 @@ def loss_curve() -> ErrorCurve:
     return ErrorCurve((1.0, MAX_CONFIDENCE), (CONFIDENCE_REWARD, CONFIDENCE_REWARD / MAX_CONFIDENCE))
 
 
-def _with_ratios(confidences: tuple[float, ...], errors: list[float], evidence: Evidence) -> ErrorCurve:
+def _with_ratios(confidences: tuple[float, ...], errors: list[float], evidence: ConfidenceSamples) -> ErrorCurve:
     """The curve through these knots, with how the errors of the evidence lie around it."""
     curve = ErrorCurve(confidences, _rounded(errors))
     ratios = (evidence.errors.double() / curve.expected_error(evidence.confidence.double())).sort().values

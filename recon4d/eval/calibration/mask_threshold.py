@@ -21,22 +21,22 @@ LEAST_MOVING = 0.001
 
 
 @dataclass(frozen=True, eq=False)
-class MovingEvidence:
+class DynamicMaskCounts:
     """The overlap of the mask with the truth in one clip, for each of `CUTS`."""
 
     overlaps: Float[Tensor, "cut"]
 
 
-def moving_evidence(prediction: Scene, truth: Scene) -> MovingEvidence | None:
+def dynamic_mask_counts(prediction: Scene, truth: Scene) -> DynamicMaskCounts | None:
     """The evidence of one scene with maps of the truth's size; None where either says nothing, or nothing moves."""
-    known = prediction.moving.isfinite() & truth.moving.isfinite() & (truth.depth_confidence > 0)
-    moves = truth.moving[known] > 0.5
+    known = prediction.dynamic.isfinite() & truth.dynamic.isfinite() & (truth.depth_confidence > 0)
+    moves = truth.dynamic[known] > 0.5
     if not known.any() or moves.float().mean() < LEAST_MOVING:
         return None
-    return MovingEvidence(_overlaps(prediction.moving[known], moves))
+    return DynamicMaskCounts(_overlaps(prediction.dynamic[known], moves))
 
 
-def moving_cut(evidence: Sequence[MovingEvidence]) -> float | None:
+def best_threshold(evidence: Sequence[DynamicMaskCounts]) -> float | None:
     """The cut with the best overlap (intersection over union), in the mean over clips; None without evidence."""
     if not evidence:
         return None
@@ -44,7 +44,7 @@ def moving_cut(evidence: Sequence[MovingEvidence]) -> float | None:
     return float(CUTS[mean.argmax()])
 
 
-def overlap_at(evidence: Sequence[MovingEvidence], cut: float) -> float:
+def overlap_at(evidence: Sequence[DynamicMaskCounts], cut: float) -> float:
     """The mean overlap at one of `CUTS`, or the nearest."""
     return float(torch.stack([one.overlaps for one in evidence])[:, (CUTS - cut).abs().argmin()].mean())
 

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from recon4d.eval.calibration.samples import Evidence
+from recon4d.eval.calibration.samples import ConfidenceSamples
 from recon4d.records import ErrorCurve
 
 BINS = 16
@@ -34,7 +34,7 @@ class Reliability:
     counts: Int[Tensor, "bin"]
 
 
-def binned(evidence: Evidence, count: int = BINS) -> Bins:
+def binned(evidence: ConfidenceSamples, count: int = BINS) -> Bins:
     """The evidence in `count` bins, or fewer where confidences are alike. Raises ``ValueError`` without evidence."""
     if not len(evidence):
         raise ValueError("no pixel is known to both prediction and truth; wanted some to measure confidence by")
@@ -49,7 +49,7 @@ def binned(evidence: Evidence, count: int = BINS) -> Bins:
     return Bins(medians[:, 0], medians[:, 1], sizes)
 
 
-def reliability(curve: ErrorCurve, evidence: Evidence, count: int = BINS) -> Reliability:
+def reliability(curve: ErrorCurve, evidence: ConfidenceSamples, count: int = BINS) -> Reliability:
     """What `curve` expects of the evidence, beside what it holds. Raises ``ValueError`` without evidence."""
     bins = binned(evidence, count)
     # The curve never rises, so that what it expects of the median is the median of what it expects.

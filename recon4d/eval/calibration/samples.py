@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from recon4d import losses
-from recon4d.geometry import spread
+from recon4d.geometry import stratified_indices
 from recon4d.records import Scene, Tracks
 
 MAX_PIXELS = 2**15
@@ -18,7 +18,7 @@ FIELDS = ("depth", "points", "tracks")
 
 
 @dataclass(frozen=True, eq=False)
-class Evidence:
+class ConfidenceSamples:
     """Confidences and relative errors of the same pixels, on the CPU; a confidence is above 0 and both are finite."""
 
     confidence: Float[Tensor, "n"]
@@ -29,15 +29,15 @@ class Evidence:
 
 
 @dataclass(frozen=True, eq=False)
-class SceneEvidence:
+class SceneSamples:
     """The evidence of each field; empty where there is nothing to compare."""
 
-    depth: Evidence
-    points: Evidence
-    tracks: Evidence
+    depth: ConfidenceSamples
+    points: ConfidenceSamples
+    tracks: ConfidenceSamples
 
 
-def scene_evidence(prediction: Scene, truth: Scene) -> SceneEvidence:
+def scene_samples(prediction: Scene, truth: Scene) -> SceneSamples:
     """The evidence of one predicted scene, whose maps have the size of the truth's and whose world is its world.
 
     One scale is given to the whole prediction: the median true over the median predicted depth, over the pixels known
@@ -55,11 +55,11 @@ def scene_evidence(prediction: Scene, truth: Scene) -> SceneEvidence:
     is_true = (truth.depth_confidence > 0) & (true_depths > 0)
     is_believed = is_true & (prediction.depth_confidence > 0) & prediction.depths.isfinite()
     if not is_believed.any() or not prediction.depths[is_believed].median() > 0:
-        return SceneEvidence(*(_evidence(*[true_depths.new_zeros(0)] * 3) for _ in FIELDS))
+        return SceneSamples(*(_evidence(*[true_depths.new_zeros(0)] * 3) for _ in FIELDS))
     scale = true_depths[is_believed].median() / prediction.depths[is_believed].median()
 
     both = is_true & (truth.point_confidence > 0)
-    return SceneEvidence(
+    return SceneSamples(
         depth=_evidence(
             prediction.depth_confidence[is_true],
             (scale * prediction.depths - true_depths).abs()[is_true],
@@ -74,23 +74,25 @@ def scene_evidence(prediction: Scene, truth: Scene) -> SceneEvidence:
     )
 
 
-def together(parts: Sequence[SceneEvidence]) -> SceneEvidence:
+def together(parts: Sequence[SceneSamples]) -> SceneSamples:
     """The evidence of several scenes as one."""
 
-    def joined(field: str) -> Evidence:
-        of_parts: list[Evidence] = [getattr(part, field) for part in parts]
-        return Evidence(torch.cat([one.confidence for one in of_parts]), torch.cat([one.errors for one in of_parts]))
+    def joined(field: str) -> ConfidenceSamples:
+        of_parts: list[ConfidenceSamples] = [getattr(part, field) for part in parts]
+        return ConfidenceSamples(
+            torch.cat([one.confidence for one in of_parts]), torch.cat([one.errors for one in of_parts])
+        )
 
-    return SceneEvidence(**{field.name: joined(field.name) for field in fields(SceneEvidence)})
+    return SceneSamples(**{field.name: joined(field.name) for field in fields(SceneSamples)})
 
 
-def _track_evidence(prediction: Scene, truth: Scene, scale: Tensor) -> Evidence:
+def _track_evidence(prediction: Scene, truth: Scene, scale: Tensor) -> ConfidenceSamples:
     predicted, true = prediction.tracks, truth.tracks
     if predicted is None or true is None or not _fit(predicted, true, truth.size):
         return _evidence(*[truth.depths.new_zeros(0)] * 3)
     read = losses.tracks_at(predicted, true.pixels, truth.size)
     depths = losses.depths_at_anchors(truth)[..., None, :].expand_as(true.confidence)
-    known = losses.told_elsewhere(true) & (depths > 0)
+    known = losses.is_known_off_anchor(true) & (depths > 0)
     errors = (scale * read.points - true.points).norm(dim=-1)
     return _evidence(read.confidence[known], errors[known], depths[known])
 
@@ -100,10 +102,10 @@ def _fit(predicted: Tracks, true: Tracks, size: tuple[int, int]) -> bool:
     return predicted.pixels.shape[-2] == size[0] * size[1] and torch.equal(predicted.anchors, true.anchors)
 
 
-def _evidence(confidence: Tensor, lengths: Tensor, depths: Tensor) -> Evidence:
+def _evidence(confidence: Tensor, lengths: Tensor, depths: Tensor) -> ConfidenceSamples:
     """Evidence of errors that are `lengths` over `depths`; what is unknown or no number is left out."""
     errors = lengths / depths
     known = (confidence > 0) & confidence.isfinite() & errors.isfinite()
     confidence, errors = confidence[known], errors[known]
-    few = spread(len(errors), MAX_PIXELS, errors.device)
-    return Evidence(confidence[few].float().cpu(), errors[few].float().cpu())
+    few = stratified_indices(len(errors), MAX_PIXELS, errors.device)
+    return ConfidenceSamples(confidence[few].float().cpu(), errors[few].float().cpu())

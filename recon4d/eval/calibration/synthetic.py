@@ -5,12 +5,12 @@ from math import sqrt
 
 from recon4d.datasets.synthetic import (
     Lattice,
-    WorldConfig,
-    make_worlds,
-    render_worlds,
+    SyntheticConfig,
+    make_scenes,
+    render_scenes,
 )
-from recon4d.eval.calibration.mask_threshold import MovingEvidence, moving_evidence
-from recon4d.eval.calibration.samples import SceneEvidence, scene_evidence
+from recon4d.eval.calibration.mask_threshold import DynamicMaskCounts, dynamic_mask_counts
+from recon4d.eval.calibration.samples import SceneSamples, scene_samples
 from recon4d.inference import (
     Precision,
     ReconstructConfig,
@@ -31,9 +31,9 @@ def size_for(model: Model, size: tuple[int, int] | None) -> tuple[int, int]:
     return processing_size((height, width), side, model.patch_size)
 
 
-def evidence_of_worlds(
-    model: Model, config: WorldConfig, seed: int, clips: int, precision: Precision = "auto"
-) -> Iterator[tuple[SceneEvidence, MovingEvidence | None]]:
+def synthetic_samples(
+    model: Model, config: SyntheticConfig, seed: int, clips: int, precision: Precision = "auto"
+) -> Iterator[tuple[SceneSamples, DynamicMaskCounts | None]]:
     """The evidence of each of the first `clips` worlds of a seed, answered as `reconstruct` answers anybody's clip.
 
     `config` has the size of `size_for`, so that nothing is resized. Worlds are made where the model is. Tracks are
@@ -44,7 +44,7 @@ def evidence_of_worlds(
     settings = ReconstructConfig(anchors=anchors, processing_size=side, precision=precision)
     device = next(model.parameters()).device
     for number in range(clips):
-        world = make_worlds(config, seed, [number], device)
-        sample = render_worlds(world, config, (0,), tracked=Lattice(TRACK_STRIDE))[0].to("cpu")
+        world = make_scenes(config, seed, [number], device)
+        sample = render_scenes(world, config, (0,), tracked=Lattice(TRACK_STRIDE))[0].to("cpu")
         prediction = reconstruct(model, sample.clip, settings)
-        yield scene_evidence(prediction, sample.scene), moving_evidence(prediction, sample.scene)
+        yield scene_samples(prediction, sample.scene), dynamic_mask_counts(prediction, sample.scene)

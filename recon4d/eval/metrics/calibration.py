@@ -1,7 +1,7 @@
 """Whether a calibrated method knows how wrong it is: the error its confidence foretells beside the one measured."""
 
 from recon4d.eval.calibration.reliability import calibration_error, reliability
-from recon4d.eval.calibration.samples import scene_evidence
+from recon4d.eval.calibration.samples import scene_samples
 from recon4d.eval.metrics.score import Metric, Score, undefined
 from recon4d.records import Calibration, Scene
 
@@ -26,7 +26,7 @@ def calibration_scores(prediction: Scene, truth: Scene, calibration: Calibration
     total = int((truth.depth_confidence > 0).sum())
     if calibration is None or not total:
         return ()
-    found = scene_evidence(prediction, truth)
+    found = scene_samples(prediction, truth)
     fields = (("depth", calibration.depth, found.depth), ("point", calibration.points, found.points))
     return tuple(
         Score(f"{name}_calibration", calibration_error(reliability(curve, evidence)), len(evidence), total)

@@ -80,7 +80,7 @@ def depth_scores(prediction: Scene, truth: Scene) -> tuple[Score, ...]:
     """Every score of `DEPTH_METRICS` for a prediction `paired` with its truth and not yet aligned.
 
     `count` is the number of pixels known to both (of coverage: to the truth), `total` of those known to the truth.
-    Lengths are in metres where the truth's unit is known, else in the truth's unit, and `note` says so. A truth without
+    Lengths are in meters where the truth's unit is known, else in the truth's unit, and `note` says so. A truth without
     any known depth has no scores. A prediction that knows none of its pixels is undefined but for its coverage, 0; one
     whose median depth there is not above 0 has no median scale and is undefined in what needs one.
     """
@@ -94,8 +94,8 @@ def depth_scores(prediction: Scene, truth: Scene) -> tuple[Score, ...]:
         note = "the prediction knows no depth where the truth does"
         return (*(undefined(metric.name, total, note) for metric in DEPTH_METRICS[:-1]), coverage)
 
-    metres, unit_note = unit_of(truth)
-    predicted, true = prediction.depths[is_believed].double(), truth.depths[is_believed].double() * metres
+    meters, unit_note = unit_of(truth)
+    predicted, true = prediction.depths[is_believed].double(), truth.depths[is_believed].double() * meters
     after_scale = _scores_after_median_scale(predicted, true, total, unit_note)
     line = l1_scale_and_shift(predicted, true)
     error = float(relative_error(floored(line.apply(predicted), true), true))
@@ -109,9 +109,9 @@ def _scores_after_median_scale(predicted: Tensor, true: Tensor, total: int, unit
         return tuple(undefined(name, total, note, "median scale") for name, _ in _AFTER_SCALE)
     scale = median_scale(predicted, true)
     scaled = scale.apply(predicted)
-    in_metres = {metric.name for metric in DEPTH_METRICS if metric.unit == "m"}
+    in_meters = {metric.name for metric in DEPTH_METRICS if metric.unit == "m"}
     return tuple(
-        Score(name, float(of(scaled, true)), len(true), total, scale.name, unit_note if name in in_metres else "")
+        Score(name, float(of(scaled, true)), len(true), total, scale.name, unit_note if name in in_meters else "")
         for name, of in _AFTER_SCALE
     )
 

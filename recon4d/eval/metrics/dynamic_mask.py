@@ -50,7 +50,7 @@ MOVING_METRICS: tuple[Metric, ...] = (
 )
 
 
-def is_moving(moving: Float[Tensor, "time height width"]) -> Bool[Tensor, "time height width"]:
+def is_dynamic(moving: Float[Tensor, "time height width"]) -> Bool[Tensor, "time height width"]:
     """Where the probability of moving is above one half; NaN is not."""
     return moving > IS_MOVING
 
@@ -62,19 +62,19 @@ def intersection_over_union(
     return (predicted & true).sum(dim=-1).double() / (predicted | true).sum(dim=-1)
 
 
-def moving_scores(prediction: Scene, truth: Scene) -> tuple[Score, ...]:
+def dynamic_mask_scores(prediction: Scene, truth: Scene) -> tuple[Score, ...]:
     """The scores of `MOVING_METRICS` of paired scenes, in their order; none where the truth tells nothing.
 
     Undefined where the prediction tells nothing of the pixels that the truth tells of.
     """
-    told = truth.moving.isfinite()
+    told = truth.dynamic.isfinite()
     total = int(told.sum())
     if not total:
         return ()
-    untold = int((told & ~prediction.moving.isfinite()).sum())
+    untold = int((told & ~prediction.dynamic.isfinite()).sum())
     if untold == total:
         return tuple(undefined(metric.name, total, "the prediction tells nothing") for metric in MOVING_METRICS)
-    predicted, true = (is_moving(scene.moving) & told for scene in (prediction, truth))
+    predicted, true = (is_dynamic(scene.dynamic) & told for scene in (prediction, truth))
     scores = (
         _clip_score(predicted, true, total),
         *_frame_scores(predicted.flatten(1), true.flatten(1)),

@@ -66,7 +66,7 @@ def pixel_track_scores(prediction: Scene, truth: Scene) -> tuple[Score, ...]:
     pairs = track_pairs(prediction, truth)
     errors, has_place = pixel_errors(pairs, truth.size)
     counted = pairs.believed & after_anchor(pairs.anchors, len(pairs.true))
-    visible = counted & has_place & pairs.true_visible
+    visible = counted & has_place & pairs.true_visibility
     shown = counted & has_place
     scores = (
         *_visible_scores(pairs, errors, counted, visible),
@@ -120,8 +120,8 @@ def average_jaccard(
 
 
 def _visible_scores(pairs: TrackPairs, errors: Tensor, counted: Tensor, visible: Tensor) -> tuple[Score, ...]:
-    said = pairs.predicted_visible > 0.5
-    is_right = pairs.found & (said == pairs.true_visible)
+    said = pairs.predicted_visibility > 0.5
+    is_right = pairs.found & (said == pairs.true_visibility)
     total, num_visible = int(counted.sum()), int(visible.sum())
     if not total:
         metrics = (DELTA_AVG, OCCLUSION_ACCURACY, AVERAGE_JACCARD)

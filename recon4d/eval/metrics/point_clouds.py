@@ -1,4 +1,4 @@
-"""Distances between clouds of points that do not correspond: nearest neighbours, normals, and a fit by ICP.
+"""Distances between clouds of points that do not correspond: nearest neighbors, normals, and a fit by ICP.
 
 Degenerate clouds have stated answers. To an empty cloud every distance is infinite; an empty cloud has accuracy and
 completeness infinite, F-score 0 and normal consistency NaN. A cloud of one or two points has no surface: its normals
@@ -18,13 +18,13 @@ from recon4d.eval.alignment.similarity import Alignment
 
 LEAST_FOR_ICP = 3
 """Fewer points leave a turn free, and ICP is not tried."""
-NEIGHBOURS = 30
+NEIGHBORS = 30
 """How many points a normal is estimated from, where there are as many."""
 
 
 @dataclass(frozen=True)
 class CloudDistances:
-    """Distances to the nearest neighbour, in the unit of the clouds.
+    """Distances to the nearest neighbor, in the unit of the clouds.
 
     Accuracy is from the prediction to the truth, completeness from the truth to the prediction.
     """
@@ -42,7 +42,7 @@ class CloudDistances:
 
 @dataclass(frozen=True)
 class NormalConsistency:
-    """|cosine| between a normal and that of its nearest neighbour in the other cloud: 1 where surfaces are parallel.
+    """|cosine| between a normal and that of its nearest neighbor in the other cloud: 1 where surfaces are parallel.
 
     `of_prediction` (NC1) is over the predicted points, `of_truth` (NC2) over the true points.
     """
@@ -73,7 +73,7 @@ def thinned(
     return points[order[:count]]
 
 
-def nearest_neighbours(a: Float[Tensor, "n 3"], b: Float[Tensor, "m 3"]) -> tuple[Float[Tensor, "n"], Int[Tensor, "n"]]:
+def nearest_neighbors(a: Float[Tensor, "n 3"], b: Float[Tensor, "m 3"]) -> tuple[Float[Tensor, "n"], Int[Tensor, "n"]]:
     """For every point of a the distance to the nearest of b, in float64, and its number; inf and 0 where b is empty."""
     from scipy.spatial import KDTree
 
@@ -85,7 +85,7 @@ def nearest_neighbours(a: Float[Tensor, "n 3"], b: Float[Tensor, "m 3"]) -> tupl
 
 def nearest_distances(a: Float[Tensor, "n 3"], b: Float[Tensor, "m 3"]) -> Float[Tensor, "n"]:
     """For every point of a the distance to the nearest point of b, in float64 on the CPU; inf where b is empty."""
-    return nearest_neighbours(a, b)[0]
+    return nearest_neighbors(a, b)[0]
 
 
 def accuracy_and_completeness(predicted: Float[Tensor, "n 3"], true: Float[Tensor, "m 3"]) -> CloudDistances:
@@ -125,7 +125,7 @@ def normals(points: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
     """
     cloud = _cloud(points)
     if len(points):
-        cloud.estimate_normals(_open3d().geometry.KDTreeSearchParamKNN(knn=NEIGHBOURS))
+        cloud.estimate_normals(_open3d().geometry.KDTreeSearchParamKNN(knn=NEIGHBORS))
     return torch.as_tensor(np.asarray(cloud.normals).reshape(-1, 3).copy())
 
 
@@ -134,8 +134,8 @@ def normal_consistency(predicted: Float[Tensor, "n 3"], true: Float[Tensor, "m 3
     if not (len(predicted) and len(true)):
         return NormalConsistency(math.nan, math.nan, math.nan, math.nan)
     predicted_normals, true_normals = normals(predicted), normals(true)
-    of_prediction = _cosines(predicted_normals, true_normals[nearest_neighbours(predicted, true)[1]])
-    of_truth = _cosines(true_normals, predicted_normals[nearest_neighbours(true, predicted)[1]])
+    of_prediction = _cosines(predicted_normals, true_normals[nearest_neighbors(predicted, true)[1]])
+    of_truth = _cosines(true_normals, predicted_normals[nearest_neighbors(true, predicted)[1]])
     return NormalConsistency(
         of_prediction=float(of_prediction.mean()),
         of_prediction_median=float(np.median(of_prediction)),
@@ -149,7 +149,7 @@ def align_icp(
 ) -> Alignment:
     """Rigid point-to-point ICP from `start` (Besl and McKay 1992) by Open3D, at most 30 rounds, in float64.
 
-    Neighbours further than `max_distance` do not pull; the alignment's `count` is how many do in the end. Where fewer
+    Neighbors further than `max_distance` do not pull; the alignment's `count` is how many do in the end. Where fewer
     than three points are in either cloud, or none pulls, it is `start`.
     """
     if not (math.isfinite(max_distance) and max_distance > 0):

@@ -71,7 +71,7 @@ POINT_METRICS: tuple[Metric, ...] = (
         "normal_consistency",
         "ratio",
         "higher",
-        f"Mean |cosine| between the normal of a point and that of its nearest neighbour in the other cloud, both ways, "
+        f"Mean |cosine| between the normal of a point and that of its nearest neighbor in the other cloud, both ways, "
         f"normals from the 30 nearest points, {_THINNED}.",
     ),
     Metric(
@@ -96,7 +96,7 @@ def median_distance_to_first_camera(truth: Scene) -> float:
     placed = is_placed(truth).nonzero()[:, 0]
     if not (len(points) and len(placed)):
         return math.nan
-    return float(np.median((points - truth.cameras.centres[placed[0]]).norm(dim=-1).cpu().numpy()))
+    return float(np.median((points - truth.cameras.centers[placed[0]]).norm(dim=-1).cpu().numpy()))
 
 
 def points_known_from_depth(prediction: Scene) -> Bool[Tensor, "time height width"]:

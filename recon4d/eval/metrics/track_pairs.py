@@ -27,9 +27,9 @@ class TrackPairs(TensorRecord):
 
     predicted: Float[Tensor, "*batch time query 3"]
     true: Float[Tensor, "*batch time query 3"]
-    predicted_visible: Float[Tensor, "*batch time query"]
+    predicted_visibility: Float[Tensor, "*batch time query"]
     """The probability that the point is seen."""
-    true_visible: Bool[Tensor, "*batch time query"]
+    true_visibility: Bool[Tensor, "*batch time query"]
     believed: Bool[Tensor, "*batch time query"]
     """Where the truth knows the point."""
     found: Bool[Tensor, "*batch time query"]
@@ -47,8 +47,8 @@ class TrackPairs(TensorRecord):
             self,
             predicted=self.predicted[:, chosen],
             true=self.true[:, chosen],
-            predicted_visible=self.predicted_visible[:, chosen],
-            true_visible=self.true_visible[:, chosen],
+            predicted_visibility=self.predicted_visibility[:, chosen],
+            true_visibility=self.true_visibility[:, chosen],
             believed=self.believed[:, chosen],
             found=self.found[:, chosen],
             anchors=self.anchors[chosen],
@@ -101,13 +101,13 @@ def track_pairs(prediction: Scene, truth: Scene) -> TrackPairs:
         index = _predicted_queries(prediction.tracks, anchors, pixels, truth.size)
         chosen = index.clamp(min=0)
         found = (_query_axis(prediction.tracks.confidence)[:, chosen] > 0) & (index >= 0)
-        visible = _query_axis(prediction.tracks.visible)[:, chosen].where(found, torch.nan)
+        visible = _query_axis(prediction.tracks.visibility)[:, chosen].where(found, torch.nan)
         points = _query_axis(prediction.tracks.points)[:, chosen].where(found[..., None], torch.nan)
     return TrackPairs(
         predicted=points,
         true=_query_axis(true.points)[:, is_known],
-        predicted_visible=visible,
-        true_visible=_query_axis(true.visible)[:, is_known] > 0.5,
+        predicted_visibility=visible,
+        true_visibility=_query_axis(true.visibility)[:, is_known] > 0.5,
         believed=believed[:, is_known],
         found=found,
         anchors=anchors,
@@ -180,7 +180,7 @@ def nearest_queries(
 
 
 def _grid_shape(pixels: Tensor, size: tuple[int, int]) -> tuple[int, int] | None:
-    """Rows and columns where `pixels` are the centres of equal cells that fill a picture of `size`, row by row."""
+    """Rows and columns where `pixels` are the centers of equal cells that fill a picture of `size`, row by row."""
     if not len(pixels) or not pixels.isfinite().all():
         return None
     columns = int((pixels[:, 1] == pixels[0, 1]).sum())

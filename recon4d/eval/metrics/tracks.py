@@ -1,4 +1,4 @@
-"""How well points are followed through space and time: distances, shares within metres, motion and visibility.
+"""How well points are followed through space and time: distances, shares within meters, motion and visibility.
 
 A clip is aligned once, over all that is found and known, occluded or not, and never again for a part of it. What was
 not found counts as wrong in shares; distances are over what was found, and say over how much.
@@ -18,17 +18,17 @@ from recon4d.eval.alignment.similarity import (
 )
 from recon4d.eval.metrics.score import Metric, Score, undefined
 from recon4d.eval.metrics.track_pairs import TrackPairs, track_pairs
-from recon4d.eval.metrics.units import metres_of
+from recon4d.eval.metrics.units import meters_of
 from recon4d.geometry import transform_points
 from recon4d.records import Scene
 
-METRES = (0.1, 0.3, 0.5, 1.0)
-SURVIVAL_METRES = 0.5
+METERS = (0.1, 0.3, 0.5, 1.0)
+SURVIVAL_METERS = 0.5
 MOVING_SHARE = 0.02
 """A point has moved when it is farther from its place at the anchor than this share of its depth there."""
 MEDIAN_DEPTH = 3.0
-"""Distances of moving points are in units in which this is the clip's median depth: comparable without metres."""
-NO_UNIT = "the truth's unit is not known in metres"
+"""Distances of moving points are in units in which this is the clip's median depth: comparable without meters."""
+NO_UNIT = "the truth's unit is not known in meters"
 NO_TRACKS = "no tracks were predicted"
 NOTHING_FOUND = "no track was found at the true queries"
 NOTHING_MOVES = "nothing moves in the truth"
@@ -59,7 +59,7 @@ SURVIVAL = Metric(
     "survival",
     "share",
     "higher",
-    f"mean over tracks of the share of later frames until the error is above {SURVIVAL_METRES:g} m, {_SCALE}",
+    f"mean over tracks of the share of later frames until the error is above {SURVIVAL_METERS:g} m, {_SCALE}",
     worst=0.0,
 )
 VISIBILITY = Metric(
@@ -113,7 +113,7 @@ def aligned_errors(
     both = pairs.found & pairs.believed
     true = pairs.true * unit
     if int(both.sum()) < least:
-        return torch.full_like(pairs.predicted_visible, torch.nan)
+        return torch.full_like(pairs.predicted_visibility, torch.nan)
     truth_from_prediction = align(pairs.predicted[both], true[both]).truth_from_prediction
     return (transform_points(truth_from_prediction.to(true), pairs.predicted) - true).norm(dim=-1)
 
@@ -160,11 +160,11 @@ def survival_shares(
 
 
 def share_score(metric: Metric, errors: Tensor, counted: Tensor, alignment: str, empty: str = NO_QUERIES) -> Score:
-    """The score of `share_within` at 0.1, 0.3, 0.5 and 1 m of errors in metres; undefined (`empty`) without any."""
+    """The score of `share_within` at 0.1, 0.3, 0.5 and 1 m of errors in meters; undefined (`empty`) without any."""
     total = int(counted.sum())
     if not total:
         return undefined(metric.name, 0, empty, alignment)
-    return Score(metric.name, share_within(errors, counted, METRES), total, total, alignment)
+    return Score(metric.name, share_within(errors, counted, METERS), total, total, alignment)
 
 
 def distance_score(
@@ -178,9 +178,9 @@ def distance_score(
     return Score(metric.name, float(known.double().mean()), len(known), total, alignment, note)
 
 
-def needs_metres(score: Score, metres: float | None) -> Score:
-    """The score, or what takes its place where metres are not known."""
-    return score if metres else undefined(score.metric, score.total, NO_UNIT, score.alignment)
+def needs_meters(score: Score, meters: float | None) -> Score:
+    """The score, or what takes its place where meters are not known."""
+    return score if meters else undefined(score.metric, score.total, NO_UNIT, score.alignment)
 
 
 def _displacements(pairs: TrackPairs) -> Float[Tensor, "time query"]:
@@ -188,19 +188,19 @@ def _displacements(pairs: TrackPairs) -> Float[Tensor, "time query"]:
 
 
 def _distance_scores(pairs: TrackPairs, truth: Scene) -> tuple[Score, ...]:
-    metres = metres_of(truth)
-    unit, note = metres or 1.0, "" if metres else f"in the truth's unit: {NO_UNIT}"
+    meters = meters_of(truth)
+    unit, note = meters or 1.0, "" if meters else f"in the truth's unit: {NO_UNIT}"
     moving, believed = moving_entries(pairs), pairs.believed
     by_scale = aligned_errors(pairs, align_scale, unit)
     by_sim3 = aligned_errors(pairs, align_sim3, unit)
     by_ratios = aligned_errors(pairs, align_scale_by_ratios, unit)
     return (
-        needs_metres(share_score(APD3D, by_scale, believed, "median scale"), metres),
+        needs_meters(share_score(APD3D, by_scale, believed, "median scale"), meters),
         distance_score(EPE, by_scale, believed, "median scale", note=note),
-        needs_metres(share_score(APD3D_SIM3, by_sim3, believed, "sim3"), metres),
+        needs_meters(share_score(APD3D_SIM3, by_sim3, believed, "sim3"), meters),
         distance_score(EPE_SIM3, by_sim3, believed, "sim3", note=note),
-        needs_metres(share_score(APD3D_RATIOS, by_ratios, believed, "median of ratios"), metres),
-        needs_metres(share_score(APD3D_MOVING, by_scale, moving, "median scale", NOTHING_MOVES), metres),
+        needs_meters(share_score(APD3D_RATIOS, by_ratios, believed, "median of ratios"), meters),
+        needs_meters(share_score(APD3D_MOVING, by_scale, moving, "median scale", NOTHING_MOVES), meters),
         distance_score(EPE_MOVING, by_scale, moving, "median scale", NOTHING_MOVES, note),
     )
 
@@ -218,12 +218,12 @@ def _motion_scores(pairs: TrackPairs, truth: Scene) -> tuple[Score, ...]:
 
 
 def _visibility_scores(pairs: TrackPairs, truth: Scene) -> tuple[Score, ...]:
-    metres = metres_of(truth)
-    errors = aligned_errors(pairs, align_scale, metres or 1.0)
+    meters = meters_of(truth)
+    errors = aligned_errors(pairs, align_scale, meters or 1.0)
     return (
-        needs_metres(_survival(pairs, errors), metres),
+        needs_meters(_survival(pairs, errors), meters),
         _visibility_accuracy(pairs),
-        needs_metres(_average_jaccard(pairs, errors), metres),
+        needs_meters(_average_jaccard(pairs, errors), meters),
     )
 
 
@@ -231,7 +231,7 @@ def _survival(pairs: TrackPairs, errors: Tensor) -> Score:
     later = pairs.believed & (pairs.frames_from_anchor > 0)
     # A track whose anchor is the last frame that knows it is followed backwards.
     counted = torch.where(later.any(dim=0), later, pairs.believed & (pairs.frames_from_anchor < 0))
-    shares = survival_shares(errors <= SURVIVAL_METRES, pairs.frames_from_anchor, counted)
+    shares = survival_shares(errors <= SURVIVAL_METERS, pairs.frames_from_anchor, counted)
     shares = shares[~shares.isnan()]
     if not len(shares):
         return undefined(SURVIVAL.name, 0, "no track is known beside its anchor", "median scale")
@@ -243,14 +243,14 @@ def _visibility_accuracy(pairs: TrackPairs) -> Score:
     total = int(counted.sum())
     if not total:
         return undefined(VISIBILITY.name, 0, "no track is known beside its anchor")
-    is_right = pairs.found & ((pairs.predicted_visible > 0.5) == pairs.true_visible)
+    is_right = pairs.found & ((pairs.predicted_visibility > 0.5) == pairs.true_visibility)
     return Score(VISIBILITY.name, float(is_right[counted].double().mean()), total, total)
 
 
 def _average_jaccard(pairs: TrackPairs, errors: Tensor) -> Score:
-    total = int((pairs.believed & pairs.true_visible).sum())
+    total = int((pairs.believed & pairs.true_visibility).sum())
     if not total:
         return undefined(AJ.name, 0, "no true track is visible", "median scale")
-    said = pairs.predicted_visible > 0.5
-    values = [jaccard(errors <= metres, said, pairs.true_visible, pairs.believed) for metres in METRES]
+    said = pairs.predicted_visibility > 0.5
+    values = [jaccard(errors <= meters, said, pairs.true_visibility, pairs.believed) for meters in METERS]
     return Score(AJ.name, sum(values) / len(values), total, total, "median scale")

@@ -1,6 +1,6 @@
 """How far the camera's path is from the true one after a similarity has laid it over, and how far off each step is.
 
-The similarity is fitted to the centres of the frames that are placed (Umeyama 1991), as the tool evo and the papers do.
+The similarity is fitted to the centers of the frames that are placed (Umeyama 1991), as the tool evo and the papers do.
 Where they skip a clip (a camera that stands still, too few frames), the score is undefined and says why.
 """
 
@@ -25,9 +25,9 @@ from recon4d.geometry import (
 from recon4d.records import Scene
 
 LEAST_FRAMES = 3
-"""Fewer centres can always be laid over each other by a similarity."""
+"""Fewer centers can always be laid over each other by a similarity."""
 STANDS_STILL = 1e-6
-"""A camera whose centres stay within this share of the scene's median depth stands still."""
+"""A camera whose centers stay within this share of the scene's median depth stands still."""
 ALIGNED_BY = "sim3 of cameras"
 
 TRAJECTORY_METRICS: tuple[Metric, ...] = (
@@ -35,7 +35,7 @@ TRAJECTORY_METRICS: tuple[Metric, ...] = (
         "ate",
         "m",
         "lower",
-        "Absolute trajectory error on registered frames: root mean square distance of the camera centres after the "
+        "Absolute trajectory error on registered frames: root mean square distance of the camera centers after the "
         "similarity that fits them best.",
     ),
     Metric("ate_of_path", "ratio", "lower", "The absolute trajectory error (ate) over the length of the true path."),
@@ -65,24 +65,24 @@ TRAJECTORY_METRICS: tuple[Metric, ...] = (
 
 @dataclass(frozen=True)
 class StepErrors:
-    """What is left of each step between neighbouring frames: a length in the truth's unit, an angle in degrees."""
+    """What is left of each step between neighboring frames: a length in the truth's unit, an angle in degrees."""
 
     translation: Float[Tensor, "step"]
     rotation: Float[Tensor, "step"]
 
 
 def align_cameras(predicted: Float[Tensor, "n 4 4"], true: Float[Tensor, "n 4 4"]) -> Alignment:
-    """The similarity that fits the predicted centres to the true ones best, in float64 (Umeyama 1991).
+    """The similarity that fits the predicted centers to the true ones best, in float64 (Umeyama 1991).
 
-    Centres on a line leave a turn about it free, and one of the best answers is given; predicted centres at one place
+    Centers on a line leave a turn about it free, and one of the best answers is given; predicted centers at one place
     are moved to the mean of the true ones, unscaled.
     """
-    centres, true_centres = predicted[:, :3, 3].double(), true[:, :3, 3].double()
-    return replace(align_sim3(centres, true_centres), name=ALIGNED_BY)
+    centers, true_centers = predicted[:, :3, 3].double(), true[:, :3, 3].double()
+    return replace(align_sim3(centers, true_centers), name=ALIGNED_BY)
 
 
 def trajectory_error(predicted: Float[Tensor, "n 4 4"], true: Float[Tensor, "n 4 4"]) -> float:
-    """Root mean square distance of the centres of ``world_from_cam`` after `align_cameras`, in the truth's unit."""
+    """Root mean square distance of the centers of ``world_from_cam`` after `align_cameras`, in the truth's unit."""
     truth_from_prediction = align_cameras(predicted, true).truth_from_prediction
     left = transform_points(truth_from_prediction, predicted[:, :3, 3].double()) - true[:, :3, 3].double()
     return _root_mean_square(left.norm(dim=-1))
@@ -93,7 +93,7 @@ def step_errors(
 ) -> StepErrors:
     """What is left of the steps E = (Q_i^-1 Q_i+1)^-1 (P_i^-1 P_i+1), P the predicted cameras after `align_cameras`.
 
-    `numbers` are the frames' numbers, ascending: only frames that are neighbours make a step.
+    `numbers` are the frames' numbers, ascending: only frames that are neighbors make a step.
     """
     aligned = rebase_cameras(align_cameras(predicted, true).truth_from_prediction, predicted.double())
     before = (numbers.diff() == 1).nonzero()[:, 0]
@@ -112,15 +112,15 @@ def nearest_placed(placed: Bool[Tensor, "time"]) -> Int[Tensor, "time"]:
     return numbers[placed][distance.argmin(dim=-1)]
 
 
-def path_length(centres: Float[Tensor, "n 3"]) -> float:
-    """The sum of the steps from each centre to the next, in the unit of the centres."""
-    return float(centres.double().diff(dim=0).norm(dim=-1).sum())
+def path_length(centers: Float[Tensor, "n 3"]) -> float:
+    """The sum of the steps from each center to the next, in the unit of the centers."""
+    return float(centers.double().diff(dim=0).norm(dim=-1).sum())
 
 
 def stands_still(truth: Scene) -> bool:
-    """Whether the true centres stay within 1e-6 of the median true depth, or 1e-9 where no depth is known."""
-    centres = truth.cameras.centres[is_placed(truth)].double()
-    largest = float(torch.cdist(centres, centres, compute_mode="donot_use_mm_for_euclid_dist").max())
+    """Whether the true centers stay within 1e-6 of the median true depth, or 1e-9 where no depth is known."""
+    centers = truth.cameras.centers[is_placed(truth)].double()
+    largest = float(torch.cdist(centers, centers, compute_mode="donot_use_mm_for_euclid_dist").max())
     depth = median_depth(truth)
     return largest < (STANDS_STILL * depth if math.isfinite(depth) else SAME_PLACE)
 
@@ -143,7 +143,7 @@ def trajectory_scores(prediction: Scene, truth: Scene) -> tuple[Score, ...]:
 
     predicted, true = prediction.cameras.world_from_cam, truth.cameras.world_from_cam
     error = trajectory_error(predicted[is_used], true[is_used])
-    length = path_length(truth.cameras.centres[is_known])
+    length = path_length(truth.cameras.centers[is_known])
     filled = predicted[nearest_placed(is_placed(prediction))]
     error_of_all = trajectory_error(filled[is_known], true[is_known])
     return (
@@ -161,7 +161,7 @@ def _step_scores(prediction: Scene, truth: Scene) -> tuple[Score, Score]:
     errors = step_errors(prediction.cameras.world_from_cam[numbers], truth.cameras.world_from_cam[numbers], numbers)
     count = len(errors.rotation)
     if not count:
-        note = "no two neighbouring frames are placed"
+        note = "no two neighboring frames are placed"
         return (
             undefined("rpe_translation", total, note, ALIGNED_BY),
             undefined("rpe_rotation", total, note, ALIGNED_BY),

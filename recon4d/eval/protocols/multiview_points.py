@@ -1,8 +1,8 @@
-"""Multi-view reconstruction as DUSt3R, Spann3R and CUT3R publish it: z-shift and scale by medians, a centre crop, ICP.
+"""Multi-view reconstruction as DUSt3R, Spann3R and CUT3R publish it: z-shift and scale by medians, a center crop, ICP.
 
 The steps, in their order: points of all frames in the coordinates of the first camera; the median z taken from each
 cloud; the prediction multiplied by median ||G - med G|| / median ||P - med P|| (med: the median of each coordinate);
-the true median z added back to both; the centre 224 x 224 of the maps; ICP, no neighbour further than `icp_distance`;
+the true median z added back to both; the center 224 x 224 of the maps; ICP, no neighbor further than `icp_distance`;
 distances and normals of whole clouds. Medians are torch's (of an even number the lower of the middle two) where the
 clouds are laid over each other, numpy's where distances are summed up, as published. Not published, since there every
 pixel is predicted: a pixel that the prediction does not know is left out of its cloud and of all the medians above.
@@ -30,8 +30,8 @@ CROP = 224
 """Side in pixels of the middle of the maps that is measured."""
 ALIGNED_BY = "median z-shift and scale, ICP"
 
-_CLOUDS = "of the centre 224 x 224 of the maps, after median z-shift, median scale and ICP (DUSt3R, CUT3R)"
-_COSINE = "absolute cosine between normals of nearest neighbours"
+_CLOUDS = "of the center 224 x 224 of the maps, after median z-shift, median scale and ICP (DUSt3R, CUT3R)"
+_COSINE = "absolute cosine between normals of nearest neighbors"
 
 MULTIVIEW_POINT_METRICS: tuple[Metric, ...] = (
     Metric("multiview_accuracy", "m", "lower", f"Mean distance from predicted to nearest true points {_CLOUDS}."),
@@ -84,7 +84,7 @@ def shift_and_scale(predicted: Float[Tensor, "n 3"], true: Float[Tensor, "n 3"])
     )
 
 
-def is_in_centre(height: int, width: int) -> Bool[Tensor, "height width"]:
+def is_in_center(height: int, width: int) -> Bool[Tensor, "height width"]:
     """The middle 224 x 224 pixels; shorter axes are whole. Of an odd rest the smaller half is above and left."""
     inside = torch.zeros(height, width, dtype=torch.bool)
     top, left = max(height // 2 - CROP // 2, 0), max(width // 2 - CROP // 2, 0)
@@ -95,10 +95,10 @@ def is_in_centre(height: int, width: int) -> Bool[Tensor, "height width"]:
 def multiview_point_scores(prediction: Scene, truth: Scene, icp_distance: float = 0.1) -> tuple[Score, ...]:
     """The scores of `MULTIVIEW_POINT_METRICS` of paired scenes; none where the truth knows no point.
 
-    `icp_distance` is in the truth's unit (published: 0.1 metres, for DTU 100 millimetres).
+    `icp_distance` is in the truth's unit (published: 0.1 meters, for DTU 100 millimeters).
     """
     known = truth.point_confidence > 0
-    total = int((known & is_in_centre(*truth.size).to(known.device)).sum())
+    total = int((known & is_in_center(*truth.size).to(known.device)).sum())
     if not known.any():
         return ()
     if not (is_placed(truth)[0] and is_placed(prediction)[0]):
@@ -112,10 +112,10 @@ def multiview_point_scores(prediction: Scene, truth: Scene, icp_distance: float 
     except ValueError as reason:
         return _undefined(total, str(reason))
 
-    centre = is_in_centre(*truth.size).to(known.device)
-    cloud, true_cloud = fit.apply(predicted[both & centre]), true[known & centre]
+    center = is_in_center(*truth.size).to(known.device)
+    cloud, true_cloud = fit.apply(predicted[both & center]), true[known & center]
     if min(len(cloud), len(true_cloud)) < LEAST_FOR_ICP:
-        return _undefined(total, f"{len(cloud)} predicted points are in the centre; wanted at least {LEAST_FOR_ICP}")
+        return _undefined(total, f"{len(cloud)} predicted points are in the center; wanted at least {LEAST_FOR_ICP}")
     registered = align_icp(cloud, true_cloud, icp_distance, torch.eye(4, dtype=cloud.dtype))
     return _cloud_scores(transform_points(registered.truth_from_prediction.to(cloud), cloud), true_cloud, truth)
 

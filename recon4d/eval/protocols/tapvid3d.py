@@ -18,13 +18,13 @@ from recon4d.eval.metrics.tracks import (
     NO_UNIT,
     jaccard,
 )
-from recon4d.eval.metrics.units import metres_of
+from recon4d.eval.metrics.units import meters_of
 from recon4d.eval.protocols.worldtrack import median_of_columns
 from recon4d.records import Scene
 
 SIDE = 256
 PIXELS = (1, 2, 4, 8, 16)
-METRES = (0.01, 0.04, 0.16, 0.64, 2.56)
+METERS = (0.01, 0.04, 0.16, 0.64, 2.56)
 MIN_DEPTH = 1e-12
 MIN_NORM = 1e-6
 
@@ -45,7 +45,7 @@ def _pair_of_metrics(suffix: str, thresholds: str, scale: str) -> tuple[Metric, 
 
 MEDIAN = _pair_of_metrics("", _WIDTHS, "after the ratio of median norms of points visible in both")
 PER_TRAJECTORY = _pair_of_metrics("_per_trajectory", _WIDTHS, "each track scaled to the true depth at its anchor")
-UNSCALED = _pair_of_metrics("_none", _WIDTHS, "in the prediction's own metres")
+UNSCALED = _pair_of_metrics("_none", _WIDTHS, "in the prediction's own meters")
 FIXED = _pair_of_metrics("_fixed", _LENGTHS, "after the ratio of median norms of points visible in both")
 OCCLUSION = Metric(
     "tapvid3d_oa", "share", "higher", "TAPVid-3D: share of all points rightly said seen or hidden", worst=0.0
@@ -120,14 +120,14 @@ def _pixel_scores(pairs: TrackPairs, prediction: Scene, truth: Scene) -> tuple[S
     thresholds = [widths * pixels for pixels in PIXELS]
     by_median = predicted * _scale_of_visible(pairs, predicted, true)
     by_depth = predicted * depth_scales(predicted, true, pairs.anchors)[:, None]
-    predicted_metres, true_metres = metres_of(prediction), metres_of(truth)
-    if predicted_metres and true_metres:
-        unscaled = _scores(UNSCALED, pairs, predicted * (predicted_metres / true_metres) - true, thresholds, "none")
+    predicted_meters, true_meters = meters_of(prediction), meters_of(truth)
+    if predicted_meters and true_meters:
+        unscaled = _scores(UNSCALED, pairs, predicted * (predicted_meters / true_meters) - true, thresholds, "none")
     else:
-        note = "the prediction's unit is not known in metres" if true_metres else NO_UNIT
+        note = "the prediction's unit is not known in meters" if true_meters else NO_UNIT
         unscaled = tuple(undefined(metric.name, _num_visible(pairs), note) for metric in UNSCALED)
-    said = pairs.predicted_visible > 0.5
-    is_right = (pairs.found & (said == pairs.true_visible))[pairs.believed]
+    said = pairs.predicted_visibility > 0.5
+    is_right = (pairs.found & (said == pairs.true_visibility))[pairs.believed]
     return (
         *_scores(MEDIAN, pairs, by_median - true, thresholds, "median of visible"),
         Score(OCCLUSION.name, float(is_right.double().mean()), len(is_right), len(is_right)),
@@ -137,12 +137,12 @@ def _pixel_scores(pairs: TrackPairs, prediction: Scene, truth: Scene) -> tuple[S
 
 
 def _fixed_scores(pairs: TrackPairs, truth: Scene) -> tuple[Score, ...]:
-    metres = metres_of(truth)
-    if not metres:
+    meters = meters_of(truth)
+    if not meters:
         return tuple(undefined(metric.name, _num_visible(pairs), NO_UNIT, "median of visible") for metric in FIXED)
     predicted, true = _camera_tracks(pairs)
     by_median = predicted * _scale_of_visible(pairs, predicted, true)
-    return _scores(FIXED, pairs, (by_median - true) * metres, METRES, "median of visible")
+    return _scores(FIXED, pairs, (by_median - true) * meters, METERS, "median of visible")
 
 
 def _camera_tracks(pairs: TrackPairs) -> tuple[Tensor, Tensor]:
@@ -151,7 +151,7 @@ def _camera_tracks(pairs: TrackPairs) -> tuple[Tensor, Tensor]:
 
 
 def _scale_of_visible(pairs: TrackPairs, predicted: Tensor, true: Tensor) -> Tensor:
-    in_both = (pairs.predicted_visible > 0.5) & pairs.true_visible & pairs.believed
+    in_both = (pairs.predicted_visibility > 0.5) & pairs.true_visibility & pairs.believed
     return median_scale(predicted, true, in_both & predicted.isfinite().all(dim=-1))
 
 
@@ -161,10 +161,10 @@ def _scores(
     total = _num_visible(pairs)
     if not total:
         return tuple(undefined(metric.name, 0, "no true track is visible", scale) for metric in metrics)
-    said = pairs.predicted_visible > 0.5
-    values = apd_and_aj(offsets.norm(dim=-1), thresholds, said, pairs.true_visible, pairs.believed)
+    said = pairs.predicted_visibility > 0.5
+    values = apd_and_aj(offsets.norm(dim=-1), thresholds, said, pairs.true_visibility, pairs.believed)
     return tuple(Score(metric.name, value, total, total, scale) for metric, value in zip(metrics, values, strict=True))
 
 
 def _num_visible(pairs: TrackPairs) -> int:
-    return int((pairs.believed & pairs.true_visible).sum())
+    return int((pairs.believed & pairs.true_visibility).sum())

@@ -41,15 +41,15 @@ VIDEO_DEPTH_METRICS: tuple[Metric, ...] = (
 def video_depth_scores(prediction: Scene, truth: Scene, max_depth: float | None) -> tuple[Score, ...]:
     """Every score of `VIDEO_DEPTH_METRICS` for a prediction `paired` with its truth and not yet aligned.
 
-    Over pixels of known true depth below `max_depth` (70 for Sintel and Bonn, None for KITTI; in metres where the
+    Over pixels of known true depth below `max_depth` (70 for Sintel and Bonn, None for KITTI; in meters where the
     truth's unit is known, else in its unit), at which the aligned prediction is clipped, too. `count` is the number of
     these pixels at which the prediction is known, `total` the number of all. A truth without any such pixel has no
     scores. A prediction that knows none of them, or whose mean or median depth there is not above 0, is undefined.
     """
     if max_depth is not None and not max_depth > 0:
         raise ValueError(f"a max_depth of {max_depth} leaves nothing; wanted one above 0, or None")
-    metres, unit_note = unit_of(truth)
-    true_depths = truth.depths.double() * metres
+    meters, unit_note = unit_of(truth)
+    true_depths = truth.depths.double() * meters
     far = math.inf if max_depth is None else max_depth
     is_measured = known_depths(truth) & (true_depths < far)
     is_believed = is_measured & (prediction.depth_confidence > 0)

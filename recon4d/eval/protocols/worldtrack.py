@@ -1,6 +1,6 @@
 """WorldTrack as St4RTrack (Feng et al. 2025) and those after it compute it, and a corrected second version.
 
-Points that are seen in frame 0 are followed through all frames, occluded or not, in the world of frame 0 and in metres.
+Points that are seen in frame 0 are followed through all frames, occluded or not, in the world of frame 0 and in meters.
 The published variants are kept as they are, flaws included: the moving points are aligned again on their own, and
 sim3_closed_flawed is no least-squares fit where a reflection would fit better. The second version aligns once; over all
 points it is the same as worldtrack_apd3d_global and worldtrack_epe_global, so its own scores are over parts.
@@ -20,14 +20,14 @@ from recon4d.eval.metrics.tracks import (
     distance_score,
     share_score,
 )
-from recon4d.eval.metrics.units import metres_of
+from recon4d.eval.metrics.units import meters_of
 from recon4d.geometry import similarity
 from recon4d.records import Scene
 
-MOVING_METRES = 0.01
-INLIER_METRES = 0.05
+MOVING_METERS = 0.01
+INLIER_METERS = 0.05
 NO_QUERIES = "no true track of anchor 0 is visible there"
-NOTHING_MOVES = f"no true path is longer than {MOVING_METRES:g} m"
+NOTHING_MOVES = f"no true path is longer than {MOVING_METERS:g} m"
 
 
 def _pair_of_metrics(kind: str, alignment: str, over: str = "all points") -> tuple[Metric, Metric]:
@@ -43,7 +43,7 @@ def _pair_of_metrics(kind: str, alignment: str, over: str = "all points") -> tup
 _ONCE = "aligned once on all points"
 GLOBAL = _pair_of_metrics("*_global", "after the ratio of median norms")
 PER_TRAJECTORY = _pair_of_metrics("*_per_traj", "after a ratio of median norms for each track")
-SIM3 = _pair_of_metrics("*_sim3", f"after RANSAC Sim(3) with inliers within {INLIER_METRES:g} m, seeded")
+SIM3 = _pair_of_metrics("*_sim3", f"after RANSAC Sim(3) with inliers within {INLIER_METERS:g} m, seeded")
 CLOSED = _pair_of_metrics(
     "*_sim3_closed_flawed", "after the published Sim(3), whose scale is wrong beside a reflection"
 )
@@ -67,20 +67,20 @@ WORLDTRACK_METRICS = (
 def worldtrack_scores(prediction: Scene, truth: Scene) -> tuple[Score, ...]:
     """The scores of `WORLDTRACK_METRICS` for `paired` scenes; none where the truth has no tracks.
 
-    Thresholds are in metres: all are undefined where the truth's unit is not known in metres.
+    Thresholds are in meters: all are undefined where the truth's unit is not known in meters.
     """
     if truth.tracks is None:
         return ()
     pairs = track_pairs(prediction, truth)
-    pairs = pairs.of_queries((pairs.anchors == 0) & pairs.true_visible[0])
-    metres, total = metres_of(truth), int(pairs.believed.sum())
+    pairs = pairs.of_queries((pairs.anchors == 0) & pairs.true_visibility[0])
+    meters, total = meters_of(truth), int(pairs.believed.sum())
     if not total:
         return tuple(undefined(metric.name, 0, NO_QUERIES) for metric in WORLDTRACK_METRICS)
-    if prediction.tracks is None or not metres:
+    if prediction.tracks is None or not meters:
         note = NO_TRACKS if prediction.tracks is None else NO_UNIT
         return tuple(undefined(metric.name, total, note) for metric in WORLDTRACK_METRICS)
-    errors = aligned_errors(pairs, align_by_medians, metres), aligned_errors(pairs, _align_ransac, metres, least=3)
-    return (*_published(pairs, metres, *errors), *_second_version(pairs, metres, *errors))
+    errors = aligned_errors(pairs, align_by_medians, meters), aligned_errors(pairs, _align_ransac, meters, least=3)
+    return (*_published(pairs, meters, *errors), *_second_version(pairs, meters, *errors))
 
 
 def align_by_medians(predicted: Float[Tensor, "n 3"], true: Float[Tensor, "n 3"]) -> Alignment:
@@ -140,23 +140,23 @@ def median_filtered(
     return torch.stack([padded[:-2], padded[1:-1], padded[2:]]).median(dim=0).values
 
 
-def _published(pairs: TrackPairs, metres: float, by_medians: Tensor, by_ransac: Tensor) -> tuple[Score, ...]:
+def _published(pairs: TrackPairs, meters: float, by_medians: Tensor, by_ransac: Tensor) -> tuple[Score, ...]:
     everywhere = pairs.believed
-    moving = pairs.of_queries(path_lengths(pairs.true * metres, pairs.believed) > MOVING_METRES)
-    realigned = aligned_errors(moving, align_by_medians, metres)
+    moving = pairs.of_queries(path_lengths(pairs.true * meters, pairs.believed) > MOVING_METERS)
+    realigned = aligned_errors(moving, align_by_medians, meters)
     return (
         *_scores(GLOBAL, by_medians, everywhere, "ratio of medians"),
-        *_scores(PER_TRAJECTORY, errors_by_trajectory(pairs, metres), everywhere, "ratio of medians of each track"),
+        *_scores(PER_TRAJECTORY, errors_by_trajectory(pairs, meters), everywhere, "ratio of medians of each track"),
         *_scores(SIM3, by_ransac, everywhere, "sim3 RANSAC"),
-        *_scores(CLOSED, aligned_errors(pairs, align_closed_flawed, metres), everywhere, "sim3 closed, flawed"),
+        *_scores(CLOSED, aligned_errors(pairs, align_closed_flawed, meters), everywhere, "sim3 closed, flawed"),
         *_scores(REALIGNED, realigned, moving.believed, "ratio of medians of moving points", NOTHING_MOVES),
     )
 
 
-def _second_version(pairs: TrackPairs, metres: float, by_medians: Tensor, by_ransac: Tensor) -> tuple[Score, ...]:
-    smooth = median_filtered(pairs.true * metres, pairs.believed)
-    moves = path_lengths(smooth, torch.ones_like(pairs.believed)) > MOVING_METRES
-    moving, visible = pairs.believed & moves, pairs.believed & pairs.true_visible
+def _second_version(pairs: TrackPairs, meters: float, by_medians: Tensor, by_ransac: Tensor) -> tuple[Score, ...]:
+    smooth = median_filtered(pairs.true * meters, pairs.believed)
+    moves = path_lengths(smooth, torch.ones_like(pairs.believed)) > MOVING_METERS
+    moving, visible = pairs.believed & moves, pairs.believed & pairs.true_visibility
     return (
         *_scores(V2_MOVING, by_medians, moving, "ratio of medians", NOTHING_MOVES),
         *_scores(V2_VISIBLE, by_medians, visible, "ratio of medians"),
@@ -177,7 +177,7 @@ def _scores(
 def _align_ransac(predicted: Tensor, true: Tensor) -> Alignment:
     from recon4d.eval.alignment.ransac import align_sim3_ransac
 
-    return align_sim3_ransac(predicted, true, threshold=INLIER_METRES, seed=0)
+    return align_sim3_ransac(predicted, true, threshold=INLIER_METERS, seed=0)
 
 
 def _median_ratio(predicted: Tensor, true: Tensor, known: Tensor) -> Tensor:

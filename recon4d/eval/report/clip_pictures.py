@@ -17,7 +17,7 @@ from recon4d.eval.pairing import paired
 from recon4d.eval.predictions import Prediction
 from recon4d.eval.report.path_pictures import draw_paths
 from recon4d.geometry import resize_map
-from recon4d.io import whole_file, write_jpeg
+from recon4d.io import atomic_file, write_jpeg
 from recon4d.records import Scene
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ WIDTH = 900
 """Of the picture, in pixels."""
 
 MAX_ERROR = 0.3
-"""Relative depth errors from here on have the last colour."""
+"""Relative depth errors from here on have the last color."""
 
 SPARSE = 0.2
 """Maps known at less than this share of their pixels are drawn as dots that one can see."""
@@ -56,14 +56,14 @@ def write_clip_picture(path: Path, sample: Sample, prediction: Prediction) -> No
     """A JPEG, `WIDTH` pixels wide, of the first, the middle and the last frame, and of the camera's path.
 
     Predicted depth has one median scale for the clip, over the pixels known to both in a dozen evenly spread frames;
-    true and predicted depth share their colours (near is bright, unknown black). The predicted path is brought to the
-    true one by a Sim(3) of centres of placed frames. A prediction that failed or does not fit its truth is told in
+    true and predicted depth share their colors (near is bright, unknown black). The predicted path is brought to the
+    true one by a Sim(3) of centers of placed frames. A prediction that failed or does not fit its truth is told in
     words. Folders are made; the file is whole or not there. Raises ``OSError`` where it cannot be written.
     """
     scene, reason = _fitting(prediction, sample.scene)
     picture = _compose(sample, _columns(sample, scene), scene, reason)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as partial:
+    with atomic_file(path) as partial:
         for quality in _QUALITIES:
             write_jpeg(partial, torch.from_numpy(picture).movedim(-1, 0), quality)
             if partial.stat().st_size <= MAX_BYTES:
@@ -89,19 +89,19 @@ def _columns(sample: Sample, scene: Scene | None) -> list[_Column]:
     images = sample.clip.frames(frames).resized(*size).images.movedim(-3, -1).cpu().numpy()
     columns = [_Column("frame", list(images))]
     true, is_known = _depths(sample.scene, frames)
-    colours = _nearness_range(true, is_known)
+    colors = _nearness_range(true, is_known)
     if is_known.any():
-        columns.append(_Column("true depth", _depth_panels(true, is_known, colours, size)))
+        columns.append(_Column("true depth", _depth_panels(true, is_known, colors, size)))
     if scene is None:
         return columns
 
     predicted, is_believed = _depths(scene, frames, sample.scene.size)
     scale = _scale(scene, sample.scene)
     if scale is None:
-        colours = _nearness_range(predicted, is_believed)
+        colors = _nearness_range(predicted, is_believed)
     else:
         predicted = scale.apply(predicted)
-    columns.append(_Column("predicted depth", _depth_panels(predicted, is_believed, colours, size)))
+    columns.append(_Column("predicted depth", _depth_panels(predicted, is_believed, colors, size)))
     if is_known.any():
         errors = (predicted - true).abs() / true
         columns.append(_Column(_ERROR_TITLE, _error_panels(errors, is_known & is_believed, size)))
@@ -142,7 +142,7 @@ def _panel_size(size: tuple[int, int]) -> tuple[int, int]:
 def _nearness_range(
     depths: Float[Tensor, "frame height width"], is_known: Bool[Tensor, "frame height width"]
 ) -> tuple[float, float]:
-    """The inverse depths that get the first and the last colour."""
+    """The inverse depths that get the first and the last color."""
     if not is_known.any():
         return 0.0, 1.0
     low, high = np.percentile(1 / depths[is_known].cpu().numpy(), (2, 98))
@@ -156,25 +156,25 @@ def _depth_panels(
     nearness_range: tuple[float, float],
     size: tuple[int, int],
 ) -> list[UInt8[np.ndarray, "panel_height panel_width 3"]]:
-    """Inverse depth in colours, near is bright, unknown is black."""
+    """Inverse depth in colors, near is bright, unknown is black."""
     low, high = nearness_range
     panels = []
     for depth, known in zip(depths, is_known, strict=True):
         nearness, drawn = _shrunk(1 / torch.where(known, depth, 1), known, size)
-        # The map's first colours are left out: far must not look like unknown.
+        # The map's first colors are left out: far must not look like unknown.
         share = 0.15 + 0.85 * ((nearness - low) / (high - low)).clamp(0, 1)
-        panels.append(_coloured(share, drawn, "magma", _UNKNOWN_DEPTH))
+        panels.append(_colored(share, drawn, "magma", _UNKNOWN_DEPTH))
     return panels
 
 
 def _error_panels(
     errors: Float[Tensor, "frame height width"], is_known: Bool[Tensor, "frame height width"], size: tuple[int, int]
 ) -> list[UInt8[np.ndarray, "panel_height panel_width 3"]]:
-    """Relative errors in colours, from 0 to `MAX_ERROR`; unknown is grey."""
+    """Relative errors in colors, from 0 to `MAX_ERROR`; unknown is gray."""
     panels = []
     for error, known in zip(errors, is_known, strict=True):
         value, drawn = _shrunk(error.clamp(max=MAX_ERROR), known, size)
-        panels.append(_coloured(value / MAX_ERROR, drawn, "viridis", _UNKNOWN_ERROR))
+        panels.append(_colored(value / MAX_ERROR, drawn, "viridis", _UNKNOWN_ERROR))
     return panels
 
 
@@ -194,13 +194,13 @@ def _shrunk(
     return torch.where(dots.isfinite(), dots, 0), dots.isfinite()
 
 
-def _coloured(
-    share: Float[Tensor, "height width"], is_known: Bool[Tensor, "height width"], colour_map: str, unknown: int
+def _colored(
+    share: Float[Tensor, "height width"], is_known: Bool[Tensor, "height width"], color_map: str, unknown: int
 ) -> UInt8[np.ndarray, "height width 3"]:
     from matplotlib import colormaps
 
-    colours = colormaps[colour_map](share.cpu().numpy(), bytes=True)[..., :3]
-    return np.where(is_known.cpu().numpy()[..., None], colours, unknown).astype(np.uint8)
+    colors = colormaps[color_map](share.cpu().numpy(), bytes=True)[..., :3]
+    return np.where(is_known.cpu().numpy()[..., None], colors, unknown).astype(np.uint8)
 
 
 def _compose(
@@ -239,12 +239,12 @@ def _compose(
 
 
 def _draw_error_scale(figure: "Figure", canvas: UInt8[np.ndarray, "height width 3"], below: int) -> None:
-    """What the colours of errors mean, under the lower right corner of the panels."""
+    """What the colors of errors mean, under the lower right corner of the panels."""
     total, width, top = len(canvas), 60, below + 12
     left = WIDTH - _GAP - width - 150
     share = torch.linspace(0, 1, width).expand(9, width)
-    canvas[top : top + 9, left : left + width] = _coloured(share, torch.ones_like(share).bool(), "viridis", 0)
+    canvas[top : top + 9, left : left + width] = _colored(share, torch.ones_like(share).bool(), "viridis", 0)
     height = 1 - (top + 4.5) / total
     figure.text((left - 6) / WIDTH, height, "error 0", ha="right", va="center", fontsize=7.5)
-    words = f"{MAX_ERROR:g} and more; grey: unknown"
+    words = f"{MAX_ERROR:g} and more; gray: unknown"
     figure.text((left + width + 6) / WIDTH, height, words, va="center", fontsize=7.5)

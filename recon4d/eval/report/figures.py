@@ -9,8 +9,8 @@ from recon4d.eval.report.headline import method_names, number
 from recon4d.eval.report.summary import Summary
 from recon4d.eval.scoring import METRICS, SECONDS, ClipResult
 
-NUM_COLOURS = 8
-"""Methods beyond these take the same colours again, with dashes."""
+NUM_COLORS = 8
+"""Methods beyond these take the same colors again, with dashes."""
 
 FIGURE_STYLE = """
 :root { --c0: #2f6db5; --c1: #d1601f; --c2: #3a8a5f; --c3: #9a4fa3; --c4: #b0892b; --c5: #c0405a; --c6: #3d97a8;
@@ -73,13 +73,13 @@ def interval_figure(summaries: Sequence[Summary], methods: Sequence[str]) -> str
     for place, summary in defined:
         y, x = _TOP + 26 * place + 13, across.place(summary.value)
         low, high = across.place(summary.low), across.place(summary.high)
-        colour = _colour(place)
+        color = _color(place)
         told = f"{summary.method}: {number(summary.value)} ({number(summary.low)} to {number(summary.high)})"
         parts.append(
             f"<g><title>{escape(told)}</title>"
-            f'<line x1="{low:.1f}" x2="{high:.1f}" y1="{y}" y2="{y}" stroke="{colour}" stroke-width="3" '
+            f'<line x1="{low:.1f}" x2="{high:.1f}" y1="{y}" y2="{y}" stroke="{color}" stroke-width="3" '
             'opacity="0.45"/>'
-            f'<circle cx="{x:.1f}" cy="{y}" r="5" fill="{colour}"/></g>'
+            f'<circle cx="{x:.1f}" cy="{y}" r="5" fill="{color}"/></g>'
         )
     return _svg(height, f"{metric.name} of every method", parts)
 
@@ -111,7 +111,7 @@ def cumulative_figure(metric: str, results: Sequence[ClipResult]) -> str:
             steps = _steps(of_method, is_lower, low, high)
             path = " ".join(f"{across.place(x):.1f},{up.place(y):.1f}" for x, y in steps)
             parts.append(
-                f'<polyline class="curve" points="{path}" stroke="{_colour(place)}"{_dashes(place)}>'
+                f'<polyline class="curve" points="{path}" stroke="{_color(place)}"{_dashes(place)}>'
                 f"<title>{escape(method)}</title></polyline>"
             )
     return _svg(_HEIGHT, f"Share of clips by {metric}", parts)
@@ -140,15 +140,15 @@ def seconds_figure(results: Sequence[ClipResult]) -> str:
         told = f"{result.method}, {result.clip}: {number(value)} s"
         x, y = across.place(result.num_frames), up.place(value)
         parts.append(
-            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" fill="{_colour(place)}" opacity="0.6">'
+            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" fill="{_color(place)}" opacity="0.6">'
             f"<title>{escape(told)}</title></circle>"
         )
     return _svg(_HEIGHT, "Seconds by number of frames", parts)
 
 
 def method_swatch(place: int) -> str:
-    """The colour of the method at this place, as it is drawn in every figure."""
-    line = f'<line x1="0" x2="22" y1="6" y2="6" stroke="{_colour(place)}" stroke-width="4"{_dashes(place)}/>'
+    """The color of the method at this place, as it is drawn in every figure."""
+    line = f'<line x1="0" x2="22" y1="6" y2="6" stroke="{_color(place)}" stroke-width="4"{_dashes(place)}/>'
     return f'<svg class="swatch" width="22" height="12" aria-hidden="true">{line}</svg>'
 
 
@@ -207,12 +207,12 @@ def _axis_name(name: str, height: float) -> str:
     return f'<text class="axis" x="{middle}" y="{height - 6}" text-anchor="middle">{escape(name)}</text>'
 
 
-def _colour(place: int) -> str:
-    return f"var(--c{place % NUM_COLOURS})"
+def _color(place: int) -> str:
+    return f"var(--c{place % NUM_COLORS})"
 
 
 def _dashes(place: int) -> str:
-    return f' stroke-dasharray="{max(1, 6 // (place // NUM_COLOURS))} 3"' if place >= NUM_COLOURS else ""
+    return f' stroke-dasharray="{max(1, 6 // (place // NUM_COLORS))} 3"' if place >= NUM_COLORS else ""
 
 
 def _svg(height: float, name: str, parts: list[str]) -> str:

@@ -18,10 +18,10 @@ from recon4d.eval.report.headline import (
     trouble_lines,
 )
 from recon4d.eval.report.page import Stamp, page
-from recon4d.eval.report.summary import Summary, summarise
+from recon4d.eval.report.summary import Summary, summarize
 from recon4d.eval.runner import Evaluation
 from recon4d.eval.scoring import METRICS, SECONDS, ClipResult
-from recon4d.io import whole_file
+from recon4d.io import atomic_file
 
 
 def write_report(out: Path, evaluation: Evaluation, settings: tuple[tuple[str, str], ...]) -> None:
@@ -30,7 +30,7 @@ def write_report(out: Path, evaluation: Evaluation, settings: tuple[tuple[str, s
     The same evaluation gives the same bytes but for the time in report.json and report.html. Raises ``OSError`` where
     they cannot be written.
     """
-    summaries = summarise(evaluation.results)
+    summaries = summarize(evaluation.results)
     stamp = Stamp(datetime.now(UTC).isoformat(timespec="seconds"), __version__, settings)
 
     def picture(method: str, clip: str) -> bytes | None:
@@ -95,7 +95,7 @@ def clips_csv(results: Sequence[ClipResult]) -> str:
 
 def headline_table(evaluation: Evaluation) -> str:
     """The main metrics of every method as plain text, and beneath what failed and what was left out."""
-    summaries = summarise(evaluation.results)
+    summaries = summarize(evaluation.results)
     methods = method_names(evaluation.results)
     rows = [["", *HEADLINE], ["", *(METRICS[name].unit for name in HEADLINE)]]
     for method in methods:
@@ -167,6 +167,6 @@ def _csv(rows: Sequence[Sequence[object]]) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    with whole_file(path) as partial:
+    with atomic_file(path) as partial:
         # File names that are no text come as lone surrogates, which UTF-8 does not have.
         partial.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")

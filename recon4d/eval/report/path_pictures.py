@@ -17,22 +17,22 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-TRUE_COLOUR, PREDICTED_COLOUR, MISSING_COLOUR = "#8a8f98", "#d1601f", "#a33020"
+TRUE_COLOR, PREDICTED_COLOR, MISSING_COLOR = "#8a8f98", "#d1601f", "#a33020"
 
 
 def draw_paths(figure: "Figure", sample: Sample, prediction: Scene | None, share: float) -> None:
     """Draw both views into the lowest `share` of a figure.
 
     Frames are joined by time, if photos have one. The first frame is marked with a ring; frames that the prediction
-    has not placed are crosses on the true path. Lengths are metres where the truth knows them.
+    has not placed are crosses on the true path. Lengths are meters where the truth knows them.
     """
     order, is_ordered = _in_time_order(sample.clip.times)
-    true, predicted = true_and_predicted_centres(sample.scene, prediction)
+    true, predicted = true_and_predicted_centers(sample.scene, prediction)
     true, predicted = true[order], predicted[order]
     first = int((order == 0).nonzero()[0])
     missing = ~predicted.isfinite().all(dim=-1) if prediction is not None else torch.zeros(len(true), dtype=torch.bool)
-    metres = float(sample.scene.metres_per_unit)
-    unit, scale = ("m", metres) if np.isfinite(metres) else ("unit of the truth", 1.0)
+    meters = float(sample.scene.metres_per_unit)
+    unit, scale = ("m", meters) if np.isfinite(meters) else ("unit of the truth", 1.0)
     everything = (scale * torch.cat([true, predicted])).cpu().numpy()
     width = _width(everything)
     views = (("from above", 0, 2), ("from the side", 2, 1))
@@ -55,15 +55,15 @@ def draw_paths(figure: "Figure", sample: Sample, prediction: Scene | None, share
     figure.legend(handles, labels, loc="center left", bbox_to_anchor=(0.71, 0.53 * share), fontsize=8, frameon=False)
 
 
-def true_and_predicted_centres(
+def true_and_predicted_centers(
     truth: Scene, prediction: Scene | None
 ) -> tuple[Float[Tensor, "time 3"], Float[Tensor, "time 3"]]:
-    """Centres in the world of the truth, NaN where unknown: true, and predicted after a Sim(3) of placed frames."""
-    true = torch.where(is_placed(truth)[:, None], truth.cameras.centres.double(), torch.nan)
+    """Centers in the world of the truth, NaN where unknown: true, and predicted after a Sim(3) of placed frames."""
+    true = torch.where(is_placed(truth)[:, None], truth.cameras.centers.double(), torch.nan)
     if prediction is None:
         return true, torch.full_like(true, torch.nan)
     placed = is_placed(prediction).to(true.device)
-    predicted = torch.where(placed[:, None], prediction.cameras.centres.to(true), torch.nan)
+    predicted = torch.where(placed[:, None], prediction.cameras.centers.to(true), torch.nan)
     both = placed & is_placed(truth)
     if not both.any():
         return true, torch.full_like(true, torch.nan)
@@ -78,7 +78,7 @@ def _draw_view(
     first: int,
     line: str,
 ) -> None:
-    axes.plot(*true.T, linestyle=line, marker="o", markersize=2.5, linewidth=2.4, color=TRUE_COLOUR, label="true")
+    axes.plot(*true.T, linestyle=line, marker="o", markersize=2.5, linewidth=2.4, color=TRUE_COLOR, label="true")
     if np.isfinite(predicted).any():
         axes.plot(
             *predicted.T,
@@ -86,15 +86,15 @@ def _draw_view(
             marker="o",
             markersize=2,
             linewidth=1.1,
-            color=PREDICTED_COLOUR,
+            color=PREDICTED_COLOR,
             label="predicted, aligned",
         )
     if missing.any():
         label = f"not placed ({int(missing.sum())} of {len(missing)})"
-        axes.plot(*true[missing].T, "x", markersize=5, color=MISSING_COLOUR, label=label)
-    for path, colour in ((predicted, PREDICTED_COLOUR), (true, "black")):
-        label = "first frame" if colour == "black" else None
-        axes.plot(*path[first], "o", markersize=8, markerfacecolor="none", color=colour, label=label)
+        axes.plot(*true[missing].T, "x", markersize=5, color=MISSING_COLOR, label=label)
+    for path, color in ((predicted, PREDICTED_COLOR), (true, "black")):
+        label = "first frame" if color == "black" else None
+        axes.plot(*path[first], "o", markersize=8, markerfacecolor="none", color=color, label=label)
     axes.grid(color="0.92")
     axes.set_axisbelow(True)
     axes.tick_params(labelsize=7)

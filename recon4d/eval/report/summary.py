@@ -36,7 +36,7 @@ class Summary:
     alignment: str
 
 
-def summarise(results: Sequence[ClipResult]) -> tuple[Summary, ...]:
+def summarize(results: Sequence[ClipResult]) -> tuple[Summary, ...]:
     """One summary for each method and metric that any clip's truth can tell, methods in the order they come in."""
     methods = list(dict.fromkeys(result.method for result in results))
     summaries = []
@@ -45,11 +45,11 @@ def summarise(results: Sequence[ClipResult]) -> tuple[Summary, ...]:
             found = [result.score(metric.name) for result in results if result.method == method]
             scores = [score for score in found if score is not None]
             if scores:
-                summaries.append(_summarise(method, metric, scores))
+                summaries.append(_summarize(method, metric, scores))
     return tuple(summaries)
 
 
-def _summarise(method: str, metric: Metric, scores: list[Score]) -> Summary:
+def _summarize(method: str, metric: Metric, scores: list[Score]) -> Summary:
     measured = [score for score in scores if not math.isnan(score.value)]
     if len(measured) < len(scores) and all(score.note == NO_PREDICTION for score in measured):
         # The method does not answer this even where it succeeds: failures alone make no mean.

@@ -24,7 +24,7 @@ def encode_poses(
 ) -> Float[Tensor, "*batch time pose"]:
     """Cameras as a head says them raw, for images of `size` (height, width): the principal point is left out.
 
-    The translation is where the world's origin is for the camera, not the camera's centre. `angle_offset` is what
+    The translation is where the world's origin is for the camera, not the camera's center. `angle_offset` is what
     decoding adds to a raw field of view.
     """
     cam_from_world = cameras.cam_from_world

@@ -24,7 +24,7 @@ MAX_WINDOW_VALUES = 2**27
 MAX_FLOW_FREQUENCY = 1000.0
 """Radians per cell that the frequencies of the flow embedding stay below."""
 POSITION_BASE = 10000.0
-"""Frequencies of the position embedding fall from 1 radian per cell towards this many times less."""
+"""Frequencies of the position embedding fall from 1 radian per cell toward this many times less."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class TrackerConfig:
     stride: int = 2
     """Pixels of the image per cell of the feature maps."""
     first_centre: float = 0.5
-    """The pixel coordinate of the first cell's centre: 0.5 where maps were resized with aligned corners, as VGGT's
+    """The pixel coordinate of the first cell's center: 0.5 where maps were resized with aligned corners, as VGGT's
     are; stride / 2 where cells tile the picture."""
     levels: int = 7
     """Levels of the pyramid of feature maps, each half the size of the one before."""
@@ -254,7 +254,7 @@ def _correlate(pyramid: Sequence[Tensor], features: Tensor, cells: Tensor, radiu
 def read_maps(
     maps: Float[Tensor, "n channels height width"], cells: Float[Tensor, "n rows columns 2"], outside: str
 ) -> Float[Tensor, "n channels rows columns"]:
-    """Bilinear values at `cells` (x, y), the first cell's centre being at 0; `outside` is "zeros" or "border".
+    """Bilinear values at `cells` (x, y), the first cell's center being at 0; `outside` is "zeros" or "border".
 
     Along an axis of one cell that cell is read from everywhere: so it was where the published weights were trained.
     """

@@ -9,9 +9,9 @@ from recon4d.inference.windows.layout import Window
 from recon4d.io.long_clips import LongClip
 from recon4d.records import (
     Clip,
-    Known,
+    ClipSource,
+    Priors,
     Scene,
-    Source,
 )
 
 Frame = tuple[Tensor, Tensor | None]
@@ -41,9 +41,9 @@ def clip_of_frames(long_clip: LongClip, numbers: Sequence[int]) -> Clip:
 
 def masked(scene: Scene, clip: Clip) -> Scene:
     """The answer for a clip with nothing believed where the clip is to be ignored, whatever answered it."""
-    if clip.known is None or clip.known.ignore is None:
+    if clip.priors is None or clip.priors.ignore is None:
         return scene
-    ignore = clip.known.resized(clip.size, scene.size).ignore
+    ignore = clip.priors.resized(clip.size, scene.size).ignore
     assert ignore is not None
     return scene.ignoring(ignore)
 
@@ -58,8 +58,8 @@ def _clip(long_clip: LongClip, numbers: Sequence[int], frames: list[Frame]) -> C
     return Clip(
         images=torch.stack([image for image, _ in frames]),
         times=torch.tensor([long_clip.times[number] for number in numbers]),
-        known=_known(long_clip, numbers, [mask for _, mask in frames if mask is not None]),
-        source=Source(
+        priors=_known(long_clip, numbers, [mask for _, mask in frames if mask is not None]),
+        source=ClipSource(
             source.path,
             tuple(source.names[number] for number in numbers),
             tuple(source.numbers[number] for number in numbers),
@@ -67,9 +67,9 @@ def _clip(long_clip: LongClip, numbers: Sequence[int], frames: list[Frame]) -> C
     )
 
 
-def _known(long_clip: LongClip, numbers: Sequence[int], masks: list[Tensor]) -> Known | None:
-    if long_clip.known is None and not masks:
+def _known(long_clip: LongClip, numbers: Sequence[int], masks: list[Tensor]) -> Priors | None:
+    if long_clip.priors is None and not masks:
         return None
-    nothing = Known.nothing(len(numbers))
-    known = nothing if long_clip.known is None else long_clip.known.frames(list(numbers))
-    return Known(known.intrinsics, known.world_from_cam, ignore=torch.stack(masks) if masks else None)
+    nothing = Priors.nothing(len(numbers))
+    known = nothing if long_clip.priors is None else long_clip.priors.frames(list(numbers))
+    return Priors(known.intrinsics, known.world_from_cam, ignore=torch.stack(masks) if masks else None)

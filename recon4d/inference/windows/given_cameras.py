@@ -16,8 +16,8 @@ from torch import Tensor
 
 from recon4d.geometry import invert, similarity, similarity_scale
 from recon4d.inference.windows.layout import Window
-from recon4d.inference.windows.pose_graph import optimise_scales
-from recon4d.inference.windows.window_alignment import Joint
+from recon4d.inference.windows.pose_graph import optimize_scales
+from recon4d.inference.windows.window_alignment import WindowAlignment
 from recon4d.io.long_clips import LongClip
 from recon4d.records import Scene
 
@@ -30,9 +30,9 @@ def given_cameras(long_clip: LongClip) -> Float[Tensor, "time 4 4"] | None:
 
     Raises ``ValueError`` where they are known for some frames only.
     """
-    if long_clip.known is None:
+    if long_clip.priors is None:
         return None
-    world_from_cam = long_clip.known.world_from_cam.double()
+    world_from_cam = long_clip.priors.world_from_cam.double()
     count = int(world_from_cam.isfinite().all(dim=(1, 2)).sum())
     if count == 0:
         return None
@@ -48,7 +48,7 @@ def given_cameras(long_clip: LongClip) -> Float[Tensor, "time 4 4"] | None:
 
 def place_by_cameras(
     windows: Sequence[Window],
-    joints: Sequence[Joint],
+    joints: Sequence[WindowAlignment],
     load_answer: Callable[[int], Scene],
     given: Float[Tensor, "time 4 4"],
 ) -> Float[Tensor, "window 4 4"]:
@@ -71,7 +71,7 @@ def place_by_cameras(
         for window, joint in zip(windows, joints, strict=True)
         if window.partner is not None
     ]
-    scales = optimise_scales(edges, torch.tensor(told).double(), torch.tensor(weights).double()).exp()
+    scales = optimize_scales(edges, torch.tensor(told).double(), torch.tensor(weights).double()).exp()
     identities, zeros = torch.eye(3).double().expand(len(scales), 3, 3), torch.zeros(len(scales), 3).double()
     firsts = given[[window.frames[0] for window in windows]]
     return firsts @ similarity(scales, identities, zeros) @ invert(torch.stack(window_from_cam))

@@ -29,7 +29,7 @@ def overlapping_windows(num_frames: int, window: int, overlap: int) -> list[Wind
     """Windows of `window` frames, each beginning with the last `overlap` frames of the one before.
 
     The last may be shorter; it always has a frame that no other has. Of an overlap the earlier window owns the first
-    half and the later one the second, so that every frame is answered where it has the most neighbours on both sides.
+    half and the later one the second, so that every frame is answered where it has the most neighbors on both sides.
     """
     stride = window - overlap
     assert overlap >= 1

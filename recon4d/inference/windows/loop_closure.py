@@ -34,7 +34,7 @@ class LoopConfig:
     """When two places of a clip are taken for one."""
 
     min_windows_apart: int = 3
-    """Windows nearer than this are neighbours, and no loop."""
+    """Windows nearer than this are neighbors, and no loop."""
     min_likeness: float = 0.9
     """Correlation of thumbnails, 1 for equal pictures, from which on frames are looked at together."""
     min_agreement: float = 0.5
@@ -56,7 +56,7 @@ class LoopConfig:
 
 
 @dataclass(frozen=True)
-class Candidate:
+class LoopCandidate:
     """Two frames that look alike, each in the window that owns it."""
 
     early: Window
@@ -67,17 +67,17 @@ class Candidate:
 
 
 def thumbnails(long_clip: LongClip) -> Float[Tensor, "time values"]:
-    """A small grey picture of every frame, without its mean and of length 1: dot products are correlations."""
+    """A small gray picture of every frame, without its mean and of length 1: dot products are correlations."""
     small = [_thumbnail(image) for image in long_clip.images(range(long_clip.num_frames))]
     return torch.stack(small)
 
 
 def loop_candidates(
     windows: Sequence[Window], small: Float[Tensor, "time values"], config: LoopConfig
-) -> list[Candidate]:
+) -> list[LoopCandidate]:
     """The best pair of frames of every two windows far enough apart, the most alike first.
 
-    Of candidates between the same two neighbourhoods (each window within one of the other's) only the best is kept.
+    Of candidates between the same two neighborhoods (each window within one of the other's) only the best is kept.
     """
     found = []
     for late in windows:
@@ -87,9 +87,9 @@ def loop_candidates(
             if likeness.flatten()[best] >= config.min_likeness:
                 row, column = divmod(best, likeness.shape[1])
                 value = float(likeness[row, column])
-                found.append(Candidate(early, late, early.owned[row], late.owned[column], value))
+                found.append(LoopCandidate(early, late, early.owned[row], late.owned[column], value))
     found.sort(key=lambda one: (-one.likeness, one.early_frame, one.late_frame))
-    kept: list[Candidate] = []
+    kept: list[LoopCandidate] = []
     for one in found:
         is_near = any(
             abs(one.early.number - other.early.number) <= 1 and abs(one.late.number - other.late.number) <= 1
@@ -101,7 +101,7 @@ def loop_candidates(
 
 
 def measure_loop(
-    candidate: Candidate,
+    candidate: LoopCandidate,
     reconstruct_clip: Callable[[Clip], Scene],
     long_clip: LongClip,
     work: WorkFolder,
@@ -177,5 +177,5 @@ def _depths_around(
 
 def _thumbnail(image: Tensor) -> Float[Tensor, "values"]:
     size = (THUMBNAIL_SIDE, THUMBNAIL_SIDE)
-    grey = F.interpolate(image[None].float(), size, mode="area").mean(dim=1).flatten()
-    return F.normalize(grey - grey.mean(), dim=0)
+    gray = F.interpolate(image[None].float(), size, mode="area").mean(dim=1).flatten()
+    return F.normalize(gray - gray.mean(), dim=0)

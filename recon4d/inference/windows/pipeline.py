@@ -19,12 +19,12 @@ from recon4d.geometry import invert, similarity_scale
 from recon4d.inference.windows.frame_reader import clips_of_windows, masked
 from recon4d.inference.windows.given_cameras import place_by_cameras
 from recon4d.inference.windows.layout import Window
-from recon4d.inference.windows.track_stitching import Chains, begin_chains, check_tracks
+from recon4d.inference.windows.track_stitching import StitchedTracks, begin_stitching, check_tracks
 from recon4d.inference.windows.window_alignment import (
-    Join,
-    Joint,
+    AlignmentMethod,
     NothingSharedError,
     Pixels,
+    WindowAlignment,
 )
 from recon4d.inference.windows.work_folder import Placement, WorkFolder, open_work_folder
 from recon4d.io import SceneInfo
@@ -65,7 +65,7 @@ class Run:
     reconstruct_clip: Callable[[Clip], Scene]
     long_clip: LongClip
     windows: Sequence[Window]
-    join: Join
+    join: AlignmentMethod
     static_below: float
     adjust: Adjust | None
     keeps_tracks: bool
@@ -132,7 +132,7 @@ def _answer(run: Run, window: Window, clip: Clip) -> Scene:
 
 def _common_lens(run: Run, work: WorkFolder) -> Float[Tensor, "3 3"]:
     """The median of all intrinsics that windows answered; NaN where each frame keeps its own, or all are known."""
-    known = run.long_clip.known
+    known = run.long_clip.priors
     if not run.one_lens or (known is not None and known.intrinsics.isfinite().all()):
         return torch.full((3, 3), torch.nan)
     lenses = [work.load_intrinsics(window.number) for window in run.windows]
@@ -155,10 +155,12 @@ def _join_windows(run: Run, work: WorkFolder) -> None:
             bar.update()
 
 
-def _joint(run: Run, window: Window, work: WorkFolder) -> Joint:
+def _joint(run: Run, window: Window, work: WorkFolder) -> WindowAlignment:
     shared = _shared(run, window, work)
     if shared is None:
-        return Joint(torch.eye(4, dtype=torch.double), 0.0, float(work.load_answer(window.number).metres_per_unit))
+        return WindowAlignment(
+            torch.eye(4, dtype=torch.double), 0.0, float(work.load_answer(window.number).metres_per_unit)
+        )
     joint = run.join.fit(*shared)
     if joint.error > POOR_ERROR:
         assert window.partner is not None
@@ -203,12 +205,14 @@ def _place(run: Run, work: WorkFolder) -> Placement:
     placement = Placement(world_from_window, errors, math.nan, work.lens)
     placement = placement if run.adjust is None else run.adjust(placement, work)
     # One world has one unit: each window's opinion of its length counts the same.
-    metres = torch.tensor([joint.metres_per_unit for joint in joints], dtype=torch.double)
-    metres_per_unit = (metres / similarity_scale(placement.world_from_window)).nanmedian()
+    meters = torch.tensor([joint.metres_per_unit for joint in joints], dtype=torch.double)
+    metres_per_unit = (meters / similarity_scale(placement.world_from_window)).nanmedian()
     return replace(placement, metres_per_unit=float(metres_per_unit))
 
 
-def _place_by_joints(windows: Sequence[Window], joints: Sequence[Joint], first: Scene) -> Float[Tensor, "window 4 4"]:
+def _place_by_joints(
+    windows: Sequence[Window], joints: Sequence[WindowAlignment], first: Scene
+) -> Float[Tensor, "window 4 4"]:
     world_from_window = [invert(first.cameras.world_from_cam[0].double())]
     for window, joint in zip(windows[1:], joints[1:], strict=True):
         assert window.partner is not None
@@ -241,14 +245,14 @@ def _write_frames(run: Run, work: WorkFolder, placement: Placement, folder: Path
             work.remove_answer(window)
 
 
-def _chains(run: Run, window: Window, work: WorkFolder, scene: Scene) -> Chains | None:
+def _chains(run: Run, window: Window, work: WorkFolder, scene: Scene) -> StitchedTracks | None:
     """How the pixels that are followed go on in a window, as the one before has left word; None where none is."""
     if not run.chain_stride:
         return None
-    return work.load_chains(window) if window.number else begin_chains(scene.size, run.chain_stride)
+    return work.load_chains(window) if window.number else begin_stitching(scene.size, run.chain_stride)
 
 
-def _hand_on(chains: Chains, scene: Scene, window: Window, following: Window, work: WorkFolder) -> None:
+def _hand_on(chains: StitchedTracks, scene: Scene, window: Window, following: Window, work: WorkFolder) -> None:
     """Leave word for the next window: `scene` is this one's answer."""
     (position,) = window.positions(following.frames[:1])
     work.save_chains(following, chains.hand_on(scene, position, work.load_answer(following.number)))

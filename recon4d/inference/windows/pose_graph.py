@@ -36,10 +36,10 @@ class Edge:
     a_from_b: Float[Tensor, "4 4"]
 
 
-def optimise_pose_graph(
+def optimize_pose_graph(
     world_from_window: Float[Tensor, "window 4 4"], edges: Sequence[Edge], length: float
 ) -> Float[Tensor, "window 4 4"]:
-    """The placement minimising the sum over edges of ||log(measured^-1 placed)||^2; the first window stays.
+    """The placement minimizing the sum over edges of ||log(measured^-1 placed)||^2; the first window stays.
 
     `length` (in the world's unit) is the shift that weighs as much as a radian or a factor of e. Windows that no edge
     reaches would be free, so the edges must join all of them.
@@ -65,7 +65,7 @@ def optimise_pose_graph(
     return invert(common_from_world) @ placed @ invert(own_from_common)
 
 
-def optimise_scales(
+def optimize_scales(
     edges: Sequence[tuple[int, int, float]],
     told: Float[Tensor, "window"],
     weights: Float[Tensor, "window"],
@@ -118,7 +118,7 @@ def _residual(step_a: Tensor, step_b: Tensor, placed_a: Tensor, placed_b: Tensor
 def _gauss_newton_step(
     placed: Tensor, first: list[int], second: list[int], measured: Tensor
 ) -> Float[Tensor, "window 7"]:
-    """The step of every window (zero for the first) that solves the normal equations of the linearised residuals."""
+    """The step of every window (zero for the first) that solves the normal equations of the linearized residuals."""
     from scipy.sparse import coo_matrix
     from scipy.sparse.linalg import spsolve
 

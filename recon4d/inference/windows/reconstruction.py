@@ -18,7 +18,7 @@ from recon4d.inference.windows.loop_closure import (
     thumbnails,
 )
 from recon4d.inference.windows.pipeline import Run, carry_out
-from recon4d.inference.windows.pose_graph import Edge, optimise_pose_graph
+from recon4d.inference.windows.pose_graph import Edge, optimize_pose_graph
 from recon4d.inference.windows.window_alignment import JOIN_BY_POINTS, JOIN_BY_SCALE
 from recon4d.inference.windows.work_folder import Placement, WorkFolder
 from recon4d.io import SceneInfo
@@ -191,7 +191,7 @@ def _close_loops(
     chain = [Edge(one.number - 1, one.number, work.load_joint(one).partner_from_world) for one in windows[1:]]
     first = work.load_answer(0)
     length = float(first.depths[first.depth_confidence > 0].median())
-    placed = optimise_pose_graph(placement.world_from_window, [*chain, *closed], length)
+    placed = optimize_pose_graph(placement.world_from_window, [*chain, *closed], length)
     return replace(placement, world_from_window=placed)
 
 

@@ -24,7 +24,7 @@ SAME_SURFACE = 0.05
 
 
 @dataclass(frozen=True)
-class Chains:
+class StitchedTracks:
     """How every query goes on in one window, a row for each: its share in the window's own tracks.
 
     `pixels` are (x, y) in the clip's first frame. A query is the mean, by `weights`, of the tracks of `corners`, pixels
@@ -43,19 +43,19 @@ class Chains:
         `is_first` says that this is the clip's first frame, in which the queries are.
         """
         assert scene.tracks is not None
-        answered = (scene.tracks.points, scene.tracks.visible, scene.tracks.confidence)
+        answered = (scene.tracks.points, scene.tracks.visibility, scene.tracks.confidence)
         points, visible, confidence = (values[0, position][self.corners] for values in answered)
         weights = self.weights * ((confidence > 0) & points.isfinite().all(dim=-1))
         weights = weights / weights.sum(dim=1, keepdim=True).clamp(min=torch.finfo(weights.dtype).tiny)
         return Tracks(
             points=_mean(points, weights)[None, None],
-            visible=_mean(visible[..., None], weights)[None, None, :, 0],
+            visibility=_mean(visible[..., None], weights)[None, None, :, 0],
             confidence=_mean(confidence[..., None], weights)[None, None, :, 0],
             anchors=scene.tracks.anchors if is_first else torch.full_like(scene.tracks.anchors, -1),
             pixels=self.pixels[None],
         )
 
-    def remember(self, placed: Scene) -> tuple["Chains", Scene]:
+    def remember(self, placed: Scene) -> tuple["StitchedTracks", Scene]:
         """The chains after one more frame in the world of the clip, and that frame with the unknown where it last was.
 
         `placed` has the queries at one time as its tracks.
@@ -65,7 +65,7 @@ class Chains:
         points = torch.where(tracks.confidence[0, 0, :, None] > 0, tracks.points[0, 0], self.points)
         return replace(self, points=points), replace(placed, tracks=replace(tracks, points=points[None, None]))
 
-    def hand_on(self, scene: Scene, position: int, following: Scene) -> "Chains":
+    def hand_on(self, scene: Scene, position: int, following: Scene) -> "StitchedTracks":
         """The chains for the next window, of which the first frame stands at `position` in this one.
 
         `scene` and `following` are the two windows' answers, each in a world and a unit of its own: a depth is only
@@ -76,13 +76,13 @@ class Chains:
         now = self.at(scene, position, is_first=False)
         in_camera = transform_points(scene.cameras.cam_from_world[position], now.points[0, 0])
         seen_at, z = project(in_camera, scene.cameras.intrinsics[position]), in_camera[:, 2]
-        is_seen = (now.visible[0, 0] > SEEN) & _is_inside(seen_at, scene.size)
+        is_seen = (now.visibility[0, 0] > SEEN) & _is_inside(seen_at, scene.size)
 
         corners, shares = _pixels_around(seen_at, scene.size)
         known = (scene.depth_confidence[position] > 0) & (following.depth_confidence[0] > 0)
         known = known.flatten() & (following.tracks.confidence[0, 0] > 0)
-        moved = _mean(scene.moving[0].flatten()[self.corners][..., None], self.weights)
-        moves = scene.moving[position].flatten()[corners]
+        moved = _mean(scene.dynamic[0].flatten()[self.corners][..., None], self.weights)
+        moves = scene.dynamic[position].flatten()[corners]
         is_its_own = _is_same_depth(scene.depths[position].flatten()[corners], z[:, None]) & known[corners]
         # What moves may touch what does not, at one depth. NaN compares as false: where nothing is said, all is alike.
         is_its_own &= ~((moves - moved).abs() >= SAME_MOTION)
@@ -97,12 +97,12 @@ class Chains:
         return replace(self, corners=corners, weights=torch.where(total > 0, weights / total, 0.0))
 
 
-def begin_chains(size: tuple[int, int], stride: int) -> Chains:
+def begin_stitching(size: tuple[int, int], stride: int) -> StitchedTracks:
     """Every `stride`-th pixel of the first frame along both axes, from the middle of the first square of that side."""
     height, width = size
     chosen = torch.arange(height * width).reshape(size)[stride // 2 :: stride, stride // 2 :: stride].flatten()
     pixels = pixel_grid(height, width).reshape(-1, 2)[chosen]
-    return Chains(pixels, chosen[:, None], torch.ones(len(chosen), 1), torch.zeros(len(chosen), 3))
+    return StitchedTracks(pixels, chosen[:, None], torch.ones(len(chosen), 1), torch.zeros(len(chosen), 3))
 
 
 def check_tracks(scene: Scene, stride: int) -> None:
@@ -139,9 +139,9 @@ def _pixels_around(
     """The four pixels around each place, counted row by row, and their bilinear shares; inside the picture's rim."""
     height, width = size
     limits = torch.tensor([width, height]) - 1
-    centred = torch.minimum((places - 0.5).clamp(min=0), limits)
-    low = centred.floor().long()
-    high, past = torch.minimum(low + 1, limits), centred - low
+    centered = torch.minimum((places - 0.5).clamp(min=0), limits)
+    low = centered.floor().long()
+    high, past = torch.minimum(low + 1, limits), centered - low
     (left, top), (right, bottom), (x, y) = low.unbind(1), high.unbind(1), past.unbind(1)
     corners = [top * width + left, top * width + right, bottom * width + left, bottom * width + right]
     shares = [(1 - x) * (1 - y), x * (1 - y), (1 - x) * y, x * y]

@@ -20,7 +20,7 @@ class NothingSharedError(ValueError):
 
 
 @dataclass(frozen=True)
-class Joint:
+class WindowAlignment:
     """The similarity (float64) from one window's world to its partner's, and the median error of shared points.
 
     The error is a share of the points' depth: 0.01 is one hundredth of the distance at which they were seen.
@@ -36,7 +36,7 @@ Pixels = Bool[Tensor, "time height width"]
 
 
 @dataclass(frozen=True)
-class Join:
+class AlignmentMethod:
     """How windows are joined: which pixels of the shared frames count, and the joint that these pixels make.
 
     Both take a scene and its partner's for the same frames. `choose` is also given from which probability on a pixel
@@ -44,12 +44,12 @@ class Join:
     """
 
     choose: Callable[[Scene, Scene, float], Pixels]
-    fit: Callable[[Scene, Scene, Pixels], Joint]
+    fit: Callable[[Scene, Scene, Pixels], WindowAlignment]
 
 
 def is_static(scene: Scene, static_below: float) -> Bool[Tensor, "time height width"]:
     """Where nothing says that the surface moves."""
-    return ~(scene.moving >= static_below)  # NaN compares as false: where nothing is said, nothing moves.
+    return ~(scene.dynamic >= static_below)  # NaN compares as false: where nothing is said, nothing moves.
 
 
 def static_pixels(scene: Scene, partner: Scene, static_below: float) -> Pixels:
@@ -68,15 +68,15 @@ def all_pixels(scene: Scene, partner: Scene, static_below: float) -> Pixels:
     return chosen
 
 
-def fit_points(scene: Scene, partner: Scene, chosen: Pixels) -> Joint:
+def fit_points(scene: Scene, partner: Scene, chosen: Pixels) -> WindowAlignment:
     """The joint by a robust similarity between points from depth and camera; those that disagree lose their weight."""
     fit = fit_similarity_robustly(
         scene.points_from_depth[chosen], partner.points_from_depth[chosen], partner.depths[chosen]
     )
-    return Joint(fit.b_from_a, fit.error, float(scene.metres_per_unit))
+    return WindowAlignment(fit.b_from_a, fit.error, float(scene.metres_per_unit))
 
 
-def fit_scale(scene: Scene, partner: Scene, chosen: Pixels) -> Joint:
+def fit_scale(scene: Scene, partner: Scene, chosen: Pixels) -> WindowAlignment:
     """The joint that puts the first frame's camera exactly into the other's place; only the scale is found.
 
     It is the robust mean of the log ratio of depths.
@@ -86,14 +86,14 @@ def fit_scale(scene: Scene, partner: Scene, chosen: Pixels) -> Joint:
     scaled = similarity(mean.exp(), torch.eye(3, dtype=torch.double), torch.zeros(3, dtype=torch.double))
     partner_from_cam, world_from_cam = (s.cameras.world_from_cam[0].double() for s in (partner, scene))
     partner_from_world = partner_from_cam @ scaled @ invert(world_from_cam)
-    return Joint(partner_from_world, float((ratios - mean).abs().median()), float(scene.metres_per_unit))
+    return WindowAlignment(partner_from_world, float((ratios - mean).abs().median()), float(scene.metres_per_unit))
 
 
-JOIN_BY_POINTS = Join(static_pixels, fit_points)
-JOIN_BY_SCALE = Join(all_pixels, fit_scale)
+JOIN_BY_POINTS = AlignmentMethod(static_pixels, fit_points)
+JOIN_BY_SCALE = AlignmentMethod(all_pixels, fit_scale)
 
 
-def join_by_points(scene: Scene, partner: Scene, static_below: float) -> Joint:
+def join_by_points(scene: Scene, partner: Scene, static_below: float) -> WindowAlignment:
     """The joint of two scenes of the same frames by their static points. Raises `NothingSharedError`."""
     return fit_points(scene, partner, static_pixels(scene, partner, static_below))
 

@@ -17,8 +17,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from recon4d.inference.windows.layout import Window
-from recon4d.inference.windows.track_stitching import Chains
-from recon4d.inference.windows.window_alignment import Joint
+from recon4d.inference.windows.track_stitching import StitchedTracks
+from recon4d.inference.windows.window_alignment import WindowAlignment
 from recon4d.io import SceneInfo, load_scene, save_scene
 from recon4d.io.long_archive import FRAMES_FOLDER_NAME, INDEX_FILE_NAME, load_index
 from recon4d.io.npz_arrays import load_arrays, save_arrays
@@ -79,23 +79,23 @@ class WorkFolder:
     def has_joint(self, window: Window) -> bool:
         return self._joint_file(window.number).exists()
 
-    def save_joint(self, window: Window, joint: Joint) -> None:
-        arrays = {name: np.asarray(getattr(joint, name)) for name in Joint.__dataclass_fields__}
+    def save_joint(self, window: Window, joint: WindowAlignment) -> None:
+        arrays = {name: np.asarray(getattr(joint, name)) for name in WindowAlignment.__dataclass_fields__}
         save_arrays(self._joint_file(window.number), arrays)
 
-    def load_joint(self, window: Window) -> Joint:
+    def load_joint(self, window: Window) -> WindowAlignment:
         arrays = load_arrays(self._joint_file(window.number))
-        return Joint(
+        return WindowAlignment(
             torch.from_numpy(arrays["partner_from_world"]), float(arrays["error"]), float(arrays["metres_per_unit"])
         )
 
-    def save_chains(self, window: Window, chains: Chains) -> None:
-        arrays = {name: getattr(chains, name).numpy() for name in Chains.__dataclass_fields__}
+    def save_chains(self, window: Window, chains: StitchedTracks) -> None:
+        arrays = {name: getattr(chains, name).numpy() for name in StitchedTracks.__dataclass_fields__}
         save_arrays(self._chains_file(window.number), arrays)
 
-    def load_chains(self, window: Window) -> Chains:
+    def load_chains(self, window: Window) -> StitchedTracks:
         arrays = load_arrays(self._chains_file(window.number))
-        return Chains(**{name: torch.from_numpy(array) for name, array in arrays.items()})
+        return StitchedTracks(**{name: torch.from_numpy(array) for name, array in arrays.items()})
 
     def save_placement(self, placement: Placement) -> None:
         arrays = {name: np.asarray(getattr(placement, name)) for name in Placement.__dataclass_fields__}

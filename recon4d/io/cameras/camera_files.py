@@ -54,7 +54,7 @@ class CameraFile:
     names: tuple[str, ...] | None = None
     seconds: Float64[Tensor, "camera"] | None = None
     intrinsics: Float64[Tensor, "camera 3 3"] | None = None
-    """In pixels of pictures of `sizes`, the first pixel's centre at .5."""
+    """In pixels of pictures of `sizes`, the first pixel's center at .5."""
     sizes: tuple[tuple[int, int], ...] | None = None
     """(height, width) for each camera; None: those of the clip."""
     distortion: Float64[Tensor, "camera 5"] | None = None
@@ -84,7 +84,7 @@ class CameraFile:
     def poses(self, clip: Clip) -> Float[Tensor, "time 4 4"]:
         """World from camera for each frame, NaN where there is none, in the first frame's camera where that is known.
 
-        Moved there in float64: some worlds begin kilometres away.
+        Moved there in float64: some worlds begin kilometers away.
         """
         poses = _chosen(self.world_from_cam, self.places(clip))
         return (invert(poses[0]) @ poses if poses[0].isfinite().all() else poses).float()

@@ -1,6 +1,6 @@
 """Known intrinsics from words or a file: fx, fy, cx, cy or 3x3 matrices, one for all frames or one each.
 
-All are in pixels of the clip's own pictures with the first pixel's centre at (0.5, 0.5); whoever has OpenCV's numbers
+All are in pixels of the clip's own pictures with the first pixel's center at (0.5, 0.5); whoever has OpenCV's numbers
 adds .5 to cx and cy.
 """
 

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from jaxtyping import Int32
 
-from recon4d.geometry import thinned
+from recon4d.geometry import thin
 from recon4d.io.exporters.colmap_model import ColmapModel, check_pinholes, colmap_model
 from recon4d.io.exporters.colmap_tracks import tracked_points
-from recon4d.io.exporters.point_selection import PointChoice, still_pixels
+from recon4d.io.exporters.point_selection import PointSelection, static_pixels
 from recon4d.io.saved_results import SavedResults
 
 MAX_POINTS = 100_000
@@ -26,12 +26,12 @@ Track = Int32[np.ndarray, "seen 2"]
 """Of each observation of a point the id of its image and its position there."""
 
 
-def write_colmap_binary(folder: Path, results: SavedResults, choice: PointChoice) -> str:
+def write_colmap_binary(folder: Path, results: SavedResults, choice: PointSelection) -> str:
     """``images/`` (copies of the frames) and ``sparse/0/{cameras,images,points3D}.bin``, in original pixels."""
     return _write(folder, results, choice, write_binary_model)
 
 
-def write_colmap_text(folder: Path, results: SavedResults, choice: PointChoice) -> str:
+def write_colmap_text(folder: Path, results: SavedResults, choice: PointSelection) -> str:
     """``images/`` (copies of the frames) and ``sparse/0/{cameras,images,points3D}.txt``, in original pixels."""
     return _write(folder, results, choice, write_text_model)
 
@@ -44,14 +44,14 @@ def write_binary_model(place: Path, model: ColmapModel) -> None:
     layout = np.dtype([("pixel", "<f8", 2), ("point", "<i8")])
     for number, image in enumerate(model.images, start=1):
         cameras.append(struct.pack("<iiQQ4d", number, PINHOLE, width, height, *image.pinhole.tolist()))
-        observations = np.empty(len(image.seen), layout)
-        observations["pixel"], observations["point"] = image.pixels.numpy(), image.seen.numpy() + 1
+        observations = np.empty(len(image.visibility), layout)
+        observations["pixel"], observations["point"] = image.pixels.numpy(), image.visibility.numpy() + 1
         images.append(struct.pack("<i7di", number, *image.pose.tolist(), number))
         images.append(image.name.encode("utf-8") + b"\0" + struct.pack("<Q", len(observations)))
         images.append(observations.tobytes())
     points = [struct.pack("<Q", len(model.points))]
-    for number, (point, colour, error, track) in enumerate(_rows_of_points(model), start=1):
-        points.append(struct.pack("<Q3d3BdQ", number, *point, *colour, error, len(track)))
+    for number, (point, color, error, track) in enumerate(_rows_of_points(model), start=1):
+        points.append(struct.pack("<Q3d3BdQ", number, *point, *color, error, len(track)))
         points.append(track.astype("<i4").tobytes())
     for name, parts in (("cameras", cameras), ("images", images), ("points3D", points)):
         (place / f"{name}.bin").write_bytes(b"".join(parts))
@@ -65,24 +65,24 @@ def write_text_model(place: Path, model: ColmapModel) -> None:
     for number, image in enumerate(model.images, start=1):
         cameras.append(f"{number} PINHOLE {width} {height} {_words(image.pinhole.tolist())}")
         images.append(f"{number} {_words(image.pose.tolist())} {number} {image.name}")
-        triples = zip(image.pixels.tolist(), image.seen.tolist(), strict=True)
+        triples = zip(image.pixels.tolist(), image.visibility.tolist(), strict=True)
         images.append(" ".join(f"{x!r} {y!r} {row + 1}" for (x, y), row in triples))
     points = ["# POINT3D_ID X Y Z R G B ERROR, then IMAGE_ID POINT2D_INDEX of each observation"]
-    for number, (point, colour, error, track) in enumerate(_rows_of_points(model), start=1):
-        points.append(f"{number} {_words(point)} {_words(colour)} {error!r} {_words(track.ravel().tolist())}")
+    for number, (point, color, error, track) in enumerate(_rows_of_points(model), start=1):
+        points.append(f"{number} {_words(point)} {_words(color)} {error!r} {_words(track.ravel().tolist())}")
     for name, lines in (("cameras", cameras), ("images", images), ("points3D", points)):
         (place / f"{name}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def _write(
-    folder: Path, results: SavedResults, choice: PointChoice, write_model: Callable[[Path, ColmapModel], None]
+    folder: Path, results: SavedResults, choice: PointSelection, write_model: Callable[[Path, ColmapModel], None]
 ) -> str:
     check_pinholes(results.original_cameras())
-    still, most = still_pixels(results.scene, choice), min(choice.max_points, MAX_POINTS)
+    still, most = static_pixels(results.scene, choice), min(choice.max_points, MAX_POINTS)
     names = results.copy_frames(folder / "images")
     tracked = tracked_points(results.scene, results.images_of_maps(), still, most // 2)
     followed = 0 if tracked is None else len(tracked.points)
-    model = colmap_model(results, names, thinned(still, most - followed), tracked)
+    model = colmap_model(results, names, thin(still, most - followed), tracked)
     place = folder / "sparse" / "0"
     place.mkdir(parents=True)
     write_model(place, model)
@@ -96,15 +96,17 @@ def _write(
 
 
 def _rows_of_points(model: ColmapModel) -> Iterator[tuple[list[float], list[int], float, Track]]:
-    """Of every point its place, colour, mean error in pixels, and who sees it as which observation."""
-    rows = torch.cat([image.seen for image in model.images])
+    """Of every point its place, color, mean error in pixels, and who sees it as which observation."""
+    rows = torch.cat([image.visibility for image in model.images])
     counts = torch.bincount(rows, minlength=len(model.points))
     total = torch.zeros(len(counts), dtype=torch.float64).index_add(0, rows, torch.cat(model.errors()))
-    numbers = torch.cat([torch.full_like(image.seen, number) for number, image in enumerate(model.images, start=1)])
-    positions = torch.cat([torch.arange(len(image.seen)) for image in model.images])
+    numbers = torch.cat(
+        [torch.full_like(image.visibility, number) for number, image in enumerate(model.images, start=1)]
+    )
+    positions = torch.cat([torch.arange(len(image.visibility)) for image in model.images])
     sightings = torch.stack([numbers, positions], dim=1)[rows.argsort(stable=True)].int().numpy()
     tracks = np.split(sightings, counts.cumsum(0)[:-1].numpy())
-    return zip(model.points.tolist(), model.colours.tolist(), (total / counts).tolist(), tracks, strict=True)
+    return zip(model.points.tolist(), model.colors.tolist(), (total / counts).tolist(), tracks, strict=True)
 
 
 def _words(values: list[float] | list[int]) -> str:

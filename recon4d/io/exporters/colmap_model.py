@@ -1,6 +1,6 @@
 """A COLMAP model of a scene's static part: pinhole cameras, images, and points with the pixels that see them.
 
-A point is a still, confident pixel of one frame. Its observations are that pixel's centre, and its projection into
+A point is a still, confident pixel of one frame. Its observations are that pixel's center, and its projection into
 every other frame whose own depth there agrees: evidence of where it can be seen, not of where a feature was measured.
 Points of the scene's tracks come beside these (`colmap_tracks`), observed where they were followed to.
 """
@@ -20,7 +20,7 @@ from recon4d.geometry import (
     transform_points,
 )
 from recon4d.io.exporters.colmap_tracks import TrackedPoints
-from recon4d.io.exporters.point_selection import is_moving
+from recon4d.io.exporters.point_selection import is_dynamic
 from recon4d.io.point_cloud import points_at
 from recon4d.io.saved_results import SavedResults
 from recon4d.records import Cameras
@@ -35,14 +35,14 @@ LEAST_SKEW = 1e-4
 class ColmapImage:
     """One registered picture; `pose` is cam_from_world as qw qx qy qz tx ty tz, `pinhole` fx fy cx cy in pixels.
 
-    `pixels` are where it sees the points whose rows `seen` names, the first pixel's centre at (0.5, 0.5).
+    `pixels` are where it sees the points whose rows `seen` names, the first pixel's center at (0.5, 0.5).
     """
 
     name: str
     pose: Float64[Tensor, "7"]
     pinhole: Float64[Tensor, "4"]
     pixels: Float64[Tensor, "seen 2"]
-    seen: Int64[Tensor, "seen"]
+    visibility: Int64[Tensor, "visibility"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +52,7 @@ class ColmapModel:
     size: tuple[int, int]
     images: tuple[ColmapImage, ...]
     points: Float64[Tensor, "n 3"]
-    colours: UInt8[Tensor, "n 3"]
+    colors: UInt8[Tensor, "n 3"]
 
     def errors(self) -> list[Float64[Tensor, "seen"]]:
         """For each picture how far, in pixels, each of its observations is from the projection of its point.
@@ -63,7 +63,7 @@ class ColmapModel:
         for image in self.images:
             cam_from_world = rigid(rotation_from_quaternion(image.pose[:4]), image.pose[4:])
             projected = project(
-                transform_points(cam_from_world, self.points[image.seen]), _intrinsics_of_pinhole(image.pinhole)
+                transform_points(cam_from_world, self.points[image.visibility]), _intrinsics_of_pinhole(image.pinhole)
             )
             distances.append((projected - image.pixels).norm(dim=-1))
         return distances
@@ -83,14 +83,14 @@ def colmap_model(
     """
     cameras = results.original_cameras()
     check_pinholes(cameras)
-    points, colours = points_at(results.scene, results.images_of_maps(), chosen)
+    points, colors = points_at(results.scene, results.images_of_maps(), chosen)
     owners = chosen.nonzero()[:, 0]
     cam_from_world = Cameras(cameras.world_from_cam.double(), cameras.intrinsics.double()).cam_from_world
     images = []
     for frame, name in enumerate(names):
         pixels, seen = _observations(results, frame, points, owners, chosen)
         if tracked is not None:
-            followed = tracked.seen[frame].nonzero()[:, 0]
+            followed = tracked.visibility[frame].nonzero()[:, 0]
             pixels = torch.cat([pixels, tracked.pixels[frame, followed] * _original_from_maps(results)])
             seen = torch.cat([seen, len(points) + followed])
         rotation, translation = cam_from_world[frame, :3, :3], cam_from_world[frame, :3, 3]
@@ -101,13 +101,13 @@ def colmap_model(
                 pose=torch.cat([quaternion_from_rotation(rotation), translation]),
                 pinhole=torch.stack([intrinsics[0, 0], intrinsics[1, 1], intrinsics[0, 2], intrinsics[1, 2]]),
                 pixels=pixels,
-                seen=seen,
+                visibility=seen,
             )
         )
     points = points.double()
     if tracked is not None:
-        points, colours = torch.cat([points, tracked.points]), torch.cat([colours, tracked.colours])
-    return ColmapModel(results.info.original_size, tuple(images), points, colours)
+        points, colors = torch.cat([points, tracked.points]), torch.cat([colors, tracked.colors])
+    return ColmapModel(results.info.original_size, tuple(images), points, colors)
 
 
 def check_pinholes(cameras: Cameras) -> None:
@@ -137,7 +137,7 @@ def _observations(
     columns, rows = columns.clamp(0, width - 1), rows.clamp(0, height - 1)
     depths = scene.depths[frame, rows, columns].double()
     agrees = (depths - in_camera[:, 2]).abs() <= AGREEMENT * in_camera[:, 2]
-    agrees &= (scene.depth_confidence[frame, rows, columns] > 0) & ~is_moving(scene)[frame, rows, columns]
+    agrees &= (scene.depth_confidence[frame, rows, columns] > 0) & ~is_dynamic(scene)[frame, rows, columns]
     is_own = owners == frame
     pixels[is_own] = pixel_grid(height, width, dtype=torch.float64)[chosen[frame]]
     seen = (is_own | (is_inside & agrees)).nonzero()[:, 0]

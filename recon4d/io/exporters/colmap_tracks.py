@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float64, UInt8
 from torch import Tensor
 
-from recon4d.geometry import rows_and_columns, thinned, transform_points
+from recon4d.geometry import rows_and_columns, thin, transform_points
 from recon4d.records import Scene
 
 VISIBLE = 0.5
@@ -24,9 +24,9 @@ class TrackedPoints:
     """Still points, and where each frame sees them; pixels are those of the scene's maps."""
 
     points: Float64[Tensor, "n 3"]
-    colours: UInt8[Tensor, "n 3"]
+    colors: UInt8[Tensor, "n 3"]
     pixels: Float64[Tensor, "time n 2"]
-    seen: Bool[Tensor, "time n"]
+    visibility: Bool[Tensor, "time n"]
 
 
 def tracked_points(
@@ -51,19 +51,19 @@ def tracked_points(
         scene.cameras.cam_from_world.expand(*tracks.points.shape[:2], 4, 4).double(), tracks.points.double()
     )
     inside = (pixels >= 0).all(dim=-1) & (pixels < pixels.new_tensor([scene.size[1], scene.size[0]])).all(dim=-1)
-    seen = (tracks.visible > VISIBLE) & (tracks.confidence > 0) & inside
+    seen = (tracks.visibility > VISIBLE) & (tracks.confidence > 0) & inside
     places = torch.where(seen[..., None], tracks.points.double(), torch.nan).nanmedian(dim=1).values
     off = (tracks.points.double() - places[:, None]).norm(dim=-1)
     seen &= off <= AGREEMENT * in_camera[..., 2]
     usable = begins_still & (seen.sum(dim=1) >= LEAST_FRAMES)
-    chosen = thinned(usable[..., None], max_points)[..., 0]
+    chosen = thin(usable[..., None], max_points)[..., 0]
     if not chosen.any():
         return None
-    colours = images[tracks.anchors[:, None].clamp(min=0), :, row, column]
+    colors = images[tracks.anchors[:, None].clamp(min=0), :, row, column]
     by_query = chosen.nonzero().unbind(-1)
     return TrackedPoints(
         points=places[chosen],
-        colours=colours[chosen],
+        colors=colors[chosen],
         pixels=pixels[by_query[0], :, by_query[1]].movedim(0, 1),
-        seen=seen[by_query[0], :, by_query[1]].movedim(0, 1),
+        visibility=seen[by_query[0], :, by_query[1]].movedim(0, 1),
     )

@@ -15,15 +15,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from recon4d.io.exporters.exr import write_exr
-from recon4d.io.exporters.point_selection import PointChoice
+from recon4d.io.exporters.point_selection import PointSelection
 from recon4d.io.point_cloud import NoConfidentPointsError
 from recon4d.io.rasters import write_raster
 from recon4d.io.saved_results import SavedResults
 from recon4d.records import Scene
 
 LARGEST = 65535
-PER_METRE = 1000.0
-"""Steps of a metre in a PNG where metres are known: millimetres, as most readers expect."""
+PER_METER = 1000.0
+"""Steps of a meter in a PNG where meters are known: millimeters, as most readers expect."""
 REACH = 10.0
 """Depths up to this many times the median are sure to fit a PNG; a horizon beyond would make every step too coarse."""
 
@@ -32,7 +32,7 @@ REACH = 10.0
 class DepthSidecar:
     """What ``depth.json`` says: depth in the world's unit is the stored value times `units_per_value`.
 
-    `metres_per_value` is None where nothing is known of metres. `width` and `height` are in pixels; `intrinsics` belong
+    `metres_per_value` is None where nothing is known of meters. `width` and `height` are in pixels; `intrinsics` belong
     to them and `world_from_cam` is in OpenCV axes, each by the order of `files`.
     """
 
@@ -46,10 +46,10 @@ class DepthSidecar:
     world_from_cam: list
 
 
-def write_depth_png(folder: Path, results: SavedResults, choice: PointChoice) -> str:
+def write_depth_png(folder: Path, results: SavedResults, choice: PointSelection) -> str:
     """``<frame>.png`` of sixteen bits for each frame and ``depth.json``.
 
-    One scale holds for the whole clip: a millimetre a step where metres are known and the reach fits, otherwise that
+    One scale holds for the whole clip: a millimeter a step where meters are known and the reach fits, otherwise that
     in which the reach is 65535; the reach is the farthest depth, or 10 times the median where that is nearer. Rounding
     errs by half a step at the most. What is nearer than a step is stored as one, what does not fit as unknown.
     """
@@ -63,7 +63,7 @@ def write_depth_png(folder: Path, results: SavedResults, choice: PointChoice) ->
     return f"{len(depths)} maps, one step is {1 / scale:.6g} of the world's unit, {lost:.2f} % too far and left out"
 
 
-def write_depth_exr(folder: Path, results: SavedResults, choice: PointChoice) -> str:
+def write_depth_exr(folder: Path, results: SavedResults, choice: PointSelection) -> str:
     """``<frame>.exr`` for each frame, 32-bit floats in the channel Z, bit for bit, and ``depth.json``."""
     depths = known_depths(results.scene, choice)
     for name, depth in zip(results.names, depths.float(), strict=True):
@@ -72,7 +72,7 @@ def write_depth_exr(folder: Path, results: SavedResults, choice: PointChoice) ->
     return f"{len(depths)} maps, in the world's unit"
 
 
-def known_depths(scene: Scene, choice: PointChoice) -> Float[Tensor, "time height width"]:
+def known_depths(scene: Scene, choice: PointSelection) -> Float[Tensor, "time height width"]:
     """Depths with 0 wherever they are unknown or less confident than `choice.min_confidence`."""
     is_known = (scene.depth_confidence > 0) & torch.isfinite(scene.depths) & (scene.depths > 0)
     is_known &= scene.depth_confidence >= choice.min_confidence
@@ -92,8 +92,8 @@ def depth_steps(
 def values_per_unit(depths: Float[Tensor, "n"], metres_per_unit: float) -> float:
     """Stored steps a unit of the world, for known `depths` in that unit."""
     reach = min(float(depths.max()), REACH * float(depths.median()))
-    if math.isfinite(metres_per_unit) and reach * metres_per_unit * PER_METRE <= LARGEST:
-        return metres_per_unit * PER_METRE
+    if math.isfinite(metres_per_unit) and reach * metres_per_unit * PER_METER <= LARGEST:
+        return metres_per_unit * PER_METER
     return LARGEST / reach
 
 

@@ -12,12 +12,12 @@ from recon4d.io.exporters.gaussian_splats import write_gaussian_splats
 from recon4d.io.exporters.meshes import write_alpha, write_poisson, write_tsdf
 from recon4d.io.exporters.nerfstudio import write_nerfstudio
 from recon4d.io.exporters.point_clouds import write_glb, write_ply
-from recon4d.io.exporters.point_selection import PointChoice
+from recon4d.io.exporters.point_selection import PointSelection
 from recon4d.io.exporters.tum_trajectory import write_tum
 from recon4d.io.output_folder import atomic_folder
 from recon4d.io.saved_results import SavedResults
 
-Writer = Callable[[Path, SavedResults, PointChoice], str]
+Writer = Callable[[Path, SavedResults, PointSelection], str]
 """Fills an existing, empty folder and says in a few words what is there."""
 
 FORMATS: dict[str, Writer] = {
@@ -57,7 +57,7 @@ def check_formats(names: Sequence[str]) -> None:
 
 
 def export_results(
-    out: str | Path, results: SavedResults, names: Sequence[str], choice: PointChoice, overwrite: bool = False
+    out: str | Path, results: SavedResults, names: Sequence[str], choice: PointSelection, overwrite: bool = False
 ) -> list[Exported]:
     """Write `results` to ``<out>/<format>/`` for each of the formats `names`: all of them, or nothing.
 

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import numpy as np
 
-from recon4d.io.exporters.point_selection import PointChoice, is_moving
+from recon4d.io.exporters.point_selection import PointSelection, is_dynamic
 from recon4d.io.point_cloud import confident_pixels
 from recon4d.io.saved_results import SavedResults
 
 
-def write_frame_arrays(folder: Path, results: SavedResults, choice: PointChoice) -> str:
+def write_frame_arrays(folder: Path, results: SavedResults, choice: PointSelection) -> str:
     """``<frame>.npz`` for each frame, opened by ``numpy.load(..., allow_pickle=False)``; all in pixels of the maps.
 
     For maps of H x W: ``image`` (H, W, 3) uint8 RGB, ``depth`` (H, W) z in the world's unit, ``depth_confidence``
@@ -18,7 +18,7 @@ def write_frame_arrays(folder: Path, results: SavedResults, choice: PointChoice)
     axes, ``time`` () in seconds, NaN where unknown, and ``metres_per_unit`` (), NaN where unknown.
     """
     scene, images = results.scene, results.images_of_maps()
-    confident, moving = confident_pixels(scene, choice.drop, choice.min_confidence), is_moving(scene)
+    confident, moving = confident_pixels(scene, choice.drop, choice.min_confidence), is_dynamic(scene)
     points = scene.points_from_depth
     for frame, name in enumerate(results.names):
         np.savez(

@@ -1,6 +1,6 @@
 """Meshes of the static part by Open3D: fused distances, Poisson, alpha shapes (door of open3d).
 
-All are written as PLY with colours, in the world's own axes and unit.
+All are written as PLY with colors, in the world's own axes and unit.
 """
 
 import math
@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from recon4d.geometry import thinned
-from recon4d.io.exporters.point_selection import PointChoice, still_pixels
+from recon4d.geometry import thin
+from recon4d.io.exporters.point_selection import PointSelection, static_pixels
 from recon4d.io.point_cloud import NoConfidentPointsError, points_at
 from recon4d.io.saved_results import SavedResults
 from recon4d.records import Scene
@@ -25,7 +25,7 @@ POISSON_DEPTHS = (5, 10)
 """At least 2^5 and at most 2^10 cells along each axis, as many as have the length of a voxel."""
 BARE_VOXELS = 2.0
 """Poisson closes every hole; vertices farther than so many voxels from every point are taken away again."""
-NEIGHBOURS = 30
+NEIGHBORS = 30
 ALPHA_POINTS = 20_000
 """More than about so many points are merged in larger voxels: Delaunay tetrahedra take their time."""
 ALPHA_VOXELS = 4.0
@@ -34,17 +34,17 @@ ALPHA_NOISE = 0.05
 """Standard deviation, in voxels, of what points are moved by: exact planes and spheres have no Delaunay tetrahedra."""
 
 
-def write_tsdf(folder: Path, results: SavedResults, choice: PointChoice) -> str:
+def write_tsdf(folder: Path, results: SavedResults, choice: PointSelection) -> str:
     """``tsdf.ply``: the surface where truncated signed distances of all frames cross zero (Curless and Levoy 1996)."""
-    still = still_pixels(results.scene, choice)
+    still = static_pixels(results.scene, choice)
     return _write_mesh(folder / "tsdf.ply", fused_mesh(results.scene, still, results.images_of_maps()))
 
 
-def write_poisson(folder: Path, results: SavedResults, choice: PointChoice) -> str:
+def write_poisson(folder: Path, results: SavedResults, choice: PointSelection) -> str:
     """``poisson.ply``: screened Poisson reconstruction (Kazhdan and Hoppe 2013), cut where there are no points."""
     import open3d
 
-    still = still_pixels(results.scene, choice)
+    still = static_pixels(results.scene, choice)
     voxel = voxel_length(results.scene, still)
     cloud = _even_cloud(results, still, choice, voxel)
     cells = float(np.max(cloud.get_max_bound() - cloud.get_min_bound())) / voxel
@@ -57,11 +57,11 @@ def write_poisson(folder: Path, results: SavedResults, choice: PointChoice) -> s
     return _write_mesh(folder / "poisson.ply", mesh)
 
 
-def write_alpha(folder: Path, results: SavedResults, choice: PointChoice) -> str:
+def write_alpha(folder: Path, results: SavedResults, choice: PointSelection) -> str:
     """``alpha.ply``: the alpha shape of about 20 000 points at the most (Edelsbrunner and Muecke 1994)."""
     import open3d
 
-    still = still_pixels(results.scene, choice)
+    still = static_pixels(results.scene, choice)
     voxel = voxel_length(results.scene, still)
     cloud = _even_cloud(results, still, choice, voxel)
     while len(cloud.points) > ALPHA_POINTS:
@@ -104,7 +104,7 @@ def fused_mesh(scene: Scene, still: Bool[Tensor, "time height width"], images: T
             convert_rgb_to_intensity=False,
         )
         matrix = scene.cameras.intrinsics[frame]
-        # Open3D's first pixel has its centre at (0, 0).
+        # Open3D's first pixel has its center at (0, 0).
         intrinsic = open3d.camera.PinholeCameraIntrinsic(
             width,
             height,
@@ -124,21 +124,21 @@ def voxel_length(scene: Scene, still: Bool[Tensor, "time height width"]) -> floa
 
 
 def _even_cloud(
-    results: SavedResults, still: Bool[Tensor, "time height width"], choice: PointChoice, voxel: float
+    results: SavedResults, still: Bool[Tensor, "time height width"], choice: PointSelection, voxel: float
 ) -> Any:
-    """The static points, those in one voxel merged, with normals towards the cameras that saw them.
+    """The static points, those in one voxel merged, with normals toward the cameras that saw them.
 
     Merging makes them even: near surfaces, and those that many frames see, would be much denser otherwise.
     """
     import open3d
 
-    chosen = thinned(still, choice.max_points)
-    points, colours = points_at(results.scene, results.images_of_maps(), chosen)
+    chosen = thin(still, choice.max_points)
+    points, colors = points_at(results.scene, results.images_of_maps(), chosen)
     cloud = open3d.geometry.PointCloud(open3d.utility.Vector3dVector(points.double().numpy()))
-    cloud.colors = open3d.utility.Vector3dVector(colours.double().numpy() / 255)
-    cloud.estimate_normals(open3d.geometry.KDTreeSearchParamKNN(NEIGHBOURS))
+    cloud.colors = open3d.utility.Vector3dVector(colors.double().numpy() / 255)
+    cloud.estimate_normals(open3d.geometry.KDTreeSearchParamKNN(NEIGHBORS))
     normals = np.asarray(cloud.normals)
-    to_camera = (results.scene.cameras.centres[chosen.nonzero()[:, 0]] - points).double().numpy()
+    to_camera = (results.scene.cameras.centers[chosen.nonzero()[:, 0]] - points).double().numpy()
     is_away = (normals * to_camera).sum(axis=1) < 0
     cloud.normals = open3d.utility.Vector3dVector(np.where(is_away[:, None], -normals, normals))
     return cloud.voxel_down_sample(voxel)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from recon4d.geometry import thinned
+from recon4d.geometry import thin
 from recon4d.io.exporters.colmap_model import check_pinholes
 from recon4d.io.exporters.depth_maps import (
     LARGEST,
@@ -20,8 +20,8 @@ from recon4d.io.exporters.depth_maps import (
     known_depths,
     values_per_unit,
 )
-from recon4d.io.exporters.point_selection import PointChoice, still_pixels
-from recon4d.io.point_cloud import points_at, write_coloured_points
+from recon4d.io.exporters.point_selection import PointSelection, static_pixels
+from recon4d.io.point_cloud import points_at, write_colored_points
 from recon4d.io.rasters import write_raster
 from recon4d.io.saved_results import SavedResults
 
@@ -35,12 +35,12 @@ LEAST_STEPS = 200.0
 """Of the median depth: fewer would round by more than a quarter of a per cent."""
 
 
-def write_nerfstudio(folder: Path, results: SavedResults, choice: PointChoice) -> str:
+def write_nerfstudio(folder: Path, results: SavedResults, choice: PointSelection) -> str:
     """``transforms.json``, ``images/`` (copies of the frames), ``depth/`` and ``points.ply`` (the static points).
 
     `transform_matrix` is world_from_cam of a camera with x right, y up, z backward. The world itself is not turned, so
     that it is that of ``points.ply``; nerfstudio orients and scales it when it reads it. Intrinsics are in original
-    pixels, the first pixel's centre at (0.5, 0.5), one set for each frame, without distortion. Depth maps are of the
+    pixels, the first pixel's center at (0.5, 0.5), one set for each frame, without distortion. Depth maps are of the
     maps' own size, 1000 steps to the cameras' unit where that fits them; else the summary says what nerfstudio must be
     told, and ``depth_unit_scale_factor`` in ``transforms.json`` holds it for people.
     """
@@ -75,15 +75,15 @@ def write_nerfstudio(folder: Path, results: SavedResults, choice: PointChoice) -
     }
     (folder / "transforms.json").write_text(json.dumps(content, indent=2, allow_nan=False), encoding="utf-8")
 
-    static = thinned(still_pixels(results.scene, choice), choice.max_points)
-    write_coloured_points(folder / "points.ply", *points_at(results.scene, results.images_of_maps(), static))
+    static = thin(static_pixels(results.scene, choice), choice.max_points)
+    write_colored_points(folder / "points.ply", *points_at(results.scene, results.images_of_maps(), static))
     told = (
         "" if units_per_value == 1 / USUAL_STEPS else f", to be read with --depth-unit-scale-factor {units_per_value!r}"
     )
     return f"{len(frames)} frames in OpenGL axes, {int(static.sum())} points; depth{told or ' in the usual steps'}"
 
 
-def _write_depths(folder: Path, results: SavedResults, choice: PointChoice) -> tuple[list[str], float]:
+def _write_depths(folder: Path, results: SavedResults, choice: PointSelection) -> tuple[list[str], float]:
     """``<frame>.png`` of sixteen bits for each frame; answers their names, and the units of the world in one step."""
     depths = known_depths(results.scene, choice).double()
     known = depths[depths > 0]

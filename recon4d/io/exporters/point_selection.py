@@ -14,7 +14,7 @@ MOVING = 0.5
 
 
 @dataclass(frozen=True)
-class PointChoice:
+class PointSelection:
     """What makes a pixel good enough to be a point, and how many there may be.
 
     `drop` is the per cent of the known pixels that are left out, the least confident first; `min_confidence` leaves out
@@ -34,7 +34,7 @@ class PointChoice:
             raise ValueError(f"max_points is {self.max_points}; wanted at least 1")
 
 
-def chosen_pixels(scene: Scene, choice: PointChoice) -> Bool[Tensor, "time height width"]:
+def chosen_pixels(scene: Scene, choice: PointSelection) -> Bool[Tensor, "time height width"]:
     """The confident pixels, moving or not. Raises `NoConfidentPointsError` where there is none."""
     chosen = confident_pixels(scene, choice.drop, choice.min_confidence)
     if not chosen.any():
@@ -46,14 +46,14 @@ def chosen_pixels(scene: Scene, choice: PointChoice) -> Bool[Tensor, "time heigh
     return chosen
 
 
-def still_pixels(scene: Scene, choice: PointChoice) -> Bool[Tensor, "time height width"]:
+def static_pixels(scene: Scene, choice: PointSelection) -> Bool[Tensor, "time height width"]:
     """The confident pixels that do not move. Raises `NoConfidentPointsError` where there is none."""
-    still = chosen_pixels(scene, choice) & ~is_moving(scene)
+    still = chosen_pixels(scene, choice) & ~is_dynamic(scene)
     if not still.any():
         raise NoConfidentPointsError("every confident pixel moves: there is no static part")
     return still
 
 
-def is_moving(scene: Scene) -> Bool[Tensor, "*batch time height width"]:
+def is_dynamic(scene: Scene) -> Bool[Tensor, "*batch time height width"]:
     """Where the scene says that the surface moves; nowhere where it says nothing."""
-    return torch.where(torch.isfinite(scene.moving), scene.moving, torch.zeros_like(scene.moving)) > MOVING
+    return torch.where(torch.isfinite(scene.dynamic), scene.dynamic, torch.zeros_like(scene.dynamic)) > MOVING

@@ -5,14 +5,14 @@ from pathlib import Path
 import torch
 
 from recon4d.geometry import quaternion_from_rotation
-from recon4d.io.exporters.point_selection import PointChoice
+from recon4d.io.exporters.point_selection import PointSelection
 from recon4d.io.saved_results import SavedResults
 
 
-def write_tum(folder: Path, results: SavedResults, choice: PointChoice) -> str:
+def write_tum(folder: Path, results: SavedResults, choice: PointSelection) -> str:
     """``trajectory.txt``: a line ``timestamp tx ty tz qx qy qz qw`` for each frame, in the order of time.
 
-    It is world_from_cam: the camera's centre in the world's unit and its rotation as a unit quaternion, OpenCV axes.
+    It is world_from_cam: the camera's center in the world's unit and its rotation as a unit quaternion, OpenCV axes.
     Timestamps are seconds, or the frame's number where there are no times. Cameras that are not known are left out;
     `choice` is about points, of which there are none here. Raises ``ValueError`` where no camera is known.
     """

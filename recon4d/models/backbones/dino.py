@@ -42,8 +42,8 @@ class DinoBackbone(Backbone):
         self.register_buffer("std", torch.tensor(IMAGENET_STD)[:, None, None], persistent=False)
 
     def forward(self, images: Float[Tensor, "n 3 height width"]) -> BackboneFeatures:
-        normalised = (images - self.get_buffer("mean")) / self.get_buffer("std")
-        tokens = self.vit.forward_features(normalised)
+        normalized = (images - self.get_buffer("mean")) / self.get_buffer("std")
+        tokens = self.vit.forward_features(normalized)
         return BackboneFeatures(tokens[:, self.num_prefix_tokens :])
 
     def set_activation_checkpointing(self, enabled: bool) -> None:

@@ -1,6 +1,6 @@
-"""A vision transformer with normalised rotary positions, as VGGT-Omega continues DINOv3.
+"""A vision transformer with normalized rotary positions, as VGGT-Omega continues DINOv3.
 
-timm's DINOv3 normalises each side of the picture by itself; here the longer side counts, so that the aspect is kept.
+timm's DINOv3 normalizes each side of the picture by itself; here the longer side counts, so that the aspect is kept.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from recon4d.layers import Block, BlockConfig, NormalisedRotary
+from recon4d.layers import Block, BlockConfig, NormalizedRotary
 from recon4d.models.backbones.base import Backbone, BackboneFeatures
 from recon4d.models.backbones.dino import IMAGENET_MEAN, IMAGENET_STD
 
@@ -38,7 +38,7 @@ class RotaryBackbone(Backbone):
         self.checkpointing = False
         self.embed = nn.Conv2d(3, block.width, config.patch_size, stride=config.patch_size)
         self.prefix_tokens = nn.Parameter(0.02 * torch.randn(config.prefix_tokens, block.width))
-        self.rotary = NormalisedRotary(block.width // block.heads)
+        self.rotary = NormalizedRotary(block.width // block.heads)
         self.blocks = nn.ModuleList([Block(block) for _ in range(config.blocks)])
         self.norm = nn.LayerNorm(block.width)
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN)[:, None, None], persistent=False)

@@ -83,8 +83,8 @@ def adjust_points(problem: Problem) -> Float[Tensor, "track 3"]:
 
 def parallax(cameras: Cameras, tracks: FeatureTracks, points: Float[Tensor, "track 3"]) -> Float[Tensor, " track"]:
     """The largest angle in radians at a point between the first camera that saw it and any other that did."""
-    seen = tracks.seen > 0
-    rays = torch.nn.functional.normalize(points.double() - cameras.centres.double()[:, None], dim=-1)
+    seen = tracks.visibility > 0
+    rays = torch.nn.functional.normalize(points.double() - cameras.centers.double()[:, None], dim=-1)
     first = rays.gather(0, seen.int().argmax(dim=0)[None, :, None].expand(1, -1, 3))
     chord = torch.where(seen, (rays - first).norm(dim=-1), 0.0).amax(dim=0)
     return 2 * torch.asin((chord / 2).clamp(max=1))
@@ -97,9 +97,11 @@ def residuals(
 
     A point behind a camera is infinitely far off.
     """
-    in_camera = transform_points(cameras.cam_from_world.double(), points.double().expand(len(tracks.seen), -1, -1))
+    in_camera = transform_points(
+        cameras.cam_from_world.double(), points.double().expand(len(tracks.visibility), -1, -1)
+    )
     distance = (project(in_camera, cameras.intrinsics.double()) - tracks.pixels.double()).norm(dim=-1)
-    return torch.where(in_camera[..., 2] > 0, distance, torch.inf), tracks.seen > 0
+    return torch.where(in_camera[..., 2] > 0, distance, torch.inf), tracks.visibility > 0
 
 
 def _everything(pycolmap: Any, model: Any) -> Any:
@@ -144,7 +146,7 @@ def _model(pycolmap: Any, problem: Problem) -> Any:
     intrinsics = problem.cameras.intrinsics.double()
     is_shared = bool((intrinsics == intrinsics[:1]).all())
     cam_from_world = problem.cameras.cam_from_world.double().numpy()
-    seen, pixels = (problem.tracks.seen > 0).numpy(), problem.tracks.pixels.double().numpy()
+    seen, pixels = (problem.tracks.visibility > 0).numpy(), problem.tracks.pixels.double().numpy()
     height, width = problem.size
     for frame, matrix in enumerate(intrinsics.tolist()):
         camera_id = FIRST_ID if is_shared else frame + FIRST_ID
@@ -163,7 +165,7 @@ def _model(pycolmap: Any, problem: Problem) -> Any:
 
 
 def _lens(pycolmap: Any, camera_id: int, matrix: list[list[float]], size: tuple[int, int]) -> Any:
-    (focal_x, _, *centre_x), (_, focal_y, *centre_y), _ = matrix
+    (focal_x, _, *center_x), (_, focal_y, *center_y), _ = matrix
     is_square = math.isclose(focal_x, focal_y, rel_tol=1e-12)
     focals = [focal_x] if is_square else [focal_x, focal_y]
     return pycolmap.Camera(
@@ -171,7 +173,7 @@ def _lens(pycolmap: Any, camera_id: int, matrix: list[list[float]], size: tuple[
         model="SIMPLE_PINHOLE" if is_square else "PINHOLE",
         width=size[1],
         height=size[0],
-        params=[*focals, *centre_x, *centre_y],
+        params=[*focals, *center_x, *center_y],
     )
 
 

@@ -31,7 +31,7 @@ class ColmapConfig:
 
     mapper: Mapper = "incremental"
     matching: Matching = "auto"
-    """auto: all pairs up to `most_exhaustive` frames, or where frames have no order; else neighbours in time."""
+    """auto: all pairs up to `most_exhaustive` frames, or where frames have no order; else neighbors in time."""
     most_exhaustive: int = 100
     camera_model: Literal["SIMPLE_PINHOLE", "SIMPLE_RADIAL"] = "SIMPLE_PINHOLE"
     """SIMPLE_RADIAL also estimates one coefficient of lens distortion."""
@@ -72,7 +72,7 @@ def map_database(database: Path, folder: Path, config: ColmapConfig = ColmapConf
 def scene_of_model(model: Any, names: list[str], size: tuple[int, int], factor: float = 1) -> Scene:
     """A pycolmap `Reconstruction` as a Scene with one frame for each of `names`, maps of `size` (height, width).
 
-    `factor` is how much larger the pictures were that COLMAP saw. COLMAP's first pixel centre is (0.5, 0.5) as ours.
+    `factor` is how much larger the pictures were that COLMAP saw. COLMAP's first pixel center is (0.5, 0.5) as ours.
     """
     time, (height, width) = len(names), size
     cam_from_world = torch.full((time, 4, 4), torch.nan, dtype=torch.float64)
@@ -96,7 +96,7 @@ def scene_of_model(model: Any, names: list[str], size: tuple[int, int], factor: 
         depth_confidence=confidence,
         points=points,
         point_confidence=confidence,
-        moving=torch.full_like(depths, torch.nan),
+        dynamic=torch.full_like(depths, torch.nan),
         metres_per_unit=torch.tensor(torch.nan, dtype=torch.float64),
     )
     first = int(scene.cameras.world_from_cam.isfinite().all(dim=(1, 2)).nonzero()[0])

@@ -27,7 +27,7 @@ from recon4d.refine.cameras.bundle_adjustment import (
 )
 from recon4d.refine.cameras.colmap_models import PLAUSIBLE_ANGLES
 from recon4d.refine.cameras.mapper import map_tracks
-from recon4d.refine.cameras.rotation_only import turning_cameras
+from recon4d.refine.cameras.rotation_only import rotation_only_cameras
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class RefineConfig:
     """Of log depth: if what is near by the points is far by the network's, the cameras are a mirror image. Where there
     is little perspective, as through a long lens, one fits nearly as well as the truth."""
     edge_allowance: float = 0.02
-    """Of log depth: so much farther from held-out points than bent depth, which goes through their neighbours, depth
+    """Of log depth: so much farther from held-out points than bent depth, which goes through their neighbors, depth
     from stereo may be; corners often are where a surface ends, and their pixel may show either side."""
     least_links: int = 8
     """Tracks that a frame must share with another one, so that they hold its camera."""
@@ -115,24 +115,24 @@ class LocatedTracks:
 
     def take(self, chosen: Tensor) -> "LocatedTracks":
         """Some of the tracks."""
-        return LocatedTracks(select(self.tracks, chosen), self.frames[chosen], self.depths[chosen])
+        return LocatedTracks(select_tracks(self.tracks, chosen), self.frames[chosen], self.depths[chosen])
 
 
-def located(scene: Scene, tracks: FeatureTracks) -> tuple[LocatedTracks, Bool[Tensor, " track"]]:
+def locate_tracks(scene: Scene, tracks: FeatureTracks) -> tuple[LocatedTracks, Bool[Tensor, " track"]]:
     """Every track with the scene's depth in the first frame that knows it, and where there is one."""
     height, width = scene.size
     inside = (tracks.pixels >= 0).all(dim=-1) & (tracks.pixels < tracks.pixels.new_tensor([width, height])).all(dim=-1)
     row, column = rows_and_columns(tracks.pixels, scene.size)
     frame = torch.arange(scene.num_frames)[:, None]
     depths = scene.depths[frame, row, column]
-    known = (tracks.seen > 0) & inside & (scene.depth_confidence[frame, row, column] > 0) & (depths > 0)
+    known = (tracks.visibility > 0) & inside & (scene.depth_confidence[frame, row, column] > 0) & (depths > 0)
     # One frame's depth, the first that knows it: its errors are smooth, and cameras can agree with it as a whole.
     first = known.int().argmax(dim=0)
     return LocatedTracks(tracks, first, depths.gather(0, first[None])[0]), known.any(dim=0)
 
 
 @dataclass(frozen=True)
-class Candidate:
+class CameraHypothesis:
     """Cameras that may be better than the predicted ones."""
 
     cameras: Cameras
@@ -154,7 +154,9 @@ def starts(config: RefineConfig) -> tuple[Start, ...]:
     return (_predicted, _mapped, _mapped_with_lens) if config.finds_lens else (_predicted, _mapped_with_lens)
 
 
-def candidates(start: Start, scene: Scene, fitted: LocatedTracks, config: RefineConfig) -> Iterator[Candidate | str]:
+def hypotheses(
+    start: Start, scene: Scene, fitted: LocatedTracks, config: RefineConfig
+) -> Iterator[CameraHypothesis | str]:
     """Cameras adjusted from a start, with the lens as it was and with others; or why there are none."""
     try:
         cameras, points = start(scene, fitted, config)
@@ -168,19 +170,19 @@ def candidates(start: Start, scene: Scene, fitted: LocatedTracks, config: Refine
             yield str(error)
             continue
         keeps_lens = lens == "kept" and start is not _mapped
-        yield Candidate(_loose_beside_firm(adjusted, scene.cameras, is_firm), keeps_lens)
+        yield CameraHypothesis(_loose_beside_firm(adjusted, scene.cameras, is_firm), keeps_lens)
 
 
-def turning_candidates(scene: Scene, fitted: LocatedTracks, config: RefineConfig) -> Iterator[Candidate]:
+def rotation_only_hypotheses(scene: Scene, fitted: LocatedTracks, config: RefineConfig) -> Iterator[CameraHypothesis]:
     """Cameras that only turn, with focal lengths as they were and with others."""
-    is_firm = firm_frames(fitted.tracks.seen > 0, config.least_links)
+    is_firm = firm_frames(fitted.tracks.visibility > 0, config.least_links)
     for lens in LENSES[:2] if config.finds_lens else LENSES[:1]:
-        turned = turning_cameras(scene.cameras, fitted.tracks, scene.size, lens != "kept", config.loss_scales)
-        yield Candidate(_loose_beside_firm(turned, scene.cameras, is_firm), keeps_lens=lens == "kept")
+        turned = rotation_only_cameras(scene.cameras, fitted.tracks, scene.size, lens != "kept", config.loss_scales)
+        yield CameraHypothesis(_loose_beside_firm(turned, scene.cameras, is_firm), keeps_lens=lens == "kept")
 
 
 def _predicted(scene: Scene, fitted: LocatedTracks, config: RefineConfig) -> tuple[Cameras, Float[Tensor, "track 3"]]:
-    """The network's cameras, turned towards the points where the scene's depth has them."""
+    """The network's cameras, turned toward the points where the scene's depth has them."""
     points = fitted.points(scene.cameras)
     still = torch.zeros(len(points), dtype=torch.bool)
     problem = Problem(scene.cameras, fitted.tracks, points, scene.size, config.loss_scales[0])
@@ -239,16 +241,18 @@ def _adjusted(
         kept = seen.sum(dim=0) >= config.least_frames
         if int(kept.sum()) < config.least_tracks // 2:
             raise ValueError(f"only {int(kept.sum())} of {len(points)} tracks fit any cameras")
-        pruned = FeatureTracks(fitted.tracks.pixels, fitted.tracks.seen * seen)
+        pruned = FeatureTracks(fitted.tracks.pixels, fitted.tracks.visibility * seen)
         fitted = replace(fitted, tracks=pruned).take(kept.nonzero()[:, 0])
         cameras, points = adjusted.cameras, adjusted.points[kept]
     if lens != "kept":
         _check_lens(cameras, size, config)
     ratio = fitted.depths / fitted.depths_of(points, cameras)
-    origin = cameras.centres[0]
+    origin = cameras.centers[0]
     world_from_cam = cameras.world_from_cam.clone()
     world_from_cam[:, :3, 3] = origin + ratio.median() * (world_from_cam[:, :3, 3] - origin)
-    return replace(cameras, world_from_cam=world_from_cam), firm_frames(fitted.tracks.seen > 0, config.least_links)
+    return replace(cameras, world_from_cam=world_from_cam), firm_frames(
+        fitted.tracks.visibility > 0, config.least_links
+    )
 
 
 def _check_lens(cameras: Cameras, size: tuple[int, int], config: RefineConfig) -> None:
@@ -279,5 +283,5 @@ def _loose_beside_firm(cameras: Cameras, predicted: Cameras, is_firm: Bool[Tenso
     return placed.transformed(old[0] @ invert(placed.world_from_cam[0]))
 
 
-def select(tracks: FeatureTracks, chosen: Tensor) -> FeatureTracks:
-    return FeatureTracks(tracks.pixels[:, chosen], tracks.seen[:, chosen])
+def select_tracks(tracks: FeatureTracks, chosen: Tensor) -> FeatureTracks:
+    return FeatureTracks(tracks.pixels[:, chosen], tracks.visibility[:, chosen])

@@ -32,7 +32,7 @@ def map_tracks(
     pycolmap = load_pycolmap()
     pycolmap.set_random_seed(seed)
     factor = LONGER_SIDE / max(size)
-    names = [f"{frame:06d}" for frame in range(len(tracks.seen))]
+    names = [f"{frame:06d}" for frame in range(len(tracks.visibility))]
     with tempfile.TemporaryDirectory(prefix="recon4d-tracks-") as name:
         folder = Path(name)
         (folder / "images").mkdir()  # nothing is read from it
@@ -77,7 +77,7 @@ def _write_tracks(
     pycolmap: Any, database: Any, lens: Any, tracks: FeatureTracks, names: list[str], factor: float, seed: int
 ) -> None:
     """Every track as a keypoint of each frame that sees it, and the verified matches of every two frames."""
-    seen, pixels = (tracks.seen > 0).numpy(), tracks.pixels.double().numpy() * factor
+    seen, pixels = (tracks.visibility > 0).numpy(), tracks.pixels.double().numpy() * factor
     places = np.cumsum(seen, axis=1) - 1
     for frame, name in enumerate(names):
         image = pycolmap.Image(name=name, camera_id=CAMERA_ID, image_id=frame + FIRST_ID)

@@ -14,18 +14,18 @@ from torch import Tensor
 
 from recon4d.records import Cameras, Scene
 from recon4d.refine.cameras.hypotheses import (
-    Candidate,
+    CameraHypothesis,
     LocatedTracks,
     RefineConfig,
-    candidates,
+    hypotheses,
+    rotation_only_hypotheses,
     starts,
-    turning_candidates,
 )
-from recon4d.refine.cameras.scoring import track_errors, track_misfits
+from recon4d.refine.cameras.scoring import negative_log_likelihoods, track_errors
 
 
 @dataclass(frozen=True)
-class Choice:
+class CameraSelection:
     """The best cameras that were found; the scene's own where none are better."""
 
     cameras: Cameras
@@ -41,7 +41,7 @@ class Choice:
     """Why other cameras could not be found."""
 
 
-def choose_cameras(scene: Scene, fitted: LocatedTracks, judges: LocatedTracks, config: RefineConfig) -> Choice:
+def select_cameras(scene: Scene, fitted: LocatedTracks, judges: LocatedTracks, config: RefineConfig) -> CameraSelection:
     """The cameras that fit the judges best, or those that only turn, where these fit nearly as many of them exactly.
 
     A camera that moves before something flat, or far away, looks much like one that turns with a longer lens, and has
@@ -62,24 +62,24 @@ class _Search:
     judges: LocatedTracks
     config: RefineConfig
 
-    def best(self) -> Choice:
+    def best(self) -> CameraSelection:
         """The best of all cameras that may move, the scene's own among them."""
         choice, reasons = self._choice(self.scene.cameras), []
         for number, start in enumerate(starts(self.config)):
             if number > 1 and choice.exact_share >= self.config.plenty_exact_share:
                 break
-            found = list(candidates(start, self.scene, self.fitted, self.config))
+            found = list(hypotheses(start, self.scene, self.fitted, self.config))
             reasons += [reason for reason in found if isinstance(reason, str)]
-            choice = self._better(choice, (one for one in found if isinstance(one, Candidate)), least_gain=0.0)
+            choice = self._better(choice, (one for one in found if isinstance(one, CameraHypothesis)), least_gain=0.0)
         return replace(choice, reasons=tuple(reasons))
 
-    def best_turning(self) -> Choice:
+    def best_turning(self) -> CameraSelection:
         """The best of those that only turn."""
-        with_lens, *others = turning_candidates(self.scene, self.fitted, self.config)
+        with_lens, *others = rotation_only_hypotheses(self.scene, self.fitted, self.config)
         choice = self._better(self._choice(with_lens.cameras), others, self.config.least_gain)
-        return replace(choice, turns=True)
+        return replace(choice, is_rotation_only=True)
 
-    def _better(self, best: Choice, some: Iterable[Candidate], least_gain: float) -> Choice:
+    def _better(self, best: CameraSelection, some: Iterable[CameraHypothesis], least_gain: float) -> CameraSelection:
         """The best so far, or a candidate that is likelier; one with another lens must be by more than chance, and by
         `least_gain`."""
         for candidate in some:
@@ -90,8 +90,8 @@ class _Search:
                 best = choice
         return best
 
-    def _choice(self, cameras: Cameras) -> Choice:
+    def _choice(self, cameras: Cameras) -> CameraSelection:
         errors = track_errors(cameras, self.judges, self.scene.size)
         is_exact = errors <= self.config.exact_error * max(self.scene.size)
-        misfits = track_misfits(cameras, self.fitted, self.scene.size, self.config)
-        return Choice(cameras, errors, float(is_exact.double().mean()), misfits)
+        misfits = negative_log_likelihoods(cameras, self.fitted, self.scene.size, self.config)
+        return CameraSelection(cameras, errors, float(is_exact.double().mean()), misfits)

@@ -36,14 +36,14 @@ DAMPING = 1e-9
 """Of the mean of a diagonal, added to it: a frame without tracks stays as it is."""
 
 
-def turning_cameras(
+def rotation_only_cameras(
     cameras: Cameras,
     tracks: FeatureTracks,
     size: tuple[int, int],
     refine_focal_length: bool,
     loss_scales: Sequence[float],
 ) -> Cameras:
-    """The cameras that turn about the first one's centre and fit `tracks` best, from a start and in its world; float64.
+    """The cameras that turn about the first one's center and fit `tracks` best, from a start and in its world; float64.
 
     All frames have the mean intrinsics of `cameras`; where asked for, another focal length is found for all of them, as
     long as a lens plausibly is. Residuals beyond `loss_scales` pixels of maps of `size` count less and less (Cauchy),
@@ -63,9 +63,9 @@ def turning_cameras(
             turning, zoomed = turning.after(step), zoomed + float(step.zoom)
             if max(abs(float(step.zoom)), float(step.turns.abs().max())) < SMALLEST_STEP:
                 break
-    centres = cameras.centres[:1].double().expand(len(tracks.seen), 3)
-    intrinsics = turning.intrinsics.expand(len(tracks.seen), 3, 3)
-    return Cameras(rigid(turning.world_from_cam, centres), intrinsics)
+    centers = cameras.centers[:1].double().expand(len(tracks.visibility), 3)
+    intrinsics = turning.intrinsics.expand(len(tracks.visibility), 3, 3)
+    return Cameras(rigid(turning.world_from_cam, centers), intrinsics)
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class _Step:
 
 @dataclass(frozen=True)
 class _Turning:
-    """What is looked for: how cameras of one centre turn, their lens, and the direction of each track in the world."""
+    """What is looked for: how cameras of one center turn, their lens, and the direction of each track in the world."""
 
     world_from_cam: Float[Tensor, "time 3 3"]
     intrinsics: Float[Tensor, "3 3"]
@@ -111,7 +111,7 @@ def _start(cameras: Cameras, tracks: FeatureTracks) -> _Turning:
     pixels = tracks.pixels.double()
     rays = unproject(pixels, torch.ones_like(pixels[..., 0]), intrinsics.expand(len(pixels), 3, 3))
     in_world = F.normalize(rays, dim=-1) @ world_from_cam.transpose(1, 2)
-    directions = (in_world * (tracks.seen > 0)[..., None]).sum(dim=0)
+    directions = (in_world * (tracks.visibility > 0)[..., None]).sum(dim=0)
     return _Turning(world_from_cam, intrinsics, F.normalize(directions, dim=-1))
 
 
@@ -136,7 +136,7 @@ def _slopes(turning: _Turning) -> Float[Tensor, "six time track 2"]:
 def _gauss_newton_step(turning: _Turning, tracks: FeatureTracks, loss_scale: float, zooms: bool) -> _Step:
     """The step to where pixels, linear in it, fit best; the first camera does not turn."""
     slopes, off = _slopes(turning), tracks.pixels.double() - turning.pixels()
-    certain = (tracks.seen > 0) / (1 + off.square().sum(dim=-1) / loss_scale**2)
+    certain = (tracks.visibility > 0) / (1 + off.square().sum(dim=-1) / loss_scale**2)
     slopes, off = slopes * certain.sqrt()[..., None], off * certain.sqrt()[..., None]
     by_turn, by_zoom, by_shift = slopes[:3], slopes[3], slopes[4:]
 

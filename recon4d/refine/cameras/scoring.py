@@ -21,7 +21,7 @@ def track_errors(
     return torch.where(seen, distance.clamp(max=cap), 0.0).sum(dim=0) / seen.sum(dim=0)
 
 
-def track_misfits(
+def negative_log_likelihoods(
     cameras: Cameras, fitted: LocatedTracks, size: tuple[int, int], config: RefineConfig
 ) -> Float[Tensor, " track"]:
     """For each track the mean of -log likelihood that its pixels are seen `config.noise` off by Cauchy's distribution,

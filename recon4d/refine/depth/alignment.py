@@ -1,7 +1,7 @@
 """Depth maps bent to go through points that were triangulated: a network's shapes, at the depths that cameras prove.
 
 What is bent is log depth, by a field that is first affine in the network's own log depth and the pixel (a network errs
-in scale, in contrast and in slope), then what is left near each point, smoothed over ever smaller neighbourhoods that
+in scale, in contrast and in slope), then what is left near each point, smoothed over ever smaller neighborhoods that
 end where the network's depth jumps.
 """
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from recon4d.geometry import rows_and_columns
 from recon4d.records import Scene
-from recon4d.refine.track_transfer import carried_tracks
+from recon4d.refine.track_transfer import transfer_tracks
 
 LEAST_POINTS = 20
 """Points of a frame, with fewer of which its depth stays as it is."""
@@ -42,7 +42,9 @@ class PointDepths:
     known: Bool[Tensor, "time point"]
 
 
-def bending(depths: Float[Tensor, "time height width"], points: PointDepths) -> Float[Tensor, "time height width"]:
+def fit_depth_alignment(
+    depths: Float[Tensor, "time height width"], points: PointDepths
+) -> Float[Tensor, "time height width"]:
     """What to multiply each frame's depth by, so that it goes through `points`; 1 where they say nothing."""
     return torch.stack(
         [
@@ -68,10 +70,10 @@ def median_ratio(depths: Float[Tensor, "time height width"], points: PointDepths
     return float(_log_ratios(depths, points).median().exp())
 
 
-def bent(scene: Scene, factors: Float[Tensor, "time height width"]) -> Scene:
+def scale_depth(scene: Scene, factors: Float[Tensor, "time height width"]) -> Scene:
     """The scene with its depth multiplied, and the points and tracks that follow from it (`carried_tracks`)."""
     after = replace(scene, depths=scene.depths * factors)
-    return replace(after, points=after.points_from_depth, tracks=carried_tracks(scene, after))
+    return replace(after, points=after.points_from_depth, tracks=transfer_tracks(scene, after))
 
 
 def _bending_of_frame(
@@ -85,18 +87,18 @@ def _bending_of_frame(
     grid = [max(1, round(CELLS * length / side)) for length in (height, width)]
     cells = F.interpolate(depths.log()[None, None], grid, mode="area").flatten()
     rows, columns = ((torch.arange(n) + 0.5) * (length / n) for n, length in zip(grid, depths.shape, strict=True))
-    centres = torch.cartesian_prod(rows, columns).reshape(-1, 2).flip(-1)
+    centers = torch.cartesian_prod(rows, columns).reshape(-1, 2).flip(-1)
 
     at_points = _at(depths, pixels).log()
     left = wanted.log() - at_points
     middle = at_points.median()
     # Beyond the depths of all points a contrast would only be guessed.
     within = cells.clamp(at_points.min(), at_points.max())
-    design = [_features(logs - middle, places / side) for logs, places in ((at_points, pixels), (within, centres))]
+    design = [_features(logs - middle, places / side) for logs, places in ((at_points, pixels), (within, centers))]
     change = _robust_fit(design[0], left)
     field, left = design[1] @ change, left - design[0] @ change
     trust = 1 / (1 + (left / (3 * LARGE_ERROR)).square())
-    distances = [torch.cdist(places, pixels) / side for places in (pixels, centres)]
+    distances = [torch.cdist(places, pixels) / side for places in (pixels, centers)]
     jumps = [(logs[:, None] - at_points).abs() / SAME_SURFACE for logs in (at_points, cells)]
     for reach in REACHES:
         at_points_too, smooth = (

@@ -17,18 +17,18 @@ from recon4d.refine.depth.alignment import PointDepths
 
 
 @dataclass(frozen=True)
-class DepthEvidence:
+class SparseDepths:
     """Points whose depth in each frame cameras prove."""
 
     fitted: PointDepths
     held_out: PointDepths
 
 
-def depth_evidence(
+def sparse_depths(
     scene: Scene, fitted: LocatedTracks, held_out: LocatedTracks, config: RefineConfig
-) -> DepthEvidence | None:
+) -> SparseDepths | None:
     """The points of both groups of tracks; None where parallax tells the depth of none in one of them."""
-    evidence = DepthEvidence(_point_depths(scene, fitted, config), _point_depths(scene, held_out, config))
+    evidence = SparseDepths(_point_depths(scene, fitted, config), _point_depths(scene, held_out, config))
     return evidence if evidence.fitted.known.any() and evidence.held_out.known.any() else None
 
 

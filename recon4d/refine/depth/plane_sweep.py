@@ -1,6 +1,6 @@
 """Depth of every pixel from pictures whose cameras are exact: a plane sweep (Collins 1996), kept where frames agree.
 
-Each frame is compared with its best neighbours at many depths, by the correlation of small windows, so that exposure
+Each frame is compared with its best neighbors at many depths, by the correlation of small windows, so that exposure
 does not matter. Semi-global matching (Hirschmueller 2008) then chooses one depth a pixel, which jumps where surfaces
 end and seldom elsewhere. What moves, and what one picture alone sees, does not agree from frame to frame, and stays
 unproven.
@@ -15,15 +15,15 @@ from torch import Tensor
 
 from recon4d.geometry import (
     pixel_grid,
-    spread,
+    stratified_indices,
     transform_points,
     unproject_map,
 )
 from recon4d.records import Cameras
-from recon4d.refine.projection import projected
+from recon4d.refine.projection import project_points
 
 LEAST_VARIANCE = 1e-4
-"""Of grey values in [0, 1]: noise of a smooth wall is not taken for a pattern."""
+"""Of gray values in [0, 1]: noise of a smooth wall is not taken for a pattern."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class StereoConfig:
     large_jump: float = 0.5
     """What a step to any other costs, less where the picture has an edge."""
     edge: float = 0.04
-    """Of grey values in [0, 1]: a difference of neighbours that halves the cost of a jump."""
+    """Of gray values in [0, 1]: a difference of neighbors that halves the cost of a jump."""
     expectation: float = 0.08
     """What it costs to be an e-th or e times as deep as expected; farther costs no more."""
     agreement: float = 0.02
@@ -76,8 +76,8 @@ class StereoDepths:
     """Depth as pictures tell it."""
 
     depths: Float[Tensor, "time height width"]
-    """As expected where no frame has a neighbour to be compared with."""
-    proven: Bool[Tensor, "time height width"]
+    """As expected where no frame has a neighbor to be compared with."""
+    verified: Bool[Tensor, "time height width"]
     """Where the picture looks alike at that depth, and other frames found the same surface."""
 
 
@@ -87,16 +87,16 @@ def stereo_depths(
     expected: Float[Tensor, "time height width"],
     config: StereoConfig = StereoConfig(),
 ) -> StereoDepths:
-    """Depth of grey pictures in [0, 1] by cameras of their size, near what is `expected` where pictures are smooth."""
-    patterns = _normalised(pictures, config.window)
-    neighbours = [_neighbours(cameras, expected, frame, config) for frame in range(len(pictures))]
+    """Depth of gray pictures in [0, 1] by cameras of their size, near what is `expected` where pictures are smooth."""
+    patterns = _normalized(pictures, config.window)
+    neighbors = [_neighbors(cameras, expected, frame, config) for frame in range(len(pictures))]
     depths, likeness = expected.clone(), torch.zeros_like(expected)
-    for frame, sources in enumerate(neighbours):
+    for frame, sources in enumerate(neighbors):
         if len(sources):
             views = [_View(cameras, frame, source) for source in sources.tolist()]
             depths[frame], likeness[frame] = _searched(pictures[frame], patterns, views, expected[frame], config)
     proven = likeness >= config.least_likeness
-    for frame, sources in enumerate(neighbours):
+    for frame, sources in enumerate(neighbors):
         if len(sources):
             proven[frame] &= _agreeing(cameras, depths, frame, sources, config)
             proven[frame] &= _in_company(depths[frame], proven[frame], config)
@@ -143,11 +143,11 @@ class _View:
         return torch.stack([x / depth, y / depth], dim=-1), z > 1e-6
 
 
-def _neighbours(cameras: Cameras, expected: Tensor, frame: int, config: StereoConfig) -> Int[Tensor, " source"]:
+def _neighbors(cameras: Cameras, expected: Tensor, frame: int, config: StereoConfig) -> Int[Tensor, " source"]:
     """The frames with the best view of what `frame` sees: much of it in the picture, under enough parallax."""
     points = _points(cameras, expected, frame)[::4, ::4].flatten(0, 1).expand(len(expected), -1, -1)
-    overlap = projected(cameras, points, (expected.shape[1], expected.shape[2])).inside.float().mean(dim=1)
-    rays = F.normalize(points - cameras.centres[:, None], dim=-1)
+    overlap = project_points(cameras, points, (expected.shape[1], expected.shape[2])).inside.float().mean(dim=1)
+    rays = F.normalize(points - cameras.centers[:, None], dim=-1)
     parallax = torch.linalg.cross(rays, rays[frame].expand_as(rays)).norm(dim=-1).median(dim=1).values
     is_between = (parallax >= config.least_parallax) & (parallax <= config.most_parallax)
     score = overlap * (parallax / config.plenty_of_parallax).clamp(max=1)
@@ -163,7 +163,7 @@ def _points(cameras: Cameras, depths: Tensor, frame: int) -> Float[Tensor, "heig
 
 def _planes(views: list[_View], expected: Float[Tensor, "height width"], config: StereoConfig) -> Tensor:
     """Inverse depths at even distances, which are even steps in any other picture."""
-    some = expected.flatten()[spread(expected.numel(), 10000)]
+    some = expected.flatten()[stratified_indices(expected.numel(), 10000)]
     near, far = some.quantile(torch.tensor([0.01, 0.99])).tolist()
     first, last = 1 / (far * config.range_factor), config.range_factor / near
     size, ends = (expected.shape[0], expected.shape[1]), torch.tensor([first, last])[:, None, None]
@@ -183,14 +183,14 @@ def _costs(
     costs = []
     for view in views:
         pixels, in_front = view.pixels((height, width), inverse)
-        normalised = 2 * pixels / pixels.new_tensor([width, height]) - 1
+        normalized = 2 * pixels / pixels.new_tensor([width, height]) - 1
         shown = F.grid_sample(
             patterns[view.source].expand(len(pixels), 1, -1, -1),
-            normalised,
+            normalized,
             padding_mode="border",
             align_corners=False,
         )[:, 0]
-        inside = in_front & (normalised.abs() <= 1).all(dim=-1)
+        inside = in_front & (normalized.abs() <= 1).all(dim=-1)
         # Of values with mean 0 and variance 1 the mean squared difference is 2 - 2 correlation.
         cost = 0.5 * _mean_about((shown - patterns[view.frame]).square(), config.window)
         costs.append(torch.where(inside, cost, 1.0))
@@ -209,7 +209,7 @@ def _mean_of_better_half(costs: list[Tensor]) -> Tensor:
     return torch.stack(smallest).mean(dim=0)
 
 
-def _normalised(pictures: Float[Tensor, "time height width"], window: int) -> Float[Tensor, "time height width"]:
+def _normalized(pictures: Float[Tensor, "time height width"], window: int) -> Float[Tensor, "time height width"]:
     """Each pixel less the mean about it, in standard deviations about it."""
     mean = _mean_about(pictures, window)
     variance = (_mean_about(pictures.square(), window) - mean.square()).clamp(min=0)
@@ -257,7 +257,7 @@ def _agreeing(
     """Where enough of the sources have the same surface at the pixel that sees it."""
     points = _points(cameras, depths, frame).flatten(0, 1).expand(len(sources), -1, -1)
     chosen = Cameras(cameras.world_from_cam[sources], cameras.intrinsics[sources])
-    there = projected(chosen, points, (depths.shape[1], depths.shape[2]))
+    there = project_points(chosen, points, (depths.shape[1], depths.shape[2]))
     found = depths[sources[:, None], *there.places()]
     agrees = there.inside & ((there.depths / found - 1).abs() <= config.agreement)
     return (agrees.sum(dim=0) >= min(config.agreeing_sources, len(sources))).reshape(depths.shape[1:])

@@ -1,6 +1,6 @@
 """Corners followed through a clip to a fraction of a pixel, from where a network's matches say that they went.
 
-A network matches cells of several pixels, right to a part of one between neighbouring frames and worse between distant
+A network matches cells of several pixels, right to a part of one between neighboring frames and worse between distant
 ones: enough to begin a search, and too little for bundle adjustment. Corners (Shi and Tomasi 1994) are looked
 for in every frame from where they were last found, guided by the matches about that place. They are always compared
 with how they looked at first, so that errors do not add up.
@@ -16,20 +16,20 @@ from torch import Tensor
 
 from recon4d.geometry import evenly_spaced
 from recon4d.records import Clip, FeatureTracks, Scene
-from recon4d.refine.grayscale import grey_pictures, searched_size
-from recon4d.refine.projection import projected
+from recon4d.refine.grayscale import gray_pictures, searched_size
+from recon4d.refine.projection import project_points
 from recon4d.refine.tracks.lucas_kanade import (
     Placement,
     Templates,
     align,
-    likeness,
     make_templates,
+    ncc,
 )
 
 LEVELS = 3
 """Pictures of half the size each, coarse ones first: a search reaches twice as far in the next."""
 FINE_RADIUS, COARSE_RADIUS = 7, 5
-"""Pixels of a patch to each side of its centre, in the finest picture and in the others."""
+"""Pixels of a patch to each side of its center, in the finest picture and in the others."""
 FINE_STEPS, COARSE_STEPS = 8, 6
 FINE_REACH, COARSE_REACH = 4.0, 6.0
 """Pixels of its picture that a search may end from where it began."""
@@ -51,7 +51,7 @@ LEAST_CORNER = 1e-3
 
 
 @dataclass(frozen=True)
-class FollowConfig:
+class CornerTrackingConfig:
     """How corners are followed."""
 
     side: int = 320
@@ -71,8 +71,8 @@ class _Corners:
     pixels: Float[Tensor, "corner 2"]
 
 
-def follow_corners(
-    clip: Clip, scene: Scene, guides: FeatureTracks, config: FollowConfig = FollowConfig()
+def track_corners(
+    clip: Clip, scene: Scene, guides: FeatureTracks, config: CornerTrackingConfig = CornerTrackingConfig()
 ) -> FeatureTracks:
     """Where corners of `clip` are seen in its frames, in pixels of the maps of `scene`.
 
@@ -85,7 +85,7 @@ def follow_corners(
     size = (pictures[0].shape[1], pictures[0].shape[2])
     factor = guides.pixels.new_tensor([size[1] / scene.size[1], size[0] / scene.size[0]])
     corners = _corners(pictures[0], _may_start(clip, scene, size), config)
-    search = _Search(pictures, corners, FeatureTracks(guides.pixels * factor, guides.seen), config)
+    search = _Search(pictures, corners, FeatureTracks(guides.pixels * factor, guides.visibility), config)
 
     numbers = torch.arange(len(corners.frames))
     pixels = pictures[0].new_zeros(clip.num_frames, len(numbers), 2)
@@ -97,7 +97,7 @@ def follow_corners(
     return FeatureTracks(pixels / factor, seen)
 
 
-def scene_guides(scene: Scene, most_sources: int = FollowConfig.most_sources) -> FeatureTracks:
+def scene_guides(scene: Scene, most_sources: int = CornerTrackingConfig.most_sources) -> FeatureTracks:
     """Guides from a scene's own depth and cameras: where still pixels of each source frame are seen elsewhere."""
     height, width = scene.size
     row, column = torch.cartesian_prod(
@@ -107,9 +107,9 @@ def scene_guides(scene: Scene, most_sources: int = FollowConfig.most_sources) ->
     pixels, seen = [], []
     for source in evenly_spaced(scene.num_frames, most_sources).tolist():
         points = scene.points_from_depth[source, row, column].expand(scene.num_frames, -1, -1)
-        there = projected(scene.cameras, points, scene.size)
+        there = project_points(scene.cameras, points, scene.size)
         in_front = there.depths <= (1 + BEHIND) * scene.depths[over_time, *there.places()]
-        stands = ~(scene.moving[source, row, column] > 0.5)
+        stands = ~(scene.dynamic[source, row, column] > 0.5)
         pixels.append(there.pixels)
         seen.append((there.inside & in_front & stands).to(there.pixels))
     return FeatureTracks(torch.cat(pixels, dim=1), torch.cat(seen, dim=1))
@@ -123,7 +123,7 @@ class _Search:
         pictures: list[Tensor],
         corners: _Corners,
         guides: FeatureTracks,
-        config: FollowConfig,
+        config: CornerTrackingConfig,
     ) -> None:
         self._pictures, self._corners, self._guides, self._config = pictures, corners, guides, config
         self._templates: list[Templates] = [
@@ -144,14 +144,14 @@ class _Search:
             chosen = ((targets >= 0) & (targets < time) & (misses < MOST_MISSES)).nonzero()[:, 0]
             if not len(chosen):
                 return
-            guided, is_guided = self._guided(last_frames[chosen], targets[chosen], last.centres[chosen])
+            guided, is_guided = self._guided(last_frames[chosen], targets[chosen], last.centers[chosen])
             start = Placement(guided, last.shapes[chosen])
             found, is_found = self._found(chosen, targets[chosen], start)
             is_found &= is_guided
-            yield targets[chosen[is_found]], chosen[is_found], found.centres[is_found]
+            yield targets[chosen[is_found]], chosen[is_found], found.centers[is_found]
 
-            last = Placement(last.centres.clone(), last.shapes.clone())
-            last.centres[chosen[is_found]] = found.centres[is_found]
+            last = Placement(last.centers.clone(), last.shapes.clone())
+            last.centers[chosen[is_found]] = found.centers[is_found]
             last.shapes[chosen[is_found]] = found.shapes[is_found]
             last_frames = last_frames.index_copy(0, chosen[is_found], targets[chosen[is_found]])
             misses = misses.index_copy(0, chosen, torch.where(is_found, 0, misses[chosen] + 1))
@@ -164,14 +164,14 @@ class _Search:
         for level in reversed(range(LEVELS)):
             picture, templates = self._pictures[level], self._templates[level].take(chosen)
             steps, reach = (COARSE_STEPS, COARSE_REACH) if level else (FINE_STEPS, FINE_REACH)
-            at_level = Placement(placed.centres / 2**level, placed.shapes)
+            at_level = Placement(placed.centers / 2**level, placed.shapes)
             moved = align(templates, picture, targets, at_level, steps, bends=level == 0)
-            is_near = (moved.centres - at_level.centres).norm(dim=-1) <= reach
-            placed = Placement(moved.centres * 2**level, moved.shapes).where(is_near, placed)
-        alike = likeness(self._templates[0].take(chosen), self._pictures[0], targets, placed)
+            is_near = (moved.centers - at_level.centers).norm(dim=-1) <= reach
+            placed = Placement(moved.centers * 2**level, moved.shapes).where(is_near, placed)
+        alike = ncc(self._templates[0].take(chosen), self._pictures[0], targets, placed)
         height, width = self._pictures[0].shape[1:]
-        corner = placed.centres.new_tensor([width - MARGIN, height - MARGIN])
-        inside = (placed.centres >= MARGIN).all(dim=-1) & (placed.centres <= corner).all(dim=-1)
+        corner = placed.centers.new_tensor([width - MARGIN, height - MARGIN])
+        inside = (placed.centers >= MARGIN).all(dim=-1) & (placed.centers <= corner).all(dim=-1)
         stretches = torch.linalg.svdvals(placed.shapes)
         keeps_shape = (stretches[:, 1] >= SHAPES[0]) & (stretches[:, 0] <= SHAPES[1])
         return placed, is_near & inside & keeps_shape & (alike >= self._config.least_likeness)
@@ -183,7 +183,7 @@ class _Search:
         guided, is_guided = pixels.clone(), torch.zeros_like(frames, dtype=torch.bool)
         for frame, target in torch.stack([frames, targets], dim=-1).unique(dim=0).tolist():
             here = ((frames == frame) & (targets == target)).nonzero()[:, 0]
-            certain = torch.minimum(self._guides.seen[frame], self._guides.seen[target])
+            certain = torch.minimum(self._guides.visibility[frame], self._guides.visibility[target])
             both = (certain > 0).nonzero()[:, 0]
             if len(both) < NEAREST_GUIDES:
                 continue
@@ -196,25 +196,27 @@ class _Search:
         return guided, is_guided
 
 
-def _pyramid(clip: Clip, config: FollowConfig) -> list[Tensor]:
-    """Grey pictures (time, height, width) in [0, 1], the finest first, each of half the size of the one before."""
+def _pyramid(clip: Clip, config: CornerTrackingConfig) -> list[Tensor]:
+    """Gray pictures (time, height, width) in [0, 1], the finest first, each of half the size of the one before."""
     from kornia.geometry.transform import build_pyramid
 
-    finest = grey_pictures(clip, searched_size(clip.size, config.side, multiple=2 ** (LEVELS - 1)))[:, None]
+    finest = gray_pictures(clip, searched_size(clip.size, config.side, multiple=2 ** (LEVELS - 1)))[:, None]
     return [level[:, 0] for level in build_pyramid(finest, LEVELS)]
 
 
 def _may_start(clip: Clip, scene: Scene, size: tuple[int, int]) -> Bool[Tensor, "time height width"]:
     """Pixels that stand still, or of which nothing says that they move, and that are not to be ignored."""
-    kept = ~(scene.moving > 0.5)
+    kept = ~(scene.dynamic > 0.5)
     kept = F.interpolate(kept[:, None].float(), size, mode="nearest-exact")[:, 0] > 0.5
-    if clip.known is not None and clip.known.ignore is not None:
-        kept &= F.interpolate((~clip.known.ignore)[:, None].float(), size, mode="nearest-exact")[:, 0] > 0.5
+    if clip.priors is not None and clip.priors.ignore is not None:
+        kept &= F.interpolate((~clip.priors.ignore)[:, None].float(), size, mode="nearest-exact")[:, 0] > 0.5
     return kept
 
 
 def _corners(
-    pictures: Float[Tensor, "time height width"], may_start: Bool[Tensor, "time height width"], config: FollowConfig
+    pictures: Float[Tensor, "time height width"],
+    may_start: Bool[Tensor, "time height width"],
+    config: CornerTrackingConfig,
 ) -> _Corners:
     """The sharpest corner of every cell of a grid over the source frames, where there is one."""
     from kornia.feature import gftt_response
@@ -233,8 +235,8 @@ def _corners(
 
 
 def _check(clip: Clip, scene: Scene, guides: FeatureTracks) -> None:
-    if clip.batch_shape or scene.batch_shape or not clip.num_frames == scene.num_frames == len(guides.seen):
+    if clip.batch_shape or scene.batch_shape or not clip.num_frames == scene.num_frames == len(guides.visibility):
         raise ValueError(
             f"wanted one clip with a scene and guides of its frames, given {tuple(clip.images.shape[:-3])} frames, a "
-            f"scene of {tuple(scene.depths.shape[:-2])} and guides through {len(guides.seen)}"
+            f"scene of {tuple(scene.depths.shape[:-2])} and guides through {len(guides.visibility)}"
         )

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 LEAST_CONTRAST = 1e-4
-"""Of grey values in [0, 1]: what a patch's standard deviation is at least taken for."""
+"""Of gray values in [0, 1]: what a patch's standard deviation is at least taken for."""
 LONGEST_STEP = 2.0
 """Pixels that one step may move a patch by: a linear guess holds no farther."""
 LARGEST_BEND = 0.1
@@ -23,7 +23,7 @@ _EPSILON = 1e-12
 
 @dataclass(frozen=True)
 class Templates:
-    """Patches as they are to be found again, `pixel` values each, weighed by a Gaussian about the centre."""
+    """Patches as they are to be found again, `pixel` values each, weighed by a Gaussian about the center."""
 
     offsets: Float[Tensor, "pixel 2"]
     weights: Float[Tensor, " pixel"]
@@ -51,21 +51,21 @@ class Templates:
 
 @dataclass(frozen=True)
 class Placement:
-    """Where patches are in another picture: an offset o from a template's centre is seen at ``centre + shape @ o``."""
+    """Where patches are in another picture: an offset o from a template's center is seen at ``center + shape @ o``."""
 
-    centres: Float[Tensor, "patch 2"]
-    """Pixels (x, y); the first pixel's centre is (0.5, 0.5)."""
+    centers: Float[Tensor, "patch 2"]
+    """Pixels (x, y); the first pixel's center is (0.5, 0.5)."""
     shapes: Float[Tensor, "patch 2 2"]
 
     @classmethod
-    def upright(cls, centres: Float[Tensor, "patch 2"]) -> "Placement":
+    def upright(cls, centers: Float[Tensor, "patch 2"]) -> "Placement":
         """Patches that look as they did."""
-        return cls(centres, torch.eye(2).to(centres).expand(len(centres), 2, 2))
+        return cls(centers, torch.eye(2).to(centers).expand(len(centers), 2, 2))
 
     def where(self, chosen: Tensor, other: "Placement") -> "Placement":
         """These patches where `chosen`, those of `other` elsewhere."""
         return Placement(
-            torch.where(chosen[:, None], self.centres, other.centres),
+            torch.where(chosen[:, None], self.centers, other.centers),
             torch.where(chosen[:, None, None], self.shapes, other.shapes),
         )
 
@@ -73,16 +73,16 @@ class Placement:
 def make_templates(
     pictures: Float[Tensor, "time height width"],
     frames: Int[Tensor, " patch"],
-    centres: Float[Tensor, "patch 2"],
+    centers: Float[Tensor, "patch 2"],
     radius: int,
 ) -> Templates:
-    """Patches of 2 `radius` + 1 pixels a side about pixels (x, y) of grey pictures, one of `frames` for each."""
+    """Patches of 2 `radius` + 1 pixels a side about pixels (x, y) of gray pictures, one of `frames` for each."""
     side = torch.arange(-radius, radius + 1, dtype=pictures.dtype)
     offsets = torch.cartesian_prod(side, side).flip(-1)
     weights = torch.exp(-offsets.square().sum(dim=-1) / (2 * (0.6 * radius) ** 2))
     weights = weights / weights.sum()
-    pixels = centres[:, None] + offsets
-    values, contrast = _normalised(read_bilinear(pictures, frames, pixels), weights)
+    pixels = centers[:, None] + offsets
+    values, contrast = _normalized(read_bilinear(pictures, frames, pixels), weights)
 
     half = 0.5 * torch.eye(2, dtype=pictures.dtype)
     by_axis = [
@@ -90,7 +90,7 @@ def make_templates(
     ]
     over_shape = [slope * offset / radius for slope in by_axis for offset in offsets.unbind(-1)]
     slopes = torch.stack([*by_axis, *over_shape], dim=-1) / contrast[..., None]
-    # What normalising takes away (mean and contrast) no parameter may explain.
+    # What normalizing takes away (mean and contrast) no parameter may explain.
     slopes = slopes - (slopes * weights[:, None]).sum(dim=1, keepdim=True)
     along = (slopes * (values * weights)[..., None]).sum(dim=1, keepdim=True)
     slopes = slopes - values[..., None] * along
@@ -110,23 +110,23 @@ def align(
     bends: bool,
 ) -> Placement:
     """Each patch moved to where it looks most like its template near its `start`; where `bends`, its shape too."""
-    centres, shapes = start.centres, start.shapes
+    centers, shapes = start.centers, start.shapes
     inverse = templates.inverse_hessian if bends else templates.inverse_hessian_of_shift
     slopes = templates.weighed_slopes if bends else templates.weighed_slopes[..., :2]
-    identity = torch.eye(2).to(centres)
+    identity = torch.eye(2).to(centers)
     for _ in range(steps):
-        error = _values_at(templates, pictures, frames, Placement(centres, shapes)) - templates.values
+        error = _values_at(templates, pictures, frames, Placement(centers, shapes)) - templates.values
         change = (inverse @ (slopes.transpose(1, 2) @ error[..., None]))[..., 0]
         shift = change[:, :2]
         shift = shift * (LONGEST_STEP / shift.norm(dim=-1, keepdim=True).clamp(min=LONGEST_STEP))
         if bends:
             bend = (change[:, 2:].unflatten(1, (2, 2)) / templates.radius).clamp(-LARGEST_BEND, LARGEST_BEND)
             shapes = shapes @ torch.linalg.inv(identity + bend)
-        centres = centres - (shapes @ shift[..., None])[..., 0]
-    return Placement(centres, shapes)
+        centers = centers - (shapes @ shift[..., None])[..., 0]
+    return Placement(centers, shapes)
 
 
-def likeness(
+def ncc(
     templates: Templates, pictures: Float[Tensor, "time height width"], frames: Int[Tensor, " patch"], found: Placement
 ) -> Float[Tensor, " patch"]:
     """The correlation of each patch with its template, from -1 to 1: the same picture has 1, whatever its exposure."""
@@ -151,15 +151,15 @@ def read_bilinear(
 
 
 def _values_at(templates: Templates, pictures: Tensor, frames: Tensor, at: Placement) -> Float[Tensor, "patch pixel"]:
-    pixels = at.centres[:, None] + templates.offsets @ at.shapes.transpose(1, 2)
-    return _normalised(read_bilinear(pictures, frames, pixels), templates.weights)[0]
+    pixels = at.centers[:, None] + templates.offsets @ at.shapes.transpose(1, 2)
+    return _normalized(read_bilinear(pictures, frames, pixels), templates.weights)[0]
 
 
-def _normalised(values: Tensor, weights: Tensor) -> tuple[Float[Tensor, "patch pixel"], Float[Tensor, "patch 1"]]:
+def _normalized(values: Tensor, weights: Tensor) -> tuple[Float[Tensor, "patch pixel"], Float[Tensor, "patch 1"]]:
     """Values of mean zero and variance one, and the contrast that they were divided by."""
-    centred = values - (values * weights).sum(dim=-1, keepdim=True)
-    contrast = (centred.square() * weights).sum(dim=-1, keepdim=True).sqrt().clamp(min=LEAST_CONTRAST)
-    return centred / contrast, contrast
+    centered = values - (values * weights).sum(dim=-1, keepdim=True)
+    contrast = (centered.square() * weights).sum(dim=-1, keepdim=True).sqrt().clamp(min=LEAST_CONTRAST)
+    return centered / contrast, contrast
 
 
 def _damped_inverse(hessian: Float[Tensor, "patch n n"]) -> Float[Tensor, "patch n n"]:

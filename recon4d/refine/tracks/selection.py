@@ -6,12 +6,12 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from recon4d.records import FeatureTracks, Scene
-from recon4d.refine.cameras.hypotheses import LocatedTracks, RefineConfig, select
+from recon4d.refine.cameras.hypotheses import LocatedTracks, RefineConfig, select_tracks
 from recon4d.refine.cameras.scoring import track_errors
 from recon4d.refine.tracks.two_view_filter import consistent_tracks
 
 
-def usable_tracks(
+def select_static_tracks(
     scene: Scene, located: LocatedTracks, is_located: Bool[Tensor, " track"], config: RefineConfig
 ) -> Int[Tensor, " usable"]:
     """Numbers of at most `most_tracks` tracks, drawn by the seed, that keep to the epipolar geometry of the clip.
@@ -20,7 +20,7 @@ def usable_tracks(
     nearly as many, the network decides: they are taken if its cameras fit them far better.
     """
     tracks = located.tracks
-    chosen = drawn_tracks(is_located & ((tracks.seen > 0).sum(dim=0) >= config.least_frames), config)
+    chosen = drawn_tracks(is_located & ((tracks.visibility > 0).sum(dim=0) >= config.least_frames), config)
     agree = _consistent(scene, tracks, chosen, config)
     rivals = chosen[~torch.isin(chosen, agree)]
     least = max(config.least_tracks, config.rival_share * len(agree))
@@ -45,7 +45,7 @@ def drawn_tracks(is_usable: Bool[Tensor, " track"], config: RefineConfig) -> Int
 def _consistent(
     scene: Scene, tracks: FeatureTracks, chosen: Int[Tensor, " chosen"], config: RefineConfig
 ) -> Int[Tensor, " consistent"]:
-    return chosen[consistent_tracks(scene.cameras, select(tracks, chosen), scene.size, config.seed)]
+    return chosen[consistent_tracks(scene.cameras, select_tracks(tracks, chosen), scene.size, config.seed)]
 
 
 def split(

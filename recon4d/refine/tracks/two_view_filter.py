@@ -29,7 +29,7 @@ def consistent_tracks(
     options.ransac.max_error = TOLERANCE * max(size)
     options.ransac.random_seed = seed
     lenses = [_lens(pycolmap, matrix, size) for matrix in cameras.intrinsics.double().tolist()]
-    seen, pixels = (tracks.seen > 0).numpy(), tracks.pixels.double().numpy()
+    seen, pixels = (tracks.visibility > 0).numpy(), tracks.pixels.double().numpy()
     tried, agreed = np.zeros(seen.shape[1]), np.zeros(seen.shape[1])
     for i, j in _pairs(len(seen)):
         common = np.flatnonzero(seen[i] & seen[j])

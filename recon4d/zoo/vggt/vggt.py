@@ -111,7 +111,7 @@ def _config(
         processing_size=PROCESSING_SIZE,
         dense_groups=(("depth",), ("points",)),
         track=track,
-        known_inputs=False,
+        prior_inputs=False,
     )
 
 

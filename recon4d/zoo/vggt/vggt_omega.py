@@ -101,7 +101,7 @@ def _config(
         motion=None,
         processing_size=512,
         dense_groups=(("depth",),),
-        known_inputs=False,
+        prior_inputs=False,
     )
 
 

@@ -73,7 +73,7 @@ def test_a_colmap_model_is_cameras_and_still_points(models: Path, name: str) -> 
     tracks = sample.scene.tracks
     assert tracks is not None
     torch.testing.assert_close(tracks.points[0], torch.tensor([[1, 0.5, 5], [6, -1, 0.25]]).expand(2, 2, 3))
-    assert tracks.visible.tolist() == [[[1, 0], [1, 0]], [[1, 0], [1, 1]]]
+    assert tracks.visibility.tolist() == [[[1, 0], [1, 0]], [[1, 0], [1, 1]]]
     assert tracks.confidence.tolist() == [[[1, 0], [1, 0]], [[1, 1], [1, 1]]]
     assert tracks.pixels.tolist() == [[[4.5, 2.5], [0, 0]], [[1, 1], [2.25, 1.5]]]
     assert not sample.scene.depth_confidence.any()

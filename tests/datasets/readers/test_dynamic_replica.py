@@ -102,9 +102,9 @@ def test_a_planted_sequence_is_what_it_says(tmp_path: Path) -> None:
     assert sample.clip.source.names == ("at-0.png", "at-2.png", "at-5.png")
     assert sample.clip.source.numbers == (0, 1, 2)
     assert sample.scene.metres_per_unit == 1
-    assert sample.scene.moving.isnan().all()
+    assert sample.scene.dynamic.isnan().all()
     assert sample.scene.tracks is not None
-    assert sample.scene.tracks.visible[0].tolist() == [[1, 1, 0]] * 3
+    assert sample.scene.tracks.visibility[0].tolist() == [[1, 1, 0]] * 3
     assert sample.scene.tracks.confidence[0].tolist() == [[1, 1, 0]] * 3, "what the anchor does not see is no query"
     assert torch.allclose(sample.scene.tracks.pixels[0, :2], torch.tensor([[4.4, 3.6], [6.8, 6.6]]))
 
@@ -155,8 +155,8 @@ def test_a_turned_camera_takes_points_as_row_vectors(tmp_path: Path) -> None:
     scene = read(tmp_path).scene
     wanted = torch.tensor([6.8 + 12 * 0.5 / 6, 6.6 - 15 * 1 / 6])
     assert torch.allclose(scene.track_pixels[0, 1, 0], wanted, atol=1e-5)
-    # Its centre is -T R^T = -(0.5, 0, 1) R^T = (0, 0.5, -1) by hand, and x and y change sign.
-    assert torch.allclose(scene.cameras.centres[1], torch.tensor([0.0, -0.5, -1.0]), atol=1e-6)
+    # Its center is -T R^T = -(0.5, 0, 1) R^T = (0, 0.5, -1) by hand, and x and y change sign.
+    assert torch.allclose(scene.cameras.centers[1], torch.tensor([0.0, -0.5, -1.0]), atol=1e-6)
 
 
 def test_points_are_seen_only_in_the_picture_in_front_and_where_finite(tmp_path: Path) -> None:
@@ -169,7 +169,7 @@ def test_points_are_seen_only_in_the_picture_in_front_and_where_finite(tmp_path:
     plant(tmp_path, [frame(0), frame(1)], {0: before, 1: stored})
     found = read(tmp_path).scene.tracks
     assert found is not None
-    assert found.visible[0].tolist() == [[1, 1, 1, 1, 1], [1, 0, 0, 0, 0]]
+    assert found.visibility[0].tolist() == [[1, 1, 1, 1, 1], [1, 0, 0, 0, 0]]
     assert found.confidence[0].tolist() == [[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]]
     assert found.points.isfinite().all()
 
@@ -179,7 +179,7 @@ def test_hidden_points_exist_but_are_not_visible(tmp_path: Path) -> None:
     plant(tmp_path, [frame(0), frame(1)], {1: hidden})
     found = read(tmp_path).scene.tracks
     assert found is not None
-    assert found.visible[0, 1].tolist() == [0, 1, 0]
+    assert found.visibility[0, 1].tolist() == [0, 1, 0]
     assert found.confidence[0, 1].tolist() == [1, 1, 0]
 
 
@@ -294,12 +294,12 @@ def exact_sample(metres_per_unit: float = 1.0, seed: int = 0) -> Sample:
     """The slanted wall with two anchors, some depth and one place unknown, and one point hidden."""
     scene = make_scene(frames=3, anchors=(0, 2), seed=seed, metres_per_unit=metres_per_unit)
     assert scene.tracks is not None
-    confidence, visible = scene.tracks.confidence.clone(), scene.tracks.visible.clone()
+    confidence, visible = scene.tracks.confidence.clone(), scene.tracks.visibility.clone()
     confidence[0, 1, 5] = 0
     visible[0, 1, 6] = 0
     depth_confidence = scene.depth_confidence.clone()
     depth_confidence[0, 3, 4] = 0
-    changed = replace(scene.tracks, confidence=confidence, visible=visible)
+    changed = replace(scene.tracks, confidence=confidence, visibility=visible)
     return Sample(make_clip(frames=3, seed=seed), replace(scene, depth_confidence=depth_confidence, tracks=changed))
 
 
@@ -324,10 +324,10 @@ def test_what_is_written_is_read_within_its_rounding(tmp_path: Path) -> None:
     assert torch.allclose(places[believed], wanted.tracks.points[believed], atol=1e-5)
     queries = wanted.tracks.pixels.shape[1]
     assert torch.allclose(scene.tracks.pixels[0, :queries], wanted.tracks.pixels[0], atol=1e-4)
-    assert scene.tracks.visible[0, 1, 5:7].tolist() == [0, 0]
+    assert scene.tracks.visibility[0, 1, 5:7].tolist() == [0, 0]
     inside = ((wanted.track_pixels[0] > 0.01) & (wanted.track_pixels[0] < torch.tensor([15.99, 11.99]))).all(dim=-1)
     inside[1, 5:7] = False
-    assert (scene.tracks.visible[0, :, :queries][inside] == 1).all()
+    assert (scene.tracks.visibility[0, :, :queries][inside] == 1).all()
 
 
 def test_the_written_files_are_those_of_the_format(tmp_path: Path) -> None:
@@ -380,13 +380,13 @@ def test_sequences_are_written_one_after_the_other(tmp_path: Path) -> None:
     assert DynamicReplica(tmp_path).num_frames("room") == 3
 
 
-def test_other_units_are_written_in_metres(tmp_path: Path) -> None:
+def test_other_units_are_written_in_meters(tmp_path: Path) -> None:
     sample = exact_sample(metres_per_unit=0.5)
     write_dynamic_replica(tmp_path, "train", "room", sample)
     scene = read(tmp_path, (0, 1, 2)).scene
     known = scene.depth_confidence > 0
     assert torch.allclose(scene.depths[known], sample.scene.depths[known] / 2, rtol=2**-10)
-    assert torch.allclose(scene.cameras.centres, sample.scene.cameras.centres / 2, atol=1e-6)
+    assert torch.allclose(scene.cameras.centers, sample.scene.cameras.centers / 2, atol=1e-6)
     assert scene.tracks is not None
     assert sample.scene.tracks is not None
     assert torch.allclose(scene.tracks.points[0, 0, 0], sample.scene.tracks.points[0, 0, 0] / 2, atol=1e-5)

@@ -16,7 +16,7 @@ from PIL import Image
 from scenes import make_clip
 
 from recon4d import geometry as g
-from recon4d.datasets import Sample, true_scene
+from recon4d.datasets import Sample, ground_truth_scene
 from recon4d.datasets.readers.kubric import Kubric
 from recon4d.datasets.readers.kubric_tracks import KubricTracks
 from recon4d.datasets.writers.kubric import write_kubric
@@ -27,7 +27,7 @@ HEIGHT, WIDTH, COUNT = 6, 8, 3
 FOCAL = 35.0 / 32.0 * WIDTH
 TURNED = [math.sqrt(0.5), math.sqrt(0.5), 0.0, 0.0]
 """Blender's camera looks down; turned by 90 degrees about x it looks along the world's y with z up."""
-CENTRES = [[1.0, 2.0, 3.0], [1.5, 2.0, 3.0], [2.0, 2.0, 3.0]]
+CENTERS = [[1.0, 2.0, 3.0], [1.5, 2.0, 3.0], [2.0, 2.0, 3.0]]
 POINT = np.array([1.25, 7.0, 3.5])
 """In the first frame 0.25 to the right, 0.5 above and 5 before the camera; one frame later 0.25 to the left."""
 
@@ -47,7 +47,7 @@ def root(tmp_path: Path) -> Path:
         "camera": {
             "focal_length": 35.0,
             "sensor_width": 32.0,
-            "positions": CENTRES,
+            "positions": CENTERS,
             "quaternions": [TURNED] * COUNT,
         },
         "instances": [
@@ -62,8 +62,8 @@ def root(tmp_path: Path) -> Path:
     ids = np.zeros((HEIGHT, WIDTH), dtype=np.uint8)
     ids[3, 1:4] = [1, 2, 3]
     for frame in range(COUNT):
-        colours = np.full((HEIGHT, WIDTH, 4), 40 * frame, dtype=np.uint8)
-        Image.fromarray(colours, "RGBA").save(folder / f"rgba_{frame:05d}.png")
+        colors = np.full((HEIGHT, WIDTH, 4), 40 * frame, dtype=np.uint8)
+        Image.fromarray(colors, "RGBA").save(folder / f"rgba_{frame:05d}.png")
         Image.fromarray(distances).save(folder / f"depth_{frame:05d}.tiff")
         Image.fromarray(ids).save(folder / f"segmentation_{frame:05d}.png")
     return tmp_path / "movi"
@@ -71,7 +71,7 @@ def root(tmp_path: Path) -> Path:
 
 def test_distances_become_z(root: Path) -> None:
     depths = Kubric(root).read("scene", [0]).scene.depths[0]
-    # The ray through pixel (6, 4), whose centre is 2.5 right and 1.5 below the middle.
+    # The ray through pixel (6, 4), whose center is 2.5 right and 1.5 below the middle.
     assert float(depths[4, 6]) == pytest.approx(10 / math.sqrt(1 + (2.5 / FOCAL) ** 2 + (1.5 / FOCAL) ** 2), rel=1e-6)
 
 
@@ -105,7 +105,7 @@ def test_sky_is_unknown(root: Path) -> None:
 
 
 def test_instances_move_only_where_their_own_pose_changes(root: Path) -> None:
-    moving = Kubric(root).read("scene", [0, 1, 2]).scene.moving[:, 3, :5]
+    moving = Kubric(root).read("scene", [0, 1, 2]).scene.dynamic[:, 3, :5]
     assert moving.tolist() == [[0, 0, 0, 1, 0], [0, 0, 1, 1, 0], [0, 0, 1, 0, 0]]
 
 
@@ -115,7 +115,7 @@ def test_ids_in_a_palette_are_the_places_in_it(root: Path) -> None:
     picture = Image.fromarray(ids, "P")
     picture.putpalette([0, 0, 0, 200, 10, 10, 10, 200, 10, 10, 10, 200, 0, 0, 0])
     picture.save(root / "scene" / "segmentation_00001.png")
-    assert Kubric(root).read("scene", [1]).scene.moving[0, 3, :5].tolist() == [0, 0, 1, 1, 0]
+    assert Kubric(root).read("scene", [1]).scene.dynamic[0, 3, :5].tolist() == [0, 0, 1, 1, 0]
 
 
 def test_times_follow_the_rate_and_the_frames_asked_for(root: Path) -> None:
@@ -153,7 +153,7 @@ def cut(file: str):
         (cut("rgba_00001.png"), "rgba_00001.png"),
         (cut("segmentation_00001.png"), "segmentation_00001.png"),
         (cut("metadata.json"), "metadata.json"),
-        (break_metadata("positions", CENTRES[:2]), "metadata.json"),
+        (break_metadata("positions", CENTERS[:2]), "metadata.json"),
         (break_metadata("quaternions", [[0.0] * 4] * COUNT), "metadata.json"),
         (break_metadata("focal_length", float("nan")), "metadata.json"),
         (break_metadata("focal_length", -1.0), "metadata.json"),
@@ -201,7 +201,7 @@ def exact_sample(metres_per_unit: float = 1.0) -> Sample:
     known, moving = torch.ones_like(depths, dtype=torch.bool), torch.zeros_like(depths)
     known[:, 0, 0] = False
     moving[:, 2:4, 1:3] = 1
-    scene = true_scene(cameras, depths, known, moving=moving, metres_per_unit=metres_per_unit)
+    scene = ground_truth_scene(cameras, depths, known, dynamic=moving, metres_per_unit=metres_per_unit)
     return Sample(replace(make_clip(COUNT, HEIGHT, WIDTH)), scene)
 
 
@@ -219,10 +219,10 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
     ):
         torch.testing.assert_close(found, given, rtol=1e-5, atol=1e-5)
     assert torch.equal(read.scene.depth_confidence, written.scene.depth_confidence)
-    assert torch.equal(read.scene.moving, written.scene.moving)
+    assert torch.equal(read.scene.dynamic, written.scene.dynamic)
 
 
-def test_what_is_written_is_in_metres_and_distances(tmp_path: Path) -> None:
+def test_what_is_written_is_in_meters_and_distances(tmp_path: Path) -> None:
     sample = exact_sample(metres_per_unit=2.0)
     folder = write_kubric(tmp_path, "mine", sample)
     distance = np.array(Image.open(folder / "depth_00000.tiff"))[4, 6]
@@ -269,17 +269,17 @@ def test_uneven_times_and_lonely_motion_are_refused(tmp_path: Path) -> None:
 
 SIGNED = np.array([[35 / 32, 0, -0.5], [0, -35 / 32 * WIDTH / HEIGHT, -0.5], [0, 0, -1]])
 MATRIX = np.array([[1.0, 0, 0, 0], [0, 0, -1, 0], [0, 1, 0, 0], [0, 0, 0, 1]])
-"""`TURNED` as a matrix, without a centre."""
+"""`TURNED` as a matrix, without a center."""
 
 
 def matrices() -> np.ndarray:
     worlds = np.repeat(MATRIX[None], COUNT, axis=0)
-    worlds[:, :3, 3] = CENTRES
+    worlds[:, :3, 3] = CENTERS
     return worlds.astype(np.float32)
 
 
 def annotation() -> dict:
-    """Two points that stand still at `POINT` and one metre above it; the second is occluded in frame 1."""
+    """Two points that stand still at `POINT` and one meter above it; the second is occluded in frame 1."""
     points = np.stack([POINT, POINT + np.array([0, 0, 1.0])])
     return {
         "coords": np.arange(2 * COUNT * 2, dtype=np.float32).reshape(2, COUNT, 2),
@@ -311,7 +311,7 @@ def check_full_sample(sample: Sample) -> None:
     assert tracks is not None
     in_first = torch.tensor([[0.25, -0.5, 5.0], [0.25, -1.5, 5.0]])
     torch.testing.assert_close(tracks.points[0], in_first.expand(COUNT, 2, 3))
-    assert tracks.visible[0].tolist() == [[1, 1], [1, 0], [1, 1]]
+    assert tracks.visibility[0].tolist() == [[1, 1], [1, 0], [1, 1]]
     assert tracks.confidence[0].tolist() == [[1, 1]] * COUNT
     assert tracks.pixels[0].tolist() == [[0, 1], [6, 7]]
     pixel = torch.tensor([WIDTH / 2 - 0.05 * FOCAL, HEIGHT / 2 - 0.1 * FOCAL])
@@ -329,8 +329,8 @@ def test_the_3d_dump_is_a_full_sample(tmp_path: Path) -> None:
 def h5_dump() -> dict[str, np.ndarray]:
     stored = annotation()
     stored["target_points"] = stored.pop("coords")
-    colours = np.linspace(-1, 1, COUNT, dtype=np.float32)[:, None, None, None]
-    stored["video"] = colours * np.ones((HEIGHT, WIDTH, 3), np.float32)
+    colors = np.linspace(-1, 1, COUNT, dtype=np.float32)[:, None, None, None]
+    stored["video"] = colors * np.ones((HEIGHT, WIDTH, 3), np.float32)
     stored["depth_16bit"] = np.full((COUNT, HEIGHT, WIDTH, 1), 13107, np.uint16)
     return stored
 
@@ -376,7 +376,7 @@ def test_visibility_means_occluded_and_2d_has_no_scene(tmp_path: Path) -> None:
     dump(tmp_path, "0001", stored)
     data = KubricTracks(tmp_path)
     trajectories = data.trajectories("0001")
-    assert trajectories.visible.tolist() == [[True, True], [True, False], [True, True]]
+    assert trajectories.visibility.tolist() == [[True, True], [True, False], [True, True]]
     assert trajectories.pixels[2].tolist() == [[4, 5], [10, 11]]
     assert trajectories.points.isnan().all()
     with pytest.raises(DataError, match="picture only"):

@@ -82,10 +82,10 @@ def test_a_planted_sequence_is_what_it_says(tmp_path: Path) -> None:
     assert torch.allclose(sample.scene.depths, torch.tensor(Z).float(), rtol=1e-6)
     assert (sample.scene.depth_confidence == 1).all()
     assert sample.scene.metres_per_unit == 1
-    assert sample.scene.moving.isnan().all()
+    assert sample.scene.dynamic.isnan().all()
     assert sample.scene.tracks is not None
     assert torch.allclose(sample.scene.tracks.points, torch.tensor(POINTS).float().expand(1, 3, 4, 3), atol=2e-3)
-    assert (sample.scene.tracks.visible == 1).all()
+    assert (sample.scene.tracks.visibility == 1).all()
     assert (sample.scene.tracks.confidence == 1).all()
 
 
@@ -105,7 +105,7 @@ def test_the_intrinsics_of_the_release_are_not_shifted(tmp_path: Path) -> None:
     assert sample.scene.points[0, 269:271, 479:481].mean(dim=(0, 1)).tolist() == pytest.approx([0, 0, Z], abs=1e-4)
 
 
-def test_depth_is_linear_in_steps_of_15_millimetres_and_sky_and_zero_are_unknown(tmp_path: Path) -> None:
+def test_depth_is_linear_in_steps_of_15_millimeters_and_sky_and_zero_are_unknown(tmp_path: Path) -> None:
     depths = np.full((FRAMES, HEIGHT, WIDTH), STEPS, np.uint16)
     depths[0, 0, :5] = [0, 1, 2, 65534, 65535]
     plant(tmp_path, annotation(), depths=depths)
@@ -123,7 +123,7 @@ def test_in_fog_nothing_is_known_and_no_track_is_seen(tmp_path: Path) -> None:
     assert scene.depth_confidence.mean(dim=(1, 2)).tolist() == [1, 0, 1]
     assert scene.depths[1].abs().max() == 0
     assert scene.tracks is not None
-    assert scene.tracks.visible[0, :, 0].tolist() == [1, 0, 1]
+    assert scene.tracks.visibility[0, :, 0].tolist() == [1, 0, 1]
     assert scene.tracks.confidence[0, :, 0].tolist() == [1, 1, 1]
 
 
@@ -132,7 +132,7 @@ def test_depth_beyond_z_far_is_unknown_but_tracks_there_are_still_seen(tmp_path:
     near = PointOdyssey(tmp_path, z_far=4.9).read("seq", [0, 1]).scene
     assert (near.depth_confidence == 0).all()
     assert near.tracks is not None
-    assert (near.tracks.visible == 1).all()
+    assert (near.tracks.visibility == 1).all()
     assert (PointOdyssey(tmp_path, z_far=5.1).read("seq", [0, 1]).scene.depth_confidence == 1).all()
 
 
@@ -152,7 +152,7 @@ def test_tracks_without_finite_pixels_or_points_do_not_exist_there(tmp_path: Pat
     tracks = read(tmp_path).scene.tracks
     assert tracks is not None
     assert tracks.confidence[0].tolist() == [[1, 1, 1, 1], [0, 0, 0, 1], [1, 1, 1, 1]]
-    assert tracks.visible[0].tolist() == [[1, 1, 1, 1], [0, 0, 0, 1], [1, 1, 1, 1]]
+    assert tracks.visibility[0].tolist() == [[1, 1, 1, 1], [0, 0, 0, 1], [1, 1, 1, 1]]
     assert tracks.points.isfinite().all()
     assert tracks.pixels.isfinite().all()
 
@@ -165,7 +165,7 @@ def test_valid_and_visible_are_two_things(tmp_path: Path) -> None:
     tracks = read(tmp_path).scene.tracks
     assert tracks is not None
     assert tracks.confidence[0, 1].tolist() == [1, 0, 1, 1]
-    assert tracks.visible[0, 1].tolist() == [0, 0, 1, 1]
+    assert tracks.visibility[0, 1].tolist() == [0, 0, 1, 1]
 
 
 def test_points_outside_the_picture_have_a_place_but_are_not_seen(tmp_path: Path) -> None:
@@ -175,7 +175,7 @@ def test_points_outside_the_picture_have_a_place_but_are_not_seen(tmp_path: Path
     tracks = read(tmp_path).scene.tracks
     assert tracks is not None
     assert tracks.confidence[0, 1].tolist() == [1, 1, 1, 1]
-    assert tracks.visible[0, 1].tolist() == [0, 0, 0, 1]
+    assert tracks.visibility[0, 1].tolist() == [0, 0, 0, 1]
 
 
 @pytest.mark.parametrize(("steps", "z"), [(65535, 990.0), (0, 0.03)])
@@ -187,7 +187,7 @@ def test_unknown_depth_confirms_no_track_not_even_one_as_far_as_its_code_says(
     plant(tmp_path, arrays, depths=np.full((FRAMES, HEIGHT, WIDTH), steps, np.uint16))
     tracks = read(tmp_path).scene.tracks
     assert tracks is not None
-    assert (tracks.visible == 0).all()
+    assert (tracks.visibility == 0).all()
 
 
 @pytest.mark.parametrize(("error", "seen"), [(0.24, 1), (0.27, 0), (-0.23, 1), (-0.27, 0)])
@@ -197,7 +197,7 @@ def test_a_track_off_the_surface_by_five_percent_is_not_seen(tmp_path: Path, err
     plant(tmp_path, arrays)
     tracks = read(tmp_path).scene.tracks
     assert tracks is not None
-    assert tracks.visible[0].tolist() == [[1] * 4, [seen] * 4, [1] * 4]
+    assert tracks.visibility[0].tolist() == [[1] * 4, [seen] * 4, [1] * 4]
     assert (tracks.confidence == 1).all()
 
 
@@ -210,7 +210,7 @@ def test_close_by_the_surface_is_as_thick_as_three_steps(tmp_path: Path) -> None
     plant(tmp_path, arrays, depths=np.full((FRAMES, HEIGHT, WIDTH), 20, np.uint16))
     tracks = read(tmp_path).scene.tracks
     assert tracks is not None
-    assert (tracks.visible == 1).all()
+    assert (tracks.visibility == 1).all()
 
 
 def test_a_point_lies_in_the_pixel_of_its_floor(tmp_path: Path) -> None:
@@ -221,7 +221,7 @@ def test_a_point_lies_in_the_pixel_of_its_floor(tmp_path: Path) -> None:
     plant(tmp_path, arrays, depths=depths)
     tracks = read(tmp_path).scene.tracks
     assert tracks is not None
-    assert tracks.visible[0, 0].tolist() == [1, 0, 1, 1]
+    assert tracks.visibility[0, 0].tolist() == [1, 0, 1, 1]
 
 
 def test_rounded_rotations_far_from_the_origin_keep_cameras_and_tracks_in_place(tmp_path: Path) -> None:
@@ -241,11 +241,11 @@ def test_rounded_rotations_far_from_the_origin_keep_cameras_and_tracks_in_place(
     rotations = scene.cameras.world_from_cam[:, :3, :3].double()
     assert torch.allclose(rotations @ rotations.mT, torch.eye(3, dtype=torch.float64), atol=2e-6)
     assert torch.equal(scene.cameras.world_from_cam[0], torch.eye(4))
-    # Distances between centres do not depend on the world.
+    # Distances between centers do not depend on the world.
     wanted = np.linalg.norm(exact[1:, :3, 3] - exact[0, :3, 3], axis=-1)
-    assert np.allclose(scene.cameras.centres[1:].norm(dim=-1).numpy(), wanted, atol=2e-4, rtol=1e-6)
+    assert np.allclose(scene.cameras.centers[1:].norm(dim=-1).numpy(), wanted, atol=2e-4, rtol=1e-6)
     assert scene.tracks is not None
-    assert (scene.tracks.visible == 1).all()
+    assert (scene.tracks.visibility == 1).all()
     assert torch.allclose(scene.tracks.points[0, 0], torch.tensor(POINTS).float(), atol=5e-3)
     wanted_pixels = torch.from_numpy(arrays["trajs_2d"]).expand(1, -1, -1, -1)
     assert torch.allclose(scene.track_pixels, wanted_pixels, atol=0.1)
@@ -260,7 +260,7 @@ def test_frames_are_read_in_the_order_asked_for_and_the_first_is_the_world(tmp_p
     assert sample.clip.source is not None
     assert sample.clip.source.numbers == (2, 0, 2)
     assert (sample.clip.images[:, 0, 0, 0].int() - torch.tensor([120, 40, 120])).abs().max() <= 2
-    assert sample.scene.cameras.centres.tolist() == [[0, 0, 0], [-2, 0, 0], [0, 0, 0]]
+    assert sample.scene.cameras.centers.tolist() == [[0, 0, 0], [-2, 0, 0], [0, 0, 0]]
     assert sample.scene.tracks is not None
     assert sample.scene.tracks.points[1, :, 0, 0].tolist() == [0, -2, 0]
     assert sample.scene.tracks.anchors.tolist() == [0, 1]
@@ -277,7 +277,7 @@ def test_the_generators_own_annotation_is_read(tmp_path: Path, file: str) -> Non
     assert sample.scene.depths.dtype == torch.float32
     assert sample.scene.tracks is not None
     assert sample.scene.tracks.confidence[0, 1].tolist() == [1, 1, 0, 1]
-    assert sample.scene.tracks.visible[0, 1].tolist() == [0, 1, 0, 1]
+    assert sample.scene.tracks.visibility[0, 1].tolist() == [0, 1, 0, 1]
     assert torch.allclose(sample.scene.tracks.points[0, 2], torch.tensor(POINTS).float(), atol=3e-3)
 
 
@@ -401,12 +401,12 @@ def smooth_sample(metres_per_unit: float = 1.0) -> Sample:
     ramp = torch.linspace(60, 180, 12 * 16).reshape(12, 16).to(torch.uint8)
     clip = replace(make_clip(frames=3), images=ramp.expand(3, 3, 12, 16).contiguous())
     assert scene.tracks is not None
-    confidence, visible = scene.tracks.confidence.clone(), scene.tracks.visible.clone()
+    confidence, visible = scene.tracks.confidence.clone(), scene.tracks.visibility.clone()
     confidence[0, 1, 5] = 0
     visible[0, 1, 6] = 0
     depth_confidence = scene.depth_confidence.clone()
     depth_confidence[0, 3, 4] = 0
-    tracks = replace(scene.tracks, confidence=confidence, visible=visible)
+    tracks = replace(scene.tracks, confidence=confidence, visibility=visible)
     return Sample(clip, replace(scene, depth_confidence=depth_confidence, tracks=tracks))
 
 
@@ -436,7 +436,7 @@ def test_what_is_written_is_read_within_its_rounding(tmp_path: Path, write: Call
     queries = wanted.tracks.pixels.shape[1]
     off = (scene.tracks.pixels[0, :queries] - wanted.tracks.pixels[0])[expected[0]]
     assert off.abs().max() < 0.02
-    seen = scene.tracks.visible[0, :, :queries]
+    seen = scene.tracks.visibility[0, :, :queries]
     assert (seen[0] == 1).float().mean() > 0.99
     assert seen[1, 5:7].tolist() == [0, 0]
     inside = ((wanted.track_pixels[0] > 0.1) & (wanted.track_pixels[0] < torch.tensor([15.9, 11.9]))).all(dim=-1)
@@ -503,7 +503,7 @@ def test_a_scene_without_tracks_is_written_as_a_single_nan(tmp_path: Path) -> No
     assert read(tmp_path).scene.tracks is None
 
 
-def test_depth_from_a_kilometre_on_is_written_as_sky(tmp_path: Path) -> None:
+def test_depth_from_a_kilometer_on_is_written_as_sky(tmp_path: Path) -> None:
     sample = smooth_sample()
     depths = sample.scene.depths.clone()
     depths[0, 0, :3] = torch.tensor([999.5, 1000, 4000])
@@ -512,13 +512,13 @@ def test_depth_from_a_kilometre_on_is_written_as_sky(tmp_path: Path) -> None:
         assert np.array(stored)[0, :3].tolist() == [65502, 65535, 65535]
 
 
-def test_other_units_are_written_in_metres(tmp_path: Path) -> None:
+def test_other_units_are_written_in_meters(tmp_path: Path) -> None:
     sample = smooth_sample(metres_per_unit=0.5)
     write_point_odyssey(tmp_path, "train", "seq", sample)
     scene = read(tmp_path).scene
     known = scene.depth_confidence > 0
     assert torch.allclose(scene.depths[known], sample.scene.depths[known] / 2, atol=0.016)
-    assert torch.allclose(scene.cameras.centres, sample.scene.cameras.centres / 2, atol=1e-3)
+    assert torch.allclose(scene.cameras.centers, sample.scene.cameras.centers / 2, atol=1e-3)
 
 
 def test_what_cannot_be_written_is_refused(tmp_path: Path) -> None:

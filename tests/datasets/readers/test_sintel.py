@@ -34,7 +34,7 @@ def test_sintel_cameras_zoom_and_the_sky_is_unknown(film: Path) -> None:
     assert data.num_frames("alley_2") == 2
     sample = data.read("alley_2", [0, 1])
     check_turned_right(sample)
-    # (w - 1) / 2 with the first centre at 0 is the middle, w / 2, with the first centre at 0.5.
+    # (w - 1) / 2 with the first center at 0 is the middle, w / 2, with the first center at 0.5.
     expected = torch.tensor([[9.0, 0, WIDTH / 2], [0, 8.0, HEIGHT / 2], [0, 0, 1]])
     torch.testing.assert_close(sample.scene.cameras.intrinsics[1], expected)
     assert sample.scene.depths[0, 0, :4].tolist() == [0, 0, 999, 5]

@@ -53,7 +53,7 @@ def test_tap_tracks_move_from_their_cameras_to_the_world(tmp_path: Path) -> None
     tracks = sample.scene.tracks
     assert tracks is not None
     torch.testing.assert_close(tracks.points[0, :, 0], torch.tensor([[1.0, 0.5, 5.0]] * 2))
-    assert tracks.visible[0, :, 0].tolist() == [1, 0]
+    assert tracks.visibility[0, :, 0].tolist() == [1, 0]
     torch.testing.assert_close(tracks.pixels[0, 0], torch.tensor([10 / 5 + 3, 12 * 0.5 / 5 + 2]))
     # NaN does not exist, and what is behind a camera is not seen by it.
     assert tracks.confidence[:, :, 1].tolist() == [[0, 0], [0, 1]]

@@ -105,13 +105,13 @@ def test_real_tum_cameras_see_the_desk_they_turn_about() -> None:
     sample = Tum(SHARED / "tum_desk", intrinsics=(520.9, 521.0, 325.1, 249.7)).read("tum_desk", range(20))
     assert sample.clip.images.shape == (20, 3, 480, 640)
     assert sample.clip.times[-1].item() == pytest.approx(1.9, abs=0.01)
-    # A hand that holds the camera moves at less than a metre a second and turns by less than a radian.
-    steps = sample.scene.cameras.centres.diff(dim=0).norm(dim=-1)
+    # A hand that holds the camera moves at less than a meter a second and turns by less than a radian.
+    steps = sample.scene.cameras.centers.diff(dim=0).norm(dim=-1)
     assert 0 < float(steps.min()) <= float(steps.max()) < 0.1
     rotations = sample.scene.cameras.world_from_cam[:, :3, :3]
     assert float(g.rotation_angle(rotations[:-1].mT @ rotations[1:]).max()) < 0.1
     # The cameras circle the desk and keep looking at it: of OpenCV's axes only the third points to one place.
-    centres, forward = sample.scene.cameras.centres.double(), rotations[:, :, 2].double()
+    centers, forward = sample.scene.cameras.centers.double(), rotations[:, :, 2].double()
     across = torch.eye(3, dtype=torch.float64) - forward[:, :, None] * forward[:, None, :]
-    meeting = torch.linalg.solve(across.sum(0), (across @ centres[..., None]).sum(0))[:, 0]
-    assert float((meeting - centres[0]) @ forward[0]) > 0.5
+    meeting = torch.linalg.solve(across.sum(0), (across @ centers[..., None]).sum(0))[:, 0]
+    assert float((meeting - centers[0]) @ forward[0]) > 0.5

@@ -15,30 +15,30 @@ from recon4d.datasets.synthetic import (
     Draws,
     Lattice,
     RenderParts,
-    World,
-    WorldConfig,
-    Worlds,
+    SyntheticConfig,
+    SyntheticScene,
+    SyntheticScenes,
     compiled_parts,
     load_pictures,
-    make_worlds,
-    render_worlds,
+    make_scenes,
+    render_scenes,
     scene_keys,
 )
 from recon4d.datasets.synthetic.appearance import PATTERNS
 from recon4d.io import write_jpeg
 
-CONFIG = WorldConfig(num_frames=5, height=48, width=64, static_share=0.0, still_share=0.0)
+CONFIG = SyntheticConfig(num_frames=5, height=48, width=64, static_share=0.0, still_share=0.0)
 SEED, NUMBERS = 7, (0, 1, 2, 3)
 
 
 @pytest.fixture(scope="module")
-def worlds() -> World:
-    return make_worlds(CONFIG, SEED, NUMBERS)
+def worlds() -> SyntheticScene:
+    return make_scenes(CONFIG, SEED, NUMBERS)
 
 
 @pytest.fixture(scope="module")
-def sample(worlds: World) -> Sample:
-    return render_worlds(worlds, CONFIG, anchors=(0, 3))
+def sample(worlds: SyntheticScene) -> Sample:
+    return render_scenes(worlds, CONFIG, anchors=(0, 3))
 
 
 class TestDraws:
@@ -91,8 +91,10 @@ class TestTruth:
         assert torch.equal(scene.cameras.world_from_cam[:, 0], torch.eye(4).expand(4, 4, 4))
 
     @pytest.mark.parametrize("stride", [2, 5])
-    def test_thinned_tracks_are_those_of_their_pixels(self, worlds: World, sample: Sample, stride: int) -> None:
-        thinned = render_worlds(worlds, CONFIG, (0, 3), tracked=Lattice(stride)).scene.tracks
+    def test_thinned_tracks_are_those_of_their_pixels(
+        self, worlds: SyntheticScene, sample: Sample, stride: int
+    ) -> None:
+        thinned = render_scenes(worlds, CONFIG, (0, 3), tracked=Lattice(stride)).scene.tracks
         dense = sample.scene.tracks
         assert thinned is not None
         assert dense is not None
@@ -104,8 +106,8 @@ class TestTruth:
             assert torch.equal(getattr(thinned, name), getattr(dense, name)[:, :, :, places])
         assert torch.equal(thinned.pixels, dense.pixels[:, :, places])
 
-    def test_a_lattice_may_start_at_any_pixel(self, worlds: World) -> None:
-        tracks = render_worlds(worlds, CONFIG, (0,), tracked=Lattice(4, (3, 1))).scene.tracks
+    def test_a_lattice_may_start_at_any_pixel(self, worlds: SyntheticScene) -> None:
+        tracks = render_scenes(worlds, CONFIG, (0,), tracked=Lattice(4, (3, 1))).scene.tracks
         assert tracks is not None
         assert tracks.pixels[0, 0, :2].tolist() == [[1.5, 3.5], [5.5, 3.5]]
 
@@ -116,12 +118,12 @@ class TestTruth:
             known = tracks.confidence[:, place, anchor] > 0
             points = sample.scene.points[:, anchor].flatten(1, 2)
             assert torch.equal(tracks.points[:, place, anchor][known], points[known])
-            assert (tracks.visible[:, place, anchor] == tracks.confidence[:, place, anchor]).all()
+            assert (tracks.visibility[:, place, anchor] == tracks.confidence[:, place, anchor]).all()
 
     def test_what_stands_still_is_tracked_to_one_place(self, sample: Sample) -> None:
         scene = sample.scene
         assert scene.tracks is not None
-        still = (scene.moving[:, 0].flatten(1) == 0) & (scene.depth_confidence[:, 0].flatten(1) > 0)
+        still = (scene.dynamic[:, 0].flatten(1) == 0) & (scene.depth_confidence[:, 0].flatten(1) > 0)
         drift = (scene.tracks.points[:, 0] - scene.tracks.points[:, 0, :1]).norm(dim=-1)
         assert drift[still[:, None].expand_as(drift)].max() == 0
         moved = drift[(~still)[:, None].expand_as(drift) & (scene.tracks.confidence[:, 0] > 0)]
@@ -141,7 +143,7 @@ class TestTruth:
                 at = row.clamp(0, 47) * 64 + column.clamp(0, 63)
                 found = sample.object_ids[:, time].flatten(1).gather(1, at)
                 away = away_from_edges(sample.object_ids[:, time]).flatten(1).gather(1, at)
-                chosen = inside & away & (scene.tracks.visible[:, place, time] > 0)
+                chosen = inside & away & (scene.tracks.visibility[:, place, time] > 0)
                 agreed += (found == source)[chosen].sum().item()
                 total += chosen.sum().item()
         assert len(sample.object_ids.unique()) > 8
@@ -154,7 +156,7 @@ class TestTruth:
         in_camera = g.transform_points(scene.cameras.cam_from_world, scene.tracks.points[:, 0])
         column, row = scene.track_pixels[:, 0].floor().long().unbind(-1)
         inside = (column >= 1) & (column < 63) & (row >= 1) & (row < 47) & (in_camera[..., 2] > 0.2)
-        hidden = inside & (scene.tracks.visible[:, 0] == 0) & (scene.tracks.confidence[:, 0] > 0)
+        hidden = inside & (scene.tracks.visibility[:, 0] == 0) & (scene.tracks.confidence[:, 0] > 0)
         at = row.clamp(0, 47) * 64 + column.clamp(0, 63)
         before = scene.depths.flatten(2).gather(2, at)
         assert hidden.sum() > 500
@@ -164,12 +166,12 @@ class TestTruth:
         scene = sample.scene
         sky = scene.depth_confidence == 0
         assert 0 < sky.float().mean() < 0.7
-        for maps in (scene.depths, scene.moving, scene.points.norm(dim=-1)):
+        for maps in (scene.depths, scene.dynamic, scene.points.norm(dim=-1)):
             assert (maps[sky] == 0).all()
 
 
 def away_from_edges(ids: torch.Tensor) -> torch.Tensor:
-    """Pixels whose eight neighbours belong to the same thing."""
+    """Pixels whose eight neighbors belong to the same thing."""
     values = ids.float()[:, None]
     largest = torch.nn.functional.max_pool2d(values, 3, stride=1, padding=1)
     smallest = -torch.nn.functional.max_pool2d(-values, 3, stride=1, padding=1)
@@ -178,24 +180,24 @@ def away_from_edges(ids: torch.Tensor) -> torch.Tensor:
 
 class TestSameness:
     def test_a_scene_does_not_depend_on_its_batch(self, sample: Sample) -> None:
-        alone = render_worlds(make_worlds(CONFIG, SEED, [2]), CONFIG, anchors=(0, 3))
+        alone = render_scenes(make_scenes(CONFIG, SEED, [2]), CONFIG, anchors=(0, 3))
         difference = alone.clip.images[0].int() - sample.clip.images[2].int()
         assert difference.abs().max() <= 1
         torch.testing.assert_close(alone.scene.depths[0], sample.scene.depths[2], atol=1e-4, rtol=1e-4)
 
     def test_another_number_or_seed_is_another_scene(self, sample: Sample) -> None:
         assert not torch.equal(sample.scene.depths[0], sample.scene.depths[1])
-        other = render_worlds(make_worlds(CONFIG, SEED + 1, [0]), CONFIG)
+        other = render_scenes(make_scenes(CONFIG, SEED + 1, [0]), CONFIG)
         assert not torch.allclose(other.scene.depths[0], sample.scene.depths[0])
 
     def test_the_same_command_gives_the_same_bits(self, sample: Sample) -> None:
-        again = render_worlds(make_worlds(CONFIG, SEED, NUMBERS), CONFIG, anchors=(0, 3))
+        again = render_scenes(make_scenes(CONFIG, SEED, NUMBERS), CONFIG, anchors=(0, 3))
         assert torch.equal(again.clip.images, sample.clip.images)
         assert torch.equal(again.scene.points, sample.scene.points)
 
     @pytest.mark.parametrize("workers", [0, 1, 4])
     def test_any_number_of_workers_gives_the_same_bits(self, workers: int) -> None:
-        source = Worlds(replace(CONFIG, num_frames=2, height=32, width=32))
+        source = SyntheticScenes(replace(CONFIG, num_frames=2, height=32, width=32))
         batches = make_loader(source, seed=5, first_step=3, batch_size=2, rank=0, world_size=1, workers=workers)
         images = next(iter(batches)).clip.images
         expected = [source.sample(sample_seed(5, 3, place)).clip.images for place in (0, 1)]
@@ -203,14 +205,14 @@ class TestSameness:
 
 
 class TestWishes:
-    def many(self, **wishes: object) -> World:
+    def many(self, **wishes: object) -> SyntheticScene:
         config = replace(CONFIG, num_frames=4, candidates=1, **wishes)
-        return make_worlds(config, 1, range(200))
+        return make_scenes(config, 1, range(200))
 
     def test_shares_of_static_scenes_and_still_cameras(self) -> None:
         world = self.many(static_share=0.3, still_share=0.2)
-        centres = world.cameras.centres
-        is_still = (centres - centres[:, :1]).norm(dim=-1).amax(dim=1) < 1e-6
+        centers = world.cameras.centers
+        is_still = (centers - centers[:, :1]).norm(dim=-1).amax(dim=1) < 1e-6
         assert is_still.float().mean().item() == pytest.approx(0.2, abs=0.08)
         is_static = ~world.shapes.moves.any(dim=1)
         assert is_static.float().mean().item() == pytest.approx(0.3, abs=0.12)
@@ -218,26 +220,26 @@ class TestWishes:
         assert (one >= 1).float().mean() > 0.4
 
     def test_speed_and_difficulty(self) -> None:
-        def path(world: World) -> float:
-            return world.cameras.centres.diff(dim=1).norm(dim=-1).sum(dim=1).median().item()
+        def path(world: SyntheticScene) -> float:
+            return world.cameras.centers.diff(dim=1).norm(dim=-1).sum(dim=1).median().item()
 
         config = replace(CONFIG, candidates=1)
-        slow = make_worlds(replace(config, speed=0.3), 1, range(100))
-        fast = make_worlds(config, 1, range(100))
-        easy = make_worlds(config, 1, range(100), difficulty=0.3)
+        slow = make_scenes(replace(config, speed=0.3), 1, range(100))
+        fast = make_scenes(config, 1, range(100))
+        easy = make_scenes(config, 1, range(100), difficulty=0.3)
         assert path(slow) < 0.6 * path(fast)
         assert path(easy) == pytest.approx(path(slow), rel=0.05)
 
     def test_field_of_view_principal_point_and_size(self) -> None:
         config = replace(CONFIG, height=64, width=32, field_of_view=(50.0, 60.0), principal_point=0.1, candidates=1)
-        world = make_worlds(config, 1, range(50))
+        world = make_scenes(config, 1, range(50))
         angles = world.cameras.field_of_view(64, 32)[:, 0].rad2deg()
         assert angles.amax(dim=1).min() >= 49.9
         assert angles.amax(dim=1).max() <= 60.1
         assert (angles[:, 1] > angles[:, 0]).all()
         offset = world.cameras.intrinsics[:, 0, :2, 2] - torch.tensor([16.0, 32.0])
         assert 2 < offset.abs().amax(dim=0)[0] <= 3.2
-        sample = render_worlds(world.pick(torch.arange(2)), config)
+        sample = render_scenes(world.pick(torch.arange(2)), config)
         assert sample.clip.images.shape == (2, 5, 3, 64, 32)
 
     def test_loose_views_have_no_times_and_no_order(self) -> None:
@@ -245,7 +247,7 @@ class TestWishes:
         assert world.is_loose.all()
         assert (world.phases[:, 0] == 0).all()
         assert (world.phases.diff(dim=1) < 0).any(dim=1).float().mean() > 0.5
-        sample = render_worlds(world.pick(torch.arange(1)), replace(CONFIG, num_frames=4))
+        sample = render_scenes(world.pick(torch.arange(1)), replace(CONFIG, num_frames=4))
         assert sample.clip.times.isnan().all()
 
     def test_ordered_views_rise_in_time(self, sample: Sample) -> None:
@@ -255,7 +257,7 @@ class TestWishes:
     @pytest.mark.parametrize("frames", [1, 2, 32])
     def test_any_number_of_frames(self, frames: int) -> None:
         config = replace(CONFIG, num_frames=frames, height=16, width=24)
-        sample = render_worlds(make_worlds(config, 0, [0]), config)
+        sample = render_scenes(make_scenes(config, 0, [0]), config)
         assert sample.clip.num_frames == frames
         assert sample.scene.depths.isfinite().all()
 
@@ -265,7 +267,7 @@ class TestWishes:
 
         def seen(candidates: int) -> float:
             config = replace(CONFIG, candidates=candidates)
-            world = make_worlds(config, 5, range(40))
+            world = make_scenes(config, 5, range(40))
             return overlap_and_motion(world, cast_rays(world, 48, 64))[0].amin(dim=1).mean().item()
 
         assert seen(3) > seen(1) + 0.05
@@ -273,8 +275,8 @@ class TestWishes:
     def test_image_textures_are_worn(self) -> None:
         pictures = torch.zeros(3, 3, 8, 8, dtype=torch.uint8)
         pictures[:, 0] = 255
-        world = make_worlds(CONFIG, SEED, [0], num_pictures=3)
-        plain, worn = (render_worlds(world, CONFIG, pictures=given) for given in (None, pictures))
+        world = make_scenes(CONFIG, SEED, [0], num_pictures=3)
+        plain, worn = (render_scenes(world, CONFIG, pictures=given) for given in (None, pictures))
         assert torch.equal(plain.scene.depths, worn.scene.depths)
         changed = (plain.clip.images.int() - worn.clip.images.int()).abs().amax(dim=2) > 20
         assert 0.2 < changed.float().mean() < 0.95
@@ -314,13 +316,13 @@ class TestWishes:
         with pytest.raises(ValueError, match=message):
             replace(CONFIG, **wishes)
 
-    def test_anchors_must_be_frames(self, worlds: World) -> None:
+    def test_anchors_must_be_frames(self, worlds: SyntheticScene) -> None:
         with pytest.raises(ValueError, match=r"anchors \[5\] must be frames from 0 to 4"):
-            render_worlds(worlds, CONFIG, anchors=(5,))
+            render_scenes(worlds, CONFIG, anchors=(5,))
 
 
 class TestPictures:
-    def test_the_same_surface_has_the_same_colour_in_every_frame(self, worlds: World) -> None:
+    def test_the_same_surface_has_the_same_color_in_every_frame(self, worlds: SyntheticScene) -> None:
         """Without noise, flicker and shadows, patterns stick to things that move."""
         calm = replace(
             worlds,
@@ -333,7 +335,7 @@ class TestPictures:
             light=replace(worlds.light, shadow=torch.zeros(4), direct=torch.zeros(4)),
             surfaces=replace(
                 worlds.surfaces,
-                colours=torch.tensor([[0.1] * 3, [0.9] * 3, [0.5] * 3]).expand_as(worlds.surfaces.colours),
+                colors=torch.tensor([[0.1] * 3, [0.9] * 3, [0.5] * 3]).expand_as(worlds.surfaces.colors),
                 pattern=torch.full_like(worlds.surfaces.pattern, PATTERNS.index("checks")),
                 pattern_from_local=torch.eye(3).expand_as(worlds.surfaces.pattern_from_local),
                 sharpness=torch.full_like(worlds.surfaces.sharpness, 8.0),
@@ -341,7 +343,7 @@ class TestPictures:
                 warp=torch.zeros_like(worlds.surfaces.warp),
             ),
         )
-        sample = render_worlds(calm, CONFIG)
+        sample = render_scenes(calm, CONFIG)
         scene, images = sample.scene, sample.clip.images.float()
         assert scene.tracks is not None
         assert sample.object_ids is not None
@@ -351,8 +353,8 @@ class TestPictures:
         there = torch.nn.functional.grid_sample(images[:, 2], grid[:, None], align_corners=False)[:, :, 0]
         column, row = pixels.floor().long().unbind(-1)
         at = row.clamp(0, 47) * 64 + column.clamp(0, 63)
-        moves = scene.moving[:, 0].flatten(1) > 0
-        chosen = moves & (scene.tracks.visible[:, 0, 2] > 0) & away[0] & away[1].gather(1, at)
+        moves = scene.dynamic[:, 0].flatten(1) > 0
+        chosen = moves & (scene.tracks.visibility[:, 0, 2] > 0) & away[0] & away[1].gather(1, at)
         assert chosen.sum() > 200
         here = images[:, 0].flatten(2)
         difference = (there - here).abs().mean(dim=1)[chosen]
@@ -370,7 +372,7 @@ class TestPictures:
 @pytest.mark.skipif(shutil.which("g++") is None, reason="compiling needs a compiler")
 def test_compiled_steps_render_the_same() -> None:
     config = replace(CONFIG, num_frames=1, height=32, width=32, primitives=6, candidates=1)
-    world = make_worlds(config, SEED, [0])
-    plain, compiled = (render_worlds(world, config, parts=parts) for parts in (RenderParts(), compiled_parts()))
+    world = make_scenes(config, SEED, [0])
+    plain, compiled = (render_scenes(world, config, parts=parts) for parts in (RenderParts(), compiled_parts()))
     assert (plain.clip.images.int() - compiled.clip.images.int()).abs().max() <= 1
     torch.testing.assert_close(plain.scene.points, compiled.scene.points, atol=1e-4, rtol=1e-4)

@@ -9,10 +9,10 @@ import torch
 from recon4d import geometry as g
 from recon4d.datasets.synthetic import (
     Draws,
-    World,
-    WorldConfig,
-    make_worlds,
-    render_worlds,
+    SyntheticConfig,
+    SyntheticScene,
+    make_scenes,
+    render_scenes,
 )
 from recon4d.datasets.synthetic.noise_volume import (
     CELL,
@@ -24,7 +24,7 @@ from recon4d.datasets.synthetic.ray_casting import cast_rays, is_shadowed
 from recon4d.datasets.synthetic.shading import Textures, shade
 from recon4d.records import Cameras
 
-CONFIG = WorldConfig(num_frames=1, height=33, width=33, primitives=1, candidates=1)
+CONFIG = SyntheticConfig(num_frames=1, height=33, width=33, primitives=1, candidates=1)
 FREE = 9.0
 FORMS = {
     "sphere": ([1.0, 1.0, 1.0], [FREE, FREE, FREE]),
@@ -33,9 +33,9 @@ FORMS = {
 }
 
 
-def alone(form: str, size: tuple[float, float, float] = (1.0, 1.0, 1.0), turn: float = 0.0) -> World:
+def alone(form: str, size: tuple[float, float, float] = (1.0, 1.0, 1.0), turn: float = 0.0) -> SyntheticScene:
     """One shape at (0, 0, 5) in a wide room, seen from (0, -5, 5) along y; x to the right, z up."""
-    world = make_worlds(CONFIG, 0, [0])
+    world = make_scenes(CONFIG, 0, [0])
     quadric, slab = (torch.tensor(values).reshape(1, 1, 3) for values in FORMS[form])
     turned = g.rotation_from_axis_angle(torch.tensor([0.0, 0.0, turn]))
     shapes = replace(
@@ -57,7 +57,7 @@ def alone(form: str, size: tuple[float, float, float] = (1.0, 1.0, 1.0), turn: f
 
 class TestRays:
     @pytest.mark.parametrize("form", list(FORMS))
-    def test_the_middle_is_one_radius_before_the_centre(self, form: str) -> None:
+    def test_the_middle_is_one_radius_before_the_center(self, form: str) -> None:
         hits = cast_rays(alone(form), 33, 33)
         assert hits.depths[0, 0, 16, 16].item() == pytest.approx(4, abs=1e-5)
         assert hits.surfaces[0, 0, 16, 16] == 0
@@ -70,7 +70,7 @@ class TestRays:
         corner = cast_rays(alone("box", turn=math.pi / 4), 33, 33)
         assert corner.depths[0, 0, 16, 16].item() == pytest.approx(5 - math.sqrt(2), abs=1e-4)
 
-    def test_every_point_on_a_sphere_is_one_radius_from_its_centre(self) -> None:
+    def test_every_point_on_a_sphere_is_one_radius_from_its_center(self) -> None:
         hits = cast_rays(alone("sphere", (1.5, 1.5, 1.5)), 33, 33)
         on_sphere = hits.points[hits.surfaces == 0] - torch.tensor([0.0, 0.0, 5.0])
         assert len(on_sphere) > 50
@@ -143,17 +143,17 @@ class TestNoise:
 
     def test_pictures_are_as_noisy_as_was_drawn(self) -> None:
         config = replace(CONFIG, primitives=6, height=48, width=48)
-        world = make_worlds(config, 0, [0])
+        world = make_scenes(config, 0, [0])
         images = []
         for noise in (0.0, 0.02):
             noisy = replace(world, photometry=replace(world.photometry, noise=torch.tensor([noise])))
-            images.append(render_worlds(noisy, config).clip.images.float())
+            images.append(render_scenes(noisy, config).clip.images.float())
         middle = (images[0] > 40) & (images[0] < 215)
         assert (images[1] - images[0])[middle].std().item() == pytest.approx(0.02 * 255, rel=0.1)
         assert Draws(world.photometry.noise_key).normal(100).std() > 0.8
 
 
-def test_a_picture_fades_to_its_mean_colour_far_away() -> None:
+def test_a_picture_fades_to_its_mean_color_far_away() -> None:
     blocks = torch.arange(64) // 8
     checks = ((blocks[:, None] + blocks) % 2 * 255).to(torch.uint8).expand(1, 3, 64, 64)
     world = alone("box")
@@ -166,16 +166,16 @@ def test_a_picture_fades_to_its_mean_colour_far_away() -> None:
     world = replace(world, surfaces=surfaces, light=replace(world.light, direct=torch.zeros(1), tint=torch.ones(1, 3)))
     hits = cast_rays(world, 33, 33)
     contrast = []
-    for cells_per_metre in (0.3, 20.0):
-        scaled = replace(surfaces, pattern_from_local=(cells_per_metre * torch.eye(3)).expand(1, 7, 3, 3))
+    for cells_per_meter in (0.3, 20.0):
+        scaled = replace(surfaces, pattern_from_local=(cells_per_meter * torch.eye(3)).expand(1, 7, 3, 3))
         worn, noise = Textures.worn(scaled, checks), noise_volumes(torch.device("cpu"))[:1]
-        colours = shade(replace(world, surfaces=scaled), hits, noise, worn)
-        contrast.append(colours[0, 0, 0][hits.surfaces[0, 0] == 0].std().item())
+        colors = shade(replace(world, surfaces=scaled), hits, noise, worn)
+        contrast.append(colors[0, 0, 0][hits.surfaces[0, 0] == 0].std().item())
     assert contrast[0] > 0.1
     assert contrast[1] < 0.01
 
 
-def test_textures_know_the_mean_colour_of_what_each_surface_wears() -> None:
+def test_textures_know_the_mean_color_of_what_each_surface_wears() -> None:
     pictures = torch.zeros(2, 3, 4, 4, dtype=torch.uint8)
     pictures[0, 0], pictures[1, 2, :2] = 255, 102
     surfaces = alone("box").surfaces
@@ -186,16 +186,16 @@ def test_textures_know_the_mean_colour_of_what_each_surface_wears() -> None:
     torch.testing.assert_close(means[0, 1], torch.tensor([0.0, 0.0, 0.2]))
 
 
-def test_the_sky_has_the_colours_of_the_sky() -> None:
-    config = WorldConfig(num_frames=1, height=48, width=48, candidates=1)
-    world = make_worlds(config, 3, range(12))
+def test_the_sky_has_the_colors_of_the_sky() -> None:
+    config = SyntheticConfig(num_frames=1, height=48, width=48, candidates=1)
+    world = make_scenes(config, 3, range(12))
     hits = cast_rays(world, 48, 48)
-    colours = shade(world, hits, noise_volumes(torch.device("cpu"))[world.volume])
+    colors = shade(world, hits, noise_volumes(torch.device("cpu"))[world.volume])
     checked = 0
     for scene in range(12):
         is_sky = world.surfaces.is_sky[scene][hits.surfaces[scene, 0]]
         ends = torch.stack([world.light.zenith[scene], world.light.horizon[scene]])
-        seen = colours[scene, 0][:, is_sky]
+        seen = colors[scene, 0][:, is_sky]
         if seen.shape[1]:
             checked += 1
             assert (seen >= ends.amin(dim=0)[:, None] - 0.16).all()

@@ -88,5 +88,5 @@ def test_pixels_never_change() -> None:
     sample = WORLDS_V1["8"].sample(3)
     images = sample.clip.images.float()
     blocks = torch.nn.functional.avg_pool2d(images[0], 64)[0].flatten()
-    # Stated tolerance: one grey level in the mean of a block of 64 x 64 pixels.
+    # Stated tolerance: one gray level in the mean of a block of 64 x 64 pixels.
     torch.testing.assert_close(blocks, torch.tensor(PINNED["pixels"]), atol=1.0, rtol=0)

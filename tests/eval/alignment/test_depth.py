@@ -44,7 +44,7 @@ def total(alignment: DepthAlignment, p: torch.Tensor, g: torch.Tensor) -> float:
 
 
 def smallest_total(p: torch.Tensor, g: torch.Tensor) -> float:
-    """Least absolute deviations as a linear programme: min sum e, -e <= s p + t - g <= e."""
+    """Least absolute deviations as a linear program: min sum e, -e <= s p + t - g <= e."""
     n = len(p)
     line = np.column_stack([p.double().numpy(), np.ones(n)])
     above, below = np.hstack([line, -np.eye(n)]), np.hstack([-line, -np.eye(n)])
@@ -145,7 +145,7 @@ def test_the_smallest_sum_is_found_in_any_unit_and_around_any_depth(scale_p: flo
     assert total(l1_scale_and_shift(scale_p * (p + offset), g), scale_p * (p + offset), g) <= least * (1 + 1e-9)
 
 
-def test_quantised_float32_depths_are_fitted_as_well() -> None:
+def test_quantized_float32_depths_are_fitted_as_well() -> None:
     p, g = frozen(200)
     p, g = ((10 * p).round() / 10).float(), ((5 * g).round() / 5).float()
     assert total(l1_scale_and_shift(p, g), p, g) <= smallest_total(p, g) * (1 + 1e-9)
@@ -181,7 +181,7 @@ def test_weiszfeld_ends_at_a_thousandth_at_least() -> None:
 
 
 def adam_by_torch(p: torch.Tensor, g: torch.Tensor) -> tuple[float, float, int]:
-    """The published scale and shift by torch's own optimiser and gradients; and the steps taken."""
+    """The published scale and shift by torch's own optimizer and gradients; and the steps taken."""
     s = (g.median() / p.median()).clone().requires_grad_()
     t = torch.zeros((), dtype=p.dtype, requires_grad=True)
     adam = torch.optim.Adam([s, t], lr=1e-4)

@@ -24,7 +24,7 @@ from recon4d.geometry import (
 from recon4d.records import (
     Cameras,
     Clip,
-    Known,
+    Priors,
     Scene,
 )
 from recon4d.refine import (
@@ -103,9 +103,9 @@ def test_a_synthesised_data_set_comes_out_to_its_own_precision(tmp_path: Path, m
     assert is_placed(predicted).all()
     assert score(predicted, true, "auc_5") == 1.0
     assert mean_rotation_error(predicted, true) < 0.02
-    centres = [scene.cameras.centres.double() for scene in (predicted, true)]
-    off = transform_points(fit_similarity(*centres), centres[0]) - centres[1]
-    assert off.norm(dim=-1).max() < 1e-3 * centres[1].norm(dim=-1).max()
+    centers = [scene.cameras.centers.double() for scene in (predicted, true)]
+    off = transform_points(fit_similarity(*centers), centers[0]) - centers[1]
+    assert off.norm(dim=-1).max() < 1e-3 * centers[1].norm(dim=-1).max()
     torch.testing.assert_close(predicted.cameras.intrinsics, true.cameras.intrinsics, rtol=1e-3, atol=1e-3)
 
 
@@ -184,7 +184,7 @@ def test_what_is_masked_is_not_seen(calm_world: Sample) -> None:
     """With a mask over the left half, no sparse point lies there."""
     ignore = torch.zeros(8, *calm_world.clip.size, dtype=torch.bool)
     ignore[:, :, : calm_world.clip.size[1] // 2] = True
-    masked = replace(calm_world.clip, known=replace(Known.nothing(8), ignore=ignore))
+    masked = replace(calm_world.clip, priors=replace(Priors.nothing(8), ignore=ignore))
     scene = reconstruct_with_colmap(masked, ONE_THREAD)
     middle = calm_world.clip.size[1] // 2
     assert scene.depth_confidence[:, :, : middle - 2].sum() == 0
@@ -199,14 +199,14 @@ def test_with_one_thread_the_same_clip_gives_the_same_scene(desk: Sample) -> Non
 
 
 def test_intrinsics_of_colmap_become_known(desk: Sample) -> None:
-    given = Known.nothing(8).intrinsics
+    given = Priors.nothing(8).intrinsics
     given[2] = torch.eye(3)
-    told = with_colmap_intrinsics(replace(desk.clip, known=replace(Known.nothing(8), intrinsics=given)), ONE_THREAD)
-    assert told.known is not None
-    assert torch.equal(told.known.intrinsics[2], torch.eye(3))
-    focal = told.known.intrinsics[[0, 1, 3, 4, 5, 6, 7], 0, 0]
+    told = with_colmap_intrinsics(replace(desk.clip, priors=replace(Priors.nothing(8), intrinsics=given)), ONE_THREAD)
+    assert told.priors is not None
+    assert torch.equal(told.priors.intrinsics[2], torch.eye(3))
+    focal = told.priors.intrinsics[[0, 1, 3, 4, 5, 6, 7], 0, 0]
     torch.testing.assert_close(focal, torch.full((7,), 520.9), rtol=0.06, atol=0)
-    assert told.known.world_from_cam.isnan().all()
+    assert told.priors.world_from_cam.isnan().all()
 
 
 def test_a_focal_length_that_no_lens_has_is_not_believed(desk: Sample, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,12 +217,12 @@ def test_a_focal_length_that_no_lens_has_is_not_believed(desk: Sample, monkeypat
 
 
 def test_a_clip_without_texture_has_no_model() -> None:
-    grey = Clip(torch.full((4, 3, 64, 96), 128, dtype=torch.uint8), torch.arange(4.0))
+    gray = Clip(torch.full((4, 3, 64, 96), 128, dtype=torch.uint8), torch.arange(4.0))
     with pytest.raises(ColmapFailure, match="no model"):
-        reconstruct_with_colmap(grey, ONE_THREAD)
+        reconstruct_with_colmap(gray, ONE_THREAD)
 
 
-def test_neighbours_are_matched_where_asked_for(desk: Sample) -> None:
+def test_neighbors_are_matched_where_asked_for(desk: Sample) -> None:
     scene = reconstruct_with_colmap(desk.clip.resized(240, 320), ColmapConfig(matching="sequential", threads=1))
     assert is_placed(scene).sum() >= 6
 

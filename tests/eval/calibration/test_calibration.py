@@ -20,9 +20,9 @@ from recon4d.cli.info import distrust, explain_confidence
 from recon4d.cli.main import main
 from recon4d.datasets.synthetic import (
     Lattice,
-    WorldConfig,
-    make_worlds,
-    render_worlds,
+    SyntheticConfig,
+    make_scenes,
+    render_scenes,
 )
 from recon4d.datasets.synthetic.source import FAMILY
 from recon4d.datasets.synthetic.worlds_v1 import SEED
@@ -31,16 +31,16 @@ from recon4d.eval.benchmarks import WORLDS_SEED
 from recon4d.eval.calibration import (
     FITTING_SEED,
     HELD_OUT_SEED,
-    Evidence,
+    ConfidenceSamples,
     calibration_error,
-    evidence_of_worlds,
     fit_calibration,
     fit_curve,
     fit_power_law,
     loss_curve,
     reliability,
-    scene_evidence,
+    scene_samples,
     size_for,
+    synthetic_samples,
     together,
     write_reliability_picture,
 )
@@ -78,13 +78,13 @@ def median_error(confidence: torch.Tensor) -> torch.Tensor:
     return torch.minimum(0.05 / (confidence - 1), torch.tensor(0.3))
 
 
-def predictor(seed: int, count: int = 40_000) -> Evidence:
+def predictor(seed: int, count: int = 40_000) -> ConfidenceSamples:
     """Confidences of 1 + exp(raw) and errors of a log-normal distribution around `median_error`."""
     generator = torch.Generator().manual_seed(seed)
     raw = 1.5 * torch.randn(count, generator=generator)
     confidence = 1 + raw.exp()
     noise = SPREAD * torch.randn(count, generator=generator)
-    return Evidence(confidence, median_error(confidence) * noise.exp())
+    return ConfidenceSamples(confidence, median_error(confidence) * noise.exp())
 
 
 class TestErrorCurve:
@@ -173,7 +173,7 @@ class TestFit:
 
     def test_a_power_law_is_found_where_there_is_one(self) -> None:
         confidence = torch.logspace(0, 2, 2000)
-        exact = Evidence(confidence, 0.1 / confidence)
+        exact = ConfidenceSamples(confidence, 0.1 / confidence)
         power_law = fit_power_law(exact)
         slope = np.diff(np.log(power_law.errors)) / np.diff(np.log(power_law.confidences))
         assert slope == pytest.approx(-1, abs=1e-3)
@@ -184,7 +184,7 @@ class TestFit:
         counts = torch.tensor([20, 20, 60, 20])
         confidence = torch.arange(1, 5).repeat_interleave(counts).float()
         errors = torch.tensor([0.4, 0.1, 0.4, 0.05]).repeat_interleave(counts)
-        curve = fit_curve(Evidence(confidence, errors))
+        curve = fit_curve(ConfidenceSamples(confidence, errors))
         assert curve.confidences == (1, 2, 3, 4)
         pooled = 0.1**0.25 * 0.4**0.75  # the mean of the logarithms of 20 times .1 and 60 times .4
         assert curve.errors == pytest.approx((0.4, pooled, pooled, 0.05), rel=1e-4)
@@ -192,7 +192,7 @@ class TestFit:
     def test_a_rise_is_pooled_as_far_back_as_it_reaches(self) -> None:
         counts, errors = torch.tensor([20, 10, 20, 60]), torch.tensor([0.4, 0.1, 0.05, 0.3])
         confidence = torch.arange(1, 5).repeat_interleave(counts).float()
-        curve = fit_curve(Evidence(confidence, errors.repeat_interleave(counts)))
+        curve = fit_curve(ConfidenceSamples(confidence, errors.repeat_interleave(counts)))
         # The last two alone would be .19, above the .1 before them.
         pooled = math.exp(float((counts[1:] * errors[1:].log()).sum() / counts[1:].sum()))
         assert curve.errors == pytest.approx((0.4, pooled, pooled, pooled), rel=1e-4)
@@ -200,7 +200,7 @@ class TestFit:
     def test_a_power_law_weighs_bins_by_their_pixels(self) -> None:
         counts, errors = np.array([90, 20, 10]), np.array([0.4, 0.4, 0.1])
         confidences = np.array([1.0, 2.0, 4.0])
-        evidence = Evidence(
+        evidence = ConfidenceSamples(
             torch.from_numpy(confidences.repeat(counts)).float(), torch.from_numpy(errors.repeat(counts)).float()
         )
         slope, offset = np.polyfit(np.log(confidences), np.log(errors), 1, w=np.sqrt(counts))
@@ -209,7 +209,7 @@ class TestFit:
         assert curve.errors == pytest.approx(np.exp(offset + slope * np.log([1, 4])), rel=1e-4)
 
     def test_a_single_confidence_is_a_power_law_of_one_knot(self) -> None:
-        curve = fit_power_law(Evidence(torch.full((50,), 2.0), torch.full((50,), 0.3)))
+        curve = fit_power_law(ConfidenceSamples(torch.full((50,), 2.0), torch.full((50,), 0.3)))
         assert (curve.confidences, curve.errors) == ((2.0,), pytest.approx((0.3,)))
 
     def test_a_confidence_that_ranks_the_wrong_way_round_says_nothing(self) -> None:
@@ -220,23 +220,25 @@ class TestFit:
 
     def test_bins_hold_alike_many_pixels_and_never_part_one_confidence(self) -> None:
         assert binned(predictor(0)).counts.tolist() == [2500] * 16
-        alike = binned(Evidence(torch.tensor([1.0] * 90 + [2.0] * 10), torch.rand(100)))
+        alike = binned(ConfidenceSamples(torch.tensor([1.0] * 90 + [2.0] * 10), torch.rand(100)))
         assert alike.counts.tolist() == [90, 10]
-        assert fit_curve(Evidence(torch.full((50,), 2.0), torch.full((50,), 0.3))).errors == pytest.approx((0.3,))
+        assert fit_curve(ConfidenceSamples(torch.full((50,), 2.0), torch.full((50,), 0.3))).errors == pytest.approx(
+            (0.3,)
+        )
         with pytest.raises(ValueError, match="no pixel is known to both"):
-            fit_curve(Evidence(torch.zeros(0), torch.zeros(0)))
+            fit_curve(ConfidenceSamples(torch.zeros(0), torch.zeros(0)))
 
 
 @pytest.fixture(scope="module")
 def truth() -> Scene:
-    config = WorldConfig(num_frames=3, height=32, width=48, candidates=1)
-    return render_worlds(make_worlds(config, 5, [1]), config, (0,), tracked=Lattice(4))[0].scene
+    config = SyntheticConfig(num_frames=3, height=32, width=48, candidates=1)
+    return render_scenes(make_scenes(config, 5, [1]), config, (0,), tracked=Lattice(4))[0].scene
 
 
 def spoilt(truth: Scene) -> Scene:
     """A prediction in another unit, 25 % too far in its nearer half of depth, with tracks of every pixel."""
-    config = WorldConfig(num_frames=3, height=32, width=48, candidates=1)
-    dense = render_worlds(make_worlds(config, 5, [1]), config, (0,))[0].scene
+    config = SyntheticConfig(num_frames=3, height=32, width=48, candidates=1)
+    dense = render_scenes(make_scenes(config, 5, [1]), config, (0,))[0].scene
     tracks = dense.tracks
     assert tracks is not None
     is_known = truth.depth_confidence > 0
@@ -255,7 +257,7 @@ def spoilt(truth: Scene) -> Scene:
 
 class TestEvidence:
     def test_errors_are_shares_of_depth_after_one_scale(self, truth: Scene) -> None:
-        found = scene_evidence(spoilt(truth), truth)
+        found = scene_samples(spoilt(truth), truth)
         near = found.depth.confidence == 2
         assert float(near.float().mean()) == pytest.approx(0.3, abs=0.01)
         torch.testing.assert_close(found.depth.errors[near], torch.full_like(found.depth.errors[near], 0.25))
@@ -263,9 +265,9 @@ class TestEvidence:
         torch.testing.assert_close(found.points.errors, torch.full_like(found.points.errors, 0.1), rtol=1e-3, atol=0)
 
     def test_tracks_are_those_of_other_times_over_the_depth_in_the_anchor(self, truth: Scene) -> None:
-        found = scene_evidence(spoilt(truth), truth).tracks
+        found = scene_samples(spoilt(truth), truth).tracks
         assert truth.tracks is not None
-        count = losses.told_elsewhere(truth.tracks).sum()
+        count = losses.is_known_off_anchor(truth.tracks).sum()
         assert len(found) == count > 100
         depths = losses.depths_at_anchors(truth)
         wanted = (0.3 / depths[0][depths[0] > 0]).repeat(2)
@@ -277,7 +279,7 @@ class TestEvidence:
         known = truth.depth_confidence.clone()
         known[:, :5] = 0
         truth = replace(truth, depth_confidence=known)
-        whole = scene_evidence(prediction, truth)
+        whole = scene_samples(prediction, truth)
         count = int((truth.depth_confidence > 0).sum())
         assert len(whole.depth) == len(whole.points) == count < truth.depths.numel()
         confidence = prediction.depth_confidence.clone()
@@ -287,20 +289,20 @@ class TestEvidence:
         depths[1, 6] = math.nan
         points = prediction.points.clone()
         points[1, 7] = math.inf
-        less = scene_evidence(replace(prediction, depth_confidence=confidence, depths=depths, points=points), truth)
+        less = scene_samples(replace(prediction, depth_confidence=confidence, depths=depths, points=points), truth)
         assert len(less.depth) == int((truth.depth_confidence[1:] > 0).sum()) - truth.size[1]
         assert less.depth.errors.isfinite().all()
         assert len(less.points) == len(whole.points) - int((truth.point_confidence[1, 7] > 0).sum())
-        nothing = scene_evidence(prediction, replace(truth, depth_confidence=torch.zeros_like(truth.depths)))
+        nothing = scene_samples(prediction, replace(truth, depth_confidence=torch.zeros_like(truth.depths)))
         assert (len(nothing.depth), len(nothing.points), len(nothing.tracks)) == (0, 0, 0)
 
     def test_true_depth_that_is_not_above_zero_is_not_known(self, truth: Scene) -> None:
         prediction = spoilt(truth)
         depths, confidence = truth.depths.clone(), truth.depth_confidence.clone()
         depths[0], confidence[0] = 0, 0
-        unknown = scene_evidence(prediction, replace(truth, depths=depths, depth_confidence=confidence))
+        unknown = scene_samples(prediction, replace(truth, depths=depths, depth_confidence=confidence))
         depths[0, 1::2] = -1
-        found = scene_evidence(prediction, replace(truth, depths=depths))
+        found = scene_samples(prediction, replace(truth, depths=depths))
         for field in ("depth", "points"):
             assert torch.equal(getattr(found, field).errors, getattr(unknown, field).errors)
 
@@ -310,29 +312,29 @@ class TestEvidence:
         depths, confidence = truth.depths.clone(), prediction.depth_confidence.clone()
         depths[:, :16] *= 10
         confidence[:, :16] = 0
-        found = scene_evidence(replace(prediction, depth_confidence=confidence), replace(truth, depths=depths))
+        found = scene_samples(replace(prediction, depth_confidence=confidence), replace(truth, depths=depths))
         assert found.depth.errors.median() < 1e-5
         # The median of negative or vanishing depths is no unit.
         for sign in (-1, 0):
-            nothing = scene_evidence(replace(prediction, depths=sign * prediction.depths), truth)
+            nothing = scene_samples(replace(prediction, depths=sign * prediction.depths), truth)
             assert (len(nothing.depth), len(nothing.points), len(nothing.tracks)) == (0, 0, 0)
 
     def test_points_have_a_confidence_of_their_own_and_none_is_infinite(self, truth: Scene) -> None:
         prediction = spoilt(truth)
         confidence = torch.full_like(prediction.point_confidence, 3.0)
         confidence[0, 0] = math.inf
-        found = scene_evidence(replace(prediction, point_confidence=confidence), truth)
+        found = scene_samples(replace(prediction, point_confidence=confidence), truth)
         assert found.points.confidence.unique().tolist() == [3]
         assert len(found.points) == len(found.depth) - truth.size[1]
         unknown = truth.point_confidence.clone()
         unknown[1] = 0
-        found = scene_evidence(prediction, replace(truth, point_confidence=unknown))
+        found = scene_samples(prediction, replace(truth, point_confidence=unknown))
         assert len(found.points) == len(found.depth) * 2 // 3
 
     def test_few_pixels_are_taken_from_everywhere(self, truth: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-        whole = scene_evidence(spoilt(truth), truth).depth
+        whole = scene_samples(spoilt(truth), truth).depth
         monkeypatch.setattr("recon4d.eval.calibration.samples.MAX_PIXELS", 1000)
-        few = scene_evidence(spoilt(truth), truth).depth
+        few = scene_samples(spoilt(truth), truth).depth
         assert len(few) == len(few.confidence) == 1000
         shares = [float((one.confidence == 2).float().mean()) for one in (few, whole)]
         assert shares[0] == pytest.approx(shares[1], abs=0.05)
@@ -340,25 +342,27 @@ class TestEvidence:
     def test_one_scene_at_a_time(self, truth: Scene) -> None:
         batches = (Scene.stack([scene]) for scene in (spoilt(truth), truth))
         with pytest.raises(ValueError, match="wanted one prediction and its truth"):
-            scene_evidence(*batches)
+            scene_samples(*batches)
 
     def test_tracks_of_other_anchors_and_sizes_are_not_compared(self, truth: Scene) -> None:
         prediction = spoilt(truth)
         assert prediction.tracks is not None
         others = replace(prediction.tracks, anchors=torch.tensor([1]))
-        assert not len(scene_evidence(replace(prediction, tracks=others), truth).tracks)
-        assert not len(scene_evidence(replace(prediction, tracks=None), truth).tracks)
-        assert not len(scene_evidence(prediction, replace(truth, tracks=None)).tracks)
+        assert not len(scene_samples(replace(prediction, tracks=others), truth).tracks)
+        assert not len(scene_samples(replace(prediction, tracks=None), truth).tracks)
+        assert not len(scene_samples(prediction, replace(truth, tracks=None)).tracks)
         sparse = replace(prediction, tracks=truth.tracks)
-        assert not len(scene_evidence(sparse, truth).tracks)
+        assert not len(scene_samples(sparse, truth).tracks)
         with pytest.raises(ValueError, match=r"\(3, 16, 24\) and \(3, 32, 48\)"):
-            scene_evidence(prediction.resized(16, 24), truth)
+            scene_samples(prediction.resized(16, 24), truth)
 
     def test_scenes_are_counted_together(self, truth: Scene) -> None:
-        one = scene_evidence(spoilt(truth), truth)
+        one = scene_samples(spoilt(truth), truth)
         both = together([one, one])
         assert len(both.points) == 2 * len(one.points)
-        calibration = fit_calibration(replace(both, tracks=Evidence(torch.zeros(0), torch.zeros(0))), "two worlds")
+        calibration = fit_calibration(
+            replace(both, tracks=ConfidenceSamples(torch.zeros(0), torch.zeros(0))), "two worlds"
+        )
         assert calibration.depth is not None
         assert calibration.tracks is None
         assert calibration.depth.expected_error(torch.tensor(2.0)) == pytest.approx(0.25, rel=1e-4)
@@ -378,9 +382,9 @@ class TestEvidence:
 
         monkeypatch.setattr(worlds, "reconstruct", recorded)
         model = Model(replace(model_config("recon4d_tiny"), motion=None)).eval()
-        config = WorldConfig(num_frames=2, height=48, width=64, candidates=1)
-        (first, _), (second, _) = evidence_of_worlds(model, config, FITTING_SEED, 2, "float32")
-        ((other, _),) = evidence_of_worlds(model, config, HELD_OUT_SEED, 1, "float32")
+        config = SyntheticConfig(num_frames=2, height=48, width=64, candidates=1)
+        (first, _), (second, _) = synthetic_samples(model, config, FITTING_SEED, 2, "float32")
+        ((other, _),) = synthetic_samples(model, config, HELD_OUT_SEED, 1, "float32")
         for one in (second, other):
             assert not torch.equal(one.depth.errors, first.depth.errors)
         assert not len(first.tracks)
@@ -393,10 +397,10 @@ class TestEvidence:
         assert size_for(model, None) == (80, 112)
         height, width = size_for(model, (50, 63))
         assert (height, width) == (48, 64)
-        config = WorldConfig(num_frames=2, height=height, width=width, candidates=1)
-        ((one, _),) = evidence_of_worlds(model, config, FITTING_SEED, 1, "float32")
+        config = SyntheticConfig(num_frames=2, height=height, width=width, candidates=1)
+        ((one, _),) = synthetic_samples(model, config, FITTING_SEED, 1, "float32")
         assert min(len(one.depth), len(one.points), len(one.tracks)) > 100
-        ((again, _),) = evidence_of_worlds(model, config, FITTING_SEED, 1, "float32")
+        ((again, _),) = synthetic_samples(model, config, FITTING_SEED, 1, "float32")
         assert torch.equal(one.tracks.errors, again.tracks.errors)
 
 
@@ -548,8 +552,8 @@ class TestScores:
 
 def one_world() -> Benchmark:
     """A benchmark of one tiny world."""
-    config = WorldConfig(num_frames=2, height=32, width=32, candidates=1)
-    sample = render_worlds(make_worlds(config, 5, [0]), config)[0]
+    config = SyntheticConfig(num_frames=2, height=32, width=32, candidates=1)
+    sample = render_scenes(make_scenes(config, 5, [0]), config)[0]
     return Benchmark("one", "", ("world",), lambda _: sample)
 
 
@@ -584,7 +588,7 @@ class TestCommand:
             assert reason in capsys.readouterr().err
 
     def test_the_picture_wants_something_to_draw(self, tmp_path: Path, truth: Scene) -> None:
-        evidence = scene_evidence(spoilt(truth), truth)
+        evidence = scene_samples(spoilt(truth), truth)
         write_reliability_picture(tmp_path / "some.png", CALIBRATION, evidence)
         assert [path.name for path in tmp_path.iterdir()] == ["some.png"]
         assert (tmp_path / "some.png").read_bytes().startswith(b"\x89PNG")
@@ -599,7 +603,7 @@ def test_the_picture_shows_measured_over_expected(
     monkeypatch.setattr(
         Figure, "savefig", lambda self, *given, **how: (figures.append(self), savefig(self, *given, **how))
     )
-    evidence = scene_evidence(spoilt(truth), truth)
+    evidence = scene_samples(spoilt(truth), truth)
     write_reliability_picture(tmp_path / "some.png", CALIBRATION, evidence)
     (figure,) = figures
     columns = list(zip(figure.axes[:2], figure.axes[2:], strict=True))  # tracks have no calibration

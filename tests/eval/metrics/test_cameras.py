@@ -53,14 +53,14 @@ def with_cameras(scene: Scene, world_from_cam: Tensor, intrinsics: Tensor | None
     return dataclasses.replace(scene, cameras=cameras)
 
 
-def cameras_at(centres: list[list[float]], turns: list[list[float]] | None = None) -> Tensor:
-    """``world_from_cam`` at these centres, turned by axis-angle vectors in degrees."""
-    angles = torch.tensor(turns if turns is not None else [[0.0, 0.0, 0.0]] * len(centres), dtype=torch.float64)
-    return g.rigid(g.rotation_from_axis_angle(angles.deg2rad()), torch.tensor(centres, dtype=torch.float64)).float()
+def cameras_at(centers: list[list[float]], turns: list[list[float]] | None = None) -> Tensor:
+    """``world_from_cam`` at these centers, turned by axis-angle vectors in degrees."""
+    angles = torch.tensor(turns if turns is not None else [[0.0, 0.0, 0.0]] * len(centers), dtype=torch.float64)
+    return g.rigid(g.rotation_from_axis_angle(angles.deg2rad()), torch.tensor(centers, dtype=torch.float64)).float()
 
 
-def scene_at(centres: list[list[float]], turns: list[list[float]] | None = None) -> Scene:
-    return with_cameras(make_scene(len(centres)), cameras_at(centres, turns))
+def scene_at(centers: list[list[float]], turns: list[list[float]] | None = None) -> Scene:
+    return with_cameras(make_scene(len(centers)), cameras_at(centers, turns))
 
 
 def without_frames(scene: Scene, *numbers: int) -> Scene:
@@ -416,7 +416,7 @@ def test_a_path_against_itself_is_perfect_in_any_world() -> None:
 
 
 def test_path_errors_on_paper() -> None:
-    # A square of side 2; the prediction is a rectangle 2 x 4: the best scale about the centre is 12 / 20.
+    # A square of side 2; the prediction is a rectangle 2 x 4: the best scale about the center is 12 / 20.
     square = [[-1.0, -1, 0], [1, -1, 0], [1, 1, 0], [-1, 1, 0]]
     rectangle = [[-1.0, -2, 0], [1, -2, 0], [1, 2, 0], [-1, 2, 0]]
     truth, prediction = scene_at(square), scene_at(rectangle)
@@ -427,24 +427,24 @@ def test_path_errors_on_paper() -> None:
     # Steps of 1.2, 2.4 and 1.2 instead of 2.
     assert value(scores, "rpe_translation") == pytest.approx(math.sqrt((0.64 + 0.16 + 0.64) / 3), abs=1e-6)
     assert value(scores, "rpe_rotation") == pytest.approx(0, abs=1e-5)
-    assert by_name(scores)["ate"].note == "in the truth's unit, which is not known in metres"
+    assert by_name(scores)["ate"].note == "in the truth's unit, which is not known in meters"
     assert by_name(scores)["rpe_rotation"].note == ""
 
 
 def test_rotation_of_steps_on_paper() -> None:
-    centres = [[0.0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 2, 1]]
+    centers = [[0.0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 2, 1]]
     turns = [[0.0, 0, 0], [0, 3, 0], [0, 3, 0], [0, 7, 0]]
-    scores = trajectory_scores(scene_at(centres, turns), scene_at(centres))
+    scores = trajectory_scores(scene_at(centers, turns), scene_at(centers))
     assert value(scores, "rpe_rotation") == pytest.approx(math.sqrt((9 + 0 + 16) / 3), abs=1e-5)
 
 
-def test_lengths_are_in_metres_where_the_truth_knows_them() -> None:
-    in_metres = with_cameras(make_scene(5, metres_per_unit=0.5), random_cameras(5, 1))
-    unknown = dataclasses.replace(in_metres, metres_per_unit=torch.tensor(torch.nan))
-    prediction = with_cameras(make_scene(5), noisy(in_metres.cameras.world_from_cam, 0.1, 2))
+def test_lengths_are_in_meters_where_the_truth_knows_them() -> None:
+    in_meters = with_cameras(make_scene(5, metres_per_unit=0.5), random_cameras(5, 1))
+    unknown = dataclasses.replace(in_meters, metres_per_unit=torch.tensor(torch.nan))
+    prediction = with_cameras(make_scene(5), noisy(in_meters.cameras.world_from_cam, 0.1, 2))
     for metric, a, b in zip(
         TRAJECTORY_METRICS,
-        trajectory_scores(prediction, in_metres),
+        trajectory_scores(prediction, in_meters),
         trajectory_scores(prediction, unknown),
         strict=True,
     ):
@@ -540,7 +540,7 @@ def test_missing_frames_count_in_ate_all_and_nowhere_else() -> None:
     expected = g.rotation_angle(one[1][:3, :3].T @ one[0][:3, :3]).rad2deg()
     assert float(errors.rotation[1]) == pytest.approx(float(expected), abs=1e-3)
     # The path is that of all true frames.
-    length = path_length(truth.cameras.centres)
+    length = path_length(truth.cameras.centers)
     assert value(scores, "ate_of_path") == pytest.approx(value(scores, "ate") / length)
 
 
@@ -578,12 +578,12 @@ def test_standing_still_is_relative_to_the_depth() -> None:
     assert not stands_still(without_depth(scene_at([[0.0, 0, 0], [1.1e-9, 0, 0], [0, 0, 0]])))
 
 
-def test_no_neighbouring_frames_leave_the_steps_undefined() -> None:
+def test_no_neighboring_frames_leave_the_steps_undefined() -> None:
     truth = make_scene(5)
     scores = trajectory_scores(without_frames(truth, 1, 3), truth)
     assert value(scores, "ate") == pytest.approx(0, abs=1e-6)
     assert math.isnan(value(scores, "rpe_translation"))
-    assert by_name(scores)["rpe_rotation"].note == "no two neighbouring frames are placed"
+    assert by_name(scores)["rpe_rotation"].note == "no two neighboring frames are placed"
 
 
 def test_a_prediction_that_stands_still_is_as_wrong_as_the_path_is_wide() -> None:

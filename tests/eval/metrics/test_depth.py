@@ -220,37 +220,37 @@ def test_the_own_scores_do_not_depend_on_the_unit_of_the_prediction() -> None:
     truth, prediction = make_scene(), noisy(make_scene())
     scaled = replace(prediction, depths=8 * prediction.depths)
     assert values(depth_scores(scaled, truth)) == pytest.approx(values(depth_scores(prediction, truth)), rel=1e-9)
-    in_metres = replace(prediction, metres_per_unit=torch.tensor(7.0))
-    assert depth_scores(in_metres, truth) == depth_scores(prediction, truth)
+    in_meters = replace(prediction, metres_per_unit=torch.tensor(7.0))
+    assert depth_scores(in_meters, truth) == depth_scores(prediction, truth)
 
 
-def test_lengths_are_in_metres_where_they_are_known_and_shares_never_change() -> None:
+def test_lengths_are_in_meters_where_they_are_known_and_shares_never_change() -> None:
     prediction, unknown = noisy(make_scene()), make_scene()
     known = replace(unknown, metres_per_unit=torch.tensor(2.5))
-    in_metres, in_units = by_name(depth_scores(prediction, known)), by_name(depth_scores(prediction, unknown))
+    in_meters, in_units = by_name(depth_scores(prediction, known)), by_name(depth_scores(prediction, unknown))
     for metric in DEPTH_METRICS:
         factor = 2.5 if metric.unit == "m" else 1.0
-        assert in_metres[metric.name].value == pytest.approx(factor * in_units[metric.name].value, rel=1e-9)
-        assert in_metres[metric.name].note == ""
-        assert ("not known in metres" in in_units[metric.name].note) == (metric.unit == "m")
+        assert in_meters[metric.name].value == pytest.approx(factor * in_units[metric.name].value, rel=1e-9)
+        assert in_meters[metric.name].note == ""
+        assert ("not known in meters" in in_units[metric.name].note) == (metric.unit == "m")
 
 
-@pytest.mark.parametrize("metres", [0.0, -1.0, float("inf")])
-def test_a_unit_of_no_length_is_an_unknown_one(metres: float) -> None:
-    truth = replace(make_scene(), metres_per_unit=torch.tensor(metres))
+@pytest.mark.parametrize("meters", [0.0, -1.0, float("inf")])
+def test_a_unit_of_no_length_is_an_unknown_one(meters: float) -> None:
+    truth = replace(make_scene(), metres_per_unit=torch.tensor(meters))
     assert depth_scores(noisy(truth), truth) == depth_scores(noisy(truth), make_scene())
 
 
-def test_the_bound_of_video_depth_is_in_metres_and_the_prediction_is_taken_as_it_was_made() -> None:
+def test_the_bound_of_video_depth_is_in_meters_and_the_prediction_is_taken_as_it_was_made() -> None:
     """Adam's answer depends on the prediction's unit, which the truth's must not change."""
     truth, prediction = make_scene(), noisy(make_scene())
     in_feet = replace(truth, depths=truth.depths / 0.25, metres_per_unit=torch.tensor(0.25))
-    in_metres = replace(truth, metres_per_unit=torch.tensor(1.0))
-    assert video_depth_scores(prediction, in_feet, 4.0) == video_depth_scores(prediction, in_metres, 4.0)
+    in_meters = replace(truth, metres_per_unit=torch.tensor(1.0))
+    assert video_depth_scores(prediction, in_feet, 4.0) == video_depth_scores(prediction, in_meters, 4.0)
     unknown = by_name(video_depth_scores(prediction, truth, 4.0))
-    assert values(tuple(unknown.values())) == values(video_depth_scores(prediction, in_metres, 4.0))
+    assert values(tuple(unknown.values())) == values(video_depth_scores(prediction, in_meters, 4.0))
     for name, score in unknown.items():
-        assert ("not known in metres" in score.note) == ("rmse" in name)
+        assert ("not known in meters" in score.note) == ("rmse" in name)
 
 
 @pytest.mark.parametrize("scores_of", BOTH)

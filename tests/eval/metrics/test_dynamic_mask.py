@@ -13,9 +13,9 @@ from torch import Tensor
 
 from recon4d.eval.metrics.dynamic_mask import (
     MOVING_METRICS,
+    dynamic_mask_scores,
     intersection_over_union,
-    is_moving,
-    moving_scores,
+    is_dynamic,
 )
 from recon4d.eval.metrics.score import Score
 from recon4d.records import Scene
@@ -25,12 +25,12 @@ def with_moving(moving: Tensor) -> Scene:
     scene = make_scene(len(moving))
     full = torch.full_like(scene.depths, torch.nan)
     full[:, 0, : moving.shape[1]] = moving
-    return dataclasses.replace(scene, moving=full)
+    return dataclasses.replace(scene, dynamic=full)
 
 
 def scores_of(prediction: list[list[float]], truth: list[list[float]]) -> dict[str, Score]:
     """The scores of masks given as a few pixels for each frame; all others are not told."""
-    scores = moving_scores(with_moving(torch.tensor(prediction)), with_moving(torch.tensor(truth)))
+    scores = dynamic_mask_scores(with_moving(torch.tensor(prediction)), with_moving(torch.tensor(truth)))
     return {score.metric: score for score in scores}
 
 
@@ -60,7 +60,7 @@ def test_an_overlap_of_one_half_is_not_found_and_a_probability_of_one_half_does_
     scores = scores_of([[1.0, 0.5]], [[1.0, 1]])
     assert scores["moving_iou_frames"].value == 0.5
     assert scores["moving_recall_frames"].value == 0
-    assert is_moving(torch.tensor([[[0.5, 0.51, torch.nan]]])).tolist() == [[[False, True, False]]]
+    assert is_dynamic(torch.tensor([[[0.5, 0.51, torch.nan]]])).tolist() == [[[False, True, False]]]
 
 
 def test_pixels_of_which_the_truth_says_nothing_do_not_count() -> None:

@@ -39,7 +39,7 @@ def scene_of(pixels: torch.Tensor, visible: torch.Tensor, anchors: tuple[int, ..
         cameras=Cameras(torch.eye(4).expand(num_frames, 4, 4), intrinsics.expand(num_frames, 3, 3)),
         tracks=Tracks(
             points=flat.reshape(*pixels.shape[:-1], 3),
-            visible=visible,
+            visibility=visible,
             confidence=torch.ones_like(visible),
             anchors=torch.tensor(anchors),
             pixels=torch.stack([pixels[i, anchor] for i, anchor in enumerate(anchors)]),
@@ -133,15 +133,15 @@ def test_scores_equal_plain_loops(seed: int) -> None:
                 found, before = p.confidence[a, f, q] > 0, p.points[a, f, q, 2] > 0
                 offset = (where[a, f, q] - true[a, f, q]) * np.array([STEP_X, STEP_Y])
                 errors[a, f, q] = np.hypot(*offset) if found and before else np.inf
-                right.append(bool(found) and (float(p.visible[a, f, q]) > 0.5) == bool(t.visible[a, f, q]))
+                right.append(bool(found) and (float(p.visibility[a, f, q]) > 0.5) == bool(t.visibility[a, f, q]))
                 path.append(errors[a, f, q])
             for limit, shares in alive.items():
                 shares.append(next((i for i, error in enumerate(path) if error > limit), len(path)) / len(path))
-    visible = [e for e in errors if t.visible[e]]
-    said = [e for e in errors if p.visible[e] > 0.5 and p.confidence[e] > 0]
+    visible = [e for e in errors if t.visibility[e]]
+    said = [e for e in errors if p.visibility[e] > 0.5 and p.confidence[e] > 0]
     jaccards = []
     for limit in (1, 2, 4, 8, 16):
-        hits = len([e for e in said if t.visible[e] and errors[e] < limit])
+        hits = len([e for e in said if t.visibility[e] and errors[e] < limit])
         jaccards.append(hits / (len(visible) + len(said) - hits))
     finite = np.sort([error for error in errors.values() if error < np.inf])
     wanted = {
@@ -172,7 +172,7 @@ def test_pictures_are_the_scenes_own_where_points_are_before_the_camera() -> Non
     assert torch.allclose(in_pictures(flat, scene.cameras), scene.track_pixels[0], atol=1e-4)
     behind = flat.clone()
     behind[0] *= -1
-    behind[1, 0, :] = scene.cameras.centres[1]
+    behind[1, 0, :] = scene.cameras.centers[1]
     seen = in_pictures(behind, scene.cameras)
     assert seen[0].isnan().all()
     assert seen[1, 0].isnan().all()

@@ -20,7 +20,7 @@ from recon4d.eval.metrics.point_clouds import (
     chamfer,
     f_score,
     nearest_distances,
-    nearest_neighbours,
+    nearest_neighbors,
     normal_consistency,
     normals,
     thinned,
@@ -35,7 +35,7 @@ from recon4d.eval.metrics.points import (
 from recon4d.eval.protocols import multiview_points
 from recon4d.eval.protocols.multiview_points import (
     MULTIVIEW_POINT_METRICS,
-    is_in_centre,
+    is_in_center,
     multiview_point_scores,
     shift_and_scale,
 )
@@ -75,7 +75,7 @@ def test_clouds_on_paper() -> None:
     predicted = torch.tensor([[0.0, 0, 0], [1, 0, 0], [5, 0, 0]])
     true = torch.tensor([[0.0, 0, 0], [1, 1, 0]])
     assert nearest_distances(predicted, true).tolist() == pytest.approx([0, 1, math.sqrt(17)])
-    assert nearest_neighbours(predicted[[0, 2]], true)[1].tolist() == [0, 1]
+    assert nearest_neighbors(predicted[[0, 2]], true)[1].tolist() == [0, 1]
     distances = accuracy_and_completeness(predicted, true)
     assert distances.accuracy == pytest.approx((1 + math.sqrt(17)) / 3)
     assert distances.accuracy_median == pytest.approx(1)
@@ -198,7 +198,7 @@ def test_icp_brings_a_cloud_back(capfd: pytest.CaptureFixture[str]) -> None:
     assert capfd.readouterr() == ("", "")
 
 
-def test_icp_starts_where_it_is_told_and_believes_no_neighbour_further_than_it_is_told() -> None:
+def test_icp_starts_where_it_is_told_and_believes_no_neighbor_further_than_it_is_told() -> None:
     true = curved().points.reshape(-1, 3)
     away = g.rigid(torch.eye(3), torch.tensor([50.0, 0, 0]))
     there = align_icp(g.transform_points(away, true), true, 0.1, g.invert(away))
@@ -275,7 +275,7 @@ def test_point_maps_are_what_plain_numpy_finds() -> None:
     error = np.linalg.norm(moved - q, axis=1).mean()
     every = np.linalg.norm(moved[:, None] - q, axis=-1)
     assert scores["point_epe"].value == pytest.approx(2 * error, rel=1e-4)
-    distance = np.median(np.linalg.norm(q - truth.cameras.centres[0].numpy(), axis=1))
+    distance = np.median(np.linalg.norm(q - truth.cameras.centers[0].numpy(), axis=1))
     assert scores["point_epe_relative"].value == pytest.approx(error / distance, rel=1e-4)
     assert scores["accuracy"].value == pytest.approx(2 * every.min(1).mean(), rel=1e-4)
     assert scores["completeness"].value == pytest.approx(2 * every.min(0).mean(), rel=1e-4)
@@ -373,7 +373,7 @@ def test_without_depth_lengths_are_measured_by_the_distance_to_the_first_camera(
     world_from_cam = truth.cameras.world_from_cam.clone()
     world_from_cam[0] = torch.nan
     late = dataclasses.replace(truth, cameras=dataclasses.replace(truth.cameras, world_from_cam=world_from_cam))
-    expected = (truth.points - truth.cameras.centres[1]).norm(dim=-1).numpy()
+    expected = (truth.points - truth.cameras.centers[1]).norm(dim=-1).numpy()
     assert median_distance_to_first_camera(late) == pytest.approx(float(np.median(expected)))
     lost = dataclasses.replace(
         no_depth, cameras=dataclasses.replace(truth.cameras, world_from_cam=torch.full_like(world_from_cam, torch.nan))
@@ -442,14 +442,14 @@ def test_shift_and_scale_on_paper() -> None:
         shift_and_scale(torch.ones(0, 3), torch.ones(0, 3))
 
 
-def test_the_centre_is_224_pixels_wide_or_all_there_is() -> None:
-    inside = is_in_centre(384, 513)
+def test_the_center_is_224_pixels_wide_or_all_there_is() -> None:
+    inside = is_in_center(384, 513)
     assert inside.sum() == 224 * 224
     assert inside[80:304, 144:368].all()
-    assert is_in_centre(12, 16).all()
-    assert is_in_centre(225, 100)[:224].all()
-    assert not is_in_centre(225, 100)[224].any()
-    assert is_in_centre(300, 100)[38:262].all()
+    assert is_in_center(12, 16).all()
+    assert is_in_center(225, 100)[:224].all()
+    assert not is_in_center(225, 100)[224].any()
+    assert is_in_center(300, 100)[38:262].all()
 
 
 def test_the_published_protocol_is_reproduced_on_frozen_maps(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -498,7 +498,7 @@ def test_the_published_protocol_is_reproduced_on_frozen_maps(monkeypatch: pytest
     every = np.linalg.norm(a[:, None] - b, axis=-1)
     nc1 = np.abs((normal_a * normal_b[every.argmin(1)]).sum(1))
     nc2 = np.abs((normal_b * normal_a[every.argmin(0)]).sum(1))
-    # The truth's unit is 0.5 / 2.5 metres long.
+    # The truth's unit is 0.5 / 2.5 meters long.
     expected = {
         "multiview_accuracy": 0.2 * every.min(1).mean(),
         "multiview_accuracy_median": 0.2 * np.median(every.min(1)),
@@ -544,7 +544,7 @@ def test_multiview_says_why_it_is_undefined(monkeypatch: pytest.MonkeyPatch) -> 
         (truth, lost, "the first camera is not known"),
         (knowing(truth, nowhere), truth, "no point is known in both"),
         (at_one_place, truth, "wanted both above 0"),
-        (knowing(truth, corner), truth, "0 predicted points are in the centre"),
+        (knowing(truth, corner), truth, "0 predicted points are in the center"),
     ):
         scores = multiview_point_scores(prediction, true)
         assert [score.metric for score in scores] == [metric.name for metric in MULTIVIEW_POINT_METRICS]

@@ -47,7 +47,7 @@ def scene_of(
         point_confidence=torch.zeros_like(scene.depths),
         tracks=Tracks(
             points=points,
-            visible=ones if visible is None else visible,
+            visibility=ones if visible is None else visible,
             confidence=ones if confidence is None else confidence,
             anchors=torch.tensor(anchors),
             pixels=pixels.expand(points.shape[0], -1, -1),
@@ -139,7 +139,7 @@ def test_scores_computed_on_paper() -> None:
     assert scores["moving_epe"].value == pytest.approx(1.0 / 3 * 3 / 4)
     assert scores["static_oracle_moving_epe"].value == pytest.approx((1 + 2 + 3) / 3 * 3 / 4)
     assert scores["static_oracle_moving_epe"].count == 3
-    # A survives; B is lost at once (not found at frame 1); C exceeds half a metre at its third later frame.
+    # A survives; B is lost at once (not found at frame 1); C exceeds half a meter at its third later frame.
     assert scores["survival"].value == pytest.approx((1 + 0 + 2 / 3) / 3)
     # Beside the anchors: 9 entries, wrong are B's not found, A's half, C's at frame 2.
     assert scores["visibility_accuracy"].value == pytest.approx(6 / 9)
@@ -149,7 +149,7 @@ def test_scores_computed_on_paper() -> None:
     assert scores["aj"].value == pytest.approx((7 / 12 + 8 / 11 * 3) / 4)
 
 
-def test_distances_are_in_metres_and_undefined_shares_say_so() -> None:
+def test_distances_are_in_meters_and_undefined_shares_say_so() -> None:
     prediction, truth = by_hand()
     twice = by_name(track_scores(prediction, replace(truth, metres_per_unit=torch.tensor(2.0))))
     once = by_name(track_scores(prediction, truth))
@@ -157,15 +157,15 @@ def test_distances_are_in_metres_and_undefined_shares_say_so() -> None:
     assert twice["apd3d"].value == pytest.approx((8 + 8 + 9 + 10) / 12 / 4)
     assert twice["survival"].value == pytest.approx((1 + 0 + 1 / 3) / 3)
     assert twice["moving_epe"].value == pytest.approx(once["moving_epe"].value)
-    for metres in (torch.nan, torch.inf, 0.0, -1.0):
-        unknown = by_name(track_scores(prediction, replace(truth, metres_per_unit=torch.tensor(metres))))
+    for meters in (torch.nan, torch.inf, 0.0, -1.0):
+        unknown = by_name(track_scores(prediction, replace(truth, metres_per_unit=torch.tensor(meters))))
         for name in ("apd3d", "apd3d_sim3", "apd3d_median_of_ratios", "apd3d_moving", "survival", "aj"):
             assert math.isnan(unknown[name].value)
-            assert unknown[name].note == "the truth's unit is not known in metres"
+            assert unknown[name].note == "the truth's unit is not known in meters"
             assert unknown[name].total == once[name].total or name == "survival"
         assert unknown["epe"].value == pytest.approx(once["epe"].value)
-        assert "not known in metres" in unknown["epe"].note
-        assert "not known in metres" in unknown["epe_moving"].note
+        assert "not known in meters" in unknown["epe"].note
+        assert "not known in meters" in unknown["epe_moving"].note
         assert unknown["moving_epe"].value == pytest.approx(once["moving_epe"].value)
         assert unknown["visibility_accuracy"].value == once["visibility_accuracy"].value
 
@@ -215,7 +215,7 @@ def test_tracks_without_queries_find_nothing() -> None:
     empty = with_tracks(
         prediction,
         points=tracks.points[:, :, :0],
-        visible=tracks.visible[:, :, :0],
+        visible=tracks.visibility[:, :, :0],
         confidence=tracks.confidence[:, :, :0],
         pixels=tracks.pixels[:, :0],
     )
@@ -293,12 +293,12 @@ def loops(prediction: Scene, truth: Scene) -> dict[str, float]:
     moving = [e for e in entries if steps[e] > 0.02 * start[e[0], e[2]][2]]
     to_unit = 3 / np.sort([place[2] for place in start.values()])[5]
     beside = [e for e in entries if e[1] != int(t.anchors[e[0]])]
-    right = [found[e] and (float(p.visible[e]) > 0.5) == bool(t.visible[e]) for e in beside]
+    right = [found[e] and (float(p.visibility[e]) > 0.5) == bool(t.visibility[e]) for e in beside]
     jaccards = []
     for limit in (0.1, 0.3, 0.5, 1.0):
-        said = [e for e in entries if found[e] and p.visible[e] > 0.5]
-        hits = sum(bool(t.visible[e]) and bool(by_scale[e] <= limit) for e in said)
-        jaccards.append(hits / (sum(bool(t.visible[e]) for e in entries) + len(said) - hits))
+        said = [e for e in entries if found[e] and p.visibility[e] > 0.5]
+        hits = sum(bool(t.visibility[e]) and bool(by_scale[e] <= limit) for e in said)
+        jaccards.append(hits / (sum(bool(t.visibility[e]) for e in entries) + len(said) - hits))
     shares = []
     for a in range(2):
         for q in range(6):
@@ -334,7 +334,7 @@ def test_a_track_of_the_last_frame_is_followed_backwards() -> None:
     assert alone["apd3d"].value == 1
 
 
-def test_a_track_half_a_metre_off_survives() -> None:
+def test_a_track_half_a_meter_off_survives() -> None:
     truth = scene_of(torch.tensor([0.0, 0.0, 4.0]).expand(1, 3, 3, 3))
     for offset, wanted in ((0.5, 1), (0.501, 5 / 6)):
         points = tracks_of(truth).points.clone()
@@ -407,7 +407,7 @@ def test_the_order_of_anchors_and_queries_does_not_matter() -> None:
     turned = with_tracks(
         prediction,
         points=p.points[[1, 0]][:, :, order],
-        visible=p.visible[[1, 0]][:, :, order],
+        visible=p.visibility[[1, 0]][:, :, order],
         confidence=p.confidence[[1, 0]][:, :, order],
         anchors=p.anchors[[1, 0]],
         pixels=p.pixels[[1, 0]][:, order] + 0.3,
@@ -482,8 +482,8 @@ def test_sparse_queries_are_the_nearest_answered_ones_within_three_quarters_of_a
     assert torch.equal(nearest_queries(pixels, predicted, everywhere, (20, 20)), wanted)
     assert (nearest_queries(pixels, predicted, ~everywhere, (20, 20)) == -1).all()
     limit = torch.tensor([[5.0, 5.0], [5.0, 15.001], [18.0, 2.0]])
-    centres = torch.tensor([[5.75, 5.0], [5.75, 15.0], [9.0, 9.0]])
-    assert nearest_queries(limit, centres, everywhere[:3], (20, 20)).tolist() == [0, -1, -1]
+    centers = torch.tensor([[5.75, 5.0], [5.75, 15.0], [9.0, 9.0]])
+    assert nearest_queries(limit, centers, everywhere[:3], (20, 20)).tolist() == [0, -1, -1]
 
 
 def test_queries_in_the_order_of_the_truth_are_their_own_even_at_one_place() -> None:
@@ -498,7 +498,12 @@ def test_dense_pairs_are_quick() -> None:
     scene = scene_of(points, pixels=pixels)
     maps = torch.ones(frames, height, width)
     scene = replace(
-        scene, depths=maps, depth_confidence=maps, points=torch.ones(*maps.shape, 3), point_confidence=maps, moving=maps
+        scene,
+        depths=maps,
+        depth_confidence=maps,
+        points=torch.ones(*maps.shape, 3),
+        point_confidence=maps,
+        dynamic=maps,
     )
     shifted = with_tracks(scene, pixels=pixels[None] + 0.2)
     start = time.perf_counter()

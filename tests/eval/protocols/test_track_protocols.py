@@ -37,7 +37,7 @@ def with_tracks(scene: Scene, **changes: torch.Tensor) -> Scene:
 
 
 def random_scenes(seed: int, frames: int = 6, queries: int = 10) -> tuple[Scene, Scene]:
-    """A truth in metres whose first half stands still, all of it known, and a noisy prediction in another unit."""
+    """A truth in meters whose first half stands still, all of it known, and a noisy prediction in another unit."""
     generator = torch.Generator().manual_seed(seed)
 
     def noise(*shape: int) -> torch.Tensor:
@@ -55,7 +55,7 @@ def random_scenes(seed: int, frames: int = 6, queries: int = 10) -> tuple[Scene,
         truth,
         tracks=Tracks(
             points=start + steps.cumsum(dim=1),
-            visible=visible,
+            visibility=visible,
             confidence=torch.ones(1, frames, queries),
             anchors=torch.tensor([0]),
             pixels=torch.rand(1, queries, 2, generator=generator) * 10,
@@ -69,7 +69,7 @@ def random_scenes(seed: int, frames: int = 6, queries: int = 10) -> tuple[Scene,
 
 def arrays(prediction: Scene, truth: Scene) -> tuple[np.ndarray, np.ndarray]:
     """P and G (time, query, 3) of the queries that are visible in frame 0."""
-    seen = tracks_of(truth).visible[0, 0] > 0
+    seen = tracks_of(truth).visibility[0, 0] > 0
     return tuple(tracks_of(scene).points[0][:, seen].double().numpy() for scene in (prediction, truth))  # type: ignore[return-value]
 
 
@@ -143,7 +143,7 @@ def test_worldtrack_equals_the_published_formulas(seed: int) -> None:
         "moving_realigned": published_apd3d_epe(published_global(p[:, moving], t[:, moving]), t[:, moving]),
     }
     once = published_global(p, t)
-    seen = tracks_of(truth).visible[0][:, :8].numpy() > 0
+    seen = tracks_of(truth).visibility[0][:, :8].numpy() > 0
     for name, (apd3d, epe) in wanted.items():
         assert scores[f"worldtrack_apd3d_{name}"].value == pytest.approx(apd3d), name
         assert scores[f"worldtrack_epe_{name}"].value == pytest.approx(epe, rel=1e-4), name
@@ -172,7 +172,7 @@ def test_the_robust_similarity_forgives_a_turned_world_and_a_few_strays() -> Non
     assert scores["worldtrack_apd3d_global"].value < 0.5
 
 
-def test_the_robust_similarity_is_asked_for_in_metres_with_the_published_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_robust_similarity_is_asked_for_in_meters_with_the_published_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
     def fake(predicted: torch.Tensor, true: torch.Tensor, threshold: float, seed: int) -> Alignment:
@@ -284,11 +284,11 @@ def test_the_moving_subset_is_aligned_again_as_published_and_once_in_the_second_
     assert scores["worldtrack_epe_per_traj"].value == pytest.approx(0, abs=1e-5)
 
 
-def test_worldtrack_thresholds_are_metres_and_its_limits_strict() -> None:
+def test_worldtrack_thresholds_are_meters_and_its_limits_strict() -> None:
     prediction, truth = random_scenes(0)
-    in_centimetres = truth.transformed(g.similarity(torch.tensor(100.0), torch.eye(3), torch.zeros(3)))
+    in_centimeters = truth.transformed(g.similarity(torch.tensor(100.0), torch.eye(3), torch.zeros(3)))
     for one, other in zip(
-        worldtrack_scores(prediction, truth), worldtrack_scores(prediction, in_centimetres), strict=True
+        worldtrack_scores(prediction, truth), worldtrack_scores(prediction, in_centimeters), strict=True
     ):
         assert one.value == pytest.approx(other.value, rel=1e-3), one.metric
     points = tracks_of(truth).points[:, :1].repeat(1, 6, 1, 1)
@@ -298,12 +298,12 @@ def test_worldtrack_thresholds_are_metres_and_its_limits_strict() -> None:
     assert scores["worldtrack_apd3d_moving_realigned"].total == scores["worldtrack_v2_apd3d_moving"].total == 6
 
 
-def test_lengths_of_paths_are_in_metres() -> None:
+def test_lengths_of_paths_are_in_meters() -> None:
     prediction, truth = random_scenes(0)
     points = tracks_of(truth).points[:, :1].repeat(1, 6, 1, 1)
     points[0, 1:, 0, 0] += 0.0101
-    in_half_metres = replace(with_tracks(truth, points=points), metres_per_unit=torch.tensor(0.5))
-    scores = by_name(worldtrack_scores(prediction, in_half_metres))
+    in_half_meters = replace(with_tracks(truth, points=points), metres_per_unit=torch.tensor(0.5))
+    scores = by_name(worldtrack_scores(prediction, in_half_meters))
     assert scores["worldtrack_apd3d_moving_realigned"].total == scores["worldtrack_v2_apd3d_moving"].total == 0
 
 
@@ -332,7 +332,7 @@ def test_only_queries_seen_in_frame_0_and_anchored_there_count() -> None:
         with_tracks(
             scene,
             points=tracks_of(scene).points.repeat(2, 1, 1, 1),
-            visible=tracks_of(scene).visible.repeat(2, 1, 1),
+            visible=tracks_of(scene).visibility.repeat(2, 1, 1),
             confidence=tracks_of(scene).confidence.repeat(2, 1, 1),
             anchors=torch.tensor([0, 2]),
             pixels=tracks_of(scene).pixels.repeat(2, 1, 1),
@@ -357,14 +357,14 @@ def test_what_cannot_be_measured_says_why() -> None:
         assert score.total > 0
     unknown_unit = replace(truth, metres_per_unit=torch.tensor(torch.nan))
     for score in worldtrack_scores(prediction, unknown_unit):
-        assert score.note == "the truth's unit is not known in metres"
+        assert score.note == "the truth's unit is not known in meters"
     scores = by_name(tapvid3d_scores(prediction, unknown_unit))
     for name in ("tapvid3d_apd_none", "tapvid3d_aj_none", "tapvid3d_apd_fixed", "tapvid3d_aj_fixed"):
-        assert scores.pop(name).note == "the truth's unit is not known in metres"
+        assert scores.pop(name).note == "the truth's unit is not known in meters"
     assert not any(math.isnan(score.value) for score in scores.values())
     without_unit = replace(prediction, metres_per_unit=torch.tensor(torch.nan))
     scores = by_name(tapvid3d_scores(without_unit, truth))
-    assert scores["tapvid3d_apd_none"].note == "the prediction's unit is not known in metres"
+    assert scores["tapvid3d_apd_none"].note == "the prediction's unit is not known in meters"
     nothing_known = with_tracks(truth, confidence=torch.zeros(1, 6, 10))
     for score in tapvid3d_scores(prediction, nothing_known):
         assert score.note == "the truth knows no track at its anchor"
@@ -401,7 +401,7 @@ def test_tapvid3d_equals_the_published_formulas(seed: int) -> None:
         g.transform_points(scene.cameras.cam_from_world.double(), tracks_of(scene).points[0].double()).numpy()
         for scene in (prediction, truth)
     )
-    said, seen = tracks_of(prediction).visible[0].numpy() > 0.5, tracks_of(truth).visible[0].numpy() > 0.5
+    said, seen = tracks_of(prediction).visibility[0].numpy() > 0.5, tracks_of(truth).visibility[0].numpy() > 0.5
     side = 256 / min(HEIGHT, WIDTH)
     taus = [k * t[..., 2] / np.sqrt(20 * side * 22 * side) for k in (1, 2, 4, 8, 16)]
     fixed = [np.full_like(taus[0], limit) for limit in (0.01, 0.04, 0.16, 0.64, 2.56)]
@@ -411,7 +411,7 @@ def test_tapvid3d_equals_the_published_formulas(seed: int) -> None:
     wanted = {
         ("tapvid3d_apd", "tapvid3d_aj"): (by_median, taus),
         ("tapvid3d_apd_per_trajectory", "tapvid3d_aj_per_trajectory"): (by_depth, taus),
-        ("tapvid3d_apd_none", "tapvid3d_aj_none"): (p * 2, taus),  # its unit is two metres
+        ("tapvid3d_apd_none", "tapvid3d_aj_none"): (p * 2, taus),  # its unit is two meters
         ("tapvid3d_apd_fixed", "tapvid3d_aj_fixed"): (by_median, fixed),
     }
     scores = by_name(tapvid3d_scores(prediction, truth))

@@ -43,8 +43,8 @@ from recon4d.eval.report.headline import (
     number,
     trouble_lines,
 )
-from recon4d.eval.report.path_pictures import draw_paths, true_and_predicted_centres
-from recon4d.eval.report.summary import Summary, summarise
+from recon4d.eval.report.path_pictures import draw_paths, true_and_predicted_centers
+from recon4d.eval.report.summary import Summary, summarize
 from recon4d.eval.runner import Evaluation
 from recon4d.eval.scoring import METRICS, ClipResult
 from recon4d.geometry import rotation_from_axis_angle, similarity
@@ -255,7 +255,7 @@ def test_the_tables_hold_the_summaries_and_every_clip(tmp_path: Path):
         *("clips", "measured", "worst", "count", "total"),
     ]
     assert [(row["method"], row["metric"]) for row in rows] == [
-        (s.method, s.metric.name) for s in summarise(of.results)
+        (s.method, s.metric.name) for s in summarize(of.results)
     ]
     row = next(row for row in rows if (row["method"], row["metric"]) == ("net", "abs_rel"))
     assert float(row["value"]) == np.mean([0.1, 0.3])
@@ -528,7 +528,7 @@ def test_any_values_give_a_drawing_inside_its_paper_with_a_few_ticks(values: lis
     for svg in (
         cumulative_figure(metric, results),
         seconds_figure(results),
-        interval_figure([s for s in summarise(results) if s.metric.name == metric], ["net"]),
+        interval_figure([s for s in summarize(results) if s.metric.name == metric], ["net"]),
     ):
         figure = drawing(svg)
         width, height = (float(number) for number in figure.attrib["viewBox"].split()[2:])
@@ -541,7 +541,7 @@ def test_any_values_give_a_drawing_inside_its_paper_with_a_few_ticks(values: lis
         assert 1 <= len(labels) <= 14
 
 
-def test_intervals_lie_about_their_values_and_colours_belong_to_methods():
+def test_intervals_lie_about_their_values_and_colors_belong_to_methods():
     summaries = [summary("ate", 1.0, "a"), summary("ate", 3.0, "c", low=1.0, high=4.0)]
     figure = drawing(interval_figure(summaries, ["a", "b", "c"]))
     groups = figure.findall("g")
@@ -593,20 +593,20 @@ def picture(path: Path, sample: Sample, prediction: Prediction) -> np.ndarray:
 
 
 def at(image: np.ndarray, column: int, row: int, x: float, y: float) -> np.ndarray:
-    """The colour at a share of a panel's width and height."""
+    """The color at a share of a panel's width and height."""
     left, top = GAP + column * 223, HEAD + row * (ROW + GAP)
     return image[top + int(y * ROW), left + int(x * 217)]
 
 
-def colour(colour_map: str, value: float) -> np.ndarray:
-    return np.array(colormaps[colour_map](value, bytes=True)[:3]).astype(int)
+def color(color_map: str, value: float) -> np.ndarray:
+    return np.array(colormaps[color_map](value, bytes=True)[:3]).astype(int)
 
 
 def answer(scene) -> Prediction:
     return Prediction.of_scene(scene, 1.0)
 
 
-def test_errors_are_coloured_by_their_size_after_one_scale(tmp_path: Path):
+def test_errors_are_colored_by_their_size_after_one_scale(tmp_path: Path):
     sample = flat()
     depths = 5 * sample.scene.depths
     depths[:, :, 10:13] *= 1.15
@@ -619,12 +619,12 @@ def test_errors_are_coloured_by_their_size_after_one_scale(tmp_path: Path):
     assert image.shape == (HEAD + 3 * (ROW + GAP) + 250, WIDTH, 3)
     for row in range(3):
         for x, error in ((0.3, 0.0), (11.5 / 16, 0.5), (0.95, 1.0)):
-            assert at(image, 3, row, x, 0.7) == pytest.approx(colour("viridis", error), abs=12)
+            assert at(image, 3, row, x, 0.7) == pytest.approx(color("viridis", error), abs=12)
         assert at(image, 3, row, 0.5, 0.1) == pytest.approx(168, abs=6)
         assert at(image, 2, row, 0.5, 0.1) == pytest.approx(0, abs=6)
-        assert at(image, 0, row, 0.2, 0.5) == pytest.approx(walls.LEFT_COLOUR, abs=12)
-        assert at(image, 0, row, 0.8, 0.5) == pytest.approx(walls.RIGHT_COLOUR, abs=12)
-        # Where the answer is right up to its scale it has the colours of the truth.
+        assert at(image, 0, row, 0.2, 0.5) == pytest.approx(walls.LEFT_COLOR, abs=12)
+        assert at(image, 0, row, 0.8, 0.5) == pytest.approx(walls.RIGHT_COLOR, abs=12)
+        # Where the answer is right up to its scale it has the colors of the truth.
         assert at(image, 2, row, 0.3, 0.7) == pytest.approx(at(image, 1, row, 0.3, 0.7), abs=6)
         assert at(image, 2, row, 0.95, 0.7).sum() < at(image, 1, row, 0.95, 0.7).sum() - 60
 
@@ -663,7 +663,7 @@ def test_sparse_depth_is_drawn_as_dots_where_it_is(tmp_path: Path):
         near = lit[np.abs(lit - (y, x)).max(axis=1) <= 5]
         assert near.mean(axis=0) == pytest.approx((y, x), abs=1.5)
     # Both are right, once scaled, and the rest is not known.
-    assert at(image, 3, 0, 4.5 / 16, 3.5 / 12) == pytest.approx(colour("viridis", 0.0), abs=45)
+    assert at(image, 3, 0, 4.5 / 16, 3.5 / 12) == pytest.approx(color("viridis", 0.0), abs=45)
     assert at(image, 3, 0, 0.8, 0.2) == pytest.approx(168, abs=6)
 
 
@@ -680,12 +680,12 @@ def test_of_two_dots_at_one_place_the_nearer_is_in_front(tmp_path: Path):
     assert at(image, 2, 0, 0.502, 0.502).sum() > at(image, 1, 0, 0.502, 0.502).sum() + 60
 
 
-def test_one_wrong_pixel_does_not_colour_its_neighbours(tmp_path: Path):
+def test_one_wrong_pixel_does_not_color_its_neighbors(tmp_path: Path):
     sample = Sample(walls.make_clip(1, 600, 800), walls.make_scene(1).resized(600, 800))
     depths = sample.scene.depths.clone()
     depths[:, ::6, ::6] *= 1000
     image = picture(tmp_path / "a.jpg", sample, answer(replace(sample.scene, depths=depths)))
-    assert at(image, 3, 0, 0.5, 0.5) == pytest.approx(colour("viridis", 1 / 36), abs=30)
+    assert at(image, 3, 0, 0.5, 0.5) == pytest.approx(color("viridis", 1 / 36), abs=30)
 
 
 def test_the_scale_is_that_of_the_clip_and_not_of_the_frames_drawn(tmp_path: Path):
@@ -694,7 +694,7 @@ def test_the_scale_is_that_of_the_clip_and_not_of_the_frames_drawn(tmp_path: Pat
     depths[[0, 4, 8]] *= 1.15
     image = picture(tmp_path / "a.jpg", sample, answer(replace(sample.scene, depths=depths)))
     for row in range(3):
-        assert at(image, 3, row, 0.5, 0.5) == pytest.approx(colour("viridis", 0.5), abs=12)
+        assert at(image, 3, row, 0.5, 0.5) == pytest.approx(color("viridis", 0.5), abs=12)
 
 
 def test_a_prediction_of_another_size_is_drawn_at_the_truths(tmp_path: Path):
@@ -733,7 +733,7 @@ def test_truth_without_depth_shows_only_what_there_is(tmp_path: Path):
     scene = replace(sample.scene, depths=sample.scene.depths * torch.linspace(1, 2, 16))
     image = picture(tmp_path / "a.jpg", blind, answer(scene))
     panels = slice(HEAD, HEAD + 3 * (ROW + GAP))
-    # The prediction's own range of colours, and no error beside it.
+    # The prediction's own range of colors, and no error beside it.
     assert at(image, 1, 0, 0.05, 0.5).sum() > at(image, 1, 0, 0.95, 0.5).sum() + 200
     assert (image[panels, GAP + 2 * 223 + 4 :] > 240).all()
     failed = picture(tmp_path / "b.jpg", blind, Prediction(None, "timed out", 1.0, "more than 600 s"))
@@ -759,7 +759,7 @@ def test_depth_behind_the_camera_is_unknown(tmp_path: Path):
     image = picture(tmp_path / "a.jpg", sample, answer(replace(sample.scene, depths=depths)))
     assert at(image, 2, 1, 0.2, 0.5) == pytest.approx(0, abs=6)
     assert at(image, 3, 1, 0.2, 0.5) == pytest.approx(168, abs=6)
-    assert at(image, 3, 1, 0.8, 0.5) == pytest.approx(colour("viridis", 0.0), abs=12)
+    assert at(image, 3, 1, 0.8, 0.5) == pytest.approx(color("viridis", 0.0), abs=12)
 
 
 def test_portraits_fit_and_pictures_are_small(tmp_path: Path):
@@ -795,14 +795,14 @@ def test_paths_meet_after_a_similarity_and_unplaced_frames_are_unknown():
     lost = moved.cameras.world_from_cam.clone()
     lost[2] = math.nan
     moved = replace(moved, cameras=replace(moved.cameras, world_from_cam=lost))
-    true, predicted = true_and_predicted_centres(truth, moved)
-    assert torch.equal(true, truth.cameras.centres.double())
+    true, predicted = true_and_predicted_centers(truth, moved)
+    assert torch.equal(true, truth.cameras.centers.double())
     placed = torch.tensor([0, 1, 3, 4, 5])
     assert torch.allclose(predicted[placed], true[placed], atol=1e-5)
     assert predicted[2].isnan().all()
-    assert true_and_predicted_centres(truth, None)[1].isnan().all()
+    assert true_and_predicted_centers(truth, None)[1].isnan().all()
     lost[:] = math.nan
-    assert true_and_predicted_centres(truth, moved)[1].isnan().all()
+    assert true_and_predicted_centers(truth, moved)[1].isnan().all()
 
 
 def lines_of(sample: Sample, scene) -> list[dict[str, tuple[np.ndarray, str]]]:
@@ -815,19 +815,19 @@ def lines_of(sample: Sample, scene) -> list[dict[str, tuple[np.ndarray, str]]]:
     ]
 
 
-def test_paths_are_seen_from_above_and_from_the_side_in_metres_with_crosses_where_frames_are_missing():
+def test_paths_are_seen_from_above_and_from_the_side_in_meters_with_crosses_where_frames_are_missing():
     sample = Sample(make_clip(6), make_scene(6, metres_per_unit=2.0))
     world_from_cam = sample.scene.cameras.world_from_cam.clone()
     world_from_cam[[0, 4]] = math.nan
     scene = replace(sample.scene, cameras=replace(sample.scene.cameras, world_from_cam=world_from_cam))
     above, side = lines_of(sample, scene)
-    centres = 2 * sample.scene.cameras.centres.numpy()
-    assert above["true"][0] == pytest.approx(centres[:, [0, 2]])
-    assert side["true"][0] == pytest.approx(centres[:, [2, 1]])
-    assert above["not placed (2 of 6)"][0] == pytest.approx(centres[[0, 4]][:, [0, 2]])
-    assert above["predicted, aligned"][0][[1, 2, 3, 5]] == pytest.approx(centres[[1, 2, 3, 5]][:, [0, 2]], abs=1e-5)
+    centers = 2 * sample.scene.cameras.centers.numpy()
+    assert above["true"][0] == pytest.approx(centers[:, [0, 2]])
+    assert side["true"][0] == pytest.approx(centers[:, [2, 1]])
+    assert above["not placed (2 of 6)"][0] == pytest.approx(centers[[0, 4]][:, [0, 2]])
+    assert above["predicted, aligned"][0][[1, 2, 3, 5]] == pytest.approx(centers[[1, 2, 3, 5]][:, [0, 2]], abs=1e-5)
     assert np.isnan(above["predicted, aligned"][0][[0, 4]]).all()
-    assert above["first frame"][0] == pytest.approx(centres[:1, [0, 2]])
+    assert above["first frame"][0] == pytest.approx(centers[:1, [0, 2]])
     assert above["true"][1] == "-"
     assert not [label for label in lines_of(sample, sample.scene)[0] if label.startswith("not placed")]
     failed = lines_of(sample, None)[0]
@@ -838,14 +838,14 @@ def test_paths_are_seen_from_above_and_from_the_side_in_metres_with_crosses_wher
 def test_paths_run_by_time_and_loose_photos_are_not_joined():
     sample = Sample(make_clip(4), make_scene(4))
     shuffled = replace(sample, clip=replace(sample.clip, times=torch.tensor([0.2, 0.0, 0.3, 0.1])))
-    centres = sample.scene.cameras.centres.numpy()
+    centers = sample.scene.cameras.centers.numpy()
     above = lines_of(shuffled, sample.scene)[0]
-    assert above["true"][0] == pytest.approx(centres[[1, 3, 0, 2]][:, [0, 2]])
-    assert above["first frame"][0] == pytest.approx(centres[:1, [0, 2]])
+    assert above["true"][0] == pytest.approx(centers[[1, 3, 0, 2]][:, [0, 2]])
+    assert above["first frame"][0] == pytest.approx(centers[:1, [0, 2]])
     photos = replace(sample, clip=replace(sample.clip, times=torch.full((4,), math.nan)))
     above = lines_of(photos, sample.scene)[0]
     assert above["true"][1] == "None"
-    assert above["true"][0] == pytest.approx(centres[:, [0, 2]])
+    assert above["true"][0] == pytest.approx(centers[:, [0, 2]])
 
 
 def test_both_views_show_everything_at_one_scale_and_the_side_view_upright():
@@ -859,7 +859,7 @@ def test_both_views_show_everything_at_one_scale_and_the_side_view_upright():
         low, high = np.sort([axes.get_xlim(), axes.get_ylim()], axis=1).T
         for line in axes.lines:
             assert ((line.get_xydata() >= low) & (line.get_xydata() <= high)).all()
-        assert high - low == pytest.approx(1.15 * np.ptp(sample.scene.cameras.centres.numpy(), axis=0).max(), rel=1e-4)
+        assert high - low == pytest.approx(1.15 * np.ptp(sample.scene.cameras.centers.numpy(), axis=0).max(), rel=1e-4)
     still = replace(sample.scene.cameras, world_from_cam=torch.eye(4).expand(6, 4, 4))
     standing = replace(sample, scene=replace(sample.scene, cameras=still))
     figure = Figure(figsize=(9, 6))

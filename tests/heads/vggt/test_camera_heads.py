@@ -26,11 +26,11 @@ def _seed() -> None:
     torch.manual_seed(0)
 
 
-def camera_of(axis_angle: Sequence[float], centre: Sequence[float], angles: Sequence[float]) -> Cameras:
-    """One frame: a camera turned by `axis_angle` at `centre`, with a horizontal and a vertical field of view."""
+def camera_of(axis_angle: Sequence[float], center: Sequence[float], angles: Sequence[float]) -> Cameras:
+    """One frame: a camera turned by `axis_angle` at `center`, with a horizontal and a vertical field of view."""
     middle = torch.tensor([[SIZE[1] / 2, SIZE[0] / 2]])
     return Cameras(
-        rigid(rotation_from_axis_angle(torch.tensor([axis_angle]).float()), torch.tensor([centre]).float()),
+        rigid(rotation_from_axis_angle(torch.tensor([axis_angle]).float()), torch.tensor([center]).float()),
         intrinsics_from_field_of_view(torch.tensor([angles]), middle, *SIZE),
     )
 
@@ -134,7 +134,7 @@ class TestEveryCameraHead:
             assert torch.equal(head(tokens, SIZE), plain)
 
     @pytest.mark.parametrize("make", [iterated, register])
-    def test_the_answer_is_read_from_normalised_tokens_through_gelu(
+    def test_the_answer_is_read_from_normalized_tokens_through_gelu(
         self, make: Callable[[], IteratedCameraHead | RegisterCameraHead]
     ) -> None:
         head = make()

@@ -304,7 +304,7 @@ class TestTracker:
             middle = seen[0][:, 0, 12]
             own = (maps[0, :, row, column] * maps[:, :, row, column]).sum(dim=-1) / 8**0.5
             torch.testing.assert_close(middle, own)
-        # Cells that tile the picture: the second cell of 4 pixels has its centre at 6.
+        # Cells that tile the picture: the second cell of 4 pixels has its center at 6.
         seen.clear()
         tiled = replace(CONFIG, stride=4, first_centre=2.0)
         maps = first_window(tiled, [6.0, 10.0])
@@ -415,8 +415,8 @@ def test_it_learns_to_follow_and_follows_what_it_has_not_seen() -> None:
     generator = torch.Generator().manual_seed(0)
     sizes = {"width": 64, "heads": 2, "mlp_width": 128, "depth": 1, "virtual_tracks": 2, "iterations": 2}
     tracker = Tracker(TrackerConfig(channels=8, levels=2, radius=3, flow_scale=4.0, **sizes))
-    optimiser = torch.optim.AdamW(tracker.parameters())
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 3e-3, total_steps=120, pct_start=0.2)
+    optimizer = torch.optim.AdamW(tracker.parameters())
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=120, pct_start=0.2)
 
     def errors() -> Tensor:
         """Pixels off an axis after each refinement, in new clips each time."""
@@ -426,9 +426,9 @@ def test_it_learns_to_follow_and_follows_what_it_has_not_seen() -> None:
     with torch.no_grad():
         staying = torch.stack([errors() for _ in range(10)]).mean(dim=0)
     for _ in range(120):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         errors().sum().backward()
-        optimiser.step()
+        optimizer.step()
         schedule.step()
     with torch.no_grad():
         following = torch.stack([errors() for _ in range(10)]).mean(dim=0)

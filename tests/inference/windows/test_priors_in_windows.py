@@ -26,10 +26,10 @@ from torch import Tensor
 
 from recon4d import geometry as g
 from recon4d.inference import (
-    KnownFiles,
-    honour,
-    long_clip_with_known_files,
-    with_known_files,
+    PriorFiles,
+    apply_priors,
+    long_clip_with_prior_files,
+    with_prior_files,
 )
 from recon4d.inference.windows import (
     AnchorConfig,
@@ -41,15 +41,15 @@ from recon4d.inference.windows import (
 from recon4d.inference.windows import (
     pipeline as running,
 )
-from recon4d.inference.windows.pose_graph import optimise_scales
+from recon4d.inference.windows.pose_graph import optimize_scales
 from recon4d.io import load_scene_info, read_clip, read_results, write_jpeg, write_raster
 from recon4d.io.long_archive import load_frames
 from recon4d.io.long_clips import LongClip, open_long_clip
 from recon4d.records import (
     Clip,
-    Known,
+    ClipSource,
+    Priors,
     Scene,
-    Source,
 )
 
 
@@ -61,15 +61,17 @@ def world() -> World:
 def with_cameras(world: World) -> LongClip:
     """The clip with its true cameras, told in a world of their own."""
     own = g.rigid(g.rotation_from_axis_angle(torch.tensor([0.3, -1.0, 0.2])), torch.tensor([5.0, -2.0, 1.0]))
-    known = replace(Known.nothing(world.clip.num_frames), world_from_cam=own @ world.scene.cameras.world_from_cam)
-    return replace(world.long_clip, known=known)
+    known = replace(Priors.nothing(world.clip.num_frames), world_from_cam=own @ world.scene.cameras.world_from_cam)
+    return replace(world.long_clip, priors=known)
 
 
 # Pictures
 
 
 def test_the_picture_of_every_frame_stands_beside_it(world: World, tmp_path: Path) -> None:
-    info = replace(INFO, source=Source("walk.mp4", tuple(f"walk_{i:06d}" for i in range(FRAMES)), tuple(range(FRAMES))))
+    info = replace(
+        INFO, source=ClipSource("walk.mp4", tuple(f"walk_{i:06d}" for i in range(FRAMES)), tuple(range(FRAMES)))
+    )
     reconstruct_windows(Oracle(world.scene), world.long_clip, tmp_path, info, WindowConfig(8, 3))
     results = read_results(tmp_path)
     assert results.names[13] == "walk_000013"
@@ -112,13 +114,13 @@ def test_windows_stand_where_their_cameras_are_given(world: World, tmp_path: Pat
         torch.testing.assert_close(found.tracks.points, wanted.tracks.points, rtol=1e-3, atol=1e-3)
 
 
-def test_an_answer_that_honours_its_cameras_is_only_put_in_its_place(world: World, tmp_path: Path) -> None:
+def test_an_answer_that_honors_its_cameras_is_only_put_in_its_place(world: World, tmp_path: Path) -> None:
     oracle = Oracle(world.scene, wrong_cameras)
     told = []
 
     def reconstruct_clip(clip: Clip) -> Scene:
-        told.append(clip.known)
-        return honour(oracle(clip).in_frame(0), clip.known)
+        told.append(clip.priors)
+        return apply_priors(oracle(clip).in_frame(0), clip.priors)
 
     reconstruct_windows(reconstruct_clip, with_cameras(world), tmp_path, INFO, WindowConfig(8, 3))
     assert all(known is not None and known.world_from_cam.isfinite().all() for known in told)
@@ -150,22 +152,22 @@ def test_drift_of_scale_does_not_grow_where_cameras_are_given() -> None:
     def farthest(count: int) -> float:
         edges = [(k, k + 1, 0.02) for k in range(count - 1)]
         weights = torch.full((count,), 0.1).double()
-        return float(optimise_scales(edges, torch.zeros(count).double(), weights).abs().max())
+        return float(optimize_scales(edges, torch.zeros(count).double(), weights).abs().max())
 
     assert farthest(200) == pytest.approx(farthest(50), rel=1e-3)
     assert farthest(200) < 0.06 < 0.02 * 199
     # Only the differences are told but for one window: every other one follows from it.
     told, weights = torch.tensor([9.0, 1.0, 9.0]).double(), torch.tensor([0.0, 0.3, 0.0]).double()
-    found = optimise_scales([(0, 1, 0.5), (1, 2, -2.0)], told, weights)
+    found = optimize_scales([(0, 1, 0.5), (1, 2, -2.0)], told, weights)
     torch.testing.assert_close(found, torch.tensor([0.5, 1.0, -1.0]).double())
 
 
 def test_cameras_of_some_frames_and_loops_are_refused(world: World, tmp_path: Path) -> None:
     clip = with_cameras(world)
-    assert clip.known is not None
-    poses = clip.known.world_from_cam.clone()
+    assert clip.priors is not None
+    poses = clip.priors.world_from_cam.clone()
     poses[5] = torch.nan
-    some = replace(clip, known=replace(clip.known, world_from_cam=poses))
+    some = replace(clip, priors=replace(clip.priors, world_from_cam=poses))
     for anchored in (False, True):
         with pytest.raises(ValueError, match=f"known for {FRAMES - 1} of {FRAMES} frames"):
             (reconstruct_anchored if anchored else reconstruct_windows)(Oracle(world.scene), some, tmp_path, INFO)
@@ -249,9 +251,9 @@ def test_one_lens_keeps_the_path_of_a_noisy_model_true(world: World, tmp_path: P
         oracle = Oracle(world.scene, noisy)
         reconstruct_windows(oracle, world.long_clip, tmp_path / lens, INFO, WindowConfig(6, 3, lens=lens))
         wanted = expected(world.scene, oracle.asked[0])
-        centres = load_frames(tmp_path / lens, range(FRAMES)).cameras.centres
+        centers = load_frames(tmp_path / lens, range(FRAMES)).cameras.centers
         length = wanted.depths[wanted.depth_confidence > 0].median()
-        off[lens] = float((centres - wanted.cameras.centres).norm(dim=-1).mean() / length)
+        off[lens] = float((centers - wanted.cameras.centers).norm(dim=-1).mean() / length)
     assert off["one"] < 0.01
     assert off["one"] < 0.3 * off["each"]
 
@@ -277,13 +279,13 @@ def test_a_zoom_is_warned_of_and_a_known_lens_is_left_alone(world: World, tmp_pa
 
     with pytest.warns(UserWarning, match="focal lengths of windows lie between"):
         reconstruct_windows(Oracle(world.scene, zoom), world.long_clip, tmp_path / "zoom", INFO, WindowConfig(6, 3))
-    known = replace(Known.nothing(FRAMES), intrinsics=torch.linspace(1, 2, FRAMES)[:, None, None] * torch.eye(3))
+    known = replace(Priors.nothing(FRAMES), intrinsics=torch.linspace(1, 2, FRAMES)[:, None, None] * torch.eye(3))
     known.intrinsics[:, 2, 2] = 1
-    clip = replace(world.long_clip, known=known)
-    honoured = Oracle(world.scene)
+    clip = replace(world.long_clip, priors=known)
+    honored = Oracle(world.scene)
 
     def reconstruct_clip(one: Clip) -> Scene:
-        return honour(honoured(one), one.known)
+        return apply_priors(honored(one), one.priors)
 
     reconstruct_windows(reconstruct_clip, clip, tmp_path / "known", INFO, WindowConfig(FRAMES, 3))
     assert torch.equal(load_frames(tmp_path / "known", range(FRAMES)).cameras.intrinsics, known.intrinsics)
@@ -320,21 +322,21 @@ def test_a_long_clip_knows_what_a_short_one_does(tmp_path: Path) -> None:
         write_raster(tmp_path / "masks" / f"p{number}.png", mask)
     poses = "\n".join(f"{i / 2} {i} 0 0 0 0 0 1" for i in range(4))
     (tmp_path / "path.txt").write_text(poses)
-    files = KnownFiles("60,60,36,24", tmp_path / "path.txt", None, tmp_path / "masks", "-0.2,0.03,0,0")
-    short = with_known_files(read_clip(tmp_path / "clip", None, fps=2), files)
-    long = long_clip_with_known_files(open_long_clip(tmp_path / "clip", fps=2), files)
+    files = PriorFiles("60,60,36,24", tmp_path / "path.txt", None, tmp_path / "masks", "-0.2,0.03,0,0")
+    short = with_prior_files(read_clip(tmp_path / "clip", None, fps=2), files)
+    long = long_clip_with_prior_files(open_long_clip(tmp_path / "clip", fps=2), files)
     assert torch.equal(torch.stack(list(long.images([0, 2, 3]))), short.images[[0, 2, 3]])
-    assert short.known is not None
-    assert long.known is not None
+    assert short.priors is not None
+    assert long.priors is not None
     assert long.ignore is not None
-    assert short.known.ignore is not None
-    assert torch.equal(torch.stack(list(long.ignore([1, 3]))), short.known.ignore[[1, 3]])
+    assert short.priors.ignore is not None
+    assert torch.equal(torch.stack(list(long.ignore([1, 3]))), short.priors.ignore[[1, 3]])
     assert [bool(mask[14, 36]) for mask in long.ignore(range(4))] == [False, False, True, True]  # as the masks grow
     for name in ("intrinsics", "world_from_cam"):
-        assert torch.equal(getattr(long.known, name), getattr(short.known, name))
+        assert torch.equal(getattr(long.priors, name), getattr(short.priors, name))
     bare = open_long_clip(tmp_path / "clip", fps=2)
-    assert long_clip_with_known_files(bare, KnownFiles()) is bare
+    assert long_clip_with_prior_files(bare, PriorFiles()) is bare
     with pytest.raises(ValueError, match="known depth belongs to a clip that is taken in one pass"):
-        long_clip_with_known_files(bare, KnownFiles(depth=tmp_path / "depth.npz"))
+        long_clip_with_prior_files(bare, PriorFiles(depth=tmp_path / "depth.npz"))
     with pytest.raises(ValueError, match="give its --intrinsics too"):
-        long_clip_with_known_files(bare, KnownFiles(distortion="0.1,0,0,0"))
+        long_clip_with_prior_files(bare, PriorFiles(distortion="0.1,0,0,0"))

@@ -32,13 +32,13 @@ from recon4d.inference.windows import (
 from recon4d.inference.windows import (
     pipeline as running,
 )
-from recon4d.inference.windows.track_stitching import SAME_SURFACE, Chains, begin_chains
+from recon4d.inference.windows.track_stitching import SAME_SURFACE, StitchedTracks, begin_stitching
 from recon4d.inference.windows.work_folder import WorkFolder
 from recon4d.io import load_scene, load_scene_info
 from recon4d.io.long_archive import load_frames
 from recon4d.records import (
     Cameras,
-    Known,
+    Priors,
     Scene,
     Tracks,
 )
@@ -73,7 +73,7 @@ def tracks_of(scene: Scene, anchor: int = 0) -> Tracks:
 
 def seen(tracks: Tracks) -> Tensor:
     """(time, query): where the only anchor's queries are known and seen."""
-    return (tracks.visible[0] > 0.5) & (tracks.confidence[0] > 0)
+    return (tracks.visibility[0] > 0.5) & (tracks.confidence[0] > 0)
 
 
 def borders_of(oracle: Oracle) -> list[tuple[int, int]]:
@@ -132,7 +132,7 @@ def test_what_is_hidden_where_a_window_begins_has_ended(world: World, tmp_path: 
     for start, owned in borders:
         hidden = ~seen(found)[start]  # as the window before says, of which this frame is
         assert not found.confidence[0, owned:, hidden].any()
-        assert not found.visible[0, owned:, hidden].any()
+        assert not found.visibility[0, owned:, hidden].any()
     # Where the first window hands on, what it says is the truth.
     start, owned = borders[0]
     hidden = ~seen(true)[start]
@@ -178,8 +178,8 @@ def test_a_stride_follows_some_of_the_same(small_world: World, whole: Path, tmp_
 
 def test_given_cameras_and_closed_loops_take_the_tracks_along(small_world: World, whole: Path, tmp_path: Path) -> None:
     own = g.rigid(g.rotation_from_axis_angle(torch.tensor([0.3, -1.0, 0.2])), torch.tensor([5.0, -2.0, 1.0]))
-    known = replace(Known.nothing(FRAMES), world_from_cam=own @ small_world.scene.cameras.world_from_cam)
-    clip = replace(small_world.long_clip, known=known)
+    known = replace(Priors.nothing(FRAMES), world_from_cam=own @ small_world.scene.cameras.world_from_cam)
+    clip = replace(small_world.long_clip, priors=known)
     oracle = TrackingOracle(small_world.scene)
     reconstruct_windows(oracle, clip, tmp_path / "given", INFO, WindowConfig(8, 3, tracks=1))
     config = WindowConfig(8, 3, tracks=1, loops=LoopConfig(min_likeness=0.5, max_candidates=1))
@@ -217,7 +217,7 @@ def view(depths: Tensor, moving: Tensor | None = None) -> Scene:
     moving = torch.zeros_like(depths) if moving is None else moving.expand(2, height, width)
     tracks = Tracks(
         points=points.flatten(1, 2)[None],
-        visible=torch.ones(1, 2, height * width),
+        visibility=torch.ones(1, 2, height * width),
         confidence=torch.ones(1, 2, height * width),
         anchors=torch.tensor([0]),
         pixels=g.pixel_grid(height, width).reshape(1, -1, 2),
@@ -228,18 +228,18 @@ def view(depths: Tensor, moving: Tensor | None = None) -> Scene:
 def moved_to(scene: Scene, pixel: tuple[float, float], depth: float, visible: float = 1.0) -> Scene:
     """The scene whose first query is at that pixel and that depth in the second frame."""
     assert scene.tracks is not None
-    points, seen_then = scene.tracks.points.clone(), scene.tracks.visible.clone()
+    points, seen_then = scene.tracks.points.clone(), scene.tracks.visibility.clone()
     points[0, 1, 0] = g.unproject(torch.tensor([pixel]), torch.tensor([depth]), scene.cameras.intrinsics[1])[0]
     seen_then[0, 1, 0] = visible
-    return replace(scene, tracks=replace(scene.tracks, points=points, visible=seen_then))
+    return replace(scene, tracks=replace(scene.tracks, points=points, visibility=seen_then))
 
 
-def one_query(size: tuple[int, int]) -> Chains:
+def one_query(size: tuple[int, int]) -> StitchedTracks:
     """The first pixel alone."""
-    return replace(begin_chains(size, 1), **{k: v[:1] for k, v in vars(begin_chains(size, 1)).items()})
+    return replace(begin_stitching(size, 1), **{k: v[:1] for k, v in vars(begin_stitching(size, 1)).items()})
 
 
-def place_of(chains: Chains, scene: Scene) -> Tensor | None:
+def place_of(chains: StitchedTracks, scene: Scene) -> Tensor | None:
     """Where the first query is in the first frame; None where it has ended."""
     now = chains.at(scene, 0, is_first=False)
     return now.points[0, 0, 0] if now.confidence[0, 0, 0] > 0 else None
@@ -251,7 +251,7 @@ FLAT = torch.full((6, 8), 2.0)
 
 
 def test_on_a_plane_the_tracks_around_are_interpolated_exactly() -> None:
-    """A plane is linear in 1 / z over the picture; it is as steep as two neighbours may be."""
+    """A plane is linear in 1 / z over the picture; it is as steep as two neighbors may be."""
     grid = g.pixel_grid(6, 8)
     inverse = 0.5 + 0.012 * grid[..., 0] - 0.008 * grid[..., 1]
     pixel = (3.8, 2.1)
@@ -428,7 +428,7 @@ def later_frame(scene: Scene, _: torch.Generator) -> Scene:
 def fewer(scene: Scene, _: torch.Generator) -> Scene:
     assert scene.tracks is not None
     tracks = scene.tracks
-    some = {name: getattr(tracks, name)[..., ::2] for name in ("visible", "confidence")}
+    some = {name: getattr(tracks, name)[..., ::2] for name in ("visibility", "confidence")}
     points, pixels = tracks.points[..., ::2, :], tracks.pixels[..., ::2, :]
     return replace(scene, tracks=replace(tracks, points=points, pixels=pixels, **some))
 

@@ -42,7 +42,7 @@ from recon4d.inference.windows.layout import anchored_windows, overlapping_windo
 from recon4d.inference.windows.loop_closure import depth_agreement, loop_candidates, thumbnails
 from recon4d.inference.windows.pose_graph import (
     Edge,
-    optimise_pose_graph,
+    optimize_pose_graph,
     similarity_from_tangent,
     tangent_from_similarity,
 )
@@ -50,7 +50,7 @@ from recon4d.inference.windows.robust_similarity import fit_similarity_robustly,
 from recon4d.io import load_scene
 from recon4d.io.long_archive import LongScene, load_frames, load_index
 from recon4d.io.long_clips import LongClip, open_long_clip
-from recon4d.records import Clip, Scene, Source
+from recon4d.records import Clip, ClipSource, Scene
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +110,7 @@ def test_exact_windows_make_the_truth(world: World, tmp_path: Path, window: int,
     assert index.size == (HEIGHT, WIDTH)
     assert index.errors.max() < 1e-4
     assert not (tmp_path / "out" / "windows").exists()
-    # A metre is a metre in every window, whatever its unit.
+    # A meter is a meter in every window, whatever its unit.
     torch.testing.assert_close(found.metres_per_unit, wanted.metres_per_unit)
     assert index.metres_per_unit == pytest.approx(float(wanted.metres_per_unit), rel=1e-4)
 
@@ -124,7 +124,7 @@ def test_a_frame_is_an_archive_that_says_where_it_came_from(world: World, tmp_pa
     assert load_scene(file).num_frames == 1
     assert load_times(file).tolist() == [world.clip.times[13]]
     one = load_scene_info(file)
-    assert one.source == Source("world", ("13",), (13,))
+    assert one.source == ClipSource("world", ("13",), (13,))
     assert one.settings == {"windows": "overlapping", "window": 8, "overlap": 2, "one_lens": True}
 
 
@@ -138,7 +138,7 @@ def wrong_static_points(scene: Scene, generator: torch.Generator) -> Scene:
 def wrong_movers(scene: Scene, generator: torch.Generator) -> Scene:
     """What moves is twice to ten times too far away, the same for all of it: the strongest pull there can be."""
     factor = 2 + 8 * torch.rand((), generator=generator)
-    return replace(scene, depths=torch.where(scene.moving > 0.5, factor * scene.depths, scene.depths))
+    return replace(scene, depths=torch.where(scene.dynamic > 0.5, factor * scene.depths, scene.depths))
 
 
 def noise(scene: Scene, generator: torch.Generator) -> Scene:
@@ -183,7 +183,7 @@ def test_windows_may_answer_in_any_world(world: World, tmp_path: Path) -> None:
 
 def test_windows_that_say_nothing_of_motion_are_joined(world: World, tmp_path: Path) -> None:
     """An answer without a motion head has NaN in `moving`; its points count as they are."""
-    oracle = Oracle(world.scene, lambda scene, _: replace(scene, moving=torch.full_like(scene.moving, torch.nan)))
+    oracle = Oracle(world.scene, lambda scene, _: replace(scene, dynamic=torch.full_like(scene.dynamic, torch.nan)))
     assert run(oracle, world, tmp_path).errors.max() < 1e-4
 
 
@@ -246,7 +246,7 @@ def test_the_folder_of_another_run_is_refused(world: World, tmp_path: Path) -> N
 
 def test_windows_with_nothing_static_in_common_are_named_and_the_run_can_go_on(world: World, tmp_path: Path) -> None:
     def everything_moves_later(scene: Scene, _: torch.Generator) -> Scene:
-        return replace(scene, moving=torch.full_like(scene.moving, 0.7))
+        return replace(scene, dynamic=torch.full_like(scene.dynamic, 0.7))
 
     moving = Oracle(world.scene, everything_moves_later)
     with pytest.raises(ValueError, match=r"window 1 \(frames 5 to 12\) cannot be joined to window 0 \(frames 0 to 7\)"):
@@ -295,7 +295,7 @@ def most_held(world: World, num_frames: int, folder: Path) -> tuple[int, int]:
         return truth(clip)
 
     numbers = tuple(range(num_frames))
-    source = Source("long", tuple(map(str, numbers)), numbers)
+    source = ClipSource("long", tuple(map(str, numbers)), numbers)
     long_clip = LongClip(tuple(map(float, numbers)), (HEIGHT, WIDTH), source, images)
     reconstruct_windows(reconstruct_clip, long_clip, folder, INFO, WindowConfig(6, 2))
     return most_images[0], most_clips[0]
@@ -322,7 +322,7 @@ def test_exact_pairs_make_the_truth(world: World, tmp_path: Path, frames_per_cal
     assert wanted.tracks is not None
     assert found.tracks.anchors.tolist() == [0]
     torch.testing.assert_close(found.tracks.points, wanted.tracks.points, rtol=1e-4, atol=1e-4)
-    assert torch.equal(found.tracks.visible, wanted.tracks.visible)
+    assert torch.equal(found.tracks.visibility, wanted.tracks.visibility)
     # Of frames without the anchor the tracks are there all the same.
     later = load_frames(tmp_path, [7, 5]).tracks
     assert later is not None
@@ -367,7 +367,7 @@ def test_a_graph_without_contradiction_finds_the_truth_from_anywhere() -> None:
     edges = [Edge(a, b, g.invert(truth[a]) @ truth[b]) for a, b in pairs]
     start = truth @ random_similarities(6, 0.1, seed=2)
     start[0] = truth[0]
-    found = optimise_pose_graph(start, edges, length=2.0)
+    found = optimize_pose_graph(start, edges, length=2.0)
     torch.testing.assert_close(found, truth, rtol=1e-7, atol=1e-7)
 
 
@@ -376,7 +376,7 @@ def test_a_loop_spreads_what_is_left_over_evenly_scale_included() -> None:
     step = g.similarity(torch.tensor(1.02).double(), torch.eye(3).double(), torch.zeros(3).double())
     start = torch.stack([torch.linalg.matrix_power(step, k) for k in range(11)])
     edges = [Edge(k, k + 1, step) for k in range(10)] + [Edge(0, 10, torch.eye(4).double())]
-    logs = g.similarity_scale(optimise_pose_graph(start, edges, length=1.0)).log()
+    logs = g.similarity_scale(optimize_pose_graph(start, edges, length=1.0)).log()
     left_over = 10 * math.log(1.02) / 11
     torch.testing.assert_close(logs, torch.arange(11).double() * (math.log(1.02) - left_over), rtol=1e-6, atol=1e-9)
 
@@ -440,7 +440,7 @@ def test_candidates_are_the_frames_that_look_alike(world: World) -> None:
     assert len(loop_candidates(windows, small, LoopConfig(min_likeness=0.999, max_candidates=1))) == 1
 
 
-def test_a_place_is_recognised_by_its_depth(world: World) -> None:
+def test_a_place_is_recognized_by_its_depth(world: World) -> None:
     first, last = world.scene.frames([0]), world.scene.frames([4])
     right = torch.eye(4).double()
     elsewhere = g.rigid(torch.eye(3), torch.tensor([0.0, 0.0, 1.0])).double()

@@ -39,7 +39,7 @@ def seen_of(scene: Scene) -> list[bool]:
     """Which frames see `QUERY`."""
     found = followed(scene)
     (row,) = (queries_of(found, scene) == QUERY).nonzero().flatten()
-    return found.seen[:, row].tolist()
+    return found.visibility[:, row].tolist()
 
 
 def moved(scene: Scene, frames: list[int], step: list[float]) -> Scene:
@@ -48,9 +48,9 @@ def moved(scene: Scene, frames: list[int], step: list[float]) -> Scene:
     return replace(scene, tracks=replace(tracks_of(scene), points=points))
 
 
-def test_colours_are_those_of_the_picture_they_begin_in(scene: Scene) -> None:
+def test_colors_are_those_of_the_picture_they_begin_in(scene: Scene) -> None:
     found = followed(scene)
-    assert torch.equal(found.colours, IMAGES[ANCHOR].reshape(3, -1).T[queries_of(found, scene)])
+    assert torch.equal(found.colors, IMAGES[ANCHOR].reshape(3, -1).T[queries_of(found, scene)])
     assert len(found.points) > HEIGHT * WIDTH // 2
 
 
@@ -66,7 +66,7 @@ def test_they_begin_where_the_anchor_stands_still(scene: Scene) -> None:
 def test_there_are_none_without_tracks_that_begin_in_the_scene(scene: Scene) -> None:
     tracks = tracks_of(scene)
     cut = replace(tracks, anchors=torch.tensor([-1]))
-    hidden = replace(tracks, visible=torch.zeros_like(tracks.visible))
+    hidden = replace(tracks, visibility=torch.zeros_like(tracks.visibility))
     for nothing in (None, cut, hidden):
         assert tracked_points(replace(scene, tracks=nothing), IMAGES, STILL, 100) is None
     assert tracked_points(scene, IMAGES, STILL, 0) is None
@@ -81,7 +81,7 @@ def test_a_query_at_the_very_edge_is_that_of_the_last_pixel(scene: Scene) -> Non
     pixels[0, QUERY] = torch.tensor([WIDTH, HEIGHT])
     found = followed(replace(scene, tracks=replace(tracks_of(scene), pixels=pixels)))
     (row,) = (queries_of(found, scene) == QUERY).nonzero().flatten()
-    assert torch.equal(found.colours[row], IMAGES[ANCHOR, :, -1, -1])
+    assert torch.equal(found.colors[row], IMAGES[ANCHOR, :, -1, -1])
 
 
 def test_two_percent_of_depth_is_still(scene: Scene) -> None:
@@ -97,9 +97,9 @@ def test_a_point_is_where_most_frames_that_see_it_say(scene: Scene) -> None:
     assert seen_of(moved(scene, [0, 3], [0.0, 0.5, 0.0])) == [False, True, True, False, True]
     # What is said of it while it is hidden does not count.
     away = moved(scene, [0, 1, 3], [0.0, 0.5, 0.0])
-    visible = tracks_of(away).visible.clone()
+    visible = tracks_of(away).visibility.clone()
     visible[0, [0, 1, 3], QUERY] = 0.4
-    hidden = replace(away, tracks=replace(tracks_of(away), visible=visible))
+    hidden = replace(away, tracks=replace(tracks_of(away), visibility=visible))
     assert seen_of(hidden) == [False, False, True, False, True]
 
 

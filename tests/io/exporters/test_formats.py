@@ -23,7 +23,7 @@ from recon4d.cli.main import main
 from recon4d.datasets.readers.colmap import ColmapModels
 from recon4d.io import (
     FORMATS,
-    PointChoice,
+    PointSelection,
     SavedResults,
     SceneInfo,
     export_results,
@@ -36,21 +36,21 @@ from recon4d.io.exporters.depth_maps import REACH, values_per_unit
 from recon4d.io.exporters.exr import write_exr
 from recon4d.io.exporters.gaussian_splats import PROPERTIES, gaussians
 from recon4d.io.exporters.meshes import voxel_length
-from recon4d.records import Scene, Source
-from recon4d.records.leveling import levelled
-from recon4d.records.metric_scale import in_metres, in_metres_by_distance, scaled
+from recon4d.records import ClipSource, Scene
+from recon4d.records.leveling import leveled
+from recon4d.records.metric_scale import in_meters, in_meters_by_distance, scaled
 
 TIMES = torch.tensor([0.2, 0.0, 0.1])
 NAMES = ("first picture", "second", "third")
 PAGE = (Path(__file__).parents[3] / "docs" / "export.md").read_text()
-EVERYTHING = PointChoice(drop=0.0)
+EVERYTHING = PointSelection(drop=0.0)
 
 
 def save(folder: Path, scene: Scene, times: torch.Tensor = TIMES, factor: int = 2) -> Path:
-    """A folder of results whose pictures, one colour each, are `factor` times as large as the maps."""
+    """A folder of results whose pictures, one color each, are `factor` times as large as the maps."""
     height, width = scene.size[0] * factor, scene.size[1] * factor
     names = NAMES if scene.num_frames == 3 else tuple(f"view_{frame}" for frame in range(scene.num_frames))
-    source = Source("clip.mp4", names, tuple(range(scene.num_frames)))
+    source = ClipSource("clip.mp4", names, tuple(range(scene.num_frames)))
     (folder / "frames").mkdir(parents=True)
     for frame, name in enumerate(names):
         picture = torch.tensor([40 + 60 * frame, 100, 200], dtype=torch.uint8)[:, None, None].expand(3, height, width)
@@ -62,7 +62,7 @@ def save(folder: Path, scene: Scene, times: torch.Tensor = TIMES, factor: int = 
 def wall() -> Scene:
     """The slanted wall, of which the left quarter moves."""
     scene = make_scene()
-    scene.moving[:, :, : WIDTH // 4] = 1.0
+    scene.dynamic[:, :, : WIDTH // 4] = 1.0
     return replace(scene, tracks=None)
 
 
@@ -71,7 +71,7 @@ def results(tmp_path: Path) -> SavedResults:
     return read_results(save(tmp_path / "results", wall()))
 
 
-def written(tmp_path: Path, results: SavedResults, name: str, choice: PointChoice = EVERYTHING) -> Path:
+def written(tmp_path: Path, results: SavedResults, name: str, choice: PointSelection = EVERYTHING) -> Path:
     export_results(tmp_path / "out", results, [name], choice)
     return tmp_path / "out" / name
 
@@ -98,7 +98,7 @@ class TestColmap:
         np.testing.assert_allclose(points[:, 2], 4 + points[:, 0] / 4, atol=1e-5)
         assert len(points) == 3 * HEIGHT * (WIDTH * 3 // 4)
 
-    def test_a_point_is_seen_by_its_own_pixel_and_takes_its_colour_from_there(self, tmp_path, results):
+    def test_a_point_is_seen_by_its_own_pixel_and_takes_its_color_from_there(self, tmp_path, results):
         model = pycolmap.Reconstruction(str(written(tmp_path, results, "colmap") / "sparse" / "0"))
         image = next(image for image in model.images.values() if image.name == "first_picture.jpg")
         own = image.points2D[0]
@@ -122,7 +122,7 @@ class TestColmap:
         def sighted(change: str) -> set[tuple[int, int]]:
             """Map pixels of the second picture at which points of other pictures are seen."""
             scene = results.scene
-            maps = scene.moving if change == "moving" else scene.depth_confidence
+            maps = scene.dynamic if change == "moving" else scene.depth_confidence
             maps = maps.clone()
             maps[1] = 1.0 if change == "moving" else 0.0
             changed = replace(scene, **{change: maps})
@@ -137,12 +137,12 @@ class TestColmap:
     def test_what_stood_still_and_was_followed_is_a_point_of_its_own(self, tmp_path):
         """Through three frames, at the pixels it was followed to; nothing of what moved, was hidden or went astray."""
         scene = make_scene()
-        scene.moving[:, :, : WIDTH // 4] = 1.0
+        scene.dynamic[:, :, : WIDTH // 4] = 1.0
         tracks = scene.tracks
         assert tracks is not None
         query = torch.arange(HEIGHT * WIDTH).reshape(HEIGHT, WIDTH)
         hidden, astray, unsure = query[3, 8], query[4, 8], query[5, 8]
-        tracks.visible[0, 1:, hidden] = 0.1
+        tracks.visibility[0, 1:, hidden] = 0.1
         tracks.confidence[0, 2, unsure] = 0.0
         points = tracks.points.clone()
         points[0, 2, astray] += 0.5
@@ -155,7 +155,7 @@ class TestColmap:
         assert results.scene.tracks is not None
         pixels = results.scene.track_pixels[0]
         inside = ((pixels >= 0) & (pixels < torch.tensor([WIDTH, HEIGHT]))).all(dim=-1)
-        seen = (inside & (results.scene.tracks.visible[0] > 0.5)).clone()
+        seen = (inside & (results.scene.tracks.visibility[0] > 0.5)).clone()
         seen[2, [astray, unsure]] = False
         still = (torch.arange(HEIGHT * WIDTH) % WIDTH) >= WIDTH // 4
         usable = ((seen.sum(dim=0) >= 2) & still).nonzero()[:, 0]
@@ -175,9 +175,9 @@ class TestColmap:
                 at = model.images[number].points2D[by_image[number]].xy
                 np.testing.assert_allclose(at, 2 * pixels[frame, one].numpy(), atol=1e-3)
         # Tracks take at most half of the points there may be.
-        (exported,) = export_results(tmp_path / "few", results, ["colmap"], PointChoice(drop=0, max_points=40))
+        (exported,) = export_results(tmp_path / "few", results, ["colmap"], PointSelection(drop=0, max_points=40))
         assert "40 points (20 of them followed through tracks)" in exported.summary
-        (exported,) = export_results(tmp_path / "one", results, ["colmap"], PointChoice(drop=0, max_points=1))
+        (exported,) = export_results(tmp_path / "one", results, ["colmap"], PointSelection(drop=0, max_points=1))
         assert "1 points (0 of them followed" in exported.summary
 
     def test_our_own_reader_agrees(self, tmp_path, results):
@@ -185,7 +185,7 @@ class TestColmap:
         relative = results.scene.in_frame(0).cameras.world_from_cam
         torch.testing.assert_close(sample.scene.cameras.world_from_cam, relative, atol=1e-5, rtol=0)
         assert sample.scene.tracks is not None
-        assert sample.scene.tracks.visible.sum() > 0
+        assert sample.scene.tracks.visibility.sum() > 0
 
     def test_the_residual_that_is_printed_is_that_of_the_file(self, tmp_path, results):
         (exported,) = export_results(tmp_path / "out", results, ["colmap"], EVERYTHING)
@@ -268,15 +268,15 @@ class TestClouds:
 
     def test_the_least_confident_are_dropped_and_the_rest_is_thinned(self, tmp_path, results):
         confidence = torch.arange(results.scene.depths.numel()).reshape(results.scene.depths.shape) + 1.0
-        graded = results.with_scene(replace(results.scene, depth_confidence=confidence, moving=0 * confidence))
+        graded = results.with_scene(replace(results.scene, depth_confidence=confidence, dynamic=0 * confidence))
 
-        def count(out: str, choice: PointChoice) -> int:
+        def count(out: str, choice: PointSelection) -> int:
             return len(trimesh.load(written(tmp_path / out, graded, "ply", choice) / "static.ply").vertices)
 
         total = confidence.numel()
-        assert count("half", PointChoice(drop=50)) == total // 2
-        assert count("least", PointChoice(drop=0, min_confidence=total - 9)) == 10
-        assert count("thin", PointChoice(drop=0, max_points=17)) == 17
+        assert count("half", PointSelection(drop=50)) == total // 2
+        assert count("least", PointSelection(drop=0, min_confidence=total - 9)) == 10
+        assert count("thin", PointSelection(drop=0, max_points=17)) == 17
 
 
 class TestTrajectory:
@@ -311,8 +311,8 @@ class TestDepth:
         sidecar = json.loads((folder / "depth.json").read_text())
         scale = sidecar["units_per_value"]
         assert step is None or scale == pytest.approx(step)
-        metres = sidecar["metres_per_value"]
-        assert metres is None if math.isnan(metres_per_unit) else metres == pytest.approx(scale * metres_per_unit)
+        meters = sidecar["metres_per_value"]
+        assert meters is None if math.isnan(metres_per_unit) else meters == pytest.approx(scale * metres_per_unit)
         stored = np.stack([read_raster(folder / name) for name in sidecar["files"]]).astype(np.float64)
         # Unknown, beyond what fits, and of no confidence.
         wanted = depths.double().numpy()
@@ -330,17 +330,17 @@ class TestDepth:
         confidence = results.scene.depth_confidence.clone()
         confidence[1] = 3.0
         doubted = results.with_scene(replace(results.scene, depth_confidence=confidence))
-        folder = written(tmp_path, doubted, name, PointChoice(min_confidence=2.0))
+        folder = written(tmp_path, doubted, name, PointSelection(min_confidence=2.0))
         for frame, stem in enumerate(("first_picture", "second", "third")):
             path = folder / f"{stem}.{name.removeprefix('depth-')}"
             values = read_raster(path) if name == "depth-png" else read_plain_exr(path.read_bytes())[1]
             assert (values > 0).all() if frame == 1 else (values == 0).all()
 
-    def test_steps_without_metres_reach_the_farthest_or_ten_times_the_median(self):
+    def test_steps_without_meters_reach_the_farthest_or_ten_times_the_median(self):
         near, with_horizon = torch.tensor([1.0, 2.0, 4.0]), torch.tensor([1.0, 2.0, 400.0])
         assert values_per_unit(near, math.nan) == 65535 / 4
         assert values_per_unit(with_horizon, math.nan) == 65535 / (2 * REACH)
-        # Ten metres a unit: forty metres fit in millimetres, hundred a unit do not.
+        # Ten meters a unit: forty meters fit in millimeters, hundred a unit do not.
         assert values_per_unit(near, 10.0) == 10_000
         assert values_per_unit(near, 100.0) == 65535 / 4
 
@@ -365,7 +365,7 @@ class TestDepth:
     def test_another_reader_of_exr_agrees(self, tmp_path):
         values = np.random.default_rng(0).uniform(0, 9, (5, 7)).astype(np.float32)
         values[0, 0] = 1e-7
-        # FFmpeg knows colours and luminance only, in the same layout.
+        # FFmpeg knows colors and luminance only, in the same layout.
         write_exr(tmp_path / "y.exr", values, channel="Y")
         with av.open(str(tmp_path / "y.exr")) as opened:
             frame = next(opened.decode(video=0))
@@ -451,7 +451,7 @@ class TestSurfaces:
     @pytest.mark.parametrize("name", ["tsdf", "poisson", "alpha"])
     def test_the_mesh_is_the_wall(self, tmp_path, results, name):
         # What moves is in front of the wall.
-        depths = torch.where(results.scene.moving > 0, 0.8 * results.scene.depths, results.scene.depths)
+        depths = torch.where(results.scene.dynamic > 0, 0.8 * results.scene.depths, results.scene.depths)
         results = results.with_scene(replace(results.scene, depths=depths))
         mesh = open3d.io.read_triangle_mesh(str(written(tmp_path, results, name) / f"{name}.ply"))
         vertices = np.asarray(mesh.vertices)
@@ -460,21 +460,21 @@ class TestSurfaces:
         distances = np.abs(vertices @ [-0.25, 0, 1] - 4) / math.hypot(0.25, 1)
         assert np.quantile(distances, 0.9) < voxel / 4
         # It is as large as what is seen of the wall and stands still.
-        points = results.scene.points[results.scene.moving == 0].numpy()
+        points = results.scene.points[results.scene.dynamic == 0].numpy()
         assert np.abs(vertices.min(axis=0) - points.min(axis=0)).max() < 3 * voxel
         assert np.abs(vertices.max(axis=0) - points.max(axis=0)).max() < 3 * voxel
         assert np.abs(np.asarray(mesh.vertex_colors)[:, 1] * 255 - 100).max() < 5
         if name != "alpha":  # An alpha shape is closed, and has a back.
             mesh.compute_triangle_normals()
             centroids = vertices[np.asarray(mesh.triangles)].mean(axis=1)
-            towards = (np.asarray(mesh.triangle_normals) * (0 - centroids)).sum(axis=1) > 0
-            assert towards.mean() > 0.9
+            toward = (np.asarray(mesh.triangle_normals) * (0 - centroids)).sum(axis=1) > 0
+            assert toward.mean() > 0.9
 
     def test_poisson_leaves_bare_places_open(self, tmp_path, results):
         confidence, moving = torch.zeros(3, HEIGHT, WIDTH), torch.zeros(3, HEIGHT, WIDTH)
         confidence[0] = 1.0
         moving[0, 2:10, 4:12] = 1.0
-        holed = results.with_scene(replace(results.scene, depth_confidence=confidence, moving=moving))
+        holed = results.with_scene(replace(results.scene, depth_confidence=confidence, dynamic=moving))
         mesh = open3d.io.read_triangle_mesh(str(written(tmp_path, holed, "poisson") / "poisson.ply"))
         # The first camera is the world: how far are the vertices from the middle of the hole, in pixels of the maps?
         pixels = g.project(torch.from_numpy(np.asarray(mesh.vertices)).float(), results.scene.cameras.intrinsics[0])
@@ -484,49 +484,49 @@ class TestSurfaces:
 
 
 class TestWorlds:
-    def test_scaling_changes_units_and_not_metres(self):
+    def test_scaling_changes_units_and_not_meters(self):
         scene = make_scene(metres_per_unit=3.0)
         twice = scaled(scene, 2.0)
         torch.testing.assert_close(twice.depths, 2 * scene.depths)
-        torch.testing.assert_close(twice.cameras.centres, 2 * scene.cameras.centres)
+        torch.testing.assert_close(twice.cameras.centers, 2 * scene.cameras.centers)
         assert float(twice.metres_per_unit) == 1.5
-        metric = in_metres(scene, 0.5)
+        metric = in_meters(scene, 0.5)
         torch.testing.assert_close(metric.points, 0.5 * scene.points)
         assert float(metric.metres_per_unit) == 1.0
         with pytest.raises(ValueError, match="scaled by 0"):
             scaled(scene, 0.0)
 
-    def test_one_known_distance_makes_metres(self):
+    def test_one_known_distance_makes_meters(self):
         scene = make_scene()
-        metric = in_metres_by_distance(scene, 1, (3, 2), (12, 9), 7.0)
+        metric = in_meters_by_distance(scene, 1, (3, 2), (12, 9), 7.0)
         apart = metric.points_from_depth[1, 2, 3] - metric.points_from_depth[1, 9, 12]
         assert float(apart.norm()) == pytest.approx(7.0, rel=1e-5)
         assert float(metric.metres_per_unit) == 1.0
         for pixels, message in ((((3, 2), (3, 2)), "one place"), (((3, 2), (WIDTH, 0)), "not in maps")):
             with pytest.raises(ValueError, match=message):
-                in_metres_by_distance(scene, 0, *pixels, 1.0)
+                in_meters_by_distance(scene, 0, *pixels, 1.0)
 
     def test_the_floor_becomes_level(self):
         trace = exact_scene()
         _, scene = trace(torch.arange(3) / 6)
         # In any world: turned, and moved.
         turn = g.rotation_from_axis_angle(torch.tensor([0.7, -2.0, 0.4]))
-        scene = levelled(scene.transformed(g.rigid(turn, torch.tensor([3.0, -1.0, 2.0]))))
+        scene = leveled(scene.transformed(g.rigid(turn, torch.tensor([3.0, -1.0, 2.0]))))
         points = scene.points_from_depth[scene.depth_confidence > 0]
         on_floor = points[:, 1].abs() < 0.01
         # More than half of what is seen is floor, and nothing is below it.
         assert on_floor.double().mean() > 0.5
         near = scene.depths[scene.depth_confidence > 0] < 20
         assert float(points[near, 1].max()) < 0.01
-        centre, forward = scene.cameras.centres[0], scene.cameras.world_from_cam[0, :3, 2]
+        center, forward = scene.cameras.centers[0], scene.cameras.world_from_cam[0, :3, 2]
         # The first camera is 1.7 above the floor, above the origin, and looks along z and 0.12 rad down.
-        torch.testing.assert_close(centre, torch.tensor([0.0, -1.7, 0.0]), atol=0.02, rtol=0)
+        torch.testing.assert_close(center, torch.tensor([0.0, -1.7, 0.0]), atol=0.02, rtol=0)
         wanted = torch.tensor([0.0, math.sin(0.12), math.cos(0.12)])
         torch.testing.assert_close(forward, wanted, atol=0.005, rtol=0)
 
     def test_a_wall_is_no_floor(self):
         with pytest.raises(ValueError, match="no floor is found"):
-            levelled(make_scene())
+            leveled(make_scene())
 
 
 def exact_scene():
@@ -569,7 +569,7 @@ class TestCommand:
             assert "holds no export.json" in capsys.readouterr().err
             assert (other / "note.txt").exists()
 
-    def test_several_formats_in_metres(self, tmp_path, capsys):
+    def test_several_formats_in_meters(self, tmp_path, capsys):
         folder = save(tmp_path / "results", wall())
         out = tmp_path / "out"
         command = ["export", str(folder / "scene.npz"), "--to", "colmap", "tum", "--out", str(out)]
@@ -641,11 +641,11 @@ def test_the_python_block_of_the_page_runs(tmp_path, monkeypatch):
     units = scene.points_from_depth[0, 150, 40] - scene.points_from_depth[0, 150, 90]
     cloud = trimesh.load(tmp_path / "out_level" / "ply" / "static.ply")
     assert np.quantile(cloud.vertices[:, 1], 0.99) == pytest.approx(0.0, abs=0.02)
-    height = -float(results.scene.cameras.centres[0, 1])
+    height = -float(results.scene.cameras.centers[0, 1])
     assert height == pytest.approx(1.7 * 1.5 / float(units.norm()), rel=0.01)
 
 
 def test_without_motion_everything_counts_as_still(tmp_path):
-    scene = replace(make_scene(), tracks=None, moving=torch.full((3, HEIGHT, WIDTH), torch.nan))
+    scene = replace(make_scene(), tracks=None, dynamic=torch.full((3, HEIGHT, WIDTH), torch.nan))
     folder = written(tmp_path, read_results(save(tmp_path / "results", scene)), "ply")
     assert len(trimesh.load(folder / "static.ply").vertices) == 3 * HEIGHT * WIDTH

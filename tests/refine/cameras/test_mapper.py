@@ -17,7 +17,7 @@ def test_cameras_of_a_still_world_are_found_from_its_tracks(factor: float) -> No
     truth = WORLDS_V1["8"].sample(4).scene
     tracks = static_tracks(truth, count=1500)
     size = (round(truth.size[0] * factor), round(truth.size[1] * factor))
-    at_size = FeatureTracks(tracks.pixels * factor, tracks.seen)
+    at_size = FeatureTracks(tracks.pixels * factor, tracks.visibility)
     wrong_lens = torch.tensor([[1.3, 1, 1], [1, 1.3, 1], [1, 1, 1]])
     cameras = truth.cameras.resized(truth.size, size)
     guess = replace(cameras, intrinsics=cameras.intrinsics * wrong_lens)
@@ -45,11 +45,11 @@ def test_a_lens_that_is_known_stays_and_holds_the_cameras() -> None:
     inside = ((pixels > 0) & (pixels < cut.amax(dim=1))).all(dim=-1)
     cameras = replace(truth.cameras, intrinsics=lens @ truth.cameras.intrinsics)
     size = (round(float(cut[1].max())), round(float(cut[0].max())))
-    found = map_tracks(cameras, FeatureTracks(pixels, tracks.seen * inside), size, keeps_lens=True)
+    found = map_tracks(cameras, FeatureTracks(pixels, tracks.visibility * inside), size, keeps_lens=True)
 
     torch.testing.assert_close(found.intrinsics, cameras.intrinsics, rtol=1e-4, atol=1e-2)
     longer = replace(cameras, intrinsics=cameras.intrinsics * torch.tensor([[1.1, 1, 1], [1, 1.1, 1], [1, 1, 1]]))
-    believed = map_tracks(longer, FeatureTracks(pixels, tracks.seen * inside), size, keeps_lens=True)
+    believed = map_tracks(longer, FeatureTracks(pixels, tracks.visibility * inside), size, keeps_lens=True)
     torch.testing.assert_close(believed.intrinsics, longer.intrinsics, rtol=1e-4, atol=1e-2)
     turned, true = (one.world_from_cam[:, :3, :3].double() for one in (found, cameras))
     relative, wanted = turned[:1].transpose(1, 2) @ turned, true[:1].transpose(1, 2) @ true

@@ -17,7 +17,7 @@ from recon4d.geometry import (
 )
 from recon4d.records import Cameras, FeatureTracks, Scene
 from recon4d.refine import RefineConfig, refine_scene
-from recon4d.refine.cameras.rotation_only import turning_cameras
+from recon4d.refine.cameras.rotation_only import rotation_only_cameras
 
 SIZE = (144, 192)
 FRAMES = 6
@@ -30,10 +30,10 @@ def turning(degrees: float, lens: float, frames: int = FRAMES) -> Cameras:
     rotation = rotation_from_axis_angle(steps * torch.tensor([0.3, 1.0, 0.1], dtype=torch.float64))
     across = math.radians(lens)
     down = 2 * math.atan(math.tan(across / 2) * SIZE[0] / SIZE[1])
-    centre = torch.tensor([90.0, 75.0]).double()
-    intrinsics = intrinsics_from_field_of_view(torch.tensor([across, down]).double(), centre, *SIZE)
-    centres = torch.tensor([1.0, 2.0, 3.0]).double().expand(frames, 3)
-    return Cameras(rigid(rotation, centres), intrinsics.expand(frames, 3, 3))
+    center = torch.tensor([90.0, 75.0]).double()
+    intrinsics = intrinsics_from_field_of_view(torch.tensor([across, down]).double(), center, *SIZE)
+    centers = torch.tensor([1.0, 2.0, 3.0]).double().expand(frames, 3)
+    return Cameras(rigid(rotation, centers), intrinsics.expand(frames, 3, 3))
 
 
 def tracks_of(cameras: Cameras, count: int = 300, wrong: float = 0.0) -> FeatureTracks:
@@ -59,9 +59,9 @@ def predicted(cameras: Cameras, zoom: float = 1.0) -> Cameras:
     frames = len(cameras.intrinsics)
     axes, ways = 0.03 * torch.randn(2, frames, 3, generator=generator).double()
     axes[0] = ways[0] = 0
-    centres = cameras.centres + ways
+    centers = cameras.centers + ways
     rotation = cameras.world_from_cam[:, :3, :3] @ rotation_from_axis_angle(axes)
-    return Cameras(rigid(rotation, centres), cameras.intrinsics * torch.tensor([zoom, zoom, 1.0])).to(
+    return Cameras(rigid(rotation, centers), cameras.intrinsics * torch.tensor([zoom, zoom, 1.0])).to(
         dtype=torch.float32
     )
 
@@ -87,16 +87,16 @@ def test_rotations_and_lens_are_found_together(zoom: float, wrong: float) -> Non
     truth = turning(degrees=4, lens=55)
     start = predicted(truth, zoom)
     assert rotation_errors(start, truth).max() > 1
-    found = turning_cameras(start, tracks_of(truth, wrong=wrong), SIZE, True, SCALES)
+    found = rotation_only_cameras(start, tracks_of(truth, wrong=wrong), SIZE, True, SCALES)
     assert rotation_errors(found, truth).max() < 0.01
     torch.testing.assert_close(found.intrinsics, truth.intrinsics, rtol=2e-3, atol=1e-2)
-    torch.testing.assert_close(found.centres, truth.centres[:1].expand(FRAMES, 3), rtol=0, atol=1e-6)
+    torch.testing.assert_close(found.centers, truth.centers[:1].expand(FRAMES, 3), rtol=0, atol=1e-6)
     torch.testing.assert_close(found.world_from_cam[0], start.world_from_cam[0].double(), rtol=0, atol=1e-6)
 
 
 def test_a_lens_that_is_to_stay_stays() -> None:
     truth = turning(degrees=4, lens=55)
-    found = turning_cameras(predicted(truth), tracks_of(truth), SIZE, False, SCALES)
+    found = rotation_only_cameras(predicted(truth), tracks_of(truth), SIZE, False, SCALES)
     torch.testing.assert_close(found.intrinsics, truth.intrinsics, rtol=1e-6, atol=0)
     assert rotation_errors(found, truth).max() < 0.01
 
@@ -104,7 +104,7 @@ def test_a_lens_that_is_to_stay_stays() -> None:
 def test_no_lens_is_answered_that_hardly_exists() -> None:
     """Seen through 12 degrees: the longest lens that there plausibly is turns less for the same pixels."""
     truth = turning(degrees=0.8, lens=12)
-    found = turning_cameras(predicted(truth, zoom=0.3), tracks_of(truth), SIZE, True, SCALES)
+    found = rotation_only_cameras(predicted(truth, zoom=0.3), tracks_of(truth), SIZE, True, SCALES)
     angle = float(field_of_view(found.intrinsics[:1], *SIZE).amax().rad2deg())
     assert 20 <= angle < 23
     turned = rotation_angle(found.world_from_cam[0, :3, :3].T @ found.world_from_cam[-1, :3, :3]).rad2deg()
@@ -114,9 +114,9 @@ def test_no_lens_is_answered_that_hardly_exists() -> None:
 def test_a_frame_without_tracks_does_not_turn() -> None:
     truth = turning(degrees=4, lens=55)
     tracks, start = tracks_of(truth), predicted(truth)
-    tracks.seen[3] = 0
-    tracks = FeatureTracks(tracks.pixels[:, tracks.seen.any(0)], tracks.seen[:, tracks.seen.any(0)])
-    found = turning_cameras(start, tracks, SIZE, True, SCALES)
+    tracks.visibility[3] = 0
+    tracks = FeatureTracks(tracks.pixels[:, tracks.visibility.any(0)], tracks.visibility[:, tracks.visibility.any(0)])
+    found = rotation_only_cameras(start, tracks, SIZE, True, SCALES)
     torch.testing.assert_close(found.world_from_cam[3, :3, :3], start.world_from_cam[3, :3, :3].double())
     others = [0, 1, 2, 4, 5]
     assert rotation_errors(found, truth)[others].max() < 0.01
@@ -129,13 +129,13 @@ def test_a_turning_camera_is_not_taken_for_one_that_moves(degrees: float, lens: 
     scene = scene_of(truth, zoom)
     tracks = tracks_of(truth)
     noise = 0.05 * torch.randn(tracks.pixels.shape, generator=torch.Generator().manual_seed(2))
-    refinement = refine_scene(scene, FeatureTracks(tracks.pixels + noise, tracks.seen))
+    refinement = refine_scene(scene, FeatureTracks(tracks.pixels + noise, tracks.visibility))
     assert refinement.accepted
-    assert refinement.turns
+    assert refinement.is_rotation_only
     assert "turning on the spot, which proves no depth" in str(refinement)
     cameras = refinement.scene.cameras
     assert rotation_errors(cameras, truth).max() < 0.2
-    assert (cameras.centres - cameras.centres[0]).norm(dim=-1).max() < 1e-5
+    assert (cameras.centers - cameras.centers[0]).norm(dim=-1).max() < 1e-5
     torch.testing.assert_close(refinement.scene.depths, scene.depths)
     assert math.isnan(refinement.depth_after)
     # Without turning, nothing is told of the lens: it stays.
@@ -147,7 +147,7 @@ def test_where_cameras_hardly_turn_another_lens_is_not_worth_it() -> None:
     truth = turning(degrees=0.05, lens=55)
     scene, tracks = scene_of(truth, zoom=0.85), tracks_of(truth)
     noise = 0.05 * torch.randn(tracks.pixels.shape, generator=torch.Generator().manual_seed(2))
-    noisy = FeatureTracks(tracks.pixels + noise, tracks.seen)
+    noisy = FeatureTracks(tracks.pixels + noise, tracks.visibility)
     for config in (RefineConfig(), RefineConfig(significance=0), RefineConfig(least_gain=0)):
         kept = refine_scene(scene, noisy, config).scene.cameras
         torch.testing.assert_close(kept.intrinsics, scene.cameras.intrinsics)

@@ -8,10 +8,10 @@ from scenes import make_scene
 from recon4d.records import Scene
 from recon4d.refine.depth.alignment import (
     PointDepths,
-    bending,
-    bent,
     correlation,
     disagreement,
+    fit_depth_alignment,
+    scale_depth,
 )
 
 HEIGHT, WIDTH = 48, 64
@@ -44,7 +44,7 @@ def test_scale_contrast_and_slope_are_undone() -> None:
     truth = slanted()
     slope = torch.linspace(-0.3, 0.3, WIDTH).exp()
     wrong = 3 * truth**0.6 * slope
-    factors = bending(wrong, points_on(truth, lattice()))
+    factors = fit_depth_alignment(wrong, points_on(truth, lattice()))
     assert off(wrong, truth) > 0.5
     assert off(wrong * factors, truth) < 0.03
 
@@ -53,7 +53,7 @@ def test_what_is_wrong_on_one_side_of_an_edge_is_mended_there_alone() -> None:
     truth = slanted()
     wrong = truth.clone()
     wrong[0, 16:32, 20:40] = 1.2
-    right = wrong * bending(wrong, points_on(truth, lattice(4)))
+    right = wrong * fit_depth_alignment(wrong, points_on(truth, lattice(4)))
     box = torch.zeros(HEIGHT, WIDTH, dtype=torch.bool)
     box[16:32, 20:40] = True
     assert off(right[:, box], truth[:, box]) < 0.25 * off(wrong[:, box], truth[:, box])
@@ -64,7 +64,7 @@ def test_detail_between_points_stays() -> None:
     truth = slanted()
     ripples = 1 + 0.02 * torch.sin(torch.arange(WIDTH) * 2.0)
     right = 2 * truth * ripples
-    mended = right * bending(right, points_on(truth, lattice()))
+    mended = right * fit_depth_alignment(right, points_on(truth, lattice()))
     kept = (mended[0, 40] / truth[0, 40]).log()
     kept = kept - kept.mean()
     wanted = ripples.log() - ripples.log().mean()
@@ -78,15 +78,15 @@ def test_a_fifth_of_wrong_points_does_not_pull_the_rest_away() -> None:
     is_wrong = torch.rand(points.depths.shape, generator=generator) < 0.2
     spoilt = replace(points, depths=torch.where(is_wrong, points.depths * 4, points.depths))
     wrong = 2 * truth
-    assert off(wrong * bending(wrong, spoilt), truth) < 0.06
+    assert off(wrong * fit_depth_alignment(wrong, spoilt), truth) < 0.06
 
 
 def test_without_enough_points_nothing_changes() -> None:
     truth = slanted()
     few = points_on(truth, lattice()[:10])
-    assert torch.equal(bending(2 * truth, few), torch.ones_like(truth))
+    assert torch.equal(fit_depth_alignment(2 * truth, few), torch.ones_like(truth))
     unseen = replace(points_on(truth, lattice()), known=torch.zeros(1, len(lattice()), dtype=torch.bool))
-    assert torch.equal(bending(2 * truth, unseen), torch.ones_like(truth))
+    assert torch.equal(fit_depth_alignment(2 * truth, unseen), torch.ones_like(truth))
     assert len(disagreement(truth, unseen)) == 0
 
 
@@ -94,12 +94,12 @@ def test_unknown_depth_stays_unknown_and_spoils_nothing() -> None:
     truth = slanted()
     gaps = 2 * truth
     gaps[0, :10] = 0
-    factors = bending(gaps, points_on(truth, lattice()))
+    factors = fit_depth_alignment(gaps, points_on(truth, lattice()))
     assert factors.isfinite().all()
     assert (gaps * factors)[0, :10].abs().max() == 0
     assert off((gaps * factors)[:, 12:], truth[:, 12:]) < 0.1
     nothing = torch.zeros_like(truth)
-    assert bending(nothing, points_on(truth, lattice())).isfinite().all()
+    assert fit_depth_alignment(nothing, points_on(truth, lattice())).isfinite().all()
     assert disagreement(gaps, points_on(truth, lattice())).isfinite().all()
 
 
@@ -121,7 +121,7 @@ def bent_scene() -> tuple[Scene, Scene]:
     scene = make_scene(anchors=(0, 2))
     generator = torch.Generator().manual_seed(0)
     factors = 0.7 + 0.6 * torch.rand(scene.depths.shape, generator=generator)
-    return scene, bent(scene, factors)
+    return scene, scale_depth(scene, factors)
 
 
 def test_points_follow_from_bent_depth() -> None:

@@ -11,18 +11,18 @@ from recon4d.geometry import project, transform_points
 from recon4d.records import (
     Clip,
     FeatureTracks,
-    Known,
+    Priors,
     Scene,
 )
 from recon4d.refine import (
-    FollowConfig,
-    follow_corners,
+    CornerTrackingConfig,
     scene_guides,
     static_tracks,
+    track_corners,
 )
 
 CALM, DYNAMIC = 11, 2
-FEW = FollowConfig(corners_a_frame=100)
+FEW = CornerTrackingConfig(corners_a_frame=100)
 
 
 @pytest.fixture(scope="module")
@@ -41,14 +41,14 @@ def rough_guides(scene: Scene, pixels: float = 2.0, wrong: float = 0.05) -> Feat
     tracks = static_tracks(scene, count=3000)
     off = pixels * torch.randn(tracks.pixels.shape, generator=generator)
     anywhere = torch.rand(tracks.pixels.shape, generator=generator) * scene.size[0]
-    is_wrong = torch.rand(tracks.seen.shape, generator=generator) < wrong
-    return FeatureTracks(torch.where(is_wrong[..., None], anywhere, tracks.pixels + off), tracks.seen)
+    is_wrong = torch.rand(tracks.visibility.shape, generator=generator) < wrong
+    return FeatureTracks(torch.where(is_wrong[..., None], anywhere, tracks.pixels + off), tracks.visibility)
 
 
 def own_frames(tracks: FeatureTracks) -> torch.Tensor:
-    """The frame in which each corner was chosen: there it is at the very centre of a pixel."""
-    at_centre = ((tracks.pixels % 1) - 0.5).abs().amax(dim=-1) < 1e-4
-    return (at_centre & (tracks.seen > 0)).int().argmax(dim=0)
+    """The frame in which each corner was chosen: there it is at the very center of a pixel."""
+    at_center = ((tracks.pixels % 1) - 0.5).abs().amax(dim=-1) < 1e-4
+    return (at_center & (tracks.visibility > 0)).int().argmax(dim=0)
 
 
 def true_places(sample: Sample, tracks: FeatureTracks) -> tuple[torch.Tensor, torch.Tensor]:
@@ -66,58 +66,58 @@ def true_places(sample: Sample, tracks: FeatureTracks) -> tuple[torch.Tensor, to
 
 def test_corners_are_found_ten_times_closer_than_the_guides_say(calm: Sample) -> None:
     guides = rough_guides(calm.scene)
-    tracks = follow_corners(calm.clip, calm.scene, guides, FEW)
+    tracks = track_corners(calm.clip, calm.scene, guides, FEW)
     true, _ = true_places(calm, tracks)
-    found = (tracks.seen > 0) & (torch.arange(8)[:, None] != own_frames(tracks))
+    found = (tracks.visibility > 0) & (torch.arange(8)[:, None] != own_frames(tracks))
     off = (tracks.pixels - true).norm(dim=-1)[found]
     assert found.float().mean() > 0.4
     assert off.median() < 0.2
     # The rest began at the edge of something nearer, or in a pattern that repeats: the epipolar check is for those.
     assert (off < 1).float().mean() > 0.7
     exact = static_tracks(calm.scene, count=3000)
-    assert (guides.pixels - exact.pixels).norm(dim=-1)[exact.seen > 0].median() > 2
+    assert (guides.pixels - exact.pixels).norm(dim=-1)[exact.visibility > 0].median() > 2
 
 
 def test_what_is_hidden_is_not_found(calm: Sample) -> None:
-    tracks = follow_corners(calm.clip, calm.scene, rough_guides(calm.scene), FEW)
+    tracks = track_corners(calm.clip, calm.scene, rough_guides(calm.scene), FEW)
     _, behind = true_places(calm, tracks)
     is_hidden = behind > 0.1
     assert is_hidden.float().mean() > 0.02
-    assert (tracks.seen > 0)[is_hidden].float().mean() < 0.25 * (tracks.seen > 0)[~is_hidden].float().mean()
+    assert (tracks.visibility > 0)[is_hidden].float().mean() < 0.25 * (tracks.visibility > 0)[~is_hidden].float().mean()
 
 
-def test_every_track_is_seen_where_it_began_at_the_centre_of_a_pixel(calm: Sample) -> None:
-    tracks = follow_corners(calm.clip, calm.scene, rough_guides(calm.scene), FEW)
-    assert tracks.pixels.shape == (8, tracks.seen.shape[1], 2)
-    assert 300 < tracks.seen.shape[1] <= 8 * 140
+def test_every_track_is_seen_where_it_began_at_the_center_of_a_pixel(calm: Sample) -> None:
+    tracks = track_corners(calm.clip, calm.scene, rough_guides(calm.scene), FEW)
+    assert tracks.pixels.shape == (8, tracks.visibility.shape[1], 2)
+    assert 300 < tracks.visibility.shape[1] <= 8 * 140
     own = own_frames(tracks)
     numbers = torch.arange(len(own))
-    assert (tracks.seen[own, numbers] == 1).all()
+    assert (tracks.visibility[own, numbers] == 1).all()
     assert set(own.tolist()) == set(range(8))
 
 
 def test_nothing_begins_on_what_moves_or_is_to_be_ignored(dynamic: Sample) -> None:
-    ignore = torch.zeros_like(dynamic.scene.moving, dtype=torch.bool)
+    ignore = torch.zeros_like(dynamic.scene.dynamic, dtype=torch.bool)
     ignore[:, :, :100] = True
-    clip = replace(dynamic.clip, known=replace(Known.nothing(8), ignore=ignore))
-    tracks = follow_corners(clip, dynamic.scene, rough_guides(dynamic.scene), FEW)
+    clip = replace(dynamic.clip, priors=replace(Priors.nothing(8), ignore=ignore))
+    tracks = track_corners(clip, dynamic.scene, rough_guides(dynamic.scene), FEW)
     own = own_frames(tracks)
     column, row = tracks.pixels[own, torch.arange(len(own))].long().unbind(-1)
     assert len(own) > 100
-    assert (dynamic.scene.moving[own, row, column] <= 0.5).all()
+    assert (dynamic.scene.dynamic[own, row, column] <= 0.5).all()
     assert (column >= 100).all()
 
 
 def test_pixels_are_those_of_the_scene_whatever_its_size(calm: Sample) -> None:
     half = calm.scene.resized(96, 128)
     guides = rough_guides(calm.scene)
-    small = FeatureTracks(guides.pixels / 2, guides.seen)
+    small = FeatureTracks(guides.pixels / 2, guides.visibility)
     whole, halved = (
-        follow_corners(calm.clip, scene, guide, FEW) for scene, guide in ((calm.scene, guides), (half, small))
+        track_corners(calm.clip, scene, guide, FEW) for scene, guide in ((calm.scene, guides), (half, small))
     )
-    assert whole.seen.shape == halved.seen.shape
-    same = (whole.seen > 0) & (halved.seen > 0)
-    assert same.float().mean() > 0.9 * (whole.seen > 0).float().mean()
+    assert whole.visibility.shape == halved.visibility.shape
+    same = (whole.visibility > 0) & (halved.visibility > 0)
+    assert same.float().mean() > 0.9 * (whole.visibility > 0).float().mean()
     assert ((whole.pixels / 2 - halved.pixels).norm(dim=-1)[same] < 0.02).float().mean() > 0.97
 
 
@@ -127,10 +127,10 @@ def test_frames_that_are_the_same_have_every_corner_where_it_was(calm: Sample) -
     pixels = torch.stack([column, row], dim=-1).flatten(0, 1).expand(3, -1, -1)
     generator = torch.Generator().manual_seed(0)
     guides = FeatureTracks(pixels + torch.randn(pixels.shape, generator=generator), torch.ones(pixels.shape[:2]))
-    tracks = follow_corners(clip, scene, guides, FEW)
-    assert tracks.seen.mean() > 0.95
+    tracks = track_corners(clip, scene, guides, FEW)
+    assert tracks.visibility.mean() > 0.95
     off = (tracks.pixels - tracks.pixels[:1]).norm(dim=-1)
-    assert off[tracks.seen > 0].quantile(0.99) < 0.05
+    assert off[tracks.visibility > 0].quantile(0.99) < 0.05
 
 
 def test_the_order_of_frames_does_not_matter_where_guides_know_all_of_them(calm: Sample) -> None:
@@ -138,21 +138,21 @@ def test_the_order_of_frames_does_not_matter_where_guides_know_all_of_them(calm:
     order = torch.tensor([0, 5, 2, 7, 1, 4, 6, 3])
     guides = rough_guides(calm.scene)
     scene = replace(calm.scene, tracks=None)
-    shuffled = follow_corners(
-        calm.clip.frames(order), scene.frames(order), FeatureTracks(guides.pixels[order], guides.seen[order]), FEW
+    shuffled = track_corners(
+        calm.clip.frames(order), scene.frames(order), FeatureTracks(guides.pixels[order], guides.visibility[order]), FEW
     )
-    ordered = follow_corners(calm.clip, scene, guides, FEW)
-    assert shuffled.seen.mean() > 0.8 * ordered.seen.mean()
+    ordered = track_corners(calm.clip, scene, guides, FEW)
+    assert shuffled.visibility.mean() > 0.8 * ordered.visibility.mean()
 
 
 def test_without_guides_or_corners_nothing_is_found(calm: Sample) -> None:
     none = FeatureTracks(torch.zeros(8, 0, 2), torch.zeros(8, 0))
-    alone = follow_corners(calm.clip, calm.scene, none, FEW)
-    assert (alone.seen.sum(dim=0) == 1).all()
+    alone = track_corners(calm.clip, calm.scene, none, FEW)
+    assert (alone.visibility.sum(dim=0) == 1).all()
     blank = replace(calm.clip, images=torch.full_like(calm.clip.images, 90))
-    assert follow_corners(blank, calm.scene, rough_guides(calm.scene), FEW).seen.shape == (8, 0)
-    one = follow_corners(calm.clip.frames([0]), calm.scene.frames([0]), none.frames([0]), FEW)
-    assert one.seen.shape[0] == 1
+    assert track_corners(blank, calm.scene, rough_guides(calm.scene), FEW).visibility.shape == (8, 0)
+    one = track_corners(calm.clip.frames([0]), calm.scene.frames([0]), none.frames([0]), FEW)
+    assert one.visibility.shape[0] == 1
 
 
 def test_a_scene_guides_to_where_its_own_surfaces_are_seen(dynamic: Sample) -> None:
@@ -161,23 +161,23 @@ def test_a_scene_guides_to_where_its_own_surfaces_are_seen(dynamic: Sample) -> N
     assert guides.pixels.shape == (8, 8 * (192 // 8) * (256 // 8), 2)
     of_first = guides.frames(list(range(8)))
     column, row = guides.pixels[0, : 24 * 32].long().unbind(-1)
-    moves = scene.moving[0, row, column] > 0.5
+    moves = scene.dynamic[0, row, column] > 0.5
     assert moves.any()
-    assert (of_first.seen[:, : 24 * 32][:, moves] == 0).all()
+    assert (of_first.visibility[:, : 24 * 32][:, moves] == 0).all()
     # What the scene's own tracks of the first frame say of still pixels, where both see them.
     assert scene.tracks is not None
     query = row * 256 + column
-    visible = (scene.tracks.visible[0][:, query] > 0.5) & (guides.seen[:, : 24 * 32] > 0)
+    visible = (scene.tracks.visibility[0][:, query] > 0.5) & (guides.visibility[:, : 24 * 32] > 0)
     off = (scene.track_pixels[0][:, query] - guides.pixels[:, : 24 * 32]).norm(dim=-1)
     assert visible.float().mean() > 0.2
     assert off[visible].max() < 0.1
-    hidden = (scene.tracks.visible[0][:, query] < 0.5) & ~moves
-    assert guides.seen[:, : 24 * 32][hidden].mean() < 0.2
+    hidden = (scene.tracks.visibility[0][:, query] < 0.5) & ~moves
+    assert guides.visibility[:, : 24 * 32][hidden].mean() < 0.2
 
 
 def test_frames_that_do_not_correspond_are_refused(calm: Sample) -> None:
     guides = rough_guides(calm.scene)
     with pytest.raises(ValueError, match="guides through 7"):
-        follow_corners(calm.clip, calm.scene, guides.frames(list(range(7))), FEW)
+        track_corners(calm.clip, calm.scene, guides.frames(list(range(7))), FEW)
     with pytest.raises(ValueError, match="one clip"):
-        follow_corners(Clip.stack([replace(calm.clip, source=None)]), calm.scene, guides, FEW)
+        track_corners(Clip.stack([replace(calm.clip, source=None)]), calm.scene, guides, FEW)
