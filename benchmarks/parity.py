@@ -15,7 +15,7 @@ from torch import Tensor
 
 from recon4d.models import Model, cast_to_bfloat16
 from recon4d.records import Scene
-from recon4d.zoo.vggt.vggt import from_vggt, from_vggt_omega
+from recon4d.zoo.vggt import from_vggt, from_vggt_omega
 
 EVERY_THIRD = np.s_[:, ::3, ::3]
 

@@ -26,7 +26,7 @@ from recon4d.io import (
 )
 from recon4d.models import Model
 from recon4d.zoo import create_model
-from recon4d.zoo.vggt.vggt import from_vggt
+from recon4d.zoo.vggt import from_vggt
 
 PAGES = [
     ROOT / "README.md",

@@ -3,6 +3,7 @@
 from recon4d.inference.many_clips import Outcome, finished_frames, output_folders, reconstruct_each, table_of
 from recon4d.inference.prior_files import PriorFiles, long_clip_with_prior_files, with_prior_files
 from recon4d.inference.priors import apply_priors
+from recon4d.inference.processes import Processes, start_processes
 from recon4d.inference.scene_statistics import (
     ExpectedErrors,
     ExpectedOfScene,
@@ -30,6 +31,7 @@ __all__ = [
     "Outcome",
     "Precision",
     "PriorFiles",
+    "Processes",
     "ReconstructConfig",
     "SceneFacts",
     "apply_priors",
@@ -44,6 +46,7 @@ __all__ = [
     "reconstruct_and_match",
     "reconstruct_each",
     "runs_in_bfloat16",
+    "start_processes",
     "table_of",
     "with_prior_files",
 ]

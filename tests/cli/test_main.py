@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from commands import fails, run
 from PIL import Image
 from scenes import make_clip
 
-from recon4d.cli.main import main
 from recon4d.datasets import DATASETS
 from recon4d.datasets.synthetic import SyntheticConfig, make_scenes, render_scenes
 from recon4d.io import write_jpeg, write_video
@@ -26,20 +26,6 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("video") / "noise.mp4"
     write_video(path, make_clip(frames=6, height=48, width=64).images.permute(0, 2, 3, 1).numpy(), 10.0)
     return path
-
-
-def run(*arguments: object) -> int:
-    return main([str(argument) for argument in arguments])
-
-
-def fails(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
-    """The one line that a failing command says."""
-    capsys.readouterr()
-    assert run(*arguments) == 2
-    lines = [line for line in capsys.readouterr().err.splitlines() if "warning" not in line]
-    assert len(lines) == 1
-    assert lines[0].startswith("recon4d: ")
-    return lines[0]
 
 
 @pytest.fixture(scope="module")

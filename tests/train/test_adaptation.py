@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from commands import fails, run
 from scenes import make_clip, make_scene
-from test_cli import fails, run
 
 from recon4d.datasets import Sample
 from recon4d.datasets.synthetic import SyntheticConfig, SyntheticScenes

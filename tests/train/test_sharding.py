@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from sharded_runs import SAVED, config
-from test_training import ROOT, assert_same, final_state
+from training_states import ROOT, assert_same, final_state
 
 from recon4d.train.checkpoints import Checkpoint, latest_whole
 from recon4d.train.loop import train

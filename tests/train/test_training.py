@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 from training_run import config
+from training_states import ROOT, assert_same, final_state
 
 import recon4d
 from recon4d.cli.main import main
@@ -40,7 +41,6 @@ from recon4d.train.optimizers import make_optimizers
 from recon4d.train.run_folder import begin_run, read_config
 from recon4d.zoo import load_model
 
-ROOT = Path(__file__).parents[2]
 SCRIPT = Path(__file__).parents[1] / "helpers" / "training_run.py"
 
 
@@ -59,31 +59,6 @@ def run_script(folder: Path, *options: str, processes: int = 1) -> int:
         for rank in ranks
     ]
     return max(abs(process.wait(timeout=300)) for process in started)
-
-
-def final_state(folder: Path) -> dict:
-    last = latest_whole(folder / "checkpoints")
-    assert last is not None
-    return last.load_state()
-
-
-def assert_same(one: object, other: object, where: str = "state") -> None:
-    """Bit for bit, at any depth."""
-    assert type(one) is type(other), where
-    if isinstance(one, dict):
-        assert isinstance(other, dict)
-        assert one.keys() == other.keys(), where
-        for key in one:
-            assert_same(one[key], other[key], f"{where}.{key}")
-    elif isinstance(one, list | tuple):
-        assert isinstance(other, list | tuple)
-        for place, (mine, theirs) in enumerate(zip(one, other, strict=True)):
-            assert_same(mine, theirs, f"{where}[{place}]")
-    elif isinstance(one, torch.Tensor):
-        assert isinstance(other, torch.Tensor)
-        assert torch.equal(one, other), where
-    else:
-        assert one == other, where
 
 
 def test_killed_at_step_37_and_resumed_is_as_if_never_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from recon4d.train.batches import Batches, RankInfo
 from recon4d.train.config import DataConfig, TrainConfig
 from recon4d.train.objective import TrainModule, objective
 from recon4d.zoo import load_model, model_config, save_model
-from recon4d.zoo.vggt.vggt import from_vggt, from_vggt_omega
+from recon4d.zoo.vggt import from_vggt, from_vggt_omega
 
 CLOSE = 2e-5
 """Relative error that every stored output must stay under in float32."""

@@ -10,6 +10,7 @@ from scipy.optimize import minimize
 from scipy.spatial.transform import Rotation
 
 from recon4d import geometry as g
+from recon4d.eval.alignment import ransac as robust_alignment
 from recon4d.eval.alignment.ransac import InverseDepthFit, align_inverse_depth, align_sim3_ransac
 from recon4d.eval.alignment.similarity import (
     align_scale,
@@ -19,7 +20,6 @@ from recon4d.eval.alignment.similarity import (
     corresponding_points,
     no_alignment,
 )
-from recon4d.eval.alignment.similarity import ransac as robust_alignment
 
 CLOSED_FORMS = [align_sim3, align_se3]
 ALL = [align_scale, align_scale_by_ratios, align_sim3, align_se3]
