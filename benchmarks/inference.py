@@ -1,7 +1,7 @@
-"""How fast a pass is and what it holds: ``python -m benchmarks.inference --model vggt_1b --frames 1 10 50 100 200``.
+"""Time and memory of a forward pass: ``python -m benchmarks.inference --model vggt_1b --frames 1 10 50 100 200``.
 
-Weights are random unless a file is given: time and memory do not depend on them, what an approximation costs in
-accuracy does. Every number of frames is run plainly (float32, all that training keeps) and lean, side by side.
+Weights are random unless a file is given. Time and memory do not depend on the weights, but the error of approximations
+does. Each number of frames is run in float32 and with several optimizations.
 """
 
 import time
@@ -25,40 +25,46 @@ from recon4d.models import (
 from recon4d.zoo import create_model, load_model
 
 Mode = Literal["plain", "lean", "compiled", "thinned"]
+"""Optimizations, see `Arguments.modes`."""
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """Time passes of a model over clips of several lengths."""
+    """Measure forward passes of a model for several numbers of frames."""
 
     model: str = "recon4d_small"
-    """A name of `recon4d models`, with random weights, or a checkpoint file."""
+    """Name of a model, which gets random weights, or a checkpoint file."""
     frames: tuple[int, ...] = (1, 10, 50)
+    """Numbers of frames."""
     size: tuple[int, int] = (336, 518)
-    """Height and width of the pictures; made multiples of the patch."""
+    """Height and width of the images in pixels, rounded down to multiples of the patch size."""
     modes: tuple[Mode, ...] = ("plain", "lean", "thinned")
-    """plain: float32. lean: bfloat16 where it is safe. compiled: lean with compiled blocks. thinned: lean, with keys
-    and values across frames of a quarter of the patches."""
+    """plain: float32. lean: bfloat16 where it is safe. compiled: lean with compiled blocks. thinned: lean, and
+    attention across frames with the keys and values of a quarter of the patch tokens."""
     aggregator_alone: bool = False
-    """Leave the heads out, as peers' figures do."""
+    """Whether to leave out the heads, as published measurements of other models do."""
     repeats: int = 3
+    """Number of timed runs, of which the fastest counts."""
     frame_chunk: int = 8
+    """Number of frames that the backbone and the dense heads process at once."""
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
+    """Device of the model."""
 
 
 def main(arguments: Arguments) -> None:
+    """Print a row for each number of frames and mode."""
     device = torch.device(arguments.device)
-    print("frames  mode          seconds  ratio  planned GiB  peak GiB  TFLOP/s  attention  answer differs by")
+    print("frames  mode          seconds  ratio  planned GiB  peak GiB  TFLOP/s  attention  output differs by")
     for frames in arguments.frames:
-        seconds_of_plain = answer_of_plain = None
+        plain_seconds = plain_output = None
         for mode in arguments.modes:
             model = _model(arguments.model, mode).to(device).requires_grad_(False)
             result = _measure(model, mode, frames, arguments, device)
-            seconds_of_plain = seconds_of_plain or result.seconds
-            answer_of_plain = result.answer if answer_of_plain is None else answer_of_plain
-            difference = ((result.answer - answer_of_plain).abs() / answer_of_plain).median()
+            plain_seconds = plain_seconds or result.seconds
+            plain_output = result.output if plain_output is None else plain_output
+            difference = ((result.output - plain_output).abs() / plain_output).median()
             print(
-                f"{frames:6d}  {mode:12s} {result.seconds:8.3f} {seconds_of_plain / result.seconds:6.2f} "
+                f"{frames:6d}  {mode:12s} {result.seconds:8.3f} {plain_seconds / result.seconds:6.2f} "
                 f"{result.planned / 2**30:12.2f} {_gibibytes(result.peak)} {result.teraflops:8.3f} "
                 f"{100 * result.attention_share:8.0f} % {float(difference):16.2e}",
                 flush=True,
@@ -67,16 +73,20 @@ def main(arguments: Arguments) -> None:
 
 @dataclass(frozen=True)
 class Result:
-    """What one mode did."""
+    """Measurements of one mode."""
 
     seconds: float
+    """Time of a forward pass."""
     planned: int
+    """Peak memory predicted by `plan_memory`, in bytes."""
     peak: int | None
+    """Measured peak memory in bytes; None without CUDA."""
     teraflops: float
+    """Floating-point operations per second, in 10^12."""
     attention_share: float
-    """How much of the time attention across frames takes when it is run alone: nothing exact is faster than that."""
-    answer: Tensor
-    """Depths, or without heads the lengths of the last tokens."""
+    """Time of attention across frames alone, as a fraction of the whole; a lower bound for exact methods."""
+    output: Tensor
+    """Depths, or the norms of the last tokens without heads."""
 
 
 def _gibibytes(peak: int | None) -> str:
@@ -88,13 +98,13 @@ def _measure(model: Model, mode: Mode, frames: int, arguments: Arguments, device
     size = tuple(side // model.patch_size * model.patch_size for side in arguments.size)
     images = torch.randint(0, 256, (1, frames, 3, *size), dtype=torch.uint8, device=device)
     key_stride = 2 if mode == "thinned" else 1
-    is_narrow = mode != "plain"
+    in_bfloat16 = mode != "plain"
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    planned = plan_memory(model, frames, (size[0], size[1]), 0, arguments.frame_chunk, is_narrow).peak
+    planned = plan_memory(model, frames, (size[0], size[1]), 0, arguments.frame_chunk, in_bfloat16).peak
 
     def run() -> Tensor:
-        with torch.autocast(device.type, torch.bfloat16, enabled=is_narrow):
+        with torch.autocast(device.type, torch.bfloat16, enabled=in_bfloat16):
             if arguments.aggregator_alone:
                 tokens = model.tokens(images, frame_chunk=arguments.frame_chunk, key_stride=key_stride)
                 return tokens.state.features[-1].float().norm(dim=-1)
@@ -103,12 +113,12 @@ def _measure(model: Model, mode: Mode, frames: int, arguments: Arguments, device
             ).scene.depths
 
     with FlopCounterMode(display=False) as counter:
-        answer = run()
+        output = run()
     seconds = _seconds(run, arguments.repeats, device)
-    # A process gives back what it frees when it likes: only the GPU's own count says what a pass held.
+    # Only CUDA counts allocations exactly; the resident memory of a process includes freed blocks.
     peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
-    alone = _attention_seconds(model, frames, (size[0], size[1]), key_stride, arguments, is_narrow, device)
-    return Result(seconds, planned, peak, counter.get_total_flops() / 1e12 / seconds, alone / seconds, answer)
+    alone = _attention_seconds(model, frames, (size[0], size[1]), key_stride, arguments, in_bfloat16, device)
+    return Result(seconds, planned, peak, counter.get_total_flops() / 1e12 / seconds, alone / seconds, output)
 
 
 def _attention_seconds(
@@ -117,15 +127,15 @@ def _attention_seconds(
     size: tuple[int, int],
     key_stride: int,
     arguments: Arguments,
-    is_narrow: bool,
+    in_bfloat16: bool,
     device: torch.device,
 ) -> float:
-    """Seconds that attention across frames alone takes in all pairs of blocks."""
+    """Measure the time of all attention layers across frames."""
     config = model.config.aggregator
     patches = (size[0] // model.patch_size) * (size[1] // model.patch_size)
     tokens = frames * (patches + model.aggregator.num_special)
     keys = patches + frames * model.aggregator.num_special + (frames - 1) * patches // key_stride**2
-    dtype = torch.bfloat16 if is_narrow else torch.float32
+    dtype = torch.bfloat16 if in_bfloat16 else torch.float32
     heads, width = config.block.heads, config.block.width // config.block.heads
     query, key, value = (
         torch.randn(1, heads, count, width, dtype=dtype, device=device) for count in (tokens, keys, keys)
@@ -135,7 +145,7 @@ def _attention_seconds(
 
 
 def _seconds(run: Callable[[], object], repeats: int, device: torch.device) -> float:
-    """The fastest of some runs, the device waited for: what else the machine did only ever adds."""
+    """Return the time of the fastest run, with synchronization; other load can only add to it."""
 
     def timed() -> float:
         started = time.perf_counter()

@@ -1,8 +1,7 @@
-"""What more views, a known lens and known cameras are worth: ``python -m benchmarks.inputs --model recon4d_mini``.
+"""Value of more views, given intrinsics and given cameras: ``python -m benchmarks.inputs --model recon4d_mini``.
 
-Clips of worlds-v1. The same network sees each clip as it is; one of its frames, as often as the clip has frames; and
-the clip with its true intrinsics, without and with its true cameras. With ``--refine`` the answers are refined on the
-clip.
+The same network reconstructs each clip of worlds-v1 as it is; copies of one of its frames; and the clip with its true
+intrinsics, without and with its true cameras. With ``--refine`` the results are refined.
 """
 
 import math
@@ -29,79 +28,94 @@ from recon4d.refine import refine_clip
 from recon4d.zoo import create_model, load_model
 
 CONFIG = ReconstructConfig(anchors=(), precision="float32")
-Told = Literal["lens", "cameras", "copies"]
+"""Settings of the single pass."""
+Input = Literal["lens", "cameras", "copies"]
+"""Input to compare with the clip alone."""
 METRICS = ("abs_rel", "point_epe", "auc_30", "auc_5", "rotation_error", "fov_error")
+"""Metrics to print."""
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """Score one network on the same clips, told less or more."""
+    """Score one network on the same clips with different inputs."""
 
     model: str = "recon4d_mini"
-    """A name of `recon4d models`, or a checkpoint file."""
+    """Name of a model, or a checkpoint file."""
     clips: int = 64
+    """Largest number of clips."""
     split: str = "8"
+    """Split of worlds-v1."""
     frame: int = 3
-    """The one whose depth is compared between the whole clip and copies of this frame alone."""
-    told: tuple[Told, ...] = ("lens", "cameras", "copies")
-    """What to try beside the clip as it is."""
+    """Frame whose depth is compared between the whole clip and copies of the frame."""
+    told: tuple[Input, ...] = ("lens", "cameras", "copies")
+    """Inputs to compare with the clip alone: its intrinsics (lens), its intrinsics and cameras, copies of one frame."""
     refine: bool = False
+    """Whether to refine the results."""
 
 
 def main(arguments: Arguments) -> None:
+    """Print the mean metrics for each input."""
     is_file = Path(arguments.model).is_file()
     model = load_model(arguments.model) if is_file else create_model(arguments.model)
     benchmark = load_benchmark("worlds-v1", BenchmarkConfig(split=arguments.split, clips=arguments.clips))
     found: dict[str, list[list[float]]] = {}
     for name in benchmark.clips:
-        answer = partial(_refined if arguments.refine else _answer, model)
-        for way, values in _scores_of_clip(answer, benchmark, name, arguments):
-            found.setdefault(way, []).append(values)
+        reconstruct_clip = partial(_refine if arguments.refine else _reconstruct, model)
+        for name_of_input, values in _scores_of_clip(reconstruct_clip, benchmark, name, arguments):
+            found.setdefault(name_of_input, []).append(values)
 
-    told = " (refined)" if arguments.refine else ""
-    print(f"{model.name}{told}, the first {len(benchmark.clips)} clips of worlds-v1, split {arguments.split}: means")
-    print(f"{'told':34}" + "".join(f"{metric:>15}" for metric in METRICS))
-    for way, rows in found.items():
+    suffix = " (refined)" if arguments.refine else ""
+    print(f"{model.name}{suffix}, the first {len(benchmark.clips)} clips of worlds-v1, split {arguments.split}: means")
+    print(f"{'input':34}" + "".join(f"{metric:>15}" for metric in METRICS))
+    for name_of_input, rows in found.items():
         means = torch.tensor(rows).nanmean(dim=0).tolist()
-        print(f"{way:34}" + "".join(f"{'-' if math.isnan(mean) else f'{mean:.3f}':>15}" for mean in means))
+        print(f"{name_of_input:34}" + "".join(f"{'-' if math.isnan(mean) else f'{mean:.3f}':>15}" for mean in means))
 
 
 def _scores_of_clip(
-    answer: Callable[[Clip], Scene], benchmark: Benchmark, name: str, arguments: Arguments
+    reconstruct_clip: Callable[[Clip], Scene], benchmark: Benchmark, name: str, arguments: Arguments
 ) -> Iterator[tuple[str, list[float]]]:
-    """Each way of asking, and its metrics on one clip."""
+    """Yield the name of each input and its metrics on one clip."""
     sample = benchmark.read(name)
     clip, truth = replace(sample.clip, priors=None), sample.scene
-    whole = answer(clip)
+    whole = reconstruct_clip(clip)
     yield "the clip", _scores(whole, truth, benchmark, name)
     if "lens" in arguments.told:
-        yield "the clip and its lens", _scores(answer(_told(clip, truth, False)), truth, benchmark, name)
+        yield (
+            "the clip and its lens",
+            _scores(reconstruct_clip(_with_priors(clip, truth, False)), truth, benchmark, name),
+        )
     if "cameras" in arguments.told:
-        yield "the clip, its lens and cameras", _scores(answer(_told(clip, truth, True)), truth, benchmark, name)
+        yield (
+            "the clip, its lens and cameras",
+            _scores(reconstruct_clip(_with_priors(clip, truth, True)), truth, benchmark, name),
+        )
     if "copies" in arguments.told:
         frame = arguments.frame
-        copies = answer(clip.frames([frame] * clip.num_frames))
+        copies = reconstruct_clip(clip.frames([frame] * clip.num_frames))
         one = replace(truth, tracks=None).frames([frame])
         yield f"frame {frame} of the clip", _scores(whole.frames([frame]), one, benchmark, name)
         yield f"frame {frame}, {clip.num_frames} times", _scores(copies.frames([frame]), one, benchmark, name)
 
 
-def _answer(model: Model, clip: Clip) -> Scene:
+def _reconstruct(model: Model, clip: Clip) -> Scene:
     return reconstruct(model, clip, CONFIG).resized(*clip.size)
 
 
-def _refined(model: Model, clip: Clip) -> Scene:
+def _refine(model: Model, clip: Clip) -> Scene:
     scene, matches = reconstruct_and_match(model, clip, CONFIG)
     return refine_clip(clip, scene, matches).scene.resized(*clip.size)
 
 
-def _told(clip: Clip, truth: Scene, cameras: bool) -> Clip:
-    known = replace(Priors.nothing(clip.num_frames), intrinsics=truth.cameras.intrinsics)
-    return replace(clip, priors=replace(known, world_from_cam=truth.cameras.world_from_cam) if cameras else known)
+def _with_priors(clip: Clip, truth: Scene, with_cameras: bool) -> Clip:
+    priors = replace(Priors.unknown(clip.num_frames), intrinsics=truth.cameras.intrinsics)
+    if with_cameras:
+        priors = replace(priors, world_from_cam=truth.cameras.world_from_cam)
+    return replace(clip, priors=priors)
 
 
 def _scores(scene: Scene, truth: Scene, benchmark: Benchmark, name: str) -> list[float]:
-    result = score_prediction("inputs", name, Prediction.of_scene(scene, seconds=0.0), truth, benchmark)
+    result = score_prediction("inputs", name, Prediction.from_scene(scene, seconds=0.0), truth, benchmark)
     scores = [result.score(metric) for metric in METRICS]
     return [math.nan if score is None else score.value for score in scores]
 

@@ -1,7 +1,7 @@
-"""Scores by kind of clip, and what refinement cost or gained: ``python -m benchmarks.kinds out/worlds-v1/clips.csv``.
+"""Scores by kind of clip, and the effect of refinement: ``python -m benchmarks.kinds out/worlds-v1/clips.csv``.
 
-Reads what ``recon4d evaluate --benchmark worlds-v1`` wrote. Clips of worlds-v1 are still (the camera stays in its place
-while something moves), dynamic (a sixth of the first frame moves, or more), or calm (the others).
+Reads the table that ``recon4d evaluate --benchmark worlds-v1`` writes. A clip of worlds-v1 is "still" (a static camera
+and moving objects), "dynamic" (at least a sixth of the first frame is dynamic), or "calm" (all others).
 """
 
 import csv
@@ -16,19 +16,23 @@ import tyro
 from recon4d.datasets.synthetic.worlds_v1 import WORLDS_V1, statistics
 
 METRICS = ("auc_30", "auc_5", "abs_rel", "point_epe")
+"""Columns of the printed table."""
 KINDS = ("calm", "dynamic", "still")
+"""Kinds of clips, in the order of the table."""
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """Take the scores of an evaluation apart."""
+    """Average the scores of an evaluation by kind of clip."""
 
     clips: Annotated[Path, tyro.conf.Positional]
     """The clips.csv of an evaluation on worlds-v1."""
     split: str = "8"
+    """Split of worlds-v1 that was evaluated."""
 
 
 def main(arguments: Arguments) -> None:
+    """Print mean scores by method and kind of clip, and the range of changes by refinement."""
     with arguments.clips.open(newline="") as file:
         rows = list(csv.DictReader(file))
     scores = {(row["method"], row["clip"]): {metric: _number(row[metric]) for metric in METRICS} for row in rows}
@@ -37,15 +41,16 @@ def main(arguments: Arguments) -> None:
     print(f"{'':24}{'kind':10}{'clips':>6}" + "".join(f"{metric:>12}" for metric in METRICS))
     for method in methods:
         for kind in KINDS:
-            clips = [clip for clip, of in kinds.items() if of == kind and (method, clip) in scores]
+            clips = [clip for clip, its_kind in kinds.items() if its_kind == kind and (method, clip) in scores]
             means = [_mean([scores[method, clip][metric] for clip in clips]) for metric in METRICS]
             print(f"{method:24}{kind:10}{len(clips):>6}" + "".join(f"{mean:>12.3f}" for mean in means))
     for method in methods:
         refined = f"{method}+refine"
         if refined in methods:
-            gains = [scores[refined, clip]["auc_30"] - scores[method, clip]["auc_30"] for clip in kinds]
-            gains = [gain for gain in gains if not math.isnan(gain)]
-            print(f"{refined}: auc_30 of a clip changes by {min(gains):+.3f} to {max(gains):+.3f} ({len(gains)} clips)")
+            changes = [scores[refined, clip]["auc_30"] - scores[method, clip]["auc_30"] for clip in kinds]
+            changes = [change for change in changes if not math.isnan(change)]
+            lowest, highest = min(changes), max(changes)
+            print(f"{refined}: auc_30 of a clip changes by {lowest:+.3f} to {highest:+.3f} ({len(changes)} clips)")
 
 
 def _kind(split: str, clip: str) -> str:
@@ -59,8 +64,8 @@ def _number(text: str) -> float:
 
 
 def _mean(values: list[float]) -> float:
-    known = [value for value in values if not math.isnan(value)]
-    return fmean(known) if known else math.nan
+    finite = [value for value in values if not math.isnan(value)]
+    return fmean(finite) if finite else math.nan
 
 
 if __name__ == "__main__":

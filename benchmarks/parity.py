@@ -1,6 +1,7 @@
-"""How near published outputs a converted model comes, in float32 and in bfloat16: ``python -m benchmarks.parity``.
+"""Parity of converted models with published code, in float32 and bfloat16: ``python -m benchmarks.parity``.
 
-Weights are functions of their names, and what the published code computes from them lies in tests/goldens.
+The weights are deterministic functions of their names. The outputs of the published code for these weights are stored
+in tests/goldens.
 """
 
 from collections.abc import Mapping
@@ -10,34 +11,38 @@ from typing import Literal
 import numpy as np
 import torch
 import tyro
-from tests.named_weights import named_state_dict, read_golden, read_shapes, relative_error
 from torch import Tensor
 
 from recon4d.models import Model, cast_to_bfloat16
 from recon4d.records import Scene
 from recon4d.zoo.vggt import from_vggt, from_vggt_omega
+from tests.helpers.named_weights import named_state_dict, read_golden, read_shapes, relative_error
 
 EVERY_THIRD = np.s_[:, ::3, ::3]
+"""Frames, rows and columns of the dense maps that the goldens contain."""
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """Print relative errors against goldens."""
+    """Print the relative errors of model outputs against goldens."""
 
     golden: tuple[Literal["vggt_small", "vggt_1b", "vggt_omega_1b"], ...] = ("vggt_small",)
+    """Goldens to compare with."""
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
+    """Device of the model."""
 
 
 def main(arguments: Arguments) -> None:
+    """Compare the models of all goldens and print a table for each."""
     for name in arguments.golden:
         golden = read_golden(name)
-        print(f"{name}: norm of the difference over the norm")
+        print(f"{name}: norm of the difference divided by the norm of the golden")
         model = _model(name, golden).to(arguments.device)
-        exact = _errors(model, golden, is_narrow=False)
-        narrow = _errors(cast_to_bfloat16(model), golden, is_narrow=True)
+        float32 = _relative_errors(model, golden, in_bfloat16=False)
+        bfloat16 = _relative_errors(cast_to_bfloat16(model), golden, in_bfloat16=True)
         print(f"  {'output':20s} float32   bfloat16")
-        for output in exact:
-            print(f"  {output:20s} {exact[output]:.1e}   {narrow[output]:.1e}")
+        for output in float32:
+            print(f"  {output:20s} {float32[output]:.1e}   {bfloat16[output]:.1e}")
 
 
 def _model(name: str, golden: Mapping[str, np.ndarray]) -> Model:
@@ -48,21 +53,22 @@ def _model(name: str, golden: Mapping[str, np.ndarray]) -> Model:
 
 
 @torch.inference_mode()
-def _errors(model: Model, golden: Mapping[str, np.ndarray], is_narrow: bool) -> dict[str, float]:
-    """Relative errors by the golden's own names; the field of view is compared as it is published, rectified."""
+def _relative_errors(model: Model, golden: Mapping[str, np.ndarray], in_bfloat16: bool) -> dict[str, float]:
+    """Return the relative error of each array of the golden; fields of view are compared after the published ReLU."""
     device = next(model.parameters()).device
     images = torch.from_numpy(golden["images_uint8"])[None].to(device)
-    with torch.autocast(device.type, torch.bfloat16, enabled=is_narrow):
+    with torch.autocast(device.type, torch.bfloat16, enabled=in_bfloat16):
         outputs = model.outputs(images, anchors=())
-        found = _of_scene(outputs.scene[0].to("cpu"), outputs.camera_stages[:, 0].cpu(), golden)
+        found = _scene_outputs(outputs.scene[0].to("cpu"), outputs.camera_stages[:, 0].cpu(), golden)
         if model.track_head is not None:
             queries = torch.from_numpy(golden["query_points"])[None].to(device) + 0.5
-            pixels, visibility, confidence = (one[0].float().cpu() for one in model.track(images, queries))
+            pixels, visibility, confidence = (output[0].float().cpu() for output in model.track(images, queries))
             found |= {"track": pixels - 0.5, "vis": visibility, "conf": confidence}
     return {name: relative_error(value, golden[name]) for name, value in found.items()}
 
 
-def _of_scene(scene: Scene, stages: Tensor, golden: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+def _scene_outputs(scene: Scene, stages: Tensor, golden: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+    """Convert a scene and its camera encodings to the format of the published outputs."""
     offset = 0.01 if "pose_enc" in golden else 0.0
     poses = torch.cat([stages[..., :7], stages[..., 7:].relu() + offset], dim=-1)
     found = {"pose_enc": poses[-1]} if "pose_enc" in golden else {"pose_stages": poses}

@@ -1,6 +1,6 @@
-"""How close bfloat16 stays to float32: ``python -m benchmarks.precision``.
+"""Deviation of bfloat16 from float32: ``python -m benchmarks.precision``.
 
-Printed are relative errors (norm of the difference over norm) of what a Scene holds, and how much faster the pass is.
+The output is the relative error of each field of the scene (norm of the difference divided by norm), and the speedup.
 """
 
 import time
@@ -19,12 +19,17 @@ class Benchmark:
     """Compare both precisions on one clip."""
 
     clip: Path = Path("examples/dog.mp4")
+    """The clip to reconstruct."""
     model: str = "recon4d_small"
+    """Name of a model."""
     num_frames: int = 8
+    """Number of frames."""
     device: str = "cpu"
+    """Device of the model."""
 
 
 def main(benchmark: Benchmark) -> None:
+    """Print the relative errors and the speedup."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = recon4d.create_model(benchmark.model).to(benchmark.device)
@@ -32,7 +37,7 @@ def main(benchmark: Benchmark) -> None:
     config = recon4d.ReconstructConfig()
     scenes, seconds = {}, {}
     for precision in ("float32", "bfloat16"):
-        recon4d.reconstruct(model, clip, replace(config, precision=precision))  # warm
+        recon4d.reconstruct(model, clip, replace(config, precision=precision))  # warm-up
         started = time.perf_counter()
         scenes[precision] = recon4d.reconstruct(model, clip, replace(config, precision=precision))
         seconds[precision] = time.perf_counter() - started
@@ -40,18 +45,19 @@ def main(benchmark: Benchmark) -> None:
 
     print(f"{benchmark.model} on {benchmark.num_frames} frames, bfloat16 against float32")
     print(f"speed: {seconds['float32'] / seconds['bfloat16']:.1f} times")
-    for name, of in {
+    for name, field in {
         "world_from_cam": lambda scene: scene.cameras.world_from_cam,
         "intrinsics": lambda scene: scene.cameras.intrinsics,
         "depths": lambda scene: scene.depths,
         "points": lambda scene: scene.points,
         "tracks": lambda scene: scene.tracks.points,
-        "moving": lambda scene: scene.moving,
+        "dynamic": lambda scene: scene.dynamic,
     }.items():
-        print(f"{name:15} relative error {relative_error(of(half), of(exact)):.1e}")
+        print(f"{name:15} relative error {relative_error(field(half), field(exact)):.1e}")
 
 
 def relative_error(given: torch.Tensor, expected: torch.Tensor) -> float:
+    """Return the norm of the difference divided by the norm of the expected tensor."""
     return ((given - expected).norm() / expected.norm()).item()
 
 

@@ -1,7 +1,7 @@
-"""How long `recon4d reconstruct` takes from the shell, and how much memory: ``python -m benchmarks.reconstruct``.
+"""Time and memory of the command `recon4d reconstruct`: ``python -m benchmarks.reconstruct``.
 
-Each run is a process of its own, as a person starts it. Printed are the network's own seconds (what the command says),
-those of the whole command, and the largest resident memory, as medians over the runs.
+Each run is a process of its own. The table has the time of the network (as the command prints it), the time of the
+whole command, and the peak resident memory, as medians over the runs.
 """
 
 import re
@@ -19,22 +19,32 @@ import tyro
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Time whole reconstructions of one clip."""
+    """Measure reconstructions of one clip."""
 
     clip: Path = Path("examples/dog.mp4")
+    """The clip to reconstruct."""
     model: str = "recon4d_small"
+    """Name of a model, or a checkpoint file."""
     num_frames: tuple[int, ...] = (16,)
+    """Numbers of frames."""
     runs: int = 3
+    """Number of runs for each number of frames."""
 
 
 @dataclass(frozen=True)
 class Run:
+    """Measurements of one run."""
+
     network_seconds: float
+    """Time of the network."""
     command_seconds: float
+    """Time of the whole command."""
     peak_gib: float
+    """Peak resident memory in GiB."""
 
 
 def main(benchmark: Benchmark) -> None:
+    """Print a row for each number of frames."""
     print(f"{benchmark.clip}, {benchmark.model}, median of {benchmark.runs} runs")
     print("frames  network s  command s  peak GiB")
     for frames in benchmark.num_frames:
@@ -47,6 +57,7 @@ def main(benchmark: Benchmark) -> None:
 
 
 def measure(benchmark: Benchmark, frames: int) -> Run:
+    """Run the command once."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "recon4d.cli", "reconstruct", str(benchmark.clip)]
         command += ["--out", f"{folder}/out", "--model", benchmark.model, "--num-frames", str(frames)]
@@ -54,7 +65,7 @@ def measure(benchmark: Benchmark, frames: int) -> Run:
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
             assert process.stdout is not None
             printed = process.stdout.read()
-            # wait4 answers for this child alone; the peak of all children together would never fall again.
+            # wait4 measures this child only; the peak over all children would never decrease.
             _, _, usage = wait(process.pid)
         seconds = time.perf_counter() - started
     network = re.search(r"pixels in ([\d.]+) s", printed)
@@ -64,6 +75,7 @@ def measure(benchmark: Benchmark, frames: int) -> Run:
 
 
 def wait(pid: int) -> tuple[int, int, resource.struct_rusage]:
+    """Wait for a child process and return its resource usage."""
     import os
 
     return os.wait4(pid, 0)

@@ -1,4 +1,4 @@
-"""How fast a model learns: making batches, a step, and both: ``python -m benchmarks.train --model recon4d_tiny``."""
+"""Training speed: batches, steps and both together: ``python -m benchmarks.train --model recon4d_tiny``."""
 
 import time
 from collections.abc import Callable
@@ -15,36 +15,43 @@ from recon4d.train.objective import TrainModule, objective
 from recon4d.train.optimizers import make_optimizers
 
 DENSE_BFLOAT16_TFLOPS = {"H200": 989.0, "H100": 989.0, "A100": 312.0}
-"""What the makers say of one GPU, products of dense matrices in bfloat16."""
+"""Peak TFLOP/s of one GPU for dense matrix products in bfloat16, from the data sheets of NVIDIA."""
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """Time batches and steps on worlds."""
+    """Measure the time of batches and training steps on synthetic scenes."""
 
     model: str = "recon4d_small"
+    """Name of the architecture, as listed by `recon4d models`."""
     data: DataConfig = field(default_factory=DataConfig)
+    """Shapes and size of the batches; data sets on disk are not read."""
     steps: int = 5
+    """Number of timed repetitions."""
     warm_up: int = 2
+    """Number of untimed repetitions before."""
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
+    """Device that renders and trains."""
     compile: bool = False
+    """Compile the transformer blocks and the renderer."""
     precision: Precision = "auto"
+    """float32 or bfloat16; auto is bfloat16 on CUDA."""
 
 
 def seconds(device: torch.device, work: Callable[[int], object], arguments: Arguments) -> float:
-    """Mean time of one call, the device waited for."""
+    """Return the mean time of one call in seconds, including work that is pending on the device."""
 
-    def wait() -> None:
+    def synchronize() -> None:
         if device.type == "cuda":
             torch.cuda.synchronize()
 
     for number in range(arguments.warm_up):
         work(number)
-    wait()
+    synchronize()
     started = time.perf_counter()
     for number in range(arguments.steps):
         work(arguments.warm_up + number)
-    wait()
+    synchronize()
     return (time.perf_counter() - started) / arguments.steps
 
 
@@ -53,38 +60,38 @@ def main(arguments: Arguments) -> None:
     config = TrainConfig(
         model=arguments.model, data=arguments.data, compile=arguments.compile, precision=arguments.precision
     )
-    is_narrow = arguments.precision == "bfloat16" or (arguments.precision == "auto" and device.type == "cuda")
+    is_bfloat16 = arguments.precision == "bfloat16" or (arguments.precision == "auto" and device.type == "cuda")
     batches = Batches(config, RankInfo(device=device))
     model = make_trainable_model(config).to(device)
-    trainee, optimizers = TrainModule(model), make_optimizers(model, config.optimiser, is_narrow)
+    train_module, optimizers = TrainModule(model), make_optimizers(model, config.optimiser, is_bfloat16)
 
     def step(batch) -> None:
         optimizers.zero_grad()
-        with torch.autocast(device.type, torch.bfloat16, enabled=is_narrow):
-            totals, counts = trainee(batch)
+        with torch.autocast(device.type, torch.bfloat16, enabled=is_bfloat16):
+            totals, counts = train_module(batch)
         objective(totals, counts, config.losses)[0].backward()
         optimizers.step(1.0)
 
-    batch = batches.worlds(config.steps - 1, 0)
+    batch = batches.synthetic_batch(config.steps - 1, 0)
     with FlopCounterMode(display=False) as counter:
         step(batch)
     teraflops = counter.get_total_flops() / 1e12
-    making = seconds(device, lambda number: batches.worlds(number, 0), arguments)
-    stepping = seconds(device, lambda number: step(batch), arguments)
-    both = seconds(device, lambda number: step(batches.worlds(number, 0)), arguments)
+    batch_time = seconds(device, lambda number: batches.synthetic_batch(number, 0), arguments)
+    step_time = seconds(device, lambda number: step(batch), arguments)
+    total_time = seconds(device, lambda number: step(batches.synthetic_batch(number, 0)), arguments)
 
-    clips = len(batch.asked)
+    clips = len(batch.anchors)
     print(f"{arguments.model} on {device}: {clips} clips of {', '.join(arguments.data.shapes)}")
-    for name, time_of in (("batches", making), ("step", stepping), ("both", both)):
-        print(f"{name:8} {clips / time_of:8.2f} clips a second")
-    share = _share(device, teraflops / stepping)
-    print(f"step     {teraflops / stepping:8.3f} TFLOP/s, {teraflops / clips:.3f} TFLOP a clip{share}")
+    for name, duration in (("batches", batch_time), ("step", step_time), ("both", total_time)):
+        print(f"{name:8} {clips / duration:8.2f} clips a second")
+    utilization = _describe_utilization(device, teraflops / step_time)
+    print(f"step     {teraflops / step_time:8.3f} TFLOP/s, {teraflops / clips:.3f} TFLOP a clip{utilization}")
     if device.type == "cuda":
         print(f"memory   {torch.cuda.max_memory_allocated() / 2**30:8.2f} GiB at the most")
 
 
-def _share(device: torch.device, achieved: float) -> str:
-    """The share of what the GPU can do at the most, where that is known (model FLOPs utilization)."""
+def _describe_utilization(device: torch.device, achieved: float) -> str:
+    """Describe the model FLOPs utilization; return an empty string if the peak of the device is unknown."""
     if device.type != "cuda":
         return ""
     name = torch.cuda.get_device_name(device)

@@ -1,7 +1,7 @@
-"""A long clip in one pass, in windows and by pairs: ``python -m benchmarks.windows`` prints accuracy, time and memory.
+"""Accuracy, time and memory of a single pass, windows and pairs on long clips: ``python -m benchmarks.windows``.
 
-Each row is one `recon4d reconstruct` in a process of its own, over the pictures of a synthetic world whose truth scores
-the answer. Seconds and memory are those of the whole command.
+Each row is one `recon4d reconstruct` in a process of its own, on the images of a synthetic scene with ground truth.
+Seconds and memory are those of the whole command.
 """
 
 import re
@@ -27,71 +27,84 @@ from recon4d.io import load_scene
 from recon4d.io.long_archive import load_frames
 
 COLUMNS = ("auc_30", "ate", "abs_rel")
+"""Metrics to print."""
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """Compare ways to take a long clip."""
+    """Compare methods for long clips."""
 
     model: str = "recon4d_small"
+    """Name of a model, or a checkpoint file."""
     frames: tuple[int, ...] = (64, 256)
+    """Numbers of frames of the clips."""
     window: int = 16
+    """Number of frames of a window."""
     overlap: int = 4
+    """Number of frames that consecutive windows share."""
     single_pass_up_to: int = 128
-    """Longer clips are not taken in one pass."""
+    """Largest number of frames for the single pass."""
 
 
 @dataclass(frozen=True)
-class Way:
-    """One way to take a clip, and the options of the command that ask for it."""
+class Variant:
+    """One method and the options of the command that select it."""
 
     name: str
+    """Name of the row."""
     options: tuple[str, ...]
-    in_parts: bool = True
+    """Options of `recon4d reconstruct`."""
+    is_long: bool = True
+    """Whether the result is a folder of frames rather than a scene.npz."""
 
 
 def main(arguments: Arguments) -> None:
+    """Print a row for each method and number of frames."""
     window = ("--window", str(arguments.window), "--overlap", str(arguments.overlap))
     named = f"windows {arguments.window}/{arguments.overlap}"
-    print(f"{arguments.model}, worlds of 256x192")
-    print(f"frames  {'way':22}" + "".join(f"{name:>9}" for name in COLUMNS) + "  seconds  peak GiB")
+    print(f"{arguments.model}, synthetic scenes of 256x192")
+    print(f"frames  {'method':22}" + "".join(f"{name:>9}" for name in COLUMNS) + "  seconds  peak GiB")
     for frames in arguments.frames:
-        ways = [Way(named, window), Way(f"{named}, loops", (*window, "--loops")), Way("pairs", ("--anchored",))]
+        variants = [
+            Variant(named, window),
+            Variant(f"{named}, loops", (*window, "--loops")),
+            Variant("pairs", ("--anchored",)),
+        ]
         if frames <= arguments.single_pass_up_to:
-            ways.insert(0, Way("one pass", ("--num-frames", str(frames)), in_parts=False))
+            variants.insert(0, Variant("one pass", ("--num-frames", str(frames)), is_long=False))
         benchmark = load_benchmark("worlds", BenchmarkConfig(num_frames=frames))
         sample = first_with_moving_camera(benchmark)
         with tempfile.TemporaryDirectory() as folder:
             pictures = write_pictures(sample, Path(folder) / "pictures")
-            for number, way in enumerate(ways):
+            for number, variant in enumerate(variants):
                 out = Path(folder) / f"out{number}"
-                seconds, peak = run(arguments.model, pictures, out, way)
-                scene = load_frames(out, range(frames)) if way.in_parts else load_scene(out)
-                prediction = Prediction.of_scene(scene, seconds)
-                result = score_prediction(way.name, "world", prediction, sample.scene, benchmark)
+                seconds, peak = run(arguments.model, pictures, out, variant)
+                scene = load_frames(out, range(frames)) if variant.is_long else load_scene(out)
+                prediction = Prediction.from_scene(scene, seconds)
+                result = score_prediction(variant.name, "world", prediction, sample.scene, benchmark)
                 found = {score.metric: score.value for score in result.scores}
                 values = "".join(f"{found[name]:9.3f}" for name in COLUMNS)
-                print(f"{frames:6}  {way.name:22}{values}  {seconds:7.1f}  {peak:8.2f}", flush=True)
+                print(f"{frames:6}  {variant.name:22}{values}  {seconds:7.1f}  {peak:8.2f}", flush=True)
 
 
 def first_with_moving_camera(benchmark: Benchmark) -> Sample:
-    """A camera that stands still would say nothing about joining."""
+    """Return the first sample whose camera moves; a static camera would not test the alignment of windows."""
     samples = (benchmark.read(clip) for clip in benchmark.clips)
     return next(sample for sample in samples if sample.scene.cameras.centers.std(dim=0).norm() > 0.1)
 
 
 def write_pictures(sample: Sample, folder: Path) -> Path:
-    """The frames of a clip as PNG files."""
+    """Write the frames of a clip as PNG files."""
     folder.mkdir()
     for number, image in enumerate(sample.clip.images):
         Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / f"{number:06d}.png")
     return folder
 
 
-def run(model: str, pictures: Path, out: Path, way: Way) -> tuple[float, float]:
-    """Seconds and largest resident GiB of one reconstruction."""
+def run(model: str, pictures: Path, out: Path, variant: Variant) -> tuple[float, float]:
+    """Return the seconds and the peak resident memory (GiB) of one reconstruction."""
     command = [sys.executable, "-m", "recon4d.cli", "reconstruct", str(pictures), "--out", str(out), "--fps", "30"]
-    command += ["--model", model, *way.options]
+    command += ["--model", model, *variant.options]
     started, peak = time.perf_counter(), 0.0
     with tempfile.TemporaryFile("w+") as printed:
         with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=printed) as process:
@@ -106,7 +119,7 @@ def run(model: str, pictures: Path, out: Path, way: Way) -> tuple[float, float]:
 
 
 def peak_gib(pid: int) -> float:
-    """The largest memory that a process has had; what `getrusage` says would count this one's too, which starts it."""
+    """Return the peak memory of a process. `getrusage` would include this process, which starts it."""
     try:
         found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
     except OSError:

@@ -72,7 +72,7 @@ def resolve_lazy_names(module: ModuleType) -> None:
 def overview(modules: list[str]) -> str:
     """Markdown for the first page: the guide, what the package's own name offers, and the rooms in a sentence each."""
     guide = [f"- [{title_of(page)}]({html_name(page)})" for page in PAGES]
-    names = [f"- `recon4d.{name}` is `{home}.{name}`" for name, home in sorted(recon4d._HOME_OF.items())]
+    names = [f"- `recon4d.{name}` is `{home}.{name}`" for name, home in sorted(recon4d._MODULE_OF.items())]
     rooms = [f"- `{name}`: {first_sentence(name)}" for name in modules[1:]]
     return "\n".join(["\n# Guide\n", *guide, "\n# In the package itself\n", *names, "\n# Rooms\n", *rooms])
 

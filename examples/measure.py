@@ -1,8 +1,8 @@
-"""How long is it? A clip becomes a world, one known distance gives its scale, and another distance comes out in meters.
+"""Measure a length in a video: reconstruct a clip, scale the scene by one known distance, and measure another.
 
     python examples/measure.py examples/dog.mp4 --known 420 340 480 345 --meters 0.6 --wanted 40 60 600 60 --out out/dog
 
-Pixels are x and y in the clip's own first frame. Points and cameras are written in meters: PLY and a COLMAP model.
+Pixels are given as x and y in the first frame. Points and cameras are written in meters, as PLY and a COLMAP model.
 """
 
 from dataclasses import dataclass
@@ -24,37 +24,38 @@ from recon4d.records import Scene
 
 @dataclass(frozen=True)
 class Arguments:
-    """Reconstruct a clip, scale it by one known distance, measure another, and write it in meters."""
+    """Reconstruct a clip, scale the scene by one known distance, measure another, and write the scene in meters."""
 
     clip: tyro.conf.Positional[Path]
-    """A video or a folder of pictures."""
+    """A video or a folder of photos."""
     out: Path
-    """A new folder."""
+    """Folder to write to; it must not exist."""
     known: tuple[int, int, int, int]
-    """x y x y: two pixels of the first frame whose distance you know."""
+    """x y x y: two pixels of the first frame with a known distance."""
     meters: float
-    """That distance."""
+    """The known distance in meters."""
     wanted: tuple[int, int, int, int]
-    """x y x y: two pixels of the first frame whose distance you want."""
+    """x y x y: two pixels of the first frame whose distance is measured."""
     model: str = "recon4d_mini"
-    """A name of `recon4d models`."""
+    """Name of a model, see `recon4d models`."""
     num_frames: int = 16
+    """Number of frames, sampled uniformly from the clip."""
 
 
 def main(arguments: Arguments) -> None:
     clip = recon4d.read_clip(arguments.clip, num_frames=arguments.num_frames)
     model = recon4d.create_model(arguments.model)
-    # At the clip's own size, so that its pixels are those of the maps.
+    # At the size of the clip, so that the given pixels are pixels of the maps.
     scene = recon4d.reconstruct(model, clip).resized(*clip.size)
 
-    one, other = arguments.known[:2], arguments.known[2:]
-    scene = recon4d.in_meters_by_distance(scene, 0, one, other, arguments.meters)
+    first, second = arguments.known[:2], arguments.known[2:]
+    scene = recon4d.convert_to_meters_by_distance(scene, 0, first, second, arguments.meters)
     length = distance(scene, arguments.wanted[:2], arguments.wanted[2:])
     print(f"from pixel {arguments.wanted[:2]} to {arguments.wanted[2:]}: {length:.2f} m")
-    way = scene.cameras.centers.diff(dim=0).norm(dim=-1).sum()
-    print(f"the camera goes {way:.2f} m, the median depth is {scene.depths.median():.2f} m")
+    path_length = scene.cameras.centers.diff(dim=0).norm(dim=-1).sum()
+    print(f"the camera path is {path_length:.2f} m long, the median depth is {scene.depths.median():.2f} m")
     if not model.trained:
-        print("the model was never trained: these lengths mean nothing yet")
+        print("the model has untrained weights: these lengths are meaningless")
 
     info = SceneInfo(model.name, model.trained, recon4d.__version__, clip.source, clip.size, settings={})
     with atomic_folder(arguments.out, overwrite=False) as folder:
@@ -63,10 +64,10 @@ def main(arguments: Arguments) -> None:
             print(f"{arguments.out / 'metric' / exported.format}: {exported.summary}")
 
 
-def distance(scene: Scene, one: tuple[int, ...], other: tuple[int, ...]) -> float:
-    """Between the points that two pixels (x, y) of the first frame see, in the scene's unit."""
+def distance(scene: Scene, first: tuple[int, ...], second: tuple[int, ...]) -> float:
+    """Return the distance between the points at two pixels (x, y) of the first frame, in the unit of the scene."""
     points = scene.points_from_depth[0]
-    return float((points[one[1], one[0]] - points[other[1], other[0]]).norm())
+    return float((points[first[1], first[0]] - points[second[1], second[0]]).norm())
 
 
 if __name__ == "__main__":

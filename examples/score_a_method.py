@@ -1,9 +1,9 @@
-"""Score a method of your own: any function from a Clip to a Scene, beside the trivial answer, on worlds with truth.
+"""Score a method of your own: any function from a Clip to a Scene, compared with the static baseline.
 
     python examples/score_a_method.py --clips 8 --out out/my_method
 
-Put your own function in place of `flat_ground`, which only knows that floors are flat: nothing moves, and whatever is
-lower in the picture is nearer. `report.html` in the folder shows every clip and every metric.
+Replace `flat_ground` by your own function. It assumes a static scene over a flat ground: pixels lower in the image are
+nearer. `report.html` in the output folder shows every clip and every metric.
 """
 
 from collections.abc import Callable
@@ -27,39 +27,41 @@ from recon4d.eval.baselines.static import static_scene
 from recon4d.geometry import pixel_grid
 from recon4d.records import Clip, Scene
 
-EYE_HEIGHT, FARTHEST = 1.0, 8.0
-"""Of the camera above the floor, and of what is at the horizon or above it, in a unit of our own."""
+CAMERA_HEIGHT = 1.0
+"""Height of the camera above the ground, which defines the unit of the scene."""
+MAX_DEPTH = 8.0
+"""Depth at and above the horizon, in the same unit."""
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """Score a function from clips to scenes beside the trivial answer on the worlds of a benchmark."""
+    """Score a function from clips to scenes on a benchmark of synthetic scenes, next to the static baseline."""
 
     out: Path
     """Folder for predictions, scores and the report; a second run computes only what is missing."""
     clips: int = 8
-    """The first so many clips of worlds-v1."""
+    """Number of clips of worlds-v1, from the first one on."""
 
 
 def flat_ground(clip: Clip) -> Scene:
-    """A still, level camera over a floor: with y down, a ray of slope y / z meets the floor at a depth of 1 / slope."""
+    """Assume a static, level camera above the ground: a ray of slope y / z (y down) hits it at depth height / slope."""
     scene = static_scene(clip, anchors=())
     height, width = clip.size
     focal, middle = scene.cameras.intrinsics[0, 1, 1], scene.cameras.intrinsics[0, 1, 2]
     slope = (pixel_grid(height, width)[..., 1] - middle) / focal
-    depth = (EYE_HEIGHT / slope.clamp(min=1e-6)).clamp(max=FARTHEST)
+    depth = (CAMERA_HEIGHT / slope.clamp(min=1e-6)).clamp(max=MAX_DEPTH)
     scene = replace(scene, depths=depth.expand(clip.num_frames, height, width).contiguous())
     return replace(scene, points=scene.points_from_depth)
 
 
 class Function(Method):
-    """A plain function as a method: `name` is its row in the table, `key` changes when its answers do."""
+    """A method that calls a function: change `key` whenever the function changes, to discard stored predictions."""
 
     def __init__(self, function: Callable[[Clip], Scene], key: str) -> None:
         self.name, self.key = function.__name__, key
         self._function = function
 
-    def scene(self, request: Request) -> Scene:
+    def predict_scene(self, request: Request) -> Scene:
         return self._function(request.clip)
 
 

@@ -1,10 +1,10 @@
-"""Train on clips of your own, mixed with synthetic worlds, in a loop of your own.
+"""Train on your own clips, mixed with synthetic scenes, in your own training loop.
 
     python examples/train_on_own_clips.py my_clips/ --steps 1000 --out mine.safetensors
 
-`my_clips/` holds npz files, one a clip: ``images`` (time, 3, height, width) uint8, ``depths`` (time, height, width),
-0 where unknown, ``world_from_cam`` (time, 4, 4) and ``intrinsics`` (time, 3, 3) in OpenCV axes. Change `OwnClips` to
-read whatever you have; `recon4d train` does the same for data sets it knows, with checkpoints and several GPUs.
+`my_clips/` holds one npz file for each clip: ``images`` (time, 3, height, width) uint8, ``depths`` (time, height,
+width) with 0 for unknown depth, ``world_from_cam`` (time, 4, 4) and ``intrinsics`` (time, 3, 3) in OpenCV axes. Change
+`OwnClips` to read another format. `recon4d train` trains on supported data sets, with checkpoints and several GPUs.
 """
 
 from dataclasses import dataclass
@@ -16,80 +16,86 @@ import tyro
 
 import recon4d
 from recon4d.datasets import (
-    ClipChoice,
+    ClipSampling,
     Mixture,
-    Prepared,
+    PreprocessedSource,
     Sample,
     Source,
     ground_truth_scene,
     make_loader,
 )
 from recon4d.datasets.synthetic import SyntheticConfig, SyntheticScenes
+from recon4d.errors import UserError
 from recon4d.records import Cameras, Clip
 from recon4d.train.objective import (
     Batch,
     TrainModule,
     objective,
-    terms_of,
+    term_names,
 )
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """Train a model on npz files with pictures, depth and cameras, and on synthetic worlds in equal parts."""
+    """Train a model on npz files with images, depth and cameras, and on synthetic scenes in equal parts."""
 
     data: tyro.conf.Positional[Path]
     """Folder of npz files."""
     out: Path
-    """The checkpoint to write (.safetensors)."""
+    """Checkpoint to write (.safetensors)."""
     model: str = "recon4d_tiny"
+    """Name of the architecture, as listed by `recon4d models`."""
     steps: int = 200
+    """Optimizer steps."""
     batch_size: int = 4
+    """Clips per step."""
     num_frames: int = 4
+    """Frames per clip."""
     size: tuple[int, int] = (96, 128)
-    """Height and width that every clip is cropped and resized to."""
+    """Height and width to which every clip is cropped and resized, in pixels."""
     learning_rate: float = 5e-4
+    """Learning rate of AdamW."""
 
 
 class OwnClips:
-    """All it takes to be a source of samples: the same clip and truth for the same seed."""
+    """A minimal source of samples: `sample` returns the same clip and ground truth for the same seed."""
 
     def __init__(self, folder: Path, num_frames: int) -> None:
         self.files, self.num_frames = sorted(folder.glob("*.npz")), num_frames
         if not self.files:
-            raise ValueError(f"{folder} holds no npz files")
+            raise UserError(f"{folder} holds no npz files")
 
     def sample(self, seed: int) -> Sample:
         random = np.random.default_rng(seed)
         stored = np.load(self.files[random.integers(len(self.files))])
         first = random.integers(len(stored["images"]) - self.num_frames + 1)
-        taken = {name: torch.from_numpy(values[first : first + self.num_frames]) for name, values in stored.items()}
-        clip = Clip(taken["images"], torch.arange(self.num_frames) / 10)
-        cameras = Cameras(taken["world_from_cam"], taken["intrinsics"])
-        # Nothing says what moves here, and no point is followed: those terms of the objective count other clips alone.
-        return Sample(clip, ground_truth_scene(cameras, taken["depths"], known=taken["depths"] > 0))
+        arrays = {name: torch.from_numpy(values[first : first + self.num_frames]) for name, values in stored.items()}
+        clip = Clip(arrays["images"], torch.arange(self.num_frames) / 10)
+        cameras = Cameras(arrays["world_from_cam"], arrays["intrinsics"])
+        # These files have no dynamic mask and no tracks, so the terms for motion are computed on other clips only.
+        return Sample(clip, ground_truth_scene(cameras, arrays["depths"], is_known=arrays["depths"] > 0))
 
 
 def main(arguments: Arguments) -> None:
     frames, (height, width) = arguments.num_frames, arguments.size
-    worlds = SyntheticScenes(SyntheticConfig(num_frames=frames, height=height, width=width))
-    parts = (Source("own", OwnClips(arguments.data, frames)), Source("worlds", worlds))
-    source = Prepared(Mixture(parts, ClipChoice(num_frames=frames)), arguments.size, num_tracks=256)
-    batches = make_loader(source, 0, 0, arguments.batch_size, rank=0, world_size=1, workers=0)
+    synthetic = SyntheticScenes(SyntheticConfig(num_frames=frames, height=height, width=width))
+    sources = (Source("own", OwnClips(arguments.data, frames)), Source("synthetic", synthetic))
+    source = PreprocessedSource(Mixture(sources, ClipSampling(num_frames=frames)), arguments.size, num_tracks=256)
+    batches = make_loader(source, 0, 0, arguments.batch_size, rank=0, world_size=1, num_workers=0)
 
     model = recon4d.create_model(arguments.model)
-    trainee = TrainModule(model)
+    train_module = TrainModule(model)
     optimizer = torch.optim.AdamW(model.parameters(), arguments.learning_rate)
     for step, sample in zip(range(1, arguments.steps + 1), batches, strict=False):
-        totals, counts = trainee(Batch(sample, asked=sample.scene.tracks.anchors[:, :1]))
-        loss, means = objective(totals, counts, trainee.weights)
+        totals, counts = train_module(Batch(sample, anchors=sample.scene.tracks.anchors[:, :1]))
+        loss, means = objective(totals, counts, train_module.weights)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         if step == 1 or step % max(1, arguments.steps // 10) == 0:
-            named = dict(zip(terms_of(trainee.weights), means.tolist(), strict=True))
-            print(f"step {step:5d}  loss {loss:.3f}  depth {named['depth']:.3f}  points {named['points']:.3f}")
+            terms = dict(zip(term_names(train_module.weights), means.tolist(), strict=True))
+            print(f"step {step:5d}  loss {loss:.3f}  depth {terms['depth']:.3f}  points {terms['points']:.3f}")
 
     model.trained = True
     recon4d.save_model(model, arguments.out)

@@ -1,4 +1,4 @@
-"""recon4d: a moving 3D world from a video in one forward pass of a transformer.
+"""recon4d: cameras, depth, point maps and 3D tracks from a video in one forward pass of a transformer.
 
 >>> import recon4d
 >>> clip = recon4d.read_clip("examples/dog.mp4", num_frames=8)
@@ -7,7 +7,8 @@
 >>> scene.cameras.world_from_cam.shape
 torch.Size([8, 4, 4])
 
-Names are imported when they are first used, so that the command line answers at once.
+The names in `__all__` and the subpackages (`recon4d.io`, `recon4d.eval`, ...) are imported on first use, so that
+``import recon4d`` and the help of the command line do not wait for torch.
 """
 
 import importlib
@@ -15,21 +16,50 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-_HOME_OF = {
+__all__ = [
+    "Cameras",
+    "Clip",
+    "ClipSource",
+    "FeatureTracks",
+    "Model",
+    "ModelConfig",
+    "Priors",
+    "ReconstructConfig",
+    "Scene",
+    "Tracks",
+    "align_to_ground",
+    "convert_to_meters",
+    "convert_to_meters_by_distance",
+    "create_model",
+    "list_models",
+    "load_model",
+    "load_scene",
+    "load_scene_info",
+    "model_config",
+    "read_clip",
+    "reconstruct",
+    "reconstruct_and_match",
+    "refine_clip",
+    "save_model",
+    "save_scene",
+    "scale_scene",
+]
+
+_MODULE_OF = {
     "Cameras": "recon4d.records",
     "Clip": "recon4d.records",
+    "ClipSource": "recon4d.records",
     "FeatureTracks": "recon4d.records",
-    "Priors": "recon4d.records",
     "Model": "recon4d.models",
     "ModelConfig": "recon4d.models",
+    "Priors": "recon4d.records",
     "ReconstructConfig": "recon4d.inference",
     "Scene": "recon4d.records",
-    "ClipSource": "recon4d.records",
     "Tracks": "recon4d.records",
+    "align_to_ground": "recon4d.records",
+    "convert_to_meters": "recon4d.records",
+    "convert_to_meters_by_distance": "recon4d.records",
     "create_model": "recon4d.zoo",
-    "in_meters": "recon4d.records",
-    "in_meters_by_distance": "recon4d.records",
-    "leveled": "recon4d.records",
     "list_models": "recon4d.zoo",
     "load_model": "recon4d.zoo",
     "load_scene": "recon4d.io",
@@ -41,10 +71,49 @@ _HOME_OF = {
     "refine_clip": "recon4d.refine",
     "save_model": "recon4d.zoo",
     "save_scene": "recon4d.io",
-    "scaled": "recon4d.records",
+    "scale_scene": "recon4d.records",
 }
+"""The module that each public name is imported from."""
+
+_SUBMODULES = (
+    "cli",
+    "datasets",
+    "errors",
+    "eval",
+    "geometry",
+    "heads",
+    "inference",
+    "io",
+    "layers",
+    "losses",
+    "models",
+    "records",
+    "refine",
+    "train",
+    "viewer",
+    "zoo",
+)
+"""Modules of the package that are attributes of it without being imported explicitly."""
 
 if TYPE_CHECKING:
+    from recon4d import (
+        cli,
+        datasets,
+        errors,
+        eval,  # noqa: A004
+        geometry,
+        heads,
+        inference,
+        io,
+        layers,
+        losses,
+        models,
+        records,
+        refine,
+        train,
+        viewer,
+        zoo,
+    )
     from recon4d.inference import ReconstructConfig, reconstruct, reconstruct_and_match
     from recon4d.io import load_scene, load_scene_info, read_clip, save_scene
     from recon4d.models import Model, ModelConfig
@@ -56,20 +125,24 @@ if TYPE_CHECKING:
         Priors,
         Scene,
         Tracks,
-        in_meters,
-        in_meters_by_distance,
-        leveled,
-        scaled,
+        align_to_ground,
+        convert_to_meters,
+        convert_to_meters_by_distance,
+        scale_scene,
     )
     from recon4d.refine import refine_clip
     from recon4d.zoo import create_model, list_models, load_model, model_config, save_model
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME_OF:
-        raise AttributeError(f"module 'recon4d' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOME_OF[name]), name)
+    """Import a public name or a subpackage on first use (PEP 562)."""
+    if name in _MODULE_OF:
+        return getattr(importlib.import_module(_MODULE_OF[name]), name)
+    if name in _SUBMODULES:
+        return importlib.import_module(f"recon4d.{name}")
+    raise AttributeError(f"module 'recon4d' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOME_OF])
+    """List the public names and subpackages along with the module's own attributes."""
+    return sorted({*globals(), *_MODULE_OF, *_SUBMODULES})

@@ -30,10 +30,15 @@ class DataError(UserError):
 
 
 @contextmanager
-def os_errors_as_user_errors() -> Iterator[None]:
+def os_errors_as_user_errors(action: str | None = None) -> Iterator[None]:
     """Turn errors of the operating system into user errors: missing files, no permission, a full disk.
 
-    Use it around access to files that the user named. The message names the reason and the file.
+    Use it around access to files that the user named. The message names the reason and, if the operating system
+    reports it, the file.
+
+    Args:
+        action: What failed, as the beginning of the message: ``"cannot write clip.mp4"``. None starts the message with
+            the reason.
 
     Raises:
         UserError: If an `OSError` occurs in the block.
@@ -41,7 +46,8 @@ def os_errors_as_user_errors() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(one_line(error)) from error
+        reason = one_line(error)
+        raise UserError(f"{action}: {reason}" if action else reason) from error
 
 
 def one_line(error: BaseException) -> str:

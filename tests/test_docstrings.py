@@ -1,5 +1,6 @@
-"""What others may use is documented: every public name, and the shapes of the tensors that it takes and gives."""
+"""The public API is documented: every public name, its arguments and return value, and the shapes of its tensors."""
 
+import ast
 import dataclasses
 import importlib
 import inspect
@@ -7,6 +8,7 @@ import pkgutil
 import re
 import types
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, Union, get_args, get_origin
 
 import pytest
@@ -14,24 +16,21 @@ from torch import Tensor
 
 import recon4d
 
-DEEPER = (
-    "recon4d.datasets.synthetic",
-    "recon4d.eval.baselines.static",
-    "recon4d.io.long_archive",
-    "recon4d.io.long_clips",
-)
-"""Modules inside a room that pages import from."""
+DEEPER = ("recon4d.datasets.synthetic", "recon4d.eval.baselines.static", "recon4d.io.long_archive", "recon4d.io.long_clips")
+"""Modules inside a subpackage that the documentation imports from."""
 MODULES = [f"recon4d.{found.name}" for found in pkgutil.iter_modules(recon4d.__path__)] + list(DEEPER)
-SHAPE = re.compile(r"\([*\w]+(, [*\w]+)+\)|\([*\w]+\)|\bscalars?\b|\bany shape\b")
-"""How a docstring tells a shape: its axes in brackets, as in (time, 3), or these words."""
+SHAPE = re.compile(r"\([*\w]+(, [*\w]+)+\)|\([*\w]+\)|\bscalars?\b|\bany shape\b", re.IGNORECASE)
+"""How a docstring gives a shape: axes in parentheses, as in (time, 3), or one of these words."""
 COUNTS = "num_"
-"""What begins so says by its name what it is."""
+"""Attributes with this prefix are documented by their names."""
 CONTAINERS = (types.UnionType, Union, tuple, list, Sequence)
-"""Of tensors; in a state dict the names tell the shapes."""
+"""Containers of tensors; in a state dict the names give the shapes."""
+LEAST_SHARE = 0.95
+"""Smallest share of functions whose docstring has the sections that their signature asks for."""
 
 
 def public(module: types.ModuleType) -> Iterator[tuple[str, Any]]:
-    """What a room exports, or what a file that is no room defines."""
+    """Yield what a subpackage exports, or what a single module defines."""
     names = getattr(module, "__all__", None)
     if names is None:
         own = vars(module).items()
@@ -40,7 +39,7 @@ def public(module: types.ModuleType) -> Iterator[tuple[str, Any]]:
 
 
 def callables(module: types.ModuleType) -> Iterator[tuple[str, Any, str]]:
-    """Public functions and classes, and what people call or read of these classes: name, object and docstring."""
+    """Yield public functions, classes and their public members: name, object and docstring."""
     for name, value in public(module):
         if inspect.isclass(value):
             made_by_dataclass = (value.__doc__ or "").startswith(f"{name}(")
@@ -54,13 +53,13 @@ def callables(module: types.ModuleType) -> Iterator[tuple[str, Any, str]]:
 
 
 def _inherited_docstring(kind: type, attribute: str) -> str:
-    """Of the attribute in the nearest of our classes that says what it is; torch's words on `forward` are no answer."""
+    """Return the docstring of the attribute in the nearest class of this package; torch's own do not count."""
     ours = [base for base in kind.__mro__ if base.__module__.startswith("recon4d") and attribute in vars(base)]
     return next((doc for base in ours if (doc := vars(base)[attribute].__doc__)), "")
 
 
 def bare_tensors(value: Any) -> list[str]:
-    """Parameters, fields or the answer whose annotation is a tensor, or one of several, without a shape."""
+    """Return parameters, fields or "return" whose annotation is a tensor, or a container of tensors, without a shape."""
     if isinstance(value, property):
         value = value.fget
     if inspect.isclass(value):
@@ -78,17 +77,60 @@ def bare_tensors(value: Any) -> list[str]:
 @pytest.mark.parametrize("module", MODULES)
 def test_public_names_are_documented(module: str) -> None:
     missing = [name for name, _, docstring in callables(importlib.import_module(module)) if not docstring]
-    assert not missing, f"{module} does not say what these are: {', '.join(missing)}"
+    assert not missing, f"{module} does not document {', '.join(missing)}"
 
 
 @pytest.mark.parametrize("module", MODULES)
 def test_tensors_have_shapes(module: str) -> None:
     for name, value, docstring in callables(importlib.import_module(module)):
         bare = bare_tensors(value)
-        assert not bare or SHAPE.search(docstring), f"{module}.{name} does not tell the shapes of {', '.join(bare)}"
+        assert not bare or SHAPE.search(docstring), f"{module}.{name} does not give the shapes of {', '.join(bare)}"
 
 
-def test_the_package_offers_what_its_rooms_do() -> None:
-    for name, home in recon4d._HOME_OF.items():
+def functions_of_the_package() -> Iterator[tuple[str, ast.FunctionDef]]:
+    """Yield every public function and method of the package, except properties, overloads, overrides and `forward`."""
+    for file in sorted(Path(recon4d.__path__[0]).rglob("*.py")):
+        module = ast.parse(file.read_text())
+        containers = [module, *(node for node in module.body if isinstance(node, ast.ClassDef))]
+        for container in containers:
+            if isinstance(container, ast.ClassDef) and container.name.startswith("_"):
+                continue
+            for node in container.body:
+                if not isinstance(node, ast.FunctionDef) or node.name.startswith("_") or node.name == "forward":
+                    continue
+                decorators = {ast.unparse(decorator).split(".")[-1] for decorator in node.decorator_list}
+                if not decorators & {"property", "cached_property", "overload", "override"}:
+                    yield f"{file.name}:{node.lineno} {node.name}", node
+
+
+def _refers_to_the_overridden_method(docstring: str) -> bool:
+    return docstring.startswith("See `")
+
+
+def test_docstrings_have_sections_for_arguments_and_return_values() -> None:
+    missing: dict[str, list[str]] = {"Args:": [], "Returns:": []}
+    counted = {"Args:": 0, "Returns:": 0}
+    for name, node in functions_of_the_package():
+        docstring = ast.get_docstring(node) or ""
+        if _refers_to_the_overridden_method(docstring):
+            continue
+        arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+        has_arguments = any(argument.arg not in ("self", "cls") for argument in arguments)
+        returns = ast.unparse(node.returns) if node.returns else "None"
+        is_generator = returns.startswith(("Iterator", "Generator"))
+        wanted = [("Args:", has_arguments), ("Returns:", returns not in ("None", "NoReturn"))]
+        for section, is_wanted in wanted:
+            alternatives = (section, "Yields:") if section == "Returns:" and is_generator else (section,)
+            counted[section] += is_wanted
+            if is_wanted and not any(re.search(rf"^{one}$", docstring, re.MULTILINE) for one in alternatives):
+                missing[section].append(name)
+    for section, names in missing.items():
+        assert counted[section] > 300
+        share = 1 - len(names) / counted[section]
+        assert share >= LEAST_SHARE, f"{share:.1%} of {counted[section]} have {section} missing in\n" + "\n".join(names)
+
+
+def test_the_package_exports_what_its_subpackages_define() -> None:
+    for name, home in recon4d._MODULE_OF.items():
         assert name in importlib.import_module(home).__all__
         assert getattr(recon4d, name) is getattr(importlib.import_module(home), name)

@@ -73,16 +73,18 @@ def test_the_exact_scene_is_exact(tmp_path: Path) -> None:
         ("benchmarks.adapt", ["--model", "recon4d_tiny", "--clips", "1", "--config.steps", "1"]),
         ("benchmarks.inputs", ["--model", "recon4d_tiny", "--clips", "1"]),
         ("benchmarks.inputs", ["--model", "recon4d_tiny", "--clips", "1", "--told", "copies", "--refine"]),
-        ("benchmarks.following", ["--model", "recon4d_mini", "--clips", "1"]),
+        ("benchmarks.corner_tracking", ["--model", "recon4d_mini", "--clips", "1"]),
         ("benchmarks.joining", ["--num-frames", "4", "--clips", "1", "--window", "3", "--overlap", "1"]),
         ("benchmarks.worlds", ["--frames", "2", "--height", "32", "--width", "32", "--batches", "1"]),
+        ("benchmarks.parity", []),
     ],
 )
 def test_benchmarks_run(name: str, options: list[str]) -> None:
     command = [sys.executable, "-m", name, *options]
     printed = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout
     assert re.search(
-        r"2 +\d+\.\d|relative error \d|\d clips a second|plain +\d|mean +\d|pairs +\d|the clip +\d|corners +\d", printed
+        r"2 +\d+\.\d|relative error \d|\d clips a second|plain +\d|mean +\d|pairs +\d|the clip +\d|corners +\d|depth +\d",
+        printed,
     )
 
 
@@ -105,8 +107,8 @@ def test_scores_are_taken_apart_by_kind_of_clip(tmp_path: Path, capsys: pytest.C
 def test_the_benchmark_of_windows_compares_ways(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     """In this process, which is quicker than one for each way; so its seconds and memory are made up."""
 
-    def run(model: str, pictures: Path, out: Path, way: windows.Way) -> tuple[float, float]:
-        arguments = ["reconstruct", pictures, "--out", out, "--fps", 30, "--model", model, *way.options]
+    def run(model: str, pictures: Path, out: Path, variant: windows.Variant) -> tuple[float, float]:
+        arguments = ["reconstruct", pictures, "--out", out, "--fps", 30, "--model", model, *variant.options]
         assert main([*map(str, arguments), "--processing-size", "64"]) == 0
         return 1.0, 0.5
 

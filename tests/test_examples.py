@@ -64,7 +64,7 @@ def test_measured_distances_are_true(
     far, near = world.scene.points[0, 10, 20], world.scene.points[0, 40, 30]
     corner = world.scene.points[0, 45, 60]
     assert world.scene.depth_confidence[0, [10, 40, 45], [20, 30, 60]].all()
-    in_other_units = recon4d.scaled(world.scene, 0.37)
+    in_other_units = recon4d.scale_scene(world.scene, 0.37)
     monkeypatch.setattr(recon4d, "read_clip", lambda path, num_frames: world.clip, raising=False)
     monkeypatch.setattr(recon4d, "reconstruct", lambda model, clip: in_other_units, raising=False)
     arguments = measure.Arguments(
@@ -78,7 +78,7 @@ def test_measured_distances_are_true(
     measure.main(arguments)
     printed = capsys.readouterr().out
     assert f"from pixel (20, 10) to (60, 45): {float((far - corner).norm()):.2f} m" in printed
-    assert "never trained" in printed
+    assert "untrained weights" in printed
     assert (tmp_path / "out" / "metric" / "colmap" / "sparse" / "0" / "cameras.bin").is_file()
     assert (tmp_path / "out" / "metric" / "ply" / "static.ply").is_file()
     assert float(recon4d.load_scene(tmp_path / "out").metres_per_unit) == 1
@@ -91,9 +91,9 @@ class TestAMethodOfYourOwn:
         clip = Clip(torch.zeros(2, 3, 48, 64, dtype=torch.uint8), torch.arange(2) / 10)
         scene = own.flat_ground(clip)
         floor = scene.points_from_depth[:, 25:]
-        near = floor[..., 2] < own.FARTHEST
+        near = floor[..., 2] < own.MAX_DEPTH
         assert near.float().mean() > 0.5
-        torch.testing.assert_close(floor[near][:, 1], torch.full_like(floor[near][:, 1], own.EYE_HEIGHT))
+        torch.testing.assert_close(floor[near][:, 1], torch.full_like(floor[near][:, 1], own.CAMERA_HEIGHT))
         torch.testing.assert_close(scene.points, scene.points_from_depth)
 
     def test_it_stands_beside_the_trivial_answer(

@@ -1,4 +1,4 @@
-"""The command line of recon4d."""
+"""The command line of recon4d: one module for each command."""
 
 from recon4d.cli.main import main
 

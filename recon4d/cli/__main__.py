@@ -1,4 +1,4 @@
-"""`python -m recon4d.cli` is the command `recon4d`."""
+"""Lets `python -m recon4d.cli` run the command `recon4d`."""
 
 import sys
 

@@ -1,27 +1,26 @@
-"""`recon4d adapt`: a model learns from one clip without truth, and is kept only where that helped."""
+"""`recon4d adapt`: adapt a model to one clip by self-consistency, and keep it only if held-out pairs improve."""
 
+import json
+import math
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import tyro
 
-from recon4d.cli.formatting import (
-    describe_clip,
-    describe_results,
-    find_device,
-    find_model,
-)
+from recon4d.cli.arguments import check_outside, find_device, find_model
+from recon4d.cli.formatting import describe_clip, describe_results
+from recon4d.errors import os_errors_as_user_errors
 from recon4d.train.adaptation_config import AdaptConfig
 
 if TYPE_CHECKING:
     from recon4d.records import Clip
     from recon4d.train.adaptation import Adaptation, HeldOutError
 
-REPORTS = 10
-"""How often a run says how far it is."""
+NUM_REPORTS = 10
+"""How many times a run prints its progress. Hand-tuned."""
 
 
 @dataclass(frozen=True)
@@ -29,34 +28,41 @@ class AdaptCommand:
     """Adapt a model to one clip by the consistency of its frames, and reconstruct the clip with it."""
 
     clip: tyro.conf.Positional[Path]
-    """A video, or a folder of pictures: three frames or more."""
+    """A video, or a folder of pictures: at least three frames."""
     out: Path
-    """Folder to write; it must be new or empty unless --overwrite is given."""
+    """Output folder; it must be new or empty unless --overwrite is given."""
     model: str = "recon4d_mini"
     """A name that `recon4d models` lists, or a checkpoint file (.safetensors)."""
     num_frames: int = 16
-    """Frames to take, spread evenly; with --fps the most to take."""
+    """Number of frames, evenly spaced; with --fps the largest number of frames."""
     fps: float | None = None
-    """Take frames at this rate; for a folder of pictures, the rate at which they were taken."""
+    """Frame rate to sample a video at; for a folder of pictures, the rate at which they were taken."""
     start: float | None = None
-    """Seconds to begin at."""
+    """First second to use."""
     stop: float | None = None
-    """Seconds to end at."""
+    """Last second to use."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps ..."""
     overwrite: bool = False
     """Replace an earlier adaptation in the output folder."""
     config: Annotated[AdaptConfig, tyro.conf.arg(name="")] = AdaptConfig()  # noqa: RUF009 - frozen
 
+    interrupted: ClassVar[str] = "interrupted, nothing was written"
+
     def run(self) -> None:
+        """Adapt the model, reconstruct the clip, and write both.
+
+        Raises:
+            UserError: If the clip, the model or the output folder is unsuitable.
+        """
         from recon4d.io import atomic_folder, check_output_folder, read_clip
         from recon4d.io.output_folder import check_adaptation
         from recon4d.train.adaptation import adapt
 
         check_output_folder(self.out, self.overwrite, check_adaptation)
-        for given in (self.clip, Path(self.model)):
-            if given.exists() and given.resolve().is_relative_to(self.out.resolve()):
-                raise ValueError(f"{given} lies in the output folder {self.out}, which is to be replaced; move it away")
+        for path in (self.clip, Path(self.model)):
+            if path.exists():
+                check_outside(path, self.out)
         clip = read_clip(self.clip, self.num_frames, self.fps, self.start, self.stop)
         print(describe_clip(self.clip, clip, self.fps))
         device = find_device(self.device)
@@ -65,15 +71,13 @@ class AdaptCommand:
         started = time.perf_counter()
         adaptation = adapt(model, clip, self.config, self._report_step)
         print(f"{model.name} on {device}: {len(adaptation.curve)} steps in {time.perf_counter() - started:.1f} s")
-        print(_describe_judgment(adaptation))
+        print(_describe_decision(adaptation))
 
         with atomic_folder(self.out, self.overwrite, check_adaptation) as folder:
             self._write(folder, clip, adaptation)
         print(describe_results(self.out, adaptation.scene))
 
     def _write(self, folder: Path, clip: "Clip", adaptation: "Adaptation") -> None:
-        import json
-
         from recon4d import __version__
         from recon4d.io import SceneInfo, write_results
         from recon4d.zoo import save_model
@@ -82,47 +86,52 @@ class AdaptCommand:
         info = SceneInfo(adaptation.model.name, adaptation.model.trained, __version__, clip.source, clip.size, settings)
         write_results(folder, clip, adaptation.scene, info)
         save_model(adaptation.model, folder / "model.safetensors")
-        (folder / "adaptation.json").write_text(json.dumps(_to_json(adaptation, settings), indent=1))
+        with os_errors_as_user_errors():
+            (folder / "adaptation.json").write_text(json.dumps(_to_json(adaptation, settings), indent=1))
 
     def _report_step(self, step: int, objective: float) -> None:
-        if step % max(1, self.config.steps // REPORTS) == 0:
+        if step % max(1, self.config.steps // NUM_REPORTS) == 0:
             print(f"step {step} of {self.config.steps}: {objective:.4f}", file=sys.stderr)
 
     def _settings(self) -> dict[str, Any]:
-        """The command as plain JSON values; where it was written to is no part of the result."""
+        """The options that determine the result, as JSON values: not the output folder."""
         values = {name: value for name, value in vars(self).items() if name not in ("out", "overwrite", "config")}
         adaptation = {name: value for name, value in vars(self.config).items() if name != "weights"}
         weights = {f"weights_{name}": value for name, value in vars(self.config.weights).items()}
         return {**values, **adaptation, **weights, "clip": str(self.clip), "layers": list(self.config.layers)}
 
 
-def _describe_judgment(adaptation: "Adaptation") -> str:
+def _describe_decision(adaptation: "Adaptation") -> str:
+    """Describe in four lines the held-out errors and which model is kept."""
+    pairs = f"{len(adaptation.held_out_pairs)} held-out pairs"
     after = "-" if adaptation.after is None else _describe_error(adaptation.after)
-    which = "the adapted model is kept" if adaptation.kept else "the original model is kept"
+    decision = "the adapted model is kept" if adaptation.is_kept else "the original model is kept"
     return (
-        f"{len(adaptation.held_out_pairs)} held-out pairs as they are: {_describe_error(adaptation.unmoved)}\n"
-        f"{len(adaptation.held_out_pairs)} held-out pairs before: {_describe_error(adaptation.before)}\n"
-        f"{len(adaptation.held_out_pairs)} held-out pairs after:  {after}\n"
-        f"{which}: {adaptation.reason}"
+        f"{pairs} without warping: {_describe_error(adaptation.baseline)}\n"
+        f"{pairs} before: {_describe_error(adaptation.before)}\n"
+        f"{pairs} after:  {after}\n"
+        f"{decision}: {adaptation.reason}"
     )
 
 
 def _describe_error(error: "HeldOutError") -> str:
-    return f"photometric {error.photometric:.4f}, semantic {error.semantic:.4f}, together {error.total:.4f}"
+    return f"photometric {error.photometric:.4f}, semantic {error.semantic:.4f}, total {error.total:.4f}"
 
 
 def _to_json(adaptation: "Adaptation", settings: dict[str, Any]) -> dict[str, Any]:
-    """What adaptation.json holds; a number that is none is null."""
-    import math
-
+    """Return the content of adaptation.json; objectives that are not finite become null."""
     return {
-        "kept": adaptation.kept,
+        "kept": adaptation.is_kept,
         "reason": adaptation.reason,
-        "unmoved": vars(adaptation.unmoved),
-        "before": vars(adaptation.before),
-        "after": None if adaptation.after is None else vars(adaptation.after),
+        "unmoved": _error_to_json(adaptation.baseline),
+        "before": _error_to_json(adaptation.before),
+        "after": None if adaptation.after is None else _error_to_json(adaptation.after),
         "curve": [value if math.isfinite(value) else None for value in adaptation.curve],
         "training_pairs": [list(pair) for pair in adaptation.training_pairs],
         "held_out_pairs": [list(pair) for pair in adaptation.held_out_pairs],
         "settings": settings,
     }
+
+
+def _error_to_json(error: "HeldOutError") -> dict[str, float]:
+    return {"photometric": error.photometric, "semantic": error.semantic, "total": error.total}

@@ -1,4 +1,4 @@
-"""`recon4d evaluate`: methods beside each other on clips with truth, as one table and a report."""
+"""`recon4d evaluate`: score methods on clips with ground truth, with a table and a report."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,100 +6,99 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from recon4d.errors import UserError
+
 if TYPE_CHECKING:
     from recon4d.eval import Method
 
 
 @dataclass(frozen=True)
 class EvaluateCommand:
-    """Score methods on a benchmark: predict (and keep the predictions), then score, then report."""
+    """Score methods on a benchmark: predict, store the predictions, compute metrics, write a report."""
 
     out: Path
-    """Folder for predictions, scores and the report; a second run goes on where the first stopped."""
+    """Folder for predictions, scores and the report; a second run continues where the first one stopped."""
     method: Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
-    """static, colmap, colmap-global, colmap-true-mask, a model's name, a checkpoint, a folder; may be repeated."""
+    """static, colmap, colmap-global, colmap-true-mask, a model's name, a checkpoint, or a folder of predictions; may be
+    repeated."""
     benchmark: str = "worlds-v1"
-    """worlds-v1, worlds (of any length), or what reads --data: point-odyssey, dynamic-replica, kubric, worldtrack, tum,
-    sintel, 7-scenes ..."""
+    """worlds-v1, worlds (any number of frames), or a data set to read from --data: point-odyssey, dynamic-replica,
+    kubric, worldtrack, tum, sintel, 7-scenes ..."""
     split: str | None = None
-    """Part of the benchmark, where it has some (worlds-v1: 8 or 32 frames)."""
+    """Split of the benchmark, if it has splits (worlds-v1: 8 or 32 frames)."""
     data: Path | None = None
     """Folder of the data set; worlds-v1 needs none."""
     clips: int | None = None
-    """Only the first so many clips."""
+    """Use only the first clips, up to this number."""
     num_frames: int | None = None
-    """Frames of each clip; each benchmark has its own number."""
+    """Frames of each clip; the default depends on the benchmark."""
     stride: int | None = None
-    """Step from one frame to the next; each benchmark has its own."""
+    """Distance between frames in the sequence; the default depends on the benchmark."""
     intrinsics: tuple[float, float, float, float] | None = None
-    """fx, fy, cx, cy in pixels, for data sets that do not say."""
+    """fx, fy, cx, cy in pixels, for data sets without intrinsics."""
     refine: bool = False
-    """Score every network a second time with cameras and depth refined on the clip, as NAME+refine."""
+    """Score every network also with cameras and depth refined on the clip, as NAME+refine."""
     windows: tuple[int, int] | None = None
-    """FRAMES OVERLAP: score every network once more in overlapping windows, as NAME+windows-FRAMES-OVERLAP."""
+    """FRAMES OVERLAP: score every network also in overlapping windows, as NAME+windows-FRAMES-OVERLAP."""
     loops: bool = False
-    """With --windows: look for places that are seen again, and spread the drift."""
+    """With --windows: detect loops (places that the camera returns to) and distribute the drift."""
     anchored: bool = False
-    """Score every network once more with each frame beside the first alone, as NAME+anchored."""
+    """Score every network also with each frame processed together with the first one only, as NAME+anchored."""
     processing_size: int | None = None
-    """Networks work at about the area of a square of this many pixels a side; each has its own."""
+    """Networks process about the area of a square with sides of this many pixels; the default depends on the model."""
     max_seconds: float = 600
-    """COLMAP is stopped after so long on one clip, which then counts as timed out."""
+    """Time limit of COLMAP for one clip, after which the clip counts as timed out."""
+
+    @property
+    def interrupted(self) -> str:
+        """The line to print after an interrupt."""
+        return f"interrupted; finished predictions stay in {self.out}, and the same command continues from there"
 
     def run(self) -> None:
+        """Evaluate the methods and write the report.
+
+        Raises:
+            UserError: If a method, the benchmark or its data is unknown or unsuitable.
+        """
         from recon4d.eval import (
             BenchmarkConfig,
             evaluate,
             headline_table,
             load_benchmark,
-            processes,
             write_report,
         )
+        from recon4d.inference import start_processes
 
         if not self.method:
-            raise ValueError("give at least one --method, such as --method static")
+            raise UserError("give at least one --method, such as --method static")
         settings = BenchmarkConfig(self.split, self.data, self.clips, self.num_frames, self.stride, self.intrinsics)
         benchmark = load_benchmark(self.benchmark, settings)
-        state = processes()
-        methods = self._methods(str(state.device))
+        processes = start_processes()
+        methods = self._methods(str(processes.device))
         try:
-            evaluation = evaluate(benchmark, methods, self.out)
+            evaluation = evaluate(benchmark, methods, self.out, processes)
         finally:
             for method in methods:
                 method.close()
-        if state.is_main_process:
+        if processes.is_main:
             write_report(self.out, evaluation, self._settings())
             print(headline_table(evaluation))
             print(f"{self.out}: report.html, report.json, report.csv, clips.csv")
 
     def _methods(self, device: str) -> "list[Method]":
-        from recon4d.eval import (
-            MethodConfig,
-            make_anchored_method,
-            make_method,
-            make_refined_method,
-            make_windowed_method,
-        )
+        from recon4d.eval import MethodConfig, NetworkVariants, make_methods
         from recon4d.inference.windows import LoopConfig, WindowConfig
 
         config = MethodConfig(device, self.processing_size, self.max_seconds)
         if self.loops and self.windows is None:
-            raise ValueError("--loops is about windows; give --windows FRAMES OVERLAP too")
+            raise UserError("--loops needs windows; give --windows FRAMES OVERLAP too")
         loops = LoopConfig() if self.loops else None
         windows = None if self.windows is None else WindowConfig(*self.windows, loops=loops)
-        methods = []
-        for name in self.method:
-            methods.append(make_method(name, config))
-            if self.refine:
-                methods.append(make_refined_method(name, config))
-            if windows is not None:
-                methods.append(make_windowed_method(name, config, windows))
-            if self.anchored:
-                methods.append(make_anchored_method(name, config))
-        return [method for method in methods if method is not None]
+        variants = NetworkVariants(self.refine, windows, self.anchored)
+        return [method for name in self.method for method in make_methods(name, config, variants)]
 
     def _settings(self) -> tuple[tuple[str, str], ...]:
-        """What was asked for, without where it is written to."""
+        """The options that determine the results, as (name, value), for the report."""
         shown = {"benchmark": self.benchmark, "split": self.split, "data": self.data, "clips": self.clips}
         shown |= {"num_frames": self.num_frames, "stride": self.stride, "intrinsics": self.intrinsics}
         shown |= {"processing_size": self.processing_size, "max_seconds": self.max_seconds}

@@ -2,35 +2,47 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import tyro
 
 
 @dataclass(frozen=True)
 class ExportCommand:
-    """Write a reconstruction in other formats: --to takes colmap, colmap-text, nerfstudio, ply, glb, tum, depth-png,
-    depth-exr, npz, splats, tsdf, poisson and alpha, several at once."""
+    """Write a reconstruction in the formats of other programs.
+
+    --to takes one or several of colmap, colmap-text, nerfstudio, ply, glb, tum, depth-png, depth-exr, npz, splats,
+    tsdf, poisson and alpha.
+    """
 
     scene: tyro.conf.Positional[Path]
-    """A scene.npz that `recon4d reconstruct` wrote, or its folder, with frames/ beside it."""
+    """A scene.npz that `recon4d reconstruct` wrote, or its folder, with frames/ next to it."""
     to: tuple[str, ...]
-    """Formats, each written to a folder of its own name."""
+    """Formats; each is written to a folder with its name."""
     out: Path
-    """Folder to write; it must be new or empty unless --overwrite is given."""
+    """Output folder; it must be new or empty unless --overwrite is given."""
     drop: float = 20.0
-    """Per cent of the known pixels that are left out of points and surfaces, the least confident first."""
+    """Percentage of the known pixels, least confident first, that are excluded from points and surfaces."""
     min_confidence: float = 0.0
-    """Leave out what is less confident than this, whatever its rank."""
+    """Exclude pixels that are less confident than this, in addition to --drop."""
     max_points: int = 500_000
-    """At most so many points in a cloud (COLMAP models: 100 000 at the most)."""
+    """Largest number of points in a cloud (COLMAP models: at most 100 000)."""
     metres_per_unit: float | None = None
-    """Length of the scene's unit in meters: everything is written in meters then."""
+    """Length of the scene's unit in meters; if given, everything is written in meters."""
     overwrite: bool = False
-    """Replace an earlier export in the output folder, all of its formats."""
+    """Replace an earlier export in the output folder, with all of its formats."""
     level: bool = False
-    """Turn the world so that the floor is level: y = 0 on the floor, y down, the first camera above the origin."""
+    """Rotate the world so that the ground is level: y = 0 on the ground, y down, the first camera above the origin."""
+
+    interrupted: ClassVar[str] = "interrupted, nothing was written"
 
     def run(self) -> None:
+        """Write the formats.
+
+        Raises:
+            UserError: If a format is unknown, the scene cannot be read or has nothing to write, or the output folder
+                cannot be written.
+        """
         from recon4d.io import (
             PointSelection,
             check_formats,
@@ -39,16 +51,16 @@ class ExportCommand:
             read_results,
         )
         from recon4d.io.exporters.export_record import check_export
-        from recon4d.records.leveling import leveled
-        from recon4d.records.metric_scale import in_meters
+        from recon4d.records.ground_alignment import align_to_ground
+        from recon4d.records.metric_scale import convert_to_meters
 
-        choice = PointSelection(self.drop, self.min_confidence, self.max_points)
+        selection = PointSelection(self.drop, self.min_confidence, self.max_points)
         check_formats(self.to)
         check_output_folder(self.out, self.overwrite, check_export)
         results = read_results(self.scene)
         if self.metres_per_unit is not None:
-            results = results.with_scene(in_meters(results.scene, self.metres_per_unit))
+            results = results.with_scene(convert_to_meters(results.scene, self.metres_per_unit))
         if self.level:
-            results = results.with_scene(leveled(results.scene))
-        for exported in export_results(self.out, results, self.to, choice, self.overwrite):
+            results = results.with_scene(align_to_ground(results.scene))
+        for exported in export_results(self.out, results, self.to, selection, self.overwrite):
             print(f"{self.out / exported.format}: {exported.summary}")

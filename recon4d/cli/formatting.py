@@ -1,68 +1,74 @@
-"""What commands have in common: models and devices by the words a person gives, clips and results in words for them."""
+"""Phrases that several commands print: clips, priors, results and percentages."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import torch
-
-    from recon4d.models import Model
     from recon4d.records import Clip, Priors, Scene
 
 
-def find_model(name_or_file: str) -> "Model":
-    """The model of a name in the zoo, or of a checkpoint file."""
-    from recon4d.zoo import create_model, load_model
-
-    is_file = Path(name_or_file).suffix in (".safetensors", ".pt", ".pth", ".bin") or Path(name_or_file).is_file()
-    return load_model(name_or_file) if is_file else create_model(name_or_file)
-
-
-def find_device(name: str) -> "torch.device":
-    """The device of a name; "auto" is the GPU where there is one. Raises ``ValueError`` where it cannot be used."""
-    import torch
-
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.ones(1, device=device).item()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"device {name!r} cannot be used here: {reason}") from error
-    return device
-
-
 def describe_clip(source: Path, clip: "Clip", fps: float | None) -> str:
-    """What was taken of a video or folder, in one line; `fps` is the rate that was asked for."""
+    """Describe the frames that were read, in one line.
+
+    Args:
+        source: The video, picture or folder of pictures that they were read from.
+        clip: The frames.
+        fps: The frame rate that was requested; None for evenly spaced frames.
+
+    Returns:
+        Number of frames, size and time range.
+    """
     height, width = clip.size
     count = f"{clip.num_frames} frame{'s' if clip.num_frames > 1 else ''} of {width} x {height} pixels"
     if clip.times.isnan().all():
         return f"{source}: {count}, without times"
-    how = "spread evenly" if fps is None else f"at {fps:g} a second"
-    return f"{source}: {count}, {how} from {clip.times.min():.2f} s to {clip.times.max():.2f} s"
+    spacing = "evenly spaced" if fps is None else f"at {fps:g} per second"
+    return f"{source}: {count}, {spacing} from {clip.times.min():.2f} s to {clip.times.max():.2f} s"
 
 
-def describe_known(known: "Priors") -> str:
-    """What is known of a clip beforehand, in one line."""
-    num_frames = len(known.intrinsics)
+def describe_priors(priors: "Priors") -> str:
+    """Describe the priors of a clip, in one line.
+
+    Args:
+        priors: The priors.
+
+    Returns:
+        Which quantities are given, for how many frames or which percentage of the pixels.
+    """
+    num_frames = len(priors.intrinsics)
     parts = []
-    for what, values in (("intrinsics", known.intrinsics), ("cameras", known.world_from_cam)):
+    for name, values in (("intrinsics", priors.intrinsics), ("cameras", priors.world_from_cam)):
         if count := int(values.isfinite().all(dim=(1, 2)).sum()):
-            parts.append(f"{what} of {count} of {num_frames} frames")
-    if known.depths is not None:
-        parts.append(f"depth at {_percent(known.depths.isfinite().float().mean().item())} of the pixels")
-    if known.ignore is not None:
-        parts.append(f"{_percent(known.ignore.float().mean().item())} of the pixels to be ignored")
-    return f"known: {', '.join(parts) or 'nothing'}"
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.2g} %"
+            parts.append(f"{name} of {count} of {num_frames} frames")
+    if priors.depths is not None:
+        parts.append(f"depth at {percent(priors.depths.isfinite().float().mean().item())} of the pixels")
+    if priors.ignore is not None:
+        parts.append(f"mask that excludes {percent(priors.ignore.float().mean().item())} of the pixels")
+    return f"priors: {', '.join(parts) or 'none'}"
 
 
 def describe_results(out: Path, scene: "Scene") -> str:
-    """What was written, in one line."""
+    """Describe a folder of results, in one line.
+
+    Args:
+        out: The folder.
+        scene: The scene in it.
+
+    Returns:
+        The files in the folder and the mean horizontal field of view.
+    """
     angle = scene.cameras.field_of_view(*scene.size)[:, 0].mean().rad2deg()
-    written = ", ".join(sorted(f"{path.name}/" if path.is_dir() else path.name for path in out.iterdir()))
-    return f"{out}: {written} (field of view {angle:.0f} degrees)"
+    files = ", ".join(sorted(f"{path.name}/" if path.is_dir() else path.name for path in out.iterdir()))
+    return f"{out}: {files} (field of view {angle:.0f} degrees)"
+
+
+def percent(fraction: float) -> str:
+    """Format a fraction as a percentage.
+
+    Args:
+        fraction: A number from 0 to 1.
+
+    Returns:
+        The percentage with two significant digits, such as "2.5 %"; whole numbers from 99.5 % on.
+    """
+    return f"{100 * fraction:.2g} %" if fraction < 0.995 else f"{100 * fraction:.0f} %"

@@ -1,155 +1,201 @@
-"""`recon4d info`: what a reconstruction holds and what of it to distrust, in words, each from what was measured."""
+"""`recon4d info`: what a reconstruction contains, and problems that its statistics indicate."""
 
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import tyro
 
+from recon4d.cli.arguments import is_long_clip
+from recon4d.cli.formatting import percent
+
 if TYPE_CHECKING:
-    from recon4d.inference import ExpectedErrors, ExpectedOfScene, SceneFacts
+    from recon4d.inference import ExpectedErrors, ExpectedSceneErrors, SceneStatistics
     from recon4d.io import SceneInfo
 
-STILL_SPAN = 0.01
-"""A camera whose centers span less than this share of the median depth stands still."""
-LITTLE_AGREEMENT = 0.5
-NEAR_LIMIT = 1.01
-"""A field of view within this factor of the network's least or greatest one is at that limit."""
-FOCAL_DRIFT = 1.2
-"""Fields of view that differ by more than this factor between frames hint at a zoom, or at guessing."""
-LITTLE_KNOWN = 0.1
-MUCH_FAR_OFF = 0.5
-"""A scene of which a greater share is expected to be far off is not to be trusted."""
+MIN_BASELINE = 0.01
+"""Camera centers closer together than this fraction of the median depth show no parallax. Hand-tuned."""
+MIN_AGREEMENT = 0.5
+"""Smallest fraction of pixels where point map and depth agree without a warning. Hand-tuned."""
+FIELD_OF_VIEW_MARGIN = 1.01
+"""A field of view within this factor of the network's smallest or largest one counts as being at that limit."""
+MAX_FIELD_OF_VIEW_RATIO = 1.2
+"""Largest ratio between fields of view of two frames without a warning. Hand-tuned."""
+MIN_VALID_SHARE = 0.1
+"""Smallest fraction of pixels with depth without a warning. Hand-tuned."""
+MAX_OUTLIER_SHARE = 0.5
+"""Largest expected fraction of pixels with a large depth error without a warning. Hand-tuned."""
 
 
 @dataclass(frozen=True)
 class InfoCommand:
-    """Say in words what a scene.npz holds, and what of it to distrust."""
+    """Describe what a scene.npz contains and report possible problems."""
 
     scene: tyro.conf.Positional[Path]
-    """A scene.npz, or the folder that holds one."""
+    """A scene.npz, or the folder that contains one."""
+
+    interrupted: ClassVar[str] = "interrupted"
 
     def run(self) -> None:
-        from recon4d.inference import expected_of_scene, measure_scene
-        from recon4d.io import read_results
+        """Print the description and the possible problems.
 
-        results = read_results(self.scene)
-        info, facts = results.info, measure_scene(results.scene, results.times)
-        expected = None if info.calibration is None else expected_of_scene(results.scene, info.calibration)
-        for line in (*describe(facts, info), *explain_confidence(expected, info)):
+        Raises:
+            UserError: If the scene cannot be read.
+        """
+        statistics, expected, info = _measure(self.scene)
+        for line in (*describe_statistics(statistics, info), *explain_confidence(expected, info)):
             print(line)
-        doubts = distrust(facts, info, expected)
-        print("nothing measured here gives reason for doubt" if not doubts else "to distrust:")
-        for doubt in doubts:
-            print(f"  - {doubt}")
+        problems = find_problems(statistics, info, expected)
+        print("possible problems:" if problems else "no problems found")
+        for problem in problems:
+            print(f"  - {problem}")
 
 
-def describe(facts: "SceneFacts", info: "SceneInfo") -> list[str]:
-    """What there is, a line for each matter."""
-    (height, width), (original_height, original_width) = facts.size, info.original_size
-    when = "without times" if math.isnan(facts.seconds) else f"over {facts.seconds:.2f} s"
-    horizontal, vertical = facts.fields_of_view
+def _measure(path: Path) -> "tuple[SceneStatistics, ExpectedSceneErrors | None, SceneInfo]":
+    """Measure a scene, or a long clip frame by frame; the expected errors are None without a calibration."""
+    from recon4d.inference import expected_scene_errors, measure_long, measure_scene
+    from recon4d.io import read_results
+    from recon4d.io.long_archive import iter_frames, load_index
+
+    if is_long_clip(path):
+        index = load_index(path)
+        return *measure_long(index, iter_frames(path)), index.info
+    results = read_results(path)
+    statistics, calibration = measure_scene(results.scene, results.times), results.info.calibration
+    expected = None if calibration is None else expected_scene_errors(results.scene, calibration)
+    return statistics, expected, results.info
+
+
+def describe_statistics(statistics: "SceneStatistics", info: "SceneInfo") -> list[str]:
+    """Describe the content of a scene.
+
+    Args:
+        statistics: Statistics of the scene.
+        info: How the scene was made.
+
+    Returns:
+        One line for each topic, such as "tracks: 10".
+    """
+    (height, width), (original_height, original_width) = statistics.size, info.original_size
+    duration = "without times" if math.isnan(statistics.seconds) else f"over {statistics.seconds:.2f} s"
+    horizontal, vertical = statistics.fields_of_view
     lines = [
         f"model: {info.model}, {'trained' if info.trained else 'never trained'} (recon4d {info.version})",
-        f"frames: {facts.num_frames}, {when}; maps of {width} x {height} pixels, "
+        f"frames: {statistics.num_frames}, {duration}; maps of {width} x {height} pixels, "
         f"pictures of {original_width} x {original_height}",
-        f"field of view: {horizontal:.1f} degrees across, {vertical:.1f} down",
-        f"path of the camera: {_length(facts.path_length, facts)} long, "
-        f"turning by up to {facts.turn:.1f} degrees between two frames",
+        f"field of view: {horizontal:.1f} degrees horizontal, {vertical:.1f} vertical",
+        f"camera path: {_length(statistics.path_length, statistics)} long, "
+        f"rotation of up to {statistics.max_rotation:.1f} degrees between two frames",
     ]
-    if math.isnan(facts.median_depth):
-        return [*lines, "depth: known nowhere"]
-    low, middle, high = facts.confidence_quartiles
+    if math.isnan(statistics.median_depth):
+        return [*lines, "depth: unknown at every pixel"]
+    low, middle, high = statistics.confidence_quartiles
     lines += [
-        f"depth: known for {100 * facts.known_share:.1f} % of the pixels, "
-        f"{_length(facts.median_depth, facts)} in the median",
-        f"confidence of depth: {low:.3g}, {middle:.3g}, {high:.3g} (quartiles)",
-        "moving: nothing says what moves"
-        if math.isnan(facts.moving_share)
-        else f"moving: {100 * facts.moving_share:.1f} % of the pixels",
+        f"depth: known at {100 * statistics.valid_share:.1f} % of the pixels, "
+        f"median {_length(statistics.median_depth, statistics)}",
+        f"depth confidence: quartiles {low:.3g}, {middle:.3g}, {high:.3g}",
+        "dynamic: unknown"
+        if math.isnan(statistics.dynamic_share)
+        else f"dynamic: {100 * statistics.dynamic_share:.1f} % of the pixels",
     ]
-    if not math.isnan(facts.agreeing_share):
+    if not math.isnan(statistics.agreement_share):
         lines.append(
-            f"point maps: at {100 * facts.agreeing_share:.0f} % of the pixels within 5 % of what depth and camera say"
+            f"point maps: within 5 % of depth and cameras at {100 * statistics.agreement_share:.0f} % of the pixels"
         )
-    lines.append(f"tracks: {facts.num_tracks}" if facts.num_tracks else "tracks: none")
+    lines.append(f"tracks: {statistics.num_tracks}" if statistics.num_tracks else "tracks: none")
     return lines
 
 
-def explain_confidence(expected: "ExpectedOfScene | None", info: "SceneInfo") -> list[str]:
-    """What the confidences of the scene mean, where its model is calibrated; that they only rank, where it is not."""
+def explain_confidence(expected: "ExpectedSceneErrors | None", info: "SceneInfo") -> list[str]:
+    """Explain what the confidences of a scene mean.
+
+    Args:
+        expected: Errors that the calibration predicts; None without a calibration.
+        info: How the scene was made.
+
+    Returns:
+        A line on the calibration, then the expected errors of each field that is calibrated.
+    """
     if expected is None or info.calibration is None:
-        return ["meaning of confidence: it only ranks the pixels of this clip (the model is not calibrated)"]
+        return ["confidence: only ranks the pixels of this clip (the model is not calibrated)"]
     lines = [
-        f"meaning of confidence: as on {info.calibration.measured_on}; errors are shares of depth, after one scale for "
-        "the clip"
+        f"confidence: calibrated on {info.calibration.measured_on}; errors are relative to depth, after alignment by "
+        "one scale per clip"
     ]
     for name, errors in (("depth", expected.depth), ("points", expected.points), ("tracks", expected.tracks)):
         if errors is not None:
-            lines.append(f"  {name}: {_expectation(errors)}")
+            lines.append(f"  {name}: {_describe_errors(errors)}")
     return lines
 
 
-def _expectation(errors: "ExpectedErrors") -> str:
-    from recon4d.inference.scene_statistics import BEST_SHARE, FAR_OFF
+def _describe_errors(errors: "ExpectedErrors") -> str:
+    from recon4d.inference.scene_statistics import MOST_CONFIDENT_SHARE, OUTLIER_THRESHOLD
 
     return (
-        f"half are expected to be within {_percent(errors.of_half)}, half of the most confident "
-        f"{_percent(BEST_SHARE)} within {_percent(errors.of_best)}; {_percent(errors.far_off_share)} to be wrong by "
-        f"more than {_percent(FAR_OFF)}"
+        f"expected median error {percent(errors.median)}, {percent(errors.median_of_most_confident)} for the most "
+        f"confident {percent(MOST_CONFIDENT_SHARE)}; expected to exceed {percent(OUTLIER_THRESHOLD)} at "
+        f"{percent(errors.outlier_share)}"
     )
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.2g} %" if share < 0.995 else f"{100 * share:.0f} %"
+def find_problems(
+    statistics: "SceneStatistics", info: "SceneInfo", expected: "ExpectedSceneErrors | None" = None
+) -> list[str]:
+    """Find problems of a scene that its statistics indicate.
 
+    Args:
+        statistics: Statistics of the scene.
+        info: How the scene was made.
+        expected: Errors that the calibration predicts; None without a calibration.
 
-def distrust(facts: "SceneFacts", info: "SceneInfo", expected: "ExpectedOfScene | None" = None) -> list[str]:
-    """What to distrust, and by which measured fact; nothing where nothing speaks."""
+    Returns:
+        One line for each problem, which names the affected quantity and the measured value.
+    """
     from recon4d.heads.camera_base import FIELD_OF_VIEW_RANGE
 
-    least, greatest = (math.degrees(angle) for angle in FIELD_OF_VIEW_RANGE)
-    doubts = []
+    smallest, largest = (math.degrees(angle) for angle in FIELD_OF_VIEW_RANGE)
+    problems = []
     if not info.trained:
-        doubts.append("everything: the model was never trained, its numbers mean nothing")
-    if expected is not None and expected.depth is not None and expected.depth.far_off_share > MUCH_FAR_OFF:
-        doubts.append(
-            f"depth: {_percent(expected.depth.far_off_share)} of the pixels are expected to be far from the truth, as "
-            "the model itself says"
+        problems.append("everything: the model was never trained, its output is meaningless")
+    if expected is not None and expected.depth is not None and expected.depth.outlier_share > MAX_OUTLIER_SHARE:
+        problems.append(
+            f"depth: the calibration predicts large errors at {percent(expected.depth.outlier_share)} of the pixels"
         )
-    if facts.num_frames == 1:
-        doubts.append("depth: there is a single frame, so that nothing is seen twice")
-    elif facts.span < STILL_SPAN:
-        doubts.append(
-            f"depth and path: the camera hardly moves (its centers span {100 * facts.span:.2f} % of the median depth), "
-            "so that nothing shows parallax"
+    if statistics.num_frames == 1:
+        problems.append("depth: a single frame has no parallax")
+    elif statistics.relative_baseline < MIN_BASELINE:
+        problems.append(
+            "depth and camera path: the camera hardly moves, so there is no parallax (camera centers are at most "
+            f"{100 * statistics.relative_baseline:.2f} % of the median depth apart)"
         )
-    if facts.agreeing_share < LITTLE_AGREEMENT:
-        doubts.append(
-            f"points: point maps and depth agree at {100 * facts.agreeing_share:.0f} % of the pixels only; they differ "
-            f"by {100 * facts.disagreement:.0f} % of the depth in the median"
+    if statistics.agreement_share < MIN_AGREEMENT:
+        problems.append(
+            f"points: point maps and depth agree at only {100 * statistics.agreement_share:.0f} % of the pixels; the "
+            f"median difference is {100 * statistics.median_disagreement:.0f} % of the depth"
         )
-    if facts.least_field_of_view < least * NEAR_LIMIT:
-        doubts.append(f"focal length: a field of view of {facts.least_field_of_view:.1f} degrees is the least there is")
-    if facts.greatest_field_of_view * NEAR_LIMIT > greatest:
-        doubts.append(
-            f"focal length: a field of view of {facts.greatest_field_of_view:.1f} degrees is the greatest there is"
+    if statistics.min_field_of_view < smallest * FIELD_OF_VIEW_MARGIN:
+        problems.append(
+            f"focal length: a field of view of {statistics.min_field_of_view:.1f} degrees is the smallest possible one"
         )
-    if facts.focal_drift > FOCAL_DRIFT:
-        doubts.append(
-            f"focal length: the field of view differs by a factor of {facts.focal_drift:.2f} between frames, "
-            "which is a zoom or a guess"
+    if statistics.max_field_of_view * FIELD_OF_VIEW_MARGIN > largest:
+        problems.append(
+            f"focal length: a field of view of {statistics.max_field_of_view:.1f} degrees is the largest possible one"
         )
-    if facts.known_share < LITTLE_KNOWN:
-        doubts.append(f"depth: it is known for {100 * facts.known_share:.1f} % of the pixels only")
-    elif facts.confidence_quartiles[0] == facts.confidence_quartiles[2]:
-        doubts.append("confidence: it is the same for half of the pixels or more, and does not tell them apart")
-    return doubts
+    if statistics.field_of_view_ratio > MAX_FIELD_OF_VIEW_RATIO:
+        problems.append(
+            f"focal length: the field of view changes by a factor of {statistics.field_of_view_ratio:.2f} between "
+            "frames; the clip has a zoom, or the prediction is wrong"
+        )
+    if statistics.valid_share < MIN_VALID_SHARE:
+        problems.append(f"depth: it is known at only {100 * statistics.valid_share:.1f} % of the pixels")
+    elif statistics.confidence_quartiles[0] == statistics.confidence_quartiles[2]:
+        problems.append("confidence: at least half of the pixels have the same confidence, so it does not rank them")
+    return problems
 
 
-def _length(units: float, facts: "SceneFacts") -> str:
-    """A length in units, and in meters where the scene knows them."""
-    if math.isnan(facts.metres_per_unit):
+def _length(units: float, statistics: "SceneStatistics") -> str:
+    """Format a length in units of the scene, and in meters if the scale is known."""
+    if math.isnan(statistics.metres_per_unit):
         return f"{units:.3g} units (of unknown length)"
-    return f"{units:.3g} units ({units * facts.metres_per_unit:.3g} m)"
+    return f"{units:.3g} units ({units * statistics.metres_per_unit:.3g} m)"

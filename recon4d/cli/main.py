@@ -1,13 +1,14 @@
-"""The command line: one command each in a file of its own, and one way to fail.
+"""Entry point of the command line: parses the arguments, runs one command, reports errors of the user in one line.
 
-Heavy imports wait inside the commands, so that help shows at once. Whatever a person can cause by what they give is one
-line on stderr and exit code 2, with nothing lost and nothing half written; set RECON4D_DEBUG=1 to see where it arose.
+Heavy packages are imported inside the commands, so that help is shown at once. A `UserError` is printed as one line on
+stderr with exit code 2; set RECON4D_DEBUG=1 to see its traceback. Every other exception is a defect of recon4d and
+surfaces with its traceback.
 """
 
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
 import tyro
@@ -16,15 +17,18 @@ from recon4d.cli.adapt import AdaptCommand
 from recon4d.cli.calibrate import CalibrateCommand
 from recon4d.cli.evaluate import EvaluateCommand
 from recon4d.cli.export import ExportCommand
+from recon4d.cli.hints import add_hint
 from recon4d.cli.info import InfoCommand
 from recon4d.cli.models import ModelsCommand
 from recon4d.cli.reconstruct import ReconstructCommand
 from recon4d.cli.render import RenderCommand
 from recon4d.cli.train import TrainCommand
 from recon4d.cli.view import ViewCommand
-from recon4d.errors import one_line
+from recon4d.errors import UserError, one_line
 
-EXIT_BAD_INPUT = 2
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130
+"""128 + SIGINT, as shells report it."""
 
 Command = (
     Annotated[ReconstructCommand, tyro.conf.subcommand("reconstruct")]
@@ -38,31 +42,48 @@ Command = (
     | Annotated[InfoCommand, tyro.conf.subcommand("info")]
     | Annotated[ModelsCommand, tyro.conf.subcommand("models")]
 )
+"""A command is a frozen dataclass of its options with `run()`, and `interrupted`: the line printed after Ctrl-C."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; the exit code is 0, or 2 where what was given cannot be done."""
-    warnings.showwarning = _warn_in_one_line
+    """Run one command.
+
+    Args:
+        arguments: The words after `recon4d`; None takes them from the command line.
+
+    Returns:
+        The exit code: 0, 2 after a `UserError`, 130 after an interrupt.
+    """
+    warnings.showwarning = _warning_printer(None)
+    command = None
     try:
-        # Here too: values that a command's configuration refuses are refused while it is made.
+        # Parsing is inside: configurations check their values when they are created.
         command = tyro.cli(
             Command,  # pyright: ignore[reportArgumentType]
             prog="recon4d",
-            description="A moving 3D world from a video, in one forward pass.",
+            description="Reconstruct cameras, depth, points and 3D tracks from a video in one forward pass.",
             args=arguments,
             config=(tyro.conf.FlagCreatePairsOff,),
         )
+        warnings.showwarning = _warning_printer(type(command))
         command.run()
-    except (ValueError, OSError, MemoryError) as error:
+    except UserError as error:
         if os.environ.get("RECON4D_DEBUG"):
             raise
-        print(f"recon4d: {one_line(error)}", file=sys.stderr)
-        return EXIT_BAD_INPUT
+        message = one_line(error)
+        print(f"recon4d: {message if command is None else add_hint(message, type(command))}", file=sys.stderr)
+        return EXIT_USER_ERROR
     except KeyboardInterrupt:
-        print("recon4d: interrupted, nothing was written", file=sys.stderr)
-        return 130
+        print(f"recon4d: {'interrupted' if command is None else command.interrupted}", file=sys.stderr)
+        return EXIT_INTERRUPTED
     return 0
 
 
-def _warn_in_one_line(message: Warning | str, *_: object, **__: object) -> None:
-    print(f"recon4d: warning: {message}", file=sys.stderr)
+def _warning_printer(command: type | None) -> Callable[..., None]:
+    """Return a replacement for `warnings.showwarning` that prints one line without the place in the code."""
+
+    def print_warning(message: Warning | str, *_: object, **__: object) -> None:
+        text = str(message)
+        print(f"recon4d: warning: {text if command is None else add_hint(text, command)}", file=sys.stderr)
+
+    return print_warning

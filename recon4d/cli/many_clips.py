@@ -1,78 +1,48 @@
-"""Many clips by one `recon4d reconstruct`: a folder each, over all the processes there are, and a table at the end."""
+"""Many clips in one `recon4d reconstruct`: one folder each, distributed over all processes, and a table at the end."""
 
-import sys
-from collections.abc import Callable
-from datetime import timedelta
+from functools import cache
 from itertools import zip_longest
-from typing import TYPE_CHECKING
+from pathlib import Path
 
-from recon4d.cli.clip_pipeline import ClipPipeline
-
-if TYPE_CHECKING:
-    from recon4d.cli.reconstruct import ReconstructCommand
-    from recon4d.inference import Outcome
-
-EXIT_INTERRUPTED = 130
-LONGEST_WAIT_DAYS = 30
-"""A process that has finished its share waits so long for the others."""
+from recon4d.cli.hints import add_hint
+from recon4d.cli.reconstruct_options import ReconstructOptions
+from recon4d.cli.reconstruct_pipeline import prepare_model, reconstruct_clip
+from recon4d.errors import UserError, one_line
 
 
-def reconstruct_many(command: "ReconstructCommand") -> None:
-    """Each clip to its folder, over all the processes there are; a table of all at the end.
+def reconstruct_many(options: ReconstructOptions) -> None:
+    """Reconstruct every clip into its own folder and print a table of all clips.
 
-    Raises ``ValueError`` where a clip failed, when all others are done.
+    Clips that are finished with the same settings are skipped. A clip that fails does not stop the others.
+
+    Args:
+        options: The options of the command.
+
+    Raises:
+        UserError: If a clip failed, once all others are done; or if the model cannot be used.
     """
-    from recon4d.eval import processes
-    from recon4d.inference import (
-        finished_frames,
-        output_folders,
-        reconstruct_each,
-        table_of,
-    )
+    from recon4d.inference import finished_frames, format_outcomes, output_folders, reconstruct_each, start_processes
 
-    folders = output_folders(command.clips, command.out)
-    settings = {clip: command.settings(str(clip.resolve())) for clip in folders}
-    state = processes()
-    gather = _gatherer(state.num_processes)
-    work = ClipPipeline(command, str(state.device) if command.device == "auto" else command.device)
+    folders = output_folders(options.clips, options.out)
+    settings = {clip: options.settings(str(clip.resolve())) for clip in folders}
+    processes = start_processes()
+    device_name = str(processes.device) if options.device == "auto" else options.device
+    load_model = cache(lambda: prepare_model(options, device_name))
     if any(finished_frames(folder, settings[clip]) is None for clip, folder in folders.items()):
-        _ = work.model  # a model that there is not fails the command, and not one clip after another
-    try:
-        mine = reconstruct_each(
-            folders,
-            settings.__getitem__,
-            lambda clip, folder: work.reconstruct(clip, folder, str(clip.resolve())),
-            state.process_index,
-            state.num_processes,
-        )
-    except KeyboardInterrupt:
-        print("recon4d: interrupted; finished clips stay, and the same command goes on from there", file=sys.stderr)
-        raise SystemExit(EXIT_INTERRUPTED) from None
-    outcomes = gather(mine)
-    if not state.is_main_process:
+        load_model()  # an unusable model is an error of the command, not of every clip
+
+    def reconstruct_one(clip: Path, folder: Path) -> int:
+        try:
+            return reconstruct_clip(clip, folder, options, settings[clip], load_model)
+        except UserError as error:
+            raise UserError(add_hint(one_line(error), type(options))) from error
+
+    own_outcomes = reconstruct_each(folders, settings.__getitem__, reconstruct_one, processes.rank, processes.count)
+    gathered = processes.gather(own_outcomes)
+    if not processes.is_main:
         return
-    print(table_of(outcomes))
-    failed = sum(outcome.result == "failed" for outcome in outcomes)
-    if failed:
-        raise ValueError(f"{failed} of {len(outcomes)} clips failed; the reasons are in the table")
-
-
-def _gatherer(num_processes: int) -> Callable[[list["Outcome"]], list["Outcome"]]:
-    """What brings the outcomes of all processes together, in the order of the clips; made before they part.
-
-    Through a group of its own: processes may finish hours apart, and the usual one gives up after minutes.
-    """
-    if num_processes == 1:
-        return lambda outcomes: outcomes
-    import torch.distributed as dist
-
-    group = dist.new_group(backend="gloo", timeout=timedelta(days=LONGEST_WAIT_DAYS))
-    assert isinstance(group, dist.ProcessGroup)  # which every process belongs to
-
-    def gather(outcomes: "list[Outcome]") -> "list[Outcome]":
-        shares: list[list[Outcome]] = [[] for _ in range(num_processes)]
-        dist.all_gather_object(shares, outcomes, group)
-        rounds = zip_longest(*shares)
-        return [outcome for one_round in rounds for outcome in one_round if outcome is not None]
-
-    return gather
+    # Process r of n has clips r, r + n, ...: restore the order in which clips were given.
+    outcomes = [outcome for one_round in zip_longest(*gathered) for outcome in one_round if outcome is not None]
+    print(format_outcomes(outcomes))
+    if failed := sum(outcome.result == "failed" for outcome in outcomes):
+        raise UserError(f"{failed} of {len(outcomes)} clips failed; the table gives the reasons")

@@ -1,19 +1,23 @@
-"""`recon4d models`: what there is to choose from."""
+"""`recon4d models`: the models that can be created by name."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 
 @dataclass(frozen=True)
 class ModelsCommand:
-    """List the models there are, their size, their backbone and whose license weights of others come under."""
+    """List the models: number of parameters, source of the weights, backbone, license of third-party weights."""
+
+    interrupted: ClassVar[str] = "interrupted"
 
     def run(self) -> None:
+        """Print the table of models."""
         from recon4d.zoo import list_models, model_entry
 
-        rows = [("name", "parameters", "weights", "backbone", "license of weights that are not ours")]
+        rows = [("name", "parameters", "weights", "backbone", "license of third-party weights")]
         for name in list_models():
             entry = model_entry(name)
-            weights = "untrained" if entry.weights_file is None else "shipped"
+            weights = "untrained" if entry.weights_file is None else "included"
             if entry.published is not None:
                 weights = f"download from {entry.published.repository}"
             millions = f"{entry.num_parameters() / 1e6:.1f} M"

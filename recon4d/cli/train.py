@@ -1,50 +1,65 @@
-"""`recon4d train`: a model learns from worlds and data sets."""
+"""`recon4d train`: train a model on synthetic scenes and data sets."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from recon4d.errors import UserError
 from recon4d.train.config import TrainConfig
 
 
 @dataclass(frozen=True)
 class TrainCommand:
-    """Train a model; the same command under `accelerate launch` or torchrun uses all their processes."""
+    """Train a model. Under `accelerate launch` or torchrun, the same command uses all of their processes."""
 
     config: TrainConfig
     out: Path | None = None
-    """Folder of the run; it must be new or empty."""
+    """Folder of a new run; it must be new or empty."""
     resume: Path | None = None
-    """Folder of a run to go on with, exactly where its last whole checkpoint is; its own configuration counts."""
+    """Folder of a run to continue from its last complete checkpoint; its own configuration is used."""
+
+    @property
+    def interrupted(self) -> str:
+        """The line to print after an interrupt."""
+        folder = self.out if self.resume is None else self.resume
+        if folder is None or not folder.exists():
+            return "interrupted, nothing was written"
+        return f"interrupted; checkpoints stay in {folder}, continue with: recon4d train --resume {folder}"
 
     def run(self) -> None:
-        from recon4d.train.checkpoints import checkpoints, latest_whole
+        """Train until the last step, or until a signal stops the run.
+
+        Raises:
+            UserError: If not exactly one of --out and --resume is given, or if the configuration, a data set or the
+                folder of the run is unsuitable.
+        """
+        from recon4d.train.checkpoints import latest_complete, list_checkpoints
         from recon4d.train.loop import train
         from recon4d.train.run_folder import CHECKPOINTS_NAME, begin_run, read_config
 
         if (self.out is None) == (self.resume is None):
-            raise ValueError("give either --out, for a new run, or --resume, to go on with one")
+            raise UserError("give either --out to start a new run or --resume to continue one")
         resumed = None
         if self.resume is not None:
             folder, config = self.resume, read_config(self.resume)
-            written = checkpoints(folder / CHECKPOINTS_NAME)
-            resumed = latest_whole(folder / CHECKPOINTS_NAME)
+            written = list_checkpoints(folder / CHECKPOINTS_NAME)
+            resumed = latest_complete(folder / CHECKPOINTS_NAME)
             if written and (resumed is None or resumed.folder != written[-1].folder):
-                taken = "the run begins anew" if resumed is None else f"it goes on from {resumed.folder}"
-                print(f"checkpoint {written[-1].folder} is damaged or incomplete; {taken}")
+                action = "the run starts again" if resumed is None else f"the run continues from {resumed.folder}"
+                print(f"checkpoint {written[-1].folder} is damaged or incomplete; {action}")
         else:
             assert self.out is not None
             folder, config = self.out, self.config
             if _is_main_process():
                 begin_run(folder, config)
         outcome = train(config, folder, resumed)
-        how = "finished" if outcome.finished else f"stopped; go on with --resume {folder}"
+        state = "finished" if outcome.is_finished else f"stopped (continue with --resume {folder})"
         if _is_main_process():
             print(
-                f"{folder}: {how} after step {outcome.step}, loss {outcome.loss:.4f}: {outcome.checkpoint.model_file}"
+                f"{folder}: {state} after step {outcome.step}, loss {outcome.loss:.4f}: {outcome.checkpoint.model_file}"
             )
 
 
 def _is_main_process() -> bool:
-    import os
-
+    """Whether this is the first process of the launcher, without initializing torch.distributed."""
     return os.environ.get("RANK", "0") == "0"

@@ -1,12 +1,14 @@
-"""`recon4d view`: a reconstruction to look at and turn around, over time."""
+"""`recon4d view`: a reconstruction over time in rerun's viewer, in a browser or as a file."""
 
 import time
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import tyro
+
+from recon4d.errors import UserError
 
 if TYPE_CHECKING:
     import torch
@@ -17,28 +19,35 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ViewCommand:
-    """Look at what `recon4d reconstruct` wrote, in a window or the browser, or save it to share (needs rerun)."""
+    """Show a result of `recon4d reconstruct` in a window or the browser, or save it to share (needs rerun)."""
 
     results: tyro.conf.Positional[Path]
-    """A scene.npz, or the folder that holds one; the frames are found in frames/ beside it."""
+    """A scene.npz or its folder; the pictures are read from frames/ next to it."""
     save: Path | None = None
-    """Write this .rrd file instead of opening anything; anyone with rerun can open it."""
+    """Write this .rrd file instead of opening a viewer; rerun opens it on any machine."""
     overwrite: bool = False
-    """Replace the file that --save names."""
+    """Replace the file given by --save."""
     web: bool = False
     """Serve to the browser instead of opening a window, until Ctrl-C."""
     port: int = 9090
-    """Port of --web; the next one is used too."""
+    """Port of --web; the next port is used too."""
     max_points: int = 1_000_000
-    """The most points of all times together, and the most of the static map."""
+    """Largest number of points over all times, and of points in the static map."""
     max_tracks: int = 400
-    """The most tracks."""
+    """Largest number of tracks."""
     tail: int = 12
-    """Frames that the tail of a track goes back."""
+    """Number of past frames in the tail of a track."""
     max_side: int = 384
-    """Longest side in pixels of frames and maps in the viewer."""
+    """Longest side of frames and maps in the viewer, in pixels."""
+
+    interrupted: ClassVar[str] = "interrupted, nothing was written"
 
     def run(self) -> None:
+        """Show or save the scene.
+
+        Raises:
+            UserError: If rerun is not installed, the scene cannot be read, or the file or port cannot be used.
+        """
         from recon4d.viewer import (
             has_display,
             load_rerun,
@@ -46,7 +55,7 @@ class ViewCommand:
             save_view,
         )
 
-        load_rerun()  # missed now, and not when everything has been read
+        load_rerun()  # fails before the scene is read if rerun is not installed
         if self.save is not None:
             _check_file(self.save, self.overwrite, self.web)
         view = self._view()
@@ -55,12 +64,12 @@ class ViewCommand:
             print(f"{self.save}: {self.save.stat().st_size / 1e6:.1f} MB; open it with: rerun {self.save}")
         elif self.web or not has_display():
             if not self.web:
-                print("there is no display here, so the scene is served to a browser")
+                print("no display found, serving the scene to a browser instead")
             _serve(view, self.port)
         else:
             open_window(view)
-            # Whether it stays open is known to its own process only, which says what is wrong where it does not.
-            print("rerun's window opens with the scene; if this machine cannot draw it, try --web")
+            # The window belongs to rerun's own process, which reports its own errors.
+            print("opening the scene in rerun's window; if this machine cannot render it, try --web")
 
     def _view(self) -> "View":
         from recon4d.io.saved_results import read_results
@@ -69,52 +78,52 @@ class ViewCommand:
         config = ViewConfig(self.max_points, self.max_tracks, self.tail, self.max_side)
         results = read_results(self.results)
         if not results.info.trained:
-            print(f"{results.info.model} was never trained: what is shown has no meaning")
-        name = self.results.resolve()
+            print(f"{results.info.model} was never trained: the scene is meaningless")
+        path = self.results.resolve()
         return record_scene(
             results.scene,
             results.times,
             _images(results),
             config,
-            name=name.name if name.is_dir() else name.parent.name,
+            name=path.name if path.is_dir() else path.parent.name,
         )
 
 
 def _check_file(path: Path, overwrite: bool, web: bool) -> None:
-    """Refuse what --save names before anything is read."""
+    """Check the file given by --save before the scene is read."""
     if web:
-        raise ValueError("--save writes a file and --web serves one; wanted one of them")
+        raise UserError("--save writes a file and --web serves one; give only one of the two")
     if path.suffix != ".rrd":
-        raise ValueError(f"--save {path} has another ending than .rrd, by which rerun knows its files")
+        raise UserError(f"--save is {path}; the name must end in .rrd, which rerun recognizes")
     if path.is_dir():
-        raise IsADirectoryError(f"--save {path} is a folder; wanted a new file")
+        raise UserError(f"--save is {path}, which is a folder; give the name of a new file")
     if path.exists() and not overwrite:
-        raise FileExistsError(f"{path} exists; choose another name, or --overwrite it")
+        raise UserError(f"{path} exists; give another name in --save, or replace it with --overwrite")
     if not path.parent.is_dir():
-        raise FileNotFoundError(f"cannot write {path}: there is no folder {path.parent}")
+        raise UserError(f"cannot write {path}: the folder {path.parent} does not exist")
 
 
 def _images(results: "SavedResults") -> "torch.Tensor | None":
-    """The frames at the size of the maps; None, and a warning, where some are missing."""
+    """Read the frames at the size of the maps (time, 3, height, width); None, with a warning, if some are missing."""
     missing = [file for file in results.frame_files if not file.is_file()]
     if missing:
         warnings.warn(
-            f"{missing[0]} is not there ({len(missing)} of {len(results.frame_files)} frames are missing): "
+            f"{missing[0]} does not exist ({len(missing)} of {len(results.frame_files)} frames are missing): "
             "the scene is shown without frames, in gray",
             stacklevel=2,
         )
         return None
-    return results.images_of_maps()
+    return results.images_at_map_size()
 
 
 def _serve(view: "View", port: int) -> None:
-    """Serve until Ctrl-C, which is how it ends and no failure."""
+    """Serve until Ctrl-C, which ends the command without an error."""
     from recon4d.viewer import served
 
     with served(view, port) as address:
-        print(f"{address}\nopen this address in a browser on this machine; Ctrl-C ends", flush=True)
+        print(f"{address}\nopen this address in a browser on this machine; press Ctrl-C to stop", flush=True)
         try:
             while True:
                 time.sleep(60)
         except KeyboardInterrupt:
-            print("\nended")
+            print("\nstopped")

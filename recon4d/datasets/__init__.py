@@ -1,10 +1,10 @@
-"""Clips with truth: endless synthetic worlds, and the data sets of the field from disk."""
+"""Clips with ground truth: sampling, augmentation, mixing and loading, and readers and writers of public data sets."""
 
 from recon4d.datasets.augmentation import Augmentation, augment_colors
-from recon4d.datasets.cropping import Window, central_window, random_window, resize_and_crop
-from recon4d.datasets.loader import Prepared, SequenceIndex, make_loader, sample_seed, step_loader
+from recon4d.datasets.cropping import CropWindow, center_crop_window, crop_and_resize, random_crop_window
+from recon4d.datasets.loader import PreprocessedSource, SequenceIndex, make_loader, make_step_loader, sample_seed
 from recon4d.datasets.mixture import Mixture, Source
-from recon4d.datasets.point_maps import anchor_maps, scattered_points
+from recon4d.datasets.point_maps import anchor_maps, rasterize_tracks
 from recon4d.datasets.readers.camera_folder import CameraFolder
 from recon4d.datasets.readers.colmap import ColmapModels
 from recon4d.datasets.readers.dynamic_replica import DynamicReplica
@@ -16,7 +16,13 @@ from recon4d.datasets.readers.sintel import Sintel
 from recon4d.datasets.readers.tapvid3d import TapVid3D
 from recon4d.datasets.readers.tum import Tum
 from recon4d.datasets.sample import Sample, Trajectories, ground_truth_scene
-from recon4d.datasets.sampling import ClipChoice, choose_frames, choose_overlapping, choose_tracks, overlap
+from recon4d.datasets.sampling import (
+    ClipSampling,
+    sample_frames,
+    sample_overlapping_frames,
+    sample_tracks,
+    view_overlap,
+)
 from recon4d.datasets.sequence_dataset import SequenceDataset
 from recon4d.datasets.writers.dynamic_replica import write_dynamic_replica
 from recon4d.datasets.writers.kubric import write_kubric
@@ -26,14 +32,15 @@ __all__ = [
     "DATASETS",
     "Augmentation",
     "CameraFolder",
-    "ClipChoice",
+    "ClipSampling",
     "ColmapModels",
+    "CropWindow",
     "DynamicReplica",
     "Kubric",
     "KubricTracks",
     "Mixture",
     "PointOdyssey",
-    "Prepared",
+    "PreprocessedSource",
     "Sample",
     "SequenceDataset",
     "SequenceIndex",
@@ -43,21 +50,20 @@ __all__ = [
     "TapVid3D",
     "Trajectories",
     "Tum",
-    "Window",
     "anchor_maps",
     "augment_colors",
-    "central_window",
-    "choose_frames",
-    "choose_overlapping",
-    "choose_tracks",
+    "center_crop_window",
+    "crop_and_resize",
     "ground_truth_scene",
     "make_loader",
-    "overlap",
-    "random_window",
-    "resize_and_crop",
+    "make_step_loader",
+    "random_crop_window",
+    "rasterize_tracks",
+    "sample_frames",
+    "sample_overlapping_frames",
     "sample_seed",
-    "scattered_points",
-    "step_loader",
+    "sample_tracks",
+    "view_overlap",
     "write_dynamic_replica",
     "write_kubric",
     "write_point_odyssey",
@@ -77,4 +83,4 @@ DATASETS: dict[str, type[SequenceDataset]] = {
     "folder": CameraFolder,
     "colmap": ColmapModels,
 }
-"""Every data set that is read from a folder; a new one is one file and one line here."""
+"""Readers of the data sets on disk, by the names used on the command line and in configurations."""

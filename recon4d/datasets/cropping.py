@@ -1,4 +1,4 @@
-"""A sample cut and scaled to another size, with cameras, truth and tracks carried along."""
+"""Cropping and resizing of samples: images, cameras, depth, points, priors and tracks stay consistent."""
 
 from dataclasses import dataclass, replace
 
@@ -17,17 +17,21 @@ from recon4d.records import (
 )
 
 BORDER_TOLERANCE = 0.01
-"""Pixels by which a tracked point may miss the picture and still count as in it: rounding must hide nothing."""
+"""Distance in pixels by which a visible point may lie outside the image, so that rounding does not hide it."""
 
 
 @dataclass(frozen=True)
-class Window:
-    """A part of a picture in its own pixels: columns from `left`, rows from `top`."""
+class CropWindow:
+    """A rectangle of an image, in whole pixels."""
 
     left: int
+    """First column."""
     top: int
+    """First row."""
     height: int
+    """Number of rows."""
     width: int
+    """Number of columns."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -35,121 +39,158 @@ class Window:
         return self.height, self.width
 
 
-def central_window(old_size: tuple[int, int], new_size: tuple[int, int]) -> Window:
-    """The largest window with the aspect of `new_size` in the middle of a picture of `old_size` (height, width)."""
-    height, width = _largest(old_size, new_size)
-    return Window((old_size[1] - width) // 2, (old_size[0] - height) // 2, height, width)
+def center_crop_window(image_size: tuple[int, int], target_size: tuple[int, int]) -> CropWindow:
+    """Compute the largest centered window with a given aspect ratio.
 
+    Args:
+        image_size: Height and width of the image.
+        target_size: Height and width whose aspect ratio the window has.
 
-def random_window(
-    old_size: tuple[int, int], new_size: tuple[int, int], smallest: float, random: np.random.Generator
-) -> Window:
-    """A window with the aspect of `new_size`, anywhere, whose sides are `smallest` to 1 of the largest one's.
-
-    Raises ``ValueError`` unless `smallest` is in (0, 1].
+    Returns:
+        The window, in pixels of the image.
     """
-    if not 0 < smallest <= 1:
-        raise ValueError(f"smallest = {smallest:g}; wanted a share above 0, at most 1")
-    share = random.uniform(smallest, 1.0)
-    height, width = (max(round(share * side), 1) for side in _largest(old_size, new_size))
-    left, top = random.integers(old_size[1] - width + 1), random.integers(old_size[0] - height + 1)
-    return Window(int(left), int(top), height, width)
+    height, width = _largest_crop_size(image_size, target_size)
+    return CropWindow((image_size[1] - width) // 2, (image_size[0] - height) // 2, height, width)
 
 
-def resize_and_crop(sample: Sample, window: Window, size: tuple[int, int]) -> Sample:
-    """What `window` shows of every frame, at `size` (height, width); the world stays where it is.
+def random_crop_window(
+    image_size: tuple[int, int], target_size: tuple[int, int], min_scale: float, rng: np.random.Generator
+) -> CropWindow:
+    """Sample a window of random size and position with a given aspect ratio.
 
-    With a window of `size`'s aspect both axes scale alike up to the rounding of the window to whole pixels; intrinsics
-    follow each axis's own factor, so they are exact in any case. Images are resized bilinearly (antialiased), truth is
-    taken from the nearest pixel, sparse known depth is averaged over known pixels (as `Clip.resized` does). Queries
-    that fall outside get confidence 0, and a tracked point that has left the picture is not visible. Raises
-    ``ValueError`` for a window that reaches beyond the picture.
+    Args:
+        image_size: Height and width of the image.
+        target_size: Height and width whose aspect ratio the window has.
+        min_scale: Smallest side length as a fraction of the largest window that fits, above 0 and at most 1.
+        rng: Source of randomness.
+
+    Returns:
+        The window, in pixels of the image.
+
+    Raises:
+        ValueError: If `min_scale` is out of range.
+    """
+    if not 0 < min_scale <= 1:
+        raise ValueError(f"min_scale = {min_scale:g}; wanted a value above 0 and at most 1")
+    scale = rng.uniform(min_scale, 1.0)
+    height, width = (max(round(scale * side), 1) for side in _largest_crop_size(image_size, target_size))
+    left, top = rng.integers(image_size[1] - width + 1), rng.integers(image_size[0] - height + 1)
+    return CropWindow(int(left), int(top), height, width)
+
+
+def crop_and_resize(sample: Sample, window: CropWindow, size: tuple[int, int]) -> Sample:
+    """Crop all frames to a window and resize the result.
+
+    Cameras keep their poses. If the window has the aspect ratio of `size`, both axes are scaled equally up to the
+    rounding of the window to whole pixels. The intrinsics use the factor of each axis and are always exact.
+
+    Images are resized bilinearly with antialiasing. Ground-truth maps take the nearest pixel. Depth priors are averaged
+    over known pixels, as in `Clip.resized`. Queries outside the window get confidence 0, and points outside the window
+    get visibility 0.
+
+    Args:
+        sample: A sample, shape (*batch).
+        window: The region to keep.
+        size: Height and width of the result.
+
+    Returns:
+        The cropped and resized sample.
+
+    Raises:
+        ValueError: If the window or the size is empty, or the window reaches beyond the image.
     """
     height, width = sample.clip.size
-    inside = 0 <= window.left <= width - window.width and 0 <= window.top <= height - window.height
-    if not inside or min(*window.size, *size) < 1:
-        raise ValueError(f"{window} at size {size} does not lie in pictures of {height} rows and {width} columns")
+    is_inside = 0 <= window.left <= width - window.width and 0 <= window.top <= height - window.height
+    if not is_inside or min(*window.size, *size) < 1:
+        raise ValueError(f"{window} resized to {size} does not fit into images of {height} rows and {width} columns")
     ids = sample.object_ids
     return replace(
         sample,
-        clip=_clip(sample.clip, window).resized(*size),
-        scene=_scene(sample.scene, window, size),
-        object_ids=None if ids is None else _nearest(ids, window, size),
+        clip=_crop_clip(sample.clip, window).resized(*size),
+        scene=_crop_and_resize_scene(sample.scene, window, size),
+        object_ids=None if ids is None else _resize_nearest(ids, window, size),
     )
 
 
-def _largest(old_size: tuple[int, int], new_size: tuple[int, int]) -> tuple[int, int]:
-    scale = min(old_size[0] / new_size[0], old_size[1] / new_size[1])
-    return max(round(scale * new_size[0]), 1), max(round(scale * new_size[1]), 1)
+def _largest_crop_size(image_size: tuple[int, int], target_size: tuple[int, int]) -> tuple[int, int]:
+    scale = min(image_size[0] / target_size[0], image_size[1] / target_size[1])
+    return max(round(scale * target_size[0]), 1), max(round(scale * target_size[1]), 1)
 
 
-def _clip(clip: Clip, window: Window) -> Clip:
-    known = None if clip.priors is None else _known(clip.priors, window)
-    return replace(clip, images=_cut(clip.images, window), priors=known)
+def _crop_clip(clip: Clip, window: CropWindow) -> Clip:
+    priors = None if clip.priors is None else _crop_priors(clip.priors, window)
+    return replace(clip, images=_crop(clip.images, window), priors=priors)
 
 
-def _known(known: Priors, window: Window) -> Priors:
+def _crop_priors(priors: Priors, window: CropWindow) -> Priors:
     return replace(
-        known,
-        intrinsics=cropped_intrinsics(known.intrinsics, window.left, window.top),
-        depths=None if known.depths is None else _cut(known.depths, window),
-        ignore=None if known.ignore is None else _cut(known.ignore, window),
+        priors,
+        intrinsics=cropped_intrinsics(priors.intrinsics, window.left, window.top),
+        depths=None if priors.depths is None else _crop(priors.depths, window),
+        ignore=None if priors.ignore is None else _crop(priors.ignore, window),
     )
 
 
-def _cut(maps: Tensor, window: Window) -> Tensor:
+def _crop(maps: Tensor, window: CropWindow) -> Tensor:
     return maps[..., window.top : window.top + window.height, window.left : window.left + window.width]
 
 
-def _scene(scene: Scene, window: Window, size: tuple[int, int]) -> Scene:
-    # A blend of depths across an edge is a point in the air between two surfaces, which no camera has seen.
-    depths = _nearest(scene.depths, window, size)
+def _crop_and_resize_scene(scene: Scene, window: CropWindow, size: tuple[int, int]) -> Scene:
+    # Depth is not interpolated: a blend across an edge is a point in the air between two surfaces.
+    depths = _resize_nearest(scene.depths, window, size)
     cameras = scene.cameras.cropped(window.left, window.top).resized(window.size, size)
-    points = _nearest(scene.points.movedim(-1, -3), window, size).movedim(-3, -1)
-    depth_confidence = _nearest(scene.depth_confidence, window, size)
-    point_confidence = _nearest(scene.point_confidence, window, size)
-    # The nearest old pixel's center is not quite the new one's: points follow the depth along the new pixel's own ray.
-    on_rays = transform_points(cameras.world_from_cam, unproject_map(depths, cameras.intrinsics))
+    points = _resize_nearest(scene.points.movedim(-1, -3), window, size).movedim(-3, -1)
+    depth_confidence = _resize_nearest(scene.depth_confidence, window, size)
+    point_confidence = _resize_nearest(scene.point_confidence, window, size)
+    # The center of the nearest source pixel differs from that of the new pixel, so points are unprojected along the
+    # ray of the new pixel where the depth is known.
+    unprojected = transform_points(cameras.world_from_cam, unproject_map(depths, cameras.intrinsics))
     both_known = (depth_confidence > 0) & (point_confidence > 0)
-    cut = replace(
+    resized = replace(
         scene,
         cameras=cameras,
         depths=depths,
         depth_confidence=depth_confidence,
-        points=torch.where(both_known[..., None], on_rays, points),
+        points=torch.where(both_known[..., None], unprojected, points),
         point_confidence=point_confidence,
-        dynamic=_nearest(scene.dynamic, window, size),
+        dynamic=_resize_nearest(scene.dynamic, window, size),
     )
     if scene.tracks is None:
-        return cut
-    moved = _moved_pixels(scene.tracks.pixels, window, size)
-    seen_at = replace(cut, tracks=replace(scene.tracks, pixels=moved)).track_pixels
-    return replace(cut, tracks=_tracks(scene.tracks, moved, seen_at, size))
+        return resized
+    query_pixels = _transform_pixels(scene.tracks.pixels, window, size)
+    projected = replace(resized, tracks=replace(scene.tracks, pixels=query_pixels)).track_pixels
+    return replace(resized, tracks=_crop_tracks(scene.tracks, query_pixels, projected, size))
 
 
-def _nearest(maps: Tensor, window: Window, size: tuple[int, int]) -> Tensor:
-    """Maps (..., height, width): for each new pixel the old one that lies under its center, found in whole numbers."""
+def _resize_nearest(maps: Tensor, window: CropWindow, size: tuple[int, int]) -> Tensor:
+    """Sample maps (..., height, width) at the source pixel below each new pixel's center, in integer arithmetic."""
     rows = window.top + (2 * torch.arange(size[0]) + 1) * window.height // (2 * size[0])
     columns = window.left + (2 * torch.arange(size[1]) + 1) * window.width // (2 * size[1])
     return maps[..., rows[:, None], columns]
 
 
-def _moved_pixels(
-    pixels: Float[Tensor, "*batch anchor query 2"], window: Window, size: tuple[int, int]
+def _transform_pixels(
+    pixels: Float[Tensor, "*batch anchor query 2"], window: CropWindow, size: tuple[int, int]
 ) -> Float[Tensor, "*batch anchor query 2"]:
     corner = pixels.new_tensor([window.left, window.top])
     return (pixels - corner) * pixels.new_tensor([size[1] / window.width, size[0] / window.height])
 
 
-def _tracks(tracks: Tracks, pixels: Tensor, pixels_over_time: Tensor, size: tuple[int, int]) -> Tracks:
-    end = pixels.new_tensor([size[1], size[0]])
-    is_query = ((pixels >= 0) & (pixels < end)).all(dim=-1)
-    in_picture = ((pixels_over_time > -BORDER_TOLERANCE) & (pixels_over_time < end + BORDER_TOLERANCE)).all(dim=-1)
-    kept = is_query[..., None, :].to(tracks.confidence.dtype)
+def _crop_tracks(
+    tracks: Tracks,
+    query_pixels: Float[Tensor, "*batch anchor query 2"],
+    projected: Float[Tensor, "*batch anchor time query 2"],
+    size: tuple[int, int],
+) -> Tracks:
+    """Mark queries outside the image as unknown and points outside the image as not visible."""
+    end = query_pixels.new_tensor([size[1], size[0]])
+    is_query = ((query_pixels >= 0) & (query_pixels < end)).all(dim=-1)
+    in_image = ((projected > -BORDER_TOLERANCE) & (projected < end + BORDER_TOLERANCE)).all(dim=-1)
+    is_kept = is_query[..., None, :].to(tracks.confidence.dtype)
     return replace(
         tracks,
-        visibility=tracks.visibility * kept * in_picture,
-        confidence=tracks.confidence * kept,
-        # Inside the picture even where unknown: whoever samples maps there must not trip.
-        pixels=torch.where(is_query[..., None], pixels, torch.zeros_like(pixels)),
+        visibility=tracks.visibility * is_kept * in_image,
+        confidence=tracks.confidence * is_kept,
+        # Unknown queries get a pixel inside the image, so that maps can be sampled there.
+        pixels=torch.where(is_query[..., None], query_pixels, torch.zeros_like(query_pixels)),
     )

@@ -1,38 +1,50 @@
-"""From a source of samples to batches that depend on nothing but the seed, the step and the place in the batch."""
+"""Reproducible loading: every batch is a function of the seed, the step and the positions in the global batch."""
 
 import gc
 import hashlib
 import json
 import os
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from recon4d.datasets.augmentation import Augmentation, augment_colors
-from recon4d.datasets.cropping import random_window, resize_and_crop
+from recon4d.datasets.cropping import crop_and_resize, random_crop_window
 from recon4d.datasets.mixture import SampleSource
 from recon4d.datasets.sample import Sample
-from recon4d.datasets.sampling import choose_tracks, random_numbers, unknown_tracks
+from recon4d.datasets.sampling import placeholder_tracks, random_stream, sample_tracks
 from recon4d.datasets.sequence_dataset import SequenceDataset
-from recon4d.errors import DataError
+from recon4d.errors import DataError, UserError, os_errors_as_user_errors
+from recon4d.io import atomic_file
 
-PREFETCHED_BATCHES = 2
-"""Batches that each worker keeps ready while the network computes."""
-LONG_LIST = 1000
-"""From this many sequences on, indexing shows a progress bar."""
+PREFETCH_FACTOR = 2
+"""Number of batches that each worker prepares in advance; the default of PyTorch."""
+PROGRESS_BAR_MIN_SEQUENCES = 1000
+"""Smallest number of sequences for which indexing shows a progress bar. Hand-tuned."""
 
 
 def sample_seed(seed: int, step: int, position: int) -> int:
-    """The seed of the sample at `position` of the global batch of `step`: 64 bits that fit a signed integer.
+    """Derive the seed of one sample of a run.
 
-    The first eight bytes of BLAKE2b over the three numbers as little-endian 64-bit integers, without the sign bit: the
-    same on every machine and in every version, and neighbors have nothing in common. Raises ``ValueError`` for
-    negative numbers.
+    The seed consists of the first eight bytes of BLAKE2b over the three numbers as little-endian 64-bit integers,
+    without the sign bit. It is the same on every machine and in every version.
+
+    Args:
+        seed: Seed of the run, at least 0.
+        step: Training step, at least 0.
+        position: Position of the sample in the global batch, at least 0.
+
+    Returns:
+        A non-negative integer below 2^63.
+
+    Raises:
+        ValueError: If a number is negative.
     """
     if min(seed, step, position) < 0:
         raise ValueError(f"seed, step, position = {seed}, {step}, {position}; wanted none below 0")
@@ -41,56 +53,82 @@ def sample_seed(seed: int, step: int, position: int) -> int:
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """A source whose samples are brought to one size and one number of queries, so that those of any set stack.
+class PreprocessedSource:
+    """A source whose samples are cropped, resized, augmented and given a fixed number of tracks.
 
-    Where a sample has no tracks it gets unknown ones at `anchors`, which must be those of the other sets. What only
-    some sets have, the clip's source and the ids of objects, is dropped. `augmentation` None leaves colors alone.
+    Samples of different data sets can then be stacked. The clip's source and the object ids, which only some data sets
+    have, are removed.
     """
 
     source: SampleSource
+    """Source of the original samples."""
     size: tuple[int, int]
+    """Height and width of the result."""
     num_tracks: int
+    """Number of queries of each anchor."""
     anchors: tuple[int, ...] = (0,)
-    smallest_window: float = 0.7
-    """Of the largest window that fits a frame; 1 cuts away only what the aspect demands."""
+    """Anchors of the placeholder tracks of samples without tracks; must be those of the samples with tracks."""
+    min_crop_scale: float = 0.7
+    """Smallest side length of the random crop, as a fraction of the largest crop; 1 keeps the largest crop."""
     augmentation: Augmentation | None = None
+    """Photometric augmentation; None keeps the colors."""
 
     def sample(self, seed: int) -> Sample:
-        """The prepared sample of a seed."""
+        """Create the preprocessed sample of a seed.
+
+        Args:
+            seed: Any non-negative integer below 2^63.
+
+        Returns:
+            A single sample of the configured size that depends only on the seed.
+        """
         sample = self.source.sample(seed)
-        window = random_window(sample.clip.size, self.size, self.smallest_window, random_numbers(seed, "window"))
-        sample = resize_and_crop(sample, window, self.size)
+        window = random_crop_window(sample.clip.size, self.size, self.min_crop_scale, random_stream(seed, "window"))
+        sample = crop_and_resize(sample, window, self.size)
         if sample.scene.tracks is None:
-            tracks = unknown_tracks(sample.scene.num_frames, self.anchors, self.num_tracks)
+            tracks = placeholder_tracks(sample.scene.num_frames, self.anchors, self.num_tracks)
             sample = replace(sample, scene=replace(sample.scene, tracks=tracks))
-        sample = choose_tracks(sample, self.num_tracks, random_numbers(seed, "tracks"))
+        sample = sample_tracks(sample, self.num_tracks, random_stream(seed, "tracks"))
         images = sample.clip.images
         if self.augmentation is not None:
             images = augment_colors(images, self.augmentation, seed)
         return replace(sample, clip=replace(sample.clip, images=images, source=None), object_ids=None)
 
 
-class TrainingSamples(Dataset[Sample]):
-    """The samples of a run: the item (step, position in the global batch) is a function of these and the seed."""
+class SeededDataset(Dataset[Sample]):
+    """The samples of a run, indexed by (step, position in the global batch).
+
+    Args:
+        source: Source of the samples.
+        seed: Seed of the run, at least 0.
+    """
 
     def __init__(self, source: SampleSource, seed: int) -> None:
         self.source = source
         self.seed = seed
 
     def __getitem__(self, place: tuple[int, int]) -> Sample:
-        with _one_thread():
-            return self.source.sample(sample_seed(self.seed, *place))
+        return self.source.sample(sample_seed(self.seed, *place))
 
 
-class GlobalBatches(Sampler[list[tuple[int, int]]]):
-    """Endlessly, one rank's places in the global batches from `first_step` on."""
+class GlobalBatchSampler(Sampler[list[tuple[int, int]]]):
+    """The endless sequence of one rank's parts of the global batches, as lists of (step, position).
+
+    Args:
+        first_step: Step of the first batch, at least 0.
+        batch_size: Number of samples of each rank.
+        rank: Index of this process.
+        world_size: Number of processes.
+
+    Raises:
+        ValueError: If a number is out of range.
+    """
 
     def __init__(self, first_step: int, batch_size: int, rank: int, world_size: int) -> None:
         if first_step < 0 or batch_size < 1 or not 0 <= rank < world_size:
             raise ValueError(
-                f"first_step = {first_step}, batch_size = {batch_size}, rank = {rank} of {world_size}; "
-                "wanted a step from 0, a batch from 1 and a rank below the number of ranks"
+                f"first_step = {first_step}, batch_size = {batch_size}, rank = {rank}, world_size = {world_size}; "
+                "wanted first_step >= 0, batch_size >= 1 and 0 <= rank < world_size"
             )
         self._first_step = first_step
         self._positions = range(rank * batch_size, (rank + 1) * batch_size)
@@ -102,115 +140,189 @@ class GlobalBatches(Sampler[list[tuple[int, int]]]):
             step += 1
 
 
-class _ForkSafeLoader(DataLoader[Sample]):
-    """A loader whose workers never clean up after their parent.
+@dataclass(frozen=True)
+class _UserErrorMessage:
+    """The message of a `UserError`, sent from a worker to the main process in place of a batch."""
 
-    A forked worker inherits what the parent has not collected yet. Freeing a video decoder there waits for its threads,
-    which a fork does not copy, for ever. So the parent collects first, and what lives is hidden from the workers'
-    collectors (as the documentation of `gc.freeze` advises).
+    text: str
+
+
+class _LoaderDataset(Dataset[Any]):
+    """A data set whose samples are computed in one thread, and whose user errors in workers become messages.
+
+    PyTorch would replace the message of a worker's exception by its traceback.
     """
 
-    def __iter__(self):
+    def __init__(self, samples: Dataset[Sample]) -> None:
+        self._samples = samples
+
+    def __getitem__(self, place: tuple[int, int]) -> Sample | _UserErrorMessage:
+        try:
+            with _single_threaded():
+                return self._samples[place]
+        except UserError as error:
+            if get_worker_info() is None:
+                raise
+            return _UserErrorMessage(str(error))
+
+
+class _ForkSafeLoader(DataLoader[Sample]):
+    """A loader whose workers do not free objects of the main process.
+
+    A forked worker inherits objects that the main process has not collected yet. Freeing a video decoder in the worker
+    waits forever for its threads, which a fork does not copy. So the main process collects garbage before the fork and
+    hides all live objects from the workers' collectors, as the documentation of `gc.freeze` advises.
+    """
+
+    def __iter__(self) -> Any:
         gc.collect()
         gc.freeze()
         try:
-            return super().__iter__()
+            batches = super().__iter__()
         finally:
             gc.unfreeze()
+        return _raise_user_errors(batches)
 
 
 def make_loader(
-    source: SampleSource, seed: int, first_step: int, batch_size: int, rank: int, world_size: int, workers: int
+    source: SampleSource, seed: int, first_step: int, batch_size: int, rank: int, world_size: int, num_workers: int
 ) -> DataLoader[Sample]:
-    """Endless batches of stacked samples, `batch_size` of them for this rank, beginning with those of `first_step`.
+    """Create a loader of endless stacked batches.
 
-    The ranks' batches one after the other are the global batch of a step. It is the same for any number of workers, for
-    any split over ranks, and wherever a run is taken up again. Workers read ahead while the network computes. The ranks
-    are shared out here: do not let accelerate's ``prepare`` do it again. In a worker a `DataError` is raised as what
-    torch makes of it, a ``RuntimeError`` with the same words.
+    The global batch of a step is the concatenation of the ranks' batches. It does not depend on the number of workers,
+    on the number of ranks, or on the step at which a run is resumed. The loader is already sharded: do not pass it
+    to ``Accelerator.prepare``.
+
+    Iteration raises `UserError` if a sample cannot be read, also from a worker.
+
+    Args:
+        source: Source of the samples.
+        seed: Seed of the run, at least 0.
+        first_step: Step of the first batch.
+        batch_size: Number of samples of this rank's batch.
+        rank: Index of this process.
+        world_size: Number of processes.
+        num_workers: Number of worker processes; 0 loads in the main process.
+
+    Returns:
+        A loader of samples of batch shape (batch_size).
+
+    Raises:
+        ValueError: If a number is out of range.
+    """
+    batches = GlobalBatchSampler(first_step, batch_size, rank, world_size)
+    return make_step_loader(SeededDataset(source, seed), batches, num_workers)
+
+
+def make_step_loader(
+    samples: Dataset[Sample], batches: Iterable[list[tuple[int, int]]], num_workers: int
+) -> DataLoader[Sample]:
+    """Create a loader of given batches, for sources whose samples differ from step to step.
+
+    Iteration raises `UserError` if a sample cannot be read, also from a worker.
+
+    Args:
+        samples: Samples indexed by (step, position in the global batch).
+        batches: Places (step, position) of the samples of each batch.
+        num_workers: Number of worker processes; 0 loads in the main process.
+
+    Returns:
+        A loader of stacked samples.
     """
     return _ForkSafeLoader(
-        TrainingSamples(source, seed),
-        batch_sampler=GlobalBatches(first_step, batch_size, rank, world_size),
-        collate_fn=Sample.stack,
-        num_workers=workers,
-        prefetch_factor=PREFETCHED_BATCHES if workers else None,
-        pin_memory=torch.cuda.is_available(),
-    )
-
-
-def step_loader(samples: Dataset[Sample], batches: Sequence[list[tuple[int, int]]], workers: int) -> DataLoader[Sample]:
-    """Stacked samples of the given batches of places (step, position in the global batch), one after the other.
-
-    For sources whose samples differ from step to step; workers and errors are as for `make_loader`.
-    """
-    return _ForkSafeLoader(
-        samples,
+        _LoaderDataset(samples),
         batch_sampler=batches,
-        collate_fn=Sample.stack,
-        num_workers=workers,
-        prefetch_factor=PREFETCHED_BATCHES if workers else None,
+        collate_fn=_stack,
+        num_workers=num_workers,
+        prefetch_factor=PREFETCH_FACTOR if num_workers else None,
         pin_memory=torch.cuda.is_available(),
     )
+
+
+def _stack(samples: Sequence[Sample | _UserErrorMessage]) -> Sample | _UserErrorMessage:
+    """Stack samples into a batch, or return the first error."""
+    stackable = []
+    for sample in samples:
+        if isinstance(sample, _UserErrorMessage):
+            return sample
+        stackable.append(sample)
+    return Sample.stack(stackable)
+
+
+def _raise_user_errors(batches: Iterator[Sample | _UserErrorMessage]) -> Iterator[Sample]:
+    for batch in batches:
+        if isinstance(batch, _UserErrorMessage):
+            raise UserError(batch.text)
+        yield batch
 
 
 class SequenceIndex(SequenceDataset):
-    """A data set whose lengths are kept in a JSON file, so that thousands of sequences need not be opened again.
+    """A data set whose sequence lengths are cached in a JSON file.
 
-    The file counts as long as the data set's kind and names and every file in `folder` (path, size, time of change) are
-    as they were; otherwise it is written anew, as a whole, so that ranks may do so side by side. What is known to be
-    broken is kept too.
+    The cache is valid as long as the class and the sequence names of the data set and all files in `folder` (path, size
+    and modification time) are unchanged. Otherwise it is rebuilt and replaced atomically, so several ranks may do so
+    at the same time. Sequences with unreadable lengths are cached too.
+
+    Args:
+        sequences: The data set.
+        folder: Folder of the data set.
+        index_file: The cache file. It may lie in `folder`.
+
+    Raises:
+        UserError: If the folder cannot be read or the cache cannot be written.
     """
 
     def __init__(self, sequences: SequenceDataset, folder: str | Path, index_file: str | Path) -> None:
-        """Reads the index or builds it. Raises ``OSError`` where the file cannot be written."""
         self._sequences = sequences
         self._names = sequences.names()
         index_file = Path(index_file)
-        key = _content_key(sequences, self._names, Path(folder), index_file)
-        lengths = _read_index(index_file, key)
+        with os_errors_as_user_errors():
+            key = _content_key(sequences, self._names, Path(folder), index_file)
+            lengths = _read_index(index_file, key)
         if lengths is None:
-            lengths = _lengths(sequences, self._names)
+            lengths = _read_lengths(sequences, self._names)
             _write_index(index_file, key, lengths)
         self._lengths = lengths
 
     def names(self) -> list[str]:
-        """The sequences there are, sorted."""
+        """See `SequenceDataset.names`."""
         return list(self._names)
 
     def num_frames(self, name: str) -> int:
-        """How many frames a sequence has. Raises `DataError` as it was raised when the index was built."""
+        """See `SequenceDataset.num_frames`. A `DataError` is raised as it was when the index was built."""
         if name not in self._lengths:
-            raise ValueError(f"there is no sequence {name!r}; the first of {len(self._names)} is {self._names[:1]}")
+            raise DataError(name, "index", f"has no such sequence; its first is {self._names[:1]}")
         length = self._lengths[name]
         if isinstance(length, str):
             raise DataError(name, "index", length)
         return length
 
     def read(self, name: str, frames: Sequence[int], anchors: tuple[int, ...] = (0,)) -> Sample:
-        """The clip of these frames and its truth, read from the data set itself."""
+        """See `SequenceDataset.read`."""
         return self._sequences.read(name, frames, anchors)
 
 
 def _content_key(sequences: SequenceDataset, names: list[str], folder: Path, index_file: Path) -> str:
-    """A hash of everything that the lengths may depend on, the index itself left out."""
+    """Compute a hash of everything that the lengths may depend on, except the index itself."""
     digest = hashlib.blake2b(digest_size=16)
     digest.update(json.dumps([type(sequences).__module__, type(sequences).__qualname__, names]).encode())
     for inside, folders, files in os.walk(folder):
-        folders.sort()  # in place: decides the order in which os.walk goes on
+        folders.sort()  # in place, which determines the order in which os.walk descends
         for path in (Path(inside, name) for name in sorted(files)):
-            # The index itself, or another rank's that is being written just now.
+            # Skip the index and the temporary files of other ranks that are writing it.
             if path.name != index_file.name and not path.name.startswith(f".{index_file.name}."):
-                about = path.stat()
-                digest.update(json.dumps([str(path.relative_to(folder)), about.st_size, about.st_mtime_ns]).encode())
+                status = path.stat()
+                digest.update(json.dumps([str(path.relative_to(folder)), status.st_size, status.st_mtime_ns]).encode())
     return digest.hexdigest()
 
 
-def _lengths(sequences: SequenceDataset, names: list[str]) -> dict[str, int | str]:
+def _read_lengths(sequences: SequenceDataset, names: list[str]) -> dict[str, int | str]:
+    """Read the length of every sequence, or the reason why it cannot be read."""
     from tqdm import tqdm
 
     lengths: dict[str, int | str] = {}
-    for name in tqdm(names, desc="indexing", unit="sequence", leave=False, disable=len(names) < LONG_LIST):
+    is_quiet = len(names) < PROGRESS_BAR_MIN_SEQUENCES
+    for name in tqdm(names, desc="indexing", unit="sequence", leave=False, disable=is_quiet):
         try:
             lengths[name] = sequences.num_frames(name)
         except DataError as error:
@@ -219,27 +331,22 @@ def _lengths(sequences: SequenceDataset, names: list[str]) -> dict[str, int | st
 
 
 def _read_index(index_file: Path, key: str) -> dict[str, int | str] | None:
-    """The lengths in the file, or None where there is no index of this content."""
+    """Read the lengths in the file; None if the file is missing, damaged or outdated."""
     try:
         stored = json.loads(index_file.read_text())
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
         return None
     return stored["lengths"] if isinstance(stored, dict) and stored.get("key") == key else None
 
 
 def _write_index(index_file: Path, key: str, lengths: dict[str, int | str]) -> None:
-    partial = _partial(index_file)
-    partial.write_text(json.dumps({"key": key, "lengths": lengths}, indent=1))
-    partial.replace(index_file)
-
-
-def _partial(index_file: Path) -> Path:
-    return index_file.with_name(f".{index_file.name}.{os.getpid()}")
+    with atomic_file(index_file) as partial:
+        partial.write_text(json.dumps({"key": key, "lengths": lengths}, indent=1))
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
-    """One thread inside, as in any worker: the number of threads decides in which order floats are summed."""
+def _single_threaded() -> Iterator[None]:
+    """Limit torch to one thread, as in workers, because the number of threads determines the order of summation."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -1,7 +1,7 @@
-"""True point maps from tracked vertices: scattered into the pictures that see them, and followed from anchor pixels.
+"""Ground-truth point maps from tracks, in the image of every frame or over the pixels of the anchor frames.
 
-The point map of a frame that follows from its depth is `scene.points` already. All points are in the scene's world,
-which in training truth is the first camera's.
+The point map that follows from the depth of a frame is `Scene.points`. All points are in the world coordinates of the
+scene, which in training data are those of the first camera.
 """
 
 from dataclasses import dataclass
@@ -16,89 +16,107 @@ from recon4d.records import Scene, TensorRecord, Tracks
 
 @dataclass(frozen=True, eq=False)
 class AnchorMaps(TensorRecord):
-    """X^i_j: where the vertex that pixel (u, v) of anchor i sees is at the time of frame j, in the world."""
+    """World points of the pixels of each anchor frame at the time of each frame."""
 
     positions: Float[Tensor, "*batch anchor time height width 3"]
+    """Position at the time of frame j of the surface point that anchor i sees in pixel (u, v); 0 where unknown."""
     displacements: Float[Tensor, "*batch anchor time height width 3"]
-    """V_j - V_i: from the vertex's place at the anchor's own time."""
-    known: Bool[Tensor, "*batch anchor time height width"]
+    """Difference between the position and that at the time of the anchor; 0 where unknown."""
+    is_known: Bool[Tensor, "*batch anchor time height width"]
+    """Whether the point is known at both times."""
 
 
-def scattered_points(
+def rasterize_tracks(
     tracks: Tracks, scene: Scene, size: tuple[int, int]
 ) -> tuple[Float[Tensor, "*batch time height width 3"], Bool[Tensor, "*batch time height width"]]:
-    """Point maps at `size` (height, width) of the vertices visible in each frame, and where there is one.
+    """Rasterize the visible track points of every frame into point maps.
 
-    A vertex falls into the pixel that its projection lies in (floor); of several in one pixel the nearest to the
-    camera is seen. Sparse tracks leave most pixels unknown (0).
+    A point belongs to the pixel that contains its projection. If several points share a pixel, the one closest to the
+    camera is used. Sparse tracks leave most pixels unknown.
+
+    Args:
+        tracks: Tracks in the world coordinates of the scene. The points of all anchors are used.
+        scene: Scene whose cameras view the points.
+        size: Height and width of the maps.
+
+    Returns:
+        Point maps (*batch, time, height, width, 3), 0 where unknown, and masks of the known pixels.
     """
-    # Every anchor's vertices alike: (*batch, time, anchor * query).
+    # All anchors together: (*batch, time, anchor * query).
     points = tracks.points.transpose(-4, -3).flatten(-3, -2)
-    is_seen = ((tracks.visibility > 0.5) & (tracks.confidence > 0)).transpose(-3, -2).flatten(-2, -1)
+    is_visible = ((tracks.visibility > 0.5) & (tracks.confidence > 0)).transpose(-3, -2).flatten(-2, -1)
     cameras = scene.cameras.resized(scene.size, size)
     in_camera = transform_points(cameras.cam_from_world, points)
     depths = in_camera[..., 2]
-    cells = _cells(project(in_camera, cameras.intrinsics), size)
-    winners = _nearest_in_cell(cells, depths, is_seen & (depths > 0) & (cells >= 0), size[0] * size[1])
-    known = winners >= 0
-    return _taken(points, winners, known).unflatten(-2, size), known.unflatten(-1, size)
+    cells = _pixel_index(project(in_camera, cameras.intrinsics), size)
+    nearest = _argmin_per_cell(cells, depths, is_visible & (depths > 0) & (cells >= 0), size[0] * size[1])
+    is_known = nearest >= 0
+    return _gather_or_zero(points, nearest, is_known).unflatten(-2, size), is_known.unflatten(-1, size)
 
 
 def anchor_maps(tracks: Tracks, size: tuple[int, int]) -> AnchorMaps:
-    """The tracks as maps over the pixels of their anchors, `size` (height, width) being that of the maps they are in.
+    """Arrange tracks as maps over the pixels of their anchor frames.
 
-    Dense tracks fill every pixel; of several queries in one pixel the one nearest to its center counts. A vertex is
-    known at j where its tracks are believed both there and at the anchor; elsewhere both maps are 0. Nothing is known
-    of an anchor that was sliced away.
+    Dense tracks fill every pixel. If several queries share a pixel, the one closest to the center of the pixel is used.
+    A point is known at a time if its track has a confidence above 0 there and at the anchor. Queries of an anchor that
+    was sliced away are unknown.
+
+    Args:
+        tracks: Tracks of shape (*batch, anchor, time, query).
+        size: Height and width of the images to which the query pixels refer.
+
+    Returns:
+        Maps of positions and displacements.
     """
-    cells = _cells(tracks.pixels, size)
+    cells = _pixel_index(tracks.pixels, size)
     off_center = (tracks.pixels - tracks.pixels.floor() - 0.5).square().sum(dim=-1)
-    own_time = tracks.anchors.clamp(min=0)[..., None, None]
-    at_anchor = tracks.confidence.take_along_dim(own_time, dim=-2)[..., 0, :] > 0
-    usable = at_anchor & (tracks.anchors >= 0)[..., None] & (cells >= 0)
-    winners = _nearest_in_cell(cells, off_center, usable, size[0] * size[1])
+    anchor_time = tracks.anchors.clamp(min=0)[..., None, None]
+    known_at_anchor = tracks.confidence.take_along_dim(anchor_time, dim=-2)[..., 0, :] > 0
+    is_query = known_at_anchor & (tracks.anchors >= 0)[..., None] & (cells >= 0)
+    nearest = _argmin_per_cell(cells, off_center, is_query, size[0] * size[1])
 
-    start = tracks.points.take_along_dim(own_time[..., None], dim=-3)
-    over_time = winners[..., None, :].expand(*tracks.points.shape[:-2], -1)
-    known = _taken(tracks.confidence[..., None], over_time, over_time >= 0)[..., 0] > 0
+    start = tracks.points.take_along_dim(anchor_time[..., None], dim=-3)
+    nearest_over_time = nearest[..., None, :].expand(*tracks.points.shape[:-2], -1)
+    is_known = _gather_or_zero(tracks.confidence[..., None], nearest_over_time, nearest_over_time >= 0)[..., 0] > 0
     return AnchorMaps(
-        positions=_taken(tracks.points, over_time, known).unflatten(-2, size),
-        displacements=_taken(tracks.points - start, over_time, known).unflatten(-2, size),
-        known=known.unflatten(-1, size),
+        positions=_gather_or_zero(tracks.points, nearest_over_time, is_known).unflatten(-2, size),
+        displacements=_gather_or_zero(tracks.points - start, nearest_over_time, is_known).unflatten(-2, size),
+        is_known=is_known.unflatten(-1, size),
     )
 
 
-def _cells(pixels: Float[Tensor, "*rows n 2"], size: tuple[int, int]) -> Int[Tensor, "*rows n"]:
-    """The number of the pixel, row by row, that each (x, y) lies in; -1 outside the picture."""
+def _pixel_index(pixels: Float[Tensor, "*rows n 2"], size: tuple[int, int]) -> Int[Tensor, "*rows n"]:
+    """Compute the row-major index of the pixel that contains each (x, y); -1 outside the image."""
     height, width = size
-    inside = (pixels >= 0).all(dim=-1) & (pixels[..., 0] < width) & (pixels[..., 1] < height)
-    # Enormous and unknown pixels have no whole number: they are replaced before rounding.
-    columns, rows = torch.where(inside[..., None], pixels, torch.zeros_like(pixels)).long().unbind(-1)
-    return torch.where(inside, rows * width + columns, -1)
+    is_inside = (pixels >= 0).all(dim=-1) & (pixels[..., 0] < width) & (pixels[..., 1] < height)
+    # Very large coordinates and NaN cannot be converted to integers, so they are replaced first.
+    columns, rows = torch.where(is_inside[..., None], pixels, torch.zeros_like(pixels)).long().unbind(-1)
+    return torch.where(is_inside, rows * width + columns, -1)
 
 
-def _nearest_in_cell(
-    cells: Int[Tensor, "*rows n"], distances: Float[Tensor, "*rows n"], usable: Bool[Tensor, "*rows n"], num_cells: int
+def _argmin_per_cell(
+    cells: Int[Tensor, "*rows n"], distances: Float[Tensor, "*rows n"], mask: Bool[Tensor, "*rows n"], num_cells: int
 ) -> Int[Tensor, "*rows cells"]:
-    """For every cell the usable candidate of the smallest distance (the first of equals), -1 where there is none."""
-    order = torch.where(usable, distances, torch.inf).argsort(dim=-1, stable=True)
-    # Ranks rather than distances are scattered, so that the smallest one also tells whose it is.
+    """Find the masked item of smallest distance in every cell; the first of equals, -1 for an empty cell."""
+    order = torch.where(mask, distances, torch.inf).argsort(dim=-1, stable=True)
+    # Ranks are scattered instead of distances, because the smallest rank also identifies the item.
     ranks = torch.arange(order.shape[-1], device=order.device).expand(order.shape)
-    spare = torch.where(usable, cells, num_cells).gather(-1, order)
-    nobody = order.shape[-1]
-    best = ranks.new_full((*order.shape[:-1], num_cells + 1), nobody).scatter_reduce(-1, spare, ranks, "amin")
-    best = best[..., :num_cells]
-    if not nobody:
+    # Items outside the mask go to an extra cell.
+    cells_in_order = torch.where(mask, cells, num_cells).gather(-1, order)
+    num_items = order.shape[-1]
+    best = ranks.new_full((*order.shape[:-1], num_cells + 1), num_items)
+    best = best.scatter_reduce(-1, cells_in_order, ranks, "amin")[..., :num_cells]
+    if not num_items:
         return best - 1
-    return torch.where(best < nobody, order.gather(-1, best.clamp(max=nobody - 1)), -1)
+    return torch.where(best < num_items, order.gather(-1, best.clamp(max=num_items - 1)), -1)
 
 
-def _taken(
-    values: Float[Tensor, "*rows n c"], chosen: Int[Tensor, "*rows cells"], known: Bool[Tensor, "*rows cells"]
+def _gather_or_zero(
+    values: Float[Tensor, "*rows n c"], indices: Int[Tensor, "*rows cells"], mask: Bool[Tensor, "*rows cells"]
 ) -> Float[Tensor, "*rows cells c"]:
-    """The chosen values; 0 where they are not known."""
+    """Gather values by index; 0 outside the mask."""
     if not values.shape[-2]:
-        return values.new_zeros(*chosen.shape, values.shape[-1])
-    taken = values.take_along_dim(chosen.clamp(min=0)[..., None], dim=-2)
-    # where(), not a product: what is unknown may be NaN.
-    return torch.where(known[..., None], taken, torch.zeros_like(taken))
+        return values.new_zeros(*indices.shape, values.shape[-1])
+    gathered = values.take_along_dim(indices.clamp(min=0)[..., None], dim=-2)
+    # torch.where instead of a product, because unknown values may be NaN.
+    return torch.where(mask[..., None], gathered, torch.zeros_like(gathered))

@@ -1,4 +1,4 @@
-"""What every data set yields: a clip and everything that is true of it."""
+"""The record that every data set yields: a clip with its ground-truth scene."""
 
 from dataclasses import dataclass, replace
 
@@ -18,51 +18,70 @@ from recon4d.records import (
 
 @dataclass(frozen=True, eq=False)
 class Sample(TensorRecord):
-    """A clip and its true scene, at the same size, in the world of the first frame's camera.
-
-    `object_ids`, where a source knows them, tell apart the things that pixels belong to.
-    """
+    """A clip and its ground-truth scene at the same image size, in the coordinates of the first frame's camera."""
 
     clip: Clip
+    """Input images and times, shape (*batch, time, 3, height, width)."""
     scene: Scene
+    """Ground truth; confidence 0 marks unknown depths, points and tracks."""
     object_ids: Int[Tensor, "*batch time height width"] | None = None
+    """Id of the object that each pixel shows; None if the source does not provide ids."""
 
 
 @dataclass(frozen=True, eq=False)
 class Trajectories(TensorRecord):
-    """World points that a data set follows through all frames of a clip.
-
-    `exists` says where the annotation means anything, `visible` where the point is seen in the frame.
-    """
+    """Annotated 3D points over all frames of a clip."""
 
     points: Float[Tensor, "*batch time query 3"]
+    """World coordinates."""
     pixels: Float[Tensor, "*batch time query 2"]
-    """(x, y) in each frame, the first pixel's center at (0.5, 0.5)."""
-    exists: Bool[Tensor, "*batch time query"]
+    """Image coordinates (x, y) in each frame; the center of the first pixel is (0.5, 0.5)."""
+    valid: Bool[Tensor, "*batch time query"]
+    """Whether the annotation is meaningful."""
     visibility: Bool[Tensor, "*batch time query"]
+    """Whether the point is visible in the frame."""
 
 
 def as_static(sample: Sample) -> Sample:
-    """The sample of a place in which, as is known, nothing moves: its scene says so of every pixel."""
+    """Mark every pixel of a sample as static.
+
+    Args:
+        sample: Sample of a scene that is known to contain no motion, shape (*batch).
+
+    Returns:
+        The sample with a dynamic probability of 0 everywhere.
+    """
     return replace(sample, scene=replace(sample.scene, dynamic=torch.zeros_like(sample.scene.dynamic)))
 
 
 def ground_truth_scene(
     cameras: Cameras,
     depths: Float[Tensor, "time height width"],
-    known: Bool[Tensor, "time height width"],
+    is_known: Bool[Tensor, "time height width"],
     trajectories: Trajectories | None = None,
     anchors: tuple[int, ...] = (0,),
     dynamic: Float[Tensor, "time height width"] | None = None,
     metres_per_unit: float = torch.nan,
 ) -> Scene:
-    """The scene of measured cameras and depth, in the world of the first camera; what is not `known` becomes 0.
+    """Build the scene of measured cameras, depth and trajectories, in the coordinates of the first camera.
 
-    Point maps are those of the depth. Every trajectory is a query of every anchor, with confidence 0 where it does not
-    exist or was not visible in the anchor frame.
+    Point maps are unprojected from the depth. Every trajectory is a query of every anchor; its confidence is 0 where it
+    is invalid, and everywhere if it is invalid or not visible in the anchor frame.
+
+    Args:
+        cameras: Cameras in any world coordinates, shape (time).
+        depths: z in the camera frame; arbitrary where unknown.
+        is_known: Whether the depth is measured. Unknown depths and points become 0 with confidence 0.
+        trajectories: Annotated points in the world coordinates of `cameras`, or None.
+        anchors: Frames at which tracks are queried.
+        dynamic: Probability that a pixel shows a moving point; None if unknown (NaN in the scene).
+        metres_per_unit: Length of one unit in meters; NaN if unknown.
+
+    Returns:
+        The ground-truth scene.
     """
-    depths = torch.where(known, depths, torch.zeros_like(depths))
-    confidence = known.to(depths.dtype)
+    depths = torch.where(is_known, depths, torch.zeros_like(depths))
+    confidence = is_known.to(depths.dtype)
     points = transform_points(cameras.world_from_cam, unproject_map(depths, cameras.intrinsics))
     return (
         Scene(
@@ -73,25 +92,25 @@ def ground_truth_scene(
             point_confidence=confidence,
             dynamic=torch.full_like(depths, torch.nan) if dynamic is None else dynamic,
             metres_per_unit=torch.tensor(metres_per_unit),
-            tracks=None if trajectories is None else _tracks(trajectories, anchors),
+            tracks=None if trajectories is None else _tracks_from_trajectories(trajectories, anchors),
         )
         .in_frame(0)
-        .without_unknown_points()
+        .zero_unknown_points()
     )
 
 
-def _tracks(trajectories: Trajectories, anchors: tuple[int, ...]) -> Tracks:
-    chosen = list(anchors)
-    found = trajectories.visibility[chosen] & trajectories.exists[chosen]
-    believed = found[:, None] & trajectories.exists
-    per_anchor = (len(chosen), *trajectories.points.shape)
-    finite = torch.where(trajectories.exists[..., None], trajectories.points, torch.zeros_like(trajectories.points))
+def _tracks_from_trajectories(trajectories: Trajectories, anchors: tuple[int, ...]) -> Tracks:
+    """Use every trajectory as a query of every anchor."""
+    anchor_list = list(anchors)
+    is_query = trajectories.visibility[anchor_list] & trajectories.valid[anchor_list]
+    is_annotated = is_query[:, None] & trajectories.valid
+    shape = (len(anchor_list), *trajectories.points.shape)
+    points = torch.where(trajectories.valid[..., None], trajectories.points, torch.zeros_like(trajectories.points))
+    query_pixels = trajectories.pixels[anchor_list]
     return Tracks(
-        points=finite.expand(per_anchor),
-        visibility=(believed & trajectories.visibility).to(finite.dtype),
-        confidence=believed.to(finite.dtype),
-        anchors=torch.tensor(chosen),
-        pixels=torch.where(
-            found[..., None], trajectories.pixels[chosen], torch.zeros_like(trajectories.pixels[chosen])
-        ),
+        points=points.expand(shape),
+        visibility=(is_annotated & trajectories.visibility).to(points.dtype),
+        confidence=is_annotated.to(points.dtype),
+        anchors=torch.tensor(anchor_list),
+        pixels=torch.where(is_query[..., None], query_pixels, torch.zeros_like(query_pixels)),
     )

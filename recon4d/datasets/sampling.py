@@ -1,4 +1,4 @@
-"""Which frames of a sequence form a clip, which frames see the same things, and which tracks come along."""
+"""Sampling of clips: frames of a sequence, the anchor frame, overlapping views and a fixed number of tracks."""
 
 import hashlib
 from dataclasses import dataclass, replace
@@ -9,103 +9,157 @@ from jaxtyping import Float
 from torch import Tensor
 
 from recon4d.datasets.sample import Sample
+from recon4d.errors import UserError
 from recon4d.geometry import project, transform_points
 from recon4d.records import Scene, Tracks
 
 DEPTH_TOLERANCE = 0.1
-"""A point is seen by another camera where its depth there agrees with the map's up to this share of it."""
+"""Largest relative depth difference at which another camera sees the same surface. Hand-tuned."""
 
 
 @dataclass(frozen=True)
-class ClipChoice:
-    """How the frames of clips are chosen. Shares are of all clips; unordered and reversed ones exclude each other."""
+class ClipSampling:
+    """Distribution of the frames of a clip.
+
+    Probabilities are per clip. A clip is not both reversed and shuffled.
+
+    Raises:
+        UserError: If a value is out of range.
+    """
 
     num_frames: int = 8
+    """Number of frames of each clip."""
     strides: tuple[int, int] = (1, 4)
-    """Smallest and largest step from one frame to the next, both included."""
-    gaps_share: float = 0.25
-    """Clips whose every step is drawn for itself; the others step evenly."""
-    reversed_share: float = 0.2
-    """Clips from late to early, their times descending."""
-    unordered_share: float = 0.1
-    """Clips shuffled like loose photos, their times forgotten."""
-    other_anchor_share: float = 0.0
-    """Clips whose tracks start at a random frame instead of the first."""
+    """Smallest and largest step between consecutive frames, inclusive."""
+    irregular_probability: float = 0.25
+    """Probability that every step of a clip is drawn independently. Otherwise all steps of the clip are equal."""
+    reversed_probability: float = 0.2
+    """Probability that a clip runs backward in time; its times descend."""
+    shuffled_probability: float = 0.1
+    """Probability that the frames of a clip are shuffled and its times are removed, as for unordered photos."""
+    random_anchor_probability: float = 0.0
+    """Probability that tracks start at a random frame instead of the first."""
 
     def __post_init__(self) -> None:
         low, high = self.strides
         if self.num_frames < 1 or not 1 <= low <= high:
-            raise ValueError(
-                f"num_frames = {self.num_frames}, strides = {self.strides}; wanted at least 1 and 1 <= low <= high"
+            raise UserError(
+                f"num_frames = {self.num_frames}, strides = {self.strides}; wanted num_frames >= 1 and 1 <= low <= high"
             )
-        shares = (self.gaps_share, self.reversed_share, self.unordered_share)
-        if not all(0 <= share <= 1 for share in shares) or self.reversed_share + self.unordered_share > 1:
-            raise ValueError(
-                f"shares of clips with gaps, reversed, unordered = {shares}; wanted 0 to 1, "
-                "the last two at most 1 together"
+        probabilities = (self.irregular_probability, self.reversed_probability, self.shuffled_probability)
+        if not all(0 <= p <= 1 for p in probabilities) or self.reversed_probability + self.shuffled_probability > 1:
+            raise UserError(
+                f"probabilities of irregular, reversed and shuffled clips = {probabilities}; wanted values from 0 to 1 "
+                "of which the last two sum to at most 1"
             )
-        if not 0 <= self.other_anchor_share <= 1:
-            raise ValueError(f"other_anchor_share = {self.other_anchor_share}; wanted 0 to 1")
+        if not 0 <= self.random_anchor_probability <= 1:
+            raise UserError(f"random_anchor_probability = {self.random_anchor_probability}; wanted a value from 0 to 1")
 
     @property
-    def shortest(self) -> int:
-        """The frames that a sequence needs for one clip."""
+    def min_length(self) -> int:
+        """Number of frames that a sequence needs for one clip."""
         return 1 + (self.num_frames - 1) * self.strides[0]
 
 
 @dataclass(frozen=True)
-class ChosenFrames:
-    """Frame numbers in the clip's order, none twice; `unordered` where the clip's times are to be forgotten."""
+class SampledFrames:
+    """Frames of one clip."""
 
-    numbers: tuple[int, ...]
-    unordered: bool
+    indices: tuple[int, ...]
+    """Distinct frame numbers in the sequence, in the order of the clip."""
+    is_shuffled: bool
+    """Whether the times of the clip must be removed."""
 
 
-def random_numbers(seed: int, purpose: str) -> np.random.Generator:
-    """A stream of its own for every (seed, purpose), so that one purpose may draw more without moving the others."""
+def random_stream(seed: int, purpose: str) -> np.random.Generator:
+    """Create an independent random generator for each purpose.
+
+    The number of draws for one purpose does not affect any other.
+
+    Args:
+        seed: Any integer.
+        purpose: Name of the stream.
+
+    Returns:
+        A generator that depends only on `seed` and `purpose`.
+    """
     digest = hashlib.blake2b(f"{seed}/{purpose}".encode(), digest_size=16).digest()
     return np.random.default_rng(int.from_bytes(digest, "little"))
 
 
-def choose_frames(choice: ClipChoice, length: int, random: np.random.Generator) -> ChosenFrames:
-    """The frames of a clip from a sequence of `length` frames, anywhere in it with equal chance.
+def sample_frames(sampling: ClipSampling, length: int, rng: np.random.Generator) -> SampledFrames:
+    """Sample the frames of a clip at a uniformly random position in the sequence.
 
-    Where the drawn steps do not fit, they are shortened, never below the smallest. Raises ``ValueError`` for a sequence
-    that is too short for that: no frame is ever taken twice.
+    Steps that do not fit into the sequence are shortened, but never below the smallest stride.
+
+    Args:
+        sampling: Distribution of frames.
+        length: Number of frames of the sequence.
+        rng: Source of randomness.
+
+    Returns:
+        `sampling.num_frames` distinct frames.
+
+    Raises:
+        ValueError: If the sequence is shorter than `sampling.min_length`.
     """
-    if length < choice.shortest:
+    if length < sampling.min_length:
         raise ValueError(
-            f"a sequence of {length} frames is too short for {choice.num_frames} frames at steps of at least "
-            f"{choice.strides[0]}; wanted {choice.shortest} or more"
+            f"a sequence of {length} frames is too short for {sampling.num_frames} frames at steps of at least "
+            f"{sampling.strides[0]}; wanted {sampling.min_length} or more"
         )
-    # Always the same draws in the same order: which kind a clip is does not depend on the length of its sequence.
-    has_gaps, kind = random.random() < choice.gaps_share, random.random()
-    steps = _uneven_steps(choice, length, random) if has_gaps else _even_steps(choice, length, random)
-    first = int(random.integers(length - sum(steps)))
-    numbers = np.cumsum([first, *steps])
-    unordered = kind < choice.unordered_share
-    if unordered:
-        numbers = random.permutation(numbers)
-    elif kind < choice.unordered_share + choice.reversed_share:
-        numbers = numbers[::-1]
-    return ChosenFrames(tuple(numbers.tolist()), unordered)
+    # The same draws in the same order: whether a clip is irregular, reversed or shuffled does not depend on the length.
+    is_irregular, kind = rng.random() < sampling.irregular_probability, rng.random()
+    steps = _irregular_steps(sampling, length, rng) if is_irregular else _regular_steps(sampling, length, rng)
+    first = int(rng.integers(length - sum(steps)))
+    indices = np.cumsum([first, *steps])
+    is_shuffled = kind < sampling.shuffled_probability
+    if is_shuffled:
+        indices = rng.permutation(indices)
+    elif kind < sampling.shuffled_probability + sampling.reversed_probability:
+        indices = indices[::-1]
+    return SampledFrames(tuple(indices.tolist()), is_shuffled)
 
 
-def choose_anchor(choice: ClipChoice, random: np.random.Generator) -> int:
-    """The place in a clip of the frame whose points are tracked: the first, or any of all with equal chance."""
-    is_random, place = random.random() < choice.other_anchor_share, int(random.integers(choice.num_frames))
-    return place if is_random else 0
+def sample_anchor(sampling: ClipSampling, rng: np.random.Generator) -> int:
+    """Sample the anchor frame, whose points are tracked.
+
+    Args:
+        sampling: Distribution of frames.
+        rng: Source of randomness.
+
+    Returns:
+        Position of the anchor in the clip: 0, or any position with equal probability.
+    """
+    is_random, position = rng.random() < sampling.random_anchor_probability, int(rng.integers(sampling.num_frames))
+    return position if is_random else 0
 
 
 def without_times(sample: Sample) -> Sample:
-    """The sample as loose photos: its times are NaN."""
+    """Remove the times of a clip, as for unordered photos.
+
+    Args:
+        sample: Any sample.
+
+    Returns:
+        The sample with NaN times.
+    """
     return replace(sample, clip=replace(sample.clip, times=torch.full_like(sample.clip.times, torch.nan)))
 
 
-def overlap(scene: Scene, i: int, j: int) -> float:
-    """The share of frame i's known points that frame j sees: in front of it, in its picture, and at its depth there.
+def view_overlap(scene: Scene, i: int, j: int) -> float:
+    """Compute the fraction of frame i's known points that frame j sees.
 
-    Depth is tested to 10 %; a point over a pixel of unknown depth counts as unseen. 0 where frame i knows no point.
+    Frame j sees a point that lies in front of its camera and inside its image, and whose depth agrees with the depth
+    map to 10 %. Points that project to a pixel of unknown depth count as not visible.
+
+    Args:
+        scene: Scene with depth.
+        i: Frame whose points are projected.
+        j: Frame into which they are projected.
+
+    Returns:
+        A value from 0 to 1; 0 if frame i has no known points.
     """
     points = scene.points[i][scene.point_confidence[i] > 0]
     if len(points) == 0:
@@ -113,79 +167,120 @@ def overlap(scene: Scene, i: int, j: int) -> float:
     in_camera = transform_points(scene.cameras.cam_from_world[j], points)
     pixels = project(in_camera, scene.cameras.intrinsics[j])
     height, width = scene.size
-    # Infinite and enormous pixels have no whole number: compare before rounding.
-    inside = (pixels >= 0).all(dim=-1) & (pixels[:, 0] < width) & (pixels[:, 1] < height)
-    columns, rows = pixels[inside].long().unbind(-1)
-    found, wanted = in_camera[inside, 2], scene.depths[j, rows, columns]
-    # What is behind the camera has negative z, which agrees with no depth.
-    agrees = (found - wanted).abs() <= DEPTH_TOLERANCE * wanted
-    seen = agrees & (scene.depth_confidence[j, rows, columns] > 0)
-    return int(seen.sum()) / len(points)
+    # Infinite and very large coordinates cannot be converted to integers, so bounds are checked first.
+    is_inside = (pixels >= 0).all(dim=-1) & (pixels[:, 0] < width) & (pixels[:, 1] < height)
+    columns, rows = pixels[is_inside].long().unbind(-1)
+    point_depths, map_depths = in_camera[is_inside, 2], scene.depths[j, rows, columns]
+    # Points behind the camera have negative z, which never agrees with the depth map.
+    agrees = (point_depths - map_depths).abs() <= DEPTH_TOLERANCE * map_depths
+    is_visible = agrees & (scene.depth_confidence[j, rows, columns] > 0)
+    return int(is_visible.sum()) / len(points)
 
 
-def overlaps(scene: Scene) -> Float[Tensor, "time time"]:
-    """`overlap` of every frame (rows) in every other (columns); quadratic in frames, so give it small maps."""
+def view_overlap_matrix(scene: Scene) -> Float[Tensor, "time time"]:
+    """Compute `view_overlap` for all pairs of frames.
+
+    The cost is quadratic in the number of frames, so use small maps.
+
+    Args:
+        scene: Scene with depth, shape (time).
+
+    Returns:
+        Entry (i, j) is the fraction of frame i's points that frame j sees.
+    """
     frames = range(scene.num_frames)
-    return torch.tensor([[overlap(scene, i, j) for j in frames] for i in frames])
+    return torch.tensor([[view_overlap(scene, i, j) for j in frames] for i in frames])
 
 
-def choose_overlapping(
-    shares: Float[Tensor, "time time"], count: int, lowest: float, random: np.random.Generator
+def sample_overlapping_frames(
+    overlaps: Float[Tensor, "time time"], count: int, min_overlap: float, rng: np.random.Generator
 ) -> tuple[int, ...]:
-    """`count` frames, each of which overlaps an earlier chosen one by at least `lowest` in both directions.
+    """Sample frames that form a connected view graph.
 
-    `shares` are those of `overlaps`. The first frame is random; so is each next one, among those that qualify. Raises
-    ``ValueError`` where no frames hang together like this.
+    The first frame is random. Every further frame is drawn from those that overlap an earlier one in both directions.
+
+    Args:
+        overlaps: Result of `view_overlap_matrix`.
+        count: Number of frames.
+        min_overlap: Smallest overlap of connected frames, in both directions.
+        rng: Source of randomness.
+
+    Returns:
+        `count` distinct frames in the order in which they were drawn.
+
+    Raises:
+        ValueError: If `count` is less than 1 or no `count` frames are connected.
     """
     if count < 1:
         raise ValueError(f"count = {count}; wanted at least 1")
-    joined = (torch.minimum(shares, shares.T) >= lowest).numpy()
+    is_connected = (torch.minimum(overlaps, overlaps.T) >= min_overlap).numpy()
     largest = 0
-    for start in random.permutation(len(joined)).tolist():
-        chosen = [start]
-        while len(chosen) < count:
-            reachable = np.setdiff1d(np.flatnonzero(joined[chosen].any(axis=0)), chosen)
+    for start in rng.permutation(len(is_connected)).tolist():
+        frames = [start]
+        while len(frames) < count:
+            reachable = np.setdiff1d(np.flatnonzero(is_connected[frames].any(axis=0)), frames)
             if not len(reachable):
                 break
-            chosen.append(int(random.choice(reachable)))
-        if len(chosen) == count:
-            return tuple(chosen)
-        largest = max(largest, len(chosen))
+            frames.append(int(rng.choice(reachable)))
+        if len(frames) == count:
+            return tuple(frames)
+        largest = max(largest, len(frames))
     raise ValueError(
-        f"no {count} of {len(joined)} frames hang together by overlaps of {lowest:g} or more; at most {largest} do"
+        f"no {count} of {len(is_connected)} frames are connected by overlaps of at least {min_overlap:g}; "
+        f"the largest connected set has {largest}"
     )
 
 
-def choose_tracks(sample: Sample, count: int, random: np.random.Generator) -> Sample:
-    """The sample with `count` queries in every anchor, so that samples stack into batches.
+def sample_tracks(sample: Sample, count: int, rng: np.random.Generator) -> Sample:
+    """Reduce or pad the tracks to a fixed number of queries, so that samples can be stacked into batches.
 
-    Random queries that are known at their anchor come first, then random others; where there are not enough, queries
-    of confidence 0 follow. Raises ``ValueError`` for a sample without tracks and for a batch of samples.
+    Random queries that are known at their anchor are taken first, then random other queries. Missing queries are padded
+    with confidence 0.
+
+    Args:
+        sample: A single sample with tracks.
+        count: Number of queries of each anchor.
+        rng: Source of randomness.
+
+    Returns:
+        The sample with `count` queries of every anchor.
+
+    Raises:
+        ValueError: If the sample has no tracks or is a batch.
     """
     tracks = sample.scene.tracks
     if tracks is None:
-        raise ValueError("this sample has no tracks to choose from; give it unknown_tracks first")
+        raise ValueError("the sample has no tracks; add placeholder_tracks first")
     if sample.batch_shape:
-        raise ValueError(f"tracks are chosen for one sample at a time, not for a batch of {tuple(sample.batch_shape)}")
+        raise ValueError(f"wanted a single sample, got a batch of shape {tuple(sample.batch_shape)}")
     at_anchor = tracks.confidence[torch.arange(len(tracks.anchors)), tracks.anchors]
-    # An anchor that was sliced away (-1) knows none of its queries.
+    # Queries of an anchor that was sliced away (-1) are unknown.
     is_known = ((at_anchor > 0) & (tracks.anchors >= 0)[:, None]).numpy()
-    order = np.lexsort((random.random(is_known.shape), ~is_known), axis=-1)
-    chosen = torch.from_numpy(order[:, :count])
-    padding = count - chosen.shape[-1]
-    scores, coordinates = chosen[:, None, :], chosen[:, None, :, None]
-    kept = Tracks(
-        points=_padded(tracks.points.take_along_dim(coordinates, dim=-2), padding, axis=-2),
-        visibility=_padded(tracks.visibility.take_along_dim(scores, dim=-1), padding, axis=-1),
-        confidence=_padded(tracks.confidence.take_along_dim(scores, dim=-1), padding, axis=-1),
+    order = np.lexsort((rng.random(is_known.shape), ~is_known), axis=-1)
+    queries = torch.from_numpy(order[:, :count])
+    padding = count - queries.shape[-1]
+    over_time, over_coordinates = queries[:, None, :], queries[:, None, :, None]
+    sampled = Tracks(
+        points=_zero_padded(tracks.points.take_along_dim(over_coordinates, dim=-2), padding, axis=-2),
+        visibility=_zero_padded(tracks.visibility.take_along_dim(over_time, dim=-1), padding, axis=-1),
+        confidence=_zero_padded(tracks.confidence.take_along_dim(over_time, dim=-1), padding, axis=-1),
         anchors=tracks.anchors,
-        pixels=_padded(tracks.pixels.take_along_dim(chosen[..., None], dim=-2), padding, axis=-2),
+        pixels=_zero_padded(tracks.pixels.take_along_dim(queries[..., None], dim=-2), padding, axis=-2),
     )
-    return replace(sample, scene=replace(sample.scene, tracks=kept))
+    return replace(sample, scene=replace(sample.scene, tracks=sampled))
 
 
-def unknown_tracks(num_frames: int, anchors: tuple[int, ...], count: int) -> Tracks:
-    """Tracks that say nothing (confidence 0), for samples of data sets without tracks."""
+def placeholder_tracks(num_frames: int, anchors: tuple[int, ...], count: int) -> Tracks:
+    """Create tracks of confidence 0, for samples of data sets without tracks.
+
+    Args:
+        num_frames: Number of frames of the clip.
+        anchors: Anchor frames.
+        count: Number of queries of each anchor.
+
+    Returns:
+        Tracks that are unknown everywhere.
+    """
     over_time = torch.zeros(len(anchors), num_frames, count)
     return Tracks(
         points=over_time[..., None].expand(-1, -1, -1, 3).clone(),
@@ -196,25 +291,27 @@ def unknown_tracks(num_frames: int, anchors: tuple[int, ...], count: int) -> Tra
     )
 
 
-def _even_steps(choice: ClipChoice, length: int, random: np.random.Generator) -> list[int]:
-    between = choice.num_frames - 1
-    low, high = choice.strides
-    return [int(random.integers(low, min(high, (length - 1) // max(between, 1)) + 1))] * between if between else []
+def _regular_steps(sampling: ClipSampling, length: int, rng: np.random.Generator) -> list[int]:
+    num_steps = sampling.num_frames - 1
+    low, high = sampling.strides
+    if not num_steps:
+        return []
+    return [int(rng.integers(low, min(high, (length - 1) // num_steps) + 1))] * num_steps
 
 
-def _uneven_steps(choice: ClipChoice, length: int, random: np.random.Generator) -> list[int]:
-    low, high = choice.strides
+def _irregular_steps(sampling: ClipSampling, length: int, rng: np.random.Generator) -> list[int]:
+    low, high = sampling.strides
     steps: list[int] = []
-    room = length - choice.shortest
-    for _ in range(choice.num_frames - 1):
-        extra = int(random.integers(min(high - low, room) + 1))
-        room -= extra
+    slack = length - sampling.min_length
+    for _ in range(sampling.num_frames - 1):
+        extra = int(rng.integers(min(high - low, slack) + 1))
+        slack -= extra
         steps.append(low + extra)
-    # Where room is short the first steps take it: shuffled, every place is equally likely to have it.
-    return random.permutation(np.array(steps, dtype=int)).tolist()
+    # In short sequences the first steps use up the slack. Shuffling distributes the long steps evenly.
+    return rng.permutation(np.array(steps, dtype=int)).tolist()
 
 
-def _padded(tensor: Tensor, count: int, axis: int) -> Tensor:
+def _zero_padded(tensor: Tensor, count: int, axis: int) -> Tensor:
     shape = list(tensor.shape)
     shape[axis] = count
     return torch.cat([tensor, tensor.new_zeros(shape)], dim=axis)

@@ -1,38 +1,74 @@
-"""What every data set on disk offers: sequences by name, and a clip with its truth from any frames of one."""
+"""The interface of a data set on disk: named sequences, and a clip with ground truth from any frames of a sequence."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 from recon4d.datasets.sample import Sample
+from recon4d.errors import DataError
 
 
 class SequenceDataset(ABC):
-    """A data set of sequences, each with frames numbered from 0.
+    """A data set of sequences whose frames are numbered from 0.
 
-    Constructed with the folder of the data set (and a split where it has some); construction only looks for names and
-    raises ``FileNotFoundError`` or ``ValueError`` where there is no such data set.
+    The constructor takes the folder of the data set, and a split if the data set has splits. It only lists the
+    sequences. It raises `UserError` if the folder is missing or holds no such data set.
     """
 
     @abstractmethod
     def names(self) -> list[str]:
-        """The sequences there are, sorted."""
+        """List the names of all sequences, sorted.
+
+        Returns:
+            Names accepted by `num_frames` and `read`. Damaged sequences may be included.
+        """
 
     @abstractmethod
     def num_frames(self, name: str) -> int:
-        """How many frames a sequence has. Raises `DataError` where that cannot be told."""
+        """Count the frames of a sequence.
+
+        Args:
+            name: Name of the sequence, one of `names`.
+
+        Returns:
+            Number of frames.
+
+        Raises:
+            DataError: If there is no such sequence or its files are missing or damaged.
+        """
 
     @abstractmethod
     def read(self, name: str, frames: Sequence[int], anchors: tuple[int, ...] = (0,)) -> Sample:
-        """The clip of these frames and its truth; `anchors` are places in `frames`.
+        """Read a clip and its ground truth.
 
-        Raises `DataError` for what is missing, damaged, of the wrong shape or not finite, and ``ValueError`` for
-        frames that the sequence does not have.
+        Args:
+            name: Name of the sequence, one of `names`.
+            frames: Frame numbers in the order of the clip, each at least 0 and less than `num_frames`.
+            anchors: Positions in `frames` at which tracks are queried. Every track is a query of every anchor.
+
+        Returns:
+            The clip and its scene, in the coordinates of the first frame's camera.
+
+        Raises:
+            DataError: If there is no such sequence, or a file is missing, damaged, of the wrong shape or not finite.
+            ValueError: If `frames` or `anchors` are out of range.
         """
 
     def check_frames(self, name: str, frames: Sequence[int], anchors: tuple[int, ...]) -> None:
-        """Refuse frames and anchors that are not there, in one line."""
+        """Check that frames and anchors exist.
+
+        Args:
+            name: Name of the sequence.
+            frames: Frame numbers in the sequence.
+            anchors: Positions in `frames`.
+
+        Raises:
+            DataError: If the sequence cannot be read or has no frames.
+            ValueError: If there are no frames, or a frame or an anchor is out of range.
+        """
         count = self.num_frames(name)
+        if count == 0:
+            raise DataError(name, "sequence", "has no frames")
         if not frames or any(frame not in range(count) for frame in frames):
-            raise ValueError(f"{name} has frames 0 to {count - 1}, asked for {list(frames)}")
+            raise ValueError(f"frames {list(frames)} of {name} are out of range; it has frames 0 to {count - 1}")
         if any(anchor not in range(len(frames)) for anchor in anchors):
-            raise ValueError(f"anchors {list(anchors)} must be places in the {len(frames)} frames")
+            raise ValueError(f"anchors {list(anchors)} are out of range; the clip has frames 0 to {len(frames) - 1}")

@@ -1,4 +1,4 @@
-"""Evaluation: metrics, alignment, baselines, benchmarks and the report."""
+"""Evaluation of methods: benchmarks, baselines, alignment, metrics and the report."""
 
 from recon4d.eval.alignment.ransac import align_inverse_depth, align_sim3_ransac
 from recon4d.eval.alignment.similarity import (
@@ -11,7 +11,7 @@ from recon4d.eval.alignment.similarity import (
 )
 from recon4d.eval.baselines.colmap import reconstruct_with_colmap, with_colmap_intrinsics
 from recon4d.eval.benchmarks import Benchmark, BenchmarkConfig, benchmark_names, load_benchmark
-from recon4d.eval.methods import Method, MethodConfig, Request, make_method, make_refined_method
+from recon4d.eval.methods import LoadedNetwork, Method, MethodConfig, Network, Request, load_network, make_method
 from recon4d.eval.metrics.cameras import camera_scores
 from recon4d.eval.metrics.depth import depth_scores
 from recon4d.eval.metrics.dynamic_mask import dynamic_mask_scores
@@ -23,25 +23,35 @@ from recon4d.eval.metrics.trajectory import trajectory_scores
 from recon4d.eval.predictions import Prediction, PredictionStore
 from recon4d.eval.report.files import headline_table, write_report
 from recon4d.eval.report.summary import Summary, summarize
-from recon4d.eval.runner import Evaluation, evaluate, processes
+from recon4d.eval.runner import Evaluation, evaluate
 from recon4d.eval.scoring import METRICS, ClipResult, score_prediction
-from recon4d.eval.window_methods import make_anchored_method, make_windowed_method
+from recon4d.eval.window_methods import (
+    AnchoredNetwork,
+    NetworkVariants,
+    WindowedNetwork,
+    make_methods,
+)
 
 __all__ = [
     "METRICS",
     "Alignment",
+    "AnchoredNetwork",
     "Benchmark",
     "BenchmarkConfig",
     "ClipResult",
     "Evaluation",
+    "LoadedNetwork",
     "Method",
     "MethodConfig",
     "Metric",
+    "Network",
+    "NetworkVariants",
     "Prediction",
     "PredictionStore",
     "Request",
     "Score",
     "Summary",
+    "WindowedNetwork",
     "align_inverse_depth",
     "align_scale",
     "align_scale_by_ratios",
@@ -55,14 +65,12 @@ __all__ = [
     "evaluate",
     "headline_table",
     "load_benchmark",
-    "make_anchored_method",
+    "load_network",
     "make_method",
-    "make_refined_method",
-    "make_windowed_method",
+    "make_methods",
     "no_alignment",
     "pixel_track_scores",
     "point_scores",
-    "processes",
     "reconstruct_with_colmap",
     "score_prediction",
     "summarize",

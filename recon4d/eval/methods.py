@@ -1,4 +1,4 @@
-"""What is scored, by name: networks, COLMAP, predictions from a folder, and the trivial answer."""
+"""Methods to evaluate: networks, COLMAP, stored predictions and a static baseline."""
 
 import contextlib
 import dataclasses
@@ -12,11 +12,10 @@ from pathlib import Path
 from jaxtyping import Bool
 from torch import Tensor
 
-from recon4d import __version__
-from recon4d.errors import one_line
+from recon4d.errors import UserError, one_line
 from recon4d.eval.baselines.colmap import reconstruct_with_colmap
 from recon4d.eval.baselines.static import static_scene
-from recon4d.eval.isolation import Isolated
+from recon4d.eval.isolation import CrashError, IsolatedFunction
 from recon4d.eval.predictions import Prediction
 from recon4d.inference import ReconstructConfig, reconstruct, reconstruct_and_match
 from recon4d.io import load_scene
@@ -35,7 +34,11 @@ from recon4d.refine import (
     load_pycolmap,
     refine_clip,
 )
+from recon4d.refine.no_solution import NoSolution
 from recon4d.zoo import create_model, list_models, load_model
+
+FAILURES = (UserError, NoSolution, CrashError)
+"""Exceptions that mean that a method has no result for a clip. All others are defects and surface."""
 
 
 @dataclass(frozen=True)
@@ -43,47 +46,70 @@ class MethodConfig:
     """How methods are run."""
 
     device: str = "cpu"
+    """Device of networks."""
     processing_size: int | None = None
-    """For networks; None for the model's own."""
+    """Networks resize images to about the area of a square of this side, in pixels; None uses the model's own."""
     max_seconds: float = 600
-    """For COLMAP: a clip that takes longer is counted as timed out."""
+    """Time limit of COLMAP for one clip; beyond it the clip counts as timed out."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """What a method is asked for: the scene of a clip, with tracks of the frames `anchors` where it has tracks."""
+    """Input of a method: a clip and the tracks to predict."""
 
-    name: str
+    clip_name: str
+    """Name of the clip in the benchmark."""
     clip: Clip
+    """Clip to reconstruct."""
     anchors: tuple[int, ...]
+    """Frames whose pixels are tracked, by methods that predict tracks."""
     dynamic: Bool[Tensor, "time height width"] | None = None
-    """What truly moves, where known: for methods alone that say in their name that they are told."""
+    """True mask of dynamic pixels; None if unknown. Only for methods whose names say that they use it."""
 
 
 class Method(ABC):
-    """Something that answers a Scene for a clip."""
+    """A method that predicts the scene of a clip."""
 
     name: str
+    """Name in tables and of folders."""
     key: str
-    """What the answer depends on beside the clip: answers of another key are computed again."""
+    """Everything that a prediction depends on besides the clip and the code, such as settings and weights."""
     is_computed: bool = True
-    """False where answers lie on disk already: they are neither timed nor stored again."""
+    """False if predictions are read from files: they are neither timed nor stored again."""
     calibration: Calibration | None = None
-    """What its confidences mean, where that was measured."""
+    """Calibration of the method's confidence; None if it is not calibrated."""
 
     @abstractmethod
-    def scene(self, request: Request) -> Scene:
-        """The scene of a clip. Raises ``TimeoutError``, ``MemoryError`` or ``ValueError`` where there is none."""
+    def predict_scene(self, request: Request) -> Scene:
+        """Predict the scene of a clip.
+
+        Args:
+            request: The clip and the anchor frames.
+
+        Returns:
+            The scene, with as many frames as the clip; cameras of unregistered frames are NaN.
+
+        Raises:
+            TimeoutError: If the clip takes too long.
+            UserError: If the method cannot process this clip; one of `FAILURES` counts as a failed prediction.
+        """
 
     def predict(self, request: Request) -> Prediction:
-        """The timed answer; whatever goes wrong with a clip is an answer too, and says why."""
+        """Predict the scene of a clip and measure the time; a failure is a prediction too.
+
+        Args:
+            request: The clip and the anchor frames.
+
+        Returns:
+            The prediction, with the reason if the method has no result for this clip.
+        """
         started = time.perf_counter()
         scene, status, reason = None, "failed", ""
         try:
-            scene = self.scene(request)
+            scene = self.predict_scene(request)
         except TimeoutError as error:
             status, reason = "timed out", str(error)
-        except (ValueError, MemoryError) as error:
+        except FAILURES as error:
             reason = one_line(error)
         seconds = time.perf_counter() - started if self.is_computed else math.nan
         if scene is not None and scene.num_frames != request.clip.num_frames:
@@ -91,31 +117,62 @@ class Method(ABC):
             scene = None
         if scene is None:
             return Prediction(None, status, seconds, reason)
-        return Prediction.of_scene(scene, seconds)
+        return Prediction.from_scene(scene, seconds)
 
     def close(self) -> None:  # noqa: B027
-        """Give back what the method holds."""
+        """Release what the method holds, such as processes."""
+
+
+@dataclass(frozen=True)
+class LoadedNetwork:
+    """A network in memory, shared by all methods that run it."""
+
+    name: str
+    """Name in tables."""
+    model: Model
+    """The network. Methods move it to their device, in place."""
+    fingerprint: str
+    """Digest of its configuration and weights."""
+
+    @classmethod
+    def from_model(cls, name: str, model: Model) -> "LoadedNetwork":
+        """Compute the fingerprint of a model.
+
+        Args:
+            name: Name in tables.
+            model: A model in memory.
+
+        Returns:
+            The model with its name and fingerprint.
+        """
+        return cls(name, model, _fingerprint(model))
 
 
 class Network(Method):
-    """A network: one forward pass for each clip."""
+    """A network that reconstructs each clip in a single pass.
 
-    def __init__(self, name: str, model: Model, config: MethodConfig) -> None:
-        self.name = name
-        self.key = f"{_fingerprint(model)}, processing size {config.processing_size}"
-        self.calibration = model.calibration
-        self._model = model.to(config.device)
+    Args:
+        network: The network; several methods may share it.
+        config: Device and processing size.
+    """
+
+    def __init__(self, network: LoadedNetwork, config: MethodConfig) -> None:
+        self.name = network.name
+        self.key = f"{network.fingerprint}, processing size {config.processing_size}"
+        self.calibration = network.model.calibration
+        self._model = network.model.to(config.device)
         self._processing_size = config.processing_size
         self._is_warm = False
 
-    def scene(self, request: Request) -> Scene:
+    def predict_scene(self, request: Request) -> Scene:
+        """See `Method.predict_scene`."""
         return reconstruct(self._model, request.clip, self._config(request))
 
     def predict(self, request: Request) -> Prediction:
+        """See `Method.predict`. A first pass over one frame, which is not timed, initializes device and kernels."""
         if not self._is_warm:
-            # A first pass, over one frame and not timed, fetches what a process fetches once.
-            # What it cannot do with a clip is said by the timed one.
-            with contextlib.suppress(ValueError, MemoryError):
+            # The timed pass reports why a clip is unsuitable.
+            with contextlib.suppress(UserError):
                 one_frame = ReconstructConfig(processing_size=self._processing_size)
                 reconstruct(self._model, request.clip.frames([0]), one_frame)
             self._is_warm = True
@@ -126,65 +183,87 @@ class Network(Method):
 
 
 class RefinedNetwork(Network):
-    """A network, its cameras and depth refined on the clip, from its own matches."""
+    """A network whose cameras and depth are refined on the clip, starting from its own matches.
 
-    def __init__(self, name: str, model: Model, config: MethodConfig) -> None:
-        super().__init__(f"{name}+refine", model, config)
+    Args:
+        network: The network; several methods may share it.
+        config: Device and processing size.
+    """
+
+    def __init__(self, network: LoadedNetwork, config: MethodConfig) -> None:
+        super().__init__(network, config)
         load_pycolmap()
+        self.name = f"{network.name}+refine"
         self.key += f", {CornerTrackingConfig()}, {RefineConfig()}, {StereoConfig()}"
 
-    def scene(self, request: Request) -> Scene:
+    def predict_scene(self, request: Request) -> Scene:
+        """See `Method.predict_scene`."""
         scene, matches = reconstruct_and_match(self._model, request.clip, self._config(request))
         return refine_clip(request.clip, scene, matches).scene
 
 
 class Colmap(Method):
-    """COLMAP, in a process of its own: it can be stopped, and cannot take the evaluation down with it."""
+    """COLMAP in a process of its own, which can be stopped and may crash.
+
+    Args:
+        name: Name in tables.
+        config: Settings of COLMAP.
+        max_seconds: Time limit for one clip.
+    """
 
     def __init__(self, name: str, config: ColmapConfig, max_seconds: float) -> None:
         pycolmap = load_pycolmap()
         self.name = name
         self.key = f"COLMAP {pycolmap.COLMAP_version}, {config}, at most {max_seconds} s"
         self._config = config
-        self._run = Isolated(reconstruct_with_colmap, max_seconds)
+        self._reconstruct = IsolatedFunction(reconstruct_with_colmap, max_seconds)
 
-    def scene(self, request: Request) -> Scene:
-        return self._run(dataclasses.replace(self._clip(request), source=None), self._config)
+    def predict_scene(self, request: Request) -> Scene:
+        """See `Method.predict_scene`."""
+        return self._reconstruct(dataclasses.replace(self._clip(request), source=None), self._config)
 
     def _clip(self, request: Request) -> Clip:
         return request.clip
 
     def predict(self, request: Request) -> Prediction:
-        self._run.warm_up()
+        """See `Method.predict`. The start of the process is not timed."""
+        with contextlib.suppress(CrashError):  # the timed call tries again and reports it
+            self._reconstruct.warm_up()
         return super().predict(request)
 
     def close(self) -> None:
-        self._run.close()
+        """See `Method.close`."""
+        self._reconstruct.close()
 
 
 class MaskedColmap(Colmap):
-    """COLMAP that is told by the truth what moves, and does not look there: the most that masks can give."""
+    """COLMAP that ignores the truly dynamic pixels: an upper bound of what masks can achieve."""
 
     def _clip(self, request: Request) -> Clip:
         if request.dynamic is None:
-            raise ValueError("the truth of this clip does not tell what moves")
-        known = Priors.nothing(request.clip.num_frames) if request.clip.priors is None else request.clip.priors
-        ignore = request.dynamic if known.ignore is None else known.ignore | request.dynamic
-        return dataclasses.replace(request.clip, priors=dataclasses.replace(known, ignore=ignore))
+            raise UserError("the truth of this clip does not say which pixels are dynamic")
+        priors = Priors.unknown(request.clip.num_frames) if request.clip.priors is None else request.clip.priors
+        ignore = request.dynamic if priors.ignore is None else priors.ignore | request.dynamic
+        return dataclasses.replace(request.clip, priors=dataclasses.replace(priors, ignore=ignore))
 
 
 class StaticBaseline(Method):
-    """The trivial answer, which everything else has to beat."""
+    """Static cameras and a plane of constant depth: the trivial baseline."""
 
     name = "static"
-    key = f"static, recon4d {__version__}"
+    key = "static"
 
-    def scene(self, request: Request) -> Scene:
+    def predict_scene(self, request: Request) -> Scene:
+        """See `Method.predict_scene`."""
         return static_scene(request.clip, request.anchors)
 
 
-class Stored(Method):
-    """Predictions that lie in a folder: CLIP/scene.npz or CLIP.npz each, as `recon4d reconstruct` writes them."""
+class StoredPredictions(Method):
+    """Predictions in a folder: CLIP/scene.npz or CLIP.npz for each clip, as `recon4d reconstruct` writes them.
+
+    Args:
+        folder: The folder; its name is the name of the method.
+    """
 
     is_computed = False
 
@@ -193,51 +272,72 @@ class Stored(Method):
         self.key = str(folder.resolve())
         self._folder = folder
 
-    def scene(self, request: Request) -> Scene:
-        for path in (self._folder / request.name / "scene.npz", self._folder / f"{request.name}.npz"):
+    def predict_scene(self, request: Request) -> Scene:
+        """See `Method.predict_scene`."""
+        for path in (self._folder / request.clip_name / "scene.npz", self._folder / f"{request.clip_name}.npz"):
             if path.is_file():
                 return load_scene(path)
-        raise ValueError(f"{self._folder} has neither {request.name}/scene.npz nor {request.name}.npz")
+        raise UserError(f"{self._folder} has neither {request.clip_name}/scene.npz nor {request.clip_name}.npz")
 
 
 def make_method(name: str, config: MethodConfig) -> Method:
-    """The method of a name: `static`, `colmap`, `colmap-global`, `colmap-true-mask`, a zoo name, a file or a folder.
+    """Create a method by name.
 
-    Raises ``ValueError`` or ``FileNotFoundError`` where there is no such thing.
+    Args:
+        name: `static`, `colmap`, `colmap-global`, `colmap-true-mask`, a model of the zoo, a checkpoint file, or a
+            folder of predictions.
+        config: How the method is run.
+
+    Returns:
+        The method; call its `close` after use.
+
+    Raises:
+        UserError: If there is no such method, or a package or file that it needs is missing.
     """
     if name == "static":
         return StaticBaseline()
     if name in COLMAP_METHODS:
         method, colmap_config = COLMAP_METHODS[name]
         return method(name, colmap_config, config.max_seconds)
-    if Path(name).is_dir() and name not in list_models():
-        return Stored(Path(name))
-    return Network(*load_network(name), config)
-
-
-def make_refined_method(name: str, config: MethodConfig) -> Method | None:
-    """The method of a network's name with refined cameras; None for what is no network."""
-    return RefinedNetwork(*load_network(name), config) if is_network(name) else None
+    if not is_network(name):
+        return StoredPredictions(Path(name))
+    return Network(load_network(name), config)
 
 
 def is_network(name: str) -> bool:
-    """Whether a method's name is that of a network: in the zoo, or a checkpoint file."""
+    """Check whether the name of a method is that of a network.
+
+    Args:
+        name: Name of a method, see `make_method`.
+
+    Returns:
+        True for every name except those of baselines and folders, also for names that do not exist.
+    """
     is_folder = Path(name).is_dir() and name not in list_models()
     return name != "static" and name not in COLMAP_METHODS and not is_folder
 
 
-def load_network(name: str) -> tuple[str, Model]:
-    """The network of a zoo name or a checkpoint file, and what it is called in tables.
+def load_network(name: str) -> LoadedNetwork:
+    """Load a network and compute its fingerprint.
 
-    Raises ``ValueError`` or ``FileNotFoundError`` where there is no such thing.
+    Args:
+        name: A model of the zoo or a checkpoint file.
+
+    Returns:
+        The network; its name in tables is the zoo name or the file name without suffix.
+
+    Raises:
+        UserError: If there is no such model, or its file is missing or damaged.
     """
     if name in list_models():
-        return name, create_model(name)
+        return LoadedNetwork.from_model(name, create_model(name))
     path = Path(name)
     if path.suffix == ".safetensors" or path.is_file():
-        return path.stem, load_model(path)
-    known = ", ".join(["static", *COLMAP_METHODS, *list_models()])
-    raise ValueError(f"unknown method {name!r}; there are {known}, or give a checkpoint or a folder of predictions")
+        return LoadedNetwork.from_model(path.stem, load_model(path))
+    available = ", ".join(["static", *COLMAP_METHODS, *list_models()])
+    raise UserError(
+        f"unknown method {name!r}; available are {available}, or give a checkpoint or a folder of predictions"
+    )
 
 
 COLMAP_METHODS: dict[str, tuple[type[Colmap], ColmapConfig]] = {
@@ -245,10 +345,11 @@ COLMAP_METHODS: dict[str, tuple[type[Colmap], ColmapConfig]] = {
     "colmap-global": (Colmap, ColmapConfig(mapper="global")),
     "colmap-true-mask": (MaskedColmap, ColmapConfig(mapper="incremental")),
 }
+"""Class and settings of each COLMAP baseline by name."""
 
 
 def _fingerprint(model: Model) -> str:
-    """A name for the very weights and configuration of a model."""
+    """Compute a digest of the configuration and weights of a model."""
     digest = hashlib.blake2b(repr(model.config).encode(), digest_size=12)
     for name, value in sorted(model.state_dict().items()):
         digest.update(name.encode())

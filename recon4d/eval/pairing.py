@@ -1,15 +1,28 @@
-"""A prediction beside its truth: the same frames, the same size, and nothing believed that is not a number."""
+"""Checks that a prediction can be compared with its ground truth, and brings it to the size of the truth."""
 
 import torch
+from jaxtyping import Bool
+from torch import Tensor
 
+from recon4d.errors import UserError
 from recon4d.records import Scene
 
 
-def paired(prediction: Scene, truth: Scene) -> Scene:
-    """`prediction` at the size of `truth`'s maps, in float32 on its device.
+def pair_with_truth(prediction: Scene, truth: Scene) -> Scene:
+    """Bring a prediction to the map size, device and precision of its ground truth.
 
-    Cameras of frames that a method could not place are NaN and stay so. Raises ``ValueError`` for a batch, for
-    different numbers of frames, and for depths, points or tracks that are believed (confidence above 0) and not finite.
+    Cameras of unregistered frames are NaN and stay NaN.
+
+    Args:
+        prediction: Predicted scene without batch axes, with maps of any size.
+        truth: True scene of the same frames, without batch axes.
+
+    Returns:
+        The prediction in float32 with maps of the size of the true ones, on their device.
+
+    Raises:
+        UserError: If the numbers of frames differ, or if depths, points or tracks of confidence above 0 are not finite.
+        ValueError: If one of the scenes is a batch.
     """
     if prediction.batch_shape or truth.batch_shape:
         raise ValueError(
@@ -17,7 +30,7 @@ def paired(prediction: Scene, truth: Scene) -> Scene:
             f"{tuple(truth.batch_shape)}"
         )
     if prediction.num_frames != truth.num_frames:
-        raise ValueError(f"the prediction has {prediction.num_frames} frames, the truth {truth.num_frames}")
+        raise UserError(f"the prediction has {prediction.num_frames} frames, the truth {truth.num_frames}")
     prediction = prediction.to(truth.depths.device, dtype=torch.float32)
     _check_finite(prediction)
     if prediction.size != truth.size:
@@ -25,21 +38,30 @@ def paired(prediction: Scene, truth: Scene) -> Scene:
     return prediction
 
 
-def is_placed(scene: Scene) -> torch.Tensor:
-    """(time,) true where a frame's camera is known: every number of its matrices is finite."""
+def is_registered(scene: Scene) -> Bool[Tensor, "*batch time"]:
+    """Find the frames whose camera is known.
+
+    Args:
+        scene: A scene; unregistered frames have NaN in their extrinsics or intrinsics.
+
+    Returns:
+        Mask of shape (*batch, time): True where every number of both camera matrices is finite.
+    """
     cameras = scene.cameras
     return cameras.world_from_cam.isfinite().all(dim=(-1, -2)) & cameras.intrinsics.isfinite().all(dim=(-1, -2))
 
 
 def _check_finite(scene: Scene) -> None:
-    believed = {
+    values_and_confidence = {
         "depths": (scene.depths, scene.depth_confidence),
         "points": (scene.points.sum(dim=-1), scene.point_confidence),
     }
     if scene.tracks is not None:
-        believed["tracks"] = (scene.tracks.points.sum(dim=-1), scene.tracks.confidence)
-    for name, (values, confidence) in believed.items():
-        # NaN is not above 0: a confidence that is no number must not hide what it stands beside.
-        wrong = ~values.isfinite() & ~(confidence <= 0)
-        if wrong.any():
-            raise ValueError(f"the prediction's {name} are not finite at {int(wrong.sum())} places that it believes in")
+        values_and_confidence["tracks"] = (scene.tracks.points.sum(dim=-1), scene.tracks.confidence)
+    for name, (values, confidence) in values_and_confidence.items():
+        # `~(confidence <= 0)` is also True for a NaN confidence, which must not hide a value that is not finite.
+        is_wrong = ~values.isfinite() & ~(confidence <= 0)
+        if is_wrong.any():
+            raise UserError(
+                f"the prediction's {name} are not finite at {int(is_wrong.sum())} places with a confidence above 0"
+            )

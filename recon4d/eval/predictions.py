@@ -1,48 +1,60 @@
-"""What a method answered for one clip, and the folder that keeps such answers so that they are computed once."""
+"""Predictions of a method for a clip, and a folder that keeps them so that each is computed once."""
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from jaxtyping import Float
 from torch import Tensor
 
 from recon4d import __version__
-from recon4d.eval.pairing import is_placed
+from recon4d.errors import UserError, os_errors_as_user_errors
+from recon4d.eval.pairing import is_registered
+from recon4d.eval.source_digest import source_digest
 from recon4d.io import SceneInfo, atomic_file, load_scene, save_scene
 from recon4d.records import Scene
 
 Status = Literal["ok", "partial", "failed", "timed out"]
+"""Outcome of a method on a clip. `partial`: some frames are not registered. `failed` and `timed out`: no scene."""
 
-_NOTE_NAME = "prediction.json"
+_RECORD_NAME = "prediction.json"
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """A method's answer for a clip.
-
-    `partial`: some frames could not be placed. `failed` and `timed out` have no scene, and a `reason`. `seconds` are
-    those of the method alone on this clip, NaN where nobody measured them.
-    """
+    """Outcome of a method on a clip."""
 
     scene: Scene | None
+    """Predicted scene; None if the status is `failed` or `timed out`."""
     status: Status
+    """Outcome in one word."""
     seconds: float
+    """Time of the method alone on this clip; NaN if it was not measured."""
     reason: str = ""
+    """Reason for a status other than `ok`, in one line."""
 
     @classmethod
-    def of_scene(cls, scene: Scene, seconds: float) -> "Prediction":
-        """A scene as an answer: ok, or partial where frames are not placed."""
-        missing = int((~is_placed(scene)).sum())
-        reason = f"{missing} of {scene.num_frames} frames are not placed" if missing else ""
+    def from_scene(cls, scene: Scene, seconds: float) -> "Prediction":
+        """Create the prediction of a scene: `ok`, or `partial` if some frames are not registered.
+
+        Args:
+            scene: Predicted scene.
+            seconds: Time of the method on this clip; NaN if it was not measured.
+
+        Returns:
+            The prediction.
+        """
+        missing = int((~is_registered(scene)).sum())
+        reason = f"{missing} of {scene.num_frames} frames are not registered" if missing else ""
         return cls(scene, "partial" if missing else "ok", seconds, reason)
 
 
 @dataclass(frozen=True)
-class _Note:
-    """What stands in prediction.json."""
+class _Record:
+    """Content of prediction.json."""
 
     key: str
     status: Status
@@ -53,37 +65,93 @@ class _Note:
 class PredictionStore:
     """Predictions on disk: ``ROOT/METHOD/CLIP/scene.npz`` with a prediction.json beside it.
 
-    The note is written last, so that whatever has one is whole. The `key` of a method says what its answer depends on;
-    an answer under another key does not count.
+    The JSON file is written last, so that a prediction with a JSON file is complete. It contains the key of the
+    method, the version of recon4d and a digest of its source code; a prediction with other values is ignored.
+
+    Args:
+        root: Folder of all predictions; created on the first write.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
     def read(self, method: str, clip: str, key: str) -> Prediction | None:
-        """The stored answer; None where there is none, or one of other settings, or a damaged one."""
+        """Read a stored prediction.
+
+        Args:
+            method: Name of the method.
+            clip: Name of the clip.
+            key: Key of the method, see `Method.key`.
+
+        Returns:
+            The prediction; None if there is none, if it is damaged, or if it was made with another key or other code.
+
+        Raises:
+            UserError: If the folder cannot be read.
+        """
         folder = self._folder(method, clip)
-        try:
-            note = _Note(**json.loads((folder / _NOTE_NAME).read_text()))
-            if note.key != key:
-                return None
-            scene = None if note.status in ("failed", "timed out") else load_scene(folder)
-        except (OSError, ValueError, TypeError):
+        record = _read_record(folder / _RECORD_NAME)
+        if record is None or record.key != _full_key(key):
             return None
-        return Prediction(scene, note.status, float("nan") if note.seconds is None else note.seconds, note.reason)
+        scene = None
+        if record.status in ("ok", "partial"):
+            try:
+                scene = load_scene(folder)
+            except UserError:  # missing or damaged
+                return None
+        return Prediction(scene, record.status, math.nan if record.seconds is None else record.seconds, record.reason)
 
     def write(self, method: str, clip: str, key: str, prediction: Prediction, times: Float[Tensor, " time"]) -> None:
-        """Keep an answer, in the place of an earlier one. Raises ``OSError`` where it cannot be written."""
+        """Store a prediction in place of an earlier one.
+
+        Args:
+            method: Name of the method.
+            clip: Name of the clip.
+            key: Key of the method, see `Method.key`.
+            prediction: Prediction to store.
+            times: Times of the clip's frames in seconds, of shape (time,).
+
+        Raises:
+            UserError: If the files cannot be written.
+        """
         folder = self._folder(method, clip)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / _NOTE_NAME).unlink(missing_ok=True)
-        if prediction.scene is not None:
-            info = SceneInfo(method, True, __version__, None, prediction.scene.size, {"clip": clip})
-            save_scene(folder / "scene.npz", prediction.scene, times, info, compressed=True)
-        seconds = prediction.seconds if prediction.seconds == prediction.seconds else None
-        note = _Note(key, prediction.status, seconds, prediction.reason)
-        with atomic_file(folder / _NOTE_NAME) as partial:
-            partial.write_text(json.dumps(dataclasses.asdict(note), indent=1))
+        with os_errors_as_user_errors():
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / _RECORD_NAME).unlink(missing_ok=True)
+            if prediction.scene is not None:
+                info = SceneInfo(method, True, __version__, None, prediction.scene.size, {"clip": clip})
+                save_scene(folder / "scene.npz", prediction.scene, times, info, compressed=True)
+            seconds = None if math.isnan(prediction.seconds) else prediction.seconds
+            record = _Record(_full_key(key), prediction.status, seconds, prediction.reason)
+            with atomic_file(folder / _RECORD_NAME) as partial:
+                partial.write_text(json.dumps(dataclasses.asdict(record), indent=1))
 
     def _folder(self, method: str, clip: str) -> Path:
         return self.root / method / clip
+
+
+def _full_key(key: str) -> str:
+    """Return everything that a prediction depends on besides the clip: the method's key and the code."""
+    return f"{key}; recon4d {__version__}, source {source_digest()}"
+
+
+def _read_record(path: Path) -> _Record | None:
+    """Read prediction.json; None if it is missing or damaged."""
+    with os_errors_as_user_errors():
+        if not path.is_file():
+            return None
+        content = path.read_bytes()
+    try:
+        values = json.loads(content)
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        return None
+    names = {field.name for field in dataclasses.fields(_Record)}
+    if not isinstance(values, dict) or values.keys() != names:
+        return None
+    is_valid = (
+        isinstance(values["key"], str)
+        and values["status"] in get_args(Status)
+        and isinstance(values["seconds"], float | int | None)
+        and isinstance(values["reason"], str)
+    )
+    return _Record(**values) if is_valid else None

@@ -1,70 +1,93 @@
-"""Predict, then score: every method on every clip of a benchmark, resumable, over all the processes there are."""
+"""Evaluation of methods on a benchmark: predict, then score; resumable and shared by several processes."""
 
 import dataclasses
 import json
+import secrets
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from recon4d.datasets import Sample
-from recon4d.errors import DataError
+from recon4d.errors import DataError, UserError, os_errors_as_user_errors
 from recon4d.eval.benchmarks import Benchmark
 from recon4d.eval.methods import Method, Request
 from recon4d.eval.metrics.score import Score
 from recon4d.eval.predictions import Prediction, PredictionStore
 from recon4d.eval.report.clip_pictures import write_clip_picture
 from recon4d.eval.scoring import ClipResult, score_prediction
+from recon4d.inference import Processes, start_processes
 from recon4d.io import atomic_file
 
-if TYPE_CHECKING:
-    from accelerate import PartialState
+_SUBFOLDERS = ("predictions", "scores", "pictures")
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The results of methods on clips, in the order of methods and clips, and clips whose truth cannot be read."""
+    """Results of methods on the clips of a benchmark."""
 
     benchmark: Benchmark
+    """The evaluated benchmark."""
     results: tuple[ClipResult, ...]
+    """One result for each method and readable clip: all clips of the first method, then of the second, and so on."""
     unreadable: tuple[str, ...]
-    """One line each, naming clip, file and reason."""
+    """One line for each clip whose ground truth cannot be read, with the clip, the file and the reason."""
 
 
-def processes() -> "PartialState":
-    """The processes that share the work: those of `accelerate launch` or torchrun, or this one alone."""
-    import torch
-    from accelerate import PartialState
+def evaluate(
+    benchmark: Benchmark, methods: Sequence[Method], out: Path, processes: Processes | None = None
+) -> Evaluation:
+    """Run methods on all clips of a benchmark and score their predictions.
 
-    return PartialState(cpu=not torch.cuda.is_available())
+    Writes ``predictions/METHOD/CLIP/``, ``scores/METHOD/CLIP.json`` and ``pictures/METHOD/CLIP.jpg``. Predictions that
+    are stored under `out` and were made with the same settings, weights and code are not computed again. Clips whose
+    ground truth cannot be read are skipped and listed.
 
+    Args:
+        benchmark: Clips with ground truth.
+        methods: Methods with different names.
+        out: Folder to write to; created if it is missing.
+        processes: The processes that share the clips; None joins those of the launcher, if there is one. Every process
+            must call this function.
 
-def evaluate(benchmark: Benchmark, methods: Sequence[Method], out: Path) -> Evaluation:
-    """Every method on every clip; whatever is under `out` already and still holds is not computed again.
+    Returns:
+        The results of all clips, in every process.
 
-    Writes ``predictions/METHOD/CLIP/``, ``scores/METHOD/CLIP.json`` and ``pictures/METHOD/CLIP.jpg`` under `out`. Each
-    process takes its share of the clips and all of them answer the whole. A clip whose truth cannot be read is named.
+    Raises:
+        UserError: If two methods have the same name, or `out` cannot be written.
     """
     from tqdm import tqdm
 
     names = [method.name for method in methods]
     if len(set(names)) < len(names):
-        raise ValueError(f"methods {', '.join(names)} are not told apart by their names")
-    state = processes()
-    share = benchmark.clips[state.process_index :: state.num_processes]
-    quiet = not sys.stderr.isatty() or not state.is_main_process
-    for clip in tqdm(share, desc=benchmark.name, unit="clip", disable=quiet):
+        raise UserError(f"methods need different names, given {', '.join(names)}")
+    _check_writable(out)
+    processes = processes or start_processes()
+    own_clips = benchmark.clips[processes.rank :: processes.count]
+    is_quiet = not sys.stderr.isatty() or not processes.is_main
+    for clip in tqdm(own_clips, desc=benchmark.name, unit="clip", disable=is_quiet):
         try:
             sample = benchmark.read(clip)
         except DataError as error:
             _write_json(_scores_file(out, "unreadable", clip), str(error))
             continue
-        _scores_file(out, "unreadable", clip).unlink(missing_ok=True)
+        with os_errors_as_user_errors():
+            _scores_file(out, "unreadable", clip).unlink(missing_ok=True)
         for method in methods:
             _evaluate_clip(method, clip, sample, benchmark, out)
-    state.wait_for_everyone()
-    return _gather(benchmark, names, out)
+    processes.wait()
+    return _collect(benchmark, names, out)
+
+
+def _check_writable(out: Path) -> None:
+    """Refuse an output folder that cannot be written, before any work is done."""
+    with os_errors_as_user_errors():
+        out.mkdir(parents=True, exist_ok=True)
+        for folder in (out, *(out / name for name in _SUBFOLDERS)):
+            if folder == out or folder.exists():
+                probe = folder / f".write-test-{secrets.token_hex(4)}"
+                probe.touch()
+                probe.unlink()
 
 
 def _evaluate_clip(method: Method, clip: str, sample: Sample, benchmark: Benchmark, out: Path) -> None:
@@ -75,12 +98,12 @@ def _evaluate_clip(method: Method, clip: str, sample: Sample, benchmark: Benchma
 
 
 def _predict(method: Method, clip: str, sample: Sample, store: PredictionStore) -> Prediction:
-    """The stored prediction where it still holds, else a new one."""
+    """Return the stored prediction if it is up to date, else compute and store it."""
     tracks = sample.scene.tracks
     anchors = (0,) if tracks is None else tuple(tracks.anchors.tolist())
-    moving = sample.scene.dynamic
-    is_told = bool(moving.isfinite().any()) and moving.shape[-2:] == sample.clip.size
-    request = Request(clip, sample.clip, anchors, moving > 0.5 if is_told else None)
+    dynamic = sample.scene.dynamic
+    has_mask = bool(dynamic.isfinite().any()) and dynamic.shape[-2:] == sample.clip.size
+    request = Request(clip, sample.clip, anchors, dynamic > 0.5 if has_mask else None)
     if not method.is_computed:
         return method.predict(request)
     prediction = store.read(method.name, clip, method.key)
@@ -90,10 +113,11 @@ def _predict(method: Method, clip: str, sample: Sample, store: PredictionStore) 
     return prediction
 
 
-def _gather(benchmark: Benchmark, methods: list[str], out: Path) -> Evaluation:
+def _collect(benchmark: Benchmark, methods: list[str], out: Path) -> Evaluation:
+    """Read the scores of all processes from their files."""
     unreadable = [clip for clip in benchmark.clips if _scores_file(out, "unreadable", clip).exists()]
     results = [
-        _result(json.loads(_scores_file(out, method, clip).read_text()))
+        _clip_result(json.loads(_scores_file(out, method, clip).read_text()))
         for method in methods
         for clip in benchmark.clips
         if clip not in unreadable
@@ -102,7 +126,7 @@ def _gather(benchmark: Benchmark, methods: list[str], out: Path) -> Evaluation:
     return Evaluation(benchmark, tuple(results), reasons)
 
 
-def _result(stored: dict) -> ClipResult:
+def _clip_result(stored: dict) -> ClipResult:
     return ClipResult(**{**stored, "scores": tuple(Score(**score) for score in stored["scores"])})
 
 
@@ -111,7 +135,8 @@ def _scores_file(out: Path, method: str, clip: str) -> Path:
 
 
 def _write_json(path: Path, value: object) -> None:
-    """Whole or not at all; NaN and infinity as Python writes and reads them."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_file(path) as partial:
-        partial.write_text(json.dumps(value, indent=1))
+    """Write a JSON file atomically, with NaN and infinity as Python writes and reads them."""
+    with os_errors_as_user_errors():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_file(path) as partial:
+            partial.write_text(json.dumps(value, indent=1))

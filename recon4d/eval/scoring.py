@@ -1,10 +1,11 @@
-"""Everything that is measured of one prediction: the project's own metrics, and the published ones of a benchmark."""
+"""All metrics of one prediction: the project's own, and those of the published protocols of a benchmark."""
 
 import math
 from dataclasses import dataclass, replace
 
 import torch
 
+from recon4d.errors import UserError, one_line
 from recon4d.eval.benchmarks import Benchmark
 from recon4d.eval.metrics.calibration import CALIBRATION_METRICS, calibration_scores
 from recon4d.eval.metrics.cameras import CAMERA_METRICS, camera_scores
@@ -15,7 +16,7 @@ from recon4d.eval.metrics.points import POINT_METRICS, point_scores
 from recon4d.eval.metrics.score import Metric, Score, undefined
 from recon4d.eval.metrics.tracks import TRACK_METRICS, track_scores
 from recon4d.eval.metrics.trajectory import TRAJECTORY_METRICS, trajectory_scores
-from recon4d.eval.pairing import paired
+from recon4d.eval.pairing import pair_with_truth
 from recon4d.eval.predictions import Prediction, Status
 from recon4d.eval.protocols.multiview_points import MULTIVIEW_POINT_METRICS, multiview_point_scores
 from recon4d.eval.protocols.tapvid3d import TAPVID3D_METRICS, tapvid3d_scores
@@ -31,7 +32,7 @@ SECONDS = Metric(
 )
 
 NO_PREDICTION = "no prediction"
-"""The note of scores that are the worst value of a clip without a prediction."""
+"""Note of a score that is the worst value of its metric, because the clip has no prediction."""
 
 METRICS: dict[str, Metric] = {
     metric.name: metric
@@ -51,22 +52,35 @@ METRICS: dict[str, Metric] = {
         SECONDS,
     )
 }
-"""Every metric there is, in the order of reports."""
+"""All metrics by name, in the order of reports."""
 
 
 @dataclass(frozen=True)
 class ClipResult:
-    """What a method did on one clip."""
+    """Scores of a method on one clip."""
 
     method: str
+    """Name of the method."""
     clip: str
+    """Name of the clip."""
     num_frames: int
+    """Number of frames of the clip."""
     status: Status
+    """Outcome in one word."""
     reason: str
+    """Reason for a status other than `ok`, in one line."""
     scores: tuple[Score, ...]
+    """One score for each metric that is defined by the ground truth of this clip."""
 
     def score(self, metric: str) -> Score | None:
-        """The score of a metric; None where the truth of this clip does not tell it."""
+        """Look up the score of a metric.
+
+        Args:
+            metric: Name of the metric.
+
+        Returns:
+            The score; None if the ground truth of this clip does not define the metric.
+        """
         return next((score for score in self.scores if score.metric == metric), None)
 
 
@@ -78,20 +92,31 @@ def score_prediction(
     benchmark: Benchmark,
     calibration: Calibration | None = None,
 ) -> ClipResult:
-    """Every metric that the truth can tell; `calibration` is what the method says that its confidences mean.
+    """Compute every metric that the ground truth defines.
 
-    A prediction that does not fit its truth, or is no number where it is believed, counts as failed. Failed ones score
-    the worst value of every metric that has one.
+    A prediction with another number of frames, or with values that are not finite at a confidence above 0, counts as
+    failed. A clip without a scene gets the worst value of every metric that has one.
+
+    Args:
+        method: Name of the method.
+        clip: Name of the clip.
+        prediction: Prediction of the method for this clip.
+        truth: True scene of the clip.
+        benchmark: Defines the published protocols to evaluate.
+        calibration: Calibration of the method's confidence; None skips the calibration metrics.
+
+    Returns:
+        The scores and the status of the prediction.
     """
     status, reason = prediction.status, prediction.reason
     scene = None
     if prediction.scene is not None:
         try:
-            scene = paired(prediction.scene, truth)
-        except ValueError as error:
-            status, reason = "failed", str(error)
+            scene = pair_with_truth(prediction.scene, truth)
+        except UserError as error:
+            status, reason = "failed", one_line(error)
     if scene is None:
-        scores = tuple(map(_at_worst, _all_scores(_nothing(truth), truth, benchmark, calibration)))
+        scores = tuple(map(_with_worst_value, _all_scores(_unknown_scene(truth), truth, benchmark, calibration)))
     else:
         scores = _all_scores(scene, truth, benchmark, calibration)
     seconds = undefined(SECONDS.name, 1, "not measured")
@@ -124,16 +149,16 @@ def _all_scores(
     return tuple(scores)
 
 
-def _at_worst(score: Score) -> Score:
-    """The score of a clip without a prediction: of a metric that has a worst value, that one."""
+def _with_worst_value(score: Score) -> Score:
+    """Return the score of a clip without a prediction: the worst value of the metric, if it has one."""
     worst = METRICS[score.metric].worst
     if worst is None:
         return score
     return replace(score, value=worst if math.isnan(score.value) else score.value, note=NO_PREDICTION)
 
 
-def _nothing(truth: Scene) -> Scene:
-    """A scene in which nothing is known."""
+def _unknown_scene(truth: Scene) -> Scene:
+    """Return a scene of the truth's shape in which everything is unknown."""
     unknown, zeros = torch.full_like(truth.depths, torch.nan), torch.zeros_like(truth.depths)
     return Scene(
         cameras=Cameras(

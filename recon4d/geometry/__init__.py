@@ -1,4 +1,4 @@
-"""Geometry on plain tensors: rotations, rigid and similarity transforms, pinhole projection, least-squares fits."""
+"""Geometry on plain tensors: rotations, rigid and similarity transforms, pinhole cameras, fits and resampling."""
 
 from recon4d.geometry.fits import fit_rigid, fit_similarity
 from recon4d.geometry.pinhole import (
@@ -12,7 +12,13 @@ from recon4d.geometry.pinhole import (
     unproject,
     unproject_map,
 )
-from recon4d.geometry.pixel_choice import evenly_spaced, is_depth_edge, rows_and_columns, stratified_indices, thin
+from recon4d.geometry.pixel_sampling import (
+    evenly_spaced_indices,
+    is_depth_edge,
+    pixel_indices,
+    stratified_indices,
+    subsample_mask,
+)
 from recon4d.geometry.resampling import resize_map
 from recon4d.geometry.rotations import (
     nearest_rotation,
@@ -24,31 +30,31 @@ from recon4d.geometry.rotations import (
     rotation_to_6d,
 )
 from recon4d.geometry.transforms import (
-    given_or_beside,
+    fill_missing_cameras,
     invert,
-    rebase_cameras,
     rigid,
     similarity,
     similarity_scale,
+    transform_cameras,
     transform_points,
 )
 
 __all__ = [
     "cropped_intrinsics",
-    "evenly_spaced",
+    "evenly_spaced_indices",
     "field_of_view",
+    "fill_missing_cameras",
     "fit_rigid",
     "fit_similarity",
-    "given_or_beside",
     "intrinsics_from_field_of_view",
     "invert",
     "is_depth_edge",
     "nearest_rotation",
     "padded_intrinsics",
     "pixel_grid",
+    "pixel_indices",
     "project",
     "quaternion_from_rotation",
-    "rebase_cameras",
     "resize_map",
     "resized_intrinsics",
     "rigid",
@@ -57,11 +63,11 @@ __all__ = [
     "rotation_from_axis_angle",
     "rotation_from_quaternion",
     "rotation_to_6d",
-    "rows_and_columns",
     "similarity",
     "similarity_scale",
     "stratified_indices",
-    "thin",
+    "subsample_mask",
+    "transform_cameras",
     "transform_points",
     "unproject",
     "unproject_map",

@@ -1,8 +1,8 @@
-"""Least-squares transforms between corresponding points (Umeyama 1991), weighted, never a reflection.
+"""Weighted least-squares fits of rigid and similarity transforms to corresponding points (Umeyama 1991).
 
-Degenerate input has a stated answer. Points on a line or in a plane leave a rotation free or half free: one of the
-best ones is returned. All source points at one place, or no weight at all: rotation identity, scale 1, and the
-translation that joins the weighted means (zero without weight).
+The result is never a reflection. Degenerate input has a defined result: for points on a line or in a plane, one of the
+optimal rotations is returned; if all source points coincide or all weights are zero, the rotation is the identity, the
+scale is 1, and the translation maps the weighted mean of a to that of b (zero without weight).
 """
 
 import torch
@@ -17,7 +17,16 @@ def fit_similarity(
     points_b: Float[Tensor, "*batch n 3"],
     weights: Float[Tensor, "*batch n"] | None = None,
 ) -> Float[Tensor, "*batch 4 4"]:
-    """``b_from_a`` minimizing sum_i w_i ||b_i - (s R a_i + t)||^2 over similarities (Umeyama 1991, eqs. 40-42)."""
+    """Fit similarities: minimize sum_i w_i ||b_i - (s R a_i + t)||^2 (Umeyama 1991, eqs. 40-42).
+
+    Args:
+        points_a: Source points, in coordinates of a.
+        points_b: Corresponding target points, in coordinates of b.
+        weights: Non-negative weights of the correspondences; None weights all equally.
+
+    Returns:
+        ``b_from_a``.
+    """
     return _fit(points_a, points_b, weights, with_scale=True)
 
 
@@ -26,7 +35,16 @@ def fit_rigid(
     points_b: Float[Tensor, "*batch n 3"],
     weights: Float[Tensor, "*batch n"] | None = None,
 ) -> Float[Tensor, "*batch 4 4"]:
-    """``b_from_a`` minimizing sum_i w_i ||b_i - (R a_i + t)||^2 over rigid transforms (Kabsch 1976)."""
+    """Fit rigid transforms: minimize sum_i w_i ||b_i - (R a_i + t)||^2 (Kabsch 1976).
+
+    Args:
+        points_a: Source points, in coordinates of a.
+        points_b: Corresponding target points, in coordinates of b.
+        weights: Non-negative weights of the correspondences; None weights all equally.
+
+    Returns:
+        ``b_from_a``.
+    """
     return _fit(points_a, points_b, weights, with_scale=False)
 
 
@@ -41,7 +59,7 @@ def _fit(points_a: Tensor, points_b: Tensor, weights: Tensor | None, with_scale:
 
     covariance = (shares * centered_b).transpose(-1, -2) @ centered_a
     variance_a = (shares * centered_a.square()).sum(dim=(-1, -2))
-    # Rounding leaves a variance of about (machine epsilon * distance)^2 on points that coincide.
+    # Rounding leaves coinciding points with a variance of about (machine epsilon * distance)^2.
     noise = torch.finfo(points_a.dtype).eps * (mean_a.abs().amax(dim=-1) + 1e-30)
     is_point = variance_a <= (4 * noise).square()
 

@@ -1,4 +1,7 @@
-"""Rotations as matrices, quaternions, axis-angle vectors and the continuous 6D form."""
+"""Conversions between rotation matrices, quaternions, axis-angle vectors and the continuous 6D representation.
+
+A rotation matrix ``b_from_a`` acts on column vectors: x_b = R @ x_a. Angles are in radians.
+"""
 
 import torch
 import torch.nn.functional as F
@@ -7,7 +10,14 @@ from torch import Tensor
 
 
 def rotation_from_quaternion(quaternion: Float[Tensor, "*batch 4"]) -> Float[Tensor, "*batch 3 3"]:
-    """The rotation matrix of a quaternion (w, x, y, z) of any length but zero; q and -q give the same matrix."""
+    """Convert quaternions to rotation matrices.
+
+    Args:
+        quaternion: Quaternions (w, x, y, z) of any nonzero length; q and -q give the same matrix.
+
+    Returns:
+        Rotation matrices.
+    """
     w, x, y, z = F.normalize(quaternion, dim=-1).unbind(-1)
     rows = (
         (1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)),
@@ -18,10 +28,17 @@ def rotation_from_quaternion(quaternion: Float[Tensor, "*batch 4"]) -> Float[Ten
 
 
 def quaternion_from_rotation(rotation: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*batch 4"]:
-    """The unit quaternion (w, x, y, z) of a rotation matrix, with w >= 0.
+    """Convert rotation matrices to unit quaternions.
 
-    The entries of the matrix give the symmetric 4x4 matrix 4 q q^T. Its row with the largest diagonal, normalized,
-    is q up to sign, for every rotation and without the square root of a vanishing number (Shepperd 1978).
+    The entries of the matrix give the symmetric 4x4 matrix 4 q q^T. Its row with the largest diagonal entry,
+    normalized, is q up to sign. This is stable for every rotation: no square root of a vanishing number is taken
+    (Shepperd 1978).
+
+    Args:
+        rotation: Rotation matrices.
+
+    Returns:
+        Unit quaternions (w, x, y, z) with w >= 0.
     """
     (xx, xy, xz), (yx, yy, yz), (zx, zy, zz) = (row.unbind(-1) for row in rotation.unbind(-2))
     rows = (
@@ -38,7 +55,14 @@ def quaternion_from_rotation(rotation: Float[Tensor, "*batch 3 3"]) -> Float[Ten
 
 
 def rotation_from_6d(columns: Float[Tensor, "*batch 6"]) -> Float[Tensor, "*batch 3 3"]:
-    """Gram-Schmidt on two 3-vectors, which become the first two columns (Zhou et al. 2019, eq. 15)."""
+    """Convert the 6D representation to rotation matrices by Gram-Schmidt orthogonalization (Zhou et al. 2019, eq. 15).
+
+    Args:
+        columns: Two 3-vectors, one after the other, of any length but not parallel. They span the first two columns.
+
+    Returns:
+        Rotation matrices.
+    """
     first, second = columns.unflatten(-1, (2, 3)).unbind(-2)
     first = F.normalize(first, dim=-1)
     second = F.normalize(second - (first * second).sum(dim=-1, keepdim=True) * first, dim=-1)
@@ -46,12 +70,26 @@ def rotation_from_6d(columns: Float[Tensor, "*batch 6"]) -> Float[Tensor, "*batc
 
 
 def rotation_to_6d(rotation: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*batch 6"]:
-    """The first two columns of a rotation, one after the other (Zhou et al. 2019, eq. 14)."""
+    """Convert rotation matrices to the continuous 6D representation (Zhou et al. 2019, eq. 14).
+
+    Args:
+        rotation: Rotation matrices.
+
+    Returns:
+        The first two columns of each matrix, one after the other.
+    """
     return torch.cat([rotation[..., 0], rotation[..., 1]], dim=-1)
 
 
 def rotation_from_axis_angle(axis_angle: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 3 3"]:
-    """The rotation about `axis_angle` by its length in radians: the exponential of its cross-product matrix."""
+    """Convert axis-angle vectors to rotation matrices: the exponential of the cross-product matrix.
+
+    Args:
+        axis_angle: Rotation axes whose lengths are the angles in radians.
+
+    Returns:
+        Rotation matrices.
+    """
     x, y, z = axis_angle.unbind(-1)
     zero = torch.zeros_like(x)
     cross_product = torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], dim=-1).unflatten(-1, (3, 3))
@@ -59,9 +97,15 @@ def rotation_from_axis_angle(axis_angle: Float[Tensor, "*batch 3"]) -> Float[Ten
 
 
 def rotation_angle(rotation: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*batch"]:
-    """The angle of a rotation, in [0, pi].
+    """Compute the angle of rotations.
 
-    Written as atan2 of sine and cosine: the arccosine of the trace alone loses half the digits near 0 and near pi.
+    The angle is the atan2 of its sine and cosine: the arccosine of the trace loses half the digits near 0 and pi.
+
+    Args:
+        rotation: Rotation matrices.
+
+    Returns:
+        Angles in radians, in [0, pi].
     """
     skew = rotation - rotation.transpose(-1, -2)
     twice_sine = torch.stack([skew[..., 2, 1], skew[..., 0, 2], skew[..., 1, 0]], dim=-1).norm(dim=-1)
@@ -70,7 +114,14 @@ def rotation_angle(rotation: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*bat
 
 
 def nearest_rotation(matrix: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*batch 3 3"]:
-    """The rotation closest to `matrix` in the Frobenius norm (never a reflection), by singular value decomposition."""
+    """Project matrices to the nearest rotation in the Frobenius norm, by singular value decomposition.
+
+    Args:
+        matrix: Matrices close to a rotation.
+
+    Returns:
+        Rotation matrices, never reflections.
+    """
     left, _, right = torch.linalg.svd(matrix)
     signs = torch.ones_like(matrix[..., 0])
     signs[..., 2] = torch.det(left @ right).sign()

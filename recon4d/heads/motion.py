@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from recon4d.heads.dense import DenseHead
-from recon4d.layers import CELLS_PER_PATCH_SIDE, BlockConfig, CrossBlock, RotaryTable, cells_to_patches
+from recon4d.layers import CELLS_PER_PATCH_SIDE, BlockConfig, CrossBlock, RotaryTable, cells_to_patch_tokens
 from recon4d.records import full_precision
 
 MOTION_CHANNELS = 5
@@ -99,7 +99,7 @@ class MotionHead(nn.Module):
         at_match = self._token_at_match(patches[pairs.target], start, pairs, frames)
         rotary = frames.rotary.rows(slice(frames.num_special, None))
 
-        told = self.start(cells_to_patches(start, frames.grid))
+        told = self.start(cells_to_patch_tokens(start, frames.grid))
         query = full_precision(patches[pairs.anchor]) + told + self.matched(at_match)
         layers = [query]
         context = frames.tokens[pairs.target]
@@ -124,7 +124,7 @@ class MotionHead(nn.Module):
         """The target's token where each anchor patch was matched: the mean over its cells, weighted by mass."""
         mass = start[..., 2:3] + 1e-3
         weighted = torch.cat([pairs.positions.detach() * mass, mass], dim=-1)
-        per_patch = cells_to_patches(weighted, frames.grid).unflatten(-1, (-1, 3)).sum(dim=-2)
+        per_patch = cells_to_patch_tokens(weighted, frames.grid).unflatten(-1, (-1, 3)).sum(dim=-2)
         positions = per_patch[..., :2] / per_patch[..., 2:]
         height, width = frames.points.shape[1:3]
         maps = full_precision(tokens).transpose(1, 2).unflatten(2, frames.grid)

@@ -1,14 +1,21 @@
-"""From a clip to a Scene: a single pass, priors, many clips and long clips."""
+"""Inference: from a clip to a scene, in a single pass or in windows, with priors, for one clip or many."""
 
-from recon4d.inference.many_clips import Outcome, finished_frames, output_folders, reconstruct_each, table_of
+from recon4d.inference.many_clips import (
+    ClipOutcome,
+    finished_frames,
+    format_outcomes,
+    output_folders,
+    reconstruct_each,
+)
 from recon4d.inference.prior_files import PriorFiles, long_clip_with_prior_files, with_prior_files
 from recon4d.inference.priors import apply_priors
 from recon4d.inference.processes import Processes, start_processes
 from recon4d.inference.scene_statistics import (
     ExpectedErrors,
-    ExpectedOfScene,
-    SceneFacts,
-    expected_of_scene,
+    ExpectedSceneErrors,
+    SceneStatistics,
+    expected_scene_errors,
+    measure_long,
     measure_scene,
 )
 from recon4d.inference.single_pass import (
@@ -26,19 +33,21 @@ from recon4d.inference.single_pass import (
 __all__ = [
     "MAX_FRAMES",
     "MIN_SIDE",
+    "ClipOutcome",
     "ExpectedErrors",
-    "ExpectedOfScene",
-    "Outcome",
+    "ExpectedSceneErrors",
     "Precision",
     "PriorFiles",
     "Processes",
     "ReconstructConfig",
-    "SceneFacts",
+    "SceneStatistics",
     "apply_priors",
-    "expected_of_scene",
+    "expected_scene_errors",
     "finished_frames",
+    "format_outcomes",
     "is_out_of_memory",
     "long_clip_with_prior_files",
+    "measure_long",
     "measure_scene",
     "output_folders",
     "processing_size",
@@ -47,6 +56,5 @@ __all__ = [
     "reconstruct_each",
     "runs_in_bfloat16",
     "start_processes",
-    "table_of",
     "with_prior_files",
 ]

@@ -1,8 +1,8 @@
-"""What was known about a clip is true in the answer: given intrinsics and cameras replace the predicted ones.
+"""Enforcement of priors in a predicted scene: given intrinsics and cameras replace the predicted ones.
 
-A network is told what is known and still answers something a little different, or cannot be told at all. Everything it
-saw stays at its pixel: each frame's points follow their camera and their lens, and depth keeps its order. What was not
-given follows what was: the scale from given depth or given cameras, unknown cameras from the nearest given one.
+A network that receives priors predicts them only approximately, and some networks cannot receive them. Points stay at
+their pixels: each frame's points follow its camera and intrinsics, and depth is scaled as a whole. Quantities that are
+not given follow those that are: the scale from given depth or cameras, unknown cameras from the nearest given one.
 """
 
 import math
@@ -13,75 +13,85 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from recon4d.geometry import given_or_beside, invert, similarity
+from recon4d.geometry import fill_missing_cameras, invert, similarity
 from recon4d.records import Priors, Scene
 
-LEAST_MOTION = 1e-3
-"""Of the median depth: predicted cameras that move less than this do not tell a scale."""
+MIN_CAMERA_MOTION = 1e-3
+"""Smallest distance between predicted cameras that determines a scale, as a fraction of median depth. Hand-tuned."""
 
 
-def apply_priors(scene: Scene, known: Priors | None) -> Scene:
-    """The scene, whose world is its first camera, with what is `known` about pictures of its size made true.
+def apply_priors(scene: Scene, priors: Priors | None) -> Scene:
+    """Replace predicted quantities of a scene by the given ones.
 
-    - Intrinsics are the given ones where they are given. A point keeps its pixel and its z.
-    - Cameras are the given ones in the first camera's frame. One that is not given keeps its predicted place beside
-      the nearest frame (by number) that is. Points and tracks at each time follow the camera of that time.
-    - The unit is that of the given depth: the median of given over predicted depth. Without depth it is that of the
-      given cameras: the s with the least sum of |predicted distance - given distance / s| over all pairs of cameras,
-      which a quarter of cameras predicted wrong does not pull away. Where neither tells (cameras that stand still),
-      the unit is the network's.
+    - Given intrinsics replace the predicted ones. Each point keeps its pixel and its z.
+    - Given cameras replace the predicted ones, relative to the first camera. A camera that is not given keeps its
+      predicted pose relative to the nearest given frame (by number). Points and tracks at each time follow the camera
+      of that time.
+    - The unit is that of the given depth: the scale is the median of given over predicted depth. Without depth it is
+      that of the given cameras: the scale s minimizes the sum of |predicted distance - given distance / s| over all
+      pairs of cameras, which tolerates a quarter of wrong predictions. If neither determines a scale, as for a static
+      camera, the unit of the network is kept.
 
-    The scene itself where nothing is known. Confidences do not change. Warns where predicted cameras hardly move and
-    the given ones therefore cannot fix the scale.
+    Confidences do not change. Warns if the predicted cameras hardly move, so that the given ones do not determine the
+    scale.
+
+    Args:
+        scene: The predicted scene; its world is its first camera.
+        priors: Priors of the clip at the size of the scene's maps.
+
+    Returns:
+        The scene with its priors enforced; `scene` itself if nothing is given.
     """
-    if known is None:
+    if priors is None:
         return scene
-    knows_lens, knows_camera = (
-        values.isfinite().all(dim=(1, 2)) for values in (known.intrinsics, known.world_from_cam)
+    has_intrinsics, has_camera = (
+        values.isfinite().all(dim=(1, 2)) for values in (priors.intrinsics, priors.world_from_cam)
     )
-    scale = _scale_of_depth(scene, known.depths)
-    if not (knows_lens.any() or knows_camera.any() or scale is not None):
+    scale = _scale_from_depth(scene, priors.depths)
+    if not (has_intrinsics.any() or has_camera.any() or scale is not None):
         return scene
-    given = _from_first(known.world_from_cam)
-    if scale is None and knows_camera.any():
-        scale = _scale_of_cameras(scene, given, knows_camera)
+    given = _relative_to_first(priors.world_from_cam)
+    if scale is None and has_camera.any():
+        scale = _scale_from_cameras(scene, given, has_camera)
     if scale is not None:
         scene = scene.transformed(_scaling(scale).to(scene.depths))
 
     cameras = scene.cameras
-    if knows_lens.any():
-        intrinsics = torch.where(knows_lens[:, None, None], known.intrinsics, cameras.intrinsics)
+    if has_intrinsics.any():
+        intrinsics = torch.where(has_intrinsics[:, None, None], priors.intrinsics, cameras.intrinsics)
         cameras = replace(cameras, intrinsics=intrinsics.to(cameras.intrinsics))
-    if knows_camera.any():
-        world_from_cam = given_or_beside(cameras.world_from_cam.double(), given, knows_camera)
+    if has_camera.any():
+        world_from_cam = fill_missing_cameras(cameras.world_from_cam.double(), given, has_camera)
         cameras = replace(cameras, world_from_cam=world_from_cam.to(cameras.world_from_cam))
     return scene if cameras is scene.cameras else scene.with_cameras(cameras)
 
 
-def _from_first(world_from_cam: Float[Tensor, "time 4 4"]) -> Float[Tensor, "time 4 4"]:
-    """In the first camera's world, in float64; the first is the identity without rounding."""
+def _relative_to_first(world_from_cam: Float[Tensor, "time 4 4"]) -> Float[Tensor, "time 4 4"]:
+    """Transform cameras to the frame of the first, in float64; the first is exactly the identity."""
     world_from_cam = world_from_cam.double()
-    from_first = invert(world_from_cam[0]) @ world_from_cam
-    from_first[0] = torch.where(world_from_cam[0].isfinite(), torch.eye(4).double(), torch.nan)
-    return from_first
+    first_from_cam = invert(world_from_cam[0]) @ world_from_cam
+    first_from_cam[0] = torch.where(world_from_cam[0].isfinite(), torch.eye(4).double(), torch.nan)
+    return first_from_cam
 
 
-def _scale_of_depth(scene: Scene, given: Float[Tensor, "time height width"] | None) -> float | None:
-    """The median of given over predicted depth where both are known; None without a pixel."""
+def _scale_from_depth(scene: Scene, given: Float[Tensor, "time height width"] | None) -> float | None:
+    """Return the median of given over predicted depth; None if no pixel has both."""
     if given is None:
         return None
     both = given.isfinite() & (given > 0) & (scene.depth_confidence > 0) & (scene.depths > 0)
     return float((given[both].double() / scene.depths[both].double()).median()) if both.any() else None
 
 
-def _scale_of_cameras(scene: Scene, given: Float[Tensor, "time 4 4"], is_known: Bool[Tensor, "time"]) -> float | None:
-    """The scale between the distances of given and of predicted cameras; None where they do not tell."""
-    centers = given[is_known, :3, 3]
-    scale = scene.cameras.frames(is_known.nonzero()[:, 0]).scale_to(centers)
+def _scale_from_cameras(scene: Scene, given: Float[Tensor, "time 4 4"], is_given: Bool[Tensor, "time"]) -> float | None:
+    """Return the scale from predicted to given camera distances; None if the cameras do not determine it."""
+    centers = given[is_given, :3, 3]
+    scale = scene.cameras.frames(is_given.nonzero()[:, 0]).robust_scale_to(centers)
     if math.isnan(scale):
         return None
-    if torch.pdist(centers).max() / scale <= LEAST_MOTION * scene.depths.median():
-        warnings.warn("the predicted cameras hardly move, so the given ones do not fix the scale", stacklevel=2)
+    if torch.pdist(centers).max() / scale <= MIN_CAMERA_MOTION * scene.depths.median():
+        warnings.warn(
+            "the predicted cameras hardly move, so the given cameras do not determine the scale", stacklevel=2
+        )
         return None
     return scale
 

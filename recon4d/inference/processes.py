@@ -77,4 +77,5 @@ def start_processes() -> Processes:
 
         group = dist.new_group(backend="gloo", timeout=LONGEST_WAIT)
         assert isinstance(group, dist.ProcessGroup)  # every process belongs to it
+    assert state.device is not None
     return Processes(state.process_index, state.num_processes, state.device, group)

@@ -1,4 +1,4 @@
-"""One forward pass for people: sizes, precision, memory and progress are chosen here, not by the network."""
+"""Reconstruction of a clip in a single forward pass: processing size, precision, memory and checks."""
 
 import itertools
 import math
@@ -11,7 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from recon4d.geometry import rows_and_columns
+from recon4d.errors import UserError
+from recon4d.geometry import pixel_indices
 from recon4d.inference.priors import apply_priors
 from recon4d.models import (
     Model,
@@ -27,77 +28,103 @@ from recon4d.records import (
 )
 
 Precision = Literal["auto", "float32", "bfloat16"]
+"""Precision of matrix products. ``auto`` is bfloat16 on CUDA and on CPUs with bfloat16 instructions, otherwise
+float32."""
 
 MAX_FRAMES = 512
-"""Frames of one pass: far beyond the clips that networks of this kind are trained on (24 frames) and published with
-(VGGT: 200), so that more of them is a mistake and not a wish. Memory grows with frames only (`plan_memory`) and says by
-itself where it ends; time grows with their square."""
+"""Largest number of frames of a pass. Networks of this kind are trained with 24 frames and published for up to 200
+(VGGT), so a larger number is most likely a mistake. Memory is linear and time quadratic in the number of frames."""
 MIN_SIDE = 32
-"""Pixels; smaller pictures say too little."""
+"""Smallest side of an image in pixels. Hand-tuned."""
 
 
 @dataclass(frozen=True)
 class ReconstructConfig:
-    """How a clip is processed."""
+    """How a clip is processed in a single pass."""
 
     anchors: tuple[int, ...] = (0,)
-    """Frames whose every pixel is tracked to every time; () for none."""
+    """Frames whose pixels are tracked to every time; empty for no tracks."""
     processing_size: int | None = None
-    """Process at about the area of a square of this side, in pixels; None for the model's own."""
+    """Side in pixels of a square with the area at which the clip is processed; None for the size of the model."""
     precision: Precision = "auto"
-    """`auto`: bfloat16 on CUDA and on CPUs with bfloat16 instructions, else float32."""
+    """Precision of matrix products, see `Precision`."""
     frame_chunk: int = 4
-    """Backbone and dense heads take so many frames at once: lower needs less memory, the result is the same."""
+    """Number of frames that the backbone and the dense heads process at once. A lower number needs less memory; the
+    result is the same."""
     key_stride: int = 1
-    """Above 1, attention across frames sees every so many rows and columns of patches only: faster, and less exact."""
+    """Attention across frames uses keys of every `key_stride`-th row and column of patch tokens; above 1 it is faster
+    and less accurate."""
     progress: bool = False
-    """Show a progress bar on stderr."""
+    """Whether to show a progress bar on stderr."""
 
 
 def reconstruct(model: Model, clip: Clip, config: ReconstructConfig = ReconstructConfig()) -> Scene:
-    """The scene of one clip, on the CPU: its world is the first frame's camera, its maps are at the processing size.
+    """Reconstruct a clip in a single forward pass on the device of the model. The result is deterministic.
 
-    Nothing is cropped away: each axis is resized to a multiple of the model's patch, and
-    ``scene.resized(*clip.size)`` takes maps and intrinsics to the original pixels. The result is deterministic.
-    Confidence is 0 where ``clip.known.ignore`` says so. What else ``clip.known`` holds is told to the network where
-    that can be told, and true in the answer (see `honor`). Runs on the model's device.
+    The whole image is used: each axis is resized to a multiple of the model's patch size. Priors of the clip are passed
+    to the network if it accepts them, and hold in the result in any case (`apply_priors`). Confidence is 0 at pixels of
+    ``clip.priors.ignore``.
 
-    Raises ``ValueError`` for clips that are too long, too small or batched, and ``MemoryError`` with what to lower.
+    Args:
+        model: The network.
+        clip: A clip of at most `MAX_FRAMES` frames, without batch axes.
+        config: How the clip is processed.
+
+    Returns:
+        The scene, on the CPU. Its world is the camera of the first frame, and its maps have the processing size;
+        ``scene.resized(*clip.size)`` converts maps and intrinsics to the size of the clip.
+
+    Raises:
+        UserError: If the clip is too long or too small, an option does not fit it, or memory is exhausted. The message
+            says what to change.
+        ValueError: If the clip has batch axes.
     """
     if config.anchors and model.motion_head is None:
-        _check_tracker(model, clip, config)
+        _check_tracker_size(model, clip, config)
     return _run(model, clip, config, lambda outputs: None)[0]
 
 
 def reconstruct_and_match(
     model: Model, clip: Clip, config: ReconstructConfig = ReconstructConfig()
 ) -> tuple[Scene, FeatureTracks]:
-    """The scene, and where the network matched still points in the pictures: what `recon4d.refine` needs.
+    """Reconstruct a clip and return feature matches of static points as well, which `recon4d.refine` needs.
 
-    Pixels are those of the scene's maps. Everything else is as for `reconstruct`.
+    Args:
+        model: The network.
+        clip: A clip, as for `reconstruct`.
+        config: How the clip is processed.
+
+    Returns:
+        The scene of `reconstruct`, and feature tracks in pixels of its maps.
+
+    Raises:
+        UserError: As for `reconstruct`.
+        ValueError: As for `reconstruct`.
     """
     if model.matching is None or (config.anchors and model.motion_head is None):
-        _check_tracker(model, clip, config)
+        _check_tracker_size(model, clip, config)
     scene, tracks = _run(model, clip, config, lambda outputs: match_feature_tracks(model, outputs))
     assert tracks is not None
     return scene, tracks
 
 
 def _run(
-    model: Model, clip: Clip, config: ReconstructConfig, also: Callable[[Outputs], FeatureTracks | None]
+    model: Model, clip: Clip, config: ReconstructConfig, match: Callable[[Outputs], FeatureTracks | None]
 ) -> tuple[Scene, FeatureTracks | None]:
-    """The scene of one forward pass, and whatever `also` makes of its outputs while they are there."""
+    """Run one forward pass, and `match` on its outputs before they are released."""
     _check(clip, config)
     device = next(model.parameters()).device
     if is_bfloat16(model) and not runs_in_bfloat16(config.precision, device):
-        raise ValueError(f"{model.name} has bfloat16 weights (narrow_weights) and cannot run in {config.precision}")
+        raise UserError(
+            f"{model.name} has bfloat16 weights and cannot run with precision {config.precision!r}; load it again, or "
+            "use precision 'bfloat16'"
+        )
     height, width = _size_of_pass(model, clip, config)
-    resized = clip.resized(height, width)
-    batch = Clip.stack([replace(resized, source=None)]).to(device)
-
     was_training = model.training
     model.eval()
     try:
+        resized = clip.resized(height, width)
+        batch = Clip.stack([replace(resized, source=None)]).to(device)
         with (
             torch.inference_mode(),
             torch.autocast(device.type, torch.bfloat16, enabled=runs_in_bfloat16(config.precision, device)),
@@ -106,43 +133,53 @@ def _run(
             outputs = model.outputs(
                 batch.images, batch.times, config.anchors, batch.priors, config.frame_chunk, config.key_stride
             )
-            tracks = also(outputs)
-    except RuntimeError as error:
+            tracks = match(outputs)
+    except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        raise MemoryError(
-            f"out of memory with {clip.num_frames} frames of {width} x {height} pixels on {device}: "
-            "lower --num-frames, --processing-size or the number of --anchors, or take it in windows with --window 16"
+        raise UserError(
+            f"out of memory with {clip.num_frames} frames of {width} x {height} pixels on {device}: use fewer frames, "
+            "a smaller processing size or fewer anchors, or reconstruct the clip in windows (recon4d.inference.windows)"
         ) from error
     finally:
         model.train(was_training)
-    # clone(): tensors made in inference mode could not be used in a user's own training.
+    # clone(): tensors created in inference mode could not be used in training.
     scene = outputs.scene[0].to("cpu").map(Tensor.clone).in_frame(0)
     if tracks is not None:
         tracks = tracks[0].to("cpu").map(Tensor.clone)
-        tracks = replace(tracks, visibility=tracks.visibility * _kept_at(tracks.pixels, resized.priors))
+        tracks = replace(tracks, visibility=tracks.visibility * _not_ignored(tracks.pixels, resized.priors))
     if resized.priors is not None and resized.priors.ignore is not None:
-        scene = scene.ignoring(resized.priors.ignore)
+        scene = scene.with_unknown(resized.priors.ignore)
     return apply_priors(scene, resized.priors), tracks
 
 
 def processing_size(size: tuple[int, int], side: int, patch_size: int) -> tuple[int, int]:
-    """Height and width, multiples of `patch_size`, of about the aspect of `size` and the area of `side` squared."""
+    """Compute the size at which an image is processed.
+
+    Args:
+        size: Height and width of the image in pixels.
+        side: Side of a square with the desired area, in pixels.
+        patch_size: Side of a patch in pixels.
+
+    Returns:
+        Height and width in pixels: multiples of `patch_size` with about the aspect ratio of `size` and the area of
+        `side` squared.
+    """
     height, width = size
     scale = side / math.sqrt(height * width)
 
-    def to_patches(pixels: int) -> int:
+    def to_multiple(pixels: int) -> int:
         return max(1, round(pixels * scale / patch_size)) * patch_size
 
-    return to_patches(height), to_patches(width)
+    return to_multiple(height), to_multiple(width)
 
 
 def _size_of_pass(model: Model, clip: Clip, config: ReconstructConfig) -> tuple[int, int]:
     return processing_size(clip.size, config.processing_size or model.config.processing_size, model.patch_size)
 
 
-def _check_tracker(model: Model, clip: Clip, config: ReconstructConfig) -> None:
-    """Refuse pictures too small for the pyramid of the model's point tracker, and say which size would do."""
+def _check_tracker_size(model: Model, clip: Clip, config: ReconstructConfig) -> None:
+    """Check that the processing size suffices for the feature pyramid of the point tracker, if the model has one."""
     if model.track_head is None or clip.batch_shape or min(clip.size) < MIN_SIDE:
         return
     tracker = model.track_head.tracker.config
@@ -153,74 +190,93 @@ def _check_tracker(model: Model, clip: Clip, config: ReconstructConfig) -> None:
     side = next(
         side for side in itertools.count(needed) if min(processing_size(clip.size, side, model.patch_size)) >= needed
     )
-    raise ValueError(
-        f"{model.name} follows points in pictures of {needed} pixels or more each way, and would see {width} x "
-        f"{height}: give --processing-size {side} or more, or ask for neither tracks (--anchors without a number) nor "
-        "--refine"
+    raise UserError(
+        f"{model.name} tracks points in images of at least {needed} pixels along each axis, and the processing size is "
+        f"{width} x {height}; use a processing size of at least {side}, or neither anchors nor refinement"
     )
 
 
 def _check(clip: Clip, config: ReconstructConfig) -> None:
     if clip.batch_shape:
-        raise ValueError(f"reconstruct takes one clip, not a batch of shape {tuple(clip.batch_shape)}")
+        raise ValueError(f"reconstruct expects one clip, got a batch of shape {tuple(clip.batch_shape)}")
     if not 1 <= clip.num_frames <= MAX_FRAMES:
-        raise ValueError(
-            f"the clip has {clip.num_frames} frames and one pass takes 1 to {MAX_FRAMES}: take it in windows with "
-            f"--window 16 (recon4d.inference.windows), or choose fewer with --num-frames {MAX_FRAMES}, a lower --fps, or --start "
-            "and --stop"
+        raise UserError(
+            f"the clip has {clip.num_frames} frames, and a single pass supports 1 to {MAX_FRAMES}; read it with a "
+            "smaller num_frames or fps or a shorter range (start, stop), or reconstruct it in windows "
+            "(recon4d.inference.windows)"
         )
     height, width = clip.size
     if min(height, width) < MIN_SIDE:
-        raise ValueError(f"the pictures are {width} x {height} pixels; at least {MIN_SIDE} on each side are needed")
+        raise UserError(f"the images have {width} x {height} pixels; each side needs at least {MIN_SIDE}")
     if any(anchor not in range(clip.num_frames) for anchor in config.anchors):
-        raise ValueError(f"anchors {list(config.anchors)} must be frames from 0 to {clip.num_frames - 1}")
+        raise UserError(f"anchors are {list(config.anchors)}; they must be frames from 0 to {clip.num_frames - 1}")
     if min(config.frame_chunk, config.key_stride) < 1:
-        raise ValueError(
-            f"frame_chunk is {config.frame_chunk} and key_stride {config.key_stride}; at least 1 is needed"
+        raise UserError(
+            f"frame_chunk is {config.frame_chunk} and key_stride is {config.key_stride}; both must be at least 1"
         )
     if config.processing_size is not None and config.processing_size < MIN_SIDE:
-        raise ValueError(f"the processing size is {config.processing_size} pixels; at least {MIN_SIDE} are needed")
+        raise UserError(f"the processing size is {config.processing_size} pixels; it must be at least {MIN_SIDE}")
     if clip.priors is not None:
-        _check_known_cameras(clip.priors)
+        _check_given_cameras(clip.priors)
 
 
-def _check_known_cameras(known: Priors) -> None:
-    is_known = torch.isfinite(known.world_from_cam).flatten(-2).all(dim=-1)
-    if is_known.any() and not is_known[0]:
-        raise ValueError("cameras are known for some frames but not for the first, which all others are relative to")
+def _check_given_cameras(priors: Priors) -> None:
+    is_given = torch.isfinite(priors.world_from_cam).flatten(-2).all(dim=-1)
+    if is_given.any() and not is_given[0]:
+        raise UserError(
+            "cameras are given for some frames but not for the first, to which all others are relative; start the clip "
+            "at a frame with a camera"
+        )
 
 
 def runs_in_bfloat16(precision: Precision, device: torch.device) -> bool:
-    """Whether matrices are multiplied in bfloat16: then `narrow_weights` saves memory at the same answer."""
+    """Return whether matrix products run in bfloat16; `cast_to_bfloat16` then saves memory without changing results.
+
+    Args:
+        precision: The requested precision.
+        device: Device of the model.
+
+    Returns:
+        True for bfloat16, False for float32.
+    """
     if precision != "auto":
         return precision == "bfloat16"
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported()
-    return device.type == "cpu" and _cpu_is_faster_with_bfloat16()
+    return device.type == "cpu" and _cpu_has_bfloat16_instructions()
 
 
-def _cpu_is_faster_with_bfloat16() -> bool:
-    """Whether the processor multiplies bfloat16 matrices itself; without that, autocast only costs time."""
+def _cpu_has_bfloat16_instructions() -> bool:
+    """Return whether the CPU multiplies bfloat16 matrices natively; otherwise autocast makes it slower."""
     probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(getattr(torch.cpu, probe)() for probe in probes if hasattr(torch.cpu, probe))
 
 
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether a device, or the system, had no memory left."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+def is_out_of_memory(error: Exception) -> bool:
+    """Return whether an error means that the memory of a device or of the system is exhausted.
+
+    Args:
+        error: An exception that PyTorch or Python raised.
+
+    Returns:
+        True for `MemoryError` and for PyTorch's out-of-memory errors on any device.
+    """
+    is_memory_error = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+    # PyTorch's CPU allocator raises a plain RuntimeError.
+    return is_memory_error or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
 
 
-def _kept_at(pixels: Float[Tensor, "time track 2"], known: Priors | None) -> Float[Tensor, "time track"]:
-    """1 where the clip's mask lets pixels count, 0 where they are to be ignored."""
-    if known is None or known.ignore is None:
+def _not_ignored(pixels: Float[Tensor, "time track 2"], priors: Priors | None) -> Float[Tensor, "time track"]:
+    """Return 0 for pixels in the ignore mask of the clip and 1 for all others."""
+    if priors is None or priors.ignore is None:
         return torch.ones_like(pixels[..., 0])
-    row, column = rows_and_columns(pixels, (known.ignore.shape[-2], known.ignore.shape[-1]))
-    return (~known.ignore[torch.arange(len(pixels))[:, None], row, column]).to(pixels.dtype)
+    row, column = pixel_indices(pixels, (priors.ignore.shape[-2], priors.ignore.shape[-1]))
+    return (~priors.ignore[torch.arange(len(pixels))[:, None], row, column]).to(pixels.dtype)
 
 
 @contextmanager
 def _progress_bar(model: Model, num_frames: int, config: ReconstructConfig) -> Iterator[None]:
-    """A bar that moves with every block and head that has run, watched from outside the network."""
+    """Show a bar that advances with every block and head, through forward hooks."""
     if not config.progress:
         yield
         return
@@ -229,15 +285,15 @@ def _progress_bar(model: Model, num_frames: int, config: ReconstructConfig) -> I
     chunks = math.ceil(num_frames / config.frame_chunk)
     blocks = [*model.aggregator.frame_blocks, *model.aggregator.global_blocks]
     total = len(blocks) + chunks * (1 + len(model.dense_heads))
-    watched: list[nn.Module] = [model.backbone, *blocks, *model.dense_heads]
+    modules: list[nn.Module] = [model.backbone, *blocks, *model.dense_heads]
     if model.motion_head is not None:
-        watched.append(model.motion_head)
+        modules.append(model.motion_head)
         total += math.ceil(num_frames * len(config.anchors) / config.frame_chunk)
     elif model.track_head is not None:
-        watched.append(model.track_head)
+        modules.append(model.track_head)
         total += len(config.anchors)
     with tqdm(total=total, desc="reconstructing", unit="step", leave=False) as bar:
-        hooks = [module.register_forward_hook(lambda *_: bar.update() and None) for module in watched]
+        hooks = [module.register_forward_hook(lambda *_: bar.update() and None) for module in modules]
         try:
             yield
         finally:

@@ -1,40 +1,32 @@
-"""The archive of a reconstruction: one ``scene.npz`` that plain numpy opens and that comes back bit for bit.
+"""The archive of a reconstruction: one ``scene.npz`` that plain numpy opens and that is read back bit for bit.
 
 ``numpy.load("scene.npz", allow_pickle=False)`` needs no recon4d. For T frames with maps of H x W pixels, and A anchor
 frames with Q queries each, the archive holds
 
 ==================  ============  =====================================================================================
-name                shape         what it is
+name                shape         meaning
 ==================  ============  =====================================================================================
-world_from_cam      (T, 4, 4)     rigid, camera to world, OpenCV axes; the last column is the camera's center
-intrinsics          (T, 3, 3)     in pixels of the maps here; the first pixel's center is (0.5, 0.5)
-depths              (T, H, W)     z in each camera, in the unit of the scene
+world_from_cam      (T, 4, 4)     rigid, camera to world, OpenCV axes; the last column is the center of the camera
+intrinsics          (T, 3, 3)     in pixels of the maps in this file; the center of the first pixel is (0.5, 0.5)
+depths              (T, H, W)     z in the frame's camera, in the unit of the scene
 depth_confidence    (T, H, W)     0: unknown
-points              (T, H, W, 3)  the point-map head's own answer, in the world
+points              (T, H, W, 3)  output of the point-map head in the world; may differ from the unprojected depths
 point_confidence    (T, H, W)     0: unknown
-moving              (T, H, W)     probability that the surface moves in the world; NaN: nothing says so
+moving              (T, H, W)     probability that the surface moves in the world; NaN: unknown
 metres_per_unit     ()            length of the scene's unit in meters; NaN: unknown
 times               (T,)          seconds; NaN: photos without an order
-tracks_points       (A, T, Q, 3)  where each query is in the world at each time
-tracks_visible      (A, T, Q)     probability that it is seen then
+tracks_points       (A, T, Q, 3)  position of each query in the world at each time
+tracks_visible      (A, T, Q)     probability that the query is visible at that time
 tracks_confidence   (A, T, Q)     0: unknown
-tracks_anchors      (A,)          the frame of each anchor, whole numbers (-1: that frame is not in the archive)
-tracks_pixels       (A, Q, 2)     (x, y) of each query in its anchor's map
+tracks_anchors      (A,)          frame number of each anchor, an integer (-1: that frame is not in the archive)
+tracks_pixels       (A, Q, 2)     (x, y) of each query in the map of its anchor
 info                ()            a JSON string: the fields of `SceneInfo`
 ==================  ============  =====================================================================================
 
-The five ``tracks_`` arrays are there together, or not at all when the scene has no tracks.
+The five ``tracks_`` arrays are either all present or, if the scene has no tracks, all absent.
 """
 
-import dataclasses
-import json
-import secrets
-import struct
-import zipfile
-import zlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,20 +35,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from recon4d.records import (
-    Calibration,
-    Cameras,
-    ClipSource,
-    Scene,
-    Tracks,
-    config_from_json,
-    config_to_json,
-)
+from recon4d.errors import UserError
+from recon4d.io.npz_arrays import ArrayHeader, check_arrays, load_arrays, load_headers, save_arrays
+from recon4d.io.scene_info import SceneInfo
+from recon4d.records import Cameras, Scene, Tracks
 
 SCENE_FILE_NAME = "scene.npz"
-NEWEST_FORMAT = 1
-
-PlainValue = str | int | float | bool | list | None
+FRAMES_FOLDER_NAME = "frames"
+"""Name of the folder beside the archive that holds the pictures of the frames."""
 
 # Key in the archive -> field of the record. Keys are part of the file format and never change.
 _SCENE_KEYS = {
@@ -75,82 +61,25 @@ _TRACK_KEYS = {
     "tracks_anchors": "anchors",
     "tracks_pixels": "pixels",
 }
-
-# What zipfile and numpy raise on bytes that are not what they seem.
-_DAMAGE = (
-    *(ValueError, TypeError, KeyError, EOFError, OverflowError, SyntaxError),
-    *(zipfile.BadZipFile, zlib.error, struct.error, RuntimeError),
-)
-
-
-@dataclass(frozen=True)
-class SceneInfo:
-    """How a scene came to be: what a later reader needs to know and the arrays do not say.
-
-    `version` is that of recon4d; `trained` is False where the weights were never trained. `original_size` is (height,
-    width) of the frames before any resizing. `settings` are whatever the run was asked for, in plain JSON values.
-    `calibration` is that of the model: what the confidences mean; None where nobody measured it.
-    """
-
-    model: str
-    trained: bool
-    version: str
-    source: ClipSource | None
-    original_size: tuple[int, int]
-    settings: dict[str, PlainValue]
-    format: int = NEWEST_FORMAT
-    calibration: Calibration | None = None
-
-    # What stands in a file may be of any type: it is checked below, in words for people.
-    __no_type_check__ = True
-
-    def __post_init__(self) -> None:
-        kinds = {"model": str, "trained": bool, "version": str, "settings": dict, "format": int}
-        for name, kind in kinds.items():
-            if not isinstance(getattr(self, name), kind):
-                raise ValueError(f"info: {name} is {getattr(self, name)!r}, wanted {kind.__name__}")
-        if not isinstance(self.source, ClipSource | None):
-            raise ValueError(f"info: source is {self.source!r}, wanted a Source or None")
-        if not isinstance(self.calibration, Calibration | None):
-            raise ValueError(f"info: calibration is {self.calibration!r}, wanted a Calibration or None")
-        if len(self.original_size) != 2 or not all(isinstance(length, int) for length in self.original_size):
-            raise ValueError(f"info: original_size is {self.original_size}, wanted (height, width) in pixels")
-        for name, value in self.settings.items():
-            # Found out now, and not when hours of computing are about to be written.
-            if not _survives_json(value):
-                raise ValueError(f"info: setting {name!r} is {value!r}, wanted a plain, finite JSON value or a list")
-
-    def to_json(self) -> str:
-        """The info as one JSON object."""
-        values = dataclasses.asdict(self) | {"calibration": config_to_json(self.calibration)}
-        if self.calibration is None:
-            # As it was before there were any, so that those who read it then can read it still.
-            del values["calibration"]
-        return json.dumps(values, allow_nan=False)
-
-    @classmethod
-    def from_json(cls, text: str) -> "SceneInfo":
-        """The info that `to_json` wrote; raises ``ValueError`` on unknown or missing keys and on a newer format."""
-        values = json.loads(text)
-        if not isinstance(values, dict):
-            raise ValueError(f"info is {text[:60]!r}, wanted a JSON object")
-        # Asked first: a newer format may well have other keys.
-        if isinstance(values.get("format"), int) and values["format"] > NEWEST_FORMAT:
-            raise ValueError(
-                f"it has format {values['format']}, this recon4d reads up to {NEWEST_FORMAT}; please upgrade"
-            )
-        values = {"calibration": None, **values}
-        _check_keys("info", values, cls)
-        source, original_size, calibration = values["source"], values["original_size"], values["calibration"]
-        if source is not None:
-            _check_keys("info: source", source, ClipSource)
-            source = ClipSource(str(source["path"]), tuple(source["names"]), tuple(source["numbers"]))
-        if not isinstance(original_size, list):
-            raise ValueError(f"info: original_size is {original_size!r}, wanted [height, width]")
-        if calibration is not None:
-            calibration = config_from_json(Calibration, calibration)
-        parsed = {"source": source, "original_size": tuple(original_size), "calibration": calibration}
-        return cls(**{**values, **parsed})
+REQUIRED = ("info", "times", *_CAMERA_KEYS, *_SCENE_KEYS)
+"""Names of the arrays that every archive holds."""
+SHAPES: dict[str, tuple[str | int, ...]] = {
+    "world_from_cam": ("T", 4, 4),
+    "intrinsics": ("T", 3, 3),
+    "depths": ("T", "H", "W"),
+    "depth_confidence": ("T", "H", "W"),
+    "points": ("T", "H", "W", 3),
+    "point_confidence": ("T", "H", "W"),
+    "moving": ("T", "H", "W"),
+    "metres_per_unit": (),
+    "times": ("T",),
+    "tracks_points": ("A", "T", "Q", 3),
+    "tracks_visible": ("A", "T", "Q"),
+    "tracks_confidence": ("A", "T", "Q"),
+    "tracks_anchors": ("A",),
+    "tracks_pixels": ("A", "Q", 2),
+}
+"""Shape of each array but ``info``. Equal letters are equal lengths."""
 
 
 def save_scene(
@@ -160,78 +89,125 @@ def save_scene(
     info: SceneInfo | None = None,
     compressed: bool = False,
 ) -> None:
-    """Write `scene`, the `times` of its frames (seconds) and `info` to `path`, a file or the folder for a scene.npz.
+    """Write a scene to an archive, which appears complete or not at all.
 
-    Without `times` the frames are photos without an order, and without `info` the scene is by a model called custom.
-    Whole or not at all: the arrays go to a temporary file beside it, which then takes its place. `compressed` takes
-    longer and keeps every bit. Raises ``ValueError`` for a scene with batch axes or times that do not fit it,
-    ``OSError`` when it cannot be written.
+    Args:
+        path: A file, or an existing folder for a ``scene.npz``.
+        scene: The scene, without batch axes. bfloat16 is stored as float32.
+        times: Times of the frames in seconds, of shape (time,). None means photos without an order.
+        info: How the scene was made. None means a model called ``custom``.
+        compressed: Whether to compress the arrays, which is slower and loses nothing.
+
+    Raises:
+        ValueError: If the scene is a batch or the times do not fit it.
+        UserError: If the file cannot be written.
     """
     if scene.batch_shape:
         raise ValueError(f"an archive holds one scene, given a batch of {tuple(scene.batch_shape)}; save each of them")
     times = torch.full((scene.num_frames,), torch.nan) if times is None else times
-    info = _info_of_nobody(scene) if info is None else info
+    info = _default_info(scene) if info is None else info
     if times.shape != (scene.num_frames,):
         raise ValueError(f"times have shape {tuple(times.shape)}, wanted ({scene.num_frames},), one for every frame")
     arrays = {name: _to_numpy(tensor) for name, tensor in _named_tensors(scene).items()}
     arrays["times"] = _to_numpy(times)
     arrays["info"] = np.array(info.to_json())
-
-    file_path = _scene_file(path)
-    partial = file_path.with_name(f".{file_path.name}.partial-{secrets.token_hex(4)}")
-    try:
-        with partial.open("xb") as file:
-            write = np.savez_compressed if compressed else np.savez
-            write(file, **arrays)  # pyright: ignore[reportArgumentType]
-        partial.replace(file_path)
-    except OSError as error:
-        raise OSError(error.errno, f"cannot write the scene: {error.strerror or error}", str(file_path)) from error
-    finally:
-        with suppress(OSError):
-            partial.unlink()
-
-
-def _info_of_nobody(scene: Scene) -> SceneInfo:
-    """For a scene that some code made: nothing is known of how, and its maps count as the frames' own size."""
-    from recon4d import __version__
-
-    return SceneInfo("custom", True, __version__, None, scene.size, settings={})
+    save_arrays(_scene_file(path), arrays, compressed)
 
 
 def load_scene(path: str | Path) -> Scene:
-    """The scene that `save_scene` wrote to `path` (the file, or the folder that holds scene.npz), bit for bit, on CPU.
+    """Read the scene of an archive, bit for bit as it was saved.
 
-    Raises ``ValueError`` for a file that is damaged, foreign or newer, ``FileNotFoundError`` where there is none, and
-    other ``OSError`` where it cannot be read.
+    Args:
+        path: The file, or the folder that holds a ``scene.npz``.
+
+    Returns:
+        The scene on the CPU.
+
+    Raises:
+        UserError: If the file is missing, damaged, of a newer format or not a scene, or cannot be read.
     """
-    with _opened(path) as arrays:
-        _read_info(arrays)
-        scene_fields = _read_tensors(arrays, _SCENE_KEYS)
-        cameras = Cameras(**_read_tensors(arrays, _CAMERA_KEYS))
-        tracks = None
-        if any(key in arrays for key in _TRACK_KEYS):
-            tracks = Tracks(**_read_tensors(arrays, _TRACK_KEYS))
-        scene = Scene(cameras=cameras, tracks=tracks, **scene_fields)
-        if scene.batch_shape:
-            raise ValueError(f"it holds depths of shape {tuple(scene.depths.shape)}, wanted (T, H, W)")
-        return scene
+    arrays = _load(path, [*REQUIRED, *_TRACK_KEYS], REQUIRED)
+    tracks = Tracks(**_tensors(arrays, _TRACK_KEYS)) if _TRACK_KEYS.keys() <= arrays.keys() else None
+    return Scene(cameras=Cameras(**_tensors(arrays, _CAMERA_KEYS)), tracks=tracks, **_tensors(arrays, _SCENE_KEYS))
 
 
 def load_scene_info(path: str | Path) -> SceneInfo:
-    """What the archive at `path` says about its own making; the arrays are not read. Errors as for `load_scene`."""
-    with _opened(path) as arrays:
-        return _read_info(arrays)
+    """Read how the scene of an archive was made, without reading the other arrays.
+
+    Args:
+        path: As for `load_scene`.
+
+    Returns:
+        The info.
+
+    Raises:
+        UserError: As for `load_scene`.
+    """
+    return SceneInfo.from_json(str(_load(path, ["info"], ["info"])["info"]))
 
 
 def load_times(path: str | Path) -> Float[Tensor, " time"]:
-    """The times in seconds of the frames in the archive at `path`. Errors as for `load_scene`."""
-    with _opened(path) as arrays:
-        _read_info(arrays)
-        return _read_tensors(arrays, {"times": "times"})["times"]
+    """Read the times of the frames in an archive.
+
+    Args:
+        path: As for `load_scene`.
+
+    Returns:
+        Times in seconds, of shape (time,); NaN for photos without an order.
+
+    Raises:
+        UserError: As for `load_scene`.
+    """
+    return torch.from_numpy(_load(path, ["info", "times"], ["info", "times"])["times"])
+
+
+def load_cameras(path: str | Path) -> Cameras:
+    """Read the cameras of an archive, without reading its maps.
+
+    Args:
+        path: As for `load_scene`.
+
+    Returns:
+        The cameras on the CPU.
+
+    Raises:
+        UserError: As for `load_scene`.
+    """
+    names = ["info", *_CAMERA_KEYS]
+    return Cameras(**_tensors(_load(path, names, names), _CAMERA_KEYS))
+
+
+def scene_size(path: str | Path) -> tuple[int, int]:
+    """Read the size of the maps of an archive, without reading the maps.
+
+    Args:
+        path: As for `load_scene`.
+
+    Returns:
+        Height and width in pixels.
+
+    Raises:
+        UserError: As for `load_scene`.
+    """
+    file = _scene_file(path)
+    headers = load_headers(file)
+    try:
+        check_scene_arrays(headers)
+    except UserError as error:
+        raise UserError(f"cannot read {file} as a scene: {error}") from error
+    _, height, width = headers["depths"].shape
+    return height, width
 
 
 def _scene_file(path: str | Path) -> Path:
     return Path(path) / SCENE_FILE_NAME if Path(path).is_dir() else Path(path)
+
+
+def _default_info(scene: Scene) -> SceneInfo:
+    """The info of a scene that other code made; the size of its maps counts as that of the frames."""
+    from recon4d import __version__
+
+    return SceneInfo("custom", True, __version__, None, scene.size, settings={})
 
 
 def _named_tensors(scene: Scene) -> dict[str, Tensor]:
@@ -244,58 +220,41 @@ def _named_tensors(scene: Scene) -> dict[str, Tensor]:
 
 
 def _to_numpy(tensor: Tensor) -> np.ndarray:
-    # numpy has no bfloat16; float32 holds each of its values.
+    # numpy has no bfloat16; float32 represents all of its values.
     dtype = torch.float32 if tensor.dtype == torch.bfloat16 else tensor.dtype
     return tensor.detach().to("cpu", dtype).numpy()
 
 
-@contextmanager
-def _opened(path: str | Path) -> Iterator[Mapping[str, np.ndarray]]:
-    """The arrays of an archive by name, each read when asked for; whatever is wrong with it becomes one line."""
-    file_path = _scene_file(path)
-    if not file_path.exists():
-        raise FileNotFoundError(f"{file_path} does not exist; wanted a {SCENE_FILE_NAME} or the folder that holds one")
+def _load(path: str | Path, names: Sequence[str], required: Sequence[str]) -> dict[str, np.ndarray]:
+    """The arrays `names` of an archive; all `required` are present, with suitable types, shapes and info."""
+    file = _scene_file(path)
+    if not file.exists():
+        raise UserError(f"{file} does not exist; wanted a {SCENE_FILE_NAME} or the folder that holds one")
+    arrays = load_arrays(file, names)
     try:
-        with file_path.open("rb") as file:
-            if not zipfile.is_zipfile(file):
-                raise ValueError("it is not an npz archive, or only a part of one")
-            file.seek(0)
-            with np.load(file, allow_pickle=False) as arrays:
-                yield arrays
-    except _DAMAGE as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"cannot read {file_path} as a scene: {reason}") from error
-    except OSError as error:
-        raise OSError(error.errno, f"cannot read the scene: {error.strerror or error}", str(file_path)) from error
+        check_scene_arrays(arrays, required)
+        SceneInfo.from_json(str(arrays["info"]))
+    except UserError as error:
+        raise UserError(f"cannot read {file} as a scene: {error}") from error
+    return arrays
 
 
-def _read_info(arrays: Mapping[str, np.ndarray]) -> SceneInfo:
-    if "info" not in arrays:
-        _check_names(arrays, ("info", "times", *_CAMERA_KEYS, *_SCENE_KEYS))
-    return SceneInfo.from_json(str(arrays["info"]))
+def check_scene_arrays(
+    arrays: Mapping[str, np.ndarray] | Mapping[str, ArrayHeader], required: Sequence[str] = REQUIRED
+) -> None:
+    """Check presence, types and shapes of the arrays of a scene.
+
+    Args:
+        arrays: Arrays or their headers by name.
+        required: Names that must be present. If any array of tracks is present, all of them must be.
+
+    Raises:
+        UserError: If something does not fit.
+    """
+    track_names = _TRACK_KEYS if arrays.keys() & _TRACK_KEYS.keys() else ()
+    check_arrays(arrays, SHAPES, [*required, *track_names], integers=["tracks_anchors"])
 
 
-def _read_tensors(arrays: Mapping[str, np.ndarray], keys: Mapping[str, str]) -> dict[str, Any]:
-    _check_names(arrays, tuple(keys))
+def _tensors(arrays: Mapping[str, np.ndarray], keys: Mapping[str, str]) -> dict[str, Any]:
+    """Tensors by field of the record; `keys` maps names in the archive to fields."""
     return {field: torch.from_numpy(arrays[key]) for key, field in keys.items()}
-
-
-def _check_names(arrays: Mapping[str, np.ndarray], names: tuple[str, ...]) -> None:
-    missing = [name for name in names if name not in arrays]
-    if missing:
-        raise ValueError(f"it has no {', '.join(missing)}, so recon4d did not write it")
-
-
-def _check_keys(what: str, values: Any, record_type: type) -> None:
-    wanted = [field.name for field in dataclasses.fields(record_type)]
-    given = list(values) if isinstance(values, dict) else []
-    if set(given) != set(wanted):
-        missing, unknown = sorted(set(wanted) - set(given)), sorted(set(given) - set(wanted))
-        raise ValueError(f"{what} lacks {missing or 'nothing'} and has unknown {unknown or 'nothing'}")
-
-
-def _survives_json(value: Any) -> bool:
-    try:
-        return not isinstance(value, dict) and json.loads(json.dumps(value, allow_nan=False)) == value
-    except (TypeError, ValueError):
-        return False

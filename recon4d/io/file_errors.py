@@ -1,31 +1,47 @@
-"""Whatever goes wrong while a file is read, raised as one error that names the file."""
+"""Errors of parsers and of the operating system while a data file is read, raised as one error that names the file."""
 
 import pickle
 import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from recon4d.errors import DataError
+from recon4d.errors import DataError, one_line
 
-# What zipfile, zlib, numpy and torch raise on bytes that are not what they seem.
-_DAMAGE = (
-    *(OSError, ValueError, TypeError, AttributeError, LookupError, EOFError, OverflowError, SyntaxError),
-    *(RuntimeError, zipfile.BadZipFile, zlib.error, struct.error, pickle.UnpicklingError),
+NPZ_DAMAGE = (
+    *(ValueError, TypeError, KeyError, EOFError, OverflowError, SyntaxError, RuntimeError, MemoryError),
+    *(zipfile.BadZipFile, zlib.error, struct.error, tokenize.TokenError),
 )
+"""Exceptions that ``numpy.load`` and ``zipfile`` raise for damaged or foreign bytes. Guard only their calls with it."""
+
+FILE_DAMAGE = (
+    *NPZ_DAMAGE,
+    *(OSError, AttributeError, IndexError, pickle.UnpicklingError),
+)
+"""Exceptions that parsers of JSON, text, images, pickles, npz, HDF5 and torch files raise for damaged files."""
 
 
 @contextmanager
-def blamed_on(sequence: str, file: Path) -> Iterator[None]:
-    """Whatever goes wrong inside, reading `file`, is raised as a `DataError` of `sequence`."""
+def data_errors(sequence: str, file: Path) -> Iterator[None]:
+    """Turn the errors of a parser into one `DataError` that names the sequence and the file.
+
+    Put only the call of the parser into the block, because defects of our own code would be reported as damage of
+    the file.
+
+    Args:
+        sequence: The sequence that the file belongs to.
+        file: The file that is read in the block.
+
+    Raises:
+        DataError: If the file is missing, cannot be read or is damaged. A `DataError` of the block passes unchanged.
+    """
     try:
         yield
     except DataError:
         raise
-    except FileNotFoundError as error:
-        raise DataError(sequence, file, "is missing") from error
-    except _DAMAGE as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(sequence, file, reason.removeprefix(f"{file} ")) from error
+    except FILE_DAMAGE as error:
+        reason = one_line(error).removeprefix(f"{file} ") if file.exists() else "is missing"
+        raise DataError(sequence, file, reason) from error

@@ -1,6 +1,6 @@
-"""Which frames of a sequence are taken, decided from their times alone.
+"""Selection of frames from their times alone.
 
-Times are seconds and ascend. Answers are positions in the sequence that was given, ascending and each only once.
+Times are seconds in ascending order. Results are indices into the given times, ascending and without repetition.
 """
 
 import math
@@ -8,55 +8,99 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from itertools import pairwise
 
+from recon4d.errors import UserError
+
 TIME_TOLERANCE = 5e-4
-"""Seconds by which a wish may miss a frame: a time printed with three digits still finds its frame."""
+"""Largest deviation in seconds between a requested time and a frame: half the last digit of a time printed in ms."""
 
 
-def positions_within(times: Sequence[float], start: float | None, stop: float | None) -> range:
-    """The positions whose times lie in [start, stop]; None leaves that side open.
+def check_selection(fps: float | None, start: float | None, stop: float | None) -> None:
+    """Check the options of a selection of frames.
 
-    Raises `ValueError` where no time does.
+    Args:
+        fps: Frames per second, above 0. None means no rate.
+        start: Seconds from the first frame, at least 0. None means the first frame.
+        stop: Seconds from the first frame, above `start`. None means the last frame.
+
+    Raises:
+        UserError: If a value is out of range.
+    """
+    if fps is not None and not (math.isfinite(fps) and fps > 0):
+        raise UserError(f"fps = {fps:g}; wanted a number above 0")
+    if start is not None and not (math.isfinite(start) and start >= 0):
+        raise UserError(f"start = {start:g} s; wanted seconds from 0")
+    if stop is not None and not stop > (start or 0):
+        raise UserError(f"stop = {stop:g} s is not after start = {start or 0:g} s")
+
+
+def select_range(name: str, times: Sequence[float], start: float | None, stop: float | None) -> range:
+    """Select the frames between two times.
+
+    Args:
+        name: Name of the sequence, for the message.
+        times: Times of the frames.
+        start: First time, included. None leaves this side open.
+        stop: Last time, included. None leaves this side open.
+
+    Returns:
+        Indices of the frames with times in [start, stop], up to `TIME_TOLERANCE`.
+
+    Raises:
+        UserError: If there is no such frame.
     """
     first = 0 if start is None else bisect_left(times, start - TIME_TOLERANCE)
     end = len(times) if stop is None else bisect_right(times, stop + TIME_TOLERANCE)
     if first == len(times):
-        raise ValueError(f"start = {start:g} s is beyond the last frame, which is at {times[-1]:.3f} s")
+        raise UserError(f"{name}: start = {start:g} s is beyond the last frame, which is at {times[-1]:.3f} s")
     if first >= end:
-        raise ValueError(f"no frame between start = {start or 0:g} s and stop = {stop:g} s; choose a longer stretch")
+        raise UserError(
+            f"{name}: no frame between start = {start or 0:g} s and stop = {stop:g} s; choose a longer range"
+        )
     return range(first, end)
 
 
-def spread_evenly(times: Sequence[float], num_frames: int) -> list[int]:
-    """`num_frames` positions spread evenly over the time from the first to the last, both included.
+def select_evenly(times: Sequence[float], num_frames: int) -> list[int]:
+    """Select frames that are evenly distributed in time, the first and the last included.
 
-    One frame is the first; fewer times than `num_frames` are all taken.
+    Args:
+        times: Times of the frames.
+        num_frames: Number of frames to select. One selects the first frame.
+
+    Returns:
+        Indices of `num_frames` frames, or of all frames if there are fewer.
     """
     last = len(times) - 1
     if num_frames > last:
         return list(range(last + 1))
     chosen: list[int] = []
     for k in range(num_frames):
-        wish = times[0] + (times[-1] - times[0]) * k / max(num_frames - 1, 1)
-        # Frames may crowd in time: leave one for each wish before and after, so that none is taken twice.
+        wanted = times[0] + (times[-1] - times[0]) * k / max(num_frames - 1, 1)
+        # Times may be dense in places: leave one frame for each selection before and after, so that none repeats.
         earliest = chosen[-1] + 1 if chosen else 0
         latest = last - (num_frames - 1 - k)
-        chosen.append(min(max(_nearest(times, wish), earliest), latest))
+        chosen.append(min(max(_nearest(times, wanted), earliest), latest))
     return chosen
 
 
-def at_rate(times: Sequence[float], start: float, frames_per_second: float) -> list[int]:
-    """The positions nearest to start, start + 1 / frames_per_second, ... up to the last time.
+def select_at_rate(times: Sequence[float], start: float, frames_per_second: float) -> list[int]:
+    """Select the frames nearest to start, start + 1 / frames_per_second, ... up to the last time.
 
-    Where the sequence is slower than the rate, each of its frames is taken once.
+    Args:
+        times: Times of the frames.
+        start: First wanted time in seconds.
+        frames_per_second: Rate of the wanted times.
+
+    Returns:
+        Indices of the frames, each at most once, also if the sequence is slower than the rate.
     """
     boundaries = [(before + after) / 2 for before, after in pairwise(times)] + [times[-1]]
-    # How many wishes lie before the boundary to the next frame; where the number grows, this frame is nearest to one.
+    # Number of wanted times before the boundary to the next frame. A frame at which it grows is nearest to one.
     counts = [math.floor((boundary + TIME_TOLERANCE - start) * frames_per_second) for boundary in boundaries]
     return [i for i, (before, now) in enumerate(pairwise([-1, *counts])) if now > before]
 
 
-def _nearest(times: Sequence[float], wish: float) -> int:
-    after = min(max(bisect_left(times, wish), 1), len(times) - 1)
+def _nearest(times: Sequence[float], wanted: float) -> int:
+    after = min(max(bisect_left(times, wanted), 1), len(times) - 1)
     before = after - 1
-    # Ties go to the earlier frame; without the tolerance rounding would decide, now this way and now that.
-    return before if wish - times[before] <= times[after] - wish + TIME_TOLERANCE else after
+    # Ties select the earlier frame. Without the tolerance, rounding would decide them.
+    return before if wanted - times[before] <= times[after] - wanted + TIME_TOLERANCE else after

@@ -1,4 +1,4 @@
-"""A long clip whose frames are read when they are wanted, one after the other, and never held together."""
+"""Long clips, whose frames are read one after the other when they are needed and never held in memory together."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -9,56 +9,65 @@ import torch
 from jaxtyping import Bool, UInt8
 from torch import Tensor
 
-from recon4d.io.frame_selection import at_rate, positions_within
-from recon4d.io.photos import PHOTO_SUFFIXES, list_photos, read_photo
+from recon4d.errors import UserError
+from recon4d.io.clips import check_photo_range
+from recon4d.io.frame_selection import check_selection, select_at_rate, select_range
+from recon4d.io.photos import list_clip_photos, read_photo
 from recon4d.io.videos import read_frames, scan_video
 from recon4d.records import Clip, ClipSource, Priors
 
 
 @dataclass(frozen=True)
 class LongClip:
-    """What a `Clip` is, without the images: `images` reads them.
+    """A clip with functions that read its images instead of the images themselves.
 
-    `times` are seconds, NaN in every frame for photos without times. `size` is (height, width) in pixels.
-    `images(positions)` yields RGB images (3, height, width), uint8, of ascending positions (from 0, below
-    `num_frames`), and reads no further than it is asked. A later call starts afresh.
-
-    `known` is what is known of the intrinsics and cameras of all frames, without maps; `ignore(positions)` yields the
-    masks (height, width) of what is to be ignored, as `images` yields images.
+    Positions are frame indices in ascending order, from 0 and below `num_frames`. Each call of `images` or `ignore`
+    starts anew and reads no further than its iterator is consumed.
     """
 
     times: tuple[float, ...]
+    """Times of the frames in seconds; NaN in every frame for photos without times."""
     size: tuple[int, int]
+    """Height and width of the images in pixels."""
     source: ClipSource
+    """File or folder of the clip with the names and numbers of its frames."""
     images: Callable[[Sequence[int]], Iterator[UInt8[Tensor, "3 height width"]]]
+    """Yields the RGB image (3, height, width) at each of the given positions."""
     priors: Priors | None = None
+    """Known intrinsics and cameras of all frames, without maps."""
     ignore: Callable[[Sequence[int]], Iterator[Bool[Tensor, "height width"]]] | None = None
+    """Yields a mask (height, width) of the pixels to ignore at each of the given positions. None ignores nothing."""
 
     @property
-    def outline(self) -> Clip:
-        """A clip of the same frames, black and without storage: for whatever asks for times, names and size only."""
+    def placeholder_clip(self) -> Clip:
+        """A clip with the same times, size, priors and source but black images that take no memory."""
         black = torch.zeros((), dtype=torch.uint8).expand(self.num_frames, 3, *self.size)
         return Clip(black, torch.tensor(self.times), self.priors, self.source)
 
     @property
     def num_frames(self) -> int:
+        """Number of frames."""
         return len(self.times)
 
 
 def as_long_clip(clip: Clip) -> LongClip:
-    """A clip in memory, handed out frame by frame; frames without a source are called by their numbers.
+    """Convert a clip in memory.
 
-    What is known of intrinsics, cameras and what is to be ignored comes along; known depth does not.
+    Args:
+        clip: The clip. Frames without a source are named by their numbers.
+
+    Returns:
+        The long clip with the known intrinsics, cameras and masks of `clip`, but without its known depth.
     """
     numbers = tuple(range(clip.num_frames))
-    known = None if clip.priors is None else Priors(clip.priors.intrinsics, clip.priors.world_from_cam)
+    priors = None if clip.priors is None else Priors(clip.priors.intrinsics, clip.priors.world_from_cam)
     masks = None if clip.priors is None else clip.priors.ignore
     return LongClip(
         times=tuple(clip.times.tolist()),
         size=clip.size,
         source=clip.source or ClipSource("clip", tuple(map(str, numbers)), numbers),
         images=lambda positions: (clip.images[position] for position in positions),
-        priors=known,
+        priors=priors,
         ignore=None if masks is None else lambda positions: (masks[position] for position in positions),
     )
 
@@ -66,29 +75,32 @@ def as_long_clip(clip: Clip) -> LongClip:
 def open_long_clip(
     path: str | Path, fps: float | None = None, start: float | None = None, stop: float | None = None
 ) -> LongClip:
-    """Every frame of a video file or a folder of pictures between `start` and `stop`, read when it is wanted.
+    """Open a video or a folder of pictures as a long clip.
 
-    With `fps`, a video's frames nearest to start, start + 1 / fps, ...; pictures are a sequence taken at that rate,
-    and without it have no times. `start` and `stop` are seconds from the first frame. Raises `FileNotFoundError` for
-    what is not there, and `ValueError` for what cannot be read as a clip; pictures of another size than the first
-    are met only when their turn comes.
+    Args:
+        path: A video file or a folder of pictures.
+        fps: For a video, selects the frames nearest to start, start + 1 / fps, ... instead of every frame. For
+            pictures, the rate at which they were taken; without it they have no times.
+        start: Seconds from the first frame. None means the first frame.
+        stop: Seconds from the first frame. None means the last frame.
+
+    Returns:
+        The long clip. Reading a picture of another size than the first raises `UserError`.
+
+    Raises:
+        UserError: If an option is out of range, the path does not exist or is not a clip, or the range has no frames.
     """
-    if fps is not None and not (math.isfinite(fps) and fps > 0):
-        raise ValueError(f"fps = {fps:g}; wanted a number above 0")
-    if start is not None and not (math.isfinite(start) and start >= 0):
-        raise ValueError(f"start = {start:g} s; wanted seconds from 0")
-    if stop is not None and not stop > (start or 0):
-        raise ValueError(f"stop = {stop:g} s is not after start = {start or 0:g} s")
+    check_selection(fps, start, stop)
     path = Path(path)
     return _open_folder(path, fps, start, stop) if path.is_dir() else _open_video(path, fps, start, stop)
 
 
 def _open_video(path: Path, fps: float | None, start: float | None, stop: float | None) -> LongClip:
     video = scan_video(path, stop)
-    stretch = positions_within(video.times, start, stop)
-    times = [video.times[i] for i in stretch]
-    chosen = range(len(times)) if fps is None else at_rate(times, start or 0.0, fps)
-    numbers = tuple(stretch[i] for i in chosen)
+    in_range = select_range(str(path), video.times, start, stop)
+    times = [video.times[i] for i in in_range]
+    chosen = range(len(times)) if fps is None else select_at_rate(times, start or 0.0, fps)
+    numbers = tuple(in_range[i] for i in chosen)
 
     def images(positions: Sequence[int]) -> Iterator[Tensor]:
         return read_frames(video, [numbers[i] for i in positions])
@@ -99,19 +111,16 @@ def _open_video(path: Path, fps: float | None, start: float | None, stop: float 
 
 
 def _open_folder(path: Path, fps: float | None, start: float | None, stop: float | None) -> LongClip:
-    photos = list_photos(path)
-    if not photos:
-        raise ValueError(f"{path} holds no pictures; wanted files ending in {', '.join(sorted(PHOTO_SUFFIXES))}")
-    if fps is None and (start is not None or stop is not None):
-        raise ValueError(f"start and stop need times, and pictures ({path}) have none; give fps if they are a sequence")
-    numbers = positions_within([i / (fps or 1.0) for i in range(len(photos))], start, stop)
+    photos = list_clip_photos(path)
+    check_photo_range(path, fps, start, stop)
+    numbers = select_range(str(path), [i / (fps or 1.0) for i in range(len(photos))], start, stop)
     height, width = read_photo(photos[numbers[0]]).shape[-2:]
 
     def images(positions: Sequence[int]) -> Iterator[Tensor]:
         for photo in (photos[numbers[i]] for i in positions):
             image = read_photo(photo)
             if image.shape[-2:] != (height, width):
-                raise ValueError(
+                raise UserError(
                     f"{photo} is {image.shape[2]}x{image.shape[1]} but {photos[numbers[0]]} is {width}x{height}; "
                     "a clip needs images of one size"
                 )

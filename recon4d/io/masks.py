@@ -1,4 +1,4 @@
-"""Masks of what is to be ignored in a clip: one picture for all frames, or a folder with one for each."""
+"""Masks of the pixels to ignore in a clip: one picture for all frames, or a folder with one picture per frame."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -8,18 +8,27 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from recon4d.io.frame_pairing import places
+from recon4d.errors import UserError
+from recon4d.io.frame_pairing import match_frames
 from recon4d.io.photos import list_photos
 from recon4d.io.rasters import read_raster
 from recon4d.records import Clip
 
 
 def read_masks(path: Path, clip: Clip) -> Bool[Tensor, "time height width"]:
-    """True where `clip` is to be ignored: where a mask is white (above half; any color channel counts).
+    """Read the masks of a clip.
 
-    Masks of a folder belong to the frames of their names, or in natural order where there is one for each frame.
-    Raises ``FileNotFoundError``, or ``ValueError`` for a folder without masks or with too few, for masks of another
-    size than the clip, and for files that are no pictures.
+    Args:
+        path: A picture for all frames, or a folder of pictures: one per frame, by name or else in natural order. White
+            pixels (any color channel above half) are ignored; transparency does not matter.
+        clip: The clip.
+
+    Returns:
+        Masks of shape (time, height, width), true for pixels to ignore.
+
+    Raises:
+        UserError: If a file is missing or not a picture, if a mask has another size than the clip, or if the masks of
+            a folder do not fit the frames.
     """
     if not path.is_dir():
         return _read_mask(path, clip.size).expand(clip.num_frames, -1, -1).clone()
@@ -27,10 +36,18 @@ def read_masks(path: Path, clip: Clip) -> Bool[Tensor, "time height width"]:
 
 
 def mask_reader(path: Path, clip: Clip) -> Callable[[Sequence[int]], Iterator[Bool[Tensor, "height width"]]]:
-    """What yields the masks of the frames at given positions of `clip` one after the other; its pictures do not matter.
+    """Prepare reading the masks of a long clip frame by frame.
 
-    A single picture is read now, those of a folder when they are wanted. Errors as for `read_masks`, those of a
-    folder's files when their turn comes.
+    Args:
+        path: As for `read_masks`. A single picture is read immediately; those of a folder are read when needed.
+        clip: A clip with the names, number and size of the frames. Its images are not used.
+
+    Returns:
+        A function that takes frame indices and yields a mask (height, width) for each of them. It raises the errors of
+        `read_masks` that concern a single file of a folder.
+
+    Raises:
+        UserError: As `read_masks`.
     """
     if not path.is_dir():
         mask = _read_mask(path, clip.size)
@@ -43,18 +60,18 @@ def _files_of_frames(path: Path, clip: Clip) -> list[Path]:
     """The file in the folder `path` for each frame of `clip`."""
     files = list_photos(path)
     if not files:
-        raise ValueError(f"masks {path}: the folder holds no pictures")
-    chosen = places(clip, [file.name for file in files], f"masks {path}: the folder holds")
-    return [files[place] for place in chosen]
+        raise UserError(f"masks {path}: the folder holds no pictures")
+    chosen = match_frames(clip, [file.name for file in files], f"masks {path}: the folder holds")
+    return [files[index] for index in chosen]
 
 
 def _read_mask(path: Path, size: tuple[int, int]) -> Bool[Tensor, "height width"]:
     values = read_raster(path)
     if values.shape[:2] != size:
         given, wanted = (f"{width} x {height}" for height, width in (values.shape[:2], size))
-        raise ValueError(f"mask {path}: it is {given} pixels, and the clip {wanted}")
+        raise UserError(f"mask {path}: it is {given} pixels, and the clip {wanted}")
     if values.ndim == 3:
-        colors = values.shape[2] - (values.shape[2] in (2, 4))  # transparency is no color
+        colors = values.shape[2] - (values.shape[2] in (2, 4))  # the last of 2 or 4 channels is transparency
         values = values[..., :colors].max(axis=-1)
     white = np.iinfo(values.dtype).max if np.issubdtype(values.dtype, np.integer) else 1.0
     return torch.from_numpy(values > white / 2)

@@ -1,5 +1,6 @@
-"""Reads back a folder of results, to write it in other formats: the scene, its times, its making and its frames."""
+"""Reading of result folders: the scene, its times, its info and the pictures of its frames."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -7,98 +8,131 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from recon4d.io.archive import (
-    SceneInfo,
-    load_scene,
-    load_scene_info,
-    load_times,
-)
-from recon4d.io.long_archive import (
-    INDEX_FILE_NAME,
-    load_frames,
-    load_index,
-    picture_file,
-)
+from recon4d.errors import UserError, os_errors_as_user_errors
+from recon4d.io.archive import FRAMES_FOLDER_NAME, load_scene, load_scene_info, load_times
+from recon4d.io.long_archive import INDEX_FILE_NAME, image_file, load_frames, load_index
 from recon4d.io.photos import read_photo
-
-# The names under which `write_results` left the frames.
 from recon4d.io.results import frame_file_names
+from recon4d.io.scene_info import SceneInfo
 from recon4d.records import Cameras, Clip, Scene
 
 
 @dataclass(frozen=True, eq=False)
 class SavedResults:
-    """What `write_results` left in a folder, or a run over a long clip; frames are read when they are asked for.
-
-    `times` are seconds, NaN for photos without an order; `frame_files` are the pictures in the order of the scene's
-    frames, at the size `info.original_size`, whether they are there or not; `frame_names` what the frames are called.
-    """
+    """The contents of a result folder, of a clip or a long clip. Pictures are read when they are needed."""
 
     scene: Scene
+    """The scene."""
     times: Float[Tensor, " time"]
+    """Times of the frames in seconds, of shape (time,); NaN for photos without an order."""
     info: SceneInfo
+    """How the scene was made."""
     frame_files: tuple[Path, ...]
+    """Picture of each frame at the size `info.original_size`; the files need not exist."""
     frame_names: tuple[str, ...]
+    """Name of each frame without a suffix."""
 
     @property
     def names(self) -> tuple[str, ...]:
-        """One name for each frame, without an ending and without blanks, no two alike."""
+        """A different name for each frame, without a suffix and without blanks."""
         names = tuple("_".join(name.split()) for name in self.frame_names)
         if len({name.lower() for name in names}) < len(names):
             return tuple(f"frame_{number:06d}" for number in range(len(names)))
         return names
 
     def original_cameras(self) -> Cameras:
-        """The cameras with intrinsics in pixels of the original frames."""
+        """Convert the intrinsics to pixels of the original frames.
+
+        Returns:
+            The cameras of the scene with these intrinsics.
+        """
         return self.scene.cameras.resized(self.scene.size, self.info.original_size)
 
     def copy_frames(self, folder: Path) -> list[str]:
-        """Copy the frames, byte for byte, into `folder`, which is made; answers their new names, frame by frame.
+        """Copy the pictures of the frames, byte for byte.
 
-        Raises ``FileNotFoundError`` where a frame is missing.
+        Args:
+            folder: The folder to create and copy to.
+
+        Returns:
+            File names in `folder`, frame by frame.
+
+        Raises:
+            UserError: If a picture is missing, or cannot be read or written.
         """
-        folder.mkdir(parents=True)
         copies = [f"{name}{file.suffix}" for name, file in zip(self.names, self.frame_files, strict=True)]
-        for copy, file in zip(copies, self.frame_files, strict=True):
-            (folder / copy).write_bytes(_there(file).read_bytes())
+        with os_errors_as_user_errors("cannot copy the frames"):
+            folder.mkdir(parents=True)
+            for copy, file in zip(copies, self.frame_files, strict=True):
+                (folder / copy).write_bytes(_require(file).read_bytes())
         return copies
 
-    def images_of_maps(self) -> UInt8[Tensor, "time 3 height width"]:
-        """The frames resized to the scene's maps. Raises ``ValueError`` where a frame is not what the archive says."""
-        resized = []
+    def images_at_map_size(self) -> UInt8[Tensor, "time 3 height width"]:
+        """Read the pictures of all frames and resize them to the maps of the scene.
+
+        Returns:
+            RGB images of shape (time, 3, height, width).
+
+        Raises:
+            UserError: If a picture is missing or damaged, or does not have the size `info.original_size`.
+        """
+        return torch.stack(list(self.iter_images_at_map_size()))
+
+    def iter_images_at_map_size(self) -> Iterator[UInt8[Tensor, "3 height width"]]:
+        """Read the pictures as `images_at_map_size` does, one at a time.
+
+        Yields:
+            RGB image of shape (3, height, width) for each frame.
+
+        Raises:
+            UserError: As `images_at_map_size`.
+        """
         for file in self.frame_files:
-            image = read_photo(_there(file))
-            if image.shape[1:] != self.info.original_size:
-                found, said = tuple(image.shape[1:]), self.info.original_size
-                raise ValueError(f"{file} is {found} pixels high and wide, the archive says {said}")
-            resized.append(Clip(image[None], torch.zeros(1)).resized(*self.scene.size).images[0])
-        return torch.stack(resized)
+            image = read_photo(_require(file))
+            found, wanted = tuple(image.shape[1:]), self.info.original_size
+            if found != wanted:
+                raise UserError(f"{file} has height and width {found}, but the archive says {wanted}")
+            yield Clip(image[None], torch.zeros(1)).resized(*self.scene.size).images[0]
 
     def with_scene(self, scene: Scene) -> "SavedResults":
-        """The same results with the scene in another world."""
+        """Replace the scene.
+
+        Args:
+            scene: The scene of the same frames, in another world for example.
+
+        Returns:
+            Results with this scene.
+        """
         return replace(self, scene=scene)
 
 
 def read_results(path: str | Path) -> SavedResults:
-    """The results at `path`: a ``scene.npz``, the folder that holds one, or the folder of a long clip, read whole.
+    """Read a result folder, with all maps in memory.
 
-    The pictures are in ``frames/`` beside the scene, of a long clip by number. Raises what `load_scene` raises, and
-    ``ValueError`` where the names of the frames do not fit the scene.
+    Args:
+        path: A ``scene.npz``, the folder that holds one, or the folder of a long clip. Pictures are expected in
+            ``frames/`` beside the scene.
+
+    Returns:
+        The results.
+
+    Raises:
+        UserError: If the archive is missing or damaged, or if its names do not fit its frames.
     """
     folder = Path(path) if Path(path).is_dir() else Path(path).parent
     if (folder / INDEX_FILE_NAME).is_file() and Path(path).is_dir():
         index = load_index(folder)
         scene, times, info = load_frames(folder, range(len(index.times))), index.times, index.info
         names = frame_file_names(info.source, scene.num_frames)
-        files = [picture_file(folder, number) for number in range(scene.num_frames)]
+        files = [image_file(folder, number) for number in range(scene.num_frames)]
     else:
         scene, times, info = load_scene(path), load_times(path), load_scene_info(path)
         names = frame_file_names(info.source, scene.num_frames)
-        files = [folder / "frames" / name for name in names]
+        files = [folder / FRAMES_FOLDER_NAME / name for name in names]
     return SavedResults(scene, times, info, tuple(files), tuple(Path(name).stem for name in names))
 
 
-def _there(file: Path) -> Path:
+def _require(file: Path) -> Path:
     if not file.is_file():
-        raise FileNotFoundError(f"{file} does not exist; this format needs the frames beside the scene")
+        raise UserError(f"{file} does not exist; this format needs the frames beside the scene")
     return file

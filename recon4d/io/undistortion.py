@@ -1,4 +1,4 @@
-"""Lens distortion taken out of a clip, and out of what is known at its pixels; a door to kornia."""
+"""Removal of lens distortion from a clip and from the priors at its pixels, with kornia."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -8,124 +8,169 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
+from recon4d.errors import UserError
 from recon4d.geometry import pixel_grid
 from recon4d.io.long_clips import LongClip
 from recon4d.records import Clip, Priors
 
 ITERATIONS = 50
-"""Of the fixed point that undistorts single pixels; each gains a digit or so."""
+"""Fixed-point iterations that undistort a point; each gains about one decimal digit. Hand-tuned."""
+MAX_INVERSION_ERROR = 0.1
+"""Largest error in pixels of an undistorted point after distorting it again. Hand-tuned."""
 
 
-def undistorted(clip: Clip, distortion: Float[Tensor, "time 5"]) -> Clip:
-    """The clip as a pinhole with the same known intrinsics would have recorded it.
+def undistort(clip: Clip, distortion: Float[Tensor, "time 5"]) -> Clip:
+    """Remove lens distortion, so that a pinhole camera with the same intrinsics would have recorded the clip.
 
-    `distortion` is k1, k2, p1, p2, k3 (Brown 1966; OpenCV's order and sign) of each frame; `clip.known` must hold all
-    intrinsics. Pictures keep their size and are interpolated; masks and depth follow by whole pixels. What no pixel of
-    the original was seen at is black and to be ignored. Raises ``ValueError`` without intrinsics.
+    Images keep their size and are interpolated bilinearly; masks and depth move by whole pixels. Pixels that the
+    original does not show become black and are ignored. The distortion model is that of Brown, "Decentering Distortion
+    of Lenses" (1966), in OpenCV's order and sign.
+
+    Args:
+        clip: The clip. Its priors must hold the intrinsics of all frames.
+        distortion: Coefficients k1, k2, p1, p2, k3 of each frame, of shape (time, 5).
+
+    Returns:
+        The undistorted clip with undistorted priors.
+
+    Raises:
+        UserError: If the intrinsics are not known for every frame.
     """
-    known = clip.priors
-    if known is None or not known.intrinsics.isfinite().all():
-        raise ValueError("lens distortion is about known intrinsics, and they are not known for every frame")
-    masks = [None] * clip.num_frames if known.ignore is None else known.ignore
+    priors = _check_intrinsics(clip.priors)
+    masks = [None] * clip.num_frames if priors.ignore is None else priors.ignore
     images = [
-        undistorted_image(image, intrinsics, lens)
-        for image, intrinsics, lens in zip(clip.images, known.intrinsics, distortion, strict=True)
+        undistort_image(image, intrinsics, lens)
+        for image, intrinsics, lens in zip(clip.images, priors.intrinsics, distortion, strict=True)
     ]
     ignore = [
-        undistorted_mask(mask, clip.size, intrinsics, lens)
-        for mask, intrinsics, lens in zip(masks, known.intrinsics, distortion, strict=True)
+        undistort_mask(mask, clip.size, intrinsics, lens)
+        for mask, intrinsics, lens in zip(masks, priors.intrinsics, distortion, strict=True)
     ]
-    known = replace(known, ignore=torch.stack(ignore), depths=_undistorted_depths(known, distortion))
-    return replace(clip, images=torch.stack(images), priors=known)
+    priors = replace(priors, ignore=torch.stack(ignore), depths=_undistorted_depths(priors, distortion))
+    return replace(clip, images=torch.stack(images), priors=priors)
 
 
-def undistorted_image(
+def undistort_image(
     image: UInt8[Tensor, "3 height width"], intrinsics: Float[Tensor, "3 3"], lens: Float[Tensor, "5"]
 ) -> UInt8[Tensor, "3 height width"]:
-    """One frame as a pinhole would have recorded it, by its lens k1, k2, p1, p2, k3; black where nothing was seen."""
+    """Remove lens distortion from one image.
+
+    Args:
+        image: RGB image of shape (3, height, width).
+        intrinsics: Intrinsics of shape (3, 3) in its pixels.
+        lens: Coefficients k1, k2, p1, p2, k3.
+
+    Returns:
+        The image of a pinhole camera, of the same shape; black where the original shows nothing.
+    """
     height, width = image.shape[-2:]
-    looked_up = _read(image.float(), _seen_at((height, width), intrinsics, lens), "bilinear")
-    return looked_up.round().clamp(0, 255).to(torch.uint8)
+    sampled = _sample(image.float(), _source_pixels((height, width), intrinsics, lens), "bilinear")
+    return sampled.round().clamp(0, 255).to(torch.uint8)
 
 
-def undistorted_mask(
+def undistort_mask(
     mask: Bool[Tensor, "height width"] | None,
     size: tuple[int, int],
     intrinsics: Float[Tensor, "3 3"],
     lens: Float[Tensor, "5"],
 ) -> Bool[Tensor, "height width"]:
-    """What is to be ignored of an undistorted frame of `size`: what `mask` says, and what the lens did not see."""
-    seen_at = _seen_at(size, intrinsics, lens)
-    outside = ~_inside(seen_at, size)
-    return outside if mask is None else outside | (_read(mask[None].float(), seen_at, "nearest")[0] > 0.5)
+    """Compute the mask of the pixels to ignore in an undistorted image.
+
+    Args:
+        mask: Pixels to ignore in the original image, of shape (height, width). None ignores nothing.
+        size: Height and width of the image.
+        intrinsics: Intrinsics of shape (3, 3) in its pixels.
+        lens: Coefficients k1, k2, p1, p2, k3.
+
+    Returns:
+        Mask of shape (height, width) of the pixels that `mask` marks or that the original does not show.
+    """
+    source_pixels = _source_pixels(size, intrinsics, lens)
+    outside = ~_is_inside(source_pixels, size)
+    return outside if mask is None else outside | (_sample(mask[None].float(), source_pixels, "nearest")[0] > 0.5)
 
 
-def undistorted_long(clip: LongClip, distortion: Float[Tensor, "time 5"]) -> LongClip:
-    """The same for a long clip whose intrinsics are known: each frame and mask as it is read (see `undistorted`)."""
-    known = clip.priors
-    if known is None or not known.intrinsics.isfinite().all():
-        raise ValueError("lens distortion is about known intrinsics, and they are not known for every frame")
+def undistort_long_clip(clip: LongClip, distortion: Float[Tensor, "time 5"]) -> LongClip:
+    """Remove lens distortion from a long clip as `undistort` does, from each image and mask when it is read.
+
+    Args:
+        clip: The long clip. Its priors must hold the intrinsics of all frames.
+        distortion: Coefficients k1, k2, p1, p2, k3 of each frame, of shape (time, 5).
+
+    Returns:
+        The undistorted long clip.
+
+    Raises:
+        UserError: If the intrinsics are not known for every frame.
+    """
+    priors = _check_intrinsics(clip.priors)
 
     def images(positions: Sequence[int]) -> Iterator[Tensor]:
         for position, image in zip(positions, clip.images(positions), strict=True):
-            yield undistorted_image(image, known.intrinsics[position], distortion[position])
+            yield undistort_image(image, priors.intrinsics[position], distortion[position])
 
     def ignore(positions: Sequence[int]) -> Iterator[Tensor]:
         masks = (None for _ in positions) if clip.ignore is None else clip.ignore(positions)
         for position, mask in zip(positions, masks, strict=True):
-            yield undistorted_mask(mask, clip.size, known.intrinsics[position], distortion[position])
+            yield undistort_mask(mask, clip.size, priors.intrinsics[position], distortion[position])
 
     return replace(clip, images=images, ignore=ignore)
 
 
-def _seen_at(
+def _check_intrinsics(priors: Priors | None) -> Priors:
+    if priors is None or not priors.intrinsics.isfinite().all():
+        raise UserError("removing lens distortion needs known intrinsics, and they are not known for every frame")
+    return priors
+
+
+def _source_pixels(
     size: tuple[int, int], intrinsics: Float[Tensor, "3 3"], lens: Float[Tensor, "5"]
 ) -> Float[Tensor, "height width 2"]:
-    """For each pixel of the undistorted frame where in the original it was seen."""
+    """The position in the original image of each pixel of the undistorted image."""
     return _distorted(pixel_grid(*size, dtype=torch.float64), intrinsics, lens)
 
 
 def _distorted(
     pixels: Float[Tensor, "*shape 2"], intrinsics: Float[Tensor, "3 3"], lens: Float[Tensor, "5"]
 ) -> Float[Tensor, "*shape 2"]:
-    """Where the lens puts what a pinhole sees at `pixels`."""
+    """Distort pixels of a pinhole camera."""
     from kornia.geometry.calibration import distort_points
 
-    # With the first pixel's center at .5 on both sides, kornia's convention of it does not matter.
+    # The result does not depend on kornia's convention for pixel centers, because both sides use the same one.
     points = distort_points(pixels.reshape(1, -1, 2), intrinsics[None].to(pixels), lens[None].to(pixels))
     return points.reshape(pixels.shape)
 
 
-def _undistorted_depths(known: Priors, distortion: Tensor) -> Float[Tensor, "time height width"] | None:
-    """Every known depth at the pixel where the pinhole sees its point; the nearest where several meet."""
-    if known.depths is None:
+def _undistorted_depths(priors: Priors, distortion: Tensor) -> Float[Tensor, "time height width"] | None:
+    """Move every known depth to the pixel of its undistorted point; the nearest one counts if several meet."""
+    if priors.depths is None:
         return None
     from kornia.geometry.calibration import undistort_points
 
-    height, width = known.depths.shape[-2:]
-    moved = torch.full_like(known.depths, torch.inf)
-    for depths, into, intrinsics, lens in zip(known.depths, moved, known.intrinsics, distortion, strict=True):
+    height, width = priors.depths.shape[-2:]
+    moved = torch.full_like(priors.depths, torch.inf)
+    for depths, into, intrinsics, lens in zip(priors.depths, moved, priors.intrinsics, distortion, strict=True):
         is_known = depths.isfinite()
         pixels = pixel_grid(height, width, dtype=torch.float64)[is_known][None]
         parameters = intrinsics[None].to(pixels), lens[None].to(pixels)
         straight = undistort_points(pixels, *parameters, num_iters=ITERATIONS)[0]
-        # The fixed point does not converge in the corners of strong lenses: only what is distorted back counts.
-        is_found = (_distorted(straight, intrinsics, lens) - pixels[0]).norm(dim=-1) < 0.1
-        kept = is_found & _inside(straight, (height, width))
+        # The iteration may not converge in the corners of strong lenses: keep points that distort back to their pixel.
+        is_found = (_distorted(straight, intrinsics, lens) - pixels[0]).norm(dim=-1) < MAX_INVERSION_ERROR
+        kept = is_found & _is_inside(straight, (height, width))
         column, row = straight[kept].floor().long().unbind(-1)
         into.view(-1).scatter_reduce_(0, row * width + column, depths[is_known][kept], "amin")
     return torch.where(moved.isfinite(), moved, torch.nan)
 
 
-def _inside(pixels: Float[Tensor, "*shape 2"], size: tuple[int, int]) -> Bool[Tensor, "*shape"]:
+def _is_inside(pixels: Float[Tensor, "*shape 2"], size: tuple[int, int]) -> Bool[Tensor, "*shape"]:
     return ((pixels >= 0) & (pixels < pixels.new_tensor([size[1], size[0]]))).all(dim=-1)
 
 
-def _read(
+def _sample(
     maps: Float[Tensor, "channels height width"], pixels: Float[Tensor, "new_height new_width 2"], mode: str
 ) -> Float[Tensor, "channels new_height new_width"]:
-    """Values at `pixels`, 0 outside; between the border's pixel centers and its edge those of the border."""
+    """Sample maps at `pixels`: 0 outside of the image, border values beyond the centers of the border pixels."""
     height, width = maps.shape[-2:]
     grid = 2 * pixels / pixels.new_tensor([width, height]) - 1
     values = F.grid_sample(maps[None], grid[None].to(maps), mode, "border", align_corners=False)[0]
-    return values * _inside(pixels, (height, width))
+    return values * _is_inside(pixels, (height, width))

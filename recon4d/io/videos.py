@@ -1,7 +1,7 @@
-"""Reads and writes videos; the only door to PyAV.
+"""Reading and writing of videos with PyAV.
 
-Reading takes two passes, so that only wanted frames are ever held: `scan_video` learns the times of all frames,
-`read_frames` decodes the video again and converts the chosen ones.
+Reading takes two passes, so that only the selected frames are held in memory: `scan_video` finds the times of all
+frames, and `read_frames` decodes the video again and converts the selected ones.
 """
 
 import math
@@ -18,6 +18,8 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
+from recon4d.errors import UserError
+from recon4d.io.files import atomic_file
 from recon4d.io.frame_selection import TIME_TOLERANCE
 
 if TYPE_CHECKING:
@@ -28,22 +30,23 @@ if TYPE_CHECKING:
     FrameDecoder = Callable[[InputContainer, VideoStream], Iterator[av.VideoFrame]]
 
 MISSING_SECONDS = 0.5
-"""A file whose packets end by more than this before the duration it declares has lost its end."""
+"""Largest difference in seconds between the end of the last packet and the duration that an undamaged file declares.
+Hand-tuned."""
 BT709 = LIMITED_RANGE = 1
-"""The numbers that stand, in a video's tags, for the colors of BT.709 and for luma from 16 to 235."""
+"""FFmpeg's codes of the color space BT.709 (AVCOL_SPC_BT709) and of luma from 16 to 235 (AVCOL_RANGE_MPEG)."""
 _CORRUPT = "its data are damaged"
 
 
 @dataclass(frozen=True)
 class ScannedVideo:
-    """A video and what decoding it once has taught: the time of each frame in seconds from the first.
-
-    `intact` is false where a part of the file cannot be decoded; `times` then end there.
-    """
+    """A video whose frames have been counted by decoding it once."""
 
     path: Path
+    """The file."""
     times: tuple[float, ...]
-    intact: bool
+    """Time of each frame that can be decoded, in seconds from the first."""
+    is_intact: bool
+    """Whether the whole file can be decoded. If not, `times` end at the damage."""
 
 
 class _DamageError(Exception):
@@ -51,33 +54,53 @@ class _DamageError(Exception):
 
 
 def scan_video(path: str | Path, stop: float | None = None) -> ScannedVideo:
-    """The times of a video's frames, in the order shown, up to the first one after `stop` seconds.
+    """Find the times of the frames of a video.
 
-    Times are presentation timestamps; a frame whose stamp is missing or does not advance follows one frame duration
-    after the one before. Of a video that breaks off, the frames up to there count, with a warning; damage that the
-    decoder patches up without a word goes unseen. Raises `FileNotFoundError` or, without decodable video, `ValueError`.
+    Times are presentation timestamps. A frame whose timestamp is missing or does not advance follows one frame
+    duration after the previous one. If a part of the file is damaged, the frames before it count, with a warning.
+    Damage that the decoder conceals without a message is not found.
+
+    Args:
+        path: The file.
+        stop: Seconds from the first frame. The scan ends at the first frame after it. None scans the whole file.
+
+    Returns:
+        The video with the times of its frames in the order of presentation.
+
+    Raises:
+        UserError: If the file is missing, cannot be read, is not a video or has no frame that can be decoded.
     """
     path = Path(path)
     times, first_damage = _scan(path, stop, _all_frames)
     times, damage = _scan(path, stop, _frames_until_damage) if first_damage else (times, "")
     if not times:
-        raise ValueError(f"{path} has no frame that can be decoded: {first_damage or 'its video stream is empty'}")
+        raise UserError(f"{path} has no frame that can be decoded: {first_damage or 'its video stream is empty'}")
     if damage:
         warnings.warn(
             f"{path} breaks off after frame {len(times) - 1} ({times[-1]:.2f} s): {damage}; "
             "the frames up to there are used",
             stacklevel=4,  # the caller of read_clip
         )
-    return ScannedVideo(path, tuple(times), intact=not first_damage)
+    return ScannedVideo(path, tuple(times), is_intact=not first_damage)
 
 
 def read_frames(video: ScannedVideo, numbers: Sequence[int]) -> Iterator[UInt8[Tensor, "3 height width"]]:
-    """The frames `numbers` (ascending, from 0) of a scanned video as RGB, one after the other.
+    """Decode some frames of a video.
 
-    Frames are turned and mirrored as the video's display matrix says. Pixels are taken as they are stored: where they
-    are not square, the picture stays squeezed. Raises `ValueError` where the file has changed since it was scanned.
+    Frames are rotated and mirrored as the display matrix of the video says. Pixels that are not square are not
+    resampled.
+
+    Args:
+        video: A scanned video.
+        numbers: Frame numbers in ascending order, from 0.
+
+    Yields:
+        RGB image of shape (3, height, width) for each number.
+
+    Raises:
+        UserError: If the file is missing or has changed since it was scanned.
     """
-    decode = _all_frames if video.intact else _frames_until_damage
+    decode = _all_frames if video.is_intact else _frames_until_damage
     missing = set(numbers)
     try:
         with _opened(video.path) as (container, stream):
@@ -86,10 +109,10 @@ def read_frames(video: ScannedVideo, numbers: Sequence[int]) -> Iterator[UInt8[T
                     yield _upright_image(frame)
                     missing.remove(position)
                 if not missing:
-                    return  # not one frame further than needed: the next may be the damaged one
+                    return  # the next frame, which is not needed, may be damaged
     except _DamageError as damage:
-        raise ValueError(f"{video.path} has changed while it was read: {damage}") from damage
-    raise ValueError(f"{video.path} has changed while it was read: frame {min(missing)} is gone")
+        raise UserError(f"{video.path} has changed while it was read: {damage}") from damage
+    raise UserError(f"{video.path} has changed while it was read: frame {min(missing)} is gone")
 
 
 def write_video(
@@ -97,57 +120,62 @@ def write_video(
     frames: Iterable[UInt8[np.ndarray, "height width 3"] | UInt8[Tensor, "height width 3"]],
     frames_per_second: float,
 ) -> None:
-    """Writes RGB frames of one size as an H.264 mp4 file that browsers play (MPEG-4 part 2 where x264 is missing).
+    """Write an H.264 video in an mp4 file that browsers play, or MPEG-4 part 2 if PyAV has no x264.
 
-    The codec wants even sizes: an odd one is padded by repeating the last row or column. A file appears only once all
-    frames are written. Raises `ValueError` for no frames, frames of several sizes and a name that does not end in
-    .mp4, `OSError` where the file cannot be written.
+    The file appears complete or not at all. The codec needs even sizes: an odd one is padded by repeating the last row
+    or column.
+
+    Args:
+        path: The file to write or replace, ending in ``.mp4``.
+        frames: RGB frames of shape (height, width, 3), uint8, at least one and all of one size.
+        frames_per_second: Frame rate, at least 0.001.
+
+    Raises:
+        ValueError: If there are no frames, a frame has the wrong type or size, or the rate is too low.
+        UserError: If the path does not end in ``.mp4`` or the file cannot be written.
     """
     import av
     from av.error import FFmpegError
 
     path = Path(path)
     if path.suffix.lower() != ".mp4":
-        raise ValueError(f"{path} does not end in .mp4, and that is what is written")
+        raise UserError(f"{path} does not end in .mp4, the only format that is written")
     if not (math.isfinite(frames_per_second) and frames_per_second >= 0.001):
         raise ValueError(f"frames_per_second = {frames_per_second:g}; wanted at least 0.001")
     rate = Fraction(frames_per_second).limit_denominator(1001)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        # The index goes to the front (faststart), so that a browser can play before it has all of the file.
-        with av.open(str(partial.absolute()), "w", format="mp4", options={"movflags": "faststart"}) as container:
-            _encode(container, _checked(frames), rate)
-        partial.replace(path)
-    except FFmpegError as error:
-        raise OSError(f"{path} cannot be written: {error.strerror}") from error
-    finally:
-        partial.unlink(missing_ok=True)
+    with atomic_file(path) as partial:
+        try:
+            # The index goes to the front (faststart), so that a browser can play the file while it is loading.
+            with av.open(str(partial.absolute()), "w", format="mp4", options={"movflags": "faststart"}) as container:
+                _encode(container, _check_and_pad(frames), rate)
+        except FFmpegError as error:
+            raise UserError(f"cannot write {path}: {error.strerror}") from error
 
 
 @contextmanager
 def _opened(path: Path) -> "Iterator[tuple[InputContainer, VideoStream]]":
-    """The container at `path` and its video stream, both closed afterwards; FFmpeg's errors become `_DamageError`."""
+    """Open the container at `path` and its video stream; errors of FFmpeg in the block become `_DamageError`."""
     import av
     from av.error import FFmpegError
     from av.stream import Disposition
 
     if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist")
+        raise UserError(f"{path} does not exist")
     try:
-        # Absolute, because FFmpeg takes what stands before a colon for a protocol.
+        # Absolute, because FFmpeg would take text before a colon as the name of a protocol.
         container = av.open(str(path.absolute()))
-    except PermissionError:
-        raise
+    except PermissionError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
     except FFmpegError as error:
-        raise ValueError(f"{path} is not a video: {error.strerror}") from error
+        raise UserError(f"{path} is not a video: {error.strerror}") from error
     with container:
-        # The cover picture of a song is a video stream to FFmpeg; a stream without decoder has no context.
-        moving = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
-        streams = [stream for stream in moving if stream.codec_context is not None]
+        # FFmpeg also lists cover pictures of audio files. A stream without a decoder has no codec context.
+        videos = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+        streams = [stream for stream in videos if stream.codec_context is not None]
         if not streams:
-            raise ValueError(f"{path} has no video stream{' that PyAV can decode' if moving else ''}")
-        # Not threads over frames: they report damage late, when frames after it are already under way, and one that
-        # has something to say while the decoder is closed waits for Python's lock, and the closing for it, for ever.
+            raise UserError(f"{path} has no video stream{' that PyAV can decode' if videos else ''}")
+        # Frame threads are not used. They report damage late, after later frames have been decoded. And a thread that
+        # logs a message while the decoder is closed waits for Python's lock, which the closing thread holds: deadlock.
         streams[0].thread_type = "SLICE"
         try:
             yield container, streams[0]
@@ -156,7 +184,7 @@ def _opened(path: Path) -> "Iterator[tuple[InputContainer, VideoStream]]":
 
 
 def _all_frames(container: "InputContainer", stream: "VideoStream") -> "Iterator[av.VideoFrame]":
-    """Every frame of an intact video; raises at the first sign of damage."""
+    """Decode every frame of an intact video; raise `_DamageError` at the first sign of damage."""
     for packet in container.demux(stream):
         frames = stream.decode(packet)
         if packet.is_corrupt or any(frame.is_corrupt for frame in frames):
@@ -168,19 +196,19 @@ def _all_frames(container: "InputContainer", stream: "VideoStream") -> "Iterator
 
 
 def _frames_until_damage(container: "InputContainer", stream: "VideoStream") -> "Iterator[av.VideoFrame]":
-    """The good frames of a damaged video up to the damage, where it raises.
+    """Decode the undamaged frames of a damaged video, and raise `_DamageError` after them.
 
-    Damage before the first good frame is passed over: recordings often begin amid frames that refer to earlier ones.
+    Damage before the first undamaged frame is skipped: recordings often begin with frames that refer to earlier ones.
     """
     missing, last_packet = _missing_end(container, stream)
-    # Once damage is known, believe no frame that the decoder would patch up.
+    # The decoder must report damage instead of concealing it.
     stream.codec_context.options = {"err_detect": "explode"}
     any_good = False
     for packet in container.demux(stream):
         is_cut = missing and packet.dts == last_packet
         frames, damage = ([], missing) if is_cut else _decode(stream, packet)
         if damage and not any_good:
-            # The first frame may still wait in the decoder; what waits behind it has gaps, and may be the damaged one.
+            # The first frame may still be in the decoder. Frames behind it may be incomplete or damaged.
             frames = [frame for frame in _decode(stream, None)[0][:1] if frame.pts != packet.pts]
         for frame in frames:
             if frame.is_corrupt:
@@ -195,7 +223,7 @@ def _frames_until_damage(container: "InputContainer", stream: "VideoStream") -> 
 
 
 def _decode(stream: "VideoStream", packet: "av.Packet | None") -> "tuple[list[av.VideoFrame], str]":
-    """The frames that come out for a packet (None: for the end of the video), and what is wrong with it or ""."""
+    """Decode a packet (None: the end of the video) to its frames, and "" or the description of its damage."""
     from av.error import FFmpegError
 
     if packet is not None and packet.is_corrupt:
@@ -207,7 +235,11 @@ def _decode(stream: "VideoStream", packet: "av.Packet | None") -> "tuple[list[av
 
 
 def _missing_end(container: "InputContainer", stream: "VideoStream") -> tuple[str, int | None]:
-    """How far a file falls short of the duration it declares ("" if it does not); its last packet's decoding time."""
+    """Compare the packets with the declared duration.
+
+    Returns:
+        A description of the missing end, or "", and the decoding timestamp of the last packet of the stream.
+    """
     import av
 
     last_packet, ends = None, []
@@ -219,18 +251,18 @@ def _missing_end(container: "InputContainer", stream: "VideoStream") -> tuple[st
                 last_packet = packet.dts
     if container.duration is None or not ends:
         return "", last_packet
-    # Formats differ in whether a late start counts; from zero on, no whole file looks short.
+    # Formats differ in whether the duration includes a late start. Measured from zero, no complete file is too short.
     found, declared = max(ends), container.duration / av.time_base
     missing = f"it declares {declared:.2f} s but has {found:.2f} s" if declared - found > MISSING_SECONDS else ""
     return missing, last_packet
 
 
 def _scan(path: Path, stop: float | None, decode: "FrameDecoder") -> tuple[list[float], str]:
-    """The times of the frames from `decode` until one is after `stop`, and what is wrong after them or ""."""
+    """The times of the frames from `decode` until one is after `stop`, and "" or the damage that follows them."""
     times: list[float] = []
     try:
         with _opened(path) as (container, stream):
-            for time in _advancing(decode(container, stream), stream):
+            for time in _frame_times(decode(container, stream), stream):
                 times.append(time)
                 if stop is not None and time > stop + TIME_TOLERANCE:
                     break
@@ -239,12 +271,12 @@ def _scan(path: Path, stop: float | None, decode: "FrameDecoder") -> tuple[list[
     return times, ""
 
 
-def _advancing(frames: "Iterable[av.VideoFrame]", stream: "VideoStream") -> Iterator[float]:
-    """The time of each frame in seconds from the first, mended where the timestamps do not advance."""
+def _frame_times(frames: "Iterable[av.VideoFrame]", stream: "VideoStream") -> Iterator[float]:
+    """The time of each frame in seconds from the first, corrected where the timestamps do not advance."""
     step = 1 / float(stream.guessed_rate or stream.average_rate or 25)
     first = last = None
     for frame in frames:
-        # Not frame.time: a frame that waited in the decoder to the end has lost its time base.
+        # Not frame.time: frames that the decoder returns at the end have no time base.
         stamp = None if frame.pts is None or stream.time_base is None else float(frame.pts * stream.time_base)
         if first is None or last is None:
             first = last = stamp or 0.0
@@ -257,7 +289,7 @@ def _upright_image(frame: "av.VideoFrame") -> UInt8[Tensor, "3 height width"]:
     pixels = frame.to_ndarray(format="rgb24")
     display = frame.side_data.get("DISPLAYMATRIX")
     if display is not None:
-        # x_shown = a x + c y and y_shown = b x + d y; cameras write quarter turns and mirrors only.
+        # x_shown = a x + c y and y_shown = b x + d y; cameras write only quarter turns and reflections.
         (a, b, _), (c, d, _), _ = np.frombuffer(display, np.int32).reshape(3, 3)
         if abs(b) > abs(a):
             pixels, a, d = pixels.transpose(1, 0, 2), c, b
@@ -265,8 +297,8 @@ def _upright_image(frame: "av.VideoFrame") -> UInt8[Tensor, "3 height width"]:
     return torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)
 
 
-def _checked(frames: Iterable[np.ndarray | Tensor]) -> Iterator[np.ndarray]:
-    """Each frame as an array of even size; raises where one is no RGB picture of the first one's size."""
+def _check_and_pad(frames: Iterable[np.ndarray | Tensor]) -> Iterator[np.ndarray]:
+    """Convert each frame to an array of even size; raise ``ValueError`` unless all are RGB images of one size."""
     first_shape = None
     for number, frame in enumerate(frames):
         pixels = frame.detach().cpu().numpy() if isinstance(frame, Tensor) else frame
@@ -290,7 +322,7 @@ def _encode(container: "OutputContainer", frames: Iterator[np.ndarray], rate: Fr
             codec, options = ("libx264", {"crf": "18"}) if has_x264 else ("mpeg4", {"qmin": "2", "qmax": "4"})
             stream = container.add_stream(codec, rate=rate, options=options)
             stream.height, stream.width, stream.pix_fmt = *pixels.shape[:2], "yuv420p"
-            # Players guess the colors of an untagged video by its size, each in its own way.
+            # Players guess the color space of an untagged video from its size, and differ in their guesses.
             stream.colorspace = stream.color_primaries = stream.color_trc = BT709
         frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
         shown = frame.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range=LIMITED_RANGE)

@@ -1,4 +1,4 @@
-"""Pictures of a scene for people: its depth beside the frames, and the path of the camera (door of matplotlib)."""
+"""Figures of a scene, drawn with matplotlib: its depth beside the frames, and the camera path."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,8 +9,9 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
+from recon4d.errors import os_errors_as_user_errors
 from recon4d.geometry import (
-    evenly_spaced,
+    evenly_spaced_indices,
     resize_map,
     transform_points,
     unproject,
@@ -26,34 +27,55 @@ VIEWING_HEIGHT = 360
 GAP = 4
 """Width in pixels of the white line between two panels."""
 
-_MOVING_COLOR = (255.0, 96.0, 32.0)
+_DYNAMIC_COLOR = (255.0, 96.0, 32.0)
+"""RGB color of dynamic surfaces."""
 _NUM_FRUSTA = 8
+"""Maximum number of camera frusta in a figure."""
 
 
 def depth_video_frames(clip: Clip, scene: Scene) -> Iterator[UInt8[np.ndarray, "height width 3"]]:
-    """Pictures of the frames by time: the frame, its depth (near is bright, unknown black) and what moves.
+    """Draw each frame beside its depth (near is bright, unknown is black) and its dynamic surfaces.
 
-    One range of colors holds for the whole clip: the 2nd to 98th percentile of known inverse depth. The third panel,
-    the frame in gray with moving surfaces in orange, is there when the scene says anywhere what moves. All panels are
-    `VIEWING_HEIGHT` high in the clip's proportions, height and total width even as video codecs want them. Raises
-    ``ValueError`` when clip and scene do not belong together.
+    All frames share one color range: the 2nd to 98th percentile of known inverse depth. The third panel shows the
+    frame in gray with dynamic surfaces in orange; it is left out if the dynamic probability is unknown everywhere. All
+    panels have the height `VIEWING_HEIGHT` and the aspect ratio of the clip. Height and total width are even, as video
+    codecs need.
+
+    Args:
+        clip: The clip.
+        scene: Its scene, possibly at another size.
+
+    Returns:
+        An iterator over RGB pictures of shape (height, width, 3), in the order of time.
+
+    Raises:
+        ValueError: If clip and scene are batches or differ in their number of frames.
     """
     _check_pair(clip, scene)
     size = (VIEWING_HEIGHT, max(2, 2 * round(VIEWING_HEIGHT * clip.size[1] / clip.size[0] / 2)))
     nearness_range = _nearness_range(scene)
-    is_moving_told = bool(torch.isfinite(scene.dynamic).any())
-    # Inside a generator the checks above would wait for the first picture; this way they speak at the call.
+    has_dynamic = bool(torch.isfinite(scene.dynamic).any())
+    # Not a generator function, whose checks would wait for the first picture.
     return (
-        _side_by_side(_panels(clip, scene, frame, size, nearness_range, is_moving_told))
+        _side_by_side(_panels(clip, scene, frame, size, nearness_range, has_dynamic))
         for frame in _in_time_order(clip.times)
     )
 
 
 def write_camera_path(path: str | Path, scene: Scene, times: Float[Tensor, " time"]) -> None:
-    """Write a PNG of the cameras' path seen from above (x, z) and from the side (z, y), with some cameras drawn.
+    """Write a PNG of the camera path from above (x, z) and from the side (z, y), with some cameras as frusta.
 
-    Colors run with `times` (seconds); photos without an order (NaN) are colored by their number and not joined.
-    Lengths are meters where the scene knows them. Raises ``ValueError`` for a batch or times that do not fit the scene.
+    Colors show time; photos without an order are colored by their number and not connected. Lengths are in meters if
+    the scene is metric.
+
+    Args:
+        path: The file to write or replace.
+        scene: The scene, without batch axes.
+        times: Times of its frames in seconds, of shape (time,); NaN for photos without an order.
+
+    Raises:
+        ValueError: If the scene is a batch or the times do not fit it.
+        UserError: If the file cannot be written.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -85,7 +107,8 @@ def write_camera_path(path: str | Path, scene: Scene, times: Float[Tensor, " tim
         figure.colorbar(points, ax=[above, side], label="time (s)" if is_ordered else "photo", pad=0.01, shrink=0.9)
     if scene.num_frames > 1 and is_ordered:
         above.legend(loc="best", framealpha=0.8)
-    figure.savefig(path, format="png")
+    with os_errors_as_user_errors(f"cannot write {path}"):
+        figure.savefig(path, format="png")
 
 
 def _check_pair(clip: Clip, scene: Scene) -> None:
@@ -97,7 +120,7 @@ def _check_pair(clip: Clip, scene: Scene) -> None:
 
 
 def _in_time_order(times: Float[Tensor, " time"]) -> list[int]:
-    """Frame numbers from the earliest to the latest; as they come where there is no order."""
+    """Frame indices from the earliest to the latest, or ascending if the frames have no times."""
     if not torch.isfinite(times).all():
         return list(range(len(times)))
     return times.argsort(stable=True).tolist()
@@ -108,51 +131,51 @@ def _is_known(scene: Scene) -> Bool[Tensor, "time height width"]:
 
 
 def _nearness_range(scene: Scene) -> tuple[float, float]:
-    """The inverse depths that get the first and the last color."""
+    """The inverse depths of the first and the last color."""
     inverse = 1 / scene.depths[_is_known(scene)].detach().cpu().numpy()
     if inverse.size == 0:
         return 0.0, 1.0
     # numpy: torch.quantile refuses more than 16 million values.
     low, high = (float(bound) for bound in np.percentile(inverse, (2, 98)))
-    # A wall seen from the front should not show the rounding of its depth in full color.
+    # A minimum range, so that rounding errors of a flat wall do not fill the whole range of colors.
     margin = max(0.0, 0.01 * high - (high - low)) / 2
     return low - margin, high + margin
 
 
 def _panels(
-    clip: Clip, scene: Scene, frame: int, size: tuple[int, int], nearness_range: tuple[float, float], with_moving: bool
+    clip: Clip, scene: Scene, frame: int, size: tuple[int, int], nearness_range: tuple[float, float], has_dynamic: bool
 ) -> list[UInt8[np.ndarray, "height width 3"]]:
-    only_frame = Clip(images=clip.images[frame : frame + 1], times=clip.times[frame : frame + 1])
-    picture = only_frame.resized(*size).images[0].movedim(0, -1).cpu().numpy()
+    single = Clip(images=clip.images[frame : frame + 1], times=clip.times[frame : frame + 1])
+    picture = single.resized(*size).images[0].movedim(0, -1).cpu().numpy()
     one = scene.frames([frame])
     panels = [picture, _depth_picture(one, size, nearness_range)]
-    return [*panels, _moving_picture(one, picture)] if with_moving else panels
+    return [*panels, _dynamic_picture(one, picture)] if has_dynamic else panels
 
 
 def _depth_picture(
     scene: Scene, size: tuple[int, int], nearness_range: tuple[float, float]
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """The first frame's inverse depth in colors."""
+    """The inverse depth of the first frame in colors."""
     from matplotlib import colormaps
 
     inverse, is_known = resize_map(1 / scene.depths[:1], _is_known(scene)[0], size)
     low, high = nearness_range
     nearness = ((inverse[0].detach().cpu().numpy() - low) / (high - low)).clip(0, 1)
-    # The map's first colors are left out: far must not look like unknown.
+    # The darkest colors are left out, so that distant pixels differ from unknown ones.
     colors = colormaps["magma"](0.15 + 0.85 * nearness, bytes=True)[..., :3]
     return np.where(is_known.cpu().numpy()[..., None], colors, 0).astype(np.uint8)
 
 
-def _moving_picture(scene: Scene, picture: UInt8[np.ndarray, "height width 3"]) -> UInt8[np.ndarray, "height width 3"]:
-    """The first frame in dark gray, and orange by the probability that its surfaces move; unknown is black."""
-    is_told = torch.isfinite(scene.dynamic[0])
-    moving, is_told = resize_map(scene.dynamic[:1], is_told, picture.shape[:2])
-    probability = moving[0].detach().cpu().numpy()[..., None].clip(0, 1)
+def _dynamic_picture(scene: Scene, picture: UInt8[np.ndarray, "height width 3"]) -> UInt8[np.ndarray, "height width 3"]:
+    """The first frame in dark gray, blended to orange by its dynamic probability; unknown is black."""
+    is_known = torch.isfinite(scene.dynamic[0])
+    dynamic, is_known = resize_map(scene.dynamic[:1], is_known, picture.shape[:2])
+    probability = dynamic[0].detach().cpu().numpy()[..., None].clip(0, 1)
     gray = picture.mean(axis=-1, keepdims=True)
-    # Shading stays visible in the orange, so that one sees what it is that moves.
-    orange = np.array(_MOVING_COLOR) * (0.65 + 0.35 * gray / 255)
+    # The orange keeps the shading, so that dynamic objects stay recognizable.
+    orange = np.array(_DYNAMIC_COLOR) * (0.65 + 0.35 * gray / 255)
     mixed = (1 - probability) * 0.6 * gray + probability * orange
-    return np.where(is_told.cpu().numpy()[..., None], mixed.round(), 0).astype(np.uint8)
+    return np.where(is_known.cpu().numpy()[..., None], mixed.round(), 0).astype(np.uint8)
 
 
 def _side_by_side(panels: list[UInt8[np.ndarray, "height width 3"]]) -> UInt8[np.ndarray, "height total 3"]:
@@ -162,15 +185,15 @@ def _side_by_side(panels: list[UInt8[np.ndarray, "height width 3"]]) -> UInt8[np
 
 
 def _frusta(scene: Scene) -> Float[Tensor, "time 5 3"]:
-    """For each camera its center and the corners of its picture, in the world, at a depth that suits a drawing."""
+    """The center of each camera and the corners of its image plane in the world, at a depth that suits a figure."""
     height, width = scene.size
     pixels = scene.depths.new_tensor([[0, 0], [width, 0], [width, height], [0, height]])
     centers = scene.cameras.centers
-    span = (centers.amax(dim=0) - centers.amin(dim=0)).max()
+    extent = (centers.amax(dim=0) - centers.amin(dim=0)).max()
     depths = scene.depths[_is_known(scene)]
-    # A camera that stands still, or only trembles, is shown against the size of what it sees.
+    # The size of a camera that does not move, or only trembles, follows from the depth of the scene.
     smallest = 0.05 * depths.median() if len(depths) else centers.new_tensor(0.0)
-    length = 0.1 * torch.maximum(span, smallest)
+    length = 0.1 * torch.maximum(extent, smallest)
     length = torch.where(length > 0, length, torch.ones_like(length))
     corners = unproject(
         pixels.expand(scene.num_frames, 4, 2), length.expand(scene.num_frames, 4), scene.cameras.intrinsics
@@ -180,12 +203,12 @@ def _frusta(scene: Scene) -> Float[Tensor, "time 5 3"]:
 
 
 def _show_square(axes: "Axes", positions: Float[np.ndarray, "time 5 2"], width: float) -> None:
-    """The same scale along both axes, and in both views: what is flat should look flat."""
+    """Use the same scale for both axes and both views, so that flat paths look flat."""
     middle = (np.nanmin(positions, axis=(0, 1)) + np.nanmax(positions, axis=(0, 1))) / 2
     axes.set_xlim(middle[0] - width / 2, middle[0] + width / 2)
     axes.set_ylim(middle[1] - width / 2, middle[1] + width / 2)
     axes.set_aspect("equal", adjustable="box")
-    axes.locator_params(nbins=5)  # of small numbers more would not fit beside each other
+    axes.locator_params(nbins=5)  # more labels of small numbers would overlap
 
 
 def _draw_cameras(
@@ -195,7 +218,7 @@ def _draw_cameras(
     values: np.ndarray,
     is_ordered: bool,
 ):
-    """Draw one view of the cameras into `axes`; answers the drawn centers, for a color bar."""
+    """Draw one view of the cameras into `axes`, and return the drawn centers for a color bar."""
     from matplotlib import colormaps
     from matplotlib.collections import LineCollection
 
@@ -208,7 +231,7 @@ def _draw_cameras(
         path.set_array((values[:-1] + values[1:]) / 2)
         path.set_clim(*limits)
         axes.add_collection(path)
-    for frame in evenly_spaced(count, _NUM_FRUSTA).tolist():
+    for frame in evenly_spaced_indices(count, _NUM_FRUSTA).tolist():
         color = colors((values[frame] - limits[0]) / (limits[1] - limits[0]))
         center, *corners = frusta[frame]
         outline = np.stack([*corners, corners[0]])
@@ -219,7 +242,7 @@ def _draw_cameras(
         centers[:, 0], centers[:, 1], c=values, cmap=colors, vmin=limits[0], vmax=limits[1], s=9, zorder=3
     )
     if is_ordered and count > 1:
-        # The larger one below, so that both are seen where the path ends as it began.
+        # The larger marker is below, so that both are visible if the path ends where it started.
         axes.plot(*centers[0], "o", color="black", markerfacecolor="white", markersize=11, zorder=4, label="start")
         axes.plot(*centers[-1], "s", color="black", markerfacecolor="white", markersize=6, zorder=5, label="end")
     return points

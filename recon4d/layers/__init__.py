@@ -1,4 +1,4 @@
-"""Layers shared by networks: attention and its kernels, positional encodings, transformer blocks, soft matching."""
+"""Building blocks of networks: attention kernels, positional encodings, transformer blocks and soft matching."""
 
 from recon4d.layers.attention import Kernel, attention
 from recon4d.layers.blocks import (
@@ -6,8 +6,8 @@ from recon4d.layers.blocks import (
     BlockConfig,
     CrossBlock,
     initialize_linear_layers,
+    initialize_residual_outputs,
     set_attention_kernel,
-    shrink_residual_outputs,
 )
 from recon4d.layers.matching import (
     CELLS_PER_PATCH_SIDE,
@@ -15,7 +15,7 @@ from recon4d.layers.matching import (
     Matching,
     MatchingConfig,
     cell_centers,
-    cells_to_patches,
+    cells_to_patch_tokens,
     soft_match,
 )
 from recon4d.layers.positions import AbsolutePosition, NormalizedRotary, RotaryTable, apply_rotary, rotary_table
@@ -35,10 +35,10 @@ __all__ = [
     "apply_rotary",
     "attention",
     "cell_centers",
-    "cells_to_patches",
+    "cells_to_patch_tokens",
     "initialize_linear_layers",
+    "initialize_residual_outputs",
     "rotary_table",
     "set_attention_kernel",
-    "shrink_residual_outputs",
     "soft_match",
 ]

@@ -1,4 +1,4 @@
-"""Scaled dot-product attention through one function, whatever computes it."""
+"""Scaled dot-product attention with interchangeable kernels."""
 
 from typing import Literal
 
@@ -7,8 +7,14 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from recon4d.errors import UserError
+
 Kernel = Literal["sdpa", "plain", "xformers"]
-"""`sdpa` is torch's own choice of kernels; `plain` is the formula, for tests; `xformers` needs CUDA."""
+"""Implementation of attention.
+
+`sdpa` is `torch.nn.functional.scaled_dot_product_attention`, `plain` evaluates the formula (a reference for tests), and
+`xformers` requires CUDA and the xformers package.
+"""
 
 
 def attention(
@@ -17,9 +23,20 @@ def attention(
     value: Float[Tensor, "batch heads m width"],
     kernel: Kernel = "sdpa",
 ) -> Float[Tensor, "batch heads n width"]:
-    """softmax(q k^T / sqrt(width)) v for every head (Vaswani et al. 2017, eq. 1).
+    """Compute softmax(q k^T / sqrt(width)) v for every head (Vaswani et al. 2017, eq. 1).
 
-    Raises ``ValueError`` where `kernel` is unknown or cannot run on these tensors.
+    Args:
+        query: Queries of n tokens.
+        key: Keys of m tokens.
+        value: Values of m tokens.
+        kernel: Implementation to use.
+
+    Returns:
+        Attended values of n tokens.
+
+    Raises:
+        UserError: If `kernel` is xformers and the tensors are not on CUDA or the package is not installed.
+        ValueError: If `kernel` is unknown.
     """
     if kernel == "sdpa":
         return F.scaled_dot_product_attention(query, key, value)
@@ -27,7 +44,7 @@ def attention(
         return _plain(query, key, value)
     if kernel == "xformers":
         return _xformers(query, key, value)
-    raise ValueError(f"unknown attention kernel {kernel!r}; there are 'sdpa', 'plain' and 'xformers'")
+    raise ValueError(f"unknown attention kernel {kernel!r}; wanted 'sdpa', 'plain' or 'xformers'")
 
 
 def _plain(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -37,11 +54,11 @@ def _plain(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 def _xformers(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     if query.device.type != "cuda":
-        raise ValueError(f"xformers attention runs on CUDA only and these tensors are on {query.device}; use 'sdpa'")
+        raise UserError(f"xformers attention requires CUDA, but the tensors are on {query.device}; use 'sdpa'")
     try:
         from xformers.ops import memory_efficient_attention  # pyright: ignore[reportMissingImports]
     except ImportError as error:
-        raise ValueError("xformers is not installed: pip install 'recon4d[xformers]'") from error
-    # xformers keeps the heads behind the tokens.
+        raise UserError("xformers is not installed: pip install -e '.[xformers]'") from error
+    # xformers expects (batch, tokens, heads, width).
     query, key, value = (tensor.transpose(1, 2) for tensor in (query, key, value))
     return memory_efficient_attention(query, key, value).transpose(1, 2)

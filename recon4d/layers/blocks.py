@@ -1,4 +1,4 @@
-"""Transformer blocks: pre-norm self-attention and cross-attention with optional QK-norm, LayerScale and positions."""
+"""Pre-norm transformer blocks with optional QK-norm, LayerScale and rotary position encoding."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from recon4d.errors import UserError
 from recon4d.layers.attention import Kernel, attention
 from recon4d.layers.positions import RotaryTable, apply_rotary
 from recon4d.records import full_precision
@@ -15,26 +16,34 @@ from recon4d.records import full_precision
 
 @dataclass(frozen=True)
 class BlockConfig:
-    """The shape of a transformer block."""
+    """Configuration of a transformer block.
+
+    Raises:
+        UserError: If `width` does not split into heads whose width is a multiple of 4.
+    """
 
     width: int
+    """Number of channels of the tokens."""
     heads: int
+    """Number of attention heads."""
     mlp_width: int
+    """Number of hidden channels of the MLP."""
     qk_norm: Literal["none", "rms", "layer"] = "rms"
-    """How queries and keys are normalized per head (Dehghani et al. 2023): root mean square, or LayerNorm."""
+    """Normalization of queries and keys per head (Dehghani et al. 2023): none, RMSNorm or LayerNorm."""
     layer_scale: float | None = None
-    """The initial value of learned residual scales (Touvron et al. 2021); None for none."""
+    """Initial value of the learned residual scales (LayerScale, Touvron et al. 2021); None disables them."""
     qkv_bias: bool = False
+    """Whether the projections to queries, keys and values have a bias."""
 
     def __post_init__(self) -> None:
         if self.width % self.heads or (self.width // self.heads) % 4:
-            raise ValueError(
-                f"a width of {self.width} over {self.heads} heads gives no head width that is a multiple of 4"
+            raise UserError(
+                f"a block has width {self.width} and {self.heads} heads; wanted a multiple of 4 as width per head"
             )
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x))."""
+    """Self-attention block: x + attention(norm(x)), then x + mlp(norm(x))."""
 
     def __init__(self, config: BlockConfig) -> None:
         super().__init__()
@@ -49,15 +58,24 @@ class Block(nn.Module):
         self,
         x: Float[Tensor, "batch tokens width"],
         rotary: RotaryTable | None = None,
-        kept: Int[Tensor, "kept"] | None = None,
+        key_indices: Int[Tensor, "keys"] | None = None,
     ) -> Float[Tensor, "batch tokens width"]:
-        """`kept` are the tokens that are attended to, where not all are."""
-        x = x + self.scale1(self.attention(self.norm1(x), rotary, kept))
+        """Run the block.
+
+        Args:
+            x: Tokens.
+            rotary: Rotary encoding of the tokens; None for tokens without positions.
+            key_indices: Tokens that provide keys and values; None for all.
+
+        Returns:
+            Updated tokens.
+        """
+        x = x + self.scale1(self.attention(self.norm1(x), rotary, key_indices))
         return x + self.scale2(self.mlp(self.norm2(x)))
 
 
 class CrossBlock(nn.Module):
-    """x + attention(norm(x) to norm(context)), then x + mlp(norm(x))."""
+    """Cross-attention block: x + attention(norm(x), norm(context)), then x + mlp(norm(x))."""
 
     def __init__(self, config: BlockConfig) -> None:
         super().__init__()
@@ -76,14 +94,24 @@ class CrossBlock(nn.Module):
         rotary: RotaryTable,
         context_rotary: RotaryTable,
     ) -> Float[Tensor, "batch tokens width"]:
-        """`x` after attending to `context`, each with the rotary positions of its tokens."""
+        """Run the block.
+
+        Args:
+            x: Tokens that provide queries.
+            context: Tokens that provide keys and values.
+            rotary: Rotary encoding of `x`.
+            context_rotary: Rotary encoding of `context`.
+
+        Returns:
+            Updated `x`.
+        """
         attended = self.attention(self.norm1(x), self.norm_context(context), rotary, context_rotary)
         x = x + self.scale1(attended)
         return x + self.scale2(self.mlp(self.norm2(x)))
 
 
 class _Attention(nn.Module):
-    """What both attentions share: normalized and rotated queries and keys, the kernel, the output projection."""
+    """Common part of both attention modules: QK-norm, rotary encoding, kernel and output projection."""
 
     def __init__(self, config: BlockConfig) -> None:
         super().__init__()
@@ -97,6 +125,18 @@ class _Attention(nn.Module):
     def attend(
         self, q: Tensor, k: Tensor, v: Tensor, q_rotary: RotaryTable | None, k_rotary: RotaryTable | None
     ) -> Tensor:
+        """Attend and project.
+
+        Args:
+            q: Queries (batch, heads, tokens, head width).
+            k: Keys (batch, heads, context tokens, head width).
+            v: Values, of the shape of `k`.
+            q_rotary: Rotary encoding of the queries; None for none.
+            k_rotary: Rotary encoding of the keys; None for none.
+
+        Returns:
+            Tokens (batch, tokens, width).
+        """
         q, k = self.q_norm(full_precision(q)), self.k_norm(full_precision(k))
         if q_rotary is not None:
             q = apply_rotary(q, q_rotary)
@@ -106,27 +146,36 @@ class _Attention(nn.Module):
         return self.proj(attended.transpose(1, 2).flatten(2))
 
     def split_heads(self, features: Tensor, parts: int) -> tuple[Tensor, ...]:
-        """(batch, tokens, parts * width) as `parts` tensors of (batch, heads, tokens, head width)."""
+        """Split features into heads.
+
+        Args:
+            features: Projected tokens (batch, tokens, parts * width).
+            parts: Number of tensors packed into the last axis: 3 for queries, keys and values.
+
+        Returns:
+            One tensor (batch, heads, tokens, width / heads) for each part.
+        """
         return tuple(features.unflatten(-1, (parts, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0))
 
 
 class SelfAttention(_Attention):
-    """Every token attends to every token of its sequence, or to those that are kept."""
+    """Multi-head self-attention, optionally restricted to a subset of keys."""
 
     def __init__(self, config: BlockConfig) -> None:
         super().__init__(config)
         self.qkv = nn.Linear(config.width, 3 * config.width, bias=config.qkv_bias)
 
-    def forward(self, x: Tensor, rotary: RotaryTable | None, kept: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, rotary: RotaryTable | None, key_indices: Tensor | None = None) -> Tensor:
+        """See `Block.forward`."""
         q, k, v = self.split_heads(self.qkv(x), 3)
-        if kept is None:
+        if key_indices is None:
             return self.attend(q, k, v, rotary, rotary)
-        k_rotary = None if rotary is None else rotary.rows(kept)
-        return self.attend(q, k[:, :, kept], v[:, :, kept], rotary, k_rotary)
+        k_rotary = None if rotary is None else rotary.rows(key_indices)
+        return self.attend(q, k[:, :, key_indices], v[:, :, key_indices], rotary, k_rotary)
 
 
 class CrossAttention(_Attention):
-    """Every token attends to every token of another sequence."""
+    """Multi-head cross-attention."""
 
     def __init__(self, config: BlockConfig) -> None:
         super().__init__(config)
@@ -134,6 +183,7 @@ class CrossAttention(_Attention):
         self.kv = nn.Linear(config.width, 2 * config.width, bias=config.qkv_bias)
 
     def forward(self, x: Tensor, context: Tensor, rotary: RotaryTable, context_rotary: RotaryTable) -> Tensor:
+        """See `CrossBlock.forward`."""
         (q,) = self.split_heads(self.q(x), 1)
         k, v = self.split_heads(self.kv(context), 2)
         return self.attend(q, k, v, rotary, context_rotary)
@@ -148,29 +198,41 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(config.mlp_width, config.width)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Apply the MLP to each token."""
         return self.fc2(nn.functional.gelu(self.fc1(x)))
 
 
 class LayerScale(nn.Module):
-    """A learned factor for every channel of a residual branch."""
+    """Learned scale of each channel of a residual branch (Touvron et al. 2021)."""
 
     def __init__(self, width: int, initial: float) -> None:
         super().__init__()
         self.gamma = nn.Parameter(torch.full((width,), initial))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Scale the channels."""
         return x * self.gamma
 
 
 def set_attention_kernel(module: nn.Module, kernel: Kernel) -> None:
-    """Let every attention inside `module` run on `kernel`."""
+    """Select the attention kernel of all blocks of a module, in place.
+
+    Args:
+        module: A network.
+        kernel: Implementation of attention.
+    """
     for part in module.modules():
         if isinstance(part, _Attention):
             part.kernel = kernel
 
 
 def initialize_linear_layers(module: nn.Module, std: float = 0.02) -> None:
-    """Truncated normal weights and zero biases for every linear layer inside `module`."""
+    """Initialize all linear layers of a module with truncated normal weights and zero biases, in place.
+
+    Args:
+        module: A network.
+        std: Standard deviation of the weights.
+    """
     for part in module.modules():
         if isinstance(part, nn.Linear):
             nn.init.trunc_normal_(part.weight, std=std)
@@ -178,8 +240,15 @@ def initialize_linear_layers(module: nn.Module, std: float = 0.02) -> None:
                 nn.init.zeros_(part.bias)
 
 
-def shrink_residual_outputs(blocks: Iterable[Block], std: float) -> None:
-    """Smaller weights where a block writes to the residual stream, so that a deep stack starts near the identity."""
+def initialize_residual_outputs(blocks: Iterable[Block], std: float) -> None:
+    """Initialize the layers that write to the residual stream, in place.
+
+    A small standard deviation makes a deep stack start near the identity.
+
+    Args:
+        blocks: Self-attention blocks.
+        std: Standard deviation of the output weights of attention and MLP.
+    """
     for block in blocks:
         nn.init.trunc_normal_(block.attention.proj.weight, std=std)
         nn.init.trunc_normal_(block.mlp.fc2.weight, std=std)

@@ -1,4 +1,4 @@
-"""Where a token stands in its picture: rotary positions between tokens, absolute positions added to them."""
+"""Positional encodings of patch tokens: 2D rotary encodings and an additive absolute encoding."""
 
 import math
 from dataclasses import dataclass
@@ -10,17 +10,33 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class RotaryTable:
-    """Cosines and sines that rotate queries and keys, one row for each token."""
+    """Cosines and sines that rotate queries and keys."""
 
     cosine: Float[Tensor, "tokens width"]
+    """Cosine of the rotation angle of each channel, one row per token."""
     sine: Float[Tensor, "tokens width"]
+    """Sine of the rotation angle of each channel, one row per token."""
 
-    def tiled(self, times: int) -> "RotaryTable":
-        """The table of `times` frames side by side: positions within a frame, none between frames."""
-        return RotaryTable(self.cosine.repeat(times, 1), self.sine.repeat(times, 1))
+    def tiled(self, num_frames: int) -> "RotaryTable":
+        """Repeat the table for the concatenated tokens of several frames.
 
-    def rows(self, index: Int[Tensor, "chosen"] | slice) -> "RotaryTable":
-        """The table of some of the tokens."""
+        Args:
+            num_frames: Number of frames.
+
+        Returns:
+            A table in which equal positions of different frames have equal rows.
+        """
+        return RotaryTable(self.cosine.repeat(num_frames, 1), self.sine.repeat(num_frames, 1))
+
+    def rows(self, index: Int[Tensor, "selected"] | slice) -> "RotaryTable":
+        """Select tokens.
+
+        Args:
+            index: Indices of tokens, or a slice.
+
+        Returns:
+            The table of these tokens.
+        """
         return RotaryTable(self.cosine[index], self.sine[index])
 
 
@@ -31,16 +47,26 @@ def rotary_table(
     device: torch.device | None = None,
     base: float = 100.0,
 ) -> RotaryTable:
-    """The 2D rotary table of `num_special` special tokens and then the patches of a (rows, columns) `grid`.
+    """Compute the 2D rotary encoding (RoPE) of special tokens followed by patch tokens.
 
-    The first half of the head's `width` turns with the row, the second half with the column, at frequencies
-    base^(-i / (width / 4)) (Su et al. 2021; Heo et al. 2024). Special tokens stand at position 0, where the
-    rotation is the identity, and patches from 1.
+    The first half of the channels encodes the row, the second half the column, with frequencies base^(-i / (width / 4))
+    (Su et al. 2021; Heo et al. 2024). Special tokens have position 0, where the rotation is the identity; patch
+    positions start at 1.
+
+    Args:
+        grid: Number of patch rows and columns.
+        num_special: Number of special tokens before the patch tokens.
+        width: Number of channels per head, a multiple of 4.
+        device: Device of the table; None is the default device.
+        base: Ratio of the highest to the (extrapolated) lowest frequency.
+
+    Returns:
+        The table, with patch tokens in row-major order.
     """
     rows = torch.arange(grid[0], device=device, dtype=torch.float32) + 1
     columns = torch.arange(grid[1], device=device, dtype=torch.float32) + 1
-    patches = torch.cartesian_prod(rows, columns).reshape(-1, 2)
-    positions = torch.cat([patches.new_zeros(num_special, 2), patches])
+    patch_positions = torch.cartesian_prod(rows, columns).reshape(-1, 2)
+    positions = torch.cat([patch_positions.new_zeros(num_special, 2), patch_positions])
     quarter = width // 4
     frequencies = base ** (-torch.arange(quarter, device=device, dtype=torch.float32) / quarter)
     angles = positions[:, :, None] * frequencies
@@ -49,11 +75,15 @@ def rotary_table(
 
 
 class NormalizedRotary(nn.Module):
-    """2D rotary positions over a picture that always spans the same angle, however many patches it has.
+    """2D rotary encoding of positions normalized by the image size (DINOv3, Simeoni et al. 2025; VGGT-Omega).
 
-    Patch centers run from -1 to 1 along the longer side, and from -1 at the same scale along the other, so that the
-    aspect is kept; a period of p turns once for a distance of p (DINOv3, Simeoni et al. 2025; VGGT-Omega). Periods are
-    stored with the weights.
+    The longer side of the image spans -1 to 1; the shorter side starts at -1 and has the same scale, which keeps the
+    aspect ratio. A channel of period p completes one rotation per distance p. Periods are a buffer stored with the
+    weights.
+
+    Args:
+        width: Number of channels per head, a multiple of 4.
+        base: Ratio of the (extrapolated) longest to the shortest period.
     """
 
     def __init__(self, width: int, base: float = 100.0) -> None:
@@ -62,13 +92,21 @@ class NormalizedRotary(nn.Module):
         self.register_buffer("periods", base ** (torch.arange(quarter, dtype=torch.float32) / quarter))
 
     def forward(self, grid: tuple[int, int], num_special: int) -> RotaryTable:
-        """The table of `num_special` tokens that do not turn, and then of the patches of a (rows, columns) `grid`."""
+        """Compute the encoding of special tokens followed by patch tokens.
+
+        Args:
+            grid: Number of patch rows and columns.
+            num_special: Number of special tokens, which are not rotated.
+
+        Returns:
+            The table, with patch tokens in row-major order.
+        """
         periods = self.get_buffer("periods").float()
         rows, columns = (
             (2 * torch.arange(n, device=periods.device, dtype=torch.float32) + 1) / max(grid) - 1 for n in grid
         )
-        patches = torch.cartesian_prod(rows, columns).reshape(-1, 2)
-        angles = 2 * math.pi * patches[:, :, None] / periods
+        patch_positions = torch.cartesian_prod(rows, columns).reshape(-1, 2)
+        angles = 2 * math.pi * patch_positions[:, :, None] / periods
         angles = torch.cat([angles, angles], dim=-1).flatten(1)
         angles = torch.cat([angles.new_zeros(num_special, angles.shape[-1]), angles])
         return RotaryTable(angles.cos(), angles.sin())
@@ -77,17 +115,30 @@ class NormalizedRotary(nn.Module):
 def apply_rotary(
     features: Float[Tensor, "batch heads tokens width"], table: RotaryTable
 ) -> Float[Tensor, "batch heads tokens width"]:
-    """Queries or keys turned by their positions, so that their products depend on differences of positions only."""
+    """Rotate queries or keys by their positions, so that their products depend on relative positions only.
+
+    Args:
+        features: Queries or keys.
+        table: Rotary encoding of the tokens.
+
+    Returns:
+        The rotated features.
+    """
     row_a, row_b, column_a, column_b = features.chunk(4, dim=-1)
-    quarter_turn = torch.cat([-row_b, row_a, -column_b, column_a], dim=-1)
-    return features * table.cosine + quarter_turn * table.sine
+    rotated = torch.cat([-row_b, row_a, -column_b, column_a], dim=-1)
+    return features * table.cosine + rotated * table.sine
 
 
 class AbsolutePosition(nn.Module):
-    """What a token must add to know where in the picture it is: rotary positions alone cannot say.
+    """Additive encoding of absolute patch positions, which rotary encodings cannot express.
 
-    Sines and cosines of the patch center, in half geometric-mean sides from the image center (a square spans -1 to
-    1), through a linear layer that starts as a scaled identity, so any size and aspect has a position.
+    Sines and cosines of the patch center pass through a linear layer that is initialized to a scaled identity.
+    Positions are relative to the image center, in units of half the geometric mean of both sides (a square spans -1 to
+    1), so that any size and aspect ratio can be encoded.
+
+    Args:
+        width: Number of channels of the tokens, a multiple of 4.
+        scale: Initial scale of the encoding.
     """
 
     def __init__(self, width: int, scale: float = 0.4) -> None:
@@ -99,13 +150,20 @@ class AbsolutePosition(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """The scaled identity."""
+        """Initialize the linear layer to the scaled identity."""
         nn.init.eye_(self.linear.weight)
         with torch.no_grad():
             self.linear.weight.mul_(self.scale)
 
     def forward(self, grid: tuple[int, int]) -> Float[Tensor, "tokens width"]:
-        """The position of every patch of a (rows, columns) `grid`, row by row."""
+        """Compute the encoding of every patch.
+
+        Args:
+            grid: Number of patch rows and columns.
+
+        Returns:
+            Encodings to add to the patch tokens, in row-major order.
+        """
         weight = self.linear.weight
         side = math.sqrt(grid[0] * grid[1])
         rows, columns = (

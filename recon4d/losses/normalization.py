@@ -52,7 +52,7 @@ def normalized(truth: Scene) -> Scene:
     world_from_cam = scene.cameras.world_from_cam
     start = torch.where(known, identity, world_from_cam[..., 0, :, :])[..., None, :, :]
     world_from_cam = torch.cat([start, world_from_cam[..., 1:, :, :]], dim=-3)
-    return replace(scene, cameras=replace(scene.cameras, world_from_cam=world_from_cam)).without_unknown_points()
+    return replace(scene, cameras=replace(scene.cameras, world_from_cam=world_from_cam)).zero_unknown_points()
 
 
 def _capped_mean(values: Float[Tensor, "*batch n"], known: Bool[Tensor, "*batch n"]) -> Float[Tensor, "*batch"]:

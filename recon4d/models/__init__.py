@@ -1,8 +1,8 @@
-"""The network: backbone, aggregator, matching and heads, from images to a Scene in one forward pass."""
+"""The network: backbone, aggregator, prior encoder, matching and heads; images to a `Scene` in one forward pass."""
 
 from recon4d.models.acceleration import cast_to_bfloat16, compile_blocks, is_bfloat16
 from recon4d.models.aggregator import Aggregator, AggregatorConfig, AggregatorState
-from recon4d.models.compilation import allow_many_graphs
+from recon4d.models.compilation import raise_recompile_limit
 from recon4d.models.config import ModelConfig
 from recon4d.models.feature_tracks import match_feature_tracks
 from recon4d.models.memory import MemoryPlan, plan_memory
@@ -17,10 +17,10 @@ __all__ = [
     "Model",
     "ModelConfig",
     "Outputs",
-    "allow_many_graphs",
     "cast_to_bfloat16",
     "compile_blocks",
     "is_bfloat16",
     "match_feature_tracks",
     "plan_memory",
+    "raise_recompile_limit",
 ]

@@ -1,4 +1,4 @@
-"""A model made ready for inference: weights in less space, and compiled blocks."""
+"""Preparation of a model for inference: bfloat16 weights and compiled blocks."""
 
 import torch
 from torch import nn
@@ -6,17 +6,24 @@ from torch import nn
 from recon4d.heads import Pyramid
 from recon4d.layers import Block, CrossBlock
 from recon4d.models.backbones.dino import DinoBackbone
-from recon4d.models.compilation import allow_many_graphs
+from recon4d.models.compilation import raise_recompile_limit
 from recon4d.models.network import Model
 
-MATRICES = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
+MATRIX_LAYERS = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
+"""Layers that autocast runs in bfloat16."""
 
 
 def cast_to_bfloat16(model: Model) -> Model:
-    """`model`, changed in place: matrices that autocast narrows in every pass are bfloat16 from now on.
+    """Convert the weights that autocast casts in every pass to bfloat16, in place.
 
-    Answers under bfloat16 autocast stay the same bit for bit. Norms, layer scales, camera heads and the last layers
-    of all heads keep float32, since geometry is made there. The model can no longer run in float32.
+    Results under bfloat16 autocast stay the same bit for bit. Norms, layer scales, camera heads and the last layers of
+    all heads keep float32, because they compute geometry. The model can no longer run in float32.
+
+    Args:
+        model: A float32 model.
+
+    Returns:
+        The same model.
     """
     parts: list[nn.Module] = [module for module in model.modules() if isinstance(module, Pyramid)]
     for whole in (model.backbone, model.aggregator):
@@ -25,19 +32,30 @@ def cast_to_bfloat16(model: Model) -> Model:
         parts.append(model.backbone.vit)
     for part in parts:
         for module in part.modules():
-            if isinstance(module, MATRICES):
+            if isinstance(module, MATRIX_LAYERS):
                 module.to(torch.bfloat16)
     return model
 
 
 def compile_blocks(model: nn.Module) -> None:
-    """Let every transformer block inside compile itself when it is first run."""
-    allow_many_graphs()
+    """Compile all transformer blocks of a network with `torch.compile`, in place; they compile on their first call.
+
+    Args:
+        model: A network.
+    """
+    raise_recompile_limit()
     for module in model.modules():
         if isinstance(module, Block | CrossBlock):
             module.compile()
 
 
 def is_bfloat16(model: Model) -> bool:
-    """Whether some weights are bfloat16."""
+    """Check whether any weight of a model is bfloat16.
+
+    Args:
+        model: A model.
+
+    Returns:
+        True after `cast_to_bfloat16`.
+    """
     return any(parameter.dtype == torch.bfloat16 for parameter in model.parameters())

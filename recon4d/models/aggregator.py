@@ -1,4 +1,4 @@
-"""The aggregator: attention within each frame and across all frames in turn, with camera and register tokens."""
+"""Aggregator: alternating attention within each frame and across all frames, with camera and register tokens."""
 
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from recon4d.errors import UserError
 from recon4d.layers import (
     AbsolutePosition,
     Block,
@@ -21,52 +22,88 @@ from recon4d.records.configs import FILE_KEY
 
 @dataclass(frozen=True)
 class AggregatorConfig:
-    """Pairs of (frame, global) blocks."""
+    """Configuration of the aggregator, a stack of pairs of a frame block and a global block.
+
+    Raises:
+        UserError: If `out_indices` are not increasing block indices.
+    """
 
     block: BlockConfig
+    """Configuration of all blocks."""
     depth: int = field(metadata={FILE_KEY: "pairs"})
+    """Number of pairs of blocks."""
     out_indices: tuple[int, ...] = field(metadata={FILE_KEY: "taps"})
-    """The pairs whose outputs the heads see, in order; nothing else is kept."""
+    """Indices of the pairs whose outputs are passed to the heads, in increasing order."""
     registers: int = 4
-    """Extra tokens of each frame for what belongs to no patch (Darcet et al. 2024)."""
+    """Number of register tokens of each frame, which hold global information (Darcet et al. 2024)."""
     register_attention: tuple[int, ...] = ()
-    """Pairs whose global block runs over camera and register tokens alone, at a cost free of the picture's size."""
+    """Indices of the pairs whose global block processes camera and register tokens only.
+
+    The cost of such a block does not depend on the image size.
+    """
     absolute_positions: bool = True
+    """Whether absolute positions are added to the patch tokens."""
     rotary: Literal["grid", "normalised"] = "grid"
-    """grid: by number of patches, in frame and global blocks. normalized: by share of the picture, in frame blocks."""
+    """Rotary position encoding.
+
+    "grid" encodes patch indices in frame and global blocks (`rotary_table`). "normalised" encodes positions relative to
+    the image size in frame blocks only (`NormalizedRotary`). The spelling is a value in configuration files.
+    """
 
     def __post_init__(self) -> None:
         in_order = list(self.out_indices) == sorted(set(self.out_indices))
-        if not self.out_indices or not in_order or any(tap not in range(self.depth) for tap in self.out_indices):
-            raise ValueError(f"taps {self.out_indices} must be rising numbers of pairs from 0 to {self.depth - 1}")
+        if not self.out_indices or not in_order or any(index not in range(self.depth) for index in self.out_indices):
+            raise UserError(
+                f"output indices {self.out_indices} must be increasing indices of blocks from 0 to {self.depth - 1}"
+            )
 
 
 @dataclass(frozen=True)
 class AggregatorState:
-    """Tokens on their way through the blocks: special tokens (camera first, then registers), then patches."""
+    """State of the tokens between blocks."""
 
     tokens: Float[Tensor, "batch time tokens width"]
+    """Tokens of each frame: special tokens (the camera token, then registers), then patch tokens in row-major order."""
     num_special: int
+    """Number of special tokens of each frame."""
     rotary: RotaryTable
-    kept: Int[Tensor, "kept"] | None = None
-    """Tokens of all frames side by side that global blocks attend to; None for all."""
-    features: tuple[Float[Tensor, "batch time tokens tap_width"], ...] = ()
-    """Outputs of the tapped pairs so far, frame and global block side by side; in inference in autocast's type."""
-    special: Float[Tensor, "batch time special tap_width"] | None = None
-    """The special tokens of the last tap in full precision: cameras are read from them."""
+    """Rotary encoding of the tokens of one frame."""
+    key_indices: Int[Tensor, "keys"] | None = None
+    """Indices into the concatenated tokens of all frames that global blocks attend to; None for all."""
+    features: tuple[Float[Tensor, "batch time tokens feature_width"], ...] = ()
+    """Outputs of the pairs in `out_indices` so far: tokens after the frame and the global block, concatenated.
+
+    During inference they are stored in the dtype of autocast.
+    """
+    special_features: Float[Tensor, "batch time special feature_width"] | None = None
+    """Features of the special tokens at the last output index in full precision; input of the camera head."""
 
     @property
-    def patches(self) -> Float[Tensor, "batch time patches width"]:
-        """The tokens behind the special ones, row by row of the picture."""
+    def patch_tokens(self) -> Float[Tensor, "batch time patches width"]:
+        """Patch tokens in row-major order."""
         return self.tokens[:, :, self.num_special :]
 
-    def add_to_patches(self, addition: Float[Tensor, "batch time patches width"]) -> "AggregatorState":
-        """The state with `addition` on its patch tokens."""
-        special, patches = self.tokens[:, :, : self.num_special], self.patches
-        return replace(self, tokens=torch.cat([special, patches + addition], dim=2))
+    def add_to_patch_tokens(self, addition: Float[Tensor, "batch time patches width"]) -> "AggregatorState":
+        """Add to the patch tokens.
 
-    def add_to_cameras(self, addition: Float[Tensor, "batch time width"]) -> "AggregatorState":
-        """The state with `addition` on its camera tokens."""
+        Args:
+            addition: Values to add.
+
+        Returns:
+            The new state.
+        """
+        special, patch_tokens = self.tokens[:, :, : self.num_special], self.patch_tokens
+        return replace(self, tokens=torch.cat([special, patch_tokens + addition], dim=2))
+
+    def add_to_camera_tokens(self, addition: Float[Tensor, "batch time width"]) -> "AggregatorState":
+        """Add to the camera tokens.
+
+        Args:
+            addition: Values to add.
+
+        Returns:
+            The new state.
+        """
         camera = self.tokens[:, :, :1] + addition[:, :, None]
         return replace(self, tokens=torch.cat([camera, self.tokens[:, :, 1:]], dim=2))
 
@@ -74,8 +111,8 @@ class AggregatorState:
 class Aggregator(nn.Module):
     """Alternating attention (VGGT, Wang et al. 2025) over any number of frames of any size.
 
-    Frames know only whether they are the first: the rest may be permuted freely. Special tokens are learned twice,
-    once for the first frame, whose camera the answer starts at, and once for all others.
+    There are two learned sets of special tokens: one for the first frame, which is the reference frame, and one for all
+    others. The network is equivariant to permutations of the other frames.
     """
 
     def __init__(self, config: AggregatorConfig) -> None:
@@ -93,78 +130,105 @@ class Aggregator(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Special tokens apart from each other from the start."""
+        """Initialize the special tokens with a large deviation, so that they differ from the start."""
         nn.init.normal_(self.special_tokens, std=0.5)
 
-    def begin(
-        self, patches: Float[Tensor, "batch time patches width"], grid: tuple[int, int], key_stride: int = 1
+    def initial_state(
+        self, patch_tokens: Float[Tensor, "batch time patches width"], grid: tuple[int, int], key_stride: int = 1
     ) -> AggregatorState:
-        """The tokens before the first block; `grid` counts the patches (rows, columns).
+        """Prepare the tokens for the first block.
 
-        With a `key_stride` above 1 global blocks attend to every so many rows and columns of patches only: an
-        approximation, `key_stride` squared times cheaper where attention across frames is what costs.
+        Args:
+            patch_tokens: Patch tokens of all frames in row-major order.
+            grid: Number of patch rows and columns.
+            key_stride: With a stride s above 1, global blocks attend only to every s-th row and column of patches of
+                all frames but the first. This approximation makes attention across frames s^2 times cheaper.
+
+        Returns:
+            The initial state.
         """
-        batch, time = patches.shape[:2]
+        batch, time = patch_tokens.shape[:2]
         if self.positions is not None:
-            patches = patches + self.positions(grid)
-        first, other = self.special_tokens.to(patches.dtype)
+            patch_tokens = patch_tokens + self.positions(grid)
+        first, other = self.special_tokens.to(patch_tokens.dtype)
         special = torch.cat([first[None], other.expand(time - 1, -1, -1)])
-        tokens = torch.cat([special.expand(batch, -1, -1, -1), patches], dim=2)
+        tokens = torch.cat([special.expand(batch, -1, -1, -1), patch_tokens], dim=2)
         if self.rotary is None:
             rotary = rotary_table(grid, self.num_special, self.head_width, tokens.device)
         else:
             rotary = self.rotary(grid, self.num_special)
-        kept = kept_tokens(time, grid, self.num_special, key_stride, tokens.device) if key_stride > 1 else None
+        kept = strided_key_indices(time, grid, self.num_special, key_stride, tokens.device) if key_stride > 1 else None
         return AggregatorState(tokens, self.num_special, rotary, kept)
 
-    def forward(self, state: AggregatorState, first_pair: int, stop_pair: int) -> AggregatorState:
-        """The state after the pairs from `first_pair` up to, but without, `stop_pair`."""
-        tokens, features, special = state.tokens, state.features, state.special
+    def forward(self, state: AggregatorState, first_block: int, stop_block: int) -> AggregatorState:
+        """Run consecutive pairs of blocks.
+
+        Args:
+            state: State before the blocks.
+            first_block: Index of the first pair to run.
+            stop_block: Index after the last pair to run.
+
+        Returns:
+            The state after the blocks.
+        """
+        tokens, features, special = state.tokens, state.features, state.special_features
         global_rotary = state.rotary.tiled(tokens.shape[1]) if self.rotary is None else None
-        for pair in range(first_pair, stop_pair):
-            in_frame = self._run(self.frame_blocks[pair], tokens.flatten(0, 1), state.rotary).view_as(tokens)
-            if pair in self.config.register_attention:
-                tokens = self._across_special(self.global_blocks[pair], in_frame)
+        for index in range(first_block, stop_block):
+            in_frame = self._run(self.frame_blocks[index], tokens.flatten(0, 1), state.rotary).view_as(tokens)
+            if index in self.config.register_attention:
+                tokens = self._attend_special_tokens(self.global_blocks[index], in_frame)
             else:
-                across = self._run(self.global_blocks[pair], in_frame.flatten(1, 2), global_rotary, state.kept)
+                across = self._run(self.global_blocks[index], in_frame.flatten(1, 2), global_rotary, state.key_indices)
                 tokens = across.view_as(in_frame)
-            if pair in self.config.out_indices:
+            if index in self.config.out_indices:
                 both = torch.cat([in_frame, tokens], dim=-1)
                 special = both[:, :, : self.num_special].clone()
                 features = (*features, _to_autocast_dtype(both))
-        return replace(state, tokens=tokens, features=features, special=special)
+        return replace(state, tokens=tokens, features=features, special_features=special)
 
-    def _across_special(self, block: nn.Module, tokens: Tensor) -> Tensor:
-        """Register attention: special tokens of all frames attend to each other, patches pass by."""
+    def _attend_special_tokens(self, block: nn.Module, tokens: Tensor) -> Tensor:
+        """Apply a global block to the special tokens of all frames; patch tokens are unchanged."""
         special = tokens[:, :, : self.num_special]
-        # Special tokens all stand at position 0, where rotary positions are the identity.
+        # Special tokens have position 0, where the rotary encoding is the identity.
         across = self._run(block, special.flatten(1, 2), None).view_as(special)
         return torch.cat([across, tokens[:, :, self.num_special :]], dim=2)
 
-    def _run(self, block: nn.Module, tokens: Tensor, rotary: RotaryTable | None, kept: Tensor | None = None) -> Tensor:
+    def _run(self, block: nn.Module, tokens: Tensor, rotary: RotaryTable | None, keys: Tensor | None = None) -> Tensor:
+        """Run a block, with activation checkpointing if enabled."""
         if self.checkpointing and torch.is_grad_enabled():
-            return checkpoint(block, tokens, rotary, kept, use_reentrant=False)  # pyright: ignore[reportReturnType]
-        return block(tokens, rotary, kept)
+            return checkpoint(block, tokens, rotary, keys, use_reentrant=False)  # pyright: ignore[reportReturnType]
+        return block(tokens, rotary, keys)
 
 
 def _to_autocast_dtype(tokens: Tensor) -> Tensor:
-    """What is only read from now on, in autocast's type: taps are most of what a long clip holds."""
+    """Convert output features to the dtype of autocast during inference: they dominate the memory of long clips."""
     device = tokens.device.type
     if torch.is_grad_enabled() or device == "meta" or not torch.is_autocast_enabled(device):
         return tokens
     return tokens.to(torch.get_autocast_dtype(device))
 
 
-def kept_tokens(
+def strided_key_indices(
     time: int, grid: tuple[int, int], num_special: int, stride: int, device: torch.device | None = None
-) -> Int[Tensor, "kept"]:
-    """Numbers of the tokens of `time` frames side by side that are left when patches are thinned.
+) -> Int[Tensor, "keys"]:
+    """Select the tokens that global blocks attend to with a key stride.
 
-    Special tokens all stay, and the first frame stays whole: it is where the world begins.
+    All special tokens and all tokens of the first frame, which defines the world frame, are kept.
+
+    Args:
+        time: Number of frames.
+        grid: Number of patch rows and columns.
+        num_special: Number of special tokens of each frame.
+        stride: Stride over patch rows and columns.
+        device: Device of the result; None is the default device.
+
+    Returns:
+        Ascending indices into the concatenated tokens of all frames.
     """
-    # Counted on the CPU: how many there are would otherwise have to be waited for.
+    # Computed on the CPU: nonzero() on a GPU would synchronize.
     rows, columns = (torch.arange(n) % stride == min(stride // 2, n - 1) for n in grid)
-    patches = (rows[:, None] & columns).flatten()
-    special = patches.new_ones(num_special)
-    others = torch.cat([special, patches]).repeat(time - 1)
-    return torch.cat([others.new_ones(num_special + len(patches)), others]).nonzero().squeeze(-1).to(device)
+    keep_patch = (rows[:, None] & columns).flatten()
+    keep_special = keep_patch.new_ones(num_special)
+    keep_others = torch.cat([keep_special, keep_patch]).repeat(time - 1)
+    keep_first = keep_others.new_ones(num_special + len(keep_patch))
+    return torch.cat([keep_first, keep_others]).nonzero().squeeze(-1).to(device)

@@ -1,15 +1,18 @@
-"""How often torch may compile one function anew: clips come in many shapes, and each is a graph of its own."""
+"""Recompilation limit of `torch.compile`: clips have many shapes, each of which is compiled to its own graph."""
 
-GRAPHS_OF_ONE_FUNCTION = 128
-"""Training draws up to some ten shapes, and every kind of block, in training and in validation, has its own graphs."""
+RECOMPILE_LIMIT = 128
+"""Largest number of graphs per function.
+
+Training samples about ten shapes, and each kind of block has its own graphs in training and in validation.
+"""
 
 
-def allow_many_graphs() -> None:
-    """Raise torch's limit of 8 graphs for one function, beyond which it would silently run uncompiled.
+def raise_recompile_limit() -> None:
+    """Raise torch's limit of 8 graphs per function, beyond which it silently runs uncompiled code.
 
-    The limit is torch's own and holds for the whole process.
+    The limit is global to the process. A higher limit set by the user is kept.
     """
-    import torch._dynamo.config as dynamo  # costs a second, and only those who compile need it
+    import torch._dynamo.config as dynamo  # imported here because it takes about a second
 
     name = "recompile_limit" if hasattr(dynamo, "recompile_limit") else "cache_size_limit"  # before torch 2.7
-    setattr(dynamo, name, max(getattr(dynamo, name), GRAPHS_OF_ONE_FUNCTION))
+    setattr(dynamo, name, max(getattr(dynamo, name), RECOMPILE_LIMIT))

@@ -1,7 +1,8 @@
-"""Everything that decides a model's shape."""
+"""Configuration of a model."""
 
 from dataclasses import dataclass, field
 
+from recon4d.errors import UserError
 from recon4d.heads import (
     DENSE_FIELDS,
     CameraConfig,
@@ -17,29 +18,42 @@ from recon4d.records.configs import FILE_KEY
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The configuration of each part; a checkpoint carries it. Parts that may be None are left out then."""
+    """Configuration of all parts of a model; stored in checkpoints.
+
+    Raises:
+        UserError: If the dense groups are inconsistent or a motion head has no matching layer.
+    """
 
     backbone: BackboneConfig
+    """Configuration of the backbone."""
     aggregator: AggregatorConfig
+    """Configuration of the aggregator."""
     matching: MatchingConfig | None
+    """Configuration of the matching layer; None for a model without matching."""
     camera: CameraConfig
+    """Configuration of the camera head."""
     dense: DenseHeadConfig
+    """Configuration of the dense heads."""
     motion: MotionHeadConfig | None
-    """Tracks every pixel of an anchor frame; it starts from what was matched."""
+    """Configuration of the head that tracks every pixel of an anchor frame; it requires matching. None for no head."""
     processing_size: int
-    """Pictures are processed at about the area of a square of this side, in pixels."""
+    """Images are processed at about the area of a square with this side, in pixels."""
     dense_groups: tuple[tuple[str, ...], ...] = (("depth", "points", "moving"),)
-    """Which fields share a dense head. Without points, they are those of depth and cameras; moving may be missing."""
+    """Groups of fields that share a dense head.
+
+    "depth" is required. Without "points", point maps follow from depth and cameras. "moving" is the dynamic
+    probability.
+    """
     track: TrackHeadConfig | None = None
-    """Tracks pixels that are asked for, in the pictures."""
+    """Configuration of the head that tracks query pixels through the images; None for no head."""
     prior_inputs: bool = field(default=True, metadata={FILE_KEY: "known_inputs"})
-    """Whether known intrinsics, cameras and depth can be told."""
+    """Whether the network accepts known intrinsics, cameras and depth as input."""
 
     def __post_init__(self) -> None:
         fields = [name for group in self.dense_groups for name in group]
         if len(set(fields)) < len(fields) or "depth" not in fields or not set(fields) <= set(DENSE_FIELDS):
-            raise ValueError(
-                f"dense groups {self.dense_groups} must hold depth, and each of {sorted(DENSE_FIELDS)} at most once"
+            raise UserError(
+                f"dense groups {self.dense_groups} must contain depth, and each of {sorted(DENSE_FIELDS)} at most once"
             )
         if self.motion is not None and self.matching is None:
-            raise ValueError("a motion head starts from matches: it needs a matching configuration")
+            raise UserError("a motion head requires matching: set the matching configuration")

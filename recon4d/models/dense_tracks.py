@@ -1,4 +1,4 @@
-"""Tracks of every pixel of the anchors, from the motion head."""
+"""Dense 3D tracks of every pixel of the anchor frames, from the motion head."""
 
 import torch
 from jaxtyping import Float
@@ -23,15 +23,23 @@ def dense_tracks(
     matches: Matches,
     flow: Float[Tensor, "batch pair cells 4"],
 ) -> tuple[Tracks, Float[Tensor, "batch anchor time query"]]:
-    """Tracks of every pixel of the anchors, and the logits of their visibility.
+    """Track every pixel of the anchor frames to every time.
 
-    `matches` are those of the anchors (`Matching.match_anchors`) and `flow` their features.
+    Args:
+        motion_head: The motion head.
+        tokens: Tokens of the aggregator.
+        points: Point maps in world coordinates, where the tracks start.
+        matches: Matches of the anchor frames to all frames (`Matching.match_anchors`).
+        flow: Features of these matches (`Matching.flow_features`).
+
+    Returns:
+        Dense tracks, and the logits of their visibility.
     """
     batch, time, height, width, _ = points.shape
     query_frames = matches.query_frames.unflatten(1, (-1, time))
     anchors, num_anchors = query_frames[:, :, 0], query_frames.shape[1]
     frames = MotionFrames(
-        tokens=motion_head.fuse_features([tap.flatten(0, 1) for tap in tokens.state.features]),
+        tokens=motion_head.fuse_features([features.flatten(0, 1) for features in tokens.state.features]),
         points=points.flatten(0, 1),
         skip=tokens.quarter,
         grid=tokens.grid,
@@ -45,17 +53,17 @@ def dense_tracks(
         flow=flow.flatten(0, 1),
         positions=matches.positions.flatten(0, 1),
     )
-    raw = torch.cat([motion_head(frames, part) for part in pairs.split(tokens.chunk)])
-    motion, visible_logits = decode_displacement(raw)
+    raw = torch.cat([motion_head(frames, part) for part in pairs.split(tokens.frame_chunk)])
+    motion, visibility_logits = decode_displacement(raw)
 
     over_anchors = (batch, num_anchors, time)
     displacement = motion.values.flatten(1, 2).unflatten(0, over_anchors)
-    logits = visible_logits.flatten(1).unflatten(0, over_anchors)
+    logits = visibility_logits.flatten(1).unflatten(0, over_anchors)
     at_anchor = (query_frames == matches.target_frames.view_as(query_frames))[..., None]
     start = points.flatten(2, 3)[torch.arange(batch, device=points.device)[:, None], anchors]
     pixels = pixel_grid(height, width, points.device, points.dtype).flatten(0, 1)
     tracks = Tracks(
-        # Zero displacement and certain visibility at the anchor's own time are facts, not predictions.
+        # At the time of the anchor frame, displacement is 0 and visibility 1 by definition.
         points=start[:, :, None] + torch.where(at_anchor[..., None], 0.0, displacement),
         visibility=torch.where(at_anchor, 1.0, torch.sigmoid(logits)),
         confidence=motion.confidence.flatten(1).unflatten(0, over_anchors),

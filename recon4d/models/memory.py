@@ -1,4 +1,4 @@
-"""How much memory a pass will need, found before it starts by running it on tensors without storage."""
+"""Estimate of the memory that a forward pass needs, measured by a dry run on fake tensors without storage."""
 
 import weakref
 from collections.abc import Callable
@@ -15,11 +15,12 @@ from recon4d.models.network import Model
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """Bytes on the model's device."""
+    """Memory of a forward pass on the device of the model, in bytes."""
 
     weights: int
+    """Size of parameters and buffers."""
     peak: int
-    """The most that is held at once during the pass, weights included."""
+    """Peak memory during the pass, including the weights."""
 
     def __str__(self) -> str:
         return f"{self.peak / 2**30:.1f} GiB, of which weights {self.weights / 2**30:.1f}"
@@ -33,21 +34,32 @@ def plan_memory(
     frame_chunk: int = 4,
     bfloat16: bool = False,
 ) -> MemoryPlan:
-    """What `model.outputs` on one clip of pictures of `size` (height, width) will hold at its peak.
+    """Estimate the peak memory of `Model.outputs` for one clip.
 
-    Run for one and for two chunks of frames and continued in a straight line: nothing in a pass grows faster than
-    frames (attention never holds a matrix of scores). What kernels take for themselves is not counted.
+    Long clips are extrapolated linearly from one and two chunks of frames: memory grows at most linearly with the
+    number of frames, because attention never stores its score matrix. Workspaces of kernels are not counted.
+
+    Args:
+        model: The model, on its device.
+        num_frames: Number of frames.
+        size: Height and width of the images in pixels.
+        num_anchors: Number of anchor frames. All numbers above 0 are estimated as 1.
+        frame_chunk: Number of frames that backbone and heads process at once.
+        bfloat16: Whether the pass runs under bfloat16 autocast.
+
+    Returns:
+        The estimate.
     """
     weights = sum(tensor.numel() * tensor.element_size() for tensor in (*model.parameters(), *model.buffers()))
 
-    def held(frames: int) -> int:
+    def peak_activations(frames: int) -> int:
         return _peak_of_pass(model, frames, size, min(num_anchors, 1), frame_chunk, bfloat16)
 
     few, more = frame_chunk, 2 * frame_chunk
     if num_frames <= more:
-        activations = held(num_frames)
+        activations = peak_activations(num_frames)
     else:
-        at_few, at_more = held(few), held(more)
+        at_few, at_more = peak_activations(few), peak_activations(more)
         activations = at_more + (at_more - at_few) * (num_frames - more) // (more - few)
     return MemoryPlan(weights, weights + activations)
 
@@ -60,20 +72,20 @@ def _peak_of_pass(
         FakeTensorMode(allow_non_fake_inputs=True),
         torch.no_grad(),
         torch.autocast(device.type, torch.bfloat16, enabled=bfloat16),
-        _HeldBytes() as held,
+        _LiveBytes() as live,
     ):
         images = torch.empty(1, num_frames, 3, *size, dtype=torch.uint8, device=device)
         model.outputs(images, anchors=tuple(range(num_anchors)), frame_chunk=frame_chunk)
-    return held.peak
+    return live.peak
 
 
-class _HeldBytes(TorchDispatchMode):
-    """Counts the bytes of all storages that were made inside and still live, and remembers the most."""
+class _LiveBytes(TorchDispatchMode):
+    """Counts the bytes of live storages that are allocated inside the context, and their maximum."""
 
     def __init__(self) -> None:
         super().__init__()
         self.now = self.peak = 0
-        self._known: set[int] = set()
+        self._counted: set[int] = set()
 
     def __torch_dispatch__(
         self, function: Callable, types: tuple, args: tuple = (), kwargs: dict | None = None
@@ -83,17 +95,17 @@ class _HeldBytes(TorchDispatchMode):
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor):
                 storage = leaf.untyped_storage()
-                if id(storage) not in given and id(storage) not in self._known:
+                if id(storage) not in given and id(storage) not in self._counted:
                     self._add(storage)
         return result
 
     def _add(self, storage: torch.UntypedStorage) -> None:
         key, size = id(storage), storage.nbytes()
-        self._known.add(key)
+        self._counted.add(key)
         self.now += size
         self.peak = max(self.peak, self.now)
         weakref.finalize(storage, self._drop, key, size)
 
     def _drop(self, key: int, size: int) -> None:
-        self._known.discard(key)
+        self._counted.discard(key)
         self.now -= size

@@ -1,4 +1,4 @@
-"""What a forward pass answers: a Scene, and what training needs beside it."""
+"""Result of a forward pass: a `Scene` and the additional outputs that training and refinement need."""
 
 from dataclasses import dataclass
 
@@ -11,18 +11,21 @@ from recon4d.records import Scene
 
 @dataclass(frozen=True)
 class Outputs:
-    """A predicted Scene, and what training needs beside it; what a model has no part for is None."""
+    """A predicted scene with additional outputs; outputs of parts that a model does not have are None."""
 
     scene: Scene
+    """The predicted scene."""
     camera_stages: Float[Tensor, "stage batch time encoding"]
-    """Raw camera encodings, the last stage being the scene's cameras (the camera head's `decode`)."""
+    """Raw camera encodings of all refinement stages; the last stage decodes to the cameras of the scene."""
     matches: Matches | None
-    """Every frame's cells in its first, previous and next frame: pairs (frame, neighbor), the neighbor fastest."""
+    """Matches of every frame to the first, the previous and the next frame (`Matching.match_neighbors`)."""
     anchor_matches: Matches | None
-    """Every anchor's cells in every frame: pairs (anchor, frame), the frame fastest."""
+    """Matches of every anchor frame to every frame (`Matching.match_anchors`)."""
     cell_features: Float[Tensor, "batch time cells channels"] | None
-    """What was matched; `Matching.match` matches any other pair of frames from it."""
+    """Cell features, from which `Matching.match` can match further pairs of frames."""
     dynamic_logits: Float[Tensor, "batch time height width"] | None
+    """Logits of `Scene.dynamic`."""
     visibility_logits: Float[Tensor, "batch anchor time query"] | None
-    """At the anchor's own time these are not used: every pixel is seen where it was found."""
+    """Logits of the visibility of dense tracks; unused at the time of the anchor frame (visibility 1)."""
     features: tuple[Float[Tensor, "batch time tokens _"], ...]
+    """Outputs of the aggregator at its `out_indices` (`AggregatorState.features`)."""

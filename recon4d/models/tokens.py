@@ -1,4 +1,4 @@
-"""What backbone and aggregator made of a batch of clips: all that the heads see."""
+"""Tokens of a batch of clips after backbone and aggregator: the input of the heads."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,24 +12,37 @@ from recon4d.models.aggregator import AggregatorState
 
 @dataclass(frozen=True)
 class Tokens:
-    """The last state of the aggregator, and what else was found on the way."""
+    """Final state of the aggregator with the intermediate results that the heads use."""
 
     state: AggregatorState
+    """Final state of the aggregator."""
     grid: tuple[int, int]
-    """Patches (rows, columns) of a picture."""
+    """Number of patch rows and columns."""
     quarter: Float[Tensor, "n quarter_channels quarter_height quarter_width"] | None
-    """The backbone's finer features, where it has them, of all frames of all clips."""
-    cells: Float[Tensor, "batch time cells channels"] | None
-    """What was matched, where there is matching."""
+    """Backbone features at a quarter of the image size for all frames of all clips; None if the backbone has none."""
+    cell_features: Float[Tensor, "batch time cells channels"] | None
+    """Cell features of the matching layer; None without matching."""
     matches: Matches | None
-    chunk: int
-    """Heads take so many frames at once."""
+    """Matches of every frame to its neighbors; None without matching."""
+    frame_chunk: int
+    """Number of frames that dense heads process at once."""
 
-    def patch_features(self) -> list[Float[Tensor, "n patches tap_width"]]:
-        """The patches of every tap, of all frames of all clips."""
-        return [tap[:, :, self.state.num_special :].flatten(0, 1) for tap in self.state.features]
+    def patch_features(self) -> list[Float[Tensor, "n patches feature_width"]]:
+        """Collect the patch tokens of the aggregator outputs.
+
+        Returns:
+            Features of all frames of all clips, one tensor for each output index.
+        """
+        return [features[:, :, self.state.num_special :].flatten(0, 1) for features in self.state.features]
 
     def frame_chunks(self) -> Iterator[slice]:
-        """Which of all frames of all clips go together."""
+        """Split all frames of all clips into chunks.
+
+        Returns:
+            Slices of at most `frame_chunk` frames.
+        """
         batch, time = self.state.tokens.shape[:2]
-        return (slice(start, min(start + self.chunk, batch * time)) for start in range(0, batch * time, self.chunk))
+        return (
+            slice(start, min(start + self.frame_chunk, batch * time))
+            for start in range(0, batch * time, self.frame_chunk)
+        )

@@ -1,12 +1,16 @@
-"""What travels between rooms: a `Clip` goes in, a `Scene` comes out, and truth is a `Scene` like any prediction."""
+"""Data records that subpackages exchange: `Clip` (input), `Scene` (prediction or ground truth) and their parts.
+
+Records are frozen dataclasses of tensors (`TensorRecord`). Unknown values follow one convention: NaN in inputs (times,
+`Priors`) and in scalars of a scene; confidence 0 in maps and tracks of a scene, whose values stay finite.
+"""
 
 from recon4d.records.calibration import Calibration, ErrorCurve
 from recon4d.records.cameras import Cameras
 from recon4d.records.clip import Clip, ClipSource, Priors
 from recon4d.records.configs import config_from_json, config_to_json
 from recon4d.records.feature_tracks import FeatureTracks
-from recon4d.records.leveling import leveled
-from recon4d.records.metric_scale import in_meters, in_meters_by_distance, scaled
+from recon4d.records.ground_alignment import align_to_ground
+from recon4d.records.metric_scale import convert_to_meters, convert_to_meters_by_distance, scale_scene
 from recon4d.records.scene import Scene
 from recon4d.records.tensors import FrameIndex, TensorRecord, full_precision, take
 from recon4d.records.tracks import Tracks
@@ -23,12 +27,12 @@ __all__ = [
     "Scene",
     "TensorRecord",
     "Tracks",
+    "align_to_ground",
     "config_from_json",
     "config_to_json",
+    "convert_to_meters",
+    "convert_to_meters_by_distance",
     "full_precision",
-    "in_meters",
-    "in_meters_by_distance",
-    "leveled",
-    "scaled",
+    "scale_scene",
     "take",
 ]

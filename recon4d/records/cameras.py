@@ -1,4 +1,4 @@
-"""The cameras of a clip: where each stood, and how it maps the world to pixels."""
+"""Camera poses and intrinsics of the frames of a clip."""
 
 from dataclasses import dataclass, replace
 
@@ -11,8 +11,8 @@ from recon4d.geometry import (
     field_of_view,
     invert,
     padded_intrinsics,
-    rebase_cameras,
     resized_intrinsics,
+    transform_cameras,
     transform_points,
 )
 from recon4d.records.tensors import TensorRecord
@@ -20,76 +20,133 @@ from recon4d.records.tensors import TensorRecord
 
 @dataclass(frozen=True, eq=False)
 class Cameras(TensorRecord):
-    """Pinhole cameras in OpenCV axes (x right, y down, z forward), one per frame.
-
-    `world_from_cam` is rigid; its last column is the camera's center in the world. `intrinsics` are in pixels of the
-    maps that stand beside them, with the first pixel's center at (0.5, 0.5).
-    """
+    """Pinhole cameras with OpenCV axes (x right, y down, z forward), one per frame."""
 
     world_from_cam: Float[Tensor, "*batch time 4 4"]
+    """Rigid camera poses; the last column is the camera center in the world, in scene units. NaN if unknown."""
     intrinsics: Float[Tensor, "*batch time 3 3"]
+    """Intrinsics in pixels of the accompanying maps; the center of the first pixel is (0.5, 0.5)."""
 
     @property
     def cam_from_world(self) -> Float[Tensor, "*batch time 4 4"]:
-        """World to camera coordinates: what OpenCV and COLMAP call the extrinsics."""
+        """Transforms from world to camera coordinates: the extrinsics of OpenCV and COLMAP."""
         return invert(self.world_from_cam)
 
     @property
     def centers(self) -> Float[Tensor, "*batch time 3"]:
-        """The optical centers in the world."""
+        """Optical centers in world coordinates."""
         return self.world_from_cam[..., :3, 3]
 
     def field_of_view(self, height: int, width: int) -> Float[Tensor, "*batch time 2"]:
-        """Horizontal and vertical field of view in radians for maps of this size."""
+        """Compute the field of view.
+
+        Args:
+            height: Height of the maps in pixels.
+            width: Width of the maps in pixels.
+
+        Returns:
+            Horizontal and vertical field of view in radians.
+        """
         return field_of_view(self.intrinsics, height, width)
 
     def transformed(self, new_from_world: Float[Tensor, "*batch 4 4"]) -> "Cameras":
-        """The cameras in another world, a similarity away: centers scale, rotations stay rotations."""
-        return replace(self, world_from_cam=rebase_cameras(new_from_world, self.world_from_cam))
+        """Express the cameras in another world frame.
+
+        Args:
+            new_from_world: Similarity (or rigid transform) from the current to the new world frame.
+
+        Returns:
+            Cameras with transformed, still rigid poses and the same intrinsics.
+        """
+        return replace(self, world_from_cam=transform_cameras(new_from_world, self.world_from_cam))
 
     def in_frame(self, frame: int) -> "Cameras":
-        """The cameras in the world whose origin is the camera of `frame`, which becomes the identity."""
+        """Express the cameras relative to one of them.
+
+        Args:
+            frame: Index of the frame whose camera becomes the world frame.
+
+        Returns:
+            Cameras with the pose of `frame` equal to the identity up to rounding.
+        """
         return self.transformed(invert(self.world_from_cam[..., frame, :, :]))
 
-    def scale_to(self, centers: Float[Tensor, "time 3"]) -> float:
-        """How many times longer the distances between the given `centers` are than those between these cameras.
+    def robust_scale_to(self, centers: Float[Tensor, "time 3"]) -> float:
+        """Estimate the scale from these camera centers to reference centers, robustly and independent of rotation.
 
-        Distances do not care how either path is turned. 1 / the scale is the slope of the line through the origin with
-        the least sum of absolute errors: the median of the ratios, weighted by the distances that are given. A quarter
-        of cameras in wrong places does not pull it away. NaN where the given ones stand still, or there is only one;
-        inf where these stand still.
+        The scale compares pairwise distances. Its inverse is the slope of the line through the origin with the least
+        sum of absolute errors: the median of the distance ratios, weighted by the reference distances. A quarter of
+        misplaced cameras does not bias it.
+
+        Args:
+            centers: Reference centers of the same frames, in any world frame.
+
+        Returns:
+            The factor that scales lengths of these cameras to those of `centers`. NaN if all reference centers coincide
+            or there is only one; infinity if these cameras coincide.
         """
         first, second = torch.triu_indices(len(centers), len(centers), 1)
-        exact, found = ((path[first] - path[second]).norm(dim=-1) for path in (centers.double(), self.centers.double()))
-        if not len(exact) or exact.max() <= 0:
+        paths = (centers.double(), self.centers.double())
+        reference, own = ((path[first] - path[second]).norm(dim=-1) for path in paths)
+        if not len(reference) or reference.max() <= 0:
             return torch.nan
-        slopes, order = torch.where(exact > 0, found / exact, 0.0).sort()
-        weights = exact[order].cumsum(dim=0)
+        slopes, order = torch.where(reference > 0, own / reference, 0.0).sort()
+        weights = reference[order].cumsum(dim=0)
         return float(1 / slopes[torch.searchsorted(weights, weights[-1:] / 2)])
 
-    def points_reseen(
-        self, points: Float[Tensor, "*batch_and_points 3"], others: "Cameras"
+    def transfer_points(
+        self, points: Float[Tensor, "*batch_and_points 3"], target: "Cameras"
     ) -> Float[Tensor, "*batch_and_points 3"]:
-        """World points (batch axes, time, and any further axes), moved so that `others` see them where these did.
+        """Move world points along with their cameras: each keeps its pixel and depth (z) in the frame of its time.
 
-        What was at a pixel and a z of a time still is. A point behind its camera has no pixel, and moves along with the
-        camera as it is. Computed in float64.
+        A point behind its camera has no pixel and keeps its camera coordinates instead. Computed in float64.
+
+        Args:
+            points: World points, shape (batch axes of the cameras, time, any further axes, 3).
+            target: New cameras of the same frames, with intrinsics for the same map size.
+
+        Returns:
+            World points in the frame of `target`, of the shape and dtype of `points`.
         """
         in_camera = transform_points(invert(self.world_from_cam.double()), points.double())
-        lens = torch.linalg.inv(others.intrinsics.double()) @ self.intrinsics.double()
-        flat = in_camera.reshape(*lens.shape[:-2], -1, 3)
-        through_lens = (flat @ lens.transpose(-1, -2)).reshape(points.shape)
-        again = torch.where(in_camera[..., 2:] > 0, through_lens, in_camera)
-        return transform_points(others.world_from_cam.double(), again).to(points.dtype)
+        new_from_old_rays = torch.linalg.inv(target.intrinsics.double()) @ self.intrinsics.double()
+        flat = in_camera.reshape(*new_from_old_rays.shape[:-2], -1, 3)
+        same_pixel = (flat @ new_from_old_rays.transpose(-1, -2)).reshape(points.shape)
+        in_target_camera = torch.where(in_camera[..., 2:] > 0, same_pixel, in_camera)
+        return transform_points(target.world_from_cam.double(), in_target_camera).to(points.dtype)
 
     def resized(self, old_size: tuple[int, int], new_size: tuple[int, int]) -> "Cameras":
-        """The cameras of the same pictures resized from `old_size` to `new_size`, both (height, width)."""
+        """Adapt the intrinsics to resized images.
+
+        Args:
+            old_size: Height and width that the intrinsics refer to.
+            new_size: New height and width.
+
+        Returns:
+            Cameras with intrinsics in pixels of the new size.
+        """
         return replace(self, intrinsics=resized_intrinsics(self.intrinsics, old_size, new_size))
 
     def cropped(self, left: float, top: float) -> "Cameras":
-        """The cameras of the same pictures with `left` columns and `top` rows cut away."""
+        """Adapt the intrinsics to cropped images.
+
+        Args:
+            left: Number of columns removed on the left.
+            top: Number of rows removed at the top.
+
+        Returns:
+            Cameras with intrinsics in pixels of the cropped images.
+        """
         return replace(self, intrinsics=cropped_intrinsics(self.intrinsics, left, top))
 
     def padded(self, left: float, top: float) -> "Cameras":
-        """The cameras of the same pictures with `left` columns and `top` rows added in front."""
+        """Adapt the intrinsics to padded images.
+
+        Args:
+            left: Number of columns added on the left.
+            top: Number of rows added at the top.
+
+        Returns:
+            Cameras with intrinsics in pixels of the padded images.
+        """
         return replace(self, intrinsics=padded_intrinsics(self.intrinsics, left, top))

@@ -1,4 +1,4 @@
-"""What goes in: the frames of a clip, when they were taken, and whatever is known about them beforehand."""
+"""Input records: the frames of a clip with their times, and prior knowledge about cameras and depth."""
 
 import dataclasses
 from dataclasses import dataclass, replace
@@ -14,40 +14,58 @@ from recon4d.records.tensors import FrameIndex, TensorRecord, take
 
 @dataclass(frozen=True)
 class ClipSource:
-    """Where the frames of a clip came from.
-
-    `path` is the file or folder; `names` are the frames' own names, `numbers` their positions in it, from 0.
-    """
+    """Origin of the frames of a clip."""
 
     path: str
+    """Video file or image folder."""
     names: tuple[str, ...]
+    """Name of each frame: its file name, or a name made from its number."""
     numbers: tuple[int, ...]
+    """Index of each frame in the file or folder, from 0."""
 
 
 @dataclass(frozen=True, eq=False)
 class Priors(TensorRecord):
-    """What is known about a clip before it is looked at; NaN where it is not.
-
-    `intrinsics` are in pixels of the clip's images. `world_from_cam` counts only where the first frame's camera is
-    known too, since everything is answered relative to it. `depths` are z at some or all pixels, in the unit of
-    the cameras. `ignore` marks pixels that should not be believed (a car's bonnet, a watermark).
-    """
+    """Known intrinsics, camera poses and depth of a clip; NaN marks unknown values."""
 
     intrinsics: Float[Tensor, "*batch time 3 3"]
+    """Intrinsics in pixels of the clip's images; NaN for frames without."""
     world_from_cam: Float[Tensor, "*batch time 4 4"]
+    """Camera poses in any world frame and unit; NaN for frames without.
+
+    The network uses them only if the pose of the first frame is known, because it predicts relative to that frame.
+    """
     depths: Float[Tensor, "*batch time height width"] | None = None
+    """Sparse or dense depth (z) in the unit of `world_from_cam`; NaN at unknown pixels."""
     ignore: Bool[Tensor, "*batch time height width"] | None = None
+    """Pixels to exclude from the result, such as a car's hood or a watermark; None excludes none."""
 
     @classmethod
-    def nothing(cls, num_frames: int) -> "Priors":
-        """Nothing known about any of `num_frames` frames; `dataclasses.replace` fills in what is."""
+    def unknown(cls, num_frames: int) -> "Priors":
+        """Create priors without any knowledge, to be filled in with `dataclasses.replace`.
+
+        Args:
+            num_frames: Number of frames of the clip.
+
+        Returns:
+            Priors of a single clip (no batch axis) whose values are all NaN.
+        """
         return cls(
             intrinsics=torch.full((num_frames, 3, 3), torch.nan),
             world_from_cam=torch.full((num_frames, 4, 4), torch.nan),
         )
 
     def resized(self, old_size: tuple[int, int], new_size: tuple[int, int]) -> "Priors":
-        """The same knowledge about images resized from `old_size` to `new_size`, both (height, width)."""
+        """Adapt the priors to resized images.
+
+        Args:
+            old_size: Height and width of the images before resizing.
+            new_size: Height and width of the images after resizing.
+
+        Returns:
+            Priors for the new size. Depths are averages of the known depths around each new pixel; a new pixel is
+            ignored if any old pixel under it is.
+        """
         depths = self.depths if self.depths is None else _resize_sparse(self.depths, new_size)
         ignore = self.ignore if self.ignore is None else _resize_mask(self.ignore, new_size)
         intrinsics = resized_intrinsics(self.intrinsics, old_size, new_size)
@@ -56,19 +74,24 @@ class Priors(TensorRecord):
 
 @dataclass(frozen=True, eq=False)
 class Clip(TensorRecord):
-    """Frames of a video, or loose photos.
+    """Frames of a video, or a collection of photos.
 
-    `images` are RGB and stay uint8 until the network. `times` are seconds; NaN in every frame means photos without an
-    order. The first frame is the one whose camera the answer starts at; it need not be the earliest.
+    The first frame is the reference frame: its camera defines the world frame of the prediction. It need not be the
+    earliest frame.
     """
 
     images: UInt8[Tensor, "*batch time 3 height width"]
+    """RGB images; they stay uint8 until the network."""
     times: Float[Tensor, "*batch time"]
+    """Times in seconds from the start of the video; NaN in every frame for photos without an order."""
     priors: Priors | None = None
+    """Known cameras and depth; None if nothing is known."""
     source: ClipSource | None = None
+    """Origin of the frames; None for clips that were not read from files, and for batches of different clips."""
 
     @property
     def num_frames(self) -> int:
+        """Number of frames."""
         return self.images.shape[-4]
 
     @property
@@ -77,7 +100,14 @@ class Clip(TensorRecord):
         return self.images.shape[-2], self.images.shape[-1]
 
     def frames(self, index: FrameIndex) -> "Clip":
-        """The clip at the frames `index`, their names and numbers included."""
+        """Select frames, including their names and numbers in `source`.
+
+        Args:
+            index: Frames to select: a slice or a list of indices; negative indices count from the end.
+
+        Returns:
+            The clip of the selected frames, in the given order.
+        """
         chosen = super().frames(index)
         if self.source is None:
             return chosen
@@ -90,14 +120,22 @@ class Clip(TensorRecord):
         return replace(chosen, source=source)
 
     def resized(self, height: int, width: int) -> "Clip":
-        """The clip at another size; each axis by its own factor, nothing cut away (known quantities follow)."""
+        """Resize the images and adapt the priors. Each axis is scaled by its own factor; nothing is cropped.
+
+        Args:
+            height: New height in pixels.
+            width: New width in pixels.
+
+        Returns:
+            The resized clip; the clip itself if it has this size.
+        """
         if self.size == (height, width):
             return self
         flat = self.images.flatten(0, -4)
-        # One frame at a time: float copies of a whole high-resolution clip would fill the memory.
+        # One frame at a time: a float copy of a whole high-resolution clip could exhaust the memory.
         images = torch.stack([_resize_image(image, (height, width)) for image in flat])
-        known = self.priors.resized(self.size, (height, width)) if self.priors else None
-        return replace(self, images=images.reshape(*self.images.shape[:-2], height, width), priors=known)
+        priors = self.priors.resized(self.size, (height, width)) if self.priors else None
+        return replace(self, images=images.reshape(*self.images.shape[:-2], height, width), priors=priors)
 
 
 def _resize_image(image: Tensor, size: tuple[int, int]) -> Tensor:
@@ -106,16 +144,16 @@ def _resize_image(image: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _resize_sparse(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """The mean of the known (not NaN) values that fall into each new pixel's neighborhood; NaN where none does."""
+    """Average the finite values in the neighborhood of each new pixel; NaN if there are none."""
     flat = maps.reshape(-1, 1, *maps.shape[-2:])
-    known = torch.isfinite(flat)
-    total = F.adaptive_avg_pool2d(torch.where(known, flat, torch.zeros_like(flat)), size)
-    share = F.adaptive_avg_pool2d(known.to(flat.dtype), size)
-    mean = torch.where(share > 0, total / share, torch.full_like(total, torch.nan))
+    is_known = torch.isfinite(flat)
+    total = F.adaptive_avg_pool2d(torch.where(is_known, flat, torch.zeros_like(flat)), size)
+    weight = F.adaptive_avg_pool2d(is_known.to(flat.dtype), size)
+    mean = torch.where(weight > 0, total / weight, torch.full_like(total, torch.nan))
     return mean.reshape(*maps.shape[:-2], *size)
 
 
 def _resize_mask(mask: Tensor, size: tuple[int, int]) -> Tensor:
-    """True wherever any old pixel under the new one is true: what should be ignored never shrinks."""
+    """Set a new pixel if any old pixel under it is set, so that ignored regions never shrink."""
     flat = mask.reshape(-1, 1, *mask.shape[-2:]).float()
     return F.adaptive_max_pool2d(flat, size).bool().reshape(*mask.shape[:-2], *size)

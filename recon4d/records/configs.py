@@ -1,7 +1,7 @@
-"""Frozen configuration dataclasses to JSON and back, strictly.
+"""Strict conversion of frozen configuration dataclasses to JSON and back.
 
-An unknown key is an error, and so is a missing key whose field has no default. A field whose key in files differs from
-its name in code says so in its metadata: ``field(metadata={FILE_KEY: "taps"})``.
+An unknown key is an error, and so is a missing key whose field has no default. If the JSON key of a field differs from
+the field's name, the metadata of the field holds it: ``field(metadata={FILE_KEY: "taps"})``.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""Where the same points are seen in the pictures of several frames, whatever the cameras are believed to be."""
+"""2D tracks of scene points through the images of a clip, independent of any camera estimate."""
 
 from dataclasses import dataclass
 
@@ -10,11 +10,9 @@ from recon4d.records.tensors import TensorRecord
 
 @dataclass(frozen=True, eq=False)
 class FeatureTracks(TensorRecord):
-    """Where points of the scene were found in each frame's picture.
-
-    `pixels` are (x, y) in maps of the scene's size. `seen` is how sure it is that the point is seen there; 0 where it
-    is not, or nobody looked.
-    """
+    """Image positions of tracked points in every frame."""
 
     pixels: Float[Tensor, "*batch time track 2"]
+    """Pixel coordinates (x, y) in maps of the scene's size; meaningless where `visibility` is 0."""
     visibility: Float[Tensor, "*batch time track"]
+    """Confidence in [0, 1] that the point is visible at `pixels`; 0 if it is occluded, lost or was not searched."""

@@ -1,4 +1,4 @@
-"""Scenes in meters, by the length of their unit or by one distance that somebody measured."""
+"""Conversion of scenes to meters, by a given unit length or by one measured distance."""
 
 import math
 from dataclasses import replace
@@ -7,56 +7,85 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from recon4d.errors import UserError
 from recon4d.geometry import similarity
 from recon4d.records.scene import Scene
 
 
-def scaled(scene: Scene, factor: float) -> Scene:
-    """The scene with every length `factor` times as many units; the unit's length in meters follows.
+def scale_scene(scene: Scene, factor: float) -> Scene:
+    """Multiply all lengths of a scene by a factor.
 
-    Raises ``ValueError`` for a factor that is not finite and above 0.
+    Args:
+        scene: A scene or a batch of scenes.
+        factor: Positive factor. `Scene.metres_per_unit` is divided by it, so lengths in meters stay the same.
+
+    Returns:
+        The scaled scene.
+
+    Raises:
+        UserError: If `factor` is not finite and above 0.
     """
     if not (math.isfinite(factor) and factor > 0):
-        raise ValueError(f"a scene cannot be scaled by {factor:g}; wanted a number above 0")
+        raise UserError(f"a scene cannot be scaled by {factor:g}; wanted a finite number above 0")
     like = scene.cameras.world_from_cam[..., 0, :3, :3]
     scale = torch.full_like(like[..., 0, 0], factor)
     identity = torch.eye(3, dtype=like.dtype, device=like.device).expand_as(like)
     return scene.transformed(similarity(scale, identity, torch.zeros_like(like[..., 0])))
 
 
-def in_meters(scene: Scene, metres_per_unit: float) -> Scene:
-    """The scene whose unit is the meter, where one of its present units is `metres_per_unit` meters long.
+def convert_to_meters(scene: Scene, metres_per_unit: float) -> Scene:
+    """Convert a scene to meters by a given length of its unit.
 
-    What the scene says itself about its unit is not asked. Raises ``ValueError`` as `scaled` does.
+    Args:
+        scene: A scene or a batch of scenes. Its own `metres_per_unit` is ignored.
+        metres_per_unit: Length of the current unit of the scene in meters, above 0.
+
+    Returns:
+        The scene in meters, with `metres_per_unit` equal to 1.
+
+    Raises:
+        UserError: If `metres_per_unit` is not finite and above 0.
     """
-    metric = scaled(scene, metres_per_unit)
+    metric = scale_scene(scene, metres_per_unit)
     return replace(metric, metres_per_unit=torch.ones_like(metric.metres_per_unit))
 
 
-def in_meters_by_distance(
+def convert_to_meters_by_distance(
     scene: Scene, frame: int, pixel_a: tuple[int, int], pixel_b: tuple[int, int], meters: float
 ) -> Scene:
-    """The scene whose unit is the meter, where two pixels of a frame see points `meters` apart.
+    """Convert a scene to meters by the measured distance between the points at two pixels of a frame.
 
-    Pixels are whole (x, y) = (column, row) in the scene's maps; their points follow from depth and camera. Raises
-    ``ValueError`` for pixels outside the maps, of unknown depth or at one place, and for a distance not above 0.
+    Args:
+        scene: A single scene (no batch axis).
+        frame: Index of the frame.
+        pixel_a: First pixel (column, row) in the maps of the scene. Its point follows from depth and camera.
+        pixel_b: Second pixel (column, row).
+        meters: Distance between the two points in meters, above 0.
+
+    Returns:
+        The scene in meters, with `metres_per_unit` equal to 1.
+
+    Raises:
+        UserError: If the frame does not exist, if a pixel is outside the maps or has unknown depth, if both points
+            coincide, or if `meters` is not finite and above 0.
+        ValueError: If `scene` has a batch axis.
     """
     if scene.batch_shape:
-        raise ValueError(f"wanted one scene, given a batch of {tuple(scene.batch_shape)}")
+        raise ValueError(f"wanted a single scene, given a batch of shape {tuple(scene.batch_shape)}")
     if not (math.isfinite(meters) and meters > 0):
-        raise ValueError(f"the known distance is {meters:g} m; wanted a number above 0")
+        raise UserError(f"the measured distance is {meters:g} m; wanted a finite number above 0")
     if not 0 <= frame < scene.num_frames:
-        raise ValueError(f"there is no frame {frame}; wanted 0 to {scene.num_frames - 1}")
+        raise UserError(f"frame {frame} does not exist; wanted 0 to {scene.num_frames - 1}")
     units = float((_point_at(scene, frame, pixel_a) - _point_at(scene, frame, pixel_b)).norm())
     if not units > 0:
-        raise ValueError(f"pixels {pixel_a} and {pixel_b} see one place; wanted two places")
-    return in_meters(scene, meters / units)
+        raise UserError(f"pixels {pixel_a} and {pixel_b} show the same point; wanted two different points")
+    return convert_to_meters(scene, meters / units)
 
 
 def _point_at(scene: Scene, frame: int, pixel: tuple[int, int]) -> Float[Tensor, "3"]:
     (x, y), (height, width) = pixel, scene.size
     if not (0 <= x < width and 0 <= y < height):
-        raise ValueError(f"pixel {pixel} is not in maps of {width} x {height}; wanted (x, y)")
+        raise UserError(f"pixel {pixel} is outside maps of {width} x {height} pixels; wanted (column, row)")
     if not scene.depth_confidence[frame, y, x] > 0:
-        raise ValueError(f"the depth of pixel {pixel} of frame {frame} is unknown")
+        raise UserError(f"the depth of pixel {pixel} of frame {frame} is unknown")
     return replace(scene, tracks=None).frames([frame]).points_from_depth[0, y, x]

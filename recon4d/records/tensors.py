@@ -1,8 +1,8 @@
-"""Records of tensors: frozen dataclasses that know their own axes from their annotations.
+"""Base class of records: frozen dataclasses of tensors whose annotations name the axes.
 
-A field annotated ``Float[Tensor, "*batch time 4 4"]`` tells the record everything it needs to be checked, stacked
-into a batch, sliced by time and moved between devices. The axis names are shared by all fields of a record and by
-the records inside it, so one wrong size anywhere is named in one line.
+An annotation such as ``Float[Tensor, "*batch time 4 4"]`` is all that a record needs to validate a field, stack it into
+a batch, slice it by time and move it between devices. Axis names are shared by all fields of a record and by nested
+records, so the error for a wrong size names the field and the axis.
 """
 
 import dataclasses
@@ -18,33 +18,44 @@ from torch import Tensor
 
 Record = TypeVar("Record", bound="TensorRecord")
 FrameIndex = slice | Sequence[int] | Int[Tensor, " frames"]
-"""Which frames of a record: a slice, or their positions; those below 0 count from the end."""
+"""Frames of a record: a slice or a sequence of indices; negative indices count from the end."""
 
 
 @dataclass(frozen=True, eq=False)
 class TensorRecord:
-    """Base of the frozen dataclasses whose tensors travel together.
+    """Base class of frozen dataclasses of tensors with consistent axes.
 
-    Subclasses are declared ``@dataclass(frozen=True, eq=False)``. Fields are tensors with jaxtyping axes (beginning
-    with ``*batch``), other records, ``None`` where the annotation allows it, or plain values, which travel along
-    unchanged. Raises ``ValueError`` on construction when the sizes of named axes disagree.
+    Subclasses are declared ``@dataclass(frozen=True, eq=False)``. A field is a tensor whose jaxtyping axes begin with
+    ``*batch``, another record, ``None`` if the annotation allows it, or a plain value, which is passed through
+    unchanged.
+
+    Raises:
+        ValueError: On construction, if a tensor has the wrong number of axes or dtype or if the sizes of named axes
+            disagree.
     """
 
     __no_type_check__ = True
-    """Records check themselves, always and in words for people: a run-time type checker has nothing to add."""
+    """Excludes records from run-time type checkers: they validate themselves, with clearer messages."""
 
     def __post_init__(self) -> None:
         _bind_axes(self, type(self).__name__, {})
 
     @property
     def batch_shape(self) -> torch.Size:
-        """The sizes of the leading ``*batch`` axes; ``torch.Size([])`` for a single record."""
+        """Sizes of the leading ``*batch`` axes; ``torch.Size([])`` for a single record."""
         sizes: dict[str, Any] = {}
         _bind_axes(self, type(self).__name__, sizes)
         return sizes.get("*batch", torch.Size([]))
 
     def map(self: Record, function: Callable[[Tensor], Tensor]) -> Record:
-        """The record with `function` applied to every tensor in it, at any depth."""
+        """Apply a function to every tensor, including those of nested records.
+
+        Args:
+            function: Function of a tensor of any shape. It must treat the axes of all tensors consistently.
+
+        Returns:
+            A record of the results; plain values are unchanged.
+        """
 
         def apply(value: Any) -> Any:
             if isinstance(value, Tensor):
@@ -59,7 +70,16 @@ class TensorRecord:
         dtype: torch.dtype | None = None,
         non_blocking: bool = False,
     ) -> Record:
-        """The record on `device`; `dtype` is given to floating-point tensors only (images stay uint8)."""
+        """Move the record to a device and convert its floating-point tensors.
+
+        Args:
+            device: Target device; None keeps the device.
+            dtype: Target type of floating-point tensors (uint8 images keep theirs); None keeps all types.
+            non_blocking: Copy asynchronously if possible.
+
+        Returns:
+            The converted record.
+        """
         return self.map(
             lambda tensor: tensor.to(
                 device=device, dtype=dtype if tensor.is_floating_point() else None, non_blocking=non_blocking
@@ -67,46 +87,87 @@ class TensorRecord:
         )
 
     def pin_memory(self: Record) -> Record:
-        """The record in page-locked memory; a DataLoader with ``pin_memory=True`` calls this."""
+        """Copy the record to page-locked memory; a DataLoader with ``pin_memory=True`` calls this.
+
+        Returns:
+            The pinned record.
+        """
         return self.map(Tensor.pin_memory)
 
     def detach(self: Record) -> Record:
-        """The record cut from the graph that computed it."""
+        """Detach all tensors from the autograd graph.
+
+        Returns:
+            The detached record.
+        """
         return self.map(Tensor.detach)
 
     def __getitem__(self: Record, index: int | slice) -> Record:
-        """The record at `index` of the first batch axis."""
+        """Index the first batch axis.
+
+        Args:
+            index: Position, which removes the axis, or slice, which keeps it.
+
+        Returns:
+            The selected record.
+
+        Raises:
+            ValueError: If the record has no batch axis.
+        """
         if not self.batch_shape:
-            raise ValueError(f"{type(self).__name__} has no batch axis to index; frames are chosen by .frames(...)")
+            raise ValueError(f"{type(self).__name__} has no batch axis to index; select frames with .frames(...)")
         return self.map(lambda tensor: tensor[index])
 
     def frames(self: Record, index: FrameIndex) -> Record:
-        """The record at the frames `index` (a slice or a list); fields without a time axis stay as they are."""
+        """Select frames.
+
+        Args:
+            index: Frames to select: a slice or a sequence of indices; negative indices count from the end.
+
+        Returns:
+            The record of the selected frames, in the given order. Fields without a time axis are unchanged.
+        """
         axes = _axes_of(type(self))
 
-        def choose(name: str, value: Any) -> Any:
+        def select(name: str, value: Any) -> Any:
             if isinstance(value, TensorRecord):
                 return value.frames(index)
             if isinstance(value, Tensor) and "time" in axes[name]:
                 return take(value, index, axes[name].index("time") - len(axes[name]))
             return value
 
-        return dataclasses.replace(self, **{name: choose(name, value) for name, value in _items(self)})
+        return dataclasses.replace(self, **{name: select(name, value) for name, value in _items(self)})
 
     @classmethod
     def stack(cls: type[Record], records: Sequence[Record]) -> Record:
-        """One record with a new first batch axis, as a DataLoader's ``collate_fn`` needs it.
+        """Stack records along a new first batch axis; suitable as the ``collate_fn`` of a DataLoader.
 
-        Plain values are kept where all records agree and become ``None`` where they do not.
+        Args:
+            records: Records of equal shapes, at least one.
+
+        Returns:
+            The stacked record. Plain values that differ between the records become ``None``.
+
+        Raises:
+            ValueError: If there are no records, if shapes differ, or if an optional field is set in some records only.
         """
         if not records:
-            raise ValueError(f"{cls.__name__}.stack was given no records")
+            raise ValueError(f"{cls.__name__}.stack requires at least one record")
         names = [name for name, _ in _items(records[0])]
         return cls(**{name: _stack_field(name, [getattr(record, name) for record in records]) for name in names})
 
 
 def take(tensor: Tensor, index: FrameIndex, axis: int) -> Tensor:
-    """`tensor`, of any shape, at `index` (a slice or a list of positions) along `axis`."""
+    """Select slices of a tensor along an axis.
+
+    Args:
+        tensor: A tensor of any shape.
+        index: A slice or a sequence of indices; negative indices count from the end.
+        axis: Axis to select along.
+
+    Returns:
+        A copy of the selected slices.
+    """
     if isinstance(index, slice):
         positions = torch.arange(tensor.shape[axis], device=tensor.device)[index]
     else:
@@ -115,7 +176,14 @@ def take(tensor: Tensor, index: FrameIndex, axis: int) -> Tensor:
 
 
 def full_precision(tensor: Tensor) -> Tensor:
-    """A tensor of any shape in at least float32: half types are widened, float64 stays."""
+    """Convert a tensor to at least float32: half types are widened, float64 is kept.
+
+    Args:
+        tensor: A tensor of any shape.
+
+    Returns:
+        A float32 or float64 tensor of the same shape.
+    """
     return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
@@ -126,11 +194,11 @@ def _items(record: TensorRecord) -> list[tuple[str, Any]]:
 def _stack_field(name: str, values: list[Any]) -> Any:
     first = values[0]
     if any((value is None) != (first is None) for value in values):
-        raise ValueError(f"cannot stack records of which only some have {name!r}")
+        raise ValueError(f"cannot stack records: only some of them have {name!r}")
     if isinstance(first, Tensor):
         shapes = sorted({tuple(value.shape) for value in values})
         if len(shapes) > 1:
-            raise ValueError(f"cannot stack {name!r} of different shapes: {shapes}")
+            raise ValueError(f"cannot stack {name!r} with different shapes: {shapes}")
         return torch.stack(values)
     if isinstance(first, TensorRecord):
         return type(first).stack(values)
@@ -139,7 +207,7 @@ def _stack_field(name: str, values: list[Any]) -> Any:
 
 @functools.cache
 def _shape_types(record_type: type) -> dict[str, Any]:
-    """For every tensor field its jaxtyping annotation, which carries axis names and permitted dtypes."""
+    """Map every tensor field to its jaxtyping annotation, which holds axis names and permitted dtypes."""
     return {
         field.name: option
         for field in dataclasses.fields(record_type)
@@ -150,7 +218,7 @@ def _shape_types(record_type: type) -> dict[str, Any]:
 
 @functools.cache
 def _axes_of(record_type: type) -> dict[str, tuple[str, ...]]:
-    """For every tensor field the names of its axes after ``*batch``."""
+    """Map every tensor field to the names of its axes after ``*batch``."""
     return {
         name: tuple(shape_type.dim_str.replace("*batch", "").split())
         for name, shape_type in _shape_types(record_type).items()
@@ -158,7 +226,7 @@ def _axes_of(record_type: type) -> dict[str, tuple[str, ...]]:
 
 
 def _bind_axes(record: TensorRecord, path: str, sizes: dict[str, Any]) -> None:
-    """Check every named axis against `sizes`, which grows as new names are met."""
+    """Check every named axis against `sizes`, adding the names that are new."""
     axes = _axes_of(type(record))
     for name, value in _items(record):
         if isinstance(value, TensorRecord):

@@ -1,4 +1,4 @@
-"""Where points that are seen in anchor frames are at every time."""
+"""3D trajectories of points that are selected by pixels of anchor frames."""
 
 from dataclasses import dataclass, replace
 
@@ -11,21 +11,31 @@ from recon4d.records.tensors import FrameIndex, TensorRecord, take
 
 @dataclass(frozen=True, eq=False)
 class Tracks(TensorRecord):
-    """World positions over time of points given by a pixel in an anchor frame, sparse or one for every pixel.
+    """World positions over time of query points, each given by a pixel of an anchor frame.
 
-    `visible` is the probability that the point is seen at that time. `confidence` is 0 where the position is
-    unknown. `anchors` are frame numbers of the scene (-1: the anchor frame was sliced away); `pixels` are (x, y) in
-    the anchor frame's maps. Dense tracks hold one query for every pixel of the anchor, row by row.
+    Dense tracks have one query for every pixel of the anchor frame, in row-major order.
     """
 
     points: Float[Tensor, "*batch anchor time query 3"]
+    """World points at the time of each frame, in scene units."""
     visibility: Float[Tensor, "*batch anchor time query"]
+    """Probability that the point is visible in the frame of that time."""
     confidence: Float[Tensor, "*batch anchor time query"]
+    """Confidence of `points`; 0 where the position is unknown."""
     anchors: Int[Tensor, "*batch anchor"]
+    """Index of each anchor frame in the scene; -1 if that frame was removed by slicing."""
     pixels: Float[Tensor, "*batch anchor query 2"]
+    """Pixel coordinates (x, y) of the queries in the maps of the anchor frame."""
 
     def frames(self, index: FrameIndex) -> "Tracks":
-        """The tracks at the frames `index`; `anchors` are renumbered with them."""
+        """Select frames and renumber `anchors` accordingly.
+
+        Args:
+            index: Frames to select: a slice or a sequence of indices; negative indices count from the end.
+
+        Returns:
+            Tracks at the times of the selected frames. Anchors whose frame is not selected become -1.
+        """
         chosen = super().frames(index)
         kept = take(torch.arange(self.points.shape[-3], device=self.anchors.device), index, 0)
         is_anchor = self.anchors[..., None] == kept

@@ -1,12 +1,14 @@
-"""Refinement of cameras and depth by the pictures themselves: corner tracks, bundle adjustment, plane-sweep stereo."""
+"""Refinement of predicted cameras and depth: corner tracks, bundle adjustment and plane-sweep stereo."""
 
 from recon4d.refine.cameras.colmap_models import ColmapConfig, ColmapFailure, map_database, scene_of_model
-from recon4d.refine.cameras.hypotheses import RefineConfig
 from recon4d.refine.cameras.mapper import map_tracks
+from recon4d.refine.config import RefineConfig
 from recon4d.refine.depth.plane_sweep import StereoConfig, StereoDepths, stereo_depths
-from recon4d.refine.pipeline import Refinement, knows_cameras, refine_clip, refine_scene, static_tracks
-from recon4d.refine.pycolmap_loader import NoPycolmapError, load_pycolmap
+from recon4d.refine.pipeline import has_camera_priors, refine_clip, refine_scene
+from recon4d.refine.pycolmap_loader import NoPycolmapError, load_pycolmap, pycolmap_session
+from recon4d.refine.refinement import Refinement
 from recon4d.refine.tracks.corner_tracking import CornerTrackingConfig, scene_guides, track_corners
+from recon4d.refine.tracks.selection import feature_tracks_of_scene
 
 __all__ = [
     "ColmapConfig",
@@ -17,15 +19,16 @@ __all__ = [
     "Refinement",
     "StereoConfig",
     "StereoDepths",
-    "knows_cameras",
+    "feature_tracks_of_scene",
+    "has_camera_priors",
     "load_pycolmap",
     "map_database",
     "map_tracks",
+    "pycolmap_session",
     "refine_clip",
     "refine_scene",
     "scene_guides",
     "scene_of_model",
-    "static_tracks",
     "stereo_depths",
     "track_corners",
 ]

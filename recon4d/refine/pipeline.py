@@ -1,286 +1,235 @@
-"""The hybrid: a network's cameras, made precise by bundle adjustment over what stands still, and only if that helps.
+"""Refinement of a predicted scene: cameras by bundle adjustment, depth by triangulated points and plane-sweep stereo.
 
-Corners are followed through the clip, those that stand still by most of the others are kept, and a fifth of these is
-held out, to choose the best cameras by (`choosing`). Points and tracks follow the cameras; depth is then made exact as
-far as cameras and pictures prove it (`depth_evidence`, `proving`).
+The steps have the numbers of the section "Refinement" of docs/evaluation.md.
 """
 
-import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-import numpy as np
-import torch
-
-from recon4d.geometry import rows_and_columns
-from recon4d.records import (
-    Calibration,
-    Clip,
-    FeatureTracks,
-    Scene,
-)
-from recon4d.refine.cameras.hypotheses import RefineConfig, locate_tracks, select_tracks
-from recon4d.refine.cameras.model_selection import select_cameras
+from recon4d.errors import UserError
+from recon4d.records import Clip, FeatureTracks, Scene
+from recon4d.refine.cameras.hypotheses import build_hypotheses
+from recon4d.refine.cameras.model_selection import CameraSelection, select_model
 from recon4d.refine.cameras.scoring import track_errors
-from recon4d.refine.depth.alignment import (
-    PointDepths,
-    correlation,
-    disagreement,
-    fit_depth_alignment,
-    median_ratio,
-    scale_depth,
-)
-from recon4d.refine.depth.consistency import VERIFIED_CONFIDENCE, VerifiedDepth, with_verified_depth
-from recon4d.refine.depth.evidence import SparseDepths, sparse_depths
-from recon4d.refine.depth.plane_sweep import StereoConfig
+from recon4d.refine.config import RefineConfig
+from recon4d.refine.depth.multiview_consistency import plane_sweep_depth
+from recon4d.refine.depth.steps import align_depth, align_scale_and_depth, can_run_stereo, is_mirrored, verify_depth
+from recon4d.refine.depth.triangulation import SparseDepths, triangulate_depths
+from recon4d.refine.no_solution import NoSolution
+from recon4d.refine.refinement import Refinement
 from recon4d.refine.track_transfer import transfer_tracks
 from recon4d.refine.tracks.corner_tracking import scene_guides, track_corners
-from recon4d.refine.tracks.selection import drawn_tracks, select_static_tracks, split
+from recon4d.refine.tracks.located_tracks import locate_tracks
+from recon4d.refine.tracks.selection import hold_out, sample_tracks, select_static_tracks
 
-LEAST_ERROR = 1e-3
-"""Of log depth: points themselves are no better known."""
-
-
-@dataclass(frozen=True)
-class Refinement:
-    """A scene with refined cameras, or the same scene where they would have been worse."""
-
-    scene: Scene
-    accepted: bool
-    error_before: float
-    """Mean reprojection error of held-out tracks in pixels, no track counting more than `CAP`; NaN: not measured."""
-    error_after: float
-    num_tracks: int
-    reason: str = ""
-    depth_before: float = math.nan
-    """Mean difference of log depth to held-out points; NaN: not measured, since no cameras prove a depth."""
-    depth_after: float = math.nan
-    """The same of the depth that is answered."""
-    verified_share: float = 0.0
-    """Of all pixels, those whose depth several pictures prove."""
-    verified_error: float = math.nan
-    """The median difference of log depth to held-out points on proven pixels; NaN: none are proven."""
-    cameras_given: bool = False
-    """Whether cameras were known, and depth alone is refined."""
-    is_rotation_only: bool = False
-    """Whether cameras that only turn explain the tracks: then these prove no depth, and are not sure of the lens."""
-
-    def __str__(self) -> str:
-        if not self.accepted:
-            return f"{'depth is' if self.cameras_given else 'cameras are'} as predicted: {self.reason}"
-        pixels = f"{self.error_before:.2f} to {self.error_after:.2f} pixels on held-out ones"
-        refined = f"cameras refined on {self.num_tracks} tracks: {pixels}"
-        refined += ", turning on the spot, which proves no depth" if self.is_rotation_only else ""
-        cameras = "cameras are as given" if self.cameras_given else refined
-        is_better = self.depth_after < self.depth_before
-        depth = f", depth {self.depth_before:.0%} to {self.depth_after:.0%} off" if is_better else ""
-        proven = f", that of {self.verified_share:.0%} of all pixels proven" if self.verified_share else ""
-        return f"{cameras}{depth}{proven}"
-
-    def calibration(self, of_model: Calibration | None) -> Calibration | None:
-        """What the scene's confidences mean: what they mean of the model, and of proven pixels what was measured."""
-        if of_model is None or not self.verified_share:
-            return of_model
-        return of_model.extended(
-            VERIFIED_CONFIDENCE, self.verified_error, "proven pixels: held-out corners of this clip"
-        )
-
-
-def refine_scene(scene: Scene, tracks: FeatureTracks, config: RefineConfig | None = None) -> Refinement:
-    """The scene with cameras that were bundle-adjusted over `tracks`, in the world of its first camera.
-
-    `tracks` should be of what stands still and exact to a fraction of a pixel (`follow_corners`); those that break the
-    epipolar geometry are left out. Where its own held-out tracks are not fitted better, and three quarters of them
-    exactly, the scene is answered as it was, with the reason. Deterministic. Raises ``ValueError`` for a batch, for
-    cameras that are not finite, and for tracks of another number of frames.
-    """
-    return _refined(scene, tracks, config or RefineConfig())[0]
-
-
-def _refined(scene: Scene, tracks: FeatureTracks, config: RefineConfig) -> tuple[Refinement, SparseDepths | None]:
-    """The refinement, and how deep points are for its cameras, where those were taken and parallax tells."""
-    _check(scene, tracks)
-    if scene.num_frames < 2:
-        return _unchanged(scene, "one frame has nothing to agree with"), None
-    all_tracks, is_located = locate_tracks(scene, tracks)
-    usable = select_static_tracks(scene, all_tracks, is_located, config)
-    if len(usable) < config.least_tracks:
-        return _unchanged(scene, f"{len(usable)} static tracks agree, {config.least_tracks} are needed"), None
-    held_out, fitted = split(usable, config)
-    judges = all_tracks.take(held_out)
-    before = track_errors(scene.cameras, judges, scene.size)
-    start = _with_focal_ratio(scene, config)
-    choice = select_cameras(start, all_tracks.take(fitted), judges, config)
-    means = float(before.mean()), float(choice.errors.mean())
-    found = Refinement(scene, False, *means, len(fitted))
-    if choice.cameras is start.cameras or not found.error_after < found.error_before:
-        none_is_better = f"no others are better on held-out tracks, which they fit to {found.error_before:.2f} pixels"
-        return replace(found, reason=choice.reasons[0] if choice.reasons else none_is_better), None
-    if choice.exact_share < config.least_exact_share:
-        needed = f"{config.least_exact_share:.0%} are needed"
-        reason = f"others fit {choice.exact_share:.0%} of the held-out tracks exactly, {needed}"
-        return replace(found, reason=reason), None
-    placed = scene.with_cameras(choice.cameras)
-    placed = replace(placed, tracks=transfer_tracks(scene, placed))
-    refined = replace(found, scene=placed, accepted=True, is_rotation_only=choice.turns)
-    evidence = sparse_depths(placed, all_tracks.take(fitted), judges, config)
-    if evidence is not None and correlation(scene.depths, evidence.fitted) < config.least_correlation:
-        return replace(found, reason="others would turn the depth inside out"), None
-    return _with_bent_depth(refined, evidence, config), evidence
+SUFFICIENT_COVERAGE = 0.5
+"""Fraction of all pairs of a corner and a frame that are found from which on corners are tracked only once.
+Hand-tuned."""
 
 
 def refine_clip(clip: Clip, scene: Scene, matches: FeatureTracks, config: RefineConfig | None = None) -> Refinement:
-    """`refine` on corners of `clip`, followed from the rough `matches` of a network (`reconstruct_and_match`).
+    """Refine the cameras and the depth of a predicted scene with the images of its clip.
 
-    Where few of them are found again, they are followed once more from where the refined scene itself has them, and
-    refinement goes on from there. In the end depth is looked for at every pixel. The lens stays where it is
-    known; where its cameras are known too, depth alone is refined. Raises ``ValueError`` as `refine` and
-    `follow_corners` do, and where cameras are known without the lens, or those of some frames alone.
+    Intrinsics in the clip's priors are kept. If its priors contain the cameras too, only depth is refined. The result
+    is deterministic.
+
+    Args:
+        clip: A single clip.
+        scene: Its predicted scene.
+        matches: Approximate tracks of the network in pixels of the scene's maps (`reconstruct_and_match`).
+        config: Settings; None for the defaults.
+
+    Returns:
+        The refined scene, or the unchanged scene with the reason.
+
+    Raises:
+        UserError: If the priors do not allow refinement (`has_camera_priors`), or if the scene has cameras that are
+            not finite.
+        ValueError: If one of the inputs is a batch, or if their numbers of frames differ.
     """
     config = config or RefineConfig()
-    corners = track_corners(clip, scene, matches)
-    if knows_cameras(clip):
-        return _with_proven_depth(clip, *_with_given_cameras(scene, corners, config), config)
-    if clip.priors is not None and clip.priors.intrinsics.isfinite().all():
-        config = replace(config, finds_lens=False)
-    config = replace(config, focal_ratio=_focal_ratio(clip.size, scene.size))
-    first, evidence = _refined(scene, corners, config)
-    if scene.num_frames < 2 or not corners.visibility.numel() or corners.visibility.mean() >= config.plenty:
-        return _with_proven_depth(clip, first, evidence, config)
-    guides = scene_guides(first.scene)
-    again, more_evidence = _refined(first.scene, track_corners(clip, first.scene, guides), config)
-    if not again.accepted:
-        return _with_proven_depth(clip, first, evidence, config)
-    again = replace(again, error_before=first.error_before) if first.accepted else again
-    return _with_proven_depth(clip, again, more_evidence, config)
+    has_cameras = has_camera_priors(clip)
+    # 1. Track corners.
+    tracks = track_corners(clip, scene, matches)
+    # 2. to 8. Refine the cameras, and align depth to their points.
+    if has_cameras:
+        refinement, points = _align_to_given_cameras(scene, tracks, config)
+    else:
+        refine_intrinsics = config.refine_intrinsics and not _has_intrinsics_priors(clip)
+        focal_ratio = _focal_ratio(clip.size, scene.size)
+        refinement, points = _refine_cameras(scene, tracks, config, refine_intrinsics, focal_ratio)
+        if _found_few_corners(tracks):
+            tracks = track_corners(clip, refinement.scene, scene_guides(refinement.scene))
+            second, second_points = _refine_cameras(refinement.scene, tracks, config, refine_intrinsics, focal_ratio)
+            if second.is_accepted:
+                error_before = refinement.error_before if refinement.is_accepted else second.error_before
+                refinement, points = replace(second, error_before=error_before), second_points
+    if points is None or not can_run_stereo(refinement, points):
+        return refinement
+    # 9. Compute depth by a plane sweep.
+    dense = plane_sweep_depth(clip, refinement.scene)
+    # 10. Verify it with the held-out points.
+    return verify_depth(refinement, dense, points.held_out)
 
 
-def knows_cameras(clip: Clip) -> bool:
-    """Whether a clip's cameras are known, so that refinement keeps them.
+def refine_scene(scene: Scene, tracks: FeatureTracks, config: RefineConfig | None = None) -> Refinement:
+    """Refine the cameras of a predicted scene with given tracks, and align its depth to the triangulated points.
 
-    Raises ``ValueError`` where those of some frames alone are, or no lens, and where depth is known, which refinement
-    would move: such a clip cannot be refined.
+    These are steps 2 to 8 of `refine_clip`. The first camera keeps its pose. The result is deterministic.
+
+    Args:
+        scene: A single predicted scene.
+        tracks: Tracks through its frames with sub-pixel accuracy, in pixels of its maps (`track_corners`). Tracks of
+            dynamic objects are filtered out.
+        config: Settings; None for the defaults.
+
+    Returns:
+        The refined scene, or the unchanged scene with the reason.
+
+    Raises:
+        UserError: If the scene has cameras that are not finite.
+        ValueError: If the scene is a batch, or if the tracks have another number of frames.
+    """
+    config = config or RefineConfig()
+    return _refine_cameras(scene, tracks, config, config.refine_intrinsics)[0]
+
+
+def has_camera_priors(clip: Clip) -> bool:
+    """Check whether the cameras of a clip are given by its priors, so that refinement keeps them.
+
+    Args:
+        clip: A single clip.
+
+    Returns:
+        Whether the priors contain the pose and the intrinsics of every frame.
+
+    Raises:
+        UserError: If the clip cannot be refined: its priors contain depth, which refinement would change, or the poses
+            of some frames only, or poses without intrinsics.
     """
     if clip.priors is None:
         return False
     if clip.priors.depths is not None and (clip.priors.depths > 0).any():
-        raise ValueError("depth of this clip is known, and refinement would change it: give no depth, or do not refine")
-    is_placed = clip.priors.world_from_cam.isfinite().all(dim=-1).all(dim=-1)
-    if not is_placed.any():
+        raise UserError(
+            "the depth of this clip is given, and refinement would change it: give no depth, or do not refine"
+        )
+    has_pose = clip.priors.world_from_cam.isfinite().all(dim=-1).all(dim=-1)
+    if not has_pose.any():
         return False
-    if not is_placed.all() or not clip.priors.intrinsics.isfinite().all():
-        lens = "known" if clip.priors.intrinsics.isfinite().all() else "not known"
-        raise ValueError(
-            f"the cameras of {int(is_placed.sum())} of {clip.num_frames} frames are known and the lens is {lens}; to "
-            "refine this clip all cameras must be known with their lens, or none"
+    has_intrinsics = _has_intrinsics_priors(clip)
+    if not has_pose.all() or not has_intrinsics:
+        raise UserError(
+            f"the poses of {int(has_pose.sum())} of {clip.num_frames} frames are given, "
+            f"{'with' if has_intrinsics else 'without'} the intrinsics of all frames; to refine this clip, give the "
+            "poses and the intrinsics of all frames, or no poses"
         )
     return True
 
 
-def _focal_ratio(of_pictures: tuple[int, int], of_maps: tuple[int, int]) -> float:
-    """Of the focal lengths across and down in maps of pictures with square pixels."""
-    (height, width), (map_height, map_width) = of_pictures, of_maps
-    return (map_width / width) / (map_height / height)
+def _refine_cameras(
+    scene: Scene,
+    tracks: FeatureTracks,
+    config: RefineConfig,
+    refine_intrinsics: bool,
+    focal_ratio: float | None = None,
+) -> tuple[Refinement, SparseDepths | None]:
+    """Run steps 2 to 8; also return the points of the accepted cameras, if parallax determines any."""
+    _check_input(scene, tracks)
+    if scene.num_frames < 2:
+        return _unchanged(scene, "one frame has no other view to agree with"), None
+    try:
+        return _camera_steps(scene, tracks, config, refine_intrinsics, focal_ratio)
+    except NoSolution as failure:
+        return _unchanged(scene, str(failure)), None
 
 
-def _with_focal_ratio(scene: Scene, config: RefineConfig) -> Scene:
-    """The scene with lenses of that ratio, as long in the mean as they were."""
-    if config.focal_ratio is None or not config.finds_lens:
-        return scene
-    intrinsics = scene.cameras.intrinsics.clone()
-    down = (intrinsics[:, 0, 0] * intrinsics[:, 1, 1] / config.focal_ratio).sqrt()
-    intrinsics[:, 0, 0], intrinsics[:, 1, 1] = config.focal_ratio * down, down
-    return scene.with_cameras(replace(scene.cameras, intrinsics=intrinsics))
+def _camera_steps(
+    scene: Scene, tracks: FeatureTracks, config: RefineConfig, refine_intrinsics: bool, focal_ratio: float | None
+) -> tuple[Refinement, SparseDepths | None]:
+    # 2. Select static tracks.
+    static = select_static_tracks(scene, locate_tracks(scene, tracks), config)
+    if len(static) < config.min_tracks:
+        return _unchanged(scene, f"{len(static)} static tracks agree, {config.min_tracks} are needed"), None
+    # 3. Hold out a share.
+    fitted, held_out = hold_out(static, config)
+    # 4. Build hypotheses.
+    hypotheses = build_hypotheses(scene, fitted, config, refine_intrinsics, focal_ratio)
+    # 5. Select the model.
+    selection = select_model(hypotheses, held_out, config.exact_error)
+    # 6. Check acceptance.
+    error_before = float(track_errors(scene.cameras, held_out, scene.size).mean())
+    refinement = Refinement(scene, False, error_before, float(selection.errors.mean()), len(fitted))
+    is_predicted = selection.cameras is hypotheses.scene.cameras
+    if reason := _reason_to_reject(refinement, selection, is_predicted, config):
+        return replace(refinement, reason=reason), None
+    refined = scene.with_cameras(selection.cameras)
+    points = triangulate_depths(refined, fitted, held_out)
+    if is_mirrored(scene, points):
+        return replace(refinement, reason="the best other cameras would interchange near and far"), None
+    # 7. Transfer tracks.
+    refined = replace(refined, tracks=transfer_tracks(scene, refined))
+    refinement = replace(refinement, scene=refined, is_accepted=True, is_rotation_only=selection.is_rotation_only)
+    # 8. Align depth.
+    return align_depth(refinement, points), points
 
 
-def _with_given_cameras(
+def _align_to_given_cameras(
     scene: Scene, tracks: FeatureTracks, config: RefineConfig
 ) -> tuple[Refinement, SparseDepths | None]:
-    """Depth alone refined, by cameras that are known: they also say how long a unit is."""
-    _check(scene, tracks)
-    all_tracks, is_located = locate_tracks(scene, tracks)
-    is_seen = (tracks.visibility > 0).sum(dim=0) >= config.least_frames
-    held_out, fitted = split(drawn_tracks(is_located & is_seen, config), config)
-    evidence = sparse_depths(scene, all_tracks.take(fitted), all_tracks.take(held_out), config)
-    found = replace(_unchanged(scene, "too few corners show parallax"), num_tracks=len(fitted), cameras_given=True)
-    if evidence is None:
-        return found, None
-    before = float(disagreement(scene.depths, evidence.held_out).mean())
-    scaled = scale_depth(scene, torch.full_like(scene.depths, median_ratio(scene.depths, evidence.fitted)))
-    refined = _with_bent_depth(replace(found, scene=scaled, accepted=True), evidence, config)
-    return replace(refined, depth_before=before), evidence
+    """Align depth to points that are triangulated with given cameras, which also determine the scale."""
+    _check_input(scene, tracks)
+    fitted, held_out = hold_out(sample_tracks(locate_tracks(scene, tracks), config), config)
+    refinement = _unchanged(scene, "too few corners have sufficient parallax")
+    refinement = replace(refinement, num_tracks=len(fitted), is_depth_only=True)
+    try:
+        points = triangulate_depths(scene, fitted, held_out)
+    except NoSolution as failure:
+        return replace(refinement, reason=str(failure)), None
+    if points is None:
+        return refinement, None
+    return align_scale_and_depth(refinement, points), points
 
 
-def _with_bent_depth(refined: Refinement, evidence: SparseDepths | None, config: RefineConfig) -> Refinement:
-    """The same with depth that goes through the fitted points, if it then agrees better with those held out."""
-    if evidence is None:
-        return refined
-    scene = refined.scene
-    before = float(disagreement(scene.depths, evidence.held_out).mean())
-    unbent = replace(refined, depth_before=before, depth_after=before)
-    if before > config.largest_disagreement:
-        return unbent
-    better = scale_depth(scene, fit_depth_alignment(scene.depths, evidence.fitted))
-    after = float(disagreement(better.depths, evidence.held_out).mean())
-    return replace(unbent, scene=better, depth_after=after) if after < before else unbent
+def _reason_to_reject(
+    refinement: Refinement, selection: CameraSelection, is_predicted: bool, config: RefineConfig
+) -> str | None:
+    """Explain why selected cameras are not accepted; None if they are."""
+    if is_predicted or not refinement.error_after < refinement.error_before:
+        error = f"{refinement.error_before:.2f} pixels"
+        none_better = f"no other cameras are better on held-out tracks, which the predicted ones fit to {error}"
+        return selection.failures[0] if selection.failures else none_better
+    if selection.exact_fraction < config.min_exact_fraction:
+        return (
+            f"the best other cameras fit {selection.exact_fraction:.0%} of the held-out tracks exactly, "
+            f"{config.min_exact_fraction:.0%} are needed"
+        )
+    return None
 
 
-def _with_proven_depth(
-    clip: Clip, refined: Refinement, evidence: SparseDepths | None, config: RefineConfig
-) -> Refinement:
-    """The same with the depth that pictures prove, unless it contradicts the points held out."""
-    if evidence is None or not refined.depth_after <= config.largest_disagreement:
-        return refined
-    proven = with_verified_depth(clip, refined.scene)
-    after = float(disagreement(proven.scene.depths, evidence.held_out).mean())
-    if after > refined.depth_after + config.edge_allowance:
-        return refined
-    return replace(
-        refined,
-        scene=proven.scene,
-        depth_after=after,
-        verified_share=float(proven.verified.float().mean()),
-        verified_error=_error_where(proven, evidence.held_out),
-    )
+def _found_few_corners(tracks: FeatureTracks) -> bool:
+    """Check whether corners should be tracked again from the refined scene."""
+    visibility = tracks.visibility
+    return len(visibility) > 1 and visibility.numel() > 0 and float(visibility.mean()) < SUFFICIENT_COVERAGE
 
 
-def _error_where(proven: VerifiedDepth, points: PointDepths) -> float:
-    """The median disagreement with points on proven pixels; what stereo calls agreement where there are none."""
-    row, column = rows_and_columns(points.pixels, proven.scene.size)
-    on_proven = points.known & proven.verified[torch.arange(len(row))[:, None], row, column]
-    if not on_proven.any():
-        return StereoConfig().agreement
-    return float(disagreement(proven.scene.depths, replace(points, known=on_proven)).median().clamp(min=LEAST_ERROR))
+def _has_intrinsics_priors(clip: Clip) -> bool:
+    return clip.priors is not None and bool(clip.priors.intrinsics.isfinite().all())
 
 
-def static_tracks(scene: Scene, count: int = 4000, seed: int = 0) -> FeatureTracks:
-    """Where the scene's own tracks of still things are seen, `count` of them drawn by `seed`.
-
-    Still is what its `moving` says is still at the anchor's pixel, or says nothing of. A network's tracks project where
-    its own cameras say, and refine nothing: this is for tracks that were measured. Raises ``ValueError`` for a scene
-    without tracks.
-    """
-    tracks = scene.tracks
-    if tracks is None:
-        raise ValueError("this scene has no tracks to refine its cameras with")
-    row, column = rows_and_columns(tracks.pixels, scene.size)
-    moves = scene.dynamic[tracks.anchors[:, None], row, column] > 0.5
-    seen = tracks.visibility * (tracks.visibility > 0.5) * (tracks.confidence > 0) * ~moves[:, None]
-    pixels = scene.track_pixels.movedim(1, 0).flatten(1, 2)
-    seen = seen.movedim(1, 0).flatten(1, 2)
-    known = (seen > 0).any(dim=0).nonzero()[:, 0].numpy()
-    drawn = np.random.default_rng(seed).permutation(known)[:count]
-    return select_tracks(FeatureTracks(pixels, seen), torch.from_numpy(np.sort(drawn)))
+def _focal_ratio(image_size: tuple[int, int], map_size: tuple[int, int]) -> float:
+    """Compute the ratio of horizontal to vertical focal length in maps of images with square pixels."""
+    (height, width), (map_height, map_width) = image_size, map_size
+    return (map_width / width) / (map_height / height)
 
 
 def _unchanged(scene: Scene, reason: str) -> Refinement:
     return Refinement(scene, False, float("nan"), float("nan"), 0, reason)
 
 
-def _check(scene: Scene, tracks: FeatureTracks) -> None:
+def _check_input(scene: Scene, tracks: FeatureTracks) -> None:
     if scene.batch_shape or len(tracks.visibility) != scene.num_frames:
         raise ValueError(
-            f"wanted one scene and tracks through its frames, given {tuple(scene.depths.shape[:-2])} frames and "
+            f"expected one scene and tracks through its frames, got {tuple(scene.depths.shape[:-2])} frames and "
             f"tracks through {len(tracks.visibility)}"
         )
     if not (scene.cameras.world_from_cam.isfinite().all() and scene.cameras.intrinsics.isfinite().all()):
-        raise ValueError("cameras of frames that are not placed cannot be refined; leave those frames out")
+        raise UserError("the cameras of some frames are unknown (NaN) and cannot be refined; leave those frames out")

@@ -1,33 +1,43 @@
-"""Tracks taken along, when the cameras and the depth of a scene become better than the network knew them."""
+"""Transfer of 3D tracks to a scene with refined cameras or depth."""
 
 from dataclasses import replace
 
 import torch
 
-from recon4d.geometry import rows_and_columns
+from recon4d.geometry import pixel_indices
 from recon4d.records import Scene, Tracks
+from recon4d.refine.config import DYNAMIC_THRESHOLD
 
 
 def transfer_tracks(before: Scene, after: Scene) -> Tracks | None:
-    """The tracks of `before` in `after`, whose cameras or depth are others: the same pixels, followed the same way.
+    """Transfer the tracks of a scene to the same scene with other cameras or depth.
 
-    Each begins where its pixel lies in `after`, and goes as it went in the pixels of its anchor's camera, as much
-    farther as its own pixel is deeper. How wrong the cameras of other times were has no part in it: a network tells
-    motion in the world, and not by them. What stands still by `after.moving` stays where it begins.
+    Each track starts at the point of its query pixel in `after`. Its displacement is that of `before`, expressed in
+    pixels and relative depth of the anchor camera, so that it grows with the depth of the query pixel. The cameras of
+    other frames have no influence: a network predicts motion in world coordinates, so their errors must not become
+    motion. Tracks of pixels that are static by `after.dynamic` stay at their starting point.
+
+    Args:
+        before: The scene whose tracks are transferred.
+        after: The scene with refined cameras or depth, of the same size and frames.
+
+    Returns:
+        The tracks in the world of `after`; None if `before` has no tracks.
     """
     tracks = before.tracks
     if tracks is None:
         return None
-    row, column = rows_and_columns(tracks.pixels, before.size)
+    row, column = pixel_indices(tracks.pixels, before.size)
     anchor = tracks.anchors[:, None]
     depths_before, depths_after = (scene.depths[anchor, row, column] for scene in (before, after))
-    longer = torch.where(depths_before > 0, depths_after / depths_before, 1.0)[:, None, :, None]
+    depth_ratio = torch.where(depths_before > 0, depths_after / depths_before, 1.0)[:, None, :, None]
     old, new = (scene.cameras.frames(tracks.anchors) for scene in (before, after))
-    into_camera = old.intrinsics @ old.cam_from_world[:, :3, :3]  # to pixels times depth: the same in both
-    back = new.world_from_cam[:, :3, :3] @ torch.linalg.inv(new.intrinsics)
+    # From a displacement in the world to pixels times depth, which does not depend on the camera.
+    to_pixels = old.intrinsics @ old.cam_from_world[:, :3, :3]
+    from_pixels = new.world_from_cam[:, :3, :3] @ torch.linalg.inv(new.intrinsics)
 
     start = tracks.points[torch.arange(len(tracks.anchors)), tracks.anchors][:, None]
-    way = longer * torch.einsum("aij,atqj->atqi", back @ into_camera, tracks.points - start)
-    stands = (after.dynamic[anchor, row, column] <= 0.5)[:, None, :, None]
-    begins = after.points_from_depth[anchor, row, column][:, None]
-    return replace(tracks, points=begins + torch.where(stands, 0.0, way))
+    displacement = depth_ratio * torch.einsum("aij,atqj->atqi", from_pixels @ to_pixels, tracks.points - start)
+    is_static = (after.dynamic[anchor, row, column] <= DYNAMIC_THRESHOLD)[:, None, :, None]
+    new_start = after.points_from_depth[anchor, row, column][:, None]
+    return replace(tracks, points=new_start + torch.where(is_static, 0.0, displacement))

@@ -1,7 +1,6 @@
-"""Training: optimization, losses over records, and the loop that turns clips with truth into weights.
+"""Training: batches, objective, optimizers, the training loop, checkpoints and test-time adaptation.
 
-Names are imported when they are first used, so that the command line, which needs the configurations alone, answers
-at once.
+Names are imported on first use, so that the command line, which needs the configurations only, starts quickly.
 """
 
 import importlib

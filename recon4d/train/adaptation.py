@@ -1,4 +1,4 @@
-"""Test-time adaptation: a copy of a model learns from one clip without truth, and is kept only where that helped."""
+"""Test-time adaptation: a copy of a model is trained on one clip without ground truth, and kept only if that helps."""
 
 import copy
 import math
@@ -9,6 +9,7 @@ from functools import partial
 
 import torch
 
+from recon4d.errors import UserError
 from recon4d.inference import ReconstructConfig, is_out_of_memory, reconstruct
 from recon4d.models import Model
 from recon4d.records import Clip, Scene
@@ -19,103 +20,117 @@ from recon4d.train.optimizers import make_optimizers
 from recon4d.train.parameter_groups import freeze
 from recon4d.train.schedule import Schedule
 from recon4d.train.self_consistency import (
-    Evidence,
+    ClipObservations,
     FramePair,
-    change,
     consistency,
+    deviation,
     split_pairs,
-    unmoved,
+    without_camera_motion,
 )
 
 MIN_FRAMES = 3
-"""Two pairs to learn from and one to judge by."""
-ALIKE = 2.0
-"""Frames whose colors (0 to 255) differ by no more on average show one picture, up to noise."""
+"""Smallest number of frames: two pairs to train on and one held-out pair."""
+MAX_STATIC_DIFFERENCE = 2.0
+"""Frames are identical up to noise if their colors (0 to 255) differ by at most this on average. Hand-tuned."""
 
-OnStep = Callable[[int, float], None]
-"""Is told the steps that are done and the objective of the last."""
+StepCallback = Callable[[int, float], None]
+"""Called after each step with the number of completed steps and the objective of the last one."""
 
 
 @dataclass(frozen=True)
 class HeldOutError:
-    """How much the frames of the held-out pairs disagree with a prediction."""
+    """Disagreement between the frames of the held-out pairs under a prediction."""
 
     photometric: float
-    """0 for pictures that look the same, up to 1."""
+    """Photometric error from 0 to 1."""
     semantic: float
     """1 - cosine of backbone features."""
     total: float
-    """Both, weighed as in training: what decides."""
+    """Weighted sum of both with the weights of training; it decides whether a model is kept."""
 
 
 @dataclass(frozen=True)
 class Adaptation:
-    """What became of an adaptation, and how it was judged."""
+    """Result and evaluation of a test-time adaptation."""
 
     model: Model
-    """The adapted model where that helped, else the very model that was given."""
+    """The adapted model if it is kept, otherwise the given model itself."""
     scene: Scene
-    """What `model` says of the clip: the answer of `reconstruct` in float32, with tracks of the first frame."""
-    kept: bool
-    """Whether `model` is the adapted one."""
+    """Prediction of `model` for the clip by `reconstruct` in float32, with tracks of the first frame."""
+    is_kept: bool
+    """Whether `model` is the adapted model."""
     reason: str
-    """Why it is, or is not."""
-    unmoved: HeldOutError
-    """Of frames laid on each other as they are, which any prediction should undercut."""
+    """Why the adapted model is kept or not, for the user."""
+    baseline: HeldOutError
+    """Error without any warping, of frames compared pixel by pixel; every useful prediction is below it."""
     before: HeldOutError
+    """Error of the given model."""
     after: HeldOutError | None
-    """None where the adaptation diverged or was not begun."""
+    """Error of the adapted model; None if training diverged or was not started."""
     curve: tuple[float, ...]
-    """The objective of every step."""
+    """Objective of each step."""
     training_pairs: tuple[FramePair, ...]
+    """Pairs of frames that were trained on."""
     held_out_pairs: tuple[FramePair, ...]
+    """Pairs of frames on which the errors were measured."""
 
 
 def adapt(
     model: Model,
     clip: Clip,
     config: AdaptConfig = AdaptConfig(),  # noqa: B008 - frozen
-    on_step: OnStep | None = None,
+    on_step: StepCallback | None = None,
 ) -> Adaptation:
-    """Adapt a copy of `model` to one `clip` by the consistency of its frames; `model` itself is not changed.
+    """Adapt a copy of a model to one clip by self-supervision.
 
-    Low-rank additions learn that what stands still looks and means the same wherever the predicted depth and cameras
-    say it is seen, while the prediction is held near the first one. Pairs of frames that never train decide whether
-    the adapted model is kept. Everything is in float32 on the model's device; on the CPU the seed decides every bit.
+    Low-rank matrices (LoRA) are trained so that static pixels have the same color and features, and the same depth,
+    where predicted depth and cameras project them into other frames. The prediction is kept near the initial one. Pairs
+    of frames that are never trained on decide whether the adapted model is kept. All computations are in float32 on the
+    model's device; on the CPU the result is a deterministic function of the seed.
 
-    Raises ``ValueError`` for clips that say nothing: fewer than three frames, all alike, or without overlap; and what
-    `reconstruct` raises.
+    Args:
+        model: The model; it is not changed.
+        clip: One clip of at least three frames.
+        config: Configuration of the adaptation.
+        on_step: Called after each step; None for no calls.
+
+    Returns:
+        The adapted or the given model, its prediction and the held-out errors.
+
+    Raises:
+        UserError: If the clip has too few frames, identical frames or no overlapping frames, if a pattern matches no
+            layer, or if the device runs out of memory.
     """
     _check_frames(clip)
     student = _with_lora(model, config)
     reconstruction = ReconstructConfig(processing_size=config.processing_size, precision="float32")
-    first = reconstruct(model, clip, reconstruction)
-    evidence = _evidence(model, clip, first)
-    training_pairs, held_out_pairs = split_pairs(evidence, config)
-    judge = partial(_held_out_error, evidence=evidence, pairs=held_out_pairs, weights=config.weights)
-    unmoved_error, before = judge(unmoved(first)), judge(first)
-    untouched = Adaptation(model, first, False, "", unmoved_error, before, None, (), training_pairs, held_out_pairs)
-    if not before.total <= config.near_enough * unmoved_error.total:
-        return replace(untouched, reason=_too_far(before, unmoved_error))
+    initial = reconstruct(model, clip, reconstruction)
+    observations = _observe(model, clip, initial)
+    training_pairs, held_out_pairs = split_pairs(observations, config)
+    error_of = partial(_held_out_error, observations=observations, pairs=held_out_pairs, weights=config.weights)
+    baseline, before = error_of(without_camera_motion(initial)), error_of(initial)
+    unchanged = Adaptation(model, initial, False, "", baseline, before, None, (), training_pairs, held_out_pairs)
+    if not before.total <= config.near_enough * baseline.total:
+        return replace(unchanged, reason=_describe_poor_start(before, baseline))
 
-    with _memory_named(clip, first):
-        curve = _learn(student, clip, evidence, training_pairs, config, on_step)
-    adapted = _merged(student, model)
+    with _out_of_memory_as_user_error(clip, initial):
+        curve = _train(student, clip, observations, training_pairs, config, on_step)
+    adapted = _merge(student, model)
     scene = reconstruct(adapted, clip, reconstruction)
-    after = judge(scene)
+    after = error_of(scene)
     if not all(map(math.isfinite, (*curve, after.total))):
-        return replace(untouched, reason=f"it diverged at step {len(curve)}", curve=curve)
-    judged = replace(untouched, after=after, curve=curve)
-    fall = f"{before.total:.4f} to {after.total:.4f}"
+        return replace(unchanged, reason=f"it diverged at step {len(curve)}", curve=curve)
+    evaluated = replace(unchanged, after=after, curve=curve)
+    errors = f"{before.total:.4f} to {after.total:.4f}"
     if after.total >= before.total:
-        return replace(judged, reason=f"the held-out error did not fall: {fall}")
-    return replace(judged, model=adapted, scene=scene, kept=True, reason=f"the held-out error fell: {fall}")
+        return replace(evaluated, reason=f"the held-out error did not fall: {errors}")
+    return replace(evaluated, model=adapted, scene=scene, is_kept=True, reason=f"the held-out error fell: {errors}")
 
 
-def _too_far(before: HeldOutError, unmoved_error: HeldOutError) -> str:
+def _describe_poor_start(before: HeldOutError, baseline: HeldOutError) -> str:
     return (
-        f"its prediction explains too little of the pictures to be corrected by them: the held-out error is "
-        f"{before.total:.4f}, and {unmoved_error.total:.4f} if nothing is warped at all"
+        f"the initial prediction explains too little of the images to be improved by them: the held-out error is "
+        f"{before.total:.4f}, compared to {baseline.total:.4f} without any warping"
     )
 
 
@@ -123,41 +138,42 @@ def _check_frames(clip: Clip) -> None:
     if clip.batch_shape:
         raise ValueError(f"adapt takes one clip, not a batch of shape {tuple(clip.batch_shape)}")
     if clip.num_frames < MIN_FRAMES:
-        raise ValueError(
+        raise UserError(
             f"the clip has {clip.num_frames} frame{'s' if clip.num_frames > 1 else ''}; an adaptation needs "
-            f"{MIN_FRAMES} or more: pairs to learn from, and one to judge by"
+            f"{MIN_FRAMES} or more: pairs to train on, and a held-out pair"
         )
     first, *others = clip.images
-    if all(float((image.float() - first.float()).abs().mean()) <= ALIKE for image in others):
-        raise ValueError(
-            f"the {clip.num_frames} frames of the clip are all alike; where nothing moves, nothing is learned"
+    if all(float((image.float() - first.float()).abs().mean()) <= MAX_STATIC_DIFFERENCE for image in others):
+        raise UserError(
+            f"the {clip.num_frames} frames of the clip are identical; an adaptation needs a clip with motion"
         )
 
 
-def _evidence(model: Model, clip: Clip, first: Scene) -> Evidence:
+def _observe(model: Model, clip: Clip, initial: Scene) -> ClipObservations:
+    """Compute images and backbone features at the size of the initial prediction."""
     device = next(model.parameters()).device
-    images = clip.resized(*first.size).images.to(device).float() / 255
-    grid = (first.size[0] // model.patch_size, first.size[1] // model.patch_size)
+    images = clip.resized(*initial.size).images.to(device).float() / 255
+    grid = (initial.size[0] // model.patch_size, initial.size[1] // model.patch_size)
     with torch.no_grad():
-        # One frame at a time: features are small, but what makes them is not.
+        # One frame at a time: the features are small, but their computation takes much memory.
         tokens = torch.cat([model.backbone(image[None]).tokens for image in images])
     features = tokens.float().transpose(1, 2).unflatten(2, grid)
-    return Evidence(images, features, first.to(device))
+    return ClipObservations(images, features, initial.to(device))
 
 
 def _held_out_error(
-    scene: Scene, evidence: Evidence, pairs: Sequence[FramePair], weights: AdaptWeights
+    scene: Scene, observations: ClipObservations, pairs: Sequence[FramePair], weights: AdaptWeights
 ) -> HeldOutError:
     with torch.no_grad():
-        found = consistency(scene.to(evidence.images.device), evidence, pairs)
-    photometric, semantic = float(found.photometric), float(found.semantic)
+        errors = consistency(scene.to(observations.images.device), observations, pairs)
+    photometric, semantic = float(errors.photometric), float(errors.semantic)
     return HeldOutError(photometric, semantic, weights.photometric * photometric + weights.semantic * semantic)
 
 
 def _with_lora(model: Model, config: AdaptConfig) -> Model:
-    """A copy of which nothing learns but low-rank additions."""
+    """Copy a model, freeze the copy and add low-rank matrices."""
     device = next(model.parameters()).device
-    # On the CPU, so that the additions begin alike wherever the model is.
+    # On the CPU, so that the random initial values do not depend on the device.
     student = copy.deepcopy(model).cpu()
     freeze(student, ("*",))
     with torch.random.fork_rng(devices=[]):
@@ -167,27 +183,28 @@ def _with_lora(model: Model, config: AdaptConfig) -> Model:
     return student.to(device).eval()
 
 
-def _learn(
+def _train(
     student: Model,
     clip: Clip,
-    evidence: Evidence,
+    observations: ClipObservations,
     pairs: Sequence[FramePair],
     config: AdaptConfig,
-    on_step: OnStep | None,
+    on_step: StepCallback | None,
 ) -> tuple[float, ...]:
-    """The objective of every step; it ends early where that is no number."""
+    """Train the student in place and return the objective of each step; stop if it is not finite."""
     optimizers = make_optimizers(
         student, OptimiserConfig(kind="adamw", adamw_rate=config.rate, betas=(0.9, 0.99), weight_decay=0.0)
     )
     schedule = Schedule(warmup_steps=config.steps // 10, total_steps=config.steps, decay_share=0.5)
     generator = torch.Generator().manual_seed(config.seed)
-    batch = Clip.stack([clip.resized(*evidence.first.size)]).to(evidence.images.device)
+    initial = observations.initial_scene
+    batch = Clip.stack([clip.resized(*initial.size)]).to(observations.images.device)
     curve = []
     for step in range(config.steps):
         drawn = torch.randperm(len(pairs), generator=generator)[: config.pairs_per_step].tolist()
         scene = student.outputs(batch.images, batch.times, (0,), batch.priors).scene[0].in_frame(0)
-        disagreement = consistency(scene, evidence, [pairs[i] for i in drawn]).weighed(config.weights)
-        loss = disagreement + change(scene, evidence.first).weighed(config.weights)
+        disagreement = consistency(scene, observations, [pairs[i] for i in drawn]).weighted_sum(config.weights)
+        loss = disagreement + deviation(scene, initial).weighted_sum(config.weights)
         curve.append(float(loss.detach()))
         if not torch.isfinite(loss):
             break
@@ -200,24 +217,24 @@ def _learn(
 
 
 @contextmanager
-def _memory_named(clip: Clip, first: Scene) -> Iterator[None]:
-    """Out of memory becomes a ``MemoryError`` that says what to lower."""
+def _out_of_memory_as_user_error(clip: Clip, initial: Scene) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
-        raise MemoryError(
-            f"out of memory while adapting to {clip.num_frames} frames of {first.size[1]} x {first.size[0]} pixels: "
-            "lower --num-frames or --processing-size, or ask for --checkpointing"
+        height, width = initial.size
+        raise UserError(
+            f"out of memory while adapting to {clip.num_frames} frames of {width} x {height} pixels; "
+            "use fewer frames, a smaller processing size or activation checkpointing"
         ) from error
 
 
-def _merged(student: Model, model: Model) -> Model:
-    """A model like the one that was given, with what its student has learned in its weights."""
+def _merge(student: Model, model: Model) -> Model:
+    """Copy the given model with the weights that the student has learned."""
     merge_lora(student)
     adapted = copy.deepcopy(model)
     adapted.load_state_dict(student.state_dict(), strict=True)
     adapted.name = f"{model.name}+adapted"
-    adapted.calibration = None  # what was measured of other weights
+    adapted.calibration = None  # it was measured with other weights
     return adapted.eval()

@@ -1,68 +1,77 @@
-"""What an adaptation to one clip is: everything that decides its outcome, from the command line and into its folder."""
+"""Configuration of test-time adaptation, as given on the command line and stored in the output folder."""
 
 from dataclasses import dataclass
+
+from recon4d.errors import UserError
 
 
 @dataclass(frozen=True)
 class AdaptWeights:
-    """What each term weighs. The first three are consistency, the others hold the prediction where it was."""
+    """Weights of the terms of the objective.
+
+    The first three terms measure consistency between frames; the others keep the prediction close to the initial one.
+    """
 
     photometric: float = 1.0
-    """A pixel looks the same where another frame sees it."""
+    """Photometric difference between a pixel and its projection into another frame."""
     semantic: float = 0.1
-    """A patch has the same backbone features there."""
+    """Difference between the backbone features of a patch and those at its projection into another frame."""
     geometric: float = 0.5
-    """The other frame's depth map says the same surface there."""
+    """Relative difference between the depth of a projected pixel and the other frame's depth map."""
     keep_depth: float = 10.0
-    """Squared change of the logarithm of depth: of its scale as of its shape."""
+    """Squared change of log depth, in scale and in shape."""
     keep_cameras: float = 1.0
-    """Squared change of rotations, of centers in mean depths, and of the logarithm of focal lengths."""
+    """Squared change of rotations, of centers in units of the mean depth, and of log focal lengths."""
     keep_rest: float = 1.0
-    """Squared change of what the pictures do not test: point maps, tracks, visibility, moving mask, confidences."""
+    """Squared change of outputs that the images do not constrain: point maps, tracks, visibility, dynamic mask and
+    confidences."""
 
     def __post_init__(self) -> None:
         if min(vars(self).values()) < 0:
-            raise ValueError(f"the weights of an adaptation are {vars(self)}; wanted none below 0")
+            raise UserError(f"the weights of an adaptation are {vars(self)}; wanted none below 0")
 
 
 @dataclass(frozen=True)
 class AdaptConfig:
-    """An adaptation from beginning to end."""
+    """Configuration of test-time adaptation."""
 
     steps: int = 100
-    """Each looks at the whole clip and moves the weights once."""
+    """Optimizer steps; each predicts the whole clip once."""
     rate: float = 1e-3
-    """AdamW's learning rate, after a tenth of the steps; it falls to zero over the second half."""
+    """Peak learning rate of AdamW. It warms up over the first tenth of the steps and falls to zero over the second
+    half."""
     rank: int = 4
-    """Of the low-rank additions."""
+    """Rank of the low-rank matrices (LoRA)."""
     layers: tuple[str, ...] = ("aggregator.*attention.*",)
-    """Patterns of the linear layers that are adapted; everything else stays as it is."""
+    """Patterns of the linear layers that are adapted; all other weights stay as they are."""
     seed: int = 0
-    """Decides the first weights of the additions, and which pairs of frames are held out and drawn."""
+    """Random seed of the low-rank matrices and of the held-out and training pairs of frames."""
     processing_size: int | None = None
-    """Work at about the area of a square of this many pixels a side; the model's own size by default."""
+    """Images are resized to about the area of a square with this side, in pixels; None for the model's own size."""
     reach: int = 6
-    """Pairs are at most so many frames of the clip apart."""
+    """Largest distance between the two frames of a pair, in frames of the clip."""
     least_overlap: float = 0.2
-    """The share of pixels of each frame of a pair that the other must see, by the first prediction."""
+    """Smallest fraction of the pixels of each frame of a pair that the other frame sees, by the initial prediction."""
     held_out: float = 0.25
-    """The share of pairs that judge the adaptation and never train it; one at least."""
+    """Fraction of the pairs that is never trained on and decides whether the adapted model is kept; at least one
+    pair."""
     near_enough: float = 0.95
-    """Nothing is adapted unless the first prediction brings the held-out error to this share of that of frames laid on
-    each other as they are: pictures mend small errors, and teach nothing where a prediction explains nothing."""
+    """Largest held-out error of the initial prediction, as a fraction of the error without any warping. Above it
+    nothing is adapted: images correct small errors only."""
     pairs_per_step: int = 12
-    """So many ordered pairs of the others train in one step."""
+    """Largest number of ordered training pairs per step."""
     checkpointing: bool = False
-    """Recompute activations in the backward pass: less memory, a third more time."""
+    """Recompute activations in the backward pass: less memory for about a third more time."""
     weights: AdaptWeights = AdaptWeights()
+    """Weights of the terms of the objective."""
 
     def __post_init__(self) -> None:
-        for name, least in (("steps", 1), ("rank", 1), ("reach", 1), ("pairs_per_step", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} = {getattr(self, name)}; wanted at least {least}")
+        for name in ("steps", "rank", "reach", "pairs_per_step"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} = {getattr(self, name)}; wanted at least 1")
         for name in ("rate", "near_enough"):
             if getattr(self, name) <= 0:
-                raise ValueError(f"{name} = {getattr(self, name):g}; wanted above 0")
+                raise UserError(f"{name} = {getattr(self, name):g}; wanted above 0")
         for name in ("least_overlap", "held_out"):
             if not 0 < getattr(self, name) < 1:
-                raise ValueError(f"{name} = {getattr(self, name):g}; wanted between 0 and 1")
+                raise UserError(f"{name} = {getattr(self, name):g}; wanted between 0 and 1")

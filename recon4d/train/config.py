@@ -1,250 +1,354 @@
-"""What a training is: everything that decides its outcome, from the command line and written into its folder."""
+"""Configuration of a training run, as given on the command line and stored in the run folder."""
 
+import math
 import re
 from dataclasses import dataclass
 from typing import Literal
+
+from recon4d.errors import UserError
 
 Precision = Literal["auto", "float32", "bfloat16"]
 Sharding = Literal["none", "full"]
 TrackerName = Literal["tensorboard", "wandb"]
 
+MIN_SIDE = 32
+"""Smallest height and width of a training clip, in pixels: two patches of 16 pixels."""
+_NUMBER = r"\d+\.?\d*|\.\d+"
+
+
+def _check_minimum(config: object, minima: dict[str, int]) -> None:
+    for name, minimum in minima.items():
+        value = getattr(config, name)
+        if value < minimum:
+            raise UserError(f"{name} = {value}; wanted at least {minimum}")
+
+
+def _check_fractions(config: object, names: tuple[str, ...]) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if not 0 <= value <= 1:
+            raise UserError(f"{name} = {value:g}; wanted from 0 to 1")
+
 
 @dataclass(frozen=True)
 class Shape:
-    """One kind of clip: how many frames of which size, and how often it is drawn relative to the others."""
+    """Number of frames and image size of training clips, and how often this shape is drawn."""
 
     num_frames: int
+    """Frames per clip."""
     height: int
+    """Image height in pixels."""
     width: int
+    """Image width in pixels."""
     weight: float = 1.0
+    """Probability of drawing this shape, relative to the other shapes."""
     batch_factor: float = 1.0
-    """The global batch has this many times `batch_size` clips, rounded."""
+    """Factor on the global batch size for this shape; the product is rounded."""
 
     @classmethod
     def parse(cls, text: str) -> "Shape":
-        """``8x192x256``, with ``*2`` behind it drawn twice as often, with ``@0.5`` in half as large batches."""
-        found = re.fullmatch(r"(\d+)x(\d+)x(\d+)(?:\*([\d.]+))?(?:@([\d.]+))?", text)
-        if found is None:
-            raise ValueError(f"shape {text!r}; wanted FRAMESxHEIGHTxWIDTH[*WEIGHT][@BATCH_FACTOR], such as 8x192x256*2")
-        frames, height, width = (int(number) for number in found.groups()[:3])
-        weight, factor = (1.0 if number is None else float(number) for number in found.groups()[3:])
-        if frames < 1 or min(height, width) < 32 or weight <= 0 or factor <= 0:
-            raise ValueError(f"shape {text!r}; wanted at least 1 frame of 32 x 32 pixels, and weights above 0")
+        """Parse a shape.
+
+        Args:
+            text: ``FRAMESxHEIGHTxWIDTH[*WEIGHT][@BATCH_FACTOR]``. ``8x192x256*2@0.5`` is drawn twice as often as a
+                shape of weight 1, in batches of half the size.
+
+        Returns:
+            The shape.
+
+        Raises:
+            UserError: If the text does not have this form, or a number is out of range.
+        """
+        match = re.fullmatch(rf"(\d+)x(\d+)x(\d+)(?:\*({_NUMBER}))?(?:@({_NUMBER}))?", text)
+        if match is None:
+            raise UserError(f"shape {text!r}; wanted FRAMESxHEIGHTxWIDTH[*WEIGHT][@BATCH_FACTOR], such as 8x192x256*2")
+        frames, height, width = (int(number) for number in match.groups()[:3])
+        weight, factor = (1.0 if number is None else float(number) for number in match.groups()[3:])
+        if frames < 1 or min(height, width) < MIN_SIDE or weight <= 0 or factor <= 0:
+            raise UserError(
+                f"shape {text!r}; wanted at least 1 frame of {MIN_SIDE} x {MIN_SIDE} pixels, and weights above 0"
+            )
         return cls(frames, height, width, weight, factor)
 
 
 @dataclass(frozen=True)
 class DataSet:
-    """A data set on disk, by its name in `recon4d.datasets.DATASETS`, and how often it is drawn."""
+    """A data set on disk, and how often it is drawn."""
 
     name: str
+    """Name in `recon4d.datasets.DATASETS`."""
     root: str
+    """Folder of the data set."""
     split: str = ""
+    """Split of the data set; empty for the training split, or if the data set has no splits."""
     weight: float = 1.0
+    """Probability of drawing this data set, relative to the others and to synthetic scenes."""
 
     @classmethod
     def parse(cls, text: str) -> "DataSet":
-        """``kubric=/data/movi``; with ``@SPLIT`` behind it where there are some, ``*2`` to draw it twice as often."""
-        found = re.fullmatch(r"([\w-]+)=(.+?)(?:@(\w+))?(?:\*([\d.]+))?", text)
-        if found is None:
-            raise ValueError(f"data set {text!r}; wanted NAME=FOLDER[@SPLIT][*WEIGHT], such as kubric=/data/movi*2")
-        name, root, split, weight = found.groups()
-        return cls(name, root, split or "", 1.0 if weight is None else float(weight))
+        """Parse a data set.
+
+        Args:
+            text: ``NAME=FOLDER[@SPLIT][*WEIGHT]``. ``kubric=/data/movi*2`` is drawn twice as often as a data set of
+                weight 1.
+
+        Returns:
+            The data set.
+
+        Raises:
+            UserError: If the text does not have this form, or the weight is 0.
+        """
+        match = re.fullmatch(rf"([\w-]+)=(.+?)(?:@(\w+))?(?:\*({_NUMBER}))?", text)
+        if match is None:
+            raise UserError(f"data set {text!r}; wanted NAME=FOLDER[@SPLIT][*WEIGHT], such as kubric=/data/movi*2")
+        name, root, split, weight = match.groups()
+        data_set = cls(name, root, split or "", 1.0 if weight is None else float(weight))
+        if data_set.weight <= 0:
+            raise UserError(f"data set {text!r} has weight {data_set.weight:g}; wanted above 0")
+        return data_set
 
 
 @dataclass(frozen=True)
 class LossWeights:
-    """What each term of the objective weighs.
+    """Weights of the loss terms.
 
-    The first are those of every training: a weight of 0 leaves one out of the sum, and it is still reported. Those of
-    weight 0 by default are options: with 0 they are not even computed.
+    Terms with a nonzero default are always computed and logged; weight 0 only removes them from the objective. Terms
+    with default 0 are optional: they are computed only if their weight is not 0.
     """
 
     depth: float = 1.0
+    """Confidence-weighted error of log depth."""
     depth_gradient: float = 0.5
+    """Error of the spatial gradients of log depth, at several scales."""
     points: float = 1.0
+    """Confidence-weighted error of point maps, relative to depth."""
     motion: float = 2.0
+    """Error of the 3D displacement of tracked points."""
     track_confidence: float = 0.1
+    """Calibration of the track confidence."""
     visibility: float = 0.2
+    """Binary cross-entropy of the visibility of tracked points."""
     moving: float = 0.2
+    """Binary cross-entropy of the dynamic mask."""
     rotation: float = 4.0
+    """Error of relative camera rotations."""
     translation: float = 1.0
+    """Error of relative camera translations."""
     centre: float = 4.0
+    """Error of camera centers."""
     field_of_view: float = 1.0
+    """Error of the fields of view."""
     principal_point: float = 1.0
+    """Error of the principal point."""
     match: float = 0.5
+    """Cross-entropy of soft matches between frames."""
     no_match: float = 0.15
+    """Cross-entropy of the dustbin, for cells without a match."""
     match_position: float = 0.5
+    """Error of the sub-cell position of matches."""
 
     confident_depth: float = 0.0
-    """VGGT: the residual of depth weighed by its own confidence."""
+    """Depth residual weighted by the predicted confidence (VGGT)."""
     plain_depth: float = 0.0
-    """VGGT: the residual itself, without its worst fiftieth."""
+    """Depth residual without the worst 2 percent of the pixels (VGGT)."""
     depth_slopes: float = 0.0
-    """VGGT: differences of depth between neighboring pixels at four scales, weighed by confidence."""
+    """Confidence-weighted error of depth gradients at four scales (VGGT)."""
     confident_points: float = 0.0
-    """VGGT: as of depth, of point maps."""
+    """Point map residual weighted by the predicted confidence (VGGT)."""
     plain_points: float = 0.0
+    """Point map residual without the worst 2 percent of the pixels (VGGT)."""
     point_normals: float = 0.0
-    """VGGT: 1 - cos of the normals of point maps, at three scales."""
+    """1 - cosine between normals of point maps, at three scales (VGGT)."""
     affine_points: float = 0.0
-    """MoGe: points of the depth map up to a scale and a shift along z of each picture."""
+    """Error of the depth map's points after alignment of scale and z shift per image (MoGe)."""
     local_points: float = 0.0
-    """MoGe: points of small parts of the picture, each up to its own scale and shift."""
+    """Error of points in local regions, each aligned in scale and shift (MoGe)."""
     normal_angles: float = 0.0
-    """MoGe: angles between normals of the depth map, in radians."""
+    """Angle between normals of the depth map, in radians (MoGe)."""
     tracked_points: float = 0.0
-    """St4RTrack: where the asked frame's pixels are at every time, as points of the world."""
+    """Error of the world positions of the anchor frame's pixels at all times (St4RTrack)."""
     photometric: float = 0.0
-    """Without truth: pixels look the same where the prediction finds them in other frames."""
+    """Self-supervised: photometric difference after warping by the predicted geometry."""
     semantic: float = 0.0
-    """Without truth: and mean the same to the backbone, for which it needs DINO's; 0.1 is much."""
+    """Self-supervised: difference of backbone features after warping. It needs a DINO backbone and a weight of at
+    most 0.1."""
 
 
 @dataclass(frozen=True)
 class RateRule:
-    """Parameters whose names match `pattern` (``*`` matches dots too) learn at `factor` times the rate."""
+    """A factor on the learning rate of some parameters."""
 
     pattern: str
+    """Pattern of parameter names; ``*`` also matches dots."""
     factor: float
+    """Factor on the learning rate, 0 or more."""
 
     def __post_init__(self) -> None:
-        if self.factor < 0:
-            raise ValueError(f"the rate of {self.pattern!r} was given a factor of {self.factor}; wanted 0 or more")
+        if not 0 <= self.factor < math.inf:
+            raise UserError(f"the rate of {self.pattern!r} has a factor of {self.factor}; wanted 0 or more")
 
 
 @dataclass(frozen=True)
 class RateConfig:
-    """Shares of the learning rate. Where several rules match, the last decides."""
+    """Factors on the learning rate by parameter name."""
 
     rules: tuple[RateRule, ...] = ()
+    """Rules by parameter name; if several match a parameter, the last one applies."""
     backbone_decay: float = 1.0
-    """Each block of the backbone learns at so many times the rate of the block above it."""
+    """Layer-wise decay: each block of the backbone learns at this factor of the rate of the block above it; 1 disables
+    the decay."""
 
     def __post_init__(self) -> None:
         if not 0 < self.backbone_decay <= 1:
-            raise ValueError(f"the backbone's rate decay is {self.backbone_decay}; wanted above 0 and up to 1")
+            raise UserError(f"the backbone's rate decay is {self.backbone_decay}; wanted above 0 and up to 1")
 
 
 @dataclass(frozen=True)
 class OptimiserConfig:
-    """Learning rates at a multiplier of 1, and what goes with them."""
+    """Optimizers, learning rates and gradient clipping."""
 
     kind: Literal["muon", "adamw"] = "muon"
-    """Muon for the matrices of transformer blocks and AdamW for the rest, or AdamW for all."""
+    """muon: Muon for the matrices of transformer blocks and AdamW for all other parameters. adamw: AdamW for all."""
     muon_rate: float = 2e-3
+    """Peak learning rate of Muon."""
     adamw_rate: float = 1e-3
+    """Peak learning rate of AdamW."""
     betas: tuple[float, float] = (0.9, 0.95)
+    """AdamW's decay rates of the first and second moments."""
     weight_decay: float = 0.05
-    """Decoupled, of matrices only; each step takes rate x decay of a weight."""
+    """Decoupled weight decay of matrices; vectors and embeddings are not decayed."""
     clip: float = 1.0
-    """Gradients longer than this, all together, are shortened to it."""
+    """Largest norm of the gradient of all parameters together; longer gradients are scaled down to it."""
     rates: RateConfig = RateConfig()
+    """Factors on the learning rate by parameter name."""
 
     def __post_init__(self) -> None:
         if min(self.muon_rate, self.adamw_rate, self.weight_decay) < 0 or self.clip <= 0:
-            raise ValueError(
+            raise UserError(
                 f"rates {self.muon_rate} and {self.adamw_rate}, weight decay {self.weight_decay}, clip {self.clip}:"
                 " wanted none below 0, and the clip above"
             )
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise UserError(f"betas = {self.betas}; wanted both from 0 to below 1")
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Where clips come from. Every one is a function of (seed, step, position in the global batch)."""
+    """Training data. Each clip is a function of the seed, the step and its position in the global batch."""
 
     worlds_weight: float = 1.0
-    """How often synthetic worlds are drawn, against the weights of `sets`; they are made on the device that trains."""
+    """Probability of drawing synthetic scenes, relative to the weights of the data sets; 0 to train on data sets only.
+    Synthetic scenes are rendered on the training device."""
     sets: tuple[str, ...] = ()
-    """Data sets on disk, each NAME=FOLDER[@SPLIT][*WEIGHT] (see `DataSet.parse`)."""
+    """Data sets on disk, each NAME=FOLDER[@SPLIT][*WEIGHT], such as kubric=/data/movi*2."""
     still: tuple[str, ...] = ("7-scenes",)
-    """Names of those among `sets` in which nothing ever moves: depth and cameras tell where everything is seen. Add
-    "tum" for a folder without its walking and sitting people."""
+    """Names of data sets in which nothing moves, so that depth and cameras also give tracks and matches. Add "tum" only
+    for a folder without the sequences that show walking or sitting people."""
     shapes: tuple[str, ...] = ("8x192x256",)
-    """Each FRAMESxHEIGHTxWIDTH[*WEIGHT][@BATCH_FACTOR] (see `Shape.parse`); every step draws one for its batch."""
+    """Clip shapes, each FRAMESxHEIGHTxWIDTH[*WEIGHT][@BATCH_FACTOR]; each step draws one shape for its whole batch."""
     batch_size: int = 8
-    """Clips of the global batch, over all processes."""
+    """Clips in the global batch, summed over all processes."""
     ramp_share: float = 0.08
-    """Motion of worlds grows from .4 to all of it over this first share of the steps."""
+    """Fraction of all steps over which the motion in synthetic scenes grows from 0.4 of its range to all of it."""
     known_share: float = 0.33
-    """Clips whose intrinsics, and for half of those cameras too, are given to the network."""
+    """Fraction of clips whose true intrinsics are given to the network as priors; half of these also get cameras."""
     other_anchor_share: float = 0.5
-    """Clips whose tracks start at a random frame (any of them); the others start at the first."""
+    """Fraction of clips whose tracks start at a random frame; those of all other clips start at the first frame."""
     loose_share: float = 0.15
-    """Clips of worlds whose frames are shuffled photos without times, behind the first."""
+    """Fraction of synthetic clips that are unordered photos without times (the first frame stays first)."""
     track_stride: int = 3
-    """Tracks of worlds start at every so many pixels of every frame, from another pixel in each step; odd, so that each
-    step asks for every place in a patch."""
+    """Spacing of track queries in synthetic clips, in pixels. The grid is shifted in each step. The spacing should be
+    odd, so that all positions within a patch are trained."""
     textures: str = ""
-    """A folder of pictures that worlds are painted with; procedural patterns alone without."""
+    """Folder of images used as textures of synthetic scenes; empty for procedural patterns only."""
     workers: int = 0
-    """Processes that read data sets ahead."""
+    """Processes that read data sets in the background; 0 to read in the training process."""
 
     def __post_init__(self) -> None:
-        if self.worlds_weight <= 0 and not self.sets:
-            raise ValueError("nothing to train on: worlds_weight is 0 and there are no data sets")
+        if self.worlds_weight < 0:
+            raise UserError(f"worlds_weight = {self.worlds_weight:g}; wanted 0 or more")
+        if self.worlds_weight == 0 and not self.sets:
+            raise UserError("nothing to train on: worlds_weight is 0 and there are no data sets")
         if not self.shapes:
-            raise ValueError("clips need at least one shape, such as 8x192x256")
-        _ = self.parsed_shapes, self.parsed_sets  # refused now, and not when training begins
+            raise UserError("clips need at least one shape, such as 8x192x256")
+        _check_minimum(self, {"batch_size": 1, "track_stride": 1, "workers": 0})
+        _check_fractions(self, ("ramp_share", "known_share", "other_anchor_share", "loose_share"))
+        _ = self.parsed_shapes, self.parsed_sets  # reject malformed texts before training begins
 
     @property
     def parsed_shapes(self) -> tuple[Shape, ...]:
+        """The clip shapes."""
         return tuple(map(Shape.parse, self.shapes))
 
     @property
     def parsed_sets(self) -> tuple[DataSet, ...]:
+        """The data sets on disk."""
         return tuple(map(DataSet.parse, self.sets))
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """A training from beginning to end."""
+    """Configuration of a training run."""
 
     model: str = "recon4d_small"
-    """A name that `recon4d models` lists; its own weights do not count."""
+    """Name of the architecture, as listed by `recon4d models`; its published weights are not loaded."""
     init: str = ""
-    """A checkpoint (.safetensors) to start from instead of random weights."""
+    """Checkpoint (.safetensors) to start from; empty for random weights."""
     backbone_weights: str = ""
-    """For DINO-backed models: a local file, or "pretrained" to let timm download them."""
+    """Weights of a DINO backbone: a local file, or "pretrained" to let timm download them; empty for random weights."""
     steps: int = 10_000
+    """Number of optimizer steps."""
     seed: int = 0
+    """Random seed of the initial weights and of the training data."""
     warmup_steps: int = 200
+    """Steps of linear warm-up of the learning rate."""
     decay_share: float = 0.32
-    """The share of all steps, at the end, over which the rate falls to zero."""
+    """Fraction of all steps, at the end, over which the learning rate falls linearly to zero."""
     accumulate: int = 1
-    """Each step is the mean of so many batches."""
+    """Micro-batches into which each batch is split; their gradients are accumulated."""
     precision: Precision = "auto"
-    """auto: bfloat16 on CUDA, else float32."""
+    """float32, or bfloat16 (automatic mixed precision); auto is bfloat16 on CUDA and float32 elsewhere."""
     compile: bool = False
-    """Compile the transformer blocks (and the rendering of worlds)."""
+    """Compile the transformer blocks and the renderer of synthetic scenes with torch.compile."""
     checkpointing: bool = False
-    """Recompute activations in the backward pass: less memory, a third more time."""
+    """Recompute activations in the backward pass: less memory for about a third more time."""
     sharding: Sharding = "none"
-    """none: every process has the whole model. full: they share out parameters, gradients and optimizer states."""
+    """none: each process holds the whole model. full: parameters, gradients and optimizer states are sharded over all
+    processes (FSDP)."""
     freeze: tuple[str, ...] = ()
-    """Patterns of parameters that do not learn, such as "backbone.*"."""
+    """Patterns of parameters that are not trained, such as "backbone.*"."""
     lora: tuple[str, ...] = ()
-    """Patterns of linear layers that learn by low-rank additions only."""
+    """Patterns of linear layers that are trained by low-rank adaptation (LoRA) only."""
     lora_rank: int = 8
+    """Rank of the low-rank matrices."""
     average: float = 0.998
-    """Decay of the running average of the weights, which is what is validated and saved as the model."""
+    """Decay of the exponential moving average of the weights; the averaged weights are validated and saved."""
     data: DataConfig = DataConfig()
+    """Training data."""
     losses: LossWeights = LossWeights()
+    """Weights of the loss terms."""
     optimiser: OptimiserConfig = OptimiserConfig()
+    """Optimizers and learning rates."""
     log_every: int = 20
+    """Steps between two lines of the log."""
     trackers: tuple[TrackerName, ...] = ()
-    """Where the log goes beside log.jsonl; each is a package to be installed."""
+    """Experiment trackers that receive the log beside log.jsonl; the package of each must be installed."""
     save_every: int = 500
+    """Steps between two checkpoints."""
     keep: int = 2
-    """The last so many checkpoints stay, and the best."""
+    """Number of latest checkpoints to keep, in addition to the one with the lowest validation loss."""
     validate_every: int = 1000
+    """Steps between two validations."""
     validation_clips: int = 8
+    """Clips of the validation set. They are synthetic scenes that are never used in training or, if worlds_weight is 0,
+    clips drawn from the data sets with seeds that are never used in training."""
     most_skipped: int = 20
-    """Steps whose gradients are not finite are skipped; after so many the training stops."""
+    """Largest number of steps with non-finite gradients. Such steps are skipped; training stops after more of them."""
 
     def __post_init__(self) -> None:
-        counts = {"steps": self.steps, "accumulate": self.accumulate, "log_every": self.log_every}
-        counts |= {"save_every": self.save_every, "keep": self.keep, "validate_every": self.validate_every}
-        for name, value in counts.items():
-            if value < 1:
-                raise ValueError(f"{name} = {value}; wanted at least 1")
+        at_least_one = ("steps", "accumulate", "log_every", "save_every", "keep", "validate_every", "validation_clips")
+        _check_minimum(self, dict.fromkeys((*at_least_one, "lora_rank"), 1))
+        _check_minimum(self, {"seed": 0, "warmup_steps": 0, "most_skipped": 0})
+        _check_fractions(self, ("decay_share",))
+        if not 0 <= self.average < 1:
+            raise UserError(f"average = {self.average:g}; wanted from 0 to below 1")

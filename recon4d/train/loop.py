@@ -1,4 +1,4 @@
-"""The training loop: one file for a CPU, one GPU, several GPUs and several nodes (through Accelerate)."""
+"""The training loop for a CPU, one GPU, several GPUs and several nodes (through Accelerate)."""
 
 import contextlib
 import copy
@@ -13,9 +13,16 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 
+from recon4d.datasets.mixture import SkippedSequence
+from recon4d.errors import UserError, os_errors_as_user_errors
 from recon4d.models import Model, compile_blocks
-from recon4d.train.batches import Batches, RankInfo, validation_batches
-from recon4d.train.checkpoints import Checkpoint, keep_last_and_best, write_checkpoint
+from recon4d.train.batches import Batches, RankInfo, merge_skipped
+from recon4d.train.checkpoints import (
+    Checkpoint,
+    keep_last_and_best,
+    remove_partial_checkpoints,
+    write_checkpoint,
+)
 from recon4d.train.config import TrainConfig
 from recon4d.train.lora import LoraConfig, add_lora, merge_lora
 from recon4d.train.objective import Batch, TrainModule, objective
@@ -26,10 +33,11 @@ from recon4d.train.run_folder import CHECKPOINTS_NAME
 from recon4d.train.schedule import Schedule
 from recon4d.train.sharding import (
     average_unsharded_gradients,
-    load_whole_state,
+    full_state_dict,
+    load_full_state_dict,
     shard,
-    whole_state,
 )
+from recon4d.train.validation import describe_validation, validation_batches
 from recon4d.train.weight_averaging import WeightAverage
 from recon4d.zoo import create_model, load_model
 
@@ -37,61 +45,83 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
-class DivergedError(ValueError):
-    """Too many steps had gradients that are not finite; the last good checkpoint is kept."""
+class DivergedError(UserError):
+    """Too many steps had non-finite gradients; the last good checkpoint is kept."""
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """How a training ended."""
+class TrainResult:
+    """The end of a training run."""
 
     step: int
-    """Steps that were done."""
-    finished: bool
-    """False where a signal stopped it; it can be resumed."""
+    """Number of completed steps."""
+    is_finished: bool
+    """Whether all steps are done; False if a signal stopped the run, which can then be resumed."""
     checkpoint: Checkpoint
+    """The last checkpoint."""
     loss: float
-    """The mean objective over the last logged steps."""
+    """Mean objective over the last logged steps."""
 
 
-def train(config: TrainConfig, folder: Path, resumed: Checkpoint | None = None) -> Outcome:
-    """Run `config` to its end, or until SIGINT or SIGTERM; everything is written under the run's `folder`.
+def train(config: TrainConfig, folder: Path, checkpoint: Checkpoint | None = None) -> TrainResult:
+    """Train a model until the last step, or until SIGINT or SIGTERM.
 
-    From a checkpoint it goes on as if never stopped: on the CPU bit for bit. Raises `DivergedError`, and whatever the
-    configuration makes wrong as ``ValueError`` or ``OSError``.
+    A resumed run continues as if it had never stopped; on the CPU the result is the same bit for bit.
+
+    Args:
+        config: Configuration of the run.
+        folder: Run folder; all files are written there.
+        checkpoint: Checkpoint of this run to resume from; None to start at step 0.
+
+    Returns:
+        The last step and checkpoint.
+
+    Raises:
+        DivergedError: If too many steps have non-finite gradients.
+        UserError: If the configuration does not fit the model or the data, a file cannot be read or written, or the
+            checkpoint is damaged or of the last step.
     """
-    return _Training(config, folder, resumed).run()
+    return _TrainingRun(config, folder, checkpoint).run()
 
 
-class _Training:
-    """Everything that a run holds between its steps."""
+class _TrainingRun:
+    """The state of a run between its steps."""
 
-    def __init__(self, config: TrainConfig, folder: Path, resumed: Checkpoint | None) -> None:
+    def __init__(self, config: TrainConfig, folder: Path, checkpoint: Checkpoint | None) -> None:
         self.config, self.folder = config, folder
-        folder.mkdir(parents=True, exist_ok=True)
+        with os_errors_as_user_errors(f"cannot create {folder}"):
+            folder.mkdir(parents=True, exist_ok=True)
         self.accelerator = _accelerator(config)
+        if self.accelerator.is_main_process:
+            remove_partial_checkpoints(folder / CHECKPOINTS_NAME)
         device = self.accelerator.device
-        share = RankInfo(self.accelerator.process_index, self.accelerator.num_processes, device)
-        self.batches = Batches(config, share)
-        self.validation = validation_batches(config.data, config.validation_clips, device)
-        self.model = make_trainable_model(config).to(device)
-        self.shell = copy.deepcopy(self.model).to("meta")
-        """The model without its numbers: what checkpoints are made of, whether or not it is sharded."""
-        self.is_sharded = config.sharding == "full" and share.world_size > 1
-        self.trainee = self._over_processes(TrainModule(self.model, config.losses))
+        rank_info = RankInfo(self.accelerator.process_index, self.accelerator.num_processes, device)
+        self.batches = Batches(config, rank_info)
+        model = make_trainable_model(config)
+        _check_shapes(config, model)
+        self.validation = validation_batches(config.data, config.validation_clips, device, self.batches.sources)
+        self.model = model.to(device)
+        self.meta_model = copy.deepcopy(self.model).to("meta")
+        """The model without values, from which saved models are made, whether or not it is sharded."""
+        self.is_sharded = config.sharding == "full" and rank_info.world_size > 1
+        self.train_module = self._wrap(TrainModule(self.model, config.losses))
         self.optimizers = make_optimizers(self.model, config.optimiser, config.precision == "bfloat16")
         self.average = WeightAverage(self.model, config.average)
         self.schedule = Schedule(min(config.warmup_steps, config.steps), config.steps, config.decay_share)
         self.step = 0
         self.skipped = torch.zeros((), device=device)
-        if resumed is not None:
-            self._go_on_from(resumed)
+        if checkpoint is not None:
+            self._resume(checkpoint)
 
-    def run(self) -> Outcome:
+    def run(self) -> TrainResult:
         config = self.config
+        if self.step >= config.steps:
+            raise UserError(f"the training has {config.steps} steps and was at step {self.step} already")
         progress = Progress(config, self.folder, self.accelerator, self.step)
+        if config.data.worlds_weight == 0:
+            progress.print(describe_validation(config.data, config.validation_clips))
         checkpoint = None
-        with _signals_noted() as asked_to_stop:
+        with _deferred_signals() as received_signals:
             for step, parts in self.batches.from_step(self.step):
                 means, norm = self._train_step(step, parts)
                 self.step = step + 1
@@ -100,69 +130,70 @@ class _Training:
                 if is_last or self.step % config.log_every == 0:
                     skipped = float(self.skipped)
                     progress.log(self.step, skipped)
+                    progress.log_skipped(self.step, self._skipped_sequences())
                     self._check_skipped(skipped)
                 score = None
                 if is_last or self.step % config.validate_every == 0:
                     score = self._validate()
                     progress.log_validation(self.step, score)
-                stops = self._all_agree_to_stop(bool(asked_to_stop))
+                stops = self._all_agree_to_stop(bool(received_signals))
                 if is_last or stops or self.step % config.save_every == 0:
                     checkpoint = self._save(score)
                 if stops:
                     break
-        progress.close()
-        if checkpoint is None:
-            raise ValueError(f"the training has {config.steps} steps and was at step {self.step} already")
-        return Outcome(self.step, self.step == config.steps, checkpoint, progress.loss)
+        progress.close(self.step, self._skipped_sequences())
+        assert checkpoint is not None
+        return TrainResult(self.step, self.step == config.steps, checkpoint, progress.loss)
 
     def _train_step(self, step: int, parts: list[Batch]) -> tuple[Float[Tensor, "term"], Float[Tensor, ""]]:
-        """One step on all parts; the terms' means over all ranks, and the length of the gradient."""
+        """Train on all micro-batches; return each term's mean over all ranks and the norm of the gradient."""
         self.optimizers.zero_grad()
         means = []
-        for place, batch in enumerate(parts):
-            is_last = place == len(parts) - 1
-            with self._gradients_averaged(is_last):
-                totals, counts = self.trainee(batch)
-                counts = _summed(self.accelerator, counts)
-                # Data parallelism averages gradients over ranks; the division is by the counts of all of them.
+        for number, batch in enumerate(parts):
+            is_last = number == len(parts) - 1
+            with self._gradient_synchronization(is_last):
+                totals, counts = self.train_module(batch)
+                counts = _sum_over_ranks(self.accelerator, counts)
+                # Data parallelism averages gradients over ranks, but the counts here are sums over all of them.
                 loss, _ = objective(totals * self.accelerator.num_processes, counts, self.config.losses)
                 self.accelerator.backward(loss / len(parts))
             with torch.no_grad():
-                means.append(objective(_summed(self.accelerator, totals.detach()), counts, self.config.losses)[1])
+                totals = _sum_over_ranks(self.accelerator, totals.detach())
+                means.append(objective(totals, counts, self.config.losses)[1])
         if self.is_sharded:
             average_unsharded_gradients(self.model.parameters())
         norm = self.optimizers.step(self.schedule.multiplier(step))
-        # No rank asks whether the gradient was finite: it is the same on all, and a broken step moves nothing.
+        # No synchronization is needed: the norm is the same on all ranks, and a broken step changes nothing.
         self.skipped += (~torch.isfinite(norm)).to(self.skipped)
         self.average.update(self.model)
         return torch.stack(means).mean(dim=0), norm
 
-    def _over_processes(self, trainee: TrainModule) -> torch.nn.Module:
-        """The trainee as it runs beside those of the other processes, its gradients averaged with theirs."""
+    def _wrap(self, train_module: TrainModule) -> torch.nn.Module:
+        """Wrap the module for data-parallel or sharded training."""
         if not self.is_sharded:
-            return self.accelerator.prepare(trainee)
-        shard(trainee, self.accelerator.device)
-        # For precision alone, which is what is left to prepare.
-        return self.accelerator.prepare_model(trainee, evaluation_mode=True)
+            return self.accelerator.prepare(train_module)
+        shard(train_module, self.accelerator.device)
+        # Only the precision is left to prepare.
+        return self.accelerator.prepare_model(train_module, evaluation_mode=True)
 
     @contextlib.contextmanager
-    def _gradients_averaged(self, is_last: bool) -> Iterator[None]:
-        """Gradients of all parts of a batch add up, and travel with the last."""
-        if isinstance(self.trainee, FSDPModule):
-            self.trainee.set_requires_gradient_sync(is_last)
+    def _gradient_synchronization(self, is_last: bool) -> Iterator[None]:
+        """Accumulate gradients of all micro-batches locally, and average them over ranks with the last one."""
+        if isinstance(self.train_module, FSDPModule):
+            self.train_module.set_requires_gradient_sync(is_last)
             yield
         else:
-            with contextlib.nullcontext() if is_last else self.accelerator.no_sync(self.trainee):
+            with contextlib.nullcontext() if is_last else self.accelerator.no_sync(self.train_module):
                 yield
 
     @torch.no_grad()
     def _validate(self) -> float:
-        """The objective of the averaged weights on worlds that are never trained on."""
+        """Compute the objective of the averaged weights on the validation set."""
         self.model.eval()
         with self.average.swapped(self.model):
-            both = [self.trainee(batch) for batch in self.validation]
+            terms = [self.train_module(batch) for batch in self.validation]
         self.model.train()
-        totals, counts = (torch.stack(values).sum(dim=0) for values in zip(*both, strict=True))
+        totals, counts = (torch.stack(values).sum(dim=0) for values in zip(*terms, strict=True))
         return float(objective(totals, counts, self.config.losses)[0])
 
     def _save(self, score: float | None) -> Checkpoint:
@@ -177,27 +208,31 @@ class _Training:
         return checkpoint
 
     def _averaged_model(self, weights: dict[str, Tensor]) -> Model:
-        averaged = copy.deepcopy(self.shell)
+        averaged = copy.deepcopy(self.meta_model)
         types = {name: value.dtype for name, value in averaged.state_dict().items()}
         averaged.load_state_dict({name: value.to(types[name]) for name, value in weights.items()}, assign=True)
         merge_lora(averaged)
         averaged.name, averaged.trained = self.model.name, True
-        averaged.calibration = None  # what was measured of other weights
+        averaged.calibration = None  # it was measured with other weights
         return averaged
 
     def _state(self) -> dict[str, Any]:
-        """All that goes on, in whole tensors: where parameters are sharded, all processes must ask together."""
-        return {
+        """Return the state that a resumed run needs, in full tensors.
+
+        If parameters are sharded, all processes must call this together; the state is empty on all but the main one.
+        """
+        state = {
             "step": self.step,
-            "model": whole_state(self.model),
+            "model": full_state_dict(self.model),
             "optimisers": self.optimizers.state_dict(),
             "average": self.average.state_dict(self.model),
             "skipped": self.skipped,
         }
+        return state if self.accelerator.is_main_process or not self.is_sharded else {}
 
-    def _go_on_from(self, checkpoint: Checkpoint) -> None:
+    def _resume(self, checkpoint: Checkpoint) -> None:
         state = checkpoint.load_state()
-        load_whole_state(self.model, state["model"])
+        load_full_state_dict(self.model, state["model"])
         self.optimizers.load_state_dict(state["optimisers"])
         self.average.load_state_dict(state["average"], self.model)
         self.skipped.copy_(state["skipped"])
@@ -210,17 +245,37 @@ class _Training:
                 f"stopped at step {self.step}, the last good checkpoint is kept in {self.folder / CHECKPOINTS_NAME}"
             )
 
-    def _all_agree_to_stop(self, asked: bool) -> bool:
-        """Whether any rank was asked to stop: all must leave after the same step."""
+    def _skipped_sequences(self) -> list[SkippedSequence]:
+        """Return the sequences of data sets that all processes skipped; they must call this together."""
+        skipped = self.batches.skipped_sequences()
+        if self.accelerator.num_processes == 1 or not self.batches.sources:
+            return skipped
+        from accelerate.utils import gather_object
+
+        return merge_skipped(gather_object(skipped))
+
+    def _all_agree_to_stop(self, is_requested: bool) -> bool:
+        """Return whether any rank was asked to stop: all must stop after the same step."""
         if self.accelerator.num_processes == 1:
-            return asked
+            return is_requested
         if self.accelerator.device.type == "cuda" and self.step % self.config.log_every:
-            return False  # asking costs a synchronization
-        return bool(_summed(self.accelerator, torch.tensor(float(asked), device=self.accelerator.device)) > 0)
+            return False  # the question costs a synchronization
+        requested = torch.tensor(float(is_requested), device=self.accelerator.device)
+        return bool(_sum_over_ranks(self.accelerator, requested) > 0)
 
 
 def make_trainable_model(config: TrainConfig) -> Model:
-    """The model that a run starts from, in training mode: frozen, adapted and compiled as the run wants it."""
+    """Make the model that a run starts from: frozen, adapted and compiled as configured, in training mode.
+
+    Args:
+        config: Configuration of the run.
+
+    Returns:
+        The model on the CPU.
+
+    Raises:
+        UserError: If the model or a checkpoint does not exist, or a pattern matches no parameter or layer.
+    """
     if config.init:
         model = load_model(config.init)
     else:
@@ -238,6 +293,14 @@ def make_trainable_model(config: TrainConfig) -> Model:
     return model.train()
 
 
+def _check_shapes(config: TrainConfig, model: Model) -> None:
+    for shape, text in zip(config.data.parsed_shapes, config.data.shapes, strict=True):
+        if shape.height % model.patch_size or shape.width % model.patch_size:
+            raise UserError(
+                f"shape {text!r}; {config.model} needs heights and widths that are multiples of {model.patch_size}"
+            )
+
+
 def _accelerator(config: TrainConfig) -> "Accelerator":
     from accelerate import Accelerator
 
@@ -246,25 +309,24 @@ def _accelerator(config: TrainConfig) -> "Accelerator":
     return Accelerator(cpu=not on_cuda, mixed_precision="bf16" if is_bfloat16 else "no")
 
 
-def _summed(accelerator: "Accelerator", values: Tensor) -> Tensor:
-    """The sum over all ranks."""
+def _sum_over_ranks(accelerator: "Accelerator", values: Tensor) -> Tensor:
     return values if accelerator.num_processes == 1 else accelerator.reduce(values.clone(), "sum")  # pyright: ignore[reportReturnType]
 
 
 @contextlib.contextmanager
-def _signals_noted() -> Iterator[list[int]]:
-    """SIGINT and SIGTERM are noted instead of obeyed; a second one of them is obeyed."""
-    noted: list[int] = []
+def _deferred_signals() -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM instead of handling them; a second one of a kind is handled as usual."""
+    received: list[int] = []
     before = {}
 
-    def note(number: int, frame: object) -> None:
-        noted.append(number)
+    def record(number: int, frame: object) -> None:
+        received.append(number)
         signal.signal(number, before[number])
 
     for number in (signal.SIGINT, signal.SIGTERM):
-        before[number] = signal.signal(number, note)
+        before[number] = signal.signal(number, record)
     try:
-        yield noted
+        yield received
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

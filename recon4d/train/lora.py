@@ -1,4 +1,4 @@
-"""Low-rank adaptation (Hu et al. 2021): large frozen layers learn through two thin matrices beside them."""
+"""Low-rank adaptation of linear layers (LoRA, Hu et al. 2021)."""
 
 from dataclasses import dataclass
 
@@ -12,27 +12,33 @@ from recon4d.train.parameter_groups import names_matching
 
 @dataclass(frozen=True)
 class LoraConfig:
-    """Which linear layers are adapted, and how."""
+    """Adapted layers, rank and scale of low-rank adaptation."""
 
     layers: tuple[str, ...]
-    """Patterns of module names, such as ``backbone.*.qkv``; ``*`` matches dots too."""
+    """Patterns of module names, such as ``backbone.*.qkv``; ``*`` also matches dots."""
     rank: int = 8
+    """Rank of the low-rank matrices, at least 1."""
     alpha: float = 16.0
-    """The change is scaled by alpha / rank, so that the rank may be changed without the learning rate."""
+    """Scale of the update, which is multiplied by alpha / rank; so the rank can change without the learning rate."""
 
     def __post_init__(self) -> None:
         if self.rank < 1:
-            raise ValueError(f"LoRA was given a rank of {self.rank}; wanted 1 or more")
+            raise ValueError(f"LoRA has a rank of {self.rank}; wanted 1 or more")
 
 
 class LoraLinear(nn.Linear):
-    """W x + b + (alpha / rank) B A x, with W and b frozen; B is zero at first, so that nothing changes until it learns.
+    """W x + b + (alpha / rank) B A x with frozen W and b.
 
-    `weight` and `bias` keep the names they had in the plain layer.
+    B is zero at first, so that the layer initially computes what the plain layer did. `weight` and `bias` keep the
+    names that they have in the plain layer.
+
+    Args:
+        plain: The layer to adapt; its parameters are shared and frozen.
+        config: Rank and scale.
     """
 
     def __init__(self, plain: nn.Linear, config: LoraConfig) -> None:
-        # On "meta" because the plain layer's own tensors take the place of these.
+        # On "meta" because the plain layer's own tensors replace these.
         super().__init__(plain.in_features, plain.out_features, plain.bias is not None, device="meta")
         self.weight, self.bias = plain.weight, plain.bias
         self.weight.requires_grad_(False)
@@ -50,12 +56,24 @@ class LoraLinear(nn.Linear):
         self,
         input: Float[Tensor, "*batch inputs"],  # noqa: A002 - the name in nn.Linear
     ) -> Float[Tensor, "*batch outputs"]:
+        """Apply the adapted layer.
+
+        Args:
+            input: Features of the layer's input width.
+
+        Returns:
+            Features of the layer's output width.
+        """
         low_rank = F.linear(F.linear(input, self.down), self.up)
         return F.linear(input, self.weight, self.bias) + self.scale * low_rank
 
     @torch.no_grad()
     def merged(self) -> nn.Linear:
-        """A plain trainable layer that computes the same."""
+        """Merge the low-rank update into the weight.
+
+        Returns:
+            A plain trainable layer that computes the same.
+        """
         plain = nn.Linear(self.in_features, self.out_features, self.bias is not None, device="meta")
         plain.weight = nn.Parameter(self.weight + self.scale * (self.up @ self.down))
         if self.bias is not None:
@@ -64,21 +82,34 @@ class LoraLinear(nn.Linear):
 
 
 def add_lora(model: nn.Module, config: LoraConfig) -> tuple[str, ...]:
-    """Adapt the linear layers of `model` that match, in place, and return their names.
+    """Replace linear layers of a model by adapted ones, in place.
 
-    Only what is adapted is frozen here: `freeze` the rest first, and make the optimizers afterwards. Raises
-    ``ValueError`` for a pattern that matches no plain linear layer.
+    Only the adapted layers are frozen: call `freeze` for all others before, and make the optimizers afterwards.
+
+    Args:
+        model: The model.
+        config: Patterns of layers, rank and scale.
+
+    Returns:
+        Names of the adapted layers, in the order of the model.
+
+    Raises:
+        UserError: If a pattern matches no plain linear layer.
     """
     linear = {name: module for name, module in model.named_modules() if type(module) is nn.Linear}
-    chosen = {name for pattern in config.layers for name in names_matching(pattern, linear, "linear layer")}
-    names = tuple(name for name in linear if name in chosen)
+    matching = {name for pattern in config.layers for name in names_matching(pattern, linear, "linear layer")}
+    names = tuple(name for name in linear if name in matching)
     for name in names:
         _replace(model, name, LoraLinear(linear[name], config))
     return names
 
 
 def merge_lora(model: nn.Module) -> None:
-    """Put every adapted layer of `model` back as a plain one, in place, so that its checkpoint loads as ever."""
+    """Replace every adapted layer of a model by an equivalent plain one, in place, so that checkpoints load as usual.
+
+    Args:
+        model: The model; it may have no adapted layers.
+    """
     adapted = {name: module for name, module in model.named_modules() if isinstance(module, LoraLinear)}
     for name, module in adapted.items():
         _replace(model, name, module.merged())

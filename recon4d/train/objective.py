@@ -1,4 +1,4 @@
-"""What is minimized: every term of a batch, its weight, and the one number that they make together."""
+"""The training objective: loss terms of a batch and their weighted sum."""
 
 from dataclasses import dataclass, fields, replace
 
@@ -16,28 +16,42 @@ from recon4d.train.published_terms import PUBLISHED_TERMS
 from recon4d.train.terms import default_terms
 
 OPTIONAL_TERMS = (*PUBLISHED_TERMS, *CONSISTENCY_TERMS)
-"""Those that are computed only where they weigh something."""
-TERMS = tuple(field.name for field in fields(LossWeights) if field.name not in OPTIONAL_TERMS)
-"""Those that every training computes and reports, whatever they weigh."""
+"""Terms that are computed only if their weight is not 0."""
+DEFAULT_TERMS = tuple(field.name for field in fields(LossWeights) if field.name not in OPTIONAL_TERMS)
+"""Terms that are always computed and logged."""
 
 
-def terms_of(weights: LossWeights) -> tuple[str, ...]:
-    """The terms of an objective, in the order of what `Trainee` answers."""
-    return (*TERMS, *(name for name in OPTIONAL_TERMS if getattr(weights, name) != 0))
+def term_names(weights: LossWeights) -> tuple[str, ...]:
+    """List the terms that are computed.
+
+    Args:
+        weights: Weights of the terms.
+
+    Returns:
+        Names of the terms, in the order of the results of `TrainModule`.
+    """
+    return (*DEFAULT_TERMS, *(name for name in OPTIONAL_TERMS if getattr(weights, name) != 0))
 
 
 @dataclass(frozen=True, eq=False)
 class Batch(TensorRecord):
-    """Clips with truth, and the frames whose motion the network is asked for: some of the anchors of the truth."""
+    """Clips with ground truth, and the frames whose motion is predicted."""
 
     sample: Sample
-    asked: Int[Tensor, "*batch asked"]
+    """Clips with ground truth, stacked."""
+    anchors: Int[Tensor, "*batch anchor"]
+    """Frames whose pixels are tracked by the network, a subset of the anchors of the ground truth."""
     seed: int = 0
-    """Decides what is random in the objective (where `local_points` looks)."""
+    """Random seed of the objective (for the regions of the term `local_points`)."""
 
 
 class TrainModule(nn.Module):
-    """A model and its objective as one module, which is what data-parallel training wraps."""
+    """A model and its objective as one module, which data-parallel wrappers expect.
+
+    Args:
+        model: The model.
+        weights: Weights of the loss terms; None for the defaults.
+    """
 
     def __init__(self, model: Model, weights: LossWeights | None = None) -> None:
         super().__init__()
@@ -45,29 +59,45 @@ class TrainModule(nn.Module):
         self.weights = LossWeights() if weights is None else weights
 
     def forward(self, batch: Batch) -> tuple[Float[Tensor, "term"], Float[Tensor, "term"]]:
-        """Totals and counts of `terms_of` the weights over this batch; a mean over ranks divides their sums."""
+        """Predict the scenes of a batch and compute the loss terms.
+
+        Args:
+            batch: Clips with ground truth.
+
+        Returns:
+            The sum and the count of each of `term_names`. A mean over all processes divides the sums of both.
+        """
         clip = batch.sample.clip
-        # Only a motion head learns from tracks; a point tracker would follow its points for nothing.
-        asked = batch.asked if self.model.motion_head is not None else batch.asked[:, :0]
-        outputs = self.model.outputs(clip.images, clip.times, asked, clip.priors)
+        # Only a motion head is trained on tracks; a point tracker would compute tracks for nothing.
+        anchors = batch.anchors if self.model.motion_head is not None else batch.anchors[:, :0]
+        outputs = self.model.outputs(clip.images, clip.times, anchors, clip.priors)
         truth = losses.normalized(batch.sample.scene)
-        wanted = terms_of(self.weights)
+        names = term_names(self.weights)
         with torch.autocast(clip.images.device.type, enabled=False):
-            named = dict(default_terms(self.model, outputs, truth))
-            assert set(named) == set(TERMS)
-            # Autocast leaves half types behind, which the terms above widen for themselves.
+            terms = dict(default_terms(self.model, outputs, truth))
+            assert set(terms) == set(DEFAULT_TERMS)
+            # Under autocast, outputs may be in half precision. The default terms convert them themselves.
             scene = outputs.scene.map(lambda maps: full_precision(maps) if maps.is_floating_point() else maps)
-            wide = replace(outputs, scene=scene)
-            named |= {name: term(wide, truth, batch.seed) for name, term in PUBLISHED_TERMS.items() if name in wanted}
-            named |= consistency_terms(self.model, clip.images, scene, wanted)
-        ordered = [named[name] for name in wanted]
+            precise = replace(outputs, scene=scene)
+            terms |= {name: term(precise, truth, batch.seed) for name, term in PUBLISHED_TERMS.items() if name in names}
+            terms |= consistency_terms(self.model, clip.images, scene, names)
+        ordered = [terms[name] for name in names]
         return torch.stack([term.total for term in ordered]), torch.stack([term.count for term in ordered])
 
 
 def objective(
     totals: Float[Tensor, "term"], counts: Float[Tensor, "term"], weights: LossWeights
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "term"]]:
-    """The weighted sum of the terms' means, and the means themselves; a term that nothing is known of is 0."""
+    """Compute the weighted sum of the means of all terms.
+
+    Args:
+        totals: Sum of each term, in the order of `term_names`.
+        counts: Count of each term; the mean of a term with count 0 is 0.
+        weights: Weights of the terms.
+
+    Returns:
+        The objective, and the detached mean of each term.
+    """
     means = totals / torch.where(counts > 0, counts, torch.ones_like(counts))
-    weighing = totals.new_tensor([getattr(weights, name) for name in terms_of(weights)])
-    return (weighing * means).sum(), means.detach()
+    factors = totals.new_tensor([getattr(weights, name) for name in term_names(weights)])
+    return (factors * means).sum(), means.detach()

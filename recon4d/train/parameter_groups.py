@@ -1,4 +1,4 @@
-"""Which parameter learns how: by Muon or AdamW, decayed or not, at which share of the learning rate, or not at all."""
+"""Grouping of parameters by optimizer, weight decay and learning rate, and freezing."""
 
 import re
 from collections.abc import Iterable
@@ -9,34 +9,43 @@ from typing import Literal
 import torch
 from torch import nn
 
+from recon4d.errors import UserError
 from recon4d.layers import Block, CrossBlock
 from recon4d.train.config import RateConfig
 
 GroupKind = Literal["block_matrices", "matrices", "vectors"]
 
 STACKED_PARTS = {"qkv": 3, "kv": 2}
-"""Layers of a block whose weights are several matrices, one below the other."""
+"""Number of matrices that are stacked in the rows of the weight, for linear layers of a block by their names."""
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
 @dataclass(frozen=True, eq=False)
 class ParameterGroup:
-    """Parameters that learn alike, in the order of the model."""
+    """Parameters with the same optimizer options, in the order of the model."""
 
     kind: GroupKind
-    """Matrices of transformer blocks (for Muon), other matrices and convolutions (decayed by AdamW), or vectors:
-    norms, biases, layer scales, and tokens and embeddings of any shape, which no decay should pull to zero."""
+    """Matrices of transformer blocks (for Muon), other matrices and convolutions (decayed by AdamW), or vectors: norms,
+    biases, layer scales, and tokens and embeddings of any shape, which are not decayed."""
     parts: int
-    """How many matrices are stacked in the rows of each parameter."""
+    """Number of matrices that are stacked in the rows of each parameter."""
     rate: float
-    """What the learning rate is multiplied by."""
+    """Factor on the learning rate."""
     names: tuple[str, ...]
+    """Names of the parameters in the model."""
     parameters: tuple[nn.Parameter, ...]
+    """The parameters, in the order of `names`."""
 
 
 def freeze(model: nn.Module, patterns: Iterable[str]) -> None:
-    """Let parameters whose names match (``*`` matches dots too) learn nothing.
+    """Exclude parameters from training, in place.
 
-    Raises ``ValueError`` for a pattern that matches none.
+    Args:
+        model: The model.
+        patterns: Patterns of parameter names; ``*`` also matches dots.
+
+    Raises:
+        UserError: If a pattern matches no parameter.
     """
     parameters = dict(model.named_parameters())
     for pattern in patterns:
@@ -45,9 +54,17 @@ def freeze(model: nn.Module, patterns: Iterable[str]) -> None:
 
 
 def parameter_groups(model: nn.Module, config: RateConfig | None = None) -> tuple[ParameterGroup, ...]:
-    """Every trainable parameter of `model` in exactly one group, groups by their first parameter.
+    """Assign each trainable parameter of a model to exactly one group.
 
-    Raises ``ValueError`` where a rule matches no parameter, or nothing is trainable.
+    Args:
+        model: The model.
+        config: Factors on the learning rate; None for none.
+
+    Returns:
+        The groups, in the order of their first parameters.
+
+    Raises:
+        UserError: If a rule matches no parameter, or no parameter is trainable.
     """
     rates = rate_factors(model, RateConfig() if config is None else config)
     kinds = _kinds(model)
@@ -57,7 +74,7 @@ def parameter_groups(model: nn.Module, config: RateConfig | None = None) -> tupl
         kind, parts = kinds.get(parameter, ("vectors", 1))
         members.setdefault((kind, parts, rates[name]), []).append(name)
     if not members:
-        raise ValueError("the model has no trainable parameter; were all frozen?")
+        raise UserError("the model has no trainable parameter; were all frozen?")
     return tuple(
         ParameterGroup(kind, parts, rate, tuple(names), tuple(parameters[name] for name in names))
         for (kind, parts, rate), names in members.items()
@@ -65,7 +82,18 @@ def parameter_groups(model: nn.Module, config: RateConfig | None = None) -> tupl
 
 
 def rate_factors(model: nn.Module, config: RateConfig) -> dict[str, float]:
-    """The share of the learning rate of every parameter by its name: rules times layer-wise decay."""
+    """Compute the factor on the learning rate of each parameter: rules times layer-wise decay.
+
+    Args:
+        model: The model.
+        config: Rules and decay.
+
+    Returns:
+        Factors by parameter name.
+
+    Raises:
+        UserError: If a rule matches no parameter.
+    """
     names = [name for name, _ in model.named_parameters()]
     factors = dict.fromkeys(names, 1.0)
     for rule in config.rules:
@@ -75,10 +103,14 @@ def rate_factors(model: nn.Module, config: RateConfig) -> dict[str, float]:
 
 
 def backbone_depths(names: Iterable[str]) -> dict[str, int]:
-    """How far below the top each parameter ``backbone.*`` is, from names in the order of the model.
+    """Compute depths of backbone parameters for layer-wise decay, as in ELECTRA (Clark et al. 2020).
 
-    What comes after the blocks is at 0, the last block at 1, the first at their number, and what comes before them
-    (patch embedding or stem, tokens, positions) at one more: layer-wise rate decay as in ELECTRA (Clark et al. 2020).
+    Args:
+        names: Parameter names in the order of the model.
+
+    Returns:
+        Depths of the parameters ``backbone.*`` by name: 0 after the last block, 1 in the last block, the number of
+        blocks in the first block, and one more before it (patch embedding or stem, tokens, positions).
     """
     level, levels = 0, {}
     for name in names:
@@ -87,28 +119,40 @@ def backbone_depths(names: Iterable[str]) -> dict[str, int]:
         block = re.search(r"\.blocks\.(\d+)\.", name)
         if block is not None:
             level = 1 + int(block[1])
-        # A parameter of no block is below the first, or above the last that was met.
+        # A parameter outside the blocks is below the first block, or above the last one that was passed.
         levels[name] = level if block is not None or level == 0 else level + 1
     top = 1 + max((level for name, level in levels.items() if ".blocks." in name), default=0)
     return {name: top - level for name, level in levels.items()}
 
 
-def names_matching(pattern: str, names: Iterable[str], what: str) -> list[str]:
-    """Those of `names` that match `pattern` (``*`` matches dots too); ``ValueError`` naming some when none do."""
+def names_matching(pattern: str, names: Iterable[str], kind: str) -> list[str]:
+    """Select names by a pattern.
+
+    Args:
+        pattern: The pattern; ``*`` also matches dots.
+        names: The names to select from.
+        kind: What the names refer to, for the error message, such as "parameter".
+
+    Returns:
+        The matching names, in the given order.
+
+    Raises:
+        UserError: If no name matches. The message shows some of the names.
+    """
     names = list(names)
-    found = [name for name in names if fnmatchcase(name, pattern)]
-    if not found:
-        some = ", ".join(names[:: max(1, len(names) // 3)][:3])
-        raise ValueError(f"the pattern {pattern!r} matches no {what}; there are {some} and others")
-    return found
+    matching = [name for name in names if fnmatchcase(name, pattern)]
+    if not matching:
+        examples = ", ".join(names[:: max(1, len(names) // 3)][:3])
+        raise UserError(f"the pattern {pattern!r} matches no {kind}; examples are {examples}")
+    return matching
 
 
 def _kinds(model: nn.Module) -> dict[torch.Tensor, tuple[GroupKind, int]]:
-    """Kind and stacked parts of every matrix; what is not here counts as a vector."""
+    """Return the kind and the number of stacked parts of each matrix; all other parameters are vectors."""
     kinds: dict[torch.Tensor, tuple[GroupKind, int]] = {}
     for module in model.modules():
-        # A token or an embedding has the shape of a matrix too: the layer that owns it tells them apart.
-        if isinstance(module, nn.Linear | nn.modules.conv._ConvNd):
+        # Tokens and embeddings have the shape of matrices too, so the type of the owning layer decides.
+        if isinstance(module, (nn.Linear, *_CONVOLUTIONS)):
             for parameter in module.parameters(recurse=False):
                 if parameter.ndim >= 2:
                     kinds[parameter] = ("matrices", 1)

@@ -1,4 +1,4 @@
-"""Terms of published methods, each an option of the objective: VGGT's, MoGe's and St4RTrack's, against the truth."""
+"""Optional loss terms of published methods (VGGT, MoGe and St4RTrack) against the ground truth."""
 
 from collections.abc import Callable
 
@@ -12,10 +12,10 @@ from recon4d.losses import Term
 from recon4d.losses.confidence_regression import ConfidenceTerms
 from recon4d.models import Outputs
 from recon4d.records import Scene
-from recon4d.train.terms import no_term, read_tracks
+from recon4d.train.terms import tracks_at_queries, zero_term
 
 PublishedTerm = Callable[[Outputs, Scene, int], Term]
-"""Of outputs, the normalized truth, and the seed of what is random."""
+"""A function of the outputs, the ground truth from `losses.normalized`, and a random seed."""
 
 
 def _confident_depth(outputs: Outputs, truth: Scene, seed: int) -> Term:
@@ -28,7 +28,7 @@ def _plain_depth(outputs: Outputs, truth: Scene, seed: int) -> Term:
 
 def _depth_slopes(outputs: Outputs, truth: Scene, seed: int) -> Term:
     depths = (outputs.scene.depths[..., None], truth.depths[..., None])
-    return _over_scales(losses.gradient_terms(*depths, _known_depth(truth), outputs.scene.depth_confidence))
+    return _over_scales(losses.gradient_terms(*depths, _valid_depth(truth), outputs.scene.depth_confidence))
 
 
 def _confident_points(outputs: Outputs, truth: Scene, seed: int) -> Term:
@@ -40,7 +40,7 @@ def _plain_points(outputs: Outputs, truth: Scene, seed: int) -> Term:
 
 
 def _point_normals(outputs: Outputs, truth: Scene, seed: int) -> Term:
-    return _over_scales(losses.normal_cosine_terms(outputs.scene.points, truth.points, _known_points(truth)))
+    return _over_scales(losses.normal_cosine_terms(outputs.scene.points, truth.points, _valid_points(truth)))
 
 
 def _affine_points(outputs: Outputs, truth: Scene, seed: int) -> Term:
@@ -51,7 +51,7 @@ def _local_points(outputs: Outputs, truth: Scene, seed: int) -> Term:
     generator = torch.Generator().manual_seed(seed)
     focal = truth.cameras.intrinsics[..., 0, 0]
     focal = torch.where(torch.isfinite(focal), focal, torch.ones_like(focal))
-    # Levels count by their points: what a patch of any size holds is at most a square of 16 x 16.
+    # Levels are weighted by their numbers of points; a region of any size has at most 16 x 16 of them.
     return losses.together(*losses.local_point_terms(*_camera_points(outputs, truth), focal, generator))
 
 
@@ -60,12 +60,12 @@ def _normal_angles(outputs: Outputs, truth: Scene, seed: int) -> Term:
 
 
 def _tracked_points(outputs: Outputs, truth: Scene, seed: int) -> Term:
-    asked = read_tracks(outputs, truth)
-    if asked is None:
-        return no_term(outputs)
-    read, scene = asked
+    sampled = tracks_at_queries(outputs, truth)
+    if sampled is None:
+        return zero_term(outputs)
+    tracks, scene = sampled
     assert scene.tracks is not None
-    return losses.tracking_point_term(read, scene.tracks, losses.depths_at_anchors(scene))
+    return losses.tracking_point_term(tracks, scene.tracks, losses.depths_at_anchors(scene))
 
 
 PUBLISHED_TERMS: dict[str, PublishedTerm] = {
@@ -80,36 +80,39 @@ PUBLISHED_TERMS: dict[str, PublishedTerm] = {
     "normal_angles": _normal_angles,
     "tracked_points": _tracked_points,
 }
-"""Every one by its name in `LossWeights`, which says what it is."""
+"""All terms by their names in `LossWeights`, which documents them."""
 
 
 def _depth_regression(outputs: Outputs, truth: Scene) -> ConfidenceTerms:
     scene = outputs.scene
     maps = (scene.depths[..., None], truth.depths[..., None], scene.depth_confidence)
-    return losses.confidence_terms(*maps, _known_depth(truth))
+    return losses.confidence_terms(*maps, _valid_depth(truth))
 
 
 def _point_regression(outputs: Outputs, truth: Scene) -> ConfidenceTerms:
     scene = outputs.scene
-    return losses.confidence_terms(scene.points, truth.points, scene.point_confidence, _known_points(truth))
+    return losses.confidence_terms(scene.points, truth.points, scene.point_confidence, _valid_points(truth))
 
 
-def _known_depth(truth: Scene) -> Bool[Tensor, "batch time height width"]:
+def _valid_depth(truth: Scene) -> Bool[Tensor, "batch time height width"]:
     return (truth.depth_confidence > 0) & (truth.depths > 0)
 
 
-def _known_points(truth: Scene) -> Bool[Tensor, "batch time height width"]:
-    return (truth.point_confidence > 0) & _known_depth(truth)
+def _valid_points(truth: Scene) -> Bool[Tensor, "batch time height width"]:
+    return (truth.point_confidence > 0) & _valid_depth(truth)
 
 
 def _camera_points(outputs: Outputs, truth: Scene) -> tuple[Tensor, Tensor, Tensor]:
-    """Predicted and true points of the depth maps in each frame's own camera, and where the true ones are known."""
-    given, wanted = (unproject_map(scene.depths, scene.cameras.intrinsics) for scene in (outputs.scene, truth))
-    return given, wanted, _known_depth(truth) & torch.isfinite(wanted).all(dim=-1)
+    """Unproject predicted and true depth into the camera frame of each image, with a mask of valid true points."""
+    predicted, true = (unproject_map(scene.depths, scene.cameras.intrinsics) for scene in (outputs.scene, truth))
+    return predicted, true, _valid_depth(truth) & torch.isfinite(true).all(dim=-1)
 
 
 def _over_scales(terms: tuple[Term, ...]) -> Term:
-    """The sum of the means of every 1st, 2nd, 4th, ... pixel, as one term: a pixel weighs the area it stands for."""
+    """Combine terms over every 1st, 2nd, 4th, ... pixel into one whose mean is about the sum of their means.
+
+    A pixel is weighted by the area that it represents at its scale.
+    """
     areas = [4**scale for scale in range(len(terms))]
     total = sum(len(terms) * area * term.total for area, term in zip(areas, terms, strict=True))
     return Term(torch.as_tensor(total), torch.stack([a * t.count for a, t in zip(areas, terms, strict=True)]).sum())

@@ -1,37 +1,81 @@
-"""The folder of a training: its configuration, the versions it ran with and the commit come first."""
+"""The folder of a training run: names of its files, and its configuration and environment."""
 
 import json
 import platform
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from recon4d import __version__
+from recon4d.errors import UserError, os_errors_as_user_errors
+from recon4d.io.files import atomic_file
 from recon4d.records import config_from_json, config_to_json
 from recon4d.train.config import TrainConfig
 
 CONFIG_NAME = "config.json"
+"""Configuration of the run. It is written last by `begin_run`: a folder with this file holds a run."""
 ABOUT_NAME = "about.json"
+"""Versions, device and commit that the run began with."""
 LOG_NAME = "log.jsonl"
+"""Log of the run, one JSON object a line."""
 CHECKPOINTS_NAME = "checkpoints"
+"""Folder of the run's checkpoints."""
 
 
 def begin_run(folder: Path, config: TrainConfig) -> None:
-    """Make the folder and write what the run is. Raises ``FileExistsError`` where a run lies there already."""
-    if folder.exists() and any(folder.iterdir()):
-        raise FileExistsError(f"{folder} is not empty; give a new folder, or go on with --resume {folder}")
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / CONFIG_NAME).write_text(json.dumps(config_to_json(config), indent=1))
-    (folder / ABOUT_NAME).write_text(json.dumps(_about(), indent=1))
+    """Create the folder of a run and write its configuration and environment.
+
+    A folder in which an earlier call was interrupted can be used again.
+
+    Args:
+        folder: Run folder; it must be new or empty.
+        config: Configuration of the run.
+
+    Raises:
+        UserError: If the folder holds other files, or cannot be written.
+    """
+    with os_errors_as_user_errors():
+        if folder.is_dir() and not all(map(_is_leftover, folder.iterdir())):
+            raise UserError(f"{folder} is not empty; choose a new folder, or resume the run in it")
+        folder.mkdir(parents=True, exist_ok=True)
+        _write_json(folder / ABOUT_NAME, _about())
+        _write_json(folder / CONFIG_NAME, config_to_json(config))
 
 
 def read_config(folder: Path) -> TrainConfig:
-    """The configuration of a run. Raises ``FileNotFoundError``, or ``ValueError`` where this version cannot read it."""
+    """Read the configuration of a run.
+
+    Args:
+        folder: Run folder.
+
+    Returns:
+        The configuration that the run began with.
+
+    Raises:
+        UserError: If the folder holds no run, or its configuration is damaged or of an unknown version.
+    """
     file = folder / CONFIG_NAME
     if not file.is_file():
-        raise FileNotFoundError(f"{folder} is no training: it has no {CONFIG_NAME}")
-    return config_from_json(TrainConfig, json.loads(file.read_text()))
+        raise UserError(f"{folder} is not a training run: it has no {CONFIG_NAME}")
+    with os_errors_as_user_errors():
+        content = file.read_bytes()
+    try:
+        values = json.loads(content)
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{file} is damaged: {error}") from error
+    return config_from_json(TrainConfig, values)
+
+
+def _is_leftover(path: Path) -> bool:
+    """Return whether a file was written by a `begin_run` that was interrupted before the run existed."""
+    return path.name == ABOUT_NAME or path.name.startswith((f".{ABOUT_NAME}.", f".{CONFIG_NAME}."))
+
+
+def _write_json(path: Path, values: Any) -> None:
+    with atomic_file(path) as partial:
+        partial.write_text(json.dumps(values, indent=1))
 
 
 def _about() -> dict[str, str]:
@@ -45,7 +89,7 @@ def _about() -> dict[str, str]:
 
 
 def _commit() -> str:
-    """The commit of the source that runs, with a plus where it was changed; empty outside a repository."""
+    """Return the commit of the running source, with "+" if files differ from it; empty outside a repository."""
     here = Path(__file__).parent
     try:
         commit = subprocess.run(

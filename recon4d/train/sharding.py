@@ -1,12 +1,10 @@
-"""Parameters shared out over processes (FSDP2): each keeps a part of every tensor and gathers a block to use it.
+"""Sharding of parameters over processes (FSDP2): each process holds a shard of every tensor.
 
-A sharded parameter is a `DTensor`: its `to_local` is this process's rows, its `full_tensor` the whole, for which all
-processes must ask together. Optimizer states and averages are kept as plain local parts; checkpoints hold whole
-tensors and do not tell how many processes wrote them.
+A sharded parameter is a `DTensor`: its `to_local` is this process's shard, its `full_tensor` the whole tensor.
+Computing the latter is a collective operation: all processes must call it together. Optimizer states and weight
+averages are stored as plain local shards. Checkpoints contain full tensors and do not depend on the number of
+processes that wrote them.
 """
-
-# pyright: reportPrivateImportUsage=false
-# (torch's foreach functions have an underscore and no other name)
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -15,40 +13,70 @@ import torch
 import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from recon4d.layers import Block, CrossBlock
+from recon4d.train import foreach
 
 
 def shard(module: nn.Module, device: torch.device) -> None:
-    """Share out the parameters of `module` over all processes, in place; transformer blocks are the units.
+    """Shard the parameters of a module over all processes, in place.
 
-    Parameters without an axis cannot be split and stay whole (`average_unsharded_gradients`). Names do not change.
+    Transformer blocks are the units of communication. Names of parameters do not change. Scalar parameters cannot be
+    sharded and stay whole; see `average_unsharded_gradients`.
+
+    Args:
+        module: The module to shard.
+        device: Device of this process; its type decides the communication backend.
     """
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
     scalars = {parameter for parameter in module.parameters() if parameter.ndim == 0}
     units = [block for block in module.modules() if isinstance(block, Block | CrossBlock)]
     for unit in (*units, module):
-        # The root too gives back what it gathered: weights that are swapped in between must not be overlooked.
+        # The root is resharded after its forward pass too. Otherwise it would keep gathered parameters and ignore
+        # averaged weights that are swapped in for validation.
         fully_shard(unit, mesh=mesh, reshard_after_forward=True, ignored_params=scalars)
 
 
 def is_sharded(parameter: Tensor) -> bool:
-    """Whether this process has only a part of it."""
+    """Return whether this process holds only a shard of a tensor.
+
+    Args:
+        parameter: A tensor of any shape.
+
+    Returns:
+        True for a `DTensor`.
+    """
     return isinstance(parameter, DTensor)
 
 
 @torch.no_grad()
-def local(tensor: Tensor) -> Tensor:
-    """This process's part of a sharded tensor, sharing its memory; any other tensor as it is."""
+def local_tensor(tensor: Tensor) -> Tensor:
+    """Return this process's shard of a tensor.
+
+    Args:
+        tensor: A tensor of any shape, sharded or not.
+
+    Returns:
+        The local shard, which shares memory with the sharded tensor; an unsharded tensor is returned as it is.
+    """
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 @torch.no_grad()
-def whole(part: Tensor, like: Tensor) -> Tensor:
-    """The whole tensor of which every process has the `part` that it has of `like`; all must ask together."""
+def full_tensor(part: Tensor, like: Tensor) -> Tensor:
+    """Gather a tensor on every process. All processes must call this together.
+
+    Args:
+        part: This process's shard, a tensor of any shape.
+        like: A tensor with the layout of the full tensor. If it is not sharded, `part` is already whole.
+
+    Returns:
+        The full tensor.
+    """
     if not isinstance(like, DTensor):
         return part
     if not isinstance(part, DTensor):
@@ -58,86 +86,158 @@ def whole(part: Tensor, like: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def part_of(tensor: Tensor, like: Tensor) -> Tensor:
-    """This process's part of a whole tensor that is laid out `like` another; nothing is sent."""
-    return local(spread(tensor, like))
+def gather_on_main(part: Tensor, like: Tensor) -> Tensor | None:
+    """Gather a tensor on the CPU of rank 0. All processes must call this together.
+
+    Args:
+        part: This process's shard, a tensor of any shape.
+        like: A tensor with the layout of the full tensor. If it is not sharded, `part` is already whole.
+
+    Returns:
+        On rank 0 the full tensor on the CPU, on other ranks None. If `like` is not sharded, `part` on all ranks.
+    """
+    if not is_sharded(like):
+        return part
+    # Every rank takes part in the communication, but only rank 0 keeps the result.
+    gathered = full_tensor(part, like)
+    return gathered.cpu() if dist.get_rank() == 0 else None
 
 
 @torch.no_grad()
-def spread(tensor: Tensor, like: Tensor) -> Tensor:
-    """A whole tensor, which all processes have, sharded `like` another."""
+def local_tensor_like(tensor: Tensor, like: Tensor) -> Tensor:
+    """Return this process's shard of a full tensor, without communication.
+
+    Args:
+        tensor: A full tensor of any shape, the same on all processes.
+        like: A tensor of the same shape with the wanted layout.
+
+    Returns:
+        The local shard; `tensor` itself if `like` is not sharded.
+    """
+    return local_tensor(distribute_like(tensor, like))
+
+
+@torch.no_grad()
+def distribute_like(tensor: Tensor, like: Tensor) -> Tensor:
+    """Shard a full tensor in the layout of another one, without communication.
+
+    Args:
+        tensor: A full tensor of any shape, the same on all processes.
+        like: A tensor of the same shape with the wanted layout.
+
+    Returns:
+        The sharded tensor; `tensor` itself if `like` is not sharded.
+    """
     if not isinstance(like, DTensor):
         return tensor
     return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
 
 
-def whole_state(module: nn.Module) -> dict[str, Tensor]:
-    """The module's ``state_dict`` with whole tensors, those that are sharded on the CPU; all must ask together."""
-    state = module.state_dict()
-    return {name: whole(value, value).cpu() if is_sharded(value) else value for name, value in state.items()}
+def full_state_dict(module: nn.Module) -> dict[str, Tensor]:
+    """Gather the ``state_dict`` of a sharded module on rank 0. All processes must call this together.
+
+    Args:
+        module: A sharded module, or one that is not.
+
+    Returns:
+        Full tensors of the shapes of the parameters and buffers. If the module is sharded, they are on the CPU on rank
+        0, and the dictionary is empty on other ranks. Otherwise this is the module's own ``state_dict``.
+    """
+    if not any(is_sharded(parameter) for parameter in module.parameters()):
+        return dict(module.state_dict())
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    return dict(get_model_state_dict(module, options=options))  # pyright: ignore[reportReturnType]
 
 
-def load_whole_state(module: nn.Module, state: dict[str, Tensor]) -> None:
-    """Load a `whole_state`, strictly, into a module that is sharded or not."""
+def load_full_state_dict(module: nn.Module, state: dict[str, Tensor]) -> None:
+    """Load a full ``state_dict``, strictly.
+
+    Args:
+        module: A module, sharded or not.
+        state: Full tensors by name, on all processes; see `full_state_dict` for their shapes.
+    """
     own = module.state_dict()
-    module.load_state_dict({name: spread(value, own.get(name, value)) for name, value in state.items()}, strict=True)
+    full = {name: distribute_like(value, own.get(name, value)) for name, value in state.items()}
+    module.load_state_dict(full, strict=True)
 
 
-def gradient_length(gradients: list[Tensor]) -> Float[Tensor, ""]:
-    """The Euclidean length of all gradients together, the same on every process."""
-    parts = [local(gradient) for gradient in gradients if is_sharded(gradient)]
-    wholes = [gradient for gradient in gradients if not is_sharded(gradient)]
-    if not parts:
-        return _length(wholes)
-    square = _length(parts).square()
+def gradient_norm(gradients: list[Tensor]) -> Float[Tensor, ""]:
+    """Compute the Euclidean norm of all gradients together. All processes must call this together.
+
+    Args:
+        gradients: Gradients of any shape, sharded or not.
+
+    Returns:
+        The norm, a scalar that is the same on all processes.
+    """
+    shards = [local_tensor(gradient) for gradient in gradients if is_sharded(gradient)]
+    unsharded = [gradient for gradient in gradients if not is_sharded(gradient)]
+    if not shards:
+        return foreach.norm(unsharded)
+    square = foreach.norm(shards).square()
     dist.all_reduce(square)
-    return (square + _length(wholes).square()).sqrt() if wholes else square.sqrt()
+    return (square + foreach.norm(unsharded).square()).sqrt() if unsharded else square.sqrt()
 
 
 @torch.no_grad()
 def average_unsharded_gradients(parameters: Iterable[Tensor]) -> None:
-    """What is not sharded has each process's own gradient until it is averaged here, as FSDP does with its own."""
+    """Average gradients of unsharded parameters over all processes, in place, as FSDP does for sharded ones.
+
+    Args:
+        parameters: Parameters of any shape; sharded parameters and those without a gradient are ignored.
+    """
     gradients = [p.grad for p in parameters if p.grad is not None and not is_sharded(p)]
     if gradients:
-        together = torch.cat([gradient.flatten() for gradient in gradients])
-        dist.all_reduce(together)
-        parts = (together / dist.get_world_size()).split([gradient.numel() for gradient in gradients])
-        for gradient, part in zip(gradients, parts, strict=True):
-            gradient.copy_(part.view_as(gradient))
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        dist.all_reduce(flat)
+        averaged = (flat / dist.get_world_size()).split([gradient.numel() for gradient in gradients])
+        for gradient, value in zip(gradients, averaged, strict=True):
+            gradient.copy_(value.view_as(gradient))
 
 
-def whole_optimizer_state(state: dict[str, Any], parameters: list[Tensor]) -> dict[str, Any]:
-    """An optimizer's ``state_dict`` with whole tensors; `parameters` are in the order of its groups.
+def full_optimizer_state(state: dict[str, Any], parameters: list[Tensor]) -> dict[str, Any]:
+    """Gather an optimizer's ``state_dict`` on rank 0. All processes must call this together.
 
-    What an optimizer keeps of a parameter has its shape, or none (its count of steps).
+    Args:
+        state: The ``state_dict`` with local shards. A tensor in the state of a parameter has the parameter's shape, or
+            is a scalar (the number of steps).
+        parameters: The parameters in the order of the optimizer's groups, of any shape.
+
+    Returns:
+        The ``state_dict`` with full tensors: on the CPU of rank 0 for sharded parameters, None on other ranks.
     """
 
-    def gathered(value: Any, parameter: Tensor) -> Any:
-        if not isinstance(value, Tensor) or value.ndim == 0 or not is_sharded(parameter):
+    def gather(value: Any, parameter: Tensor) -> Any:
+        if not isinstance(value, Tensor) or value.ndim == 0:
             return value
-        return whole(value, parameter).cpu()
+        return gather_on_main(value, parameter)
 
-    return _of_each_parameter(state, parameters, gathered)
-
-
-def part_of_optimizer_state(state: dict[str, Any], parameters: list[Tensor]) -> dict[str, Any]:
-    """This process's part of a `whole_optimizer_state`."""
-
-    def part(value: Any, parameter: Tensor) -> Any:
-        return part_of(value, parameter) if isinstance(value, Tensor) and value.ndim else value
-
-    return _of_each_parameter(state, parameters, part)
+    return _map_state(state, parameters, gather)
 
 
-def _length(tensors: list[Tensor]) -> Float[Tensor, ""]:
-    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(tensors)))
+def local_optimizer_state(state: dict[str, Any], parameters: list[Tensor]) -> dict[str, Any]:
+    """Return this process's shards of an optimizer's full ``state_dict``.
+
+    Args:
+        state: The ``state_dict`` of rank 0 from `full_optimizer_state`.
+        parameters: The parameters in the order of the optimizer's groups, of any shape.
+
+    Returns:
+        The ``state_dict`` with local shards.
+    """
+
+    def take_shard(value: Any, parameter: Tensor) -> Any:
+        return local_tensor_like(value, parameter) if isinstance(value, Tensor) and value.ndim else value
+
+    return _map_state(state, parameters, take_shard)
 
 
-def _of_each_parameter(
-    state: dict[str, Any], parameters: list[Tensor], change: Callable[[Any, Tensor], Any]
+def _map_state(
+    state: dict[str, Any], parameters: list[Tensor], function: Callable[[Any, Tensor], Any]
 ) -> dict[str, Any]:
-    changed = {
-        number: {key: change(value, parameters[number]) for key, value in values.items()}
+    """Apply a function to each value in an optimizer's state, with the parameter that it belongs to."""
+    mapped = {
+        number: {key: function(value, parameters[number]) for key, value in values.items()}
         for number, values in state["state"].items()
     }
-    return {**state, "state": changed}
+    return {**state, "state": mapped}

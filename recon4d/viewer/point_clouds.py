@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
-from recon4d.geometry import thin
+from recon4d.geometry import subsample_mask
 from recon4d.records import Scene
 from recon4d.viewer.selection import (
     BANDS,
@@ -59,8 +59,8 @@ def choose_clouds(scene: Scene, images: UInt8[Tensor, "time 3 height width"] | N
         images = torch.full((1, 1, 1, 1), GRAY, dtype=torch.uint8).expand(scene.num_frames, 3, *scene.size)
     untracked = replace(scene, tracks=None)
     return Clouds(
-        at_time=tuple(_by_band(untracked, images, thin(shown, max_points), bands)),
-        still=tuple(_by_band(untracked, images, thin(shown & ~is_dynamic(scene), max_points), bands)),
+        at_time=tuple(_by_band(untracked, images, subsample_mask(shown, max_points), bands)),
+        still=tuple(_by_band(untracked, images, subsample_mask(shown & ~is_dynamic(scene), max_points), bands)),
     )
 
 

@@ -1,8 +1,6 @@
-"""Checkpoints: one safetensors file with the configuration inside, loaded strictly or not at all."""
+"""Checkpoints: one safetensors file that contains weights and configuration, loaded strictly."""
 
 import json
-import os
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,23 +9,37 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
+from recon4d.errors import UserError
+from recon4d.io import atomic_file
 from recon4d.models import Model, ModelConfig
 from recon4d.records import Calibration, config_from_json, config_to_json
+from recon4d.zoo.safetensors_header import with_sorted_metadata
 
 if TYPE_CHECKING:
     from safetensors import safe_open
 
 Storage = Literal["float32", "bfloat16", "int8"]
-"""How weights lie on disk; they are float32 again once loaded. int8 has one float32 scale for each row."""
+"""Data type of weights on disk; loaded weights are always float32. int8 stores one float32 scale per row."""
 
 FORMAT_FAMILY = "recon4d-checkpoint-"
 FORMAT = f"{FORMAT_FAMILY}1"
 SCALE_SUFFIX = ".int8_scale"
+"""Suffix of the names of the row scales of int8 weights."""
 SHOWN_NAMES = 3
+"""Number of parameter names that an error message lists."""
 
 
 def save_model(model: Model, path: str | Path, storage: Storage = "float32") -> None:
-    """Write `model` to one safetensors file, whole or not at all. Raises ``OSError`` where it cannot be written."""
+    """Write a model to one safetensors file, atomically. The same model always gives the same bytes.
+
+    Args:
+        model: The model. Its name, calibration and training state are stored too.
+        path: File to write; an existing one is replaced.
+        storage: Data type of the stored weights.
+
+    Raises:
+        UserError: If the file cannot be written.
+    """
     from safetensors.torch import save
 
     path = Path(path)
@@ -40,33 +52,40 @@ def save_model(model: Model, path: str | Path, storage: Storage = "float32") -> 
     }
     if model.calibration is not None:
         metadata["calibration"] = json.dumps(config_to_json(model.calibration))
-    data = save(_pack(model.state_dict(), storage), metadata)
-    # Written beside its final place and moved there: a reader never sees half a file.
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        with partial.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    header, tensors = with_sorted_metadata(save(_pack(model.state_dict(), storage), metadata))
+    with atomic_file(path) as partial, partial.open("wb") as file:
+        file.write(header)
+        file.write(tensors)
 
 
 def is_checkpoint(path: Path) -> bool:
-    """Whether a file says of itself that this package wrote it."""
+    """Whether this package wrote a file, according to its metadata.
+
+    Args:
+        path: Any existing file.
+
+    Returns:
+        True for safetensors files with the format tag of this package.
+    """
     if path.suffix != ".safetensors":
         return False
     with _opened(path) as file:
-        # Others write a format too: files of the Hugging Face libraries say "pt".
+        # Hugging Face libraries write a format tag too: "pt".
         return (file.metadata() or {}).get("format", "").startswith(FORMAT_FAMILY)
 
 
 def load_checkpoint(path: str | Path) -> Model:
-    """The model of a checkpoint file that `save_model` wrote, in evaluation mode on the CPU.
+    """Load a checkpoint that `save_model` wrote.
 
-    Raises ``FileNotFoundError``, or ``ValueError`` where the file is damaged, is not a checkpoint of recon4d, or has
-    names or shapes that its own configuration does not.
+    Args:
+        path: The .safetensors file.
+
+    Returns:
+        The model, in evaluation mode on the CPU.
+
+    Raises:
+        UserError: If the file does not exist, is damaged, is not a checkpoint of recon4d, or has parameters that do not
+            fit its own configuration.
     """
     path = Path(path)
     with _opened(path) as file:
@@ -74,11 +93,11 @@ def load_checkpoint(path: str | Path) -> Model:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     if metadata.get("format") != FORMAT:
         found = metadata.get("format", "none")
-        raise ValueError(f"{path} is not a recon4d checkpoint: its format is {found}, wanted {FORMAT}")
+        raise UserError(f"{path} is not a recon4d checkpoint: its format is {found}, wanted {FORMAT}")
     try:
         config = config_from_json(ModelConfig, json.loads(metadata["config"]))
-    except ValueError as error:
-        raise ValueError(f"{path} has a configuration that this version cannot read: {error}") from error
+    except UserError as error:
+        raise UserError(f"{path} has a configuration that this version cannot read: {error}") from error
     calibration = _read_calibration(path, metadata.get("calibration"))
 
     model = empty_model(config)
@@ -92,7 +111,14 @@ def load_checkpoint(path: str | Path) -> Model:
 
 
 def empty_model(config: ModelConfig) -> Model:
-    """A model whose parameters have shapes and no values, made without the time to initialize them."""
+    """Create a model whose parameters have shapes but no values, without the time for initialization.
+
+    Args:
+        config: Configuration of the model.
+
+    Returns:
+        The model, with all parameters on the meta device.
+    """
     from accelerate import init_empty_weights
 
     with init_empty_weights():
@@ -101,30 +127,30 @@ def empty_model(config: ModelConfig) -> Model:
 
 @contextmanager
 def _opened(path: Path) -> "Iterator[safe_open]":
-    """A safetensors file whose tensors are read when they are asked for."""
+    """Open a safetensors file whose tensors are read on demand."""
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
-        raise FileNotFoundError(f"checkpoint {path} does not exist")
+        raise UserError(f"checkpoint {path} does not exist")
     try:
         with safe_open(path, framework="pt") as file:
             yield file
     except SafetensorError as error:
-        raise ValueError(f"{path} is damaged or not a safetensors file: {error}") from error
+        raise UserError(f"{path} is damaged or not a safetensors file: {error}") from error
 
 
 def _read_calibration(path: Path, text: str | None) -> Calibration | None:
-    """None where nobody has calibrated the model, as in every file from before that could be done."""
+    """Read the calibration; None for models that are not calibrated."""
     if text is None:
         return None
     try:
         return config_from_json(Calibration, json.loads(text))
-    except ValueError as error:
-        raise ValueError(f"{path} has a calibration that this version cannot read: {error}") from error
+    except UserError as error:
+        raise UserError(f"{path} has a calibration that this version cannot read: {error}") from error
 
 
 def _check_fit(path: Path, wanted: dict[str, tuple[int, ...]], state: dict[str, Tensor]) -> None:
-    """Name the first few differences, and what was expected."""
+    """Raise `UserError` with the first differences between the stored and the expected parameters."""
     problems = []
     if missing := sorted(wanted.keys() - state.keys()):
         problems.append(f"lacks {_first(missing)}")
@@ -136,7 +162,7 @@ def _check_fit(path: Path, wanted: dict[str, tuple[int, ...]], state: dict[str, 
         if name in state and tuple(state[name].shape) != shape
     ][:SHOWN_NAMES]
     if problems:
-        raise ValueError(f"{path} does not fit its own configuration: it {', '.join(problems)}")
+        raise UserError(f"{path} does not fit its own configuration: it {', '.join(problems)}")
 
 
 def _first(names: list[str]) -> str:
@@ -167,7 +193,7 @@ def _unpack(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _quantize(tensor: Tensor) -> tuple[Tensor, Tensor]:
-    """Whole numbers in [-127, 127] and the scale of each row: an error of at most half a step, 1/254 of its largest."""
+    """Quantize rows to integers in [-127, 127] with one scale per row; the error is at most 1/254 of its maximum."""
     scale = tensor.flatten(1).abs().amax(dim=1).clamp(min=torch.finfo(torch.float32).tiny) / 127
     return (tensor / _per_row(scale, tensor)).round().clamp(-127, 127).to(torch.int8), scale.float()
 

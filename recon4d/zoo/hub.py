@@ -1,4 +1,4 @@
-"""Weights that others published: from a local file or from the Hugging Face hub, converted once and kept."""
+"""Published weights: read from a local file or downloaded from the Hugging Face hub, converted once and cached."""
 
 import os
 import warnings
@@ -8,44 +8,56 @@ from pathlib import Path
 
 from torch import Tensor
 
+from recon4d.errors import UserError
 from recon4d.models import Model
 from recon4d.zoo.checkpoints import load_checkpoint, save_model
 from recon4d.zoo.vggt.vggt import from_vggt
 from recon4d.zoo.vggt.vggt_omega import from_vggt_omega
 
 CACHE_VARIABLE = "RECON4D_CACHE"
-"""Environment variable with the folder for converted weights; ~/.cache/recon4d without."""
+"""Environment variable with the folder of converted weights; the default is ~/.cache/recon4d."""
 
-OMEGA_LICENSE = "FAIR Noncommercial Research License, by Meta: not for commercial use, nor what it answers"
+OMEGA_LICENSE = "FAIR Noncommercial Research License, by Meta: not for commercial use, nor its outputs"
 
-VGGT_MARK = "aggregator.global_blocks.0.attn.qkv.weight"
-OMEGA_MARK = "aggregator.inter_frame_blocks.0.attn.qkv.weight"
+VGGT_KEY = "aggregator.global_blocks.0.attn.qkv.weight"
+OMEGA_KEY = "aggregator.inter_frame_blocks.0.attn.qkv.weight"
+"""Parameters that identify the two families of state dicts."""
 
 
 class LicenseWarning(UserWarning):
-    """Weights come under terms that not everybody can accept."""
+    """Warns that weights have a license of their own, with terms that not every user can accept."""
 
 
 @dataclass(frozen=True)
 class PublishedSource:
-    """Where published weights are and under which terms."""
+    """Origin and license of published weights."""
 
     repository: str
-    """On the Hugging Face hub."""
+    """Name of the repository on the Hugging Face hub."""
     filename: str
+    """File within the repository."""
     license: str
-    """Short, as a person must know it before using them."""
+    """Name of the license and its main restriction, shown at every use."""
     convert: Callable[[Mapping[str, Tensor]], Model]
+    """Function that builds the model from the published state dict."""
     is_gated: bool = False
-    """Whether the hub asks who is there: access is granted on the repository's page, then `hf auth login`."""
+    """Whether access must be requested on the page of the repository, followed by `hf auth login`."""
 
 
 def published_model(name: str, source: PublishedSource) -> Model:
-    """The model of a name: the converted copy where there is one, else downloaded, converted and kept.
+    """Load published weights by name; download and convert them at first use.
 
-    Raises ``ValueError`` in one line where it cannot be downloaded, with what to do instead.
+    Args:
+        name: Name of the model in the zoo; the cached copy has this name.
+        source: Origin of the weights.
+
+    Returns:
+        The model, in evaluation mode on the CPU.
+
+    Raises:
+        UserError: If the weights cannot be downloaded; the message explains the alternatives.
     """
-    _say_license(name, source.license)
+    _warn_of_license(name, source.license)
     kept = cache_folder() / f"{name}.safetensors"
     if kept.is_file():
         return load_checkpoint(kept)
@@ -57,30 +69,41 @@ def published_model(name: str, source: PublishedSource) -> Model:
 
 
 def load_published(path: Path) -> Model:
-    """The model of a file in VGGT's or VGGT-Omega's names (.pt, .pth, .bin or .safetensors), named after the file.
+    """Load a local file with the published parameter names of VGGT or VGGT-Omega.
 
-    Raises ``ValueError`` where it is neither, or does not fit.
+    Args:
+        path: A .pt, .pth, .bin or .safetensors file.
+
+    Returns:
+        The model, named after the file, in evaluation mode on the CPU.
+
+    Raises:
+        UserError: If the file belongs to neither model, or its parameters do not fit.
     """
     tensors = _read_tensors(path)
-    if VGGT_MARK in tensors:
+    if VGGT_KEY in tensors:
         model = from_vggt(tensors)
-        _say_license(str(path), "VGGT's: the original weights are CC BY-NC 4.0, not for commercial use")
-    elif OMEGA_MARK in tensors:
+        _warn_of_license(str(path), "VGGT's: the original weights are CC BY-NC 4.0, not for commercial use")
+    elif OMEGA_KEY in tensors:
         model = from_vggt_omega(tensors)
-        _say_license(str(path), OMEGA_LICENSE)
+        _warn_of_license(str(path), OMEGA_LICENSE)
     else:
         some = ", ".join(list(tensors)[:3]) or "nothing"
-        raise ValueError(f"{path} is no checkpoint of recon4d, VGGT or VGGT-Omega: it holds {some}")
+        raise UserError(f"{path} is no checkpoint of recon4d, VGGT or VGGT-Omega: it contains {some}")
     model.name = path.stem
     return model
 
 
-def _say_license(what: str, license: str) -> None:
-    warnings.warn(f"{what} comes under the license of its makers: {license}", LicenseWarning, stacklevel=3)
+def _warn_of_license(what: str, license_text: str) -> None:
+    warnings.warn(f"{what} comes under the license of its makers: {license_text}", LicenseWarning, stacklevel=3)
 
 
 def cache_folder() -> Path:
-    """Where converted weights are kept."""
+    """Return the folder of converted weights.
+
+    Returns:
+        The folder given by the environment variable RECON4D_CACHE, or ~/.cache/recon4d.
+    """
     given = os.environ.get(CACHE_VARIABLE)
     return Path(given) if given else Path.home() / ".cache" / "recon4d"
 
@@ -89,37 +112,37 @@ def _download(name: str, source: PublishedSource) -> Path:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
 
-    by_hand = f"or download {source.filename} by hand and give the file: --model path/to/{source.filename}"
+    by_hand = f"or download {source.filename} by hand and give the path of the file instead of the name"
     try:
         return Path(hf_hub_download(source.repository, source.filename))
     except GatedRepoError as error:
         page = f"https://huggingface.co/{source.repository}"
-        raise ValueError(f"{name} is gated: ask for access at {page}, then `hf auth login`, {by_hand}") from error
+        raise UserError(f"{name} is gated: ask for access at {page}, then `hf auth login`, {by_hand}") from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        problem = f"{name} cannot be had from {source.repository} ({_first_line(error)})"
-        raise ValueError(f"{problem}: try again, {by_hand}") from error
+        problem = f"{name} cannot be downloaded from {source.repository} ({_first_line(error)})"
+        raise UserError(f"{problem}: try again, {by_hand}") from error
 
 
 def _read_tensors(path: Path) -> Mapping[str, Tensor]:
-    """The tensors of a file by name, left on disk until they are used."""
+    """Read the tensors of a file by name; they are mapped from disk where the format allows it."""
     import torch
 
     if not path.is_file():
-        raise FileNotFoundError(f"weights {path} do not exist")
+        raise UserError(f"weights {path} do not exist")
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
             return load_file(path)
         read = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # whatever the pickle or the archive holds
-        raise ValueError(f"{path} cannot be read as weights: {_first_line(error)}") from error
+    except Exception as error:  # the pickle or the archive may raise anything
+        raise UserError(f"{path} cannot be read as weights: {_first_line(error)}") from error
     read = read.get("model", read) if isinstance(read, dict) else read
     if not isinstance(read, dict) or not all(isinstance(value, Tensor) for value in read.values()):
-        raise ValueError(f"{path} holds {type(read).__name__}, wanted a state dict of tensors by name")
+        raise UserError(f"{path} contains {type(read).__name__}, wanted a state dict of tensors by name")
     return read
 
 
 def _first_line(error: Exception) -> str:
-    """What an error says, in one line; what it is called where it says nothing."""
+    """Return the first line of an error's message, or the name of its class if it has none."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

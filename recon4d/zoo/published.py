@@ -1,15 +1,23 @@
-"""Published state dicts, taken name by name: what is missing, misshapen or left over is refused."""
+"""Strict conversion of published state dicts: missing, misshapen and unused tensors are errors."""
 
 from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
 
+from recon4d.errors import UserError
+
 SHOWN_NAMES = 3
+"""Number of parameter names that an error message lists."""
 
 
 class PublishedWeights:
-    """The tensors of a published checkpoint; remembers which were taken and what was wrong with them."""
+    """The tensors of a published checkpoint, with a record of which were used and which did not fit.
+
+    Args:
+        tensors: The state dict.
+        what: Name of the model, for error messages.
+    """
 
     def __init__(self, tensors: Mapping[str, Tensor], what: str) -> None:
         self._tensors, self._what = tensors, what
@@ -18,21 +26,54 @@ class PublishedWeights:
         self._misshapen: list[str] = []
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """The shape of a tensor that says how large the network is; raises ``ValueError`` where it is not there."""
+        """Return the shape of a tensor that determines the size of the network.
+
+        Args:
+            name: Name in the published checkpoint.
+
+        Returns:
+            The shape.
+
+        Raises:
+            UserError: If there is no such tensor.
+        """
         if name not in self._tensors:
-            raise ValueError(f"this is no state dict of {self._what}: it has no {name}, but {self._first_names()}")
+            raise UserError(f"this is no state dict of {self._what}: it has no {name}, but {self._first_names()}")
         return tuple(self._tensors[name].shape)
 
     def count(self, prefix: str) -> int:
-        """How many numbered parts there are: ``count("blocks.")`` is 2 for ``blocks.0.x`` and ``blocks.1.y``."""
+        """Count the numbered modules with a prefix.
+
+        Args:
+            prefix: For example "blocks." for ``blocks.0.x`` and ``blocks.1.y``, which counts 2.
+
+        Returns:
+            Number of different numbers after the prefix.
+        """
         numbers = {name[len(prefix) :].split(".")[0] for name in self._tensors if name.startswith(prefix)}
         return len(numbers)
 
     def has(self, name: str) -> bool:
+        """Whether there is a tensor with this name.
+
+        Args:
+            name: Name in the published checkpoint.
+
+        Returns:
+            True if the state dict contains it.
+        """
         return name in self._tensors
 
     def take(self, name: str, shape: Iterable[int]) -> Tensor:
-        """The tensor of a name. What is wrong with it is said by `check`, all together; until then it is empty."""
+        """Return a tensor and mark it as used. `check` reports all tensors that are missing or misshapen.
+
+        Args:
+            name: Name in the published checkpoint.
+            shape: Expected shape.
+
+        Returns:
+            The tensor of that shape, or an uninitialized one if it is missing or misshapen.
+        """
         shape = tuple(shape)
         self._taken.add(name)
         if name not in self._tensors:
@@ -44,7 +85,14 @@ class PublishedWeights:
         return torch.empty(shape)
 
     def check(self, ignored: Iterable[str] = ()) -> None:
-        """Raise ``ValueError`` with the first few names that are missing, have another shape, or nobody took."""
+        """Verify that all tensors fit and all were used.
+
+        Args:
+            ignored: Names that may stay unused.
+
+        Raises:
+            UserError: With the first names that are missing, have another shape, or were not used.
+        """
         left = sorted(self._tensors.keys() - self._taken - set(ignored))
         problems = [
             f"{verb} {_first(names)}"
@@ -52,7 +100,7 @@ class PublishedWeights:
             if names
         ]
         if problems:
-            raise ValueError(f"this state dict does not fit {self._what}: it {'; '.join(problems)}")
+            raise UserError(f"this state dict does not fit {self._what}: it {'; '.join(problems)}")
 
     def _first_names(self) -> str:
         return _first(list(self._tensors)) if self._tensors else "nothing at all"

@@ -1,4 +1,4 @@
-"""Models by name: which there are, what they are made of, and how they are created."""
+"""The models by name: their configurations, and how they are created and loaded."""
 
 import contextlib
 import warnings
@@ -9,6 +9,7 @@ from typing import Literal
 
 import torch
 
+from recon4d.errors import UserError
 from recon4d.heads import (
     CameraHeadConfig,
     DptHeadConfig,
@@ -30,55 +31,81 @@ from recon4d.zoo.vggt.vggt_omega import from_vggt_omega, vggt_omega_1b_config
 
 DEFAULT_MODEL = "recon4d_mini"
 WEIGHTS_FOLDER = Path(__file__).parent / "weights"
-"""Weights that ship inside the package, NAME.safetensors each."""
+"""Folder of the weights that are part of the package, as NAME.safetensors."""
 
 HeadKind = Literal["linear", "dpt"]
 
 
 class UntrainedWarning(UserWarning):
-    """A model has random weights: its answers have the right shapes and no meaning."""
+    """Warns that a model has random weights: its predictions have the right shapes and no meaning."""
 
 
 @dataclass(frozen=True)
 class ZooEntry:
-    """What a person should know of a model before choosing it."""
+    """Description of a model of the zoo."""
 
     name: str
     backbone: str
-    """Words for `recon4d models`."""
+    """Short description of the backbone, for `recon4d models`."""
     backbone_license: str
-    """The license of backbone weights that can be downloaded; those of the package are Apache-2.0."""
+    """License of weights that are downloaded; the weights in the package are Apache-2.0."""
     make_config: Callable[[], ModelConfig]
     published: PublishedSource | None = None
-    """Where others published weights of the whole model, which are downloaded when first used."""
+    """Source of published weights of the whole model, downloaded at first use; None if there are none."""
 
     @property
     def weights_file(self) -> Path | None:
-        """The weights that ship with the package, if there are any."""
+        """File of the weights that are part of the package, or None."""
         file = WEIGHTS_FOLDER / f"{self.name}.safetensors"
         return file if file.is_file() else None
 
     def num_parameters(self) -> int:
-        """Counted on a model that is never filled with weights."""
+        """Count the parameters of the model without allocating them.
+
+        Returns:
+            Number of parameters.
+        """
         return empty_model(self.make_config()).num_parameters()
 
 
 def list_models() -> list[str]:
-    """The names that `create_model` knows."""
+    """List the names of the models.
+
+    Returns:
+        Names that `create_model` accepts.
+    """
     return list(_ZOO)
 
 
 def model_entry(name: str) -> ZooEntry:
-    """The entry of `name`; raises ``ValueError`` with the names there are."""
+    """Look up the description of a model.
+
+    Args:
+        name: One of `list_models`.
+
+    Returns:
+        The entry of the model.
+
+    Raises:
+        UserError: If the name is unknown.
+    """
     if name not in _ZOO:
-        raise ValueError(f"unknown model {name!r}; there are {', '.join(_ZOO)}, or give a .safetensors file")
+        raise UserError(f"unknown model {name!r}; wanted one of {', '.join(_ZOO)}, or a .safetensors file")
     return _ZOO[name]
 
 
 def model_config(name: str, heads: HeadKind = "linear") -> ModelConfig:
-    """The configuration of a name, with linear or DPT dense heads; change it with `dataclasses.replace`.
+    """Return the configuration of a model; vary it with `dataclasses.replace`.
 
-    Published models keep their own heads. Raises ``ValueError`` where the name is unknown.
+    Args:
+        name: One of `list_models`.
+        heads: Kind of the dense heads. Published models keep their own heads.
+
+    Returns:
+        The configuration.
+
+    Raises:
+        UserError: If the name is unknown.
     """
     entry = model_entry(name)
     config = entry.make_config()
@@ -93,13 +120,23 @@ def create_model(
     backbone_weights: str | Path | None = None,
     seed: int = 0,
 ) -> Model:
-    """A model of the zoo, in evaluation mode on the CPU.
+    """Create a model of the zoo, in evaluation mode on the CPU.
 
-    `weights` are "default" (what ships with the package, or for published models what is downloaded once; where there
-    is nothing, random ones and an `UntrainedWarning`), None (random from `seed`, no warning) or a checkpoint file of
-    the same configuration. `backbone_weights`, for
-    DINO-backed models, are "pretrained" (timm downloads them, under their own license) or a local file.
-    Raises ``ValueError`` where the name is unknown or weights do not fit.
+    Args:
+        name: One of `list_models`.
+        weights: "default" for the weights of the package, or for published models those that are downloaded once; a
+            model without weights then gets random ones and an `UntrainedWarning`. None for random weights without a
+            warning. Otherwise the path of a checkpoint with the same configuration.
+        heads: Kind of the dense heads: "linear" (faster) or "dpt" (sharper). Published models keep their own heads.
+        backbone_weights: For DINO-backed models, "pretrained" (downloaded through timm under their own license) or
+            the path of a local file. None for random weights.
+        seed: Seed of random weights. The caller's random state does not change.
+
+    Returns:
+        The model.
+
+    Raises:
+        UserError: If the name is unknown, or the weights do not fit or cannot be obtained.
     """
     entry = model_entry(name)
     if entry.published is not None and weights is not None:
@@ -111,7 +148,7 @@ def create_model(
     if file is not None:
         model = load_checkpoint(file)
         if model.config != config:
-            raise ValueError(f"{file} holds a model of another configuration than {name} with {heads} heads")
+            raise UserError(f"{file} contains a model with another configuration than {name} with {heads} heads")
         return model
 
     with _seeded(seed):
@@ -121,7 +158,7 @@ def create_model(
         _load_backbone(model, backbone_weights)
     if weights == "default":
         warnings.warn(
-            f"{name} is untrained (no weights ship for it yet): its answers have the right shapes and no meaning",
+            f"{name} has no trained weights yet: its predictions have the right shapes and no meaning",
             UntrainedWarning,
             stacklevel=2,
         )
@@ -129,14 +166,22 @@ def create_model(
 
 
 def load_model(path: str | Path) -> Model:
-    """The model of a file, in evaluation mode on the CPU: a checkpoint of this package, or VGGT's or VGGT-Omega's.
+    """Load a model from a checkpoint of this package, or from published weights of VGGT or VGGT-Omega.
 
-    Raises ``FileNotFoundError``, or ``ValueError`` where the file is damaged, is no checkpoint that is known here, or
-    has other names or shapes than it should.
+    Args:
+        path: A .safetensors file written by `save_model`, or a .pt, .pth, .bin or .safetensors file with the parameter
+            names of the published checkpoints.
+
+    Returns:
+        The model, in evaluation mode on the CPU.
+
+    Raises:
+        UserError: If the file does not exist, is damaged, is no supported checkpoint, or has parameters with
+            unexpected names or shapes.
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"checkpoint {path} does not exist")
+        raise UserError(f"checkpoint {path} does not exist")
     return load_checkpoint(path) if is_checkpoint(path) else load_published(path)
 
 
@@ -145,33 +190,33 @@ def _published(entry: ZooEntry, source: PublishedSource, weights: str | Path) ->
         return published_model(entry.name, source)
     model = load_model(weights)
     if model.config != entry.make_config():
-        raise ValueError(f"{weights} holds a model of another configuration than {entry.name}")
+        raise UserError(f"{weights} contains a model with another configuration than {entry.name}")
     model.name = entry.name
     return model
 
 
 def _load_backbone(model: Model, weights: str | Path) -> None:
     if not isinstance(model.backbone, DinoBackbone):
-        raise ValueError(f"{model.name} has no DINO backbone; backbone_weights are for recon4d_dinov2_* and _dinov3_*")
+        raise UserError(f"{model.name} has no DINO backbone; backbone_weights are for recon4d_dinov2_* and _dinov3_*")
     model.backbone.load_pretrained(None if weights == "pretrained" else Path(weights))
 
 
 @contextlib.contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    """Random numbers from `seed` inside, the caller's own random state untouched."""
+    """Seed torch's random numbers inside the block and restore the caller's random state after it."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
 
 
 def _with_dpt_heads(config: ModelConfig) -> ModelConfig:
-    """The same network with DPT heads, which see four layers instead of two."""
-    pairs, width = config.aggregator.depth, config.aggregator.block.width
-    taps = sorted({max(0, round(pairs * quarter / 4) - 1) for quarter in (1, 2, 3, 4)})
+    """Replace linear dense heads by DPT heads, which read four layers instead of two."""
+    depth, width = config.aggregator.depth, config.aggregator.block.width
+    out_indices = sorted({max(0, round(depth * quarter / 4) - 1) for quarter in (1, 2, 3, 4)})
     channels = (width // 4, width // 2, width, width)
     return replace(
         config,
-        aggregator=replace(config.aggregator, out_indices=tuple(taps)),
+        aggregator=replace(config.aggregator, out_indices=tuple(out_indices)),
         dense=DptHeadConfig(channels=channels, features=max(32, width // 4)),
     )
 
@@ -190,7 +235,7 @@ def _tiny() -> ModelConfig:
 
 
 def _mini() -> ModelConfig:
-    """Between tiny and small: what a CPU can train in some hours."""
+    """A size between tiny and small that a CPU can train in several hours."""
     block = BlockConfig(width=256, heads=4, mlp_width=640)
     head_block = replace(block, mlp_width=384)
     return ModelConfig(
@@ -205,7 +250,7 @@ def _mini() -> ModelConfig:
 
 
 def _small() -> ModelConfig:
-    """The network that was shown to learn from scratch; the MLPs a little narrower to stay under 30 M parameters."""
+    """A size for training from scratch on a GPU; narrow MLPs keep it below 30 M parameters."""
     block = BlockConfig(width=384, heads=6, mlp_width=960)
     head_block = replace(block, mlp_width=512)
     return ModelConfig(
@@ -219,13 +264,13 @@ def _small() -> ModelConfig:
     )
 
 
-def _dino(timm_name: str, width: int, pairs: int, processing_size: int) -> ModelConfig:
+def _dino(timm_name: str, width: int, depth: int, processing_size: int) -> ModelConfig:
     heads = width // 64
     block = BlockConfig(width, heads, 4 * width, layer_scale=0.01, qkv_bias=True)
     head_block = BlockConfig(384, 6, 1024)
     return ModelConfig(
         backbone=DinoBackboneConfig(timm_name),
-        aggregator=AggregatorConfig(block, pairs, out_indices=(0, pairs - 1)),
+        aggregator=AggregatorConfig(block, depth, out_indices=(0, depth - 1)),
         matching=MatchingConfig(),
         camera=CameraHeadConfig(replace(block, mlp_width=2 * width)),
         dense=LinearHeadConfig(width=384),
@@ -240,24 +285,24 @@ def _dino_entries() -> Iterator[ZooEntry]:
         "dinov2": ("vit_{}_patch14_reg4_dinov2", 392, "Apache-2.0"),
         "dinov3": ("vit_{}_patch16_dinov3", 384, "DINOv3 License"),
     }
-    for family, (pattern, processing_size, license) in families.items():
-        for size, (width, pairs) in sizes.items():
+    for family, (pattern, processing_size, license_name) in families.items():
+        for size, (width, depth) in sizes.items():
             timm_name = pattern.format(size)
             yield ZooEntry(
                 f"recon4d_{family}_{size}",
                 timm_name,
-                license,
-                lambda arguments=(timm_name, width, pairs, processing_size): _dino(*arguments),
+                license_name,
+                lambda arguments=(timm_name, width, depth, processing_size): _dino(*arguments),
             )
 
 
 def _published_entries() -> Iterator[ZooEntry]:
-    for name, repository, license, is_gated in (
+    for name, repository, license_text, is_gated in (
         ("vggt_1b", "facebook/VGGT-1B", "CC BY-NC 4.0, by Meta: not for commercial use", False),
         ("vggt_1b_commercial", "facebook/VGGT-1B-Commercial", "VGGT License, by Meta: no military use", True),
     ):
-        source = PublishedSource(repository, "model.pt", license, from_vggt, is_gated)
-        yield ZooEntry(name, "vit_large_patch14_reg4_dinov2", license.split(",")[0], vggt_1b_config, source)
+        source = PublishedSource(repository, "model.pt", license_text, from_vggt, is_gated)
+        yield ZooEntry(name, "vit_large_patch14_reg4_dinov2", license_text.split(",")[0], vggt_1b_config, source)
     source = PublishedSource("facebook/VGGT-Omega", "vggt_omega_1b_512.pt", OMEGA_LICENSE, from_vggt_omega, True)
     yield ZooEntry(
         "vggt_omega_1b",
@@ -278,4 +323,4 @@ _ZOO: dict[str, ZooEntry] = {
         *_published_entries(),
     )
 }
-"""A new model is one function and one line here."""
+"""All models by name. A new model is one function and one line here."""

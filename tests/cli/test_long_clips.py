@@ -1,4 +1,4 @@
-"""`recon4d reconstruct --window` and `--anchored`: a clip in parts, gone on with by the same command."""
+"""`recon4d reconstruct --window` and `--anchored`: clips in parts, continued by the same command after a stop."""
 
 import math
 import warnings
@@ -22,7 +22,7 @@ COMMON = ["reconstruct", str(DOG), "--model", "recon4d_tiny", "--fps", "4", "--p
 @pytest.mark.parametrize(
     "how", [["--window", "6", "--overlap", "2"], ["--window", "6", "--overlap", "2", "--tracks", "4"], ["--anchored"]]
 )
-def test_every_frame_is_written_and_the_same_command_goes_on(
+def test_every_frame_is_written_and_the_same_command_does_not_repeat_it(
     how: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
@@ -35,15 +35,15 @@ def test_every_frame_is_written_and_the_same_command_goes_on(
     assert scene.num_frames == 3
     assert load_scene(out / "frames" / "000002.npz").depths.equal(scene.depths[:1])
 
-    # Every fourth pixel along both axes, or every pixel, is followed from the first frame on.
+    # --tracks 4 tracks every fourth pixel of the first frame along both axes, --anchored every pixel.
     step = {"--window": 0, "--tracks": 4, "--anchored": 1}[how[-2] if "--tracks" in how else how[0]]
     assert (scene.tracks is not None) == (step > 0)
-    followed = 0 if not step else (scene.size[0] // step) * (scene.size[1] // step)
+    num_tracks = 0 if not step else (scene.size[0] // step) * (scene.size[1] // step)
     assert main(["info", str(out)]) == 0
-    said = capsys.readouterr().out
-    assert "frames: 12, over" in said
-    assert f"tracks: {followed or 'none'}\n" in said
-    assert any(choose_trails(load_frames(out, range(12)), 400)) == (step > 0)  # what `recon4d view` draws of them
+    printed = capsys.readouterr().out
+    assert "frames: 12, over" in printed
+    assert f"tracks: {num_tracks or 'none'}\n" in printed
+    assert any(choose_trails(load_frames(out, range(12)), 400)) == (step > 0)  # as `recon4d view` shows them
     assert main(["export", str(out), "--to", "tum", "colmap", "--out", str(tmp_path / "exported")]) == 0
     assert len((tmp_path / "exported" / "tum" / "trajectory.txt").read_text().splitlines()) >= 12
     assert index.info.source is not None
@@ -58,8 +58,8 @@ def test_every_frame_is_written_and_the_same_command_goes_on(
 
 
 @pytest.mark.filterwarnings("ignore::recon4d.zoo.UntrainedWarning")
-def test_what_is_known_holds_in_every_window(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A lens, a mask and cameras on a circle, through windows of four frames."""
+def test_priors_hold_in_every_window(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Intrinsics, a mask and cameras on a circle, in windows of five frames."""
     width, height, focal = 640, 360, 500
     mask = np.zeros((height, width), dtype=np.uint8)
     mask[: height // 2] = 255
@@ -70,10 +70,10 @@ def test_what_is_known_holds_in_every_window(tmp_path: Path, capsys: pytest.Capt
     known = ["--intrinsics", f"{focal},{focal},{width / 2},{height / 2}", "--mask", str(tmp_path / "sky.png")]
     command = [*COMMON, "--window", "5", "--overlap", "2", *known, "--cameras", str(tmp_path / "path.txt")]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # a network that was never trained does not see a camera move
+        warnings.simplefilter("ignore", UserWarning)  # an untrained network predicts a static camera
         assert main([*command, "--out", str(tmp_path / "out")]) == 0
-    said = capsys.readouterr().out
-    assert "known: intrinsics of 12 of 12 frames, cameras of 12 of 12 frames, masks, read frame by frame" in said
+    printed = capsys.readouterr().out
+    assert "priors: intrinsics of 12 of 12 frames, cameras of 12 of 12 frames, masks, read frame by frame" in printed
     scene = load_frames(tmp_path / "out", range(12))
     lens = scene.cameras.resized(scene.size, (height, width)).intrinsics
     torch.testing.assert_close(lens[:, 0, 0], torch.full((12,), float(focal)), rtol=1e-5, atol=0)
@@ -85,25 +85,25 @@ def test_what_is_known_holds_in_every_window(tmp_path: Path, capsys: pytest.Capt
 
 
 @pytest.mark.parametrize(
-    ("what", "said"),
+    ("options", "message"),
     [
-        (["--refine"], "not for --window and --anchored"),
-        (["--depth", "lidar.npz"], "--depth: not for --window and --anchored"),
-        (["--overwrite"], "not for --window and --anchored"),
-        (["--cameras", "path.txt", "--loops"], "give one of the two"),
-        (["--anchored", "--tracks", "1"], "--anchored follows every pixel of the first frame by itself"),
+        (["--refine"], "--refine: cannot be combined with --window or --anchored"),
+        (["--depth", "lidar.npz"], "--depth: cannot be combined with --window or --anchored"),
+        (["--overwrite"], "--overwrite: cannot be combined with --window or --anchored"),
+        (["--cameras", "path.txt", "--loops"], "give only one of the two"),
+        (["--anchored", "--tracks", "1"], "--anchored already tracks every pixel of the first frame"),
         (["--window", "0", "--tracks", "1"], "give --window too"),
-        (["--tracks", "-1"], "tracks is -1; wanted 1"),
+        (["--tracks", "-1"], "tracks is -1; it must be 1"),
     ],
 )
-def test_what_makes_no_sense_in_parts_is_refused(
-    what: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_options_that_need_a_single_pass_are_refused(
+    options: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([*COMMON, "--window", "6", *what, "--out", str(tmp_path / "out")]) == 2
-    assert said in capsys.readouterr().err
+    assert main([*COMMON, "--window", "6", *options, "--out", str(tmp_path / "out")]) == 2
+    assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
-def test_windows_that_share_everything_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_overlap_as_long_as_the_window_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*COMMON, "--window", "4", "--overlap", "4", "--out", str(tmp_path / "out")]) == 2
     assert "windows of 4 frames cannot share 4" in capsys.readouterr().err

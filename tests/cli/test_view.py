@@ -1,4 +1,4 @@
-"""`recon4d view` from the command line: files, the browser, and one line for whatever cannot be done."""
+"""`recon4d view`: files, the browser, and one line for every mistake of the user."""
 
 import os
 import signal
@@ -28,7 +28,7 @@ def with_rerun() -> None:
 
 
 def results_folder(folder: Path) -> Path:
-    """What `recon4d reconstruct` leaves of the wall."""
+    """Write the wall as `recon4d reconstruct` writes a clip."""
     out = folder / "street"
     out.mkdir()
     write_results(
@@ -38,7 +38,7 @@ def results_folder(folder: Path) -> Path:
 
 
 @pytest.mark.usefixtures("with_rerun")
-def test_the_command_writes_what_the_folder_holds(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_save_writes_the_scene_of_the_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     out, file = results_folder(tmp_path), tmp_path / "street.rrd"
     assert main(["view", str(out), "--save", str(file)]) == 0
     assert f"open it with: rerun {file}" in capsys.readouterr().out
@@ -49,30 +49,30 @@ def test_the_command_writes_what_the_folder_holds(tmp_path: Path, capsys: pytest
     assert sorted(path.name for path in tmp_path.iterdir()) == ["street", "street.rrd"]
 
     assert main(["view", str(out / "scene.npz"), "--save", str(file)]) == 2
-    assert "exists; choose another name, or --overwrite it" in capsys.readouterr().err
+    assert "exists; give another name in --save, or replace it with --overwrite" in capsys.readouterr().err
     assert main(["view", str(out / "scene.npz"), "--save", str(file), "--overwrite"]) == 0
 
 
 @pytest.mark.usefixtures("with_rerun")
-def test_without_its_frames_a_scene_is_gray_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_without_pictures_the_scene_is_gray_with_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     out, file = results_folder(tmp_path), tmp_path / "a.rrd"
     (out / "frames" / "frame_000001.jpg").unlink()
     assert main(["view", str(out), "--save", str(file)]) == 0
     (line,) = capsys.readouterr().err.strip().splitlines()
-    assert "frame_000001.jpg is not there (1 of 3 frames are missing)" in line
+    assert "frame_000001.jpg does not exist (1 of 3 frames are missing)" in line
     recording = read_recording(file)
     assert "world/camera/frame" not in recording
     assert (recording["world/points/high"][0].colors() == 170).all()
 
 
 @pytest.mark.usefixtures("with_rerun")
-def test_weights_that_were_never_trained_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_untrained_models_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     out = tmp_path / "out"
     out.mkdir()
     untrained = walls.make_info(source=None, original_size=(HEIGHT, WIDTH), trained=False)
     write_results(out, walls.make_clip(), walls.make_scene(), untrained)
     assert main(["view", str(out), "--save", str(tmp_path / "a.rrd")]) == 0
-    assert "wide was never trained: what is shown has no meaning" in capsys.readouterr().out
+    assert "wide was never trained: the scene is meaningless" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("with_rerun")
@@ -81,15 +81,15 @@ def test_weights_that_were_never_trained_are_named(tmp_path: Path, capsys: pytes
     [
         (["foreign.npz", "--save", "a.rrd"], "it has no info"),
         (["nothing", "--save", "a.rrd"], "nothing does not exist; wanted a scene.npz"),
-        (["foreign.npz", "--save", "a.html"], "another ending than .rrd"),
-        (["foreign.npz", "--save", "no/a.rrd"], "there is no folder no"),
-        (["foreign.npz", "--save", "folder.rrd"], "folder.rrd is a folder"),
-        (["foreign.npz", "--save", "a.rrd", "--web"], "wanted one of them"),
+        (["foreign.npz", "--save", "a.html"], "must end in .rrd"),
+        (["foreign.npz", "--save", "no/a.rrd"], "the folder no does not exist"),
+        (["foreign.npz", "--save", "folder.rrd"], "folder.rrd, which is a folder"),
+        (["foreign.npz", "--save", "a.rrd", "--web"], "give only one of the two"),
         (["street", "--web", "--port", "65535"], "port is 65535, wanted 1 to 65534"),
         (["street", "--save", "a.rrd", "--max-points", "0"], "max_points is 0, wanted at least 1"),
     ],
 )
-def test_what_cannot_be_done_is_one_line(arguments, wanted: str, tmp_path: Path, monkeypatch, capsys):
+def test_mistakes_are_one_line(arguments, wanted: str, tmp_path: Path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     np.savez("foreign.npz", depth=np.zeros(3))
     Path("folder.rrd").mkdir()
@@ -102,15 +102,15 @@ def test_what_cannot_be_done_is_one_line(arguments, wanted: str, tmp_path: Path,
     assert sorted(tmp_path.iterdir()) == before
 
 
-def test_without_rerun_one_line_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch, capsys):
+def test_without_rerun_one_line_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch, capsys):
     monkeypatch.setitem(sys.modules, "rerun", None)
     assert main(["view", "anything"]) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
-    assert "pip install 'recon4d[view]'" in line
+    assert "pip install -e '.[view]'" in line
 
 
 def free_port() -> int:
-    """A port that is free, and so is the next."""
+    """Find a free port whose next port is free too."""
     for port in range(20000 + os.getpid() % 20000, 60000, 2):
         with socket() as one, socket() as other:
             try:
@@ -123,7 +123,7 @@ def free_port() -> int:
 
 
 @pytest.mark.usefixtures("with_rerun")
-def test_the_browser_gets_the_page_and_the_recording_and_other_pages_do_not():
+def test_only_the_viewer_page_may_read_the_recording():
     port = free_port()
     view = viewer.record_scene(walls.make_scene(), torch.arange(3.0))
     with viewer.served(view, port) as address:
@@ -158,10 +158,10 @@ def test_a_taken_port_is_one_line(taken: int):
 
 
 @pytest.mark.usefixtures("with_rerun")
-def test_without_a_display_it_is_served_until_ctrl_c(tmp_path: Path):
+def test_without_a_display_the_scene_is_served_until_ctrl_c(tmp_path: Path):
     out, port = results_folder(tmp_path), free_port()
     environment = {name: value for name, value in os.environ.items() if name not in ("DISPLAY", "WAYLAND_DISPLAY")}
-    # Where the tests run in the background of a shell, Ctrl-C is ignored, and that is passed on: undone first.
+    # Processes that a shell starts in the background inherit an ignored SIGINT: restore the default handler.
     listen = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
     run = "from recon4d.cli import main; sys.exit(main(sys.argv[1:]))"
     command = [sys.executable, "-c", listen + run, "view", str(out), "--port", str(port)]
@@ -169,17 +169,17 @@ def test_without_a_display_it_is_served_until_ctrl_c(tmp_path: Path):
     with subprocess.Popen(command, env=environment, **pipes) as process:
         assert process.stdout is not None
         first, address = process.stdout.readline(), process.stdout.readline()
-        assert "no display here, so the scene is served to a browser" in first
+        assert "no display found, serving the scene to a browser instead" in first
         assert address.startswith(f"http://localhost:{port}/")
         assert urllib.request.urlopen(f"http://localhost:{port + 1}/scene.rrd").read(4) == b"RRF2"
         process.send_signal(signal.SIGINT)
         rest, errors = process.communicate(timeout=30)
     assert process.returncode == 0, errors
-    assert rest.endswith("ended\n")
+    assert rest.endswith("stopped\n")
     assert "Traceback" not in errors
 
 
-def test_a_display_is_known_by_its_name(monkeypatch: pytest.MonkeyPatch):
+def test_a_display_is_found_by_environment_variables(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(sys, "platform", "linux")
     for name in ("DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(name, raising=False)

@@ -1,4 +1,4 @@
-"""What is drawn depends on seed, step and place only; broken sequences are skipped and told; lengths are cached."""
+"""Tests of mixtures, reproducible batches, skipped sequences and the cache of sequence lengths."""
 
 import json
 import os
@@ -15,35 +15,42 @@ from scenes import make_scene
 
 from recon4d.datasets.augmentation import Augmentation
 from recon4d.datasets.loader import (
-    Prepared,
+    PreprocessedSource,
+    SeededDataset,
     SequenceIndex,
     make_loader,
+    make_step_loader,
     sample_seed,
 )
 from recon4d.datasets.mixture import Mixture, Source
 from recon4d.datasets.sample import Sample
-from recon4d.datasets.sampling import ClipChoice
+from recon4d.datasets.sampling import ClipSampling
 from recon4d.datasets.sequence_dataset import SequenceDataset
-from recon4d.errors import DataError
+from recon4d.errors import DataError, UserError
 from recon4d.records import Clip, ClipSource
 
-CHOICE = ClipChoice(num_frames=3, strides=(1, 2), gaps_share=0.5, reversed_share=0.25, unordered_share=0.25)
+SAMPLING = ClipSampling(
+    num_frames=3, strides=(1, 2), irregular_probability=0.5, reversed_probability=0.25, shuffled_probability=0.25
+)
 
 
-class Numbered(SequenceDataset):
-    """Walls seen by moving cameras; every frame is one gray, 20 for each sequence and 1 for each frame."""
+class GrayWalls(SequenceDataset):
+    """Sequences of a wall whose frames have one gray level each: 20 per sequence plus 1 per frame.
+
+    A negative length marks an unreadable sequence. Frames from number 5 on of `unreadable` sequences cannot be read.
+    """
 
     def __init__(self, lengths: dict[str, int], unreadable: tuple[str, ...] = (), tracked: bool = True) -> None:
         self.lengths = lengths
         self.unreadable = unreadable
         self.tracked = tracked
-        self.asked: list[str] = []
+        self.requested: list[str] = []
 
     def names(self) -> list[str]:
         return sorted(self.lengths)
 
     def num_frames(self, name: str) -> int:
-        self.asked.append(name)
+        self.requested.append(name)
         if self.lengths[name] < 0:
             raise DataError(name, "frames.txt", "is\nmissing")
         return self.lengths[name]
@@ -59,8 +66,8 @@ class Numbered(SequenceDataset):
         return Sample(clip, scene if self.tracked else replace(scene, tracks=None))
 
 
-class Endless:
-    """A source that makes its own samples, all of one gray."""
+class GraySource:
+    """A source of samples with gray level 7, or one that always fails."""
 
     def __init__(self, fails: bool = False) -> None:
         self.fails = fails
@@ -75,7 +82,7 @@ class Endless:
 
 
 def mixture(sequences: SequenceDataset, strict: bool = False) -> Mixture:
-    return Mixture((Source("walls", sequences),), CHOICE, strict=strict)
+    return Mixture((Source("walls", sequences),), SAMPLING, strict=strict)
 
 
 def grays(sample: Sample) -> list[int]:
@@ -86,33 +93,33 @@ GOOD = {"a": 12, "b": 8, "c": 20}
 
 
 class TestMixture:
-    def test_weights_decide_between_sets(self) -> None:
-        mixed = Mixture((Source("walls", Numbered(GOOD), 3.0), Source("endless", Endless(), 1.0)), CHOICE)
-        from_endless = sum(grays(mixed.sample(seed)) == [7, 7, 7] for seed in range(200))
-        assert from_endless / 200 == pytest.approx(0.25, abs=0.08)
+    def test_sources_are_drawn_by_weight(self) -> None:
+        mixed = Mixture((Source("walls", GrayWalls(GOOD), 3.0), Source("gray", GraySource(), 1.0)), SAMPLING)
+        from_gray = sum(grays(mixed.sample(seed)) == [7, 7, 7] for seed in range(200))
+        assert from_gray / 200 == pytest.approx(0.25, abs=0.08)
         assert mixed.report() == "no sequence was skipped"
 
-    def test_every_sequence_has_its_turn_and_frames_are_those_chosen(self) -> None:
-        clips = [grays(mixture(Numbered(GOOD)).sample(seed)) for seed in range(100)]
+    def test_all_sequences_are_drawn_with_distinct_frames(self) -> None:
+        clips = [grays(mixture(GrayWalls(GOOD)).sample(seed)) for seed in range(100)]
         assert {clip[0] // 20 for clip in clips} == {1, 2, 3}
         assert all(len(set(clip)) == 3 for clip in clips)
 
-    def test_times_are_those_of_the_frames_or_forgotten(self) -> None:
+    def test_times_are_those_of_the_frames_or_removed(self) -> None:
         kinds = set()
         for seed in range(60):
-            sample = mixture(Numbered({"a": 12})).sample(seed)
+            sample = mixture(GrayWalls({"a": 12})).sample(seed)
             frames = torch.tensor(grays(sample)) - 20
             steps = frames.diff()
             if sample.clip.times.isnan().all():
-                kinds.add("unordered")
+                kinds.add("shuffled")
             else:
                 assert torch.allclose(sample.clip.times, frames / 10)
                 assert (steps > 0).all() or (steps < 0).all()
                 kinds.add("forward" if steps[0] > 0 else "reversed")
-        assert kinds == {"unordered", "forward", "reversed"}
+        assert kinds == {"shuffled", "forward", "reversed"}
 
-    def test_broken_and_short_sequences_are_skipped_counted_and_reported(self) -> None:
-        sequences = Numbered({"a": 12, "broken": -1, "short": 2})
+    def test_unreadable_and_short_sequences_are_skipped_counted_and_reported(self) -> None:
+        sequences = GrayWalls({"a": 12, "broken": -1, "short": 2})
         mixed = mixture(sequences)
         for seed in range(30):
             assert grays(mixed.sample(seed))[0] // 20 == 1
@@ -120,64 +127,64 @@ class TestMixture:
         assert len(lines) == 2
         assert lines[0].startswith("walls/broken was skipped ")
         assert lines[0].endswith(" times: broken: frames.txt: is missing")
-        assert lines[1].endswith(" times: short: frames: has 2, a clip needs 3")
+        assert lines[1].endswith(" times: short: frames: has 2, but a clip needs 3")
         assert 10 <= int(lines[0].split()[3]) <= 20 + 5
-        # Their lengths were asked for once, then remembered.
-        assert sequences.asked.count("broken") == sequences.asked.count("short") == 1
+        # Lengths are requested once and remembered.
+        assert sequences.requested.count("broken") == sequences.requested.count("short") == 1
 
-    def test_what_a_seed_gives_does_not_depend_on_what_was_drawn_before(self) -> None:
+    def test_the_sample_of_a_seed_does_not_depend_on_earlier_samples(self) -> None:
         def fresh() -> Mixture:
-            return mixture(Numbered({"a": 12, "b": -1, "c": 9, "d": 9, "e": 1}, unreadable=("c",)))
+            return mixture(GrayWalls({"a": 12, "b": -1, "c": 9, "d": 9, "e": 1}, unreadable=("c",)))
 
         used = fresh()
         for seed in range(40):
             assert grays(used.sample(seed)) == grays(fresh().sample(seed))
-        # Clips of the sequence with one damaged file are still drawn where they do not need it.
+        # A sequence with a damaged file still gives clips that do not contain it.
         assert any(grays(used.sample(seed))[0] // 20 == 3 for seed in range(40))
         assert "walls/c was skipped" in used.report()
 
-    def test_good_sequences_are_not_moved_by_broken_ones(self) -> None:
-        # The sequence that stands in for a broken one is cut as it would have been had it been drawn at once.
-        both = mixture(Numbered({"a": 12, "b": -1}))
-        alone = mixture(Numbered({"a": 12}))
+    def test_skipped_sequences_do_not_change_the_frames_of_others(self) -> None:
+        # The replacement of a skipped sequence has the frames that it would have had if it had been drawn first.
+        both = mixture(GrayWalls({"a": 12, "b": -1}))
+        alone = mixture(GrayWalls({"a": 12}))
         assert all(grays(both.sample(seed)) == grays(alone.sample(seed)) for seed in range(20))
 
     def test_strict_raises(self) -> None:
         for lengths in ({"broken": -1}, {"short": 2}):
             with pytest.raises(DataError):
-                mixture(Numbered(lengths), strict=True).sample(0)
+                mixture(GrayWalls(lengths), strict=True).sample(0)
         with pytest.raises(DataError, match=r"depth_005\.png: is damaged"):
-            mixture(Numbered({"c": 1000}, unreadable=("c",)), strict=True).sample(0)
+            mixture(GrayWalls({"c": 1000}, unreadable=("c",)), strict=True).sample(0)
 
-    def test_a_set_of_broken_sequences_is_an_error(self) -> None:
-        with pytest.raises(ValueError, match="all 2 sequences of walls had to be skipped, the first because of a: fr"):
-            mixture(Numbered({"a": -1, "b": -1})).sample(0)
-        with pytest.raises(ValueError, match="broken failed 16 times in a row, first because of world: textures"):
-            Mixture((Source("broken", Endless(fails=True)),), CHOICE).sample(0)
+    def test_a_source_without_readable_sequences_is_an_error(self) -> None:
+        with pytest.raises(UserError, match="none of the 2 sequences of walls can be used; first reason: a: frames"):
+            mixture(GrayWalls({"a": -1, "b": -1})).sample(0)
+        with pytest.raises(UserError, match="broken failed 16 times in a row; first reason: world: textures"):
+            Mixture((Source("broken", GraySource(fails=True)),), SAMPLING).sample(0)
 
-    def test_nonsense_is_refused(self) -> None:
-        with pytest.raises(ValueError, match="has no sequences"):
-            mixture(Numbered({}))
-        with pytest.raises(ValueError, match="each above 0"):
-            Mixture((Source("walls", Numbered(GOOD), 0.0),), CHOICE)
-        with pytest.raises(ValueError, match="wanted at least one"):
-            Mixture((), CHOICE)
+    def test_unusable_sources_are_refused(self) -> None:
+        with pytest.raises(UserError, match="no sequences in data set walls"):
+            mixture(GrayWalls({}))
+        with pytest.raises(UserError, match="each above 0"):
+            Mixture((Source("walls", GrayWalls(GOOD), 0.0),), SAMPLING)
+        with pytest.raises(UserError, match="wanted at least one"):
+            Mixture((), SAMPLING)
 
 
-def prepared() -> Prepared:
-    """Everything that training does, from sets of which only some have tracks, ids of objects and a source."""
+def preprocessed() -> PreprocessedSource:
+    """Create a source as in training, from data sets of which only some have tracks, object ids and a clip source."""
     parts = (
-        Source("walls", Numbered({**GOOD, "broken": -1})),
-        Source("bare", Numbered({"z": 9}, tracked=False)),
-        Source("endless", Endless()),
+        Source("walls", GrayWalls({**GOOD, "broken": -1})),
+        Source("bare", GrayWalls({"z": 9}, tracked=False)),
+        Source("gray", GraySource()),
     )
-    augmentation = Augmentation(blur_share=0.5, grain_share=0.5, jpeg_share=0.5)
-    return Prepared(Mixture(parts, CHOICE), size=(9, 14), num_tracks=20, augmentation=augmentation)
+    augmentation = Augmentation(blur_probability=0.5, noise_probability=0.5, jpeg_probability=0.5)
+    return PreprocessedSource(Mixture(parts, SAMPLING), size=(9, 14), num_tracks=20, augmentation=augmentation)
 
 
 def batches(count: int, first_step: int = 0, batch_size: int = 4, workers: int = 0, **rest: int) -> list[Sample]:
     ranks = {"rank": 0, "world_size": 1, "seed": 3} | rest
-    loader = make_loader(prepared(), first_step=first_step, batch_size=batch_size, workers=workers, **ranks)
+    loader = make_loader(preprocessed(), first_step=first_step, batch_size=batch_size, num_workers=workers, **ranks)
     return list(islice(loader, count))
 
 
@@ -188,7 +195,7 @@ def tensors(batch: Sample) -> list[torch.Tensor]:
 
 
 def same(one: Sample, other: Sample) -> bool:
-    # Bit for bit, NaN equal to NaN.
+    # Compare bytes, so that NaN equals NaN.
     return all(
         a.dtype == b.dtype
         and a.shape == b.shape
@@ -211,7 +218,7 @@ class TestLoader:
         for one, other in zip(batches(6), batches(6, workers=workers), strict=True):
             assert same(one, other)
 
-    def test_ranks_share_out_the_global_batch(self) -> None:
+    def test_the_global_batch_is_split_over_the_ranks(self) -> None:
         whole = batches(3, batch_size=8)
         halves = [batches(3, batch_size=4, rank=rank, world_size=2) for rank in (0, 1)]
         for step, batch in enumerate(whole):
@@ -219,7 +226,7 @@ class TestLoader:
             assert same(batch[4:], halves[1][step])
             assert not same(batch[:4], batch[4:])
 
-    def test_a_run_taken_up_at_step_37_goes_on_as_it_would_have(self) -> None:
+    def test_a_run_resumed_at_step_37_continues_identically(self) -> None:
         from_start = batches(39, batch_size=2)
         for workers in (0, 2):
             resumed = batches(2, first_step=37, batch_size=2, workers=workers)
@@ -232,7 +239,7 @@ class TestLoader:
 
     def test_skips_in_workers_are_reported_to_the_parent(self) -> None:
         def report(workers: int) -> str:
-            mixed = mixture(Numbered({**GOOD, "broken": -1}))
+            mixed = mixture(GrayWalls({**GOOD, "broken": -1}))
             loader = iter(make_loader(mixed, 0, 0, 4, 0, 1, workers))
             for _ in range(5):
                 next(loader)
@@ -241,28 +248,45 @@ class TestLoader:
         assert report(0).startswith("walls/broken was skipped ")
         assert report(2).endswith("broken: frames.txt: is missing")
 
-    def test_samples_are_made_by_one_thread_and_the_others_given_back(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_samples_are_computed_in_one_thread(self, monkeypatch: pytest.MonkeyPatch) -> None:
         before, inside = torch.get_num_threads(), []
-        source = Endless()
+        source = GraySource()
         make = source.sample
         monkeypatch.setattr(source, "sample", lambda seed: inside.append(torch.get_num_threads()) or make(seed))
         try:
             torch.set_num_threads(2)
             next(iter(make_loader(source, 0, 0, 2, 0, 1, 0)))
             assert inside == [1, 1]
+            next(iter(make_step_loader(SeededDataset(source, 0), [[(0, 0)]], 0)))
+            assert inside == [1, 1, 1]
             assert torch.get_num_threads() == 2
         finally:
             torch.set_num_threads(before)
 
-    def test_nonsense_is_refused(self) -> None:
-        with pytest.raises(ValueError, match="rank = 2 of 2"):
+    @pytest.mark.parametrize("workers", [0, 1])
+    def test_user_errors_keep_their_message_in_workers(self, workers: int) -> None:
+        loader = make_loader(mixture(GrayWalls({"a": -1})), 0, 0, 2, 0, 1, workers)
+        with pytest.raises(UserError, match=r"^none of the 1 sequences of walls can be used; first reason: [^\n]+$"):
+            next(iter(loader))
+        strict = make_loader(mixture(GrayWalls({"a": 2}), strict=True), 0, 0, 2, 0, 1, workers)
+        with pytest.raises(UserError, match=r"^a: frames: has 2, but a clip needs 3$"):
+            next(iter(strict))
+
+    def test_defects_in_workers_keep_their_traceback(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        source = GraySource()
+        monkeypatch.setattr(source, "sample", lambda seed: [][seed])
+        with pytest.raises(IndexError, match="Traceback"):
+            next(iter(make_loader(source, 0, 0, 2, 0, 1, 1)))
+
+    def test_numbers_out_of_range_are_refused(self) -> None:
+        with pytest.raises(ValueError, match="rank = 2, world_size = 2"):
             batches(1, rank=2, world_size=2)
         with pytest.raises(ValueError, match="first_step = -1"):
             batches(1, first_step=-1)
 
 
 class TestSeeds:
-    def test_written_down_once_and_for_all(self) -> None:
+    def test_seeds_never_change(self) -> None:
         assert sample_seed(0, 0, 0) == 1445694884619442965
         assert sample_seed(1, 2, 3) == 6520558355739401531
 
@@ -272,7 +296,7 @@ class TestSeeds:
         assert all(0 <= seed < 2**63 for seed in seeds)
         assert max(seeds) > 2**62
 
-    def test_below_zero_is_refused(self) -> None:
+    def test_negative_numbers_are_refused(self) -> None:
         with pytest.raises(ValueError, match="wanted none below 0"):
             sample_seed(0, -1, 0)
 
@@ -285,12 +309,12 @@ class TestIndex:
             (tmp_path / "data" / name / "frames.txt").write_text("12")
         return tmp_path / "data"
 
-    def test_lengths_are_asked_for_once(self, folder: Path, tmp_path: Path) -> None:
-        first, second = Numbered({"a": 12, "b": -1}), Numbered({"a": 12, "b": -1})
+    def test_lengths_are_read_once(self, folder: Path, tmp_path: Path) -> None:
+        first, second = GrayWalls({"a": 12, "b": -1}), GrayWalls({"a": 12, "b": -1})
         index = SequenceIndex(first, folder, tmp_path / "index.json")
         again = SequenceIndex(second, folder, tmp_path / "index.json")
-        assert first.asked == ["a", "b"]
-        assert second.asked == []
+        assert first.requested == ["a", "b"]
+        assert second.requested == []
         for one in (index, again):
             assert one.names() == ["a", "b"]
             assert one.num_frames("a") == 12
@@ -299,8 +323,8 @@ class TestIndex:
         assert grays(again.read("a", [1, 2])) == [21, 22]
 
     @pytest.mark.parametrize("change", ["size", "mtime", "new", "gone"])
-    def test_it_is_built_anew_when_the_folder_changes(self, folder: Path, tmp_path: Path, change: str) -> None:
-        SequenceIndex(Numbered(GOOD), folder, tmp_path / "index.json")
+    def test_it_is_rebuilt_if_the_folder_changes(self, folder: Path, tmp_path: Path, change: str) -> None:
+        SequenceIndex(GrayWalls(GOOD), folder, tmp_path / "index.json")
         file = folder / "a" / "frames.txt"
         if change == "size":
             times = file.stat().st_atime_ns, file.stat().st_mtime_ns
@@ -312,34 +336,38 @@ class TestIndex:
             (folder / "a" / "more.txt").write_text("")
         else:
             file.unlink()
-        changed = Numbered({**GOOD, "a": 99})
+        changed = GrayWalls({**GOOD, "a": 99})
         assert SequenceIndex(changed, folder, tmp_path / "index.json").num_frames("a") == 99
-        assert changed.asked == ["a", "b", "c"]
+        assert changed.requested == ["a", "b", "c"]
 
-    def test_it_is_built_anew_for_other_names_and_from_a_damaged_file(self, folder: Path, tmp_path: Path) -> None:
-        SequenceIndex(Numbered(GOOD), folder, tmp_path / "index.json")
-        assert SequenceIndex(Numbered({"q": 4}), folder, tmp_path / "index.json").num_frames("q") == 4
-        for damage in ("{", "[]", json.dumps({"key": "other"})):
-            (tmp_path / "index.json").write_text(damage)
-            assert SequenceIndex(Numbered({"q": 5}), folder, tmp_path / "index.json").num_frames("q") == 5
+    def test_it_is_rebuilt_for_other_names_and_if_the_file_is_damaged(self, folder: Path, tmp_path: Path) -> None:
+        SequenceIndex(GrayWalls(GOOD), folder, tmp_path / "index.json")
+        assert SequenceIndex(GrayWalls({"q": 4}), folder, tmp_path / "index.json").num_frames("q") == 4
+        for damage in (b"{", b"\xff", b"[]", json.dumps({"key": "other"}).encode()):
+            (tmp_path / "index.json").write_bytes(damage)
+            assert SequenceIndex(GrayWalls({"q": 5}), folder, tmp_path / "index.json").num_frames("q") == 5
 
-    def test_it_may_lie_in_the_folder_itself(self, folder: Path) -> None:
-        SequenceIndex(Numbered(GOOD), folder, folder / "index.json")
-        second = Numbered(GOOD)
+    def test_it_may_be_stored_in_the_folder_itself(self, folder: Path) -> None:
+        SequenceIndex(GrayWalls(GOOD), folder, folder / "index.json")
+        second = GrayWalls(GOOD)
         SequenceIndex(second, folder, folder / "index.json")
-        assert second.asked == []
+        assert second.requested == []
         assert [file.name for file in folder.glob("*.json*")] == ["index.json"]
 
     def test_unknown_names_are_refused(self, folder: Path, tmp_path: Path) -> None:
-        with pytest.raises(ValueError, match="there is no sequence 'q'"):
-            SequenceIndex(Numbered(GOOD), folder, tmp_path / "index.json").num_frames("q")
+        with pytest.raises(DataError, match=r"^q: index: has no such sequence"):
+            SequenceIndex(GrayWalls(GOOD), folder, tmp_path / "index.json").num_frames("q")
 
-    def test_long_lists_show_their_progress(
+    def test_an_index_that_cannot_be_written_is_a_user_error(self, folder: Path, tmp_path: Path) -> None:
+        with pytest.raises(UserError, match=r"cannot write .*index\.json"):
+            SequenceIndex(GrayWalls(GOOD), folder, tmp_path / "nowhere" / "index.json")
+
+    def test_indexing_many_sequences_shows_a_progress_bar(
         self, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        SequenceIndex(Numbered(GOOD), folder, tmp_path / "short.json")
+        SequenceIndex(GrayWalls(GOOD), folder, tmp_path / "short.json")
         assert "indexing" not in capsys.readouterr().err
-        SequenceIndex(Numbered({f"{i:04}": 5 for i in range(1000)}), folder, tmp_path / "long.json")
+        SequenceIndex(GrayWalls({f"{i:04}": 5 for i in range(1000)}), folder, tmp_path / "long.json")
         assert "indexing" in capsys.readouterr().err
 
 
@@ -347,9 +375,9 @@ AFTER_A_VIDEO = """
 import gc, sys
 import av, numpy as np
 from recon4d.datasets import make_loader
-from recon4d.datasets.worlds import WorldConfig, Worlds
+from recon4d.datasets.synthetic import SyntheticConfig, SyntheticScenes
 
-class Collecting(Worlds):
+class Collecting(SyntheticScenes):
     def sample(self, seed):
         gc.collect()
         return super().sample(seed)
@@ -359,13 +387,13 @@ frame = av.VideoFrame.from_ndarray(np.zeros((256, 256, 3), np.uint8), format="rg
 cycle = [frame, frame.reformat(format="yuv420p", threads=4)]
 cycle.append(cycle)
 del frame, cycle
-source = Collecting(WorldConfig(num_frames=1, height=16, width=16))
-loader = make_loader(source, seed=0, first_step=0, batch_size=1, rank=0, world_size=1, workers=1)
+source = Collecting(SyntheticConfig(num_frames=1, height=16, width=16))
+loader = make_loader(source, seed=0, first_step=0, batch_size=1, rank=0, world_size=1, num_workers=1)
 print(next(iter(loader)).clip.images.shape)
 """
 
 
-def test_workers_do_not_wait_for_the_threads_of_a_video_that_the_parent_read() -> None:
+def test_workers_do_not_wait_for_threads_of_a_video_decoder_of_the_parent() -> None:
     command = [sys.executable, "-c", AFTER_A_VIDEO]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     assert "[1, 1, 3, 16, 16]" in done.stdout

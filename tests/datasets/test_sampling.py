@@ -1,4 +1,4 @@
-"""Which frames form a clip: none twice, in the shares asked for, seeing the same things, with tracks that stack."""
+"""Tests of the sampling of frames, overlapping views and tracks."""
 
 from collections import Counter
 from dataclasses import replace
@@ -11,98 +11,106 @@ from scenes import HEIGHT, WIDTH, make_clip, make_scene
 from recon4d import geometry as g
 from recon4d.datasets.sample import Sample
 from recon4d.datasets.sampling import (
-    ClipChoice,
-    choose_frames,
-    choose_overlapping,
-    choose_tracks,
-    overlap,
-    overlaps,
-    random_numbers,
-    unknown_tracks,
+    ClipSampling,
+    placeholder_tracks,
+    random_stream,
+    sample_frames,
+    sample_overlapping_frames,
+    sample_tracks,
+    view_overlap,
+    view_overlap_matrix,
     without_times,
 )
+from recon4d.errors import UserError
 from recon4d.records import Cameras, Scene
 
-PLAIN = ClipChoice(num_frames=5, strides=(1, 3), gaps_share=0, reversed_share=0, unordered_share=0)
+PLAIN = ClipSampling(
+    num_frames=5, strides=(1, 3), irregular_probability=0, reversed_probability=0, shuffled_probability=0
+)
 
 
-def drawn(choice: ClipChoice, length: int, count: int = 400) -> list[tuple[tuple[int, ...], bool]]:
-    frames = [choose_frames(choice, length, random_numbers(seed, "test")) for seed in range(count)]
-    return [(one.numbers, one.unordered) for one in frames]
+def sampled(sampling: ClipSampling, length: int, count: int = 400) -> list[tuple[tuple[int, ...], bool]]:
+    frames = [sample_frames(sampling, length, random_stream(seed, "test")) for seed in range(count)]
+    return [(one.indices, one.is_shuffled) for one in frames]
 
 
 class TestFrames:
     @pytest.mark.parametrize("length", [5, 6, 8, 9, 12, 13, 100])
-    def test_none_twice_and_all_of_the_sequence(self, length: int) -> None:
-        choice = replace(PLAIN, gaps_share=0.5, reversed_share=0.3, unordered_share=0.3)
-        clips = drawn(choice, length)
+    def test_frames_are_distinct_and_cover_the_sequence(self, length: int) -> None:
+        sampling = replace(PLAIN, irregular_probability=0.5, reversed_probability=0.3, shuffled_probability=0.3)
+        clips = sampled(sampling, length)
         assert all(len(set(numbers)) == 5 for numbers, _ in clips)
-        seen = {number for numbers, _ in clips for number in numbers}
-        assert seen == set(range(length))
+        covered = {number for numbers, _ in clips for number in numbers}
+        assert covered == set(range(length))
 
-    def test_steps_are_even_and_as_asked(self) -> None:
+    def test_steps_are_equal_within_a_clip_and_cover_the_strides(self) -> None:
         steps = Counter()
-        for numbers, _ in drawn(PLAIN, 100):
+        for numbers, _ in sampled(PLAIN, 100):
             (step,) = set(np.diff(numbers).tolist())
             steps[step] += 1
         assert set(steps) == {1, 2, 3}
         assert min(steps.values()) > 400 / 3 * 0.7
 
-    def test_gaps_vary_from_step_to_step(self) -> None:
-        clips = [np.diff(numbers) for numbers, _ in drawn(replace(PLAIN, gaps_share=1), 100)]
+    def test_steps_of_irregular_clips_vary(self) -> None:
+        clips = [np.diff(numbers) for numbers, _ in sampled(replace(PLAIN, irregular_probability=1), 100)]
         assert all(steps.min() >= 1 and steps.max() <= 3 for steps in clips)
         assert np.mean([len(set(steps.tolist())) > 1 for steps in clips]) > 0.9
 
-    def test_gaps_that_do_not_fit_are_shortened_wherever_they_are(self) -> None:
-        clips = [np.diff(numbers) for numbers, _ in drawn(replace(PLAIN, gaps_share=1), 7)]
+    def test_steps_that_do_not_fit_are_shortened_at_every_position(self) -> None:
+        clips = [np.diff(numbers) for numbers, _ in sampled(replace(PLAIN, irregular_probability=1), 7)]
         assert all(steps.sum() <= 6 for steps in clips)
         assert all(mean > 1.15 for mean in np.mean(clips, axis=0))
         assert np.ptp(np.mean(clips, axis=0)) < 0.15
 
-    def test_shares_approach_what_was_asked(self) -> None:
-        choice = replace(PLAIN, gaps_share=0.5, reversed_share=0.25, unordered_share=0.25)
-        clips = drawn(choice, 100, count=1000)
-        ordered = [np.diff(numbers) for numbers, unordered in clips if not unordered]
-        assert np.mean([unordered for _, unordered in clips]) == pytest.approx(0.25, abs=0.05)
+    def test_frequencies_approach_the_probabilities(self) -> None:
+        sampling = replace(PLAIN, irregular_probability=0.5, reversed_probability=0.25, shuffled_probability=0.25)
+        clips = sampled(sampling, 100, count=1000)
+        ordered = [np.diff(numbers) for numbers, is_shuffled in clips if not is_shuffled]
+        assert np.mean([is_shuffled for _, is_shuffled in clips]) == pytest.approx(0.25, abs=0.05)
         backward = [steps for steps in ordered if (steps < 0).all()]
         assert len(backward) / 1000 == pytest.approx(0.25, abs=0.05)
         assert all((steps > 0).all() for steps in ordered if (steps > 0).any())
-        uneven = np.mean([len(set(steps.tolist())) > 1 for steps in ordered])
-        assert uneven == pytest.approx(0.5, abs=0.08)
+        irregular = np.mean([len(set(steps.tolist())) > 1 for steps in ordered])
+        assert irregular == pytest.approx(0.5, abs=0.08)
 
-    def test_unordered_clips_are_shuffled(self) -> None:
-        clips = drawn(replace(PLAIN, unordered_share=1), 100)
-        assert all(unordered for _, unordered in clips)
+    def test_shuffled_clips_are_not_in_order(self) -> None:
+        clips = sampled(replace(PLAIN, shuffled_probability=1), 100)
+        assert all(is_shuffled for _, is_shuffled in clips)
         assert np.mean([(np.diff(numbers) > 0).all() for numbers, _ in clips]) < 0.05
 
     def test_a_sequence_that_is_too_short_is_refused(self) -> None:
         with pytest.raises(ValueError, match="4 frames is too short for 5 frames at steps of at least 1; wanted 5"):
-            choose_frames(PLAIN, 4, random_numbers(0, ""))
+            sample_frames(PLAIN, 4, random_stream(0, ""))
         slow = replace(PLAIN, strides=(2, 4))
-        assert slow.shortest == 9
+        assert slow.min_length == 9
         with pytest.raises(ValueError, match="wanted 9"):
-            choose_frames(slow, 8, random_numbers(0, ""))
-        assert choose_frames(slow, 9, random_numbers(0, "")).numbers == (0, 2, 4, 6, 8)
+            sample_frames(slow, 8, random_stream(0, ""))
+        assert sample_frames(slow, 9, random_stream(0, "")).indices == (0, 2, 4, 6, 8)
 
     def test_single_frames(self) -> None:
-        seen = {numbers for numbers, _ in drawn(replace(PLAIN, num_frames=1), 3)}
-        assert seen == {(0,), (1,), (2,)}
+        clips = {numbers for numbers, _ in sampled(replace(PLAIN, num_frames=1), 3)}
+        assert clips == {(0,), (1,), (2,)}
 
     @pytest.mark.parametrize(
         "wrong",
-        [{"num_frames": 0}, {"strides": (0, 2)}, {"strides": (3, 2)}, {"reversed_share": 0.8, "unordered_share": 0.3}],
+        [
+            {"num_frames": 0},
+            {"strides": (0, 2)},
+            {"strides": (3, 2)},
+            {"reversed_probability": 0.8, "shuffled_probability": 0.3},
+        ],
     )
-    def test_nonsense_is_refused(self, wrong: dict) -> None:
-        with pytest.raises(ValueError, match="wanted"):
+    def test_values_out_of_range_are_refused(self, wrong: dict) -> None:
+        with pytest.raises(UserError, match="wanted"):
             replace(PLAIN, **wrong)
 
     def test_streams_differ_by_seed_and_by_purpose(self) -> None:
-        numbers = {random_numbers(seed, purpose).random() for seed in (0, 1, 2**63) for purpose in ("a", "b")}
+        numbers = {random_stream(seed, purpose).random() for seed in (0, 1, 2**63) for purpose in ("a", "b")}
         assert len(numbers) == 6
-        assert random_numbers(1, "a").random() == random_numbers(1, "a").random()
+        assert random_stream(1, "a").random() == random_stream(1, "a").random()
 
 
-def test_without_times_forgets_times_only() -> None:
+def test_without_times_removes_times_only() -> None:
     sample = Sample(make_clip(), make_scene())
     loose = without_times(sample)
     assert loose.clip.times.isnan().all()
@@ -110,7 +118,7 @@ def test_without_times_forgets_times_only() -> None:
 
 
 def flat_wall(world_from_cam: torch.Tensor, depth: float = 5.0) -> Scene:
-    """Cameras that all measure `depth` everywhere; at focal length 20, 4 units of x move the wall by 16 pixels."""
+    """Create cameras with a constant depth map. At focal length 20, 4 units of x shift the wall by 16 pixels."""
     scene = make_scene(frames=len(world_from_cam))
     intrinsics = torch.tensor([[20.0, 0.0, WIDTH / 2], [0.0, 20.0, HEIGHT / 2], [0.0, 0.0, 1.0]])
     cameras = Cameras(world_from_cam, intrinsics.expand(len(world_from_cam), 3, 3))
@@ -118,63 +126,63 @@ def flat_wall(world_from_cam: torch.Tensor, depth: float = 5.0) -> Scene:
     return replace(scene, points=scene.points_from_depth)
 
 
-def moved(*centers: tuple[float, float, float]) -> torch.Tensor:
+def translated(*centers: tuple[float, float, float]) -> torch.Tensor:
     return g.rigid(torch.eye(3).expand(len(centers), 3, 3), torch.tensor(centers))
 
 
 class TestOverlap:
     def test_a_frame_sees_all_of_itself(self) -> None:
         scene = make_scene()
-        assert overlaps(scene).diagonal().tolist() == [1.0, 1.0, 1.0]
+        assert view_overlap_matrix(scene).diagonal().tolist() == [1.0, 1.0, 1.0]
 
-    def test_cameras_back_to_back_see_nothing_of_each_other(self) -> None:
+    def test_cameras_back_to_back_do_not_overlap(self) -> None:
         turned = g.rotation_from_axis_angle(torch.tensor([[0.0, 0.0, 0.0], [0.0, torch.pi, 0.0]]))
         scene = flat_wall(g.rigid(turned, torch.zeros(2, 3)))
-        assert overlap(scene, 0, 1) == overlap(scene, 1, 0) == 0.0
+        assert view_overlap(scene, 0, 1) == view_overlap(scene, 1, 0) == 0.0
 
-    def test_half_a_picture_aside_is_half(self) -> None:
-        scene = flat_wall(moved((0.0, 0.0, 0.0), (2.0, 0.0, 0.0), (0.0, 0.75, 0.0), (9.0, 0.0, 0.0)))
-        assert overlap(scene, 0, 1) == overlap(scene, 1, 0) == 0.5
-        assert overlap(scene, 0, 2) == 0.75
-        assert overlap(scene, 0, 3) == 0.0
+    def test_a_shift_by_half_an_image_leaves_half_the_overlap(self) -> None:
+        scene = flat_wall(translated((0.0, 0.0, 0.0), (2.0, 0.0, 0.0), (0.0, 0.75, 0.0), (9.0, 0.0, 0.0)))
+        assert view_overlap(scene, 0, 1) == view_overlap(scene, 1, 0) == 0.5
+        assert view_overlap(scene, 0, 2) == 0.75
+        assert view_overlap(scene, 0, 3) == 0.0
 
-    def test_depth_decides_to_ten_percent(self) -> None:
-        scene = flat_wall(moved((0.0, 0.0, 0.0), (0.0, 0.0, 0.0)))
+    def test_depths_must_agree_to_ten_percent(self) -> None:
+        scene = flat_wall(translated((0.0, 0.0, 0.0), (0.0, 0.0, 0.0)))
         for factor, expected in [(1.09, 1.0), (0.92, 1.0), (1.3, 0.0), (0.8, 0.0)]:
             depths = scene.depths * torch.tensor([1.0, factor])[:, None, None]
-            assert overlap(replace(scene, depths=depths), 0, 1) == expected
+            assert view_overlap(replace(scene, depths=depths), 0, 1) == expected
 
-    def test_unknown_points_do_not_count_and_unknown_depth_sees_nothing(self) -> None:
-        scene = flat_wall(moved((0.0, 0.0, 0.0), (0.0, 0.0, 0.0)))
+    def test_unknown_points_do_not_count_and_unknown_depth_hides_points(self) -> None:
+        scene = flat_wall(translated((0.0, 0.0, 0.0), (0.0, 0.0, 0.0)))
         left = (torch.arange(WIDTH) < 4).float().expand(2, HEIGHT, WIDTH)
-        narrow = replace(scene, point_confidence=left * torch.tensor([1.0, 0.0])[:, None, None])
-        assert overlap(narrow, 0, 1) == 1.0
-        assert overlap(narrow, 1, 0) == 0.0
-        assert overlap(replace(scene, depth_confidence=left), 0, 1) == 0.25
+        left_only = replace(scene, point_confidence=left * torch.tensor([1.0, 0.0])[:, None, None])
+        assert view_overlap(left_only, 0, 1) == 1.0
+        assert view_overlap(left_only, 1, 0) == 0.0
+        assert view_overlap(replace(scene, depth_confidence=left), 0, 1) == 0.25
 
-    def test_chosen_frames_hang_together(self) -> None:
-        # Two groups, 0 1 2 3 in a chain and 4 5: three frames can only come from the chain.
-        shares = torch.eye(6)
+    def test_sampled_frames_are_connected(self) -> None:
+        # Frames 0 1 2 3 form a path, and 4 5 a pair: three frames can only come from the path.
+        overlaps = torch.eye(6)
         for i, j in [(0, 1), (1, 2), (2, 3), (4, 5)]:
-            shares[i, j] = shares[j, i] = 0.6
-        shares[3, 4] = 0.9  # in one direction only
+            overlaps[i, j] = overlaps[j, i] = 0.6
+        overlaps[3, 4] = 0.9  # in one direction only
         starts = set()
         for seed in range(60):
-            chosen = choose_overlapping(shares, 3, 0.5, random_numbers(seed, "overlap"))
-            starts.add(chosen[0])
-            assert len(set(chosen)) == 3
-            assert set(chosen) <= {0, 1, 2, 3}
-            for place in (1, 2):
-                assert max(shares[chosen[place], earlier] for earlier in chosen[:place]) >= 0.5
+            frames = sample_overlapping_frames(overlaps, 3, 0.5, random_stream(seed, "overlap"))
+            starts.add(frames[0])
+            assert len(set(frames)) == 3
+            assert set(frames) <= {0, 1, 2, 3}
+            for position in (1, 2):
+                assert max(overlaps[frames[position], earlier] for earlier in frames[:position]) >= 0.5
         assert starts == {0, 1, 2, 3}
 
-    def test_too_few_that_hang_together_are_refused(self) -> None:
-        with pytest.raises(ValueError, match=r"no 3 of 4 frames hang together by overlaps of 0\.5 .*at most 1"):
-            choose_overlapping(torch.eye(4), 3, 0.5, random_numbers(0, ""))
+    def test_too_few_connected_frames_are_refused(self) -> None:
+        with pytest.raises(ValueError, match=r"no 3 of 4 frames are connected .* at least 0\.5; .* has 1"):
+            sample_overlapping_frames(torch.eye(4), 3, 0.5, random_stream(0, ""))
 
 
 def partly_known(anchors: tuple[int, ...] = (0, 2)) -> Sample:
-    """Of each anchor's queries only 30 of the first 60 are known at the anchor's time, all at the others."""
+    """Create tracks of which only 30 of the first 60 queries of each anchor are known at the anchor's time."""
     sample = Sample(make_clip(), make_scene(anchors=anchors))
     assert sample.scene.tracks is not None
     confidence = sample.scene.tracks.confidence.clone()
@@ -185,10 +193,10 @@ def partly_known(anchors: tuple[int, ...] = (0, 2)) -> Sample:
 
 
 class TestTracks:
-    def test_known_queries_come_first_and_keep_their_facts(self) -> None:
+    def test_known_queries_come_first_with_their_values(self) -> None:
         sample = partly_known()
         before = sample.scene.tracks
-        after = choose_tracks(sample, 40, random_numbers(0, "tracks")).scene.tracks
+        after = sample_tracks(sample, 40, random_stream(0, "tracks")).scene.tracks
         assert before is not None
         assert after is not None
         assert after.points.shape == (2, 3, 40, 3)
@@ -201,8 +209,8 @@ class TestTracks:
             assert torch.equal(after.points[row], before.points[row][:, source])
             assert torch.equal(after.confidence[row], before.confidence[row][:, source])
 
-    def test_fewer_than_known_are_a_random_part(self) -> None:
-        first, again, other = (choose_tracks(partly_known(), 10, random_numbers(s, "")).scene.tracks for s in (0, 0, 1))
+    def test_a_small_count_takes_a_random_subset(self) -> None:
+        first, again, other = (sample_tracks(partly_known(), 10, random_stream(s, "")).scene.tracks for s in (0, 0, 1))
         assert first is not None
         assert again is not None
         assert other is not None
@@ -212,31 +220,31 @@ class TestTracks:
         assert (first.confidence[0, 0] == 1).all()
 
     def test_missing_queries_are_padded_as_unknown(self) -> None:
-        after = choose_tracks(partly_known(), 200, random_numbers(0, "")).scene.tracks
+        after = sample_tracks(partly_known(), 200, random_stream(0, "")).scene.tracks
         assert after is not None
         assert after.pixels.shape == (2, 200, 2)
         assert not after.confidence[..., 192:].any()
         assert not after.visibility[..., 192:].any()
         assert after.visibility[..., :192].all()
 
-    def test_samples_stack_afterwards(self) -> None:
+    def test_samples_with_sampled_tracks_can_be_stacked(self) -> None:
         many = Sample(make_clip(), make_scene())
-        few = replace(many, scene=replace(many.scene, tracks=unknown_tracks(3, (0,), 2)))
-        random = random_numbers(0, "")
-        batch = Sample.stack([choose_tracks(many, 5, random), choose_tracks(few, 5, random)])
+        few = replace(many, scene=replace(many.scene, tracks=placeholder_tracks(3, (0,), 2)))
+        rng = random_stream(0, "")
+        batch = Sample.stack([sample_tracks(many, 5, rng), sample_tracks(few, 5, rng)])
         assert batch.scene.tracks is not None
         assert batch.scene.tracks.confidence.sum(dim=(1, 2, 3)).tolist() == [15.0, 0.0]
 
-    def test_a_sliced_anchor_knows_nothing(self) -> None:
+    def test_queries_of_a_sliced_anchor_are_unknown(self) -> None:
         sample = Sample(make_clip(), make_scene(anchors=(0, 1)))
         later = replace(sample, clip=sample.clip.frames([1, 2]), scene=sample.scene.frames([1, 2]))
-        chosen = choose_tracks(later, 4, random_numbers(0, "")).scene.tracks
+        chosen = sample_tracks(later, 4, random_stream(0, "")).scene.tracks
         assert chosen is not None
         assert chosen.anchors.tolist() == [-1, 0]
 
     def test_no_tracks_and_batches_are_refused(self) -> None:
         sample = Sample(make_clip(), make_scene())
         with pytest.raises(ValueError, match="no tracks"):
-            choose_tracks(replace(sample, scene=replace(sample.scene, tracks=None)), 4, random_numbers(0, ""))
-        with pytest.raises(ValueError, match="one sample at a time"):
-            choose_tracks(Sample.stack([sample]), 4, random_numbers(0, ""))
+            sample_tracks(replace(sample, scene=replace(sample.scene, tracks=None)), 4, random_stream(0, ""))
+        with pytest.raises(ValueError, match="wanted a single sample"):
+            sample_tracks(Sample.stack([sample]), 4, random_stream(0, ""))

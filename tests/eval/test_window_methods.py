@@ -1,4 +1,4 @@
-"""Networks in windows and beside an anchor, scored like the single pass."""
+"""Variants of a network: windows and pairs with an anchor are scored like the single pass."""
 
 import math
 from dataclasses import replace
@@ -11,16 +11,21 @@ from recon4d.cli.main import main
 from recon4d.datasets import Sample
 from recon4d.datasets.synthetic import SyntheticConfig, make_scenes, render_scenes
 from recon4d.eval import (
+    AnchoredNetwork,
     Benchmark,
     BenchmarkConfig,
     Method,
     MethodConfig,
+    Network,
+    NetworkVariants,
+    WindowedNetwork,
     evaluate,
     load_benchmark,
-    make_anchored_method,
-    make_windowed_method,
+    load_network,
+    make_methods,
     window_methods,
 )
+from recon4d.eval import methods as network_methods
 from recon4d.geometry import rigid
 from recon4d.inference import ReconstructConfig
 from recon4d.inference.windows import LoopConfig, WindowConfig
@@ -45,19 +50,19 @@ def checkpoint(tmp_path: Path) -> str:
 
 @pytest.fixture
 def oracle(sample: Sample, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
-    """In place of the network: the truth of the frames asked for, in another world and unit each time."""
-    asked: list[tuple[int, ...]] = []
+    """Replace the network by the truth of the given frames, in another world and unit at each call."""
+    calls: list[tuple[int, ...]] = []
 
     def reconstruct(model: Model, clip: Clip, config: ReconstructConfig) -> Scene:
         assert clip.source is not None
         numbers = clip.source.numbers
-        asked.append(numbers)
+        calls.append(numbers)
         scene = replace(sample.scene, tracks=None).frames(list(numbers)).in_frame(0)
-        unit = torch.diag(torch.tensor([1 + 0.1 * len(asked)] * 3 + [1.0]))
+        unit = torch.diag(torch.tensor([1 + 0.1 * len(calls)] * 3 + [1.0]))
         return scene.transformed(rigid(torch.eye(3), torch.tensor([0.3, 0.0, 0.1])) @ unit)
 
     monkeypatch.setattr(window_methods, "reconstruct", reconstruct)
-    return asked
+    return calls
 
 
 def scores(method: Method, sample: Sample, folder: Path) -> dict[str, float]:
@@ -68,8 +73,7 @@ def scores(method: Method, sample: Sample, folder: Path) -> dict[str, float]:
 
 
 def test_windows_of_the_truth_are_the_truth(sample: Sample, oracle: list, checkpoint: str, tmp_path: Path) -> None:
-    method = make_windowed_method(checkpoint, MethodConfig(), WindowConfig(4, 2))
-    assert method is not None
+    method = WindowedNetwork(load_network(checkpoint), MethodConfig(), WindowConfig(4, 2))
     assert method.name == "tiny+windows-4-2"
     found = scores(method, sample, tmp_path)
     assert oracle == [(0, 1, 2, 3), (2, 3, 4, 5), (4, 5, 6, 7)]
@@ -79,8 +83,7 @@ def test_windows_of_the_truth_are_the_truth(sample: Sample, oracle: list, checkp
 
 
 def test_pairs_of_the_truth_are_the_truth(sample: Sample, oracle: list, checkpoint: str, tmp_path: Path) -> None:
-    method = make_anchored_method(checkpoint, MethodConfig())
-    assert method is not None
+    method = AnchoredNetwork(load_network(checkpoint), MethodConfig())
     assert method.name == "tiny+anchored"
     found = scores(method, sample, tmp_path)
     assert oracle == [(0, frame) for frame in range(1, 8)]
@@ -88,17 +91,39 @@ def test_pairs_of_the_truth_are_the_truth(sample: Sample, oracle: list, checkpoi
     assert found["abs_rel"] < 1e-3
 
 
-def test_answers_of_other_windows_are_not_taken_for_these(checkpoint: str) -> None:
+def test_predictions_of_other_windows_have_other_keys(checkpoint: str) -> None:
     configs = [WindowConfig(4, 2), WindowConfig(4, 1), WindowConfig(4, 2, loops=LoopConfig())]
-    methods = [make_windowed_method(checkpoint, MethodConfig(), config) for config in configs]
-    assert len({method.key for method in methods if method is not None}) == 3
-    assert len({method.name for method in methods if method is not None}) == 3
+    network = load_network(checkpoint)
+    methods = [WindowedNetwork(network, MethodConfig(), config) for config in configs]
+    assert len({method.key for method in methods}) == 3
+    assert len({method.name for method in methods}) == 3
 
 
-@pytest.mark.parametrize("name", ["static", "colmap"])
-def test_only_networks_take_windows(name: str) -> None:
-    assert make_windowed_method(name, MethodConfig(), WindowConfig(4, 2)) is None
-    assert make_anchored_method(name, MethodConfig()) is None
+EVERY_VARIANT = NetworkVariants(refine=True, windows=WindowConfig(4, 2), anchored=True)
+
+
+@pytest.mark.parametrize("name", ["static", "colmap", "folder"])
+def test_only_networks_have_variants(name: str, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    name = str(tmp_path / "folder") if name == "folder" else name
+    (method,) = make_methods(name, MethodConfig(), EVERY_VARIANT)
+    assert not isinstance(method, Network)
+
+
+def test_all_variants_share_one_network(checkpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The checkpoint is loaded and its weights are hashed once."""
+    calls: list[str] = []
+    for name in ("load_model", "_fingerprint"):
+        function = getattr(network_methods, name)
+        monkeypatch.setattr(
+            network_methods, name, lambda given, name=name, function=function: calls.append(name) or function(given)
+        )
+    methods = make_methods(checkpoint, MethodConfig(), EVERY_VARIANT)
+    assert [method.name for method in methods] == ["tiny", "tiny+refine", "tiny+windows-4-2", "tiny+anchored"]
+    assert len({method.key for method in methods}) == 4
+    assert calls == ["load_model", "_fingerprint"]
+    models = [method._model for method in methods if isinstance(method, Network)]
+    assert all(model is models[0] for model in models)
 
 
 def test_a_clip_without_a_source_keeps_its_frames_and_times(sample: Sample) -> None:
@@ -109,12 +134,12 @@ def test_a_clip_without_a_source_keeps_its_frames_and_times(sample: Sample) -> N
     torch.testing.assert_close(torch.stack(chosen), sample.clip.images[[1, 6]])
 
 
-def test_what_is_known_of_a_clip_in_memory_comes_along(sample: Sample) -> None:
+def test_the_priors_of_a_clip_in_memory_are_kept(sample: Sample) -> None:
     ignore = torch.zeros(8, 48, 64, dtype=torch.bool)
     ignore[3, :5] = True
-    nothing = Priors.nothing(8)
-    known = replace(nothing, intrinsics=sample.scene.cameras.intrinsics, ignore=ignore)
-    long_clip = as_long_clip(replace(sample.clip, priors=known))
+    unknown = Priors.unknown(8)
+    priors = replace(unknown, intrinsics=sample.scene.cameras.intrinsics, ignore=ignore)
+    long_clip = as_long_clip(replace(sample.clip, priors=priors))
     assert long_clip.priors is not None
     assert torch.equal(long_clip.priors.intrinsics, sample.scene.cameras.intrinsics)
     assert long_clip.priors.ignore is None
@@ -122,7 +147,7 @@ def test_what_is_known_of_a_clip_in_memory_comes_along(sample: Sample) -> None:
     assert torch.equal(torch.stack(list(long_clip.ignore([3, 4]))), ignore[3:5])
 
 
-def test_worlds_of_any_length_are_a_benchmark() -> None:
+def test_the_synthetic_benchmark_has_any_number_of_frames() -> None:
     benchmark = load_benchmark("worlds", BenchmarkConfig(clips=2, num_frames=3))
     assert benchmark.clips == ("world_000", "world_001")
     first, second = (benchmark.read(name).clip.images for name in benchmark.clips)
@@ -135,9 +160,9 @@ def test_worlds_of_any_length_are_a_benchmark() -> None:
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [(["--loops"], "--loops is about windows"), (["--windows", "4", "4"], "cannot share 4")],
+    [(["--loops"], "--loops needs windows"), (["--windows", "4", "4"], "cannot share 4")],
 )
-def test_the_command_refuses_windows_that_are_none(
+def test_the_command_refuses_unsuitable_windows(
     options: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ["evaluate", "--method", "static", "--clips", "1", "--out", str(tmp_path / "out"), *options]
@@ -145,7 +170,7 @@ def test_the_command_refuses_windows_that_are_none(
     assert message in capsys.readouterr().err
 
 
-def test_the_command_scores_both_beside_the_single_pass(
+def test_the_command_scores_all_variants(
     oracle: list, sample: Sample, checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch
 ) -> None:
     import recon4d.eval

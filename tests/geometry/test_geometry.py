@@ -1,4 +1,4 @@
-"""Geometry by its axioms: near the identity, at degenerate input, over batch shapes, and by finite differences."""
+"""Geometry: identities near degenerate input, batch shapes, and gradients by finite differences."""
 
 import math
 from itertools import pairwise
@@ -40,7 +40,7 @@ def assert_is_rotation(rotation: Tensor, tolerance: float = 1e-12) -> None:
 class TestRotations:
     @given(seed=SEEDS, angle=ANGLES)
     @settings(max_examples=60, deadline=None)
-    def test_every_form_gives_the_same_rotation(self, seed: int, angle: float) -> None:
+    def test_all_representations_give_the_same_rotation(self, seed: int, angle: float) -> None:
         axis = random_axis(seed)
         rotation = g.rotation_from_axis_angle(angle * axis)
         assert_is_rotation(rotation)
@@ -56,12 +56,12 @@ class TestRotations:
         measured = g.rotation_angle(g.rotation_from_axis_angle(angle * random_axis(seed)))
         assert abs(measured.item() - angle) < 1e-9
 
-    def test_angle_of_a_tiny_float32_rotation_keeps_its_digits(self) -> None:
-        # The arccosine of the trace answers 0 here.
+    def test_angle_of_a_tiny_float32_rotation_is_precise(self) -> None:
+        # The arccosine of the trace would return 0 here.
         rotation = g.rotation_from_axis_angle(torch.tensor([0.0, 1e-5, 0.0]))
         assert g.rotation_angle(rotation).item() == pytest.approx(1e-5, rel=1e-3)
 
-    def test_known_quarter_turn_about_z_takes_x_to_y(self) -> None:
+    def test_quarter_turn_about_z_maps_x_to_y(self) -> None:
         quaternion = torch.tensor([math.cos(math.pi / 4), 0.0, 0.0, math.sin(math.pi / 4)])
         rotated = g.rotation_from_quaternion(quaternion) @ torch.tensor([1.0, 0.0, 0.0])
         torch.testing.assert_close(rotated, torch.tensor([0.0, 1.0, 0.0]))
@@ -81,7 +81,7 @@ class TestRotations:
         skewed = torch.cat([3 * first, 2 * second + 5 * first])
         torch.testing.assert_close(g.rotation_from_6d(skewed), rotation)
 
-    def test_nearest_rotation_of_a_noisy_one_and_never_a_reflection(self) -> None:
+    def test_nearest_rotation_is_close_and_never_a_reflection(self) -> None:
         rotation = random_rotation(2, 20)
         near = g.nearest_rotation(rotation + 1e-3 * random_points(5, 20, 3))
         assert_is_rotation(near)
@@ -100,7 +100,7 @@ class TestRotations:
         def from_axis_angle(axis_angle: Tensor) -> Tensor:
             return g.quaternion_from_rotation(g.rotation_from_axis_angle(axis_angle))
 
-        # Near 0 and near pi the largest component changes; the gradient must hold on both sides.
+        # The largest component changes near 0 and near pi; the gradient must be correct on both sides.
         axis_angles = torch.stack([1e-4 * random_axis(1), 1.0 * random_axis(2), 3.1 * random_axis(3)])
         assert torch.autograd.gradcheck(from_axis_angle, axis_angles.requires_grad_())
 
@@ -116,7 +116,7 @@ class TestTransforms:
         scale = torch.rand(batch, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)) + 0.5
         return g.similarity(scale, random_rotation(seed, *batch), random_points(seed, *batch))
 
-    def test_neighbors_cancel(self) -> None:
+    def test_composition(self) -> None:
         b_from_a, c_from_b = self.random_similarity(1, 4), self.random_similarity(2, 4)
         points = random_points(3, 4, 6)
         in_c = g.transform_points(c_from_b, g.transform_points(b_from_a, points))
@@ -132,16 +132,16 @@ class TestTransforms:
             g.similarity_scale(g.similarity(torch.tensor(2.5), torch.eye(3), torch.ones(3))), torch.tensor(2.5)
         )
 
-    def test_points_may_have_any_axes_behind_the_batch(self) -> None:
+    def test_points_may_have_any_axes_after_the_batch(self) -> None:
         b_from_a = self.random_similarity(5, 2)
         points = random_points(6, 2, 3, 4)
         moved = g.transform_points(b_from_a, points)
         torch.testing.assert_close(moved[1, 2, 3], b_from_a[1, :3, :3] @ points[1, 2, 3] + b_from_a[1, :3, 3])
 
-    def test_rebased_cameras_scale_their_centers_and_stay_rigid(self) -> None:
+    def test_transformed_cameras_have_scaled_centers_and_stay_rigid(self) -> None:
         world_from_cam = g.rigid(random_rotation(7, 5), random_points(8, 5))
         new_from_world = self.random_similarity(9)
-        new_from_cam = g.rebase_cameras(new_from_world, world_from_cam)
+        new_from_cam = g.transform_cameras(new_from_world, world_from_cam)
         assert_is_rotation(new_from_cam[:, :3, :3])
         centers = g.transform_points(new_from_world, world_from_cam[:, :3, 3])
         torch.testing.assert_close(new_from_cam[:, :3, 3], centers)
@@ -156,7 +156,7 @@ class TestPinhole:
         assert grid[0, 0].tolist() == [0.5, 0.5]
         assert grid[2, 4].tolist() == [4.5, 2.5]
 
-    def test_hand_made_projection(self) -> None:
+    def test_projection_of_a_point(self) -> None:
         point = torch.tensor([0.2, -0.1, 2.0], dtype=torch.float64)
         torch.testing.assert_close(g.project(point, self.intrinsics), torch.tensor([40.0, 14.0], dtype=torch.float64))
 
@@ -175,7 +175,7 @@ class TestPinhole:
         torch.testing.assert_close(pixels, g.pixel_grid(4, 6, dtype=torch.float64).expand(2, 4, 6, 2))
         torch.testing.assert_close(points[..., 2], depths)
 
-    def test_points_behind_project_to_finite_pixels_with_finite_gradients(self) -> None:
+    def test_points_behind_the_camera_project_to_finite_pixels_with_finite_gradients(self) -> None:
         points = torch.tensor([[0.1, 0.1, 0.0], [0.1, 0.1, -1.0]], dtype=torch.float64, requires_grad=True)
         pixels = g.project(points, self.intrinsics)
         pixels.sum().backward()
@@ -183,7 +183,7 @@ class TestPinhole:
         assert points.grad is not None
         assert points.grad.isfinite().all()
 
-    def test_fields_of_view_are_separate_and_principal_point_free(self) -> None:
+    def test_fields_of_view_are_independent_of_the_principal_point(self) -> None:
         angles = torch.tensor([[1.2, 0.7]], dtype=torch.float64)
         principal_point = torch.tensor([[11.0, 40.0]], dtype=torch.float64)
         intrinsics = g.intrinsics_from_field_of_view(angles, principal_point, height=48, width=64)
@@ -191,7 +191,7 @@ class TestPinhole:
         torch.testing.assert_close(intrinsics[:, :2, 2], principal_point)
         assert intrinsics[0, 0, 0].item() == pytest.approx(32 / math.tan(0.6))
 
-    def test_a_world_point_stays_on_its_content_through_resize_crop_and_pad(self) -> None:
+    def test_projections_follow_resizing_cropping_and_padding(self) -> None:
         point = torch.tensor([0.1, 0.05, 1.0], dtype=torch.float64)
         x, y = g.project(point, self.intrinsics).tolist()
         resized = g.resized_intrinsics(self.intrinsics, (48, 64), (24, 96))
@@ -201,7 +201,7 @@ class TestPinhole:
         padded = g.padded_intrinsics(cropped, left=5, top=7)
         torch.testing.assert_close(padded, self.intrinsics)
 
-    def test_field_of_view_survives_resize(self) -> None:
+    def test_field_of_view_is_invariant_to_resizing(self) -> None:
         resized = g.resized_intrinsics(self.intrinsics, (48, 64), (30, 91))
         torch.testing.assert_close(g.field_of_view(resized, 30, 91), g.field_of_view(self.intrinsics, 48, 64))
 
@@ -230,8 +230,8 @@ class TestFits:
         torch.testing.assert_close(g.similarity_scale(fit), torch.tensor(1.0, dtype=torch.float64))
         torch.testing.assert_close(fit[:3, :3], self.similarity()[:3, :3] / 1.7)
 
-    def test_mirrored_points_give_the_best_rotation_and_the_umeyama_scale(self) -> None:
-        # With the sign of the smallest singular value left out, the scale would be 1 and the residual larger.
+    def test_mirrored_points_give_the_optimal_rotation_and_scale(self) -> None:
+        # Without the sign of the smallest singular value, the scale would be 1 and the residual larger.
         points = random_points(5, 200)
         mirrored = points * torch.tensor([1.0, 1.0, -1.0], dtype=torch.float64)
         fit = g.fit_similarity(points, mirrored)
@@ -247,7 +247,7 @@ class TestFits:
             assert (g.transform_points(nudge @ fit, points) - mirrored).square().sum() >= residual
         assert 0.2 < g.similarity_scale(fit) < 0.6
 
-    def test_weights_count_and_zero_weight_hides_outliers(self) -> None:
+    def test_zero_weight_removes_outliers(self) -> None:
         points, b_from_a = random_points(2, 20), self.similarity()
         target = g.transform_points(b_from_a, points)
         target[3] += 100
@@ -257,7 +257,7 @@ class TestFits:
         assert not torch.allclose(g.fit_similarity(points, target), b_from_a)
 
     @pytest.mark.parametrize("directions", [1, 2])
-    def test_points_on_a_line_or_plane_are_still_mapped_exactly(self, directions: int) -> None:
+    def test_points_on_a_line_or_plane_are_mapped_exactly(self, directions: int) -> None:
         basis = random_points(7, directions)
         points = random_points(8, 15)[:, :directions] @ basis + 3
         target = g.transform_points(self.similarity(), points)
@@ -265,7 +265,7 @@ class TestFits:
         assert_is_rotation(fit[:3, :3] / g.similarity_scale(fit), 1e-9)
         torch.testing.assert_close(g.transform_points(fit, points), target)
 
-    def test_one_place_and_no_weight_have_their_stated_answers(self) -> None:
+    def test_coinciding_points_and_zero_weights_have_the_documented_result(self) -> None:
         points = torch.full((4, 3), 1.23, dtype=torch.float64)
         fit = g.fit_similarity(points, points + 2)
         expected = g.rigid(EYE, torch.full((3,), 2.0, dtype=torch.float64))
@@ -279,7 +279,7 @@ class TestFits:
 
 
 class TestResampling:
-    def test_unknown_pixels_never_bleed_into_known_ones(self) -> None:
+    def test_unknown_pixels_do_not_contaminate_known_ones(self) -> None:
         values = torch.full((1, 8, 8), 2.0)
         values[:, :, 4:] = torch.nan
         valid = values[0].isfinite()
@@ -290,28 +290,28 @@ class TestResampling:
             assert (resized[0][~still_valid] == 0).all()
             assert 0.4 < still_valid.float().mean() < 0.6
 
-    def test_a_plane_of_values_stays_that_plane(self) -> None:
+    def test_linear_maps_stay_linear(self) -> None:
         grid = g.pixel_grid(8, 12)
         plane = (2 * grid[..., 0] + 3 * grid[..., 1])[None]
         resized, _ = g.resize_map(plane, torch.ones(8, 12, dtype=torch.bool), (16, 24))
         finer = g.pixel_grid(16, 24) / 2
         expected = 2 * finer[..., 0] + 3 * finer[..., 1]
-        # Beyond the outermost centers there is nothing to interpolate with.
+        # Pixels beyond the outermost centers are extrapolated.
         torch.testing.assert_close(resized[0, 1:-1, 1:-1], expected[1:-1, 1:-1])
 
 
-def test_a_place_falls_into_the_pixel_that_holds_it_or_the_nearest() -> None:
-    places = torch.tensor([[0.0, 0.0], [2.99, 0.5], [3.0, 1.0], [-7.0, 9.0], [9.0, -1.0], [float("nan"), 1.5]])
-    row, column = g.rows_and_columns(places, (2, 4))
+def test_pixel_indices_are_clamped_to_the_image() -> None:
+    pixels = torch.tensor([[0.0, 0.0], [2.99, 0.5], [3.0, 1.0], [-7.0, 9.0], [9.0, -1.0], [float("nan"), 1.5]])
+    row, column = g.pixel_indices(pixels, (2, 4))
     assert row.tolist() == [0, 0, 1, 1, 0, 1]
     assert column.tolist() == [0, 2, 3, 0, 3, 0]
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 12, 13, 100])
-def test_evenly_spaced_numbers_have_both_ends(count: int) -> None:
-    chosen = g.evenly_spaced(count, 12).tolist()
-    assert len(chosen) == min(count, 12)
-    assert (chosen[0], chosen[-1]) == (0, count - 1)
-    gaps = {after - before for before, after in pairwise(chosen)}
+def test_evenly_spaced_indices_include_both_ends(count: int) -> None:
+    indices = g.evenly_spaced_indices(count, 12).tolist()
+    assert len(indices) == min(count, 12)
+    assert (indices[0], indices[-1]) == (0, count - 1)
+    gaps = {after - before for before, after in pairwise(indices)}
     assert max(gaps, default=1) - min(gaps, default=1) <= 1
     assert min(gaps, default=1) >= 1

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from layers import constant_, listen
+from layers import fill_constant_, record_inputs
 from torch import Tensor, nn
 
 from recon4d.heads.dense import ResidualConvolutions
@@ -79,7 +79,7 @@ class TestPyramid:
         for kind in (PlainConvolutions, RectifiedConvolutions):
             unit = kind(1)
             for layer, center, bias in ((unit.conv1, 2.0, 1.0), (unit.conv2, -1.0, 0.0)):
-                constant_(layer, 0.0, bias)
+                fill_constant_(layer, 0.0, bias)
                 with torch.no_grad():
                     layer.weight[..., 1, 1] = center
             answers[kind] = unit(maps).flatten().tolist()
@@ -92,10 +92,10 @@ class TestPyramid:
         fusion = Pyramid(PyramidConfig((4, 4, 4, 4), 1, rectified=rectified), [TAP_WIDTH]).fusion[0]
         assert isinstance(fusion.refine_level, ResidualConvolutions)
         assert isinstance(fusion.refine_sum, ResidualConvolutions)
-        constant_(fusion.refine_level.conv2, 0.0, 1.0)
-        constant_(fusion.refine_sum.conv2, 0.0, 2.0)
+        fill_constant_(fusion.refine_level.conv2, 0.0, 1.0)
+        fill_constant_(fusion.refine_sum.conv2, 0.0, 2.0)
         assert isinstance(fusion.out, nn.Conv2d)
-        constant_(fusion.out, 10.0, 0.0)
+        fill_constant_(fusion.out, 10.0, 0.0)
         level, coarser = torch.tensor([[-3.0, 0.5, -3.0], [7.0, 7.0, -7.0]])[:, None, None, None]
         # Rectified, -3 counts as 0 in the level, and the last sum, -6, as 0 in turn.
         expected = [100.0, 105.0, 20.0] if rectified else [70.0, 105.0, -70.0]
@@ -134,7 +134,7 @@ class TestPyramid:
     @pytest.mark.parametrize(("taps", "expected"), [(4, [0, 1, 2, 3]), (2, [0, 0, 1, 1]), (1, [0, 0, 0, 0])])
     def test_early_taps_are_the_fine_levels(self, taps: int, expected: list[int]) -> None:
         pyramid = Pyramid(PyramidConfig(CHANNELS, 8), [TAP_WIDTH] * taps)
-        heard = listen(*pyramid.project)
+        heard = record_inputs(*pyramid.project)
         tokens = random_taps((2, 3), taps)
         pyramid(tokens, (2, 3))
         for level, tap in enumerate(expected):
@@ -155,7 +155,7 @@ class TestPyramid:
     def test_each_level_is_told_positions_of_the_token_grid_before_it_is_resized(self) -> None:
         told, untold = (Pyramid(PyramidConfig(CHANNELS, 8, positions=on), [TAP_WIDTH] * 4) for on in (True, False))
         untold.load_state_dict(told.state_dict())
-        with_tables, without_tables = listen(*told.resize), listen(*untold.resize)
+        with_tables, without_tables = record_inputs(*told.resize), record_inputs(*untold.resize)
         taps = random_taps((3, 4))
         told(taps, (3, 4))
         untold(taps, (3, 4))
@@ -168,8 +168,8 @@ class TestEnds:
     def test_the_convolutional_end_is_told_positions_at_the_full_size(self) -> None:
         """Nothing else is left of the picture once `hidden1` is silent."""
         head = DptHead(DptHeadConfig(CHANNELS, 16), [TAP_WIDTH] * 4, 14, 0, 2)
-        constant_(head.hidden1, 0.0, 0.0)
-        seen = listen(head.hidden2)
+        fill_constant_(head.hidden1, 0.0, 0.0)
+        seen = record_inputs(head.hidden2)
         head(random_taps((3, 5)), (3, 5), None)
         torch.testing.assert_close(seen[0], 0.1 * uv_table(8, (42, 70), 5 / 3).expand(2, -1, -1, -1))
 
@@ -177,8 +177,8 @@ class TestEnds:
         head = ShuffleHead(ShuffleHeadConfig(CHANNELS, 8), [TAP_WIDTH] * 4, 16, 0, 2)
         out = head.pyramid.fusion[0].out
         assert isinstance(out, nn.Conv2d)
-        constant_(out, 0.0, 0.0)
-        seen = listen(head.out)
+        fill_constant_(out, 0.0, 0.0)
+        seen = record_inputs(head.out)
         head(random_taps((3, 5)), (3, 5), None)
         torch.testing.assert_close(seen[0], 0.1 * uv_table(8, (12, 20), 5 / 3).expand(2, -1, -1, -1))
 
@@ -217,7 +217,7 @@ class TestEnds:
 
     def test_features_are_not_told_where_they_are(self) -> None:
         head = DptFeatures(DptFeaturesConfig(CHANNELS, 6), [TAP_WIDTH] * 4, 14)
-        levels = listen(*head.pyramid.resize)
+        levels = record_inputs(*head.pyramid.resize)
         head([torch.randn(TAP_WIDTH).expand(1, 6, -1) for _ in range(4)], (2, 3))
         for maps in levels:
             torch.testing.assert_close(maps, maps[..., :1, :1].expand_as(maps))
@@ -225,14 +225,14 @@ class TestEnds:
     def test_the_first_convolutions_of_the_ends_see_eight_features_a_patch(self) -> None:
         maps = DptHead(DptHeadConfig(CHANNELS, 8), [TAP_WIDTH] * 4, 14, 0, 2)
         features = DptFeatures(DptFeaturesConfig(CHANNELS, 8), [TAP_WIDTH] * 4, 14)
-        seen = listen(maps.hidden1, features.out)
+        seen = record_inputs(maps.hidden1, features.out)
         maps(random_taps((3, 5)), (3, 5), None)
         features(random_taps((3, 5)), (3, 5))
         assert [tensor.shape for tensor in seen] == [(2, 8, 24, 40), (2, 8, 24, 40)]
 
     def test_the_last_convolution_sees_nothing_negative(self) -> None:
         head = DptHead(DptHeadConfig(CHANNELS, 8), [TAP_WIDTH] * 4, 14, 0, 2)
-        seen = listen(head.out)
+        seen = record_inputs(head.out)
         head(random_taps((3, 5)), (3, 5), None)
         assert seen[0].min() == 0
 
@@ -240,7 +240,7 @@ class TestEnds:
     def test_the_last_layer_works_in_float32_under_autocast(self, kind: type[DptHead | ShuffleHead]) -> None:
         config = DptHeadConfig(CHANNELS, 8) if kind is DptHead else ShuffleHeadConfig(CHANNELS, 8)
         head = kind(config, [TAP_WIDTH] * 4, 16, 0, 2)  # pyright: ignore[reportArgumentType]
-        seen = listen(head.out)
+        seen = record_inputs(head.out)
         with torch.autocast("cpu", torch.bfloat16):
             maps = head(random_taps((2, 3)), (2, 3), None)
         assert (seen[0].dtype, maps.dtype) == (torch.float32, torch.float32)

@@ -1,4 +1,4 @@
-"""The command line in this process, for tests."""
+"""Run the command line in the process of the tests."""
 
 import pytest
 
@@ -6,11 +6,12 @@ from recon4d.cli.main import main
 
 
 def run(*arguments: object) -> int:
+    """Run one command; return its exit code."""
     return main([str(argument) for argument in arguments])
 
 
 def fails(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
-    """The one line that a failing command says."""
+    """Run a command that must fail with exit code 2; return its only line on stderr, warnings aside."""
     capsys.readouterr()
     assert run(*arguments) == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if "warning" not in line]

@@ -1,17 +1,17 @@
-"""Layers for tests: set by hand, and listened to."""
+"""Helpers for tests of layers: constant weights and recorded inputs."""
 
 from torch import Tensor, nn
 
 
-def constant_(layer: nn.Module, weight: float, bias: float) -> None:
-    """A layer whose every weight and bias is the same."""
+def fill_constant_(layer: nn.Module, weight: float, bias: float) -> None:
+    """Set all weights and all biases of a layer to constants, in place."""
     nn.init.constant_(layer.weight, weight)  # pyright: ignore[reportArgumentType]
     nn.init.constant_(layer.bias, bias)  # pyright: ignore[reportArgumentType]
 
 
-def listen(*layers: nn.Module) -> list[Tensor]:
-    """What each of `layers` is given, once it is called."""
-    heard: list[Tensor] = []
+def record_inputs(*layers: nn.Module) -> list[Tensor]:
+    """Return a list that collects the first input of every call of the layers."""
+    recorded: list[Tensor] = []
     for layer in layers:
-        layer.register_forward_pre_hook(lambda _, inputs: heard.append(inputs[0]))
-    return heard
+        layer.register_forward_pre_hook(lambda _, inputs: recorded.append(inputs[0]))
+    return recorded

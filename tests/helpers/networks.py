@@ -1,4 +1,4 @@
-"""Small networks for tests in which every branch matters: no weight is zero, no layer scale vanishes."""
+"""Small networks for tests, in which every branch contributes: no weight and no layer scale is zero."""
 
 from dataclasses import replace
 
@@ -10,15 +10,15 @@ from recon4d.zoo import HeadKind, model_config
 
 
 def tiny_config(heads: HeadKind = "linear") -> ModelConfig:
-    """The tiny model of the zoo, with layer scales and one pair of register attention."""
+    """Return the tiny model of the zoo with layer scales and one block of register attention."""
     config = model_config("recon4d_tiny", heads)
     block = replace(config.aggregator.block, layer_scale=0.5)
     aggregator = replace(config.aggregator, block=block, depth=3, register_attention=(1,))
     return replace(config, aggregator=replace(aggregator, out_indices=(0, 2) if heads == "linear" else (0, 1, 2)))
 
 
-def awake(model: Model, seed: int = 0) -> Model:
-    """`model` in float64 with noise on every weight: layers that start at zero would hide what they do."""
+def randomized(model: Model, seed: int = 0) -> Model:
+    """Add noise to all weights, because layers initialized to zero would have no effect; in float64, in place."""
     generator = torch.Generator().manual_seed(seed)
     model = model.double().eval()
     with torch.no_grad():
@@ -29,22 +29,22 @@ def awake(model: Model, seed: int = 0) -> Model:
 
 
 def tiny_model(heads: HeadKind = "linear", seed: int = 0) -> Model:
-    """A tiny awake model."""
+    """Return a tiny model with random weights."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return awake(Model(tiny_config(heads)), seed)
+        return randomized(Model(tiny_config(heads)), seed)
 
 
 def random_images(*batch_and_time: int, size: tuple[int, int] = (32, 48), seed: int = 0) -> torch.Tensor:
-    """Smooth random pictures as floats in [0, 1]."""
+    """Return smooth random images as float64 in [0, 1], shape (*batch_and_time, 3, height, width)."""
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.rand(*batch_and_time, 3, 6, 8, generator=generator, dtype=torch.float64)
-    pictures = torch.nn.functional.interpolate(coarse.flatten(0, -4), size, mode="bilinear", align_corners=False)
-    return pictures.reshape(*batch_and_time, 3, *size)
+    images = torch.nn.functional.interpolate(coarse.flatten(0, -4), size, mode="bilinear", align_corners=False)
+    return images.reshape(*batch_and_time, 3, *size)
 
 
 def assert_scenes_close(given: Scene, expected: Scene, tolerance: float = 1e-9) -> None:
-    """Every tensor of two scenes, NaN where the other is NaN."""
+    """Compare all tensors of two scenes; NaN equals NaN."""
     pairs = [
         (given.cameras.world_from_cam, expected.cameras.world_from_cam),
         (given.cameras.intrinsics, expected.cameras.intrinsics),

@@ -1,4 +1,4 @@
-"""What tests of metrics share: scores by name, and a similarity that is not a special one."""
+"""Helpers of tests of metrics: scores by name, and a similarity transform in general position."""
 
 import torch
 
@@ -11,12 +11,13 @@ SIM3 = g.similarity(
 )
 
 
-def by_name(scores: tuple[Score, ...]) -> dict[str, Score]:
-    """No metric twice."""
+def scores_by_name(scores: tuple[Score, ...]) -> dict[str, Score]:
+    """Return scores by the names of their metrics, and check that no metric occurs twice."""
     assert len({score.metric for score in scores}) == len(scores)
     return {score.metric: score for score in scores}
 
 
 def tracks_of(scene: Scene) -> Tracks:
+    """Return the tracks of a scene that has tracks."""
     assert scene.tracks is not None
     return scene.tracks

@@ -1,4 +1,4 @@
-"""Small trainings of two processes, whole and sharded, for tests: ``torchrun ... sharded_runs.py FOLDER``."""
+"""Small training runs of two processes, unsharded and sharded: ``torchrun ... sharded_runs.py FOLDER``."""
 
 import contextlib
 import json
@@ -11,21 +11,21 @@ import torch
 import training_run
 
 from recon4d.train import loop
-from recon4d.train.checkpoints import latest_whole
+from recon4d.train.checkpoints import latest_complete
 from recon4d.train.config import TrainConfig
-from recon4d.train.sharding import local
+from recon4d.train.sharding import local_tensor
 
 STEPS, SAVED = 4, 3
 
 
 def config(sharding: str) -> TrainConfig:
-    """Batches in two parts, a checkpoint before the last step, and validation before that: it must leave no trace."""
+    """Two micro-batches, a checkpoint before the last step, and a validation before, which must not affect training."""
     small = training_run.config(batch_size=4, steps=STEPS)
     return replace(small, sharding=sharding, accumulate=2, save_every=SAVED, log_every=1, validate_every=2)
 
 
 def count(value: object) -> int:
-    """How many numbers the tensors in a nest have."""
+    """Count the values of all tensors in nested dictionaries and lists."""
     if isinstance(value, torch.Tensor):
         return value.numel()
     parts = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
@@ -33,35 +33,36 @@ def count(value: object) -> int:
 
 
 def train_and_count(training: TrainConfig, folder: Path) -> None:
-    """Train, and write how many numbers this process keeps, and how many there are, to ``rank_N.json``."""
-    run = loop._Training(training, folder, None)
+    """Train, and write how many values this process holds, and how many a checkpoint has, to ``rank_N.json``."""
+    run = loop._TrainingRun(training, folder, None)
     run.run()
     state = run._state()
     kept = [one.state for one in run.optimizers.optimizers]
     numbers = {
-        "parameters": sum(local(parameter).numel() for parameter in run.model.parameters()),
-        "parameters_whole": count(state["model"]),
+        "parameters": sum(local_tensor(parameter).numel() for parameter in run.model.parameters()),
+        "parameters_whole": count(state.get("model")),
         "moments": sum(count(values) for states in kept for values in states.values()),
-        "moments_whole": count(state["optimisers"]),
+        "moments_whole": count(state.get("optimisers")),
         "average": count(run.average.average),
-        "average_whole": count(state["average"]),
+        "average_whole": count(state.get("average")),
+        "devices": sorted({value.device.type for value in state.get("average", {}).get("average", {}).values()}),
     }
     (folder / f"rank_{os.environ['RANK']}.json").write_text(json.dumps(numbers))
 
 
 def train_until(step_of_end: int, training: TrainConfig, folder: Path) -> None:
-    """A training that ends in the middle of that step, without a word."""
-    whole_step = loop._Training._train_step
+    """Train until the middle of a step, and end there without saving."""
+    original_step = loop._TrainingRun._train_step
 
     def step_or_end(self, step, parts):
         if step == step_of_end:
             raise SystemExit
-        return whole_step(self, step, parts)
+        return original_step(self, step, parts)
 
-    loop._Training._train_step = step_or_end  # type: ignore[method-assign]
+    loop._TrainingRun._train_step = step_or_end  # type: ignore[method-assign]
     with contextlib.suppress(SystemExit):
         loop.train(training, folder)
-    loop._Training._train_step = whole_step  # type: ignore[method-assign]
+    loop._TrainingRun._train_step = original_step  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":
@@ -70,4 +71,4 @@ if __name__ == "__main__":
     loop.train(config("none"), root / "whole")
     train_and_count(config("full"), root / "sharded")
     train_until(SAVED, config("full"), root / "killed")
-    loop.train(config("full"), root / "killed", latest_whole(root / "killed" / "checkpoints"))
+    loop.train(config("full"), root / "killed", latest_complete(root / "killed" / "checkpoints"))

@@ -1,4 +1,4 @@
-"""A small training for tests, alone or under torchrun: ``training_run.py FOLDER [--die-at STEP] [--batch N]``."""
+"""A small training run, alone or under torchrun: ``training_run.py FOLDER [--die-at STEP] [--batch N]``."""
 
 import argparse
 import os
@@ -7,14 +7,14 @@ from pathlib import Path
 import torch
 
 from recon4d.train import loop
-from recon4d.train.checkpoints import latest_whole
+from recon4d.train.checkpoints import latest_complete
 from recon4d.train.config import DataConfig, TrainConfig
 
 STEPS = 40
 
 
 def config(batch_size: int = 2, steps: int = STEPS) -> TrainConfig:
-    """Two shapes of tiny clips; a checkpoint every 5 steps."""
+    """Return a configuration with two shapes of tiny clips and a checkpoint every 5 steps."""
     return TrainConfig(
         model="recon4d_tiny",
         steps=steps,
@@ -27,16 +27,16 @@ def config(batch_size: int = 2, steps: int = STEPS) -> TrainConfig:
     )
 
 
-def dying_at(step_of_death: int) -> None:
-    """From now on a training dies in the middle of that step, as by SIGKILL."""
-    whole_step = loop._Training._train_step
+def die_at(step_of_death: int) -> None:
+    """Make training runs end in the middle of a step, as after SIGKILL."""
+    original_step = loop._TrainingRun._train_step
 
     def step_or_die(self, step, parts):
         if step == step_of_death:
             os._exit(9)
-        return whole_step(self, step, parts)
+        return original_step(self, step, parts)
 
-    loop._Training._train_step = step_or_die  # type: ignore[method-assign]
+    loop._TrainingRun._train_step = step_or_die  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":
@@ -48,7 +48,7 @@ if __name__ == "__main__":
     parser.add_argument("--steps", type=int, default=STEPS)
     arguments = parser.parse_args()
     if arguments.die_at is not None:
-        dying_at(arguments.die_at)
+        die_at(arguments.die_at)
     arguments.folder.mkdir(exist_ok=True)
-    resumed = latest_whole(arguments.folder / "checkpoints")
+    resumed = latest_complete(arguments.folder / "checkpoints")
     loop.train(config(arguments.batch, arguments.steps), arguments.folder, resumed)

@@ -1,24 +1,24 @@
-"""Saved states of training runs, compared."""
+"""Comparison of saved states of training runs."""
 
 from pathlib import Path
 
 import torch
 
 from recon4d.train.checkpoints import (
-    latest_whole,
+    latest_complete,
 )
 
 ROOT = Path(__file__).parents[2]
 
 
 def final_state(folder: Path) -> dict:
-    last = latest_whole(folder / "checkpoints")
+    last = latest_complete(folder / "checkpoints")
     assert last is not None
     return last.load_state()
 
 
 def assert_same(one: object, other: object, where: str = "state") -> None:
-    """Bit for bit, at any depth."""
+    """Assert that two states are equal, bit for bit."""
     assert type(one) is type(other), where
     if isinstance(one, dict):
         assert isinstance(other, dict)

@@ -1,4 +1,4 @@
-"""Prediction and truth are the same record: whatever takes one takes the other."""
+"""Prediction and ground truth are the same record and are written alike."""
 
 from pathlib import Path
 
@@ -12,12 +12,13 @@ from recon4d.zoo import create_model
 
 
 def tensors(scene: Scene) -> list[torch.Tensor]:
+    """Return all tensors of a scene."""
     found: list[torch.Tensor] = []
     scene.map(lambda tensor: found.append(tensor) or tensor)
     return found
 
 
-def test_a_model_answers_in_the_shapes_of_truth_and_both_are_written_alike(tmp_path: Path) -> None:
+def test_predictions_have_the_shapes_of_ground_truth_and_are_written_alike(tmp_path: Path) -> None:
     config = SyntheticConfig(num_frames=3, height=32, width=48)
     sample = render_scenes(make_scenes(config, 0, [0, 1]), config, anchors=(0, 2))
     model = create_model("recon4d_tiny", weights=None)

@@ -1,15 +1,17 @@
-"""What `reconstruct` chooses for people: sizes, precision, memory, determinism, and what it refuses."""
+"""Single-pass reconstruction: processing size, precision, memory, determinism and errors."""
 
 import math
 import re
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 import torch
-from networks import assert_scenes_close, awake, tiny_config
+from networks import assert_scenes_close, randomized, tiny_config
 from scenes import make_clip
 
 from recon4d import geometry as g
+from recon4d.errors import UserError
 from recon4d.heads import DptFeaturesConfig, TrackerConfig, TrackHeadConfig
 from recon4d.inference import MAX_FRAMES, ReconstructConfig, processing_size, reconstruct, reconstruct_and_match
 from recon4d.models import Model
@@ -23,7 +25,7 @@ SINGLE = ReconstructConfig(precision="float32")
 def model() -> Model:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return awake(Model(model_config("recon4d_tiny"))).float()
+        return randomized(Model(model_config("recon4d_tiny"))).float()
 
 
 @pytest.fixture(scope="module")
@@ -34,21 +36,21 @@ def clip() -> Clip:
 class TestSizes:
     @pytest.mark.parametrize("size", [(720, 1280), (1280, 720), (500, 500), (101, 67), (33, 2000)])
     @pytest.mark.parametrize("patch", [14, 16])
-    def test_area_and_aspect_are_kept_up_to_the_patch(self, size: tuple[int, int], patch: int) -> None:
+    def test_area_and_aspect_are_kept_up_to_the_patch_size(self, size: tuple[int, int], patch: int) -> None:
         height, width = processing_size(size, 256, patch)
         assert height % patch == width % patch == 0
         exact = [pixels * 256 / math.sqrt(size[0] * size[1]) for pixels in size]
         for given, wanted in zip((height, width), exact, strict=True):
             assert abs(given - wanted) <= max(patch / 2, patch - wanted)
 
-    def test_the_answer_is_at_the_processing_size_with_its_own_intrinsics(self, model: Model, clip: Clip) -> None:
+    def test_the_scene_has_the_processing_size_and_matching_intrinsics(self, model: Model, clip: Clip) -> None:
         scene = reconstruct(model, clip, replace(SINGLE, processing_size=64))
         assert scene.size == (48, 80)
         original = scene.resized(*clip.size)
         angles = original.cameras.field_of_view(*clip.size)
         torch.testing.assert_close(angles, scene.cameras.field_of_view(*scene.size))
 
-    def test_every_pixel_of_the_clip_is_looked_at(self, model: Model, clip: Clip) -> None:
+    def test_every_pixel_affects_the_result(self, model: Model, clip: Clip) -> None:
         depths = reconstruct(model, clip, SINGLE).depths
         for corner in ((0, 0), (0, 96), (56, 0), (56, 96)):
             images = clip.images.clone()
@@ -56,7 +58,7 @@ class TestSizes:
             assert not torch.equal(reconstruct(model, replace(clip, images=images), SINGLE).depths, depths)
 
 
-class TestAnswer:
+class TestScene:
     def test_the_world_is_the_first_camera_exactly(self, model: Model, clip: Clip) -> None:
         scene = reconstruct(model, clip, SINGLE)
         assert torch.equal(scene.cameras.world_from_cam[0], torch.eye(4))
@@ -66,10 +68,10 @@ class TestAnswer:
         torch.testing.assert_close(
             rotation @ rotation.transpose(-1, -2), torch.eye(3).expand_as(rotation), atol=1e-5, rtol=0
         )
-        # Moving the world moves everything in it.
+        # Everything is transformed to the new world.
         assert_scenes_close(scene, bare.detach().in_frame(0), tolerance=1e-4)
 
-    def test_it_is_deterministic_and_leaves_the_model_as_it_was(self, model: Model, clip: Clip) -> None:
+    def test_it_is_deterministic_and_restores_the_training_mode(self, model: Model, clip: Clip) -> None:
         model.train()
         first = reconstruct(model, clip)
         assert model.training
@@ -77,25 +79,25 @@ class TestAnswer:
         torch.rand(7)
         assert_scenes_close(reconstruct(model, clip), first, tolerance=0)
 
-    def test_the_chunk_changes_memory_and_not_the_answer(self, model: Model, clip: Clip) -> None:
+    def test_the_frame_chunk_does_not_change_the_scene(self, model: Model, clip: Clip) -> None:
         whole = reconstruct(model, clip, replace(SINGLE, frame_chunk=64))
         assert_scenes_close(reconstruct(model, clip, replace(SINGLE, frame_chunk=1)), whole, tolerance=1e-4)
 
-    def test_the_answer_can_be_used_in_training(self, model: Model, clip: Clip) -> None:
+    def test_the_scene_can_be_used_in_training(self, model: Model, clip: Clip) -> None:
         scene = reconstruct(model, clip, SINGLE)
         weight = torch.ones(1, requires_grad=True)
         (weight * scene.depths * scene.depth_confidence * scene.dynamic).sum().backward()
         assert weight.grad is not None
 
-    def test_precision_is_as_asked(self, model: Model, clip: Clip) -> None:
-        seen = []
+    def test_the_precision_is_applied(self, model: Model, clip: Clip) -> None:
+        dtypes = []
         hook = model.aggregator.frame_blocks[0].mlp.register_forward_hook(  # pyright: ignore
-            lambda _, __, output: seen.append(output.dtype)
+            lambda _, __, output: dtypes.append(output.dtype)
         )
         for precision in ("float32", "bfloat16"):
             reconstruct(model, clip, ReconstructConfig(precision=precision))
         hook.remove()
-        assert seen == [torch.float32, torch.bfloat16]
+        assert dtypes == [torch.float32, torch.bfloat16]
 
     def test_anchors(self, model: Model, clip: Clip) -> None:
         scene = reconstruct(model, clip, replace(SINGLE, anchors=(0, 3)))
@@ -108,9 +110,7 @@ class TestAnswer:
         assert scene.num_frames == 1
         assert scene.points.isfinite().all()
 
-    def test_progress_is_shown_and_reaches_its_end(
-        self, model: Model, clip: Clip, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_the_progress_bar_reaches_its_end(self, model: Model, clip: Clip, monkeypatch: pytest.MonkeyPatch) -> None:
         bars = []
 
         class Bar:
@@ -133,71 +133,83 @@ class TestAnswer:
         assert bars[0].count == bars[0].total > 0
 
 
-class TestKnownThings:
-    def test_nothing_is_believed_where_it_should_be_ignored(self, model: Model, clip: Clip) -> None:
+class TestPriors:
+    def test_ignored_pixels_have_no_confidence(self, model: Model, clip: Clip) -> None:
         ignore = torch.zeros(5, 60, 100, dtype=torch.bool)
         ignore[:, 40:] = True
-        known = replace(Priors.nothing(5), ignore=ignore)
+        known = replace(Priors.unknown(5), ignore=ignore)
         scene = reconstruct(model, replace(clip, priors=known), SINGLE).resized(60, 100)
         for confidence in (scene.depth_confidence, scene.point_confidence):
             assert (confidence[:, 41:] == 0).all()
             assert (confidence[:, :38] > 0).all()
 
-    def test_cameras_without_the_first_are_refused(self, model: Model, clip: Clip) -> None:
+    def test_cameras_without_the_first_are_an_error(self, model: Model, clip: Clip) -> None:
         cameras = torch.eye(4).repeat(5, 1, 1)
         cameras[0] = torch.nan
-        known = replace(Priors.nothing(5), world_from_cam=cameras)
-        with pytest.raises(ValueError, match="not for the first"):
+        known = replace(Priors.unknown(5), world_from_cam=cameras)
+        with pytest.raises(UserError, match="not for the first"):
             reconstruct(model, replace(clip, priors=known))
 
 
-class TestRefusals:
+class TestErrors:
     @pytest.mark.parametrize(
         ("frames", "height", "config", "message"),
         [
-            (MAX_FRAMES + 1, 32, SINGLE, "one pass takes 1 to 512: take it in windows with --window 16"),
-            (2, 20, SINGLE, "40 x 20 pixels; at least 32 on each side"),
-            (2, 40, replace(SINGLE, anchors=(2,)), r"anchors \[2\] must be frames from 0 to 1"),
+            (MAX_FRAMES + 1, 32, SINGLE, r"supports 1 to 512; .* num_frames .* \(recon4d\.inference\.windows\)"),
+            (2, 20, SINGLE, "40 x 20 pixels; each side needs at least 32"),
+            (2, 40, replace(SINGLE, anchors=(2,)), r"anchors are \[2\]; they must be frames from 0 to 1"),
             (2, 40, replace(SINGLE, frame_chunk=0), "frame_chunk is 0"),
             (2, 40, replace(SINGLE, processing_size=8), "processing size is 8 pixels"),
         ],
     )
-    def test_in_one_line(self, model: Model, frames: int, height: int, config: ReconstructConfig, message: str) -> None:
-        with pytest.raises(ValueError, match=message):
+    def test_invalid_clips_and_options(
+        self, model: Model, frames: int, height: int, config: ReconstructConfig, message: str
+    ) -> None:
+        with pytest.raises(UserError, match=message) as caught:
             reconstruct(model, make_clip(frames, height, 40), config)
+        assert "--" not in str(caught.value)
 
-    def test_pictures_too_small_to_follow_points_in_say_which_size_would_do(self, clip: Clip) -> None:
-        """Six levels at half the size need 64 pixels each way; 60 x 100 pixels become 48 x 80 at a side of 64."""
+    def test_a_processing_size_too_small_for_the_tracker(self, clip: Clip) -> None:
+        """Six levels at half of the size need 64 pixels; 60 x 100 pixels become 48 x 80 at a processing size of 64."""
         tracker = TrackerConfig(channels=16, levels=6, radius=1, width=32, heads=2, mlp_width=32, depth=1, iterations=1)
         track = TrackHeadConfig(DptFeaturesConfig((16, 16, 16, 16), 16), tracker)
-        model = awake(Model(replace(tiny_config(), motion=None, matching=None, track=track))).float()
+        model = randomized(Model(replace(tiny_config(), motion=None, matching=None, track=track))).float()
         small = replace(SINGLE, processing_size=64)
-        with pytest.raises(ValueError, match=r"64 pixels or more each way, and would see 80 x 48: give") as caught:
+        with pytest.raises(UserError, match=r"at least 64 pixels .* is 80 x 48; use") as caught:
             reconstruct(model, clip, small)
-        (side,) = re.findall(r"--processing-size (\d+) or more", str(caught.value))
-        with pytest.raises(ValueError, match="64 pixels or more"):
+        (side,) = re.findall(r"processing size of at least (\d+)", str(caught.value))
+        with pytest.raises(UserError, match="at least 64 pixels"):
             reconstruct(model, clip, replace(small, processing_size=int(side) - 1))
         assert reconstruct(model, clip, replace(small, processing_size=int(side))).tracks is not None
-        # Who asks for no tracks needs no more; refinement follows points all the same.
+        # Without tracks, a smaller size suffices; refinement needs the tracker in any case.
         assert reconstruct(model, clip, replace(small, anchors=())).size == (48, 80)
-        with pytest.raises(ValueError, match=r"neither tracks .* nor --refine"):
+        with pytest.raises(UserError, match="neither anchors nor refinement"):
             reconstruct_and_match(model, clip, replace(small, anchors=()))
 
-    def test_a_batch_is_not_a_clip(self, model: Model, clip: Clip) -> None:
-        with pytest.raises(ValueError, match=r"one clip, not a batch of shape \(1,\)"):
+    def test_a_batch_is_an_error(self, model: Model, clip: Clip) -> None:
+        with pytest.raises(ValueError, match=r"one clip, got a batch of shape \(1,\)") as caught:
             reconstruct(model, Clip.stack([clip]))
+        assert not isinstance(caught.value, UserError)
 
-    def test_out_of_memory_says_what_to_lower(self, clip: Clip, monkeypatch: pytest.MonkeyPatch) -> None:
+    @pytest.mark.parametrize(
+        "allocate",
+        [
+            lambda: torch.empty(2**60, dtype=torch.uint8),
+            lambda: bytearray(2**60),
+            lambda: _raise(torch.OutOfMemoryError("CUDA out of memory")),
+        ],
+        ids=["tensor on the CPU", "Python object", "CUDA"],
+    )
+    def test_out_of_memory_is_a_user_error(
+        self, clip: Clip, monkeypatch: pytest.MonkeyPatch, allocate: Callable[[], object]
+    ) -> None:
         model = create_model("recon4d_tiny", weights=None)
-
-        def exhausted(*_: object) -> None:
-            torch.empty(2**60, dtype=torch.uint8)
-
-        monkeypatch.setattr(model, "outputs", exhausted)
-        with pytest.raises(MemoryError, match=r"5 frames of .* on cpu: lower --num-frames"):
+        monkeypatch.setattr(model, "outputs", lambda *_: allocate())
+        with pytest.raises(UserError, match=r"5 frames of .* on cpu: use fewer frames, a smaller processing") as caught:
             reconstruct(model, clip)
+        assert "--" not in str(caught.value)
 
-    def test_other_errors_are_not_taken_for_it(self, clip: Clip, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_other_errors_are_passed_on(self, clip: Clip, monkeypatch: pytest.MonkeyPatch) -> None:
         model = create_model("recon4d_tiny", weights=None)
 
         def broken(*_: object) -> None:
@@ -208,7 +220,11 @@ class TestRefusals:
             reconstruct(model, clip)
 
 
-def test_a_still_camera_world_is_unproject_of_depth(model: Model, clip: Clip) -> None:
+def test_points_of_the_first_frame_are_its_unprojected_depth(model: Model, clip: Clip) -> None:
     scene = reconstruct(model, clip, SINGLE)
     points = g.unproject_map(scene.depths[:1], scene.cameras.intrinsics[:1])
     torch.testing.assert_close(scene.points_from_depth[:1], points)
+
+
+def _raise(error: Exception) -> None:
+    raise error

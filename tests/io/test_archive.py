@@ -1,4 +1,4 @@
-"""The archive comes back bit for bit, opens in plain numpy, and foreign files are refused."""
+"""Archives are read back bit for bit and open in plain numpy; foreign files are refused."""
 
 import io
 import json
@@ -14,6 +14,7 @@ import pytest
 import torch
 from walls import HEIGHT, NUM_FRAMES, WIDTH, make_info, make_scene, make_tracks, names_in, tensors_of
 
+from recon4d.errors import UserError
 from recon4d.io import (
     SceneInfo,
     load_scene,
@@ -21,10 +22,11 @@ from recon4d.io import (
     load_times,
     save_scene,
 )
+from recon4d.io.archive import SHAPES, load_cameras
 from recon4d.records import Scene
 
 
-def test_a_scene_alone_is_enough(tmp_path):
+def test_times_and_info_are_optional(tmp_path):
     save_scene(tmp_path, make_scene())
     assert load_times(tmp_path).isnan().all()
     info = load_scene_info(tmp_path)
@@ -33,9 +35,9 @@ def test_a_scene_alone_is_enough(tmp_path):
 
 
 @pytest.mark.parametrize("with_tracks", [False, True])
-def test_a_scene_comes_back_bit_for_bit(tmp_path, with_tracks):
+def test_scenes_are_read_back_bit_for_bit(tmp_path, with_tracks):
     scene = replace(make_scene(), tracks=make_tracks() if with_tracks else None)
-    # Bits that a comparison of numbers would not tell apart: -0 from 0, and a NaN with a payload from another.
+    # Bits that a comparison of numbers does not distinguish: -0 and 0, NaN with different payloads.
     scene.depths.view(torch.int32)[0, 0, :3] = torch.tensor([-(2**31), 0x7FC01234, 1], dtype=torch.int32)
     save_scene(tmp_path / "scene.npz", scene, torch.tensor([0.0, math.nan, 1 / 3]), make_info())
 
@@ -86,6 +88,7 @@ def test_plain_numpy_opens_the_archive_with_the_documented_names_and_shapes(tmp_
         "tracks_pixels": (2, 5, 2),
         "info": (),
     }
+    assert shapes.keys() - {"info"} == SHAPES.keys()
     documented = sys.modules["recon4d.io.archive"].__doc__ or ""
     assert all(f"\n{name} " in documented for name in shapes)
     assert info["format"] == 1
@@ -117,7 +120,7 @@ def archive(tmp_path) -> Path:
     return tmp_path / "scene.npz"
 
 
-def test_files_that_are_no_scenes_are_refused_in_one_line(archive):
+def test_other_files_are_refused_in_one_line(archive):
     foreign = io.BytesIO()
     np.savez(foreign, some=np.zeros(3))
     single = io.BytesIO()
@@ -134,38 +137,62 @@ def test_files_that_are_no_scenes_are_refused_in_one_line(archive):
         (bytes(flipped), "Bad CRC-32"),
     ):
         archive.write_bytes(content)
-        with pytest.raises(ValueError, match=reason) as refusal:
+        with pytest.raises(UserError, match=reason) as refusal:
             load_scene(archive)
         assert str(archive) in str(refusal.value)
         assert "\n" not in str(refusal.value)
-    for load in (load_scene, load_scene_info, load_times):
-        with pytest.raises(FileNotFoundError, match=r"nowhere.npz does not exist"):
+    for load in (load_scene, load_scene_info, load_times, load_cameras):
+        with pytest.raises(UserError, match=r"nowhere.npz does not exist"):
             load(archive.with_name("nowhere.npz"))
     archive.unlink()
     archive.mkdir()
-    with pytest.raises(OSError, match=r"cannot read the scene: Is a directory: '.*scene.npz'"):
+    with pytest.raises(UserError, match=r"cannot read .*scene\.npz: Is a directory"):
         load_scene(archive.parent)
 
 
 def test_wrong_arrays_are_refused_by_name(archive):
-    with pytest.raises(ValueError, match=r"scene.npz as a scene: it has no depths, moving, so"):
+    with pytest.raises(UserError, match=r"scene.npz as a scene: it has no depths, moving, so"):
         load_scene(rewritten(archive, depths=None, moving=None))
-    with pytest.raises(ValueError, match=r"Scene.dynamic has shape \(3, 2, 2\), wanted .* height = 12"):
+    with pytest.raises(UserError, match=r"moving has shape \(3, 2, 2\), wanted \(3, 12, 16\)"):
         load_scene(
             rewritten(archive, depths=np.zeros((3, HEIGHT, WIDTH), np.float32), moving=np.zeros((3, 2, 2), np.float32))
         )
-    with pytest.raises(ValueError, match=r"has no tracks_visible, tracks_confidence, tracks_anchors, tracks_pixels"):
+    with pytest.raises(UserError, match=r"has no tracks_visible, tracks_confidence, tracks_anchors, tracks_pixels"):
         load_scene(rewritten(archive, tracks_points=np.zeros((1, 3, 5, 3), np.float32)))
-    with pytest.raises(ValueError, match="has no times"):
+    with pytest.raises(UserError, match="has no times"):
         load_times(rewritten(archive, times=None))
-    with pytest.raises(ValueError, match="cannot read"):
+
+
+def test_wrong_types_are_refused_by_name(archive):
+    with pytest.raises(UserError, match="moving has type <U3, wanted float16 or float32 or float64"):
         load_scene(rewritten(archive, moving=np.array([[["who"]]])))
+    with pytest.raises(UserError, match=r"intrinsics has type >f4, wanted float16"):
+        load_cameras(rewritten(archive, intrinsics=np.zeros((3, 3, 3), ">f4")))
+    with pytest.raises(UserError, match=r"times has shape \(3, 1\), wanted \(T,\)"):
+        load_times(rewritten(archive, times=np.zeros((3, 1), np.float32)))
+
+
+def test_cameras_are_read_alone(archive):
+    cameras = make_scene().cameras
+    # Damaged maps do not matter, because they are not read.
+    for loaded in (load_cameras(archive), load_cameras(rewritten(archive, depths=np.array("no map")))):
+        assert torch.equal(loaded.world_from_cam, cameras.world_from_cam)
+        assert torch.equal(loaded.intrinsics, cameras.intrinsics)
+
+
+def test_defects_of_records_are_not_reported_as_damage(archive, monkeypatch):
+    def broken(**tensors: torch.Tensor) -> Scene:
+        raise TypeError("a defect of ours")
+
+    monkeypatch.setattr("recon4d.io.archive.Scene", broken)
+    with pytest.raises(TypeError, match="a defect of ours"):
+        load_scene(archive)
 
 
 def test_an_archive_of_a_batch_is_refused(archive):
     with np.load(archive) as arrays:
         stacked = {name: arrays[name][None] for name in arrays if name not in ("info", "times")}
-    with pytest.raises(ValueError, match=r"holds depths of shape \(1, 3, 12, 16\), wanted \(T, H, W\)"):
+    with pytest.raises(UserError, match=r"world_from_cam has shape \(1, 3, 4, 4\), wanted \(T, 4, 4\)"):
         load_scene(rewritten(archive, **stacked))
 
 
@@ -178,16 +205,27 @@ def test_a_newer_format_and_strange_info_are_refused(archive):
         ({**values, "source": {"path": "x"}}, r"source lacks \['names', 'numbers'\]"),
         ({**values, "trained": "yes"}, "trained is 'yes', wanted bool"),
         ({**values, "original_size": 5}, "original_size is 5"),
+        (
+            {**values, "source": {"path": "x", "names": "abc", "numbers": [1]}},
+            "names is 'abc', wanted a list of strings",
+        ),
+        (
+            {**values, "source": {"path": "x", "names": ["a"], "numbers": [0.5]}},
+            "numbers is .*, wanted a list of whole",
+        ),
         ([1], "wanted a JSON object"),
     ):
         rewritten(archive, info=np.array(json.dumps(changed)))
         for load in (load_scene, load_scene_info, load_times):
-            with pytest.raises(ValueError, match=reason) as refusal:
+            with pytest.raises(UserError, match=reason) as refusal:
                 load(archive)
             assert str(archive) in str(refusal.value)
+    rewritten(archive, info=np.array("{"))
+    with pytest.raises(UserError, match=r"scene\.npz as a scene: info is not JSON"):
+        load_scene_info(archive)
 
 
-def test_info_goes_through_json_and_back():
+def test_info_survives_json():
     for info in (make_info(), make_info(source=None), make_info(settings={})):
         assert SceneInfo.from_json(info.to_json()) == info
 
@@ -202,6 +240,7 @@ FULL_DISK = """
 import resource, sys, torch
 from pathlib import Path
 sys.path[:0] = [{tests!r}]
+from recon4d.errors import UserError
 from recon4d.io import atomic_folder, save_scene
 from walls import make_info, make_scene, names_in
 here = Path({here!r})
@@ -209,21 +248,21 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))  # a stand-in for a full
 for target in (here / "scene.npz", here / "new.npz"):
     try:
         save_scene(target, make_scene(), torch.zeros(3), make_info())
-    except OSError as error:
-        assert "cannot write the scene" in str(error) and target.name in str(error), error
+    except UserError as error:
+        assert str(error) == f"cannot write {{target}}: File too large", error
     else:
         sys.exit("written in spite of the limit")
 try:
     with atomic_folder(here / "folder", overwrite=False) as partial:
         save_scene(partial, make_scene(), torch.zeros(3), make_info())
-except OSError:
+except UserError:
     pass
 else:
     sys.exit("written in spite of the limit")
 """
 
 
-def test_a_full_disk_leaves_nothing_behind_and_the_old_archive_whole(archive):
+def test_full_disk_leaves_no_partial_files_and_keeps_the_old_archive(archive):
     before = archive.read_bytes()
     script = FULL_DISK.format(tests=str(Path(__file__).parents[1] / "helpers"), here=str(archive.parent))
     done = subprocess.run(

@@ -1,16 +1,17 @@
-"""The frames that were asked for are the frames one gets."""
+"""Selection of frames by number, rate and range."""
 
 import math
 
 import pytest
 from videos import SIZE, numbers_seen
 
+from recon4d.errors import UserError
 from recon4d.io import read_clip
-from recon4d.io.frame_selection import at_rate, positions_within, spread_evenly
+from recon4d.io.frame_selection import select_at_rate, select_evenly, select_range
 
 
 @pytest.mark.parametrize(
-    ("wishes", "wanted"),
+    ("options", "wanted"),
     [
         ({}, [0, 2, 4, 6, 8, 10, 12, 14, 15, 17, 19, 21, 23, 25, 27, 29]),
         ({"num_frames": 4}, [0, 10, 19, 29]),
@@ -27,22 +28,22 @@ from recon4d.io.frame_selection import at_rate, positions_within, spread_evenly
         ({"fps": 1000, "stop": 0.4}, [0, 1, 2, 3, 4]),
     ],
 )
-def test_the_frames_that_were_asked_for(numbered_video, wishes, wanted):
-    clip = read_clip(numbered_video, **wishes)
+def test_selected_frames(numbered_video, options, wanted):
+    clip = read_clip(numbered_video, **options)
     assert numbers_seen(clip.images) == wanted
     assert list(clip.source.numbers) == wanted
     assert clip.times.tolist() == pytest.approx([number / 10 for number in wanted])
     assert clip.images.shape[1:] == (3, *SIZE)
 
 
-def test_a_clip_knows_where_it_came_from(numbered_video):
+def test_source_of_a_clip(numbered_video):
     source = read_clip(str(numbered_video), num_frames=2).source
     assert source.path == str(numbered_video)
     assert source.names == ("count_000000", "count_000029")
 
 
 @pytest.mark.parametrize(
-    ("wishes", "message"),
+    ("options", "message"),
     [
         ({"num_frames": 0}, "num_frames = 0; wanted at least 1"),
         ({"fps": 0.0}, "fps = 0; wanted a number above 0"),
@@ -54,31 +55,31 @@ def test_a_clip_knows_where_it_came_from(numbered_video):
         ({"start": 0.52, "stop": 0.58}, "count.mp4: no frame between start = 0.52 s and stop = 0.58 s"),
     ],
 )
-def test_wishes_that_cannot_be_met_are_refused(numbered_video, wishes, message):
-    with pytest.raises(ValueError, match=message):
-        read_clip(numbered_video, **wishes)
+def test_unsuitable_options_are_refused(numbered_video, options, message):
+    with pytest.raises(UserError, match=message):
+        read_clip(numbered_video, **options)
 
 
-def test_spreading_is_even_in_time_and_takes_no_frame_twice():
+def test_even_selection_in_time_takes_no_frame_twice():
     crowded = [0.0, 0.01, 0.02, 0.03, 5.0, 10.0]
-    assert spread_evenly(crowded, 3) == [0, 4, 5]
-    assert spread_evenly(crowded, 5) == [0, 2, 3, 4, 5]
-    assert spread_evenly([0.0, 9.7, 9.8, 9.9, 10.0], 4) == [0, 1, 2, 4]
+    assert select_evenly(crowded, 3) == [0, 4, 5]
+    assert select_evenly(crowded, 5) == [0, 2, 3, 4, 5]
+    assert select_evenly([0.0, 9.7, 9.8, 9.9, 10.0], 4) == [0, 1, 2, 4]
     for count in range(1, 7):
-        assert len(set(spread_evenly(crowded, count))) == count
+        assert len(set(select_evenly(crowded, count))) == count
 
 
 def test_rate_takes_the_nearest_frame_and_every_frame_at_most_once():
-    assert at_rate([0.0, 0.4, 0.9, 1.1, 3.0], 0.0, 1.0) == [0, 2, 3, 4]
-    assert at_rate([0.0], 0.0, 1e9) == [0]
+    assert select_at_rate([0.0, 0.4, 0.9, 1.1, 3.0], 0.0, 1.0) == [0, 2, 3, 4]
+    assert select_at_rate([0.0], 0.0, 1e9) == [0]
 
 
-def test_ties_go_to_the_earlier_frame_whatever_the_rounding():
-    assert at_rate([i / 30 for i in range(20)], 0.0, 12.0) == [0, 2, 5, 7, 10, 12, 15, 17]
-    assert spread_evenly([i / 10 for i in range(40)], 7) == [0, 6, 13, 19, 26, 32, 39]
+def test_ties_select_the_earlier_frame():
+    assert select_at_rate([i / 30 for i in range(20)], 0.0, 12.0) == [0, 2, 5, 7, 10, 12, 15, 17]
+    assert select_evenly([i / 10 for i in range(40)], 7) == [0, 6, 13, 19, 26, 32, 39]
 
 
 def test_a_time_printed_with_three_digits_finds_its_frame():
     times = [i * 1001 / 30000 for i in range(100)]
-    assert list(positions_within(times, 0.067, 0.133)) == [2, 3, 4]  # at 0.06673 and 0.13347
-    assert list(positions_within(times, 0.068, 0.132)) == [3]
+    assert list(select_range("clip", times, 0.067, 0.133)) == [2, 3, 4]  # at 0.06673 and 0.13347
+    assert list(select_range("clip", times, 0.068, 0.132)) == [3]

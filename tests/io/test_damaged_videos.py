@@ -1,4 +1,4 @@
-"""A video that breaks off is used up to there, and what is no video is refused."""
+"""A damaged video is used up to the damage; other files are refused."""
 
 import warnings
 import wave
@@ -11,12 +11,13 @@ import torch
 from av.stream import Disposition
 from videos import SIZE, encode, numbered, textured
 
+from recon4d.errors import UserError
 from recon4d.io import read_clip
 
 
-def read_with_warning(path: Path, **wishes):
+def read_with_warning(path: Path, **options):
     with pytest.warns(UserWarning, match=f"{path.name} breaks off after frame") as caught:
-        clip = read_clip(path, **wishes)
+        clip = read_clip(path, **options)
     assert len(caught) == 1
     return clip, str(caught[0].message)
 
@@ -30,7 +31,7 @@ def damage_packet(path: Path, number: int) -> None:
 
 
 @pytest.mark.parametrize("name", ["cut.mp4", "cut.mkv", "cut.webm"])
-def test_a_video_cut_short_is_used_up_to_there(tmp_path, name):
+def test_truncated_video_is_used_up_to_its_end(tmp_path, name):
     codec = "libvpx-vp9" if name.endswith("webm") else "libx264"
     pictures = textured(40)
     path = encode(tmp_path / name, pictures, codec=codec)
@@ -40,12 +41,12 @@ def test_a_video_cut_short_is_used_up_to_there(tmp_path, name):
     clip, message = read_with_warning(path, num_frames=None)
     last = clip.num_frames - 1
     assert 5 < clip.num_frames < 35
-    assert torch.equal(clip.images, whole.images[: clip.num_frames])  # no frame is half a frame
+    assert torch.equal(clip.images, whole.images[: clip.num_frames])  # no partial frames
     assert f"after frame {last} ({whole.times[last]:.2f} s): " in message
 
 
 @pytest.mark.parametrize("name", ["damaged.mp4", "damaged.ts"])
-def test_a_video_damaged_midway_is_used_up_to_there(tmp_path, name):
+def test_damaged_video_is_used_up_to_the_damage(tmp_path, name):
     path = encode(tmp_path / name, textured(40), options={"g": "10"})
     whole = read_clip(path, num_frames=None)
     content = bytearray(path.read_bytes())
@@ -82,7 +83,7 @@ def test_a_video_damaged_at_its_beginning_is_read_from_the_first_whole_frame(tmp
     assert torch.equal(clip.images, whole.images[10:])
 
 
-def test_what_is_no_video_is_refused_in_one_line(tmp_path):
+def test_other_files_are_refused_in_one_line(tmp_path):
     (tmp_path / "text.mp4").write_text("this is no video\n" * 50)
     (tmp_path / "empty.mp4").touch()
     with wave.open(str(tmp_path / "song.mp4"), "wb") as song:
@@ -105,12 +106,12 @@ def test_what_is_no_video_is_refused_in_one_line(tmp_path):
         ("cover.mp4", "has no video stream"),
         ("stump.mp4", "has no frame that can be decoded"),
     ]:
-        with pytest.raises(ValueError, match=f"{name} {reason}") as caught:
+        with pytest.raises(UserError, match=f"{name} {reason}") as caught:
             read_clip(tmp_path / name)
         assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["gone.mp4", "gone.jpg", "gone"])
-def test_what_is_not_there_is_not_found(tmp_path, name):
-    with pytest.raises(FileNotFoundError, match=f"{name} does not exist"):
+def test_missing_files_are_refused(tmp_path, name):
+    with pytest.raises(UserError, match=f"{name} does not exist"):
         read_clip(tmp_path / name)

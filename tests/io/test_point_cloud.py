@@ -1,4 +1,4 @@
-"""Points lie where they belong, and what cannot be believed is left out."""
+"""Positions and colors of exported points, and the pixels that are left out."""
 
 import math
 from dataclasses import replace
@@ -13,14 +13,14 @@ from recon4d.io import NoConfidentPointsError, confident_points, write_point_clo
 from recon4d.records import Scene
 
 
-def test_points_and_colors_lie_where_they_belong(tmp_path):
-    # The pictures are larger than the maps: colors must come from the right place all the same.
+def test_positions_and_colors_of_points(tmp_path):
+    # The pictures are larger than the maps, and colors must come from the corresponding pixels.
     write_point_cloud(tmp_path / "points.ply", make_scene(), make_clip(height=3 * HEIGHT, width=3 * WIDTH))
     assert b"format binary_little_endian" in (tmp_path / "points.ply").read_bytes()[:100]
     cloud = trimesh.load(tmp_path / "points.ply")
     assert isinstance(cloud, trimesh.PointCloud)
     assert cloud.vertices.shape == (NUM_FRAMES * HEIGHT * WIDTH, 3)
-    # A pixel (x, y) sees the wall at ((x - 8) / 10, (y - 6) / 10) * 2 beside its camera.
+    # Pixel (x, y) shows the wall at ((x - 8) / 10, (y - 6) / 10) * 2 relative to its camera.
     expected_x = (np.arange(WIDTH) + 0.5 - WIDTH / 2) / 10 * DEPTH
     expected_y = (np.arange(HEIGHT) + 0.5 - HEIGHT / 2) / 10 * DEPTH
     vertices = np.asarray(cloud.vertices).reshape(NUM_FRAMES, HEIGHT, WIDTH, 3)
@@ -40,7 +40,7 @@ def test_unknown_and_unconfident_pixels_are_left_out():
     scene.depth_confidence[0] = torch.arange(pixels).reshape(HEIGHT, WIDTH) + 1.0
     points, _ = confident_points(scene, images)
     assert len(points) == math.floor(0.8 * pixels)
-    # The least confident pixels are the first rows: y points down, so what stays is the lower part.
+    # The least confident pixels are the first rows, so the lower part of the image remains.
     assert torch.equal(points, scene.points_from_depth.flatten(0, 2)[pixels - len(points) :])
 
     scene = make_scene(1)
@@ -77,13 +77,13 @@ def test_depth_edges_are_left_out_on_both_sides_and_slopes_stay():
 
 def test_thinning_is_even_and_always_the_same(tmp_path):
     scene, clip = make_scene(), make_clip()
-    # So that no two frames see the same point.
+    # No two frames show the same point.
     scene.cameras.world_from_cam[:, 0, 3] *= 0.37
     points, colors = confident_points(scene, clip.images, max_points=144)
     assert points.shape == (144, 3)
     again, _ = confident_points(scene, clip.images, max_points=144)
     assert torch.equal(points, again)
-    # A quarter of 576: each frame gives 48, and no column is preferred although 4 divides the width.
+    # A quarter of 576: 48 points of each frame, and no column is preferred although 4 divides the width.
     everywhere = scene.points_from_depth
     pixels = [(everywhere == point).all(dim=-1).nonzero()[0].tolist() for point in points]
     frames, _, columns = (torch.tensor(axis) for axis in zip(*pixels, strict=True))

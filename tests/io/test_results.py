@@ -1,4 +1,4 @@
-"""All results are written together, each under its own name."""
+"""All files of a result are written under their own names."""
 
 import math
 import warnings
@@ -67,7 +67,7 @@ def test_frames_of_one_name_are_numbered_with_a_warning(names):
         assert results.frame_file_names(ClipSource("x", names, (0, 1)), 2) == ["frame_000000.jpg", "frame_000001.jpg"]
 
 
-def test_frames_lie_in_one_folder_whatever_their_names():
+def test_frames_are_in_one_folder_for_all_names():
     assert results.frame_file_names(ClipSource("x", ("left/1.png", "../2.v3"), (0, 1)), 2) == ["1.jpg", "2.v3.jpg"]
 
 
@@ -89,5 +89,5 @@ def test_names_that_do_not_fit_the_clip_are_refused():
         ([math.nan, math.nan], 4.0),
     ],
 )
-def test_the_video_runs_at_the_speed_of_the_clip(times, expected):
+def test_frame_rate_of_the_video_follows_the_clip(times, expected):
     assert results._frames_per_second(torch.tensor(times)) == pytest.approx(expected, rel=1e-5)

@@ -1,9 +1,12 @@
-"""Written videos come back and play in browsers."""
+"""Written videos are read back and play in browsers."""
+
+from collections.abc import Iterator
 
 import av
 import pytest
 import torch
 
+from recon4d.errors import UserError
 from recon4d.io import read_clip, write_video
 
 
@@ -25,7 +28,7 @@ def test_video_round_trip(tmp_path, monkeypatch, codec):
     assert clip.times.tolist() == pytest.approx([i / 12.5 for i in range(7)])
     shown = clip.images.permute(0, 2, 3, 1).int()
     assert (shown[:, :61, :81] - frames.int()).abs().float().mean((0, 1, 2)).max() < 3
-    assert (shown[:, 61, :80] - shown[:, 60, :80]).abs().float().mean() < 4  # padded by its neighbor
+    assert (shown[:, 61, :80] - shown[:, 60, :80]).abs().float().mean() < 4  # padded with the neighboring row
     assert [path.name for path in tmp_path.iterdir()] == ["out.mp4"]
 
 
@@ -53,6 +56,19 @@ def test_videos_that_cannot_be_written(tmp_path):
     ]:
         with pytest.raises(ValueError, match=message):
             write_video(tmp_path / name, iter(given), rate)
-    with pytest.raises(OSError, match=r"gone.*a.mp4 cannot be written: No such file"):
+    with pytest.raises(UserError, match=r"cannot write .*gone.*a\.mp4: No such file"):
         write_video(tmp_path / "gone" / "a.mp4", frames, 10)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_two_writers_of_one_video_do_not_interfere(tmp_path):
+    frames = colored(5, 48, 64)
+
+    def frames_of_the_first_writer() -> Iterator[torch.Tensor]:
+        yield from frames[:2]
+        write_video(tmp_path / "out.mp4", frames[:1], 10)
+        yield from frames[2:]
+
+    write_video(tmp_path / "out.mp4", frames_of_the_first_writer(), 10)
+    assert read_clip(tmp_path / "out.mp4").num_frames == 5
+    assert [path.name for path in tmp_path.iterdir()] == ["out.mp4"]

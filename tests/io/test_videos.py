@@ -1,4 +1,4 @@
-"""Videos: times, sizes and orientation as they are shown."""
+"""Times, sizes and orientation of the frames of videos."""
 
 import warnings
 
@@ -11,7 +11,7 @@ from recon4d.io.videos import read_frames, scan_video
 
 
 @pytest.mark.parametrize("name", ["uneven.mp4", "uneven.mkv"])
-def test_times_are_those_at_which_frames_are_shown(tmp_path, name):
+def test_times_are_presentation_times(tmp_path, name):
     shown_at = [0, 40, 300, 340, 1000, 2500]
     clip = read_clip(encode(tmp_path / name, [numbered(i) for i in range(6)], shown_at))
     assert clip.times.tolist() == pytest.approx([0.0, 0.04, 0.3, 0.34, 1.0, 2.5])
@@ -55,17 +55,17 @@ def test_odd_sizes_keep_every_row_and_column(tmp_path, name, codec, pixel_format
     ("matrix", "corner"),
     [
         ((1, 0, 0, 1), (0, 0)),
-        ((0, 1, -1, 0), (0, -1)),  # a quarter turn clockwise, as telephones held upright write it
+        ((0, 1, -1, 0), (0, -1)),  # a clockwise quarter turn, as phones in portrait orientation write it
         ((0, -1, 1, 0), (-1, 0)),
         ((-1, 0, 0, -1), (-1, -1)),
         ((-1, 0, 0, 1), (0, -1)),
         ((0, 1, 1, 0), (0, 0)),
     ],
 )
-def test_pictures_come_out_upright(tmp_path, matrix, corner):
+def test_frames_are_rotated_upright(tmp_path, matrix, corner):
     picture = numbered(30)
-    picture[:16, :16] = 10  # the dark corner lies top left in the file
-    picture[:16, 16:32] = 120  # and a gray one to its right
+    picture[:16, :16] = 10  # a dark corner at the top left of the stored picture
+    picture[:16, 16:32] = 120  # and a gray square to its right
     path = encode(tmp_path / "turned.mp4", [picture] * 2)
     content = bytearray(path.read_bytes())
     a, b, c, d = (value * 65536 for value in matrix)
@@ -74,7 +74,7 @@ def test_pictures_come_out_upright(tmp_path, matrix, corner):
         content[at + offset : at + offset + 4] = value.to_bytes(4, "big", signed=True)
     path.write_bytes(content)
     image = read_clip(path).images[0].float().mean(0)
-    # Where x and y of the file's picture end up, by the matrix: x' = a x + c y, y' = b x + d y.
+    # Axes of the stored picture in the displayed one: x' = a x + c y, y' = b x + d y.
     x_step = (matrix[1], matrix[0])
     assert tuple(image.shape) == (SIZE if matrix[0] else SIZE[::-1])
     row, column = (8 if side == 0 else side * 8 + size for side, size in zip(corner, image.shape, strict=True))
@@ -82,15 +82,15 @@ def test_pictures_come_out_upright(tmp_path, matrix, corner):
     assert image[row + 16 * x_step[0], column + 16 * x_step[1]] == pytest.approx(120, abs=8)
 
 
-def test_the_fast_decoder_agrees_with_the_careful_one(numbered_video):
+def test_both_decoders_agree_on_an_intact_video(numbered_video):
     fast = scan_video(numbered_video)
-    assert fast.intact
-    careful = type(fast)(fast.path, fast.times, intact=False)
+    assert fast.is_intact
+    careful = type(fast)(fast.path, fast.times, is_intact=False)
     for one, other in zip(read_frames(fast, [0, 7, 29]), read_frames(careful, [0, 7, 29]), strict=True):
         assert torch.equal(one, other)
 
 
-def test_a_video_that_changes_size_midway_is_refused(tmp_path):
+def test_video_that_changes_its_size_is_refused(tmp_path):
     small = encode(tmp_path / "small.ts", [numbered(i, 48, 64) for i in range(5)])
     large = encode(tmp_path / "large.ts", [numbered(i, 64, 96) for i in range(5)])
     (tmp_path / "both.h264").write_bytes(bare_stream(small) + bare_stream(large))

@@ -1,4 +1,4 @@
-"""Pictures show what they should: nearer is brighter, time runs forward, paths have their units."""
+"""Figures: nearer is brighter, frames are in the order of time, camera paths have units."""
 
 import math
 import warnings
@@ -42,9 +42,9 @@ def test_nearer_is_brighter_and_unknown_is_black():
     assert (depth[:28] == 0).all()
     along = brightness(depth[180])[::30]
     assert (np.diff(along) < 0).all()
-    # Even the farthest known pixel does not look like an unknown one.
+    # Even the farthest known pixel differs from unknown ones.
     assert brightness(pictures[1][:, -1]).max() > 60
-    # One range for the clip: what is farther in the second frame is darker there.
+    # One color range for the clip: larger depths in the second frame are darker.
     assert brightness(pictures[1][180, -100]) < brightness(pictures[0][180, -100])
 
 
@@ -58,7 +58,7 @@ def test_a_flat_wall_is_one_color_and_an_unknown_scene_is_black():
     assert (next(depth_video_frames(clip, nothing))[:, PANEL_WIDTH + GAP :] == 0).all()
 
 
-def test_the_third_panel_shows_what_moves():
+def test_third_panel_shows_dynamic_surfaces():
     scene, clip = make_scene(), make_clip()
     scene.dynamic[:] = 0.0
     scene.dynamic[:, 6:, :8] = 1.0
@@ -66,14 +66,14 @@ def test_the_third_panel_shows_what_moves():
     picture = next(depth_video_frames(clip, scene))
     assert picture.shape == (360, 3 * PANEL_WIDTH + 2 * GAP, 3)
     panel = picture[:, -PANEL_WIDTH:].astype(int)
-    moving, still, untold = panel[270, 120], panel[90, 120], panel[180, 450]
-    assert moving[0] > moving[2] + 100
-    assert np.ptp(still) == 0
-    assert still[0] > 0
-    assert (untold == 0).all()
+    dynamic, static, unknown = panel[270, 120], panel[90, 120], panel[180, 450]
+    assert dynamic[0] > dynamic[2] + 100
+    assert np.ptp(static) == 0
+    assert static[0] > 0
+    assert (unknown == 0).all()
 
 
-def test_pictures_follow_time_and_odd_proportions_give_even_sizes():
+def test_frames_are_in_the_order_of_time_and_sizes_are_even():
     clip = make_clip(width=WIDTH - 1)
     images = torch.arange(NUM_FRAMES, dtype=torch.uint8)[:, None, None, None].expand_as(clip.images) * 50
     shuffled = Clip(images=images.contiguous(), times=torch.tensor([0.2, 0.0, 0.1]))
@@ -84,17 +84,17 @@ def test_pictures_follow_time_and_odd_proportions_give_even_sizes():
     assert [int(picture[0, 0, 0]) for picture in depth_video_frames(unordered, make_scene())] == [0, 50, 100]
 
 
-def test_a_clip_and_a_scene_that_do_not_belong_together_are_refused_at_the_call():
+def test_clip_and_scene_of_different_lengths_are_refused_at_the_call():
     with pytest.raises(ValueError, match="wanted one clip and its scene"):
         depth_video_frames(make_clip(2), make_scene())
 
 
-@pytest.mark.parametrize("case", ["moving", "photos", "still", "one frame", "nothing known", "meters"])
-def test_the_camera_path_is_drawn_whatever_the_cameras_do(tmp_path, case):
+@pytest.mark.parametrize("case", ["dynamic", "photos", "static", "one frame", "nothing known", "meters"])
+def test_camera_path_is_drawn_for_all_kinds_of_motion(tmp_path, case):
     scene, times = make_scene(), torch.arange(NUM_FRAMES) / 10
     if case == "photos":
         times = times * math.nan
-    if case == "still":
+    if case == "static":
         scene = replace(scene, cameras=replace(scene.cameras, world_from_cam=torch.eye(4).repeat(NUM_FRAMES, 1, 1)))
     if case == "one frame":
         scene, times = scene.frames([1]), times[:1]
@@ -109,13 +109,13 @@ def test_the_camera_path_is_drawn_whatever_the_cameras_do(tmp_path, case):
     picture = read_picture(tmp_path / "cameras.png")
     assert picture.shape[0] > 500
     is_colored = np.ptp(picture, axis=-1) > 60
-    # Cameras are seen in both views.
+    # Both views show cameras.
     assert is_colored[:, : picture.shape[1] // 2].sum() > 100
     assert is_colored[:, picture.shape[1] // 2 : picture.shape[1] * 8 // 10].sum() > 100
 
 
 def drawn_axes(monkeypatch, tmp_path, scene: Scene, times: torch.Tensor):
-    """The axes of the figure as they were when it was saved."""
+    """The axes of the saved figure."""
     from matplotlib.figure import Figure
 
     figures, save = [], Figure.savefig
@@ -142,14 +142,14 @@ def test_the_camera_path_has_the_right_axes_units_and_marks(monkeypatch, tmp_pat
     assert not above.yaxis_inverted()
     assert np.ptp(above.get_xlim()) == pytest.approx(np.ptp(above.get_ylim()))
     assert np.ptp(above.get_xlim()) == pytest.approx(abs(np.ptp(side.get_ylim())))
-    # Cameras look along +z: every frustum opens upwards as seen from above.
+    # Cameras look along +z, so every frustum opens upwards in the view from above.
     assert all(line.get_ydata().min() >= 10 for line in above.lines)
 
     above, *_ = drawn_axes(monkeypatch, tmp_path, make_scene(1), torch.zeros(1))
     assert above.get_xlabel() == "x (unit of the scene)"
 
 
-def test_photos_are_not_joined_and_a_tremble_is_not_a_path(monkeypatch, tmp_path):
+def test_photos_are_not_connected_and_a_trembling_camera_has_no_path(monkeypatch, tmp_path):
     above, *_ = drawn_axes(monkeypatch, tmp_path, make_scene(), torch.arange(NUM_FRAMES) / 10)
     assert [len(lines.get_segments()) for lines in above.collections if hasattr(lines, "get_segments")] == [2]
     above, *_ = drawn_axes(monkeypatch, tmp_path, make_scene(), torch.full((NUM_FRAMES,), math.nan))
@@ -162,7 +162,7 @@ def test_photos_are_not_joined_and_a_tremble_is_not_a_path(monkeypatch, tmp_path
     assert np.ptp(above.get_xlim()) > 500 * 1e-5
 
 
-def test_a_camera_path_refuses_what_does_not_fit(tmp_path):
+def test_camera_path_of_unsuitable_inputs_is_refused(tmp_path):
     with pytest.raises(ValueError, match="a time for each of its 3 frames"):
         write_camera_path(tmp_path / "cameras.png", make_scene(), torch.zeros(2))
     with pytest.raises(ValueError, match=r"given a batch of \(1,\)"):

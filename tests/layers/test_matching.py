@@ -1,4 +1,4 @@
-"""Soft matching: against the formula written out, on hand-made shifts, and over time orders."""
+"""Soft matching: comparison with a plain implementation, known shifts, and neighbors in time."""
 
 from dataclasses import replace
 
@@ -9,7 +9,7 @@ from recon4d.layers import (
     Matching,
     MatchingConfig,
     cell_centers,
-    cells_to_patches,
+    cells_to_patch_tokens,
     soft_match,
 )
 from recon4d.layers.matching import temporal_neighbors
@@ -23,43 +23,43 @@ def unit_features(seed: int, *shape: int) -> torch.Tensor:
     return torch.nn.functional.normalize(features, dim=-1)
 
 
-def plain_match(query: torch.Tensor, target: torch.Tensor, no_match: float) -> tuple[torch.Tensor, ...]:
-    """One query cell at a time, the window as a mask over all cells."""
-    positions, masses, spreads = [], [], []
+def plain_match(query: torch.Tensor, target: torch.Tensor, dustbin_logit: float) -> tuple[torch.Tensor, ...]:
+    """Match one query cell at a time, with the window as a mask over all cells."""
+    positions, masses, deviations = [], [], []
     centers = cell_centers(GRID, 1.0, query)
     for feature in query:
-        logits = torch.cat([target @ feature, torch.tensor([no_match], dtype=query.dtype)])
+        logits = torch.cat([target @ feature, torch.tensor([dustbin_logit], dtype=query.dtype)])
         probability = torch.softmax(logits, dim=0)[:-1]
         in_window = ((centers - centers[probability.argmax()]).abs() <= 2).all(dim=-1)
-        share = probability * in_window
-        masses.append(share.sum())
-        positions.append((share[:, None] * centers).sum(dim=0) / share.sum())
-        spreads.append((share @ (centers - positions[-1]).square().sum(dim=-1) / share.sum() + 1e-4).sqrt())
-    return torch.stack(positions), torch.stack(masses), torch.stack(spreads)
+        weight = probability * in_window
+        masses.append(weight.sum())
+        positions.append((weight[:, None] * centers).sum(dim=0) / weight.sum())
+        deviations.append((weight @ (centers - positions[-1]).square().sum(dim=-1) / weight.sum() + 1e-4).sqrt())
+    return torch.stack(positions), torch.stack(masses), torch.stack(deviations)
 
 
 class TestSoftMatch:
-    def test_equals_the_formula_written_out(self) -> None:
+    def test_equals_the_plain_implementation(self) -> None:
         query, target = 9 * unit_features(0, 48, 8), unit_features(1, 48, 8)
-        no_match = torch.tensor(2.0, dtype=torch.float64)
-        position, mass, spread, _ = soft_match(query[None], target[None], no_match, CELLS)
-        for given, expected in zip((position, mass, spread), plain_match(query, target, 2.0), strict=True):
+        dustbin_logit = torch.tensor(2.0, dtype=torch.float64)
+        position, mass, deviation, _ = soft_match(query[None], target[None], dustbin_logit, CELLS)
+        for given, expected in zip((position, mass, deviation), plain_match(query, target, 2.0), strict=True):
             torch.testing.assert_close(given[0], expected)
 
-    def test_a_shifted_picture_is_found_where_it_went(self) -> None:
+    def test_a_shifted_image_is_matched_with_its_shift(self) -> None:
         maps = unit_features(0, *CELLS, 32)
         target = maps.roll((1, 2), dims=(0, 1))
         position, mass, _, _ = soft_match(
             40 * maps.reshape(1, 48, 32), target.reshape(1, 48, 32), torch.tensor(0.0, dtype=torch.float64), CELLS
         )
         shift = (position[0] - cell_centers(GRID, 1.0, position)).reshape(*CELLS, 2)
-        # Cells that rolled around the border came back on the other side.
+        # The last row and columns wrapped around the border.
         torch.testing.assert_close(
             shift[:-1, :-2], torch.tensor([2.0, 1.0], dtype=torch.float64).expand(5, 6, 2), atol=1e-3, rtol=0
         )
         assert mass.min() > 0.99
 
-    def test_the_bin_takes_what_has_no_match(self) -> None:
+    def test_a_large_dustbin_logit_takes_all_probability(self) -> None:
         query, target = unit_features(0, 1, 48, 8), unit_features(1, 1, 48, 8)
         _, mass, _, log_partition = soft_match(query, target, torch.tensor(50.0, dtype=torch.float64), CELLS)
         assert mass.max() < 1e-6
@@ -67,18 +67,18 @@ class TestSoftMatch:
 
     def test_gradients(self) -> None:
         query, target = 5 * unit_features(0, 1, 48, 4), unit_features(1, 1, 48, 4)
-        no_match = torch.tensor(1.0, dtype=torch.float64, requires_grad=True)
+        dustbin_logit = torch.tensor(1.0, dtype=torch.float64, requires_grad=True)
         assert torch.autograd.gradcheck(
             lambda q, t, b: soft_match(q, t, b, CELLS),
-            (query.requires_grad_(), target.requires_grad_(), no_match),
+            (query.requires_grad_(), target.requires_grad_(), dustbin_logit),
             atol=1e-5,
         )
 
 
 class TestTemporalNeighbors:
-    def test_previous_and_next_are_by_time_and_first_by_place(self) -> None:
+    def test_previous_and_next_follow_time_and_first_is_index_zero(self) -> None:
         targets, valid = temporal_neighbors(torch.tensor([[2.0, 0.0, 3.0, 1.0]]))
-        # In time the frames are 1, 3, 0, 2.
+        # The order of the frames in time is 1, 3, 0, 2.
         assert targets[0].tolist() == [[0, 3, 2], [0, 1, 3], [0, 0, 2], [0, 1, 0]]
         assert valid[0].tolist() == [
             [False, True, True],
@@ -87,17 +87,17 @@ class TestTemporalNeighbors:
             [True, True, True],
         ]
 
-    def test_photos_without_times_have_the_first_only(self) -> None:
+    def test_photos_without_times_have_only_the_first_neighbor(self) -> None:
         _, valid = temporal_neighbors(torch.full((1, 3), torch.nan))
         assert valid[0].tolist() == [[False] * 3, [True, False, False], [True, False, False]]
 
-    def test_a_frame_without_a_time_is_left_out_of_the_order(self) -> None:
+    def test_a_frame_without_a_time_is_skipped(self) -> None:
         targets, valid = temporal_neighbors(torch.tensor([[0.0, torch.nan, 1.0]]))
         assert targets[0, 0, 2] == 2
         assert targets[0, 2, 1] == 0
         assert valid[0].tolist() == [[False, False, True], [True, False, False], [True, True, False]]
 
-    def test_clips_of_a_batch_have_orders_of_their_own(self) -> None:
+    def test_clips_of_a_batch_are_ordered_separately(self) -> None:
         times = torch.tensor([[0.0, 1.0], [torch.nan, torch.nan]])
         _, valid = temporal_neighbors(times)
         assert valid[:, 0, 2].tolist() == [True, False]
@@ -114,7 +114,7 @@ class TestMatching:
         layer.reset_parameters()
         return layer
 
-    def test_pairs_that_do_not_exist_are_silent(self, matching: Matching) -> None:
+    def test_matches_of_invalid_pairs_are_zero(self, matching: Matching) -> None:
         features = unit_features(0, 1, 2, 48, 8)
         frames = torch.tensor([[0, 1]])
         matches = matching.match(features, frames, frames.flip(1), torch.tensor([[True, False]]), GRID)
@@ -127,7 +127,7 @@ class TestMatching:
         ):
             assert (values[0, 1] == 0).all()
 
-    def test_positions_are_pixels(self, matching: Matching) -> None:
+    def test_positions_are_in_pixels(self, matching: Matching) -> None:
         features = unit_features(0, 1, 1, 48, 8)
         with torch.no_grad():
             matching.log_temperature.fill_(-5.0)
@@ -140,7 +140,7 @@ class TestMatching:
         flow = matching.flow_features(matches, GRID)[0, 0, :, :2]
         torch.testing.assert_close(flow, torch.zeros_like(flow), atol=1e-4, rtol=0)
 
-    def test_flow_is_in_eighths_of_the_pictures_side_and_spread_in_cells(self, matching: Matching) -> None:
+    def test_flow_is_in_eighths_of_the_image_side_and_deviation_in_cells(self, matching: Matching) -> None:
         features = unit_features(0, 1, 1, 48, 8)
         frame = torch.zeros(1, 1, dtype=torch.long)
         matches = matching.match(features, frame, frame, torch.ones(1, 1, dtype=torch.bool), GRID)
@@ -152,7 +152,7 @@ class TestMatching:
         torch.testing.assert_close(flow[:, 2], matches.mass[0, 0])
         torch.testing.assert_close(flow[:, 3] * 8, matches.standard_deviation[0, 0])
 
-    def test_chunks_change_nothing(self, matching: Matching, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_chunks_do_not_change_the_result(self, matching: Matching, monkeypatch: pytest.MonkeyPatch) -> None:
         features = unit_features(0, 2, 3, 48, 8)
         targets, valid = temporal_neighbors(torch.arange(3.0).expand(2, 3))
         queries = torch.arange(3)[:, None].expand_as(targets)
@@ -163,9 +163,9 @@ class TestMatching:
         torch.testing.assert_close(chunked.positions, whole.positions)
         torch.testing.assert_close(chunked.log_partition, whole.log_partition)
 
-    def test_cells_lie_inside_their_patch(self) -> None:
-        patches = cells_to_patches(cell_centers(GRID, 8.0, torch.zeros(0))[None], GRID)[0].unflatten(-1, (4, 2))
-        assert patches.shape == (12, 4, 2)
-        for patch, cells in enumerate(patches):
+    def test_cells_are_grouped_by_patch(self) -> None:
+        by_patch = cells_to_patch_tokens(cell_centers(GRID, 8.0, torch.zeros(0))[None], GRID)[0].unflatten(-1, (4, 2))
+        assert by_patch.shape == (12, 4, 2)
+        for patch, cells in enumerate(by_patch):
             center = torch.tensor([16.0 * (patch % 4) + 8, 16.0 * (patch // 4) + 8])
             assert ((cells - center).abs() == 4).all()

@@ -1,10 +1,11 @@
-"""Backbones: tokens of every size, features where they are promised, weights from local files."""
+"""Backbones: tokens for all image sizes, feature maps, and weights from local files."""
 
 from pathlib import Path
 
 import pytest
 import torch
 
+from recon4d.errors import UserError
 from recon4d.layers import BlockConfig
 from recon4d.models.backbones import (
     Backbone,
@@ -58,7 +59,7 @@ def test_checkpointing_changes_no_gradient(config: ConvolutionalBackboneConfig |
         torch.testing.assert_close(one, two)
 
 
-def test_convolutional_backbone_has_the_features_it_promises() -> None:
+def test_convolutional_backbone_has_the_declared_feature_maps() -> None:
     backbone = make(CONVOLUTIONAL)
     features = backbone(torch.rand(1, 3, 32, 48))
     assert features.quarter is not None
@@ -78,23 +79,23 @@ def test_dino_backbones_have_no_finer_features() -> None:
 def test_dino_normalizes_by_imagenet_statistics() -> None:
     backbone = make(DINOV2)
     assert isinstance(backbone, DinoBackbone)
-    seen = []
-    backbone.vit.patch_embed.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    normalized = []
+    backbone.vit.patch_embed.register_forward_pre_hook(lambda _, inputs: normalized.append(inputs[0]))
     backbone(torch.tensor([0.485, 0.456, 0.406])[None, :, None, None].expand(1, 3, 14, 14))
-    torch.testing.assert_close(seen[0], torch.zeros(1, 3, 14, 14), atol=1e-6, rtol=0)
+    torch.testing.assert_close(normalized[0], torch.zeros(1, 3, 14, 14), atol=1e-6, rtol=0)
 
 
-def test_the_stem_sees_gray_as_zero() -> None:
-    backbone, seen = make(CONVOLUTIONAL), []
-    backbone.to_quarter.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))  # pyright: ignore
+def test_the_stem_maps_gray_to_zero() -> None:
+    backbone, inputs_of_stem = make(CONVOLUTIONAL), []
+    backbone.to_quarter.register_forward_pre_hook(lambda _, inputs: inputs_of_stem.append(inputs[0]))  # pyright: ignore
     backbone(torch.full((1, 3, 16, 16), 0.5))
     backbone(torch.ones(1, 3, 16, 16))
-    assert (seen[0] == 0).all()
-    assert (seen[1] == 2).all()
+    assert (inputs_of_stem[0] == 0).all()
+    assert (inputs_of_stem[1] == 2).all()
 
 
-def test_unknown_timm_name_is_one_line() -> None:
-    with pytest.raises(ValueError, match="timm has no model named 'vit_no_such'"):
+def test_an_unknown_timm_name_is_a_user_error() -> None:
+    with pytest.raises(UserError, match="timm has no model named 'vit_no_such'"):
         make(DinoBackboneConfig("vit_no_such"))
 
 
@@ -114,13 +115,13 @@ class TestPretrained:
         image = torch.rand(1, 3, 28, 28)
         torch.testing.assert_close(backbone.eval()(image).tokens, original.eval()(image).tokens)
 
-    def test_missing_and_foreign_files_are_one_line(self, tmp_path: Path) -> None:
+    def test_missing_and_unsuitable_files_are_user_errors(self, tmp_path: Path) -> None:
         backbone = DinoBackbone(DINOV2)
-        with pytest.raises(ValueError, match="do not exist"):
+        with pytest.raises(UserError, match="do not exist"):
             backbone.load_pretrained(tmp_path / "none.pth")
         foreign = tmp_path / "foreign.pth"
         torch.save({"weight": torch.zeros(3)}, foreign)
         before = {name: value.clone() for name, value in backbone.state_dict().items()}
-        with pytest.raises(ValueError, match=r"weights for vit_small_patch14_reg4_dinov2 from .* cannot be loaded"):
+        with pytest.raises(UserError, match=r"weights of vit_small_patch14_reg4_dinov2 from .* cannot be loaded"):
             backbone.load_pretrained(foreign)
         assert all(torch.equal(value, before[name]) for name, value in backbone.state_dict().items())

@@ -1,4 +1,4 @@
-"""Configurations go to JSON and back, strictly."""
+"""Strict conversion of configurations to JSON and back."""
 
 import json
 from dataclasses import dataclass
@@ -6,6 +6,7 @@ from typing import Literal
 
 import pytest
 
+from recon4d.errors import UserError
 from recon4d.records import config_from_json, config_to_json
 from recon4d.zoo import list_models, model_config
 
@@ -57,20 +58,20 @@ def test_every_model_of_the_zoo() -> None:
         (lambda value: value.update(scale="big"), "Outer.scale is 'big', wanted float or NoneType"),
     ],
 )
-def test_whatever_does_not_fit_is_named(change, message: str) -> None:
+def test_errors_name_the_field(change, message: str) -> None:
     value = json.loads(json.dumps(config_to_json(Outer(Inner(3)))))
     change(value)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         config_from_json(Outer, value)
 
 
-def test_what_was_written_before_a_field_existed_means_its_default() -> None:
+def test_a_missing_field_has_its_default() -> None:
     value = config_to_json(Outer(Inner(1, "b"), (), (0, "y")))
     del value["pair"], value["part"]["kind"]
     assert config_from_json(Outer, value) == Outer(Inner(1))
 
 
-def test_whole_numbers_may_stand_for_floats() -> None:
+def test_integers_are_accepted_as_floats() -> None:
     value = config_to_json(Outer(Inner(1)))
     value["scale"] = 3
     assert config_from_json(Outer, value).scale == 3.0

@@ -1,4 +1,4 @@
-"""Records: checked when made, stacked, sliced by time, moved, and carried through DataLoader and Accelerate."""
+"""Records: validation, stacking, slicing by time, conversion, and use with DataLoader and Accelerate."""
 
 from dataclasses import replace
 
@@ -19,11 +19,11 @@ from recon4d.records import (
 
 
 class TestTensorRecord:
-    def test_sizes_that_disagree_are_named(self) -> None:
+    def test_inconsistent_sizes_are_named(self) -> None:
         with pytest.raises(ValueError, match=r"Cameras.intrinsics has shape \(2, 3, 3\), wanted .* with time = 3"):
             Cameras(torch.eye(4).expand(3, 4, 4), torch.eye(3).expand(2, 3, 3))
 
-    def test_sizes_are_shared_with_the_records_inside(self) -> None:
+    def test_sizes_are_shared_with_nested_records(self) -> None:
         scene = make_scene(frames=3)
         with pytest.raises(ValueError, match="time = 2"):
             replace(scene, cameras=scene.cameras.frames([0, 1]))
@@ -43,30 +43,30 @@ class TestTensorRecord:
         assert torch.equal(batch[1].depths, scenes[1].depths)
         assert torch.equal(batch[1].tracks.points, scenes[1].tracks.points)  # pyright: ignore
 
-    def test_stack_refuses_different_shapes_and_missing_parts(self) -> None:
-        with pytest.raises(ValueError, match="cannot stack 'world_from_cam' of different shapes"):
+    def test_stack_rejects_different_shapes_and_missing_fields(self) -> None:
+        with pytest.raises(ValueError, match="cannot stack 'world_from_cam' with different shapes"):
             Scene.stack([make_scene(frames=2), make_scene(frames=3)])
-        with pytest.raises(ValueError, match="only some have 'tracks'"):
+        with pytest.raises(ValueError, match="only some of them have 'tracks'"):
             Scene.stack([make_scene(), replace(make_scene(), tracks=None)])
-        with pytest.raises(ValueError, match="no records"):
+        with pytest.raises(ValueError, match="requires at least one record"):
             Scene.stack([])
 
     def test_single_record_has_no_batch_axis_to_index(self) -> None:
-        with pytest.raises(ValueError, match="frames are chosen by"):
+        with pytest.raises(ValueError, match="select frames with"):
             make_scene()[0]
 
     @pytest.mark.parametrize("batched", [False, True])
-    def test_frames_slice_time_and_leave_the_rest(self, batched: bool) -> None:
+    def test_frames_select_along_time_only(self, batched: bool) -> None:
         scene = make_scene(frames=4, metres_per_unit=2.0)
         scene = Scene.stack([scene, scene]) if batched else scene
-        chosen = scene.frames([3, 1])
-        assert torch.equal(chosen.depths[..., 0, :, :], scene.depths[..., 3, :, :])
-        assert torch.equal(chosen.cameras.intrinsics[..., 1, :, :], scene.cameras.intrinsics[..., 1, :, :])
-        assert chosen.tracks is not None
+        selected = scene.frames([3, 1])
+        assert torch.equal(selected.depths[..., 0, :, :], scene.depths[..., 3, :, :])
+        assert torch.equal(selected.cameras.intrinsics[..., 1, :, :], scene.cameras.intrinsics[..., 1, :, :])
+        assert selected.tracks is not None
         assert scene.tracks is not None
-        assert torch.equal(chosen.tracks.points[..., 0, :, :], scene.tracks.points[..., 3, :, :])
-        assert torch.equal(chosen.tracks.pixels, scene.tracks.pixels)
-        assert torch.equal(chosen.metres_per_unit, scene.metres_per_unit)
+        assert torch.equal(selected.tracks.points[..., 0, :, :], scene.tracks.points[..., 3, :, :])
+        assert torch.equal(selected.tracks.pixels, scene.tracks.pixels)
+        assert torch.equal(selected.metres_per_unit, scene.metres_per_unit)
         assert torch.equal(scene.frames(slice(1, 3)).depths, scene.frames([1, 2]).depths)
         assert torch.equal(scene.frames([-1]).depths, scene.frames([3]).depths)
 
@@ -91,14 +91,14 @@ class TestCameras:
         cameras = make_scene(frames=3).cameras.in_frame(2)
         torch.testing.assert_close(cameras.world_from_cam[2], torch.eye(4))
 
-    def test_relative_cameras_do_not_depend_on_the_world(self) -> None:
+    def test_relative_poses_do_not_depend_on_the_world_frame(self) -> None:
         cameras = make_scene(frames=3).cameras
         moved = cameras.in_frame(1)
         torch.testing.assert_close(
             moved.cam_from_world[0] @ moved.world_from_cam[2], cameras.cam_from_world[0] @ cameras.world_from_cam[2]
         )
 
-    def test_survive_resize_crop_and_padding(self) -> None:
+    def test_resizing_cropping_and_padding_can_be_undone(self) -> None:
         cameras = make_scene().cameras
         round_trip = cameras.resized((12, 16), (30, 20)).resized((30, 20), (12, 16)).cropped(3, 4).padded(3, 4)
         torch.testing.assert_close(round_trip.intrinsics, cameras.intrinsics)
@@ -113,16 +113,16 @@ class TestClip:
         other = replace(clip, source=replace(source, path="run.mp4"))
         assert Clip.stack([clip, other]).source is None
 
-    def test_resize_keeps_colors_and_moves_what_is_known(self) -> None:
+    def test_resize_keeps_colors_and_adapts_priors(self) -> None:
         images = torch.zeros(1, 3, 8, 16, dtype=torch.uint8)
         images[..., 8:] = 200
-        known = replace(
-            Priors.nothing(1),
+        priors = replace(
+            Priors.unknown(1),
             intrinsics=torch.tensor([[[10.0, 0.0, 8.0], [0.0, 10.0, 4.0], [0.0, 0.0, 1.0]]]),
             depths=torch.full((1, 8, 16), torch.nan).index_fill(2, torch.tensor([0]), 3.0),
             ignore=torch.zeros(1, 8, 16, dtype=torch.bool).index_fill(2, torch.tensor([15]), True),
         )
-        clip = Clip(images, torch.zeros(1), known).resized(4, 4)
+        clip = Clip(images, torch.zeros(1), priors).resized(4, 4)
         assert clip.images.dtype == torch.uint8
         assert clip.images[0, 0, 2].tolist()[0] == 0
         assert clip.images[0, 0, 2].tolist()[3] == 200
@@ -158,7 +158,7 @@ class TestScene:
         torch.testing.assert_close(in_camera[..., 2], scene.depths)
 
     @pytest.mark.parametrize("batched", [False, True])
-    def test_tracks_of_a_still_point_fall_on_its_pixels_in_every_frame(self, batched: bool) -> None:
+    def test_tracks_of_static_points_project_to_their_pixels_in_every_frame(self, batched: bool) -> None:
         scene = make_scene(frames=3)
         expected = g.project(
             g.transform_points(scene.cameras.cam_from_world[2], scene.points[0].reshape(-1, 3)),
@@ -167,7 +167,7 @@ class TestScene:
         pixels = (Scene.stack([scene, scene])[1] if batched else scene).track_pixels
         torch.testing.assert_close(pixels[0, 2], expected)
 
-    def test_another_world_changes_no_picture(self) -> None:
+    def test_another_world_frame_does_not_change_projections(self) -> None:
         scene = make_scene(frames=3, metres_per_unit=2.0)
         new_from_world = g.similarity(
             torch.tensor(3.0),
@@ -178,7 +178,7 @@ class TestScene:
         torch.testing.assert_close(moved.depths, 3 * scene.depths)
         torch.testing.assert_close(moved.points_from_depth, moved.points, atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(moved.track_pixels, scene.track_pixels, atol=1e-3, rtol=1e-4)
-        # A length in meters is a length in meters.
+        # Lengths in meters do not change.
         torch.testing.assert_close(moved.depths * moved.metres_per_unit, scene.depths * scene.metres_per_unit)
 
     def test_in_frame_is_exactly_the_identity(self) -> None:
@@ -186,11 +186,11 @@ class TestScene:
         assert torch.equal(scene.cameras.world_from_cam[1], torch.eye(4))
         torch.testing.assert_close(scene.points_from_depth, scene.points, atol=1e-5, rtol=1e-4)
 
-    def test_resized_moves_maps_and_intrinsics_together(self) -> None:
+    def test_resized_maps_and_intrinsics_are_consistent(self) -> None:
         scene = make_scene(frames=2)
         larger = scene.resized(24, 40)
         assert larger.size == (24, 40)
-        # The scene is a plane in each camera's depth, so its points stay on it wherever pixels go.
+        # Depth is linear in pixels, so interpolated points stay on the surface.
         torch.testing.assert_close(
             larger.points_from_depth[..., 2:-2, 2:-2, :], larger.points[..., 2:-2, 2:-2, :], atol=2e-2, rtol=2e-2
         )
@@ -199,17 +199,17 @@ class TestScene:
         torch.testing.assert_close(larger.tracks.pixels[0, 0], torch.tensor([0.5 * 40 / 16, 0.5 * 24 / 12]))
         torch.testing.assert_close(larger.tracks.points, scene.tracks.points)
 
-    def test_resized_truth_keeps_confidence_zero_or_one(self) -> None:
+    def test_resized_ground_truth_keeps_confidence_zero_or_one(self) -> None:
         scene = make_scene()
         confidence = torch.ones_like(scene.depth_confidence)
         confidence[..., :5] = 0
         depths = torch.where(confidence > 0, scene.depths, torch.inf)
-        moving = torch.full_like(scene.dynamic, torch.nan)
-        truth = replace(scene, depths=depths, depth_confidence=confidence, dynamic=moving).resized(31, 9)
+        dynamic = torch.full_like(scene.dynamic, torch.nan)
+        truth = replace(scene, depths=depths, depth_confidence=confidence, dynamic=dynamic).resized(31, 9)
         assert set(truth.depth_confidence.unique().tolist()) == {0.0, 1.0}
         assert truth.depths.isfinite().all()
         assert truth.dynamic.isnan().all()
 
-    def test_tracks_must_be_there_to_be_projected(self) -> None:
+    def test_a_scene_without_tracks_has_no_track_pixels(self) -> None:
         with pytest.raises(ValueError, match="no tracks"):
             _ = replace(make_scene(), tracks=None).track_pixels

@@ -1,4 +1,4 @@
-"""Tracks of a scene whose cameras and depth change begin at the same pixels and go the same way."""
+"""Tests of track transfer: tracks start at the same pixels and keep their motion when cameras or depth change."""
 
 from dataclasses import replace
 
@@ -10,82 +10,82 @@ from recon4d.geometry import rigid, rotation_from_axis_angle
 from recon4d.records import Cameras, Scene, Tracks
 from recon4d.refine.track_transfer import transfer_tracks
 
-WAY = torch.tensor([0.3, -0.1, 0.2])
-"""In the world of the first camera, from frame to frame."""
+MOTION = torch.tensor([0.3, -0.1, 0.2])
+"""Displacement per frame, in the world of the first camera."""
 
 
-def moving_scene() -> Scene:
-    """Everything but the first two rows of each anchor goes `WAY` in every frame."""
+def dynamic_scene() -> Scene:
+    """Return a scene in which everything but the first two rows of each anchor moves by `MOTION` in every frame."""
     scene = make_scene(anchors=(0, 2))
     assert scene.tracks is not None
     steps = torch.arange(3) - scene.tracks.anchors[:, None]
     moves = torch.ones_like(scene.dynamic)
     moves[:, :2] = 0
     goes = moves[scene.tracks.anchors].flatten(1)[:, None, :, None]
-    points = scene.tracks.points + goes * steps[..., None, None] * WAY
+    points = scene.tracks.points + goes * steps[..., None, None] * MOTION
     return replace(scene, dynamic=moves, tracks=replace(scene.tracks, points=points))
 
 
-def carried(before: Scene, after: Scene) -> Tracks:
+def transferred(before: Scene, after: Scene) -> Tracks:
     tracks = transfer_tracks(before, after)
     assert tracks is not None
     return tracks
 
 
-def test_nothing_changes_where_nothing_changed() -> None:
-    scene = moving_scene()
+def test_tracks_do_not_change_without_changes_of_the_scene() -> None:
+    scene = dynamic_scene()
     assert scene.tracks is not None
-    torch.testing.assert_close(carried(scene, scene).points, scene.tracks.points, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(transferred(scene, scene).points, scene.tracks.points, atol=1e-5, rtol=1e-5)
 
 
-def test_other_cameras_of_other_times_have_no_part_in_it() -> None:
-    scene = moving_scene()
+def test_cameras_of_other_frames_have_no_influence() -> None:
+    scene = dynamic_scene()
     assert scene.tracks is not None
     turned = rotation_from_axis_angle(torch.tensor([0.1, 0.2, -0.1]))
     world_from_cam = scene.cameras.world_from_cam.clone()
     world_from_cam[1] = rigid(turned, torch.tensor([3.0, 1.0, 2.0]))
     placed = scene.with_cameras(Cameras(world_from_cam, scene.cameras.intrinsics))
-    torch.testing.assert_close(carried(scene, placed).points, scene.tracks.points, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(transferred(scene, placed).points, scene.tracks.points, atol=1e-5, rtol=1e-5)
 
 
-def test_tracks_turn_and_move_with_their_own_camera() -> None:
-    scene = moving_scene()
+def test_tracks_move_with_their_anchor_camera() -> None:
+    scene = dynamic_scene()
     assert scene.tracks is not None
     new_from_old = rigid(rotation_from_axis_angle(torch.tensor([0.1, 0.2, -0.1])), torch.tensor([3.0, 1.0, 2.0]))
     placed = replace(scene, cameras=scene.cameras.transformed(new_from_old))
-    wanted = scene.tracks.points @ new_from_old[:3, :3].T + new_from_old[:3, 3]
-    torch.testing.assert_close(carried(scene, placed).points, wanted, atol=1e-5, rtol=1e-5)
+    expected = scene.tracks.points @ new_from_old[:3, :3].T + new_from_old[:3, 3]
+    torch.testing.assert_close(transferred(scene, placed).points, expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("factor", [0.5, 2.0])
-def test_what_is_deeper_goes_farther_and_through_a_longer_lens_less(factor: float) -> None:
-    scene = moving_scene()
+def test_displacements_scale_with_depth_and_inversely_with_the_focal_length(factor: float) -> None:
+    scene = dynamic_scene()
     assert scene.tracks is not None
     deeper = replace(scene, depths=factor * scene.depths)
-    tracks = carried(scene, deeper)
-    first = tracks.points[0]  # of the first camera, which stands in the world's origin
+    tracks = transferred(scene, deeper)
+    first = tracks.points[0]  # of the first camera, which is at the origin of the world
     torch.testing.assert_close(first, factor * scene.tracks.points[0], atol=1e-4, rtol=1e-4)
 
     longer = scene.cameras.intrinsics * torch.tensor([factor, factor, 1.0])
     zoomed = replace(scene, cameras=replace(scene.cameras, intrinsics=longer))
-    way = carried(scene, zoomed).points[0, 2] - carried(scene, zoomed).points[0, 0]
-    # As many pixels and as deep as before: across the axis that is shorter, along it it is not.
-    wanted = 2 * WAY / torch.tensor([factor, factor, 1.0])
+    displacement = transferred(scene, zoomed).points[0, 2] - transferred(scene, zoomed).points[0, 0]
+    # Equal pixels and depth: displacements across the optical axis shrink, those along it do not.
+    expected = 2 * MOTION / torch.tensor([factor, factor, 1.0])
     moved = scene.dynamic[0].flatten() > 0
-    torch.testing.assert_close(way[moved], wanted.expand(int(moved.sum()), 3), atol=1e-4, rtol=1e-4)
-    assert way[~moved].abs().max() < 1e-5
+    torch.testing.assert_close(displacement[moved], expected.expand(int(moved.sum()), 3), atol=1e-4, rtol=1e-4)
+    assert displacement[~moved].abs().max() < 1e-5
 
 
-def test_what_stands_still_stays_where_its_pixel_is_and_unknown_depth_says_nothing() -> None:
-    scene = moving_scene()
+def test_static_tracks_stay_at_their_pixels_and_unknown_depth_gives_finite_tracks() -> None:
+    scene = dynamic_scene()
     assert scene.tracks is not None
     still = replace(scene, dynamic=torch.zeros_like(scene.dynamic))
-    points = carried(scene, still).points
+    points = transferred(scene, still).points
     for place, anchor in enumerate(scene.tracks.anchors.tolist()):
         own = still.points_from_depth[anchor].flatten(0, 1)
         torch.testing.assert_close(points[place], own.expand(3, -1, -1), atol=1e-4, rtol=1e-4)
     unknown = replace(scene, depths=torch.zeros_like(scene.depths))
-    assert carried(unknown, scene).points.isfinite().all()
+    assert transferred(unknown, scene).points.isfinite().all()
 
 
 def test_a_scene_without_tracks_has_none() -> None:

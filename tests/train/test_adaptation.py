@@ -1,4 +1,4 @@
-"""Adaptation to one clip: it mends what pictures can mend, keeps what they cannot, and says honestly which it was."""
+"""Test-time adaptation: it corrects cameras, keeps depth, and keeps the given model if the held-out error rises."""
 
 import copy
 import json
@@ -28,16 +28,16 @@ from recon4d.train.adaptation import Adaptation, adapt
 from recon4d.train.adaptation_config import AdaptConfig, AdaptWeights
 from recon4d.train.lora import LoraLinear
 from recon4d.train.self_consistency import (
-    Evidence,
-    change,
+    ClipObservations,
     consistency,
+    deviation,
     split_pairs,
-    unmoved,
+    without_camera_motion,
 )
 from recon4d.zoo import create_model, load_model, save_model
 
 HEIGHT, WIDTH, SIDE = 48, 64, 55
-"""The tiny model answers pictures of this size for a processing size of SIDE."""
+"""Image size of the tiny model for a processing size of SIDE, in pixels."""
 FIT = 64
 CONFIG = AdaptConfig(steps=30, processing_size=SIDE)
 SETTINGS = ReconstructConfig(processing_size=SIDE, precision="float32")
@@ -45,7 +45,7 @@ SETTINGS = ReconstructConfig(processing_size=SIDE, precision="float32")
 
 @pytest.fixture(scope="module")
 def sample() -> Sample:
-    """A still room that a camera walks through; lengths in mean depths, the world that of the first camera."""
+    """A static scene with a moving camera, in the frame of the first camera and in units of the mean depth."""
     world = SyntheticScenes(
         SyntheticConfig(num_frames=4, height=HEIGHT, width=WIDTH, static_share=1.0, still_share=0.0)
     ).sample(0)
@@ -55,8 +55,8 @@ def sample() -> Sample:
 
 
 @pytest.fixture(scope="module")
-def spoilt(sample: Sample) -> Model:
-    """A model that has learned this one clip, whose cameras are then disturbed."""
+def disturbed(sample: Sample) -> Model:
+    """A model that is fitted to the clip and whose camera head is then disturbed."""
     model = create_model("recon4d_tiny", weights=None)
     optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
     clip = Clip.stack([sample.clip])
@@ -72,14 +72,14 @@ def spoilt(sample: Sample) -> Model:
     bias = model.camera_head.hidden.bias
     with torch.no_grad():
         bias.add_(0.2 * torch.randn(bias.shape, generator=generator))
-    model.name, model.trained = "spoilt", True
+    model.name, model.trained = "disturbed", True
     model.calibration = Calibration("its clip", depth=ErrorCurve((1.0,), (0.1,)))
     return model.eval()
 
 
 @pytest.fixture(scope="module")
-def adapted(spoilt: Model, sample: Sample) -> Adaptation:
-    return adapt(spoilt, sample.clip, CONFIG)
+def adapted(disturbed: Model, sample: Sample) -> Adaptation:
+    return adapt(disturbed, sample.clip, CONFIG)
 
 
 def depth_error(scene: Scene, truth: Scene) -> torch.Tensor:
@@ -90,82 +90,82 @@ def camera_error(scene: Scene, truth: Scene) -> torch.Tensor:
     return (scene.cameras.world_from_cam - truth.cameras.world_from_cam).abs().mean()
 
 
-def evidence_of(scene: Scene, seed: int = 0) -> Evidence:
-    """Random pictures and features of a scene."""
+def observe(scene: Scene, seed: int = 0) -> ClipObservations:
+    """Make random images and features for a scene."""
     generator = torch.Generator().manual_seed(seed)
     images = torch.rand(scene.num_frames, 3, *scene.size, generator=generator)
-    return Evidence(images, torch.rand(scene.num_frames, 5, 3, 4, generator=generator), scene)
+    return ClipObservations(images, torch.rand(scene.num_frames, 5, 3, 4, generator=generator), scene)
 
 
-# What it does to a model.
+# The adapted model
 
 
-def test_spoilt_cameras_are_mended_and_depth_stays(adapted: Adaptation, spoilt: Model, sample: Sample) -> None:
-    first = reconstruct(spoilt, sample.clip, SETTINGS)
-    assert adapted.kept
+def test_disturbed_cameras_improve_and_depth_stays(adapted: Adaptation, disturbed: Model, sample: Sample) -> None:
+    first = reconstruct(disturbed, sample.clip, SETTINGS)
+    assert adapted.is_kept
     assert adapted.after is not None
     assert adapted.after.total < 0.95 * adapted.before.total
     assert "fell" in adapted.reason
-    # Nobody told it the truth, which is nearer all the same.
+    # Ground truth was not used, but the cameras are closer to it.
     assert camera_error(adapted.scene, sample.scene) < 0.85 * camera_error(first, sample.scene)
     assert depth_error(adapted.scene, sample.scene) < 1.05 * depth_error(first, sample.scene)
 
 
-def test_what_it_answers_is_what_its_model_answers(adapted: Adaptation, sample: Sample) -> None:
+def test_the_scene_is_the_prediction_of_the_adapted_model(adapted: Adaptation, sample: Sample) -> None:
     again = reconstruct(adapted.model, sample.clip, SETTINGS)
     torch.testing.assert_close(adapted.scene.depths, again.depths)
-    assert adapted.model.name == "spoilt+adapted"
+    assert adapted.model.name == "disturbed+adapted"
     assert adapted.model.trained
-    assert adapted.model.calibration is None  # which was of other weights
+    assert adapted.model.calibration is None  # it was measured with other weights
 
 
-def test_only_the_chosen_layers_move(adapted: Adaptation, spoilt: Model) -> None:
-    before, after = spoilt.state_dict(), adapted.model.state_dict()
+def test_only_the_selected_layers_change(adapted: Adaptation, disturbed: Model) -> None:
+    before, after = disturbed.state_dict(), adapted.model.state_dict()
     assert after.keys() == before.keys()
     moved = {name for name, value in after.items() if not torch.equal(before[name], value)}
     assert moved == {name for name in before if "aggregator" in name and name.endswith(("qkv.weight", "proj.weight"))}
     assert all(parameter.requires_grad for parameter in adapted.model.parameters())
 
 
-def test_the_given_model_stays_as_it_is(spoilt: Model, sample: Sample) -> None:
-    before = copy.deepcopy(spoilt.state_dict())
-    adapt(spoilt, sample.clip, replace(CONFIG, steps=2))
-    assert all(torch.equal(before[name], value) for name, value in spoilt.state_dict().items())
-    assert all(parameter.requires_grad for parameter in spoilt.parameters())
-    assert not any(isinstance(module, LoraLinear) for module in spoilt.modules())
+def test_the_given_model_is_not_changed(disturbed: Model, sample: Sample) -> None:
+    before = copy.deepcopy(disturbed.state_dict())
+    adapt(disturbed, sample.clip, replace(CONFIG, steps=2))
+    assert all(torch.equal(before[name], value) for name, value in disturbed.state_dict().items())
+    assert all(parameter.requires_grad for parameter in disturbed.parameters())
+    assert not any(isinstance(module, LoraLinear) for module in disturbed.modules())
 
 
-def test_the_same_seed_gives_the_same_answer_whatever_was_drawn_before(spoilt: Model, sample: Sample) -> None:
+def test_the_result_depends_on_the_seed_and_not_on_the_global_generator(disturbed: Model, sample: Sample) -> None:
     config = replace(CONFIG, steps=3)
     torch.manual_seed(1)
-    one = adapt(spoilt, sample.clip, config)
+    one = adapt(disturbed, sample.clip, config)
     torch.manual_seed(2)
     state = torch.get_rng_state()
-    two = adapt(spoilt, sample.clip, config)
+    two = adapt(disturbed, sample.clip, config)
     assert torch.equal(torch.get_rng_state(), state)
     assert one.curve == two.curve
     assert one.before == two.before
     assert one.after is not None
     assert one.after == two.after
     assert all(torch.equal(a, b) for a, b in zip(one.model.parameters(), two.model.parameters(), strict=True))
-    other = adapt(spoilt, sample.clip, replace(config, seed=1))
+    other = adapt(disturbed, sample.clip, replace(config, seed=1))
     assert other.curve != one.curve
 
 
-def test_a_run_that_makes_it_worse_keeps_the_original(spoilt: Model, sample: Sample) -> None:
-    adaptation = adapt(spoilt, sample.clip, replace(CONFIG, steps=3, rate=1.0))
-    assert not adaptation.kept
-    assert adaptation.model is spoilt
+def test_the_original_is_kept_if_the_error_rises(disturbed: Model, sample: Sample) -> None:
+    adaptation = adapt(disturbed, sample.clip, replace(CONFIG, steps=3, rate=1.0))
+    assert not adaptation.is_kept
+    assert adaptation.model is disturbed
     assert adaptation.after is not None
     assert adaptation.after.total > adaptation.before.total
     assert "did not fall" in adaptation.reason
-    assert torch.equal(adaptation.scene.depths, reconstruct(spoilt, sample.clip, SETTINGS).depths)
+    assert torch.equal(adaptation.scene.depths, reconstruct(disturbed, sample.clip, SETTINGS).depths)
 
 
-def test_a_run_that_diverges_keeps_the_original(spoilt: Model, sample: Sample) -> None:
-    adaptation = adapt(spoilt, sample.clip, replace(CONFIG, steps=20, rate=1e30))
-    assert not adaptation.kept
-    assert adaptation.model is spoilt
+def test_the_original_is_kept_if_training_diverges(disturbed: Model, sample: Sample) -> None:
+    adaptation = adapt(disturbed, sample.clip, replace(CONFIG, steps=20, rate=1e30))
+    assert not adaptation.is_kept
+    assert adaptation.model is disturbed
     assert adaptation.after is None
     assert not math.isfinite(adaptation.curve[-1])
     assert len(adaptation.curve) < 20
@@ -176,177 +176,177 @@ def test_a_prediction_that_explains_nothing_is_not_adapted(sample: Sample) -> No
     model = create_model("recon4d_tiny", weights=None, seed=1)
     adaptation = adapt(model, sample.clip, CONFIG)
     assert adaptation.model is model
-    assert (adaptation.kept, adaptation.after, adaptation.curve) == (False, None, ())
-    assert "explains too little of the pictures" in adaptation.reason
-    # Cameras that hardly move say what no warp says.
-    assert adaptation.before.total == pytest.approx(adaptation.unmoved.total, rel=0.1)
+    assert (adaptation.is_kept, adaptation.after, adaptation.curve) == (False, None, ())
+    assert "explains too little of the images" in adaptation.reason
+    # The predicted cameras hardly move, so the warp is nearly the identity.
+    assert adaptation.before.total == pytest.approx(adaptation.baseline.total, rel=0.1)
     assert adapt(model, sample.clip, replace(CONFIG, steps=1, near_enough=2.0)).curve != ()
 
 
-def test_strong_keeping_holds_the_prediction(spoilt: Model, sample: Sample) -> None:
-    first = reconstruct(spoilt, sample.clip, SETTINGS)
+def test_large_weights_keep_the_prediction_near_the_initial_one(disturbed: Model, sample: Sample) -> None:
+    first = reconstruct(disturbed, sample.clip, SETTINGS)
     free, held = (
-        change(adapt(spoilt, sample.clip, replace(CONFIG, steps=8, weights=weights)).scene, first)
+        deviation(adapt(disturbed, sample.clip, replace(CONFIG, steps=8, weights=weights)).scene, first)
         for weights in (AdaptWeights(), AdaptWeights(keep_depth=1e4, keep_cameras=1e4, keep_rest=1e4))
     )
     assert held.cameras < 0.2 * free.cameras
-    # Eight steps hardly move these at all: what is left is the optimizer's own trembling.
+    # Eight steps hardly change these: the rest is noise of the optimizer.
     assert held.depth < 0.7 * free.depth
     assert held.rest < 0.7 * free.rest
 
 
-# How it is judged.
+# Pairs of frames and their errors
 
 
 def test_held_out_pairs_never_train_in_either_order() -> None:
-    evidence = evidence_of(make_scene(6))
+    observations = observe(make_scene(6))
     config = AdaptConfig(reach=3, held_out=0.3, least_overlap=0.1)
-    training, held_out = split_pairs(evidence, config)
+    training, held_out = split_pairs(observations, config)
     assert {tuple(sorted(pair)) for pair in training}.isdisjoint(tuple(sorted(pair)) for pair in held_out)
     assert len(set(training)) == len(training)
     assert {(b, a) for a, b in training} == set(training)
     assert {(b, a) for a, b in held_out} == set(held_out)
     assert len(held_out) == 2 * round(0.3 * (len(training) + len(held_out)) / 2)
     assert all(0 < abs(a - b) <= 3 for a, b in (*training, *held_out))
-    assert split_pairs(evidence, config) == (training, held_out)
-    assert split_pairs(evidence, replace(config, seed=5)) != (training, held_out)
+    assert split_pairs(observations, config) == (training, held_out)
+    assert split_pairs(observations, replace(config, seed=5)) != (training, held_out)
 
 
 def test_pairs_must_overlap() -> None:
     scene = make_scene(3)
     cameras = scene.cameras.world_from_cam.clone()
-    cameras[2, 0, 3] += 100  # the last frame looks elsewhere
+    cameras[2, 0, 3] += 100  # the last frame shows another place
     elsewhere = replace(scene, cameras=replace(scene.cameras, world_from_cam=cameras))
-    with pytest.raises(ValueError, match="1 of 3 pairs of frames see 20% of each other"):
-        split_pairs(evidence_of(elsewhere), AdaptConfig())
+    with pytest.raises(ValueError, match="1 of 3 pairs of frames overlap by 20% or more"):
+        split_pairs(observe(elsewhere), AdaptConfig())
 
 
-def test_pictures_laid_on_each_other_as_they_are() -> None:
+def test_identical_cameras_project_pixels_to_themselves() -> None:
     scene = make_scene(3)
-    still = unmoved(scene)
-    assert not torch.equal(warp_still(scene, 0, 2).pixels, warp_still(still, 0, 2).pixels)
+    identical = without_camera_motion(scene)
+    assert not torch.equal(warp_still(scene, 0, 2).pixels, warp_still(identical, 0, 2).pixels)
     grid = pixel_grid(*scene.size)
     for source, target in ((0, 2), (2, 1), (1, 0)):
-        torch.testing.assert_close(warp_still(still, source, target).pixels, grid, atol=1e-4, rtol=0)
+        torch.testing.assert_close(warp_still(identical, source, target).pixels, grid, atol=1e-4, rtol=0)
 
 
-def test_movers_are_not_counted() -> None:
+def test_dynamic_pixels_are_not_compared() -> None:
     scene = make_scene(3)
-    moving = torch.zeros_like(scene.dynamic)
-    moving[0, :, :7] = 0.6
-    still = evidence_of(replace(scene, dynamic=torch.zeros_like(moving))).counted(0, 0)
-    counted = evidence_of(replace(scene, dynamic=moving)).counted(0, 0)
-    assert still.all()
-    assert torch.equal(counted, moving[0] < 0.5)
+    dynamic = torch.zeros_like(scene.dynamic)
+    dynamic[0, :, :7] = 0.6
+    of_static = observe(replace(scene, dynamic=torch.zeros_like(dynamic))).comparable_pixels(0, 0)
+    of_dynamic = observe(replace(scene, dynamic=dynamic)).comparable_pixels(0, 0)
+    assert of_static.all()
+    assert torch.equal(of_dynamic, dynamic[0] < 0.5)
 
 
-def test_a_later_prediction_cannot_hide_from_the_pixels_that_count() -> None:
-    """Twice the depth hides everything behind the other frame's surfaces, where those may decide."""
+def test_a_later_prediction_cannot_exclude_pixels_from_the_comparison() -> None:
+    """Doubled depth places pixels behind the other frame's surfaces, but they are compared all the same."""
     scene = make_scene(3)
     scene = replace(scene, dynamic=torch.zeros_like(scene.dynamic))
-    evidence = evidence_of(scene)
-    exact = consistency(scene, evidence, [(0, 1)])
+    observations = observe(scene)
+    exact = consistency(scene, observations, [(0, 1)])
     one_depth_doubled = replace(scene, depths=scene.depths * torch.tensor([2.0, 1, 1])[:, None, None])
-    hidden = consistency(one_depth_doubled, evidence, [(0, 1)])
+    hidden = consistency(one_depth_doubled, observations, [(0, 1)])
     assert float(exact.geometric) < 1e-2
-    assert 0.3 < float(hidden.geometric) < 0.6  # (2 - 1) / (2 + 1) where it is still in the picture, else 1
+    assert 0.3 < float(hidden.geometric) < 0.6  # (2 - 1) / (2 + 1) inside the image, 1 outside
     assert float(hidden.photometric) > 0
 
 
-def test_what_changes_is_measured_without_units() -> None:
+def test_deviation_is_dimensionless() -> None:
     scene = make_scene(3)
     scene = replace(scene, dynamic=torch.zeros_like(scene.dynamic))
     unit = scene.depths[scene.depth_confidence > 0].mean()
-    nothing = change(scene, scene)
+    nothing = deviation(scene, scene)
     assert (float(nothing.depth), float(nothing.cameras), float(nothing.rest)) == (0, 0, 0)
 
-    deeper = change(replace(scene, depths=2 * scene.depths), scene)
+    deeper = deviation(replace(scene, depths=2 * scene.depths), scene)
     assert float(deeper.depth) == pytest.approx(math.log(2) ** 2, rel=1e-5)
     assert (float(deeper.cameras), float(deeper.rest)) == (0, 0)
 
     cameras = scene.cameras.world_from_cam.clone()
     cameras[2, :3, 3] += torch.tensor([0.0, 0.3, 0.4]) * unit
     cameras[1, :3, :3] = cameras[1, :3, :3] @ rotation_from_axis_angle(torch.tensor([0.0, 0.1, 0.0]))
-    moved = change(replace(scene, cameras=replace(scene.cameras, world_from_cam=cameras)), scene)
+    moved = deviation(replace(scene, cameras=replace(scene.cameras, world_from_cam=cameras)), scene)
     assert float(moved.cameras) == pytest.approx((0.5**2 + 2 * (1 - math.cos(0.1))) / 3, rel=1e-4)
     intrinsics = scene.cameras.intrinsics * torch.tensor([2.0, 1, 1])[:, None]
-    zoomed = change(replace(scene, cameras=replace(scene.cameras, intrinsics=intrinsics)), scene)
+    zoomed = deviation(replace(scene, cameras=replace(scene.cameras, intrinsics=intrinsics)), scene)
     assert float(zoomed.cameras) == pytest.approx(math.log(2) ** 2 / 2, rel=1e-5)
 
-    shifted = change(replace(scene, points=scene.points + unit), scene)
+    shifted = deviation(replace(scene, points=scene.points + unit), scene)
     assert float(shifted.rest) == pytest.approx(3, rel=1e-5)
-    flickering = change(replace(scene, dynamic=scene.dynamic + 0.5), scene)
+    flickering = deviation(replace(scene, dynamic=scene.dynamic + 0.5), scene)
     assert float(flickering.rest) == pytest.approx(0.25, rel=1e-5)
-    surer = change(replace(scene, depth_confidence=2 * scene.depth_confidence), scene)
+    surer = deviation(replace(scene, depth_confidence=2 * scene.depth_confidence), scene)
     assert float(surer.rest) == pytest.approx(math.log(2) ** 2, rel=1e-5)
 
 
-# What it refuses.
+# Unsuitable clips and settings
 
 
 @pytest.mark.parametrize("frames", [1, 2])
-def test_one_or_two_frames_are_too_few(frames: int, spoilt: Model, sample: Sample) -> None:
+def test_one_or_two_frames_are_too_few(frames: int, disturbed: Model, sample: Sample) -> None:
     with pytest.raises(ValueError, match=f"the clip has {frames} frames?; an adaptation needs 3 or more"):
-        adapt(spoilt, sample.clip.frames(slice(frames)), CONFIG)
+        adapt(disturbed, sample.clip.frames(slice(frames)), CONFIG)
 
 
-def test_a_clip_that_stands_still_is_refused(spoilt: Model, sample: Sample) -> None:
+def test_a_clip_of_identical_frames_is_rejected(disturbed: Model, sample: Sample) -> None:
     noise = torch.randint(-2, 3, (3, 3, HEIGHT, WIDTH), generator=torch.Generator().manual_seed(0))
     images = (sample.clip.images[:1].int() + noise).clamp(0, 255).to(torch.uint8)
-    with pytest.raises(ValueError, match="3 frames of the clip are all alike"):
-        adapt(spoilt, Clip(images, torch.arange(3.0)), CONFIG)
+    with pytest.raises(ValueError, match="3 frames of the clip are identical"):
+        adapt(disturbed, Clip(images, torch.arange(3.0)), CONFIG)
 
 
 @pytest.mark.parametrize("wrong", [{"steps": 0}, {"rank": 0}, {"rate": 0.0}, {"held_out": 1.0}, {"least_overlap": 0.0}])
-def test_settings_that_mean_nothing_are_refused(wrong: dict[str, float]) -> None:
+def test_settings_out_of_range_are_rejected(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=f"{next(iter(wrong))} = 0|held_out = 1"):
         AdaptConfig(**wrong)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="wanted none below 0"):
         AdaptWeights(semantic=-1)
 
 
-# The command.
+# The command
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory, spoilt: Model, sample: Sample) -> Path:
+def files(tmp_path_factory: pytest.TempPathFactory, disturbed: Model, sample: Sample) -> Path:
     folder = tmp_path_factory.mktemp("adapt")
-    write_video(folder / "room.mp4", sample.clip.images[:3].permute(0, 2, 3, 1).numpy(), 10.0)
-    save_model(spoilt, folder / "spoilt.safetensors")
+    write_video(folder / "clip.mp4", sample.clip.images[:3].permute(0, 2, 3, 1).numpy(), 10.0)
+    save_model(disturbed, folder / "disturbed.safetensors")
     return folder
 
 
 @pytest.fixture(scope="module")
 def command(files: Path) -> list[object]:
-    wishes = ["--near-enough", 2, "--processing-size", SIDE, "--num-frames", 3, "--steps", 4, "--device", "cpu"]
-    return ["adapt", files / "room.mp4", "--model", files / "spoilt.safetensors", *wishes]
+    options = ["--near-enough", 2, "--processing-size", SIDE, "--num-frames", 3, "--steps", 4, "--device", "cpu"]
+    return ["adapt", files / "clip.mp4", "--model", files / "disturbed.safetensors", *options]
 
 
-def test_the_command_writes_a_model_results_and_how_it_was_judged(
+def test_the_command_writes_the_model_the_results_and_the_errors(
     files: Path, command: list[object], capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = files / "out"
     assert run(*command, "--out", out, "--weights.semantic", 0.2) == 0
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     names = {"model.safetensors", "adaptation.json", "scene.npz", "frames", "depth.mp4", "cameras.png", "points.ply"}
     assert {path.name for path in out.iterdir()} == names
 
     note = json.loads((out / "adaptation.json").read_text())
-    assert f"{note['before']['total']:.4f}" in said
-    assert f"{note['after']['total']:.4f}" in said
+    assert f"{note['before']['total']:.4f}" in printed
+    assert f"{note['after']['total']:.4f}" in printed
     assert note["kept"] == (note["after"]["total"] < note["before"]["total"])
-    assert f"the {'adapted' if note['kept'] else 'original'} model is kept" in said
+    assert f"the {'adapted' if note['kept'] else 'original'} model is kept" in printed
     assert len(note["curve"]) == 4
     assert len(note["held_out_pairs"]) == 2
     assert note["settings"]["weights_semantic"] == 0.2
     assert note["settings"]["layers"] == ["aggregator.*attention.*"]
 
     model = load_model(out / "model.safetensors")
-    assert model.name == ("spoilt+adapted" if note["kept"] else "spoilt")
+    assert model.name == ("disturbed+adapted" if note["kept"] else "disturbed")
     assert (
         run(
             "reconstruct",
-            files / "room.mp4",
+            files / "clip.mp4",
             "--model",
             out / "model.safetensors",
             "--out",
@@ -365,25 +365,25 @@ def test_the_command_writes_a_model_results_and_how_it_was_judged(
     torch.testing.assert_close(scene.cameras.world_from_cam, again.cameras.world_from_cam)
 
 
-def test_a_command_that_did_not_help_writes_the_original(
-    files: Path, command: list[object], spoilt: Model, capsys: pytest.CaptureFixture[str]
+def test_the_command_writes_the_original_model_if_adaptation_does_not_help(
+    files: Path, command: list[object], disturbed: Model, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = files / "worse"
     out.mkdir()
-    (out / "adaptation.json").write_text("that of an earlier run")
+    (out / "adaptation.json").write_text("of an earlier run")
     assert "not empty" in fails(capsys, *command, "--out", out, "--rate", 1e30)
     assert "needs 3 or more" in fails(capsys, *command, "--out", out, "--overwrite", "--num-frames", 2)
-    assert (out / "adaptation.json").read_text() == "that of an earlier run"
+    assert (out / "adaptation.json").read_text() == "of an earlier run"
     assert run(*command, "--out", out, "--rate", 1e30, "--overwrite") == 0
     assert "the original model is kept: it diverged at step" in capsys.readouterr().out
     kept = load_model(out / "model.safetensors")
-    assert kept.name == "spoilt"
-    assert all(torch.equal(value, spoilt.state_dict()[name]) for name, value in kept.state_dict().items())
+    assert kept.name == "disturbed"
+    assert all(torch.equal(value, disturbed.state_dict()[name]) for name, value in kept.state_dict().items())
     note = json.loads((out / "adaptation.json").read_text())
     assert (note["kept"], note["after"], note["curve"][-1]) == (False, None, None)
 
 
-def test_bad_input_is_one_line_and_nothing_is_written(
+def test_unsuitable_input_is_reported_in_one_line_and_nothing_is_written(
     files: Path, command: list[object], capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = files / "refused"
@@ -392,8 +392,7 @@ def test_bad_input_is_one_line_and_nothing_is_written(
     assert "steps = 0" in fails(capsys, *command, "--out", out, "--steps", 0)
     assert "not empty" in fails(capsys, *command, "--out", files)
     assert "holds no adaptation.json" in fails(capsys, *command, "--out", files, "--overwrite")
-    write_video(
-        files / "still.mp4", make_clip(1, HEIGHT, WIDTH).images.permute(0, 2, 3, 1).expand(4, -1, -1, -1).numpy(), 10.0
-    )
-    assert "are all alike" in fails(capsys, "adapt", files / "still.mp4", *command[2:], "--out", out)
+    identical = make_clip(1, HEIGHT, WIDTH).images.permute(0, 2, 3, 1).expand(4, -1, -1, -1)
+    write_video(files / "identical.mp4", identical.numpy(), 10.0)
+    assert "are identical" in fails(capsys, "adapt", files / "identical.mp4", *command[2:], "--out", out)
     assert not out.exists()

@@ -1,4 +1,4 @@
-"""Low-rank adaptation: nothing changes until it learns, only thin matrices learn, and merging leaves no trace."""
+"""Low-rank adaptation: it starts as the identity, trains low-rank matrices only, and merges into plain layers."""
 
 import pytest
 import torch
@@ -20,8 +20,8 @@ from recon4d.zoo import load_model, save_model
 QKV = LoraConfig(("*.qkv", "camera_head.*.fc?"), rank=3, alpha=6.0)
 
 
-def awake(model: nn.Module) -> nn.Module:
-    """`model` with adapters that do something."""
+def with_random_updates(model: nn.Module) -> nn.Module:
+    """Give the adapted layers of a model random nonzero updates."""
     generator = torch.Generator().manual_seed(5)
     for layer in model.modules():
         if isinstance(layer, LoraLinear):
@@ -35,7 +35,7 @@ def plain_layer(bias: bool = True) -> nn.Linear:
     return nn.Linear(5, 7, bias=bias, dtype=torch.float64)
 
 
-def test_the_layer_is_the_formula() -> None:
+def test_the_layer_computes_the_formula() -> None:
     plain = plain_layer()
     x = torch.randn(2, 3, 5, dtype=torch.float64)
     layer = LoraLinear(plain, LoraConfig(("*",), rank=2, alpha=6.0))
@@ -45,7 +45,7 @@ def test_the_layer_is_the_formula() -> None:
     assert (layer.down.shape, layer.up.shape) == ((2, 5), (7, 2))
 
 
-def test_adapted_before_training_is_the_same_bit_for_bit() -> None:
+def test_adapted_layers_change_nothing_before_training() -> None:
     model, images = tiny_model(), random_images(1, 2)
     before = model(images)
     names = add_lora(model, QKV)
@@ -53,7 +53,7 @@ def test_adapted_before_training_is_the_same_bit_for_bit() -> None:
     assert_scenes_close(model(images), before, tolerance=0)
 
 
-def test_names_are_in_the_order_of_the_model_each_once() -> None:
+def test_names_are_unique_and_in_the_order_of_the_model() -> None:
     model = tiny_model()
     order = [name for name, _ in model.named_modules()]
     names = add_lora(model, LoraConfig(("camera_head.*", "*.fc1", "camera_head.blocks.*")))
@@ -61,30 +61,30 @@ def test_names_are_in_the_order_of_the_model_each_once() -> None:
     assert all(isinstance(model.get_submodule(name), LoraLinear) for name in names)
 
 
-def test_only_the_thin_matrices_of_an_adapted_layer_learn() -> None:
+def test_only_the_low_rank_matrices_of_an_adapted_layer_are_trainable() -> None:
     model = tiny_model()
     freeze(model, ["*"])
     names = add_lora(model, QKV)
-    learning = {name for name, value in model.named_parameters() if value.requires_grad}
-    assert learning == {f"{name}.{part}" for name in names for part in ("down", "up")}
+    trainable = {name for name, value in model.named_parameters() if value.requires_grad}
+    assert trainable == {f"{name}.{part}" for name in names for part in ("down", "up")}
     assert {group.kind for group in parameter_groups(model)} == {"matrices"}
 
 
-def test_what_is_not_adapted_learns_on() -> None:
+def test_layers_that_are_not_adapted_stay_trainable() -> None:
     model = tiny_model()
     add_lora(model, QKV)
-    still = dict(model.named_parameters())
-    assert still["camera_head.out.weight"].requires_grad
-    assert not still["camera_head.blocks.0.mlp.fc1.weight"].requires_grad
-    assert not still["camera_head.blocks.0.mlp.fc1.bias"].requires_grad
+    parameters = dict(model.named_parameters())
+    assert parameters["camera_head.out.weight"].requires_grad
+    assert not parameters["camera_head.blocks.0.mlp.fc1.weight"].requires_grad
+    assert not parameters["camera_head.blocks.0.mlp.fc1.bias"].requires_grad
 
 
-def test_merged_answers_as_unmerged_and_has_its_old_names() -> None:
+def test_a_merged_model_predicts_the_same_and_has_its_old_names() -> None:
     model, images = tiny_model(), random_images(1, 2)
     names = list(model.state_dict())
     untouched = model(images)
     add_lora(model, QKV)
-    before = awake(model)(images)
+    before = with_random_updates(model)(images)
     assert (before.depths - untouched.depths).abs().max() > 1e-3
     merge_lora(model)
     assert list(model.state_dict()) == names
@@ -93,17 +93,17 @@ def test_merged_answers_as_unmerged_and_has_its_old_names() -> None:
     assert all(value.requires_grad for value in model.parameters())
 
 
-def test_a_merged_model_is_saved_and_loaded_as_ever(tmp_path) -> None:
+def test_a_merged_model_is_saved_and_loaded_like_a_plain_one(tmp_path) -> None:
     model = tiny_model().float()
     add_lora(model, QKV)
-    merge_lora(awake(model))
+    merge_lora(with_random_updates(model))
     save_model(model, tmp_path / "merged.safetensors")
     loaded = load_model(tmp_path / "merged.safetensors")
     images = random_images(1, 2).float()
     assert_scenes_close(loaded(images), model(images), tolerance=0)
 
 
-def test_layers_without_bias_and_out_of_training_stay_so() -> None:
+def test_bias_and_training_mode_are_kept() -> None:
     for plain in (plain_layer(bias=False), plain_layer().eval()):
         layer = LoraLinear(plain, LoraConfig(("*",)))
         merged = layer.merged()
@@ -115,7 +115,7 @@ def test_layers_without_bias_and_out_of_training_stay_so() -> None:
         torch.testing.assert_close(merged.weight, plain.weight)
 
 
-def test_learning_moves_the_answer_and_not_the_frozen_weight() -> None:
+def test_training_changes_the_prediction_and_not_the_frozen_weight() -> None:
     model, images = tiny_model().float(), random_images(1, 2).float()
     freeze(model, ["*"])
     (name,) = add_lora(model, LoraConfig(("camera_head.blocks.0.attention.qkv",), rank=2))
@@ -137,7 +137,7 @@ def test_learning_moves_the_answer_and_not_the_frozen_weight() -> None:
     assert (layer.up != 0).any()
 
 
-def test_thin_matrices_start_random_and_zero_at_the_size_of_the_input() -> None:
+def test_initial_low_rank_matrices() -> None:
     torch.manual_seed(0)
     layer = LoraLinear(nn.Linear(400, 10), LoraConfig(("*",), rank=50))
     assert (layer.up == 0).all()
@@ -155,9 +155,9 @@ def test_every_adapted_layer_of_a_dino_is_used(name: str) -> None:
         assert backbone.get_submodule(adapted).up.grad.abs().sum() > 0, adapted
 
 
-def test_patterns_that_adapt_nothing_are_refused() -> None:
+def test_patterns_that_match_nothing_are_rejected() -> None:
     model = tiny_model()
-    with pytest.raises(ValueError, match=r"'\*\.norm1' matches no linear layer; there are backbone\.blocks\.0\."):
+    with pytest.raises(ValueError, match=r"'\*\.norm1' matches no linear layer; examples are backbone\.blocks\.0\."):
         add_lora(model, LoraConfig(("*.norm1",)))
     add_lora(model, QKV)
     with pytest.raises(ValueError, match="matches no linear layer"):
@@ -166,5 +166,5 @@ def test_patterns_that_adapt_nothing_are_refused() -> None:
         LoraConfig(("*",), rank=0)
 
 
-def test_the_usual_adaptation_doubles_its_change() -> None:
+def test_the_default_scale_is_2() -> None:
     assert LoraLinear(plain_layer(), LoraConfig(("*",))).scale == 16.0 / 8

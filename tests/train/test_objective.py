@@ -1,4 +1,4 @@
-"""The one number that is minimized: what its terms are over, what they weigh, and what the network is told."""
+"""The training objective: counts and weights of its terms, and the priors of the network."""
 
 from dataclasses import replace
 
@@ -8,32 +8,32 @@ from scenes import make_clip, make_scene
 
 from recon4d.datasets import Sample
 from recon4d.records import Scene, Tracks
-from recon4d.train.batches import known_of
+from recon4d.train.batches import make_priors
 from recon4d.train.config import DataConfig, LossWeights, TrainConfig
 from recon4d.train.loop import make_trainable_model
 from recon4d.train.objective import (
-    TERMS,
+    DEFAULT_TERMS,
     Batch,
     TrainModule,
     objective,
 )
-from recon4d.train.terms import tracks_of_anchors
+from recon4d.train.terms import select_anchors
 
 
 def test_the_objective_by_hand() -> None:
-    """Depth 2 x 3/4 and rotation 4 x 10/5; terms that nothing is known of are 0 and no NaN."""
-    totals, counts = torch.zeros(len(TERMS)), torch.zeros(len(TERMS))
+    """Depth 2 x 3/4 and rotation 4 x 10/5; terms with count 0 are 0 and not NaN."""
+    totals, counts = torch.zeros(len(DEFAULT_TERMS)), torch.zeros(len(DEFAULT_TERMS))
     for name, total, count in (("depth", 3.0, 4.0), ("rotation", 10.0, 5.0)):
-        totals[TERMS.index(name)], counts[TERMS.index(name)] = total, count
+        totals[DEFAULT_TERMS.index(name)], counts[DEFAULT_TERMS.index(name)] = total, count
     loss, means = objective(totals, counts, LossWeights(depth=2.0, rotation=4.0))
     assert loss.item() == pytest.approx(2 * 0.75 + 4 * 2)
-    assert means[TERMS.index("depth")].item() == 0.75
+    assert means[DEFAULT_TERMS.index("depth")].item() == 0.75
     assert means.isfinite().all()
     assert objective(totals, counts, LossWeights(depth=0.0, rotation=0.0))[0].item() == 0
 
 
-def test_tracks_of_anchors_are_found_by_frame_number() -> None:
-    """Anchors stand in any order; a frame that is none of them has tracks of confidence 0."""
+def test_anchors_are_selected_by_frame_number() -> None:
+    """Anchors may be in any order; frames that are not anchors have confidence 0."""
     generator = torch.Generator().manual_seed(0)
     tracks = Tracks(
         points=torch.randn(2, 3, 4, 5, 3, generator=generator),
@@ -42,7 +42,7 @@ def test_tracks_of_anchors_are_found_by_frame_number() -> None:
         anchors=torch.tensor([[0, 2, 3], [3, 1, 0]]),
         pixels=torch.rand(2, 3, 5, 2, generator=generator),
     )
-    found = tracks_of_anchors(tracks, torch.tensor([[3, 1], [1, 3]]))
+    found = select_anchors(tracks, torch.tensor([[3, 1], [1, 3]]))
     assert torch.equal(found.points[0, 0], tracks.points[0, 2])
     assert torch.equal(found.points[1, 0], tracks.points[1, 1])
     assert torch.equal(found.visibility[1, 1], tracks.visibility[1, 0])
@@ -51,11 +51,11 @@ def test_tracks_of_anchors_are_found_by_frame_number() -> None:
 
 
 def batch_of(scene: Scene, frames: int) -> Batch:
-    """A batch of one clip of the exact wall, at a size that the tiny model takes."""
+    """Make a batch of one exact clip, at a size that the tiny model accepts."""
     sample = Sample(make_clip(frames).resized(32, 48), scene.resized(32, 48))
     stacked = Sample.stack([sample])
-    nothing = torch.zeros(1, dtype=torch.bool)
-    clip = replace(stacked.clip, priors=known_of(stacked, nothing, nothing))
+    none = torch.zeros(1, dtype=torch.bool)
+    clip = replace(stacked.clip, priors=make_priors(stacked, none, none))
     return Batch(replace(stacked, clip=clip), torch.zeros(1, 1, dtype=torch.long))
 
 
@@ -63,43 +63,43 @@ def counts_of(scene: Scene, frames: int = 3) -> dict[str, float]:
     model = make_trainable_model(TrainConfig(model="recon4d_tiny", data=DataConfig()))
     totals, counts = TrainModule(model)(batch_of(scene, frames))
     assert totals.isfinite().all()
-    return dict(zip(TERMS, counts.tolist(), strict=True))
+    return dict(zip(DEFAULT_TERMS, counts.tolist(), strict=True))
 
 
-def test_terms_count_what_the_truth_knows() -> None:
+def test_terms_count_valid_ground_truth() -> None:
     counts = counts_of(make_scene())
     pixels = 3 * 32 * 48
     assert counts["depth"] == counts["points"] == counts["moving"] == pixels
     assert counts["rotation"] == counts["translation"] == 6  # ordered pairs of three frames
     assert counts["centre"] == counts["field_of_view"] == counts["principal_point"] == 3
-    # Queries of the small wall at two other times; nothing moves, so each weighs 1.
+    # Queries of the small clip at two other times; nothing moves, so each has weight 1.
     assert counts["motion"] == counts["track_confidence"] == counts["visibility"] == 2 * 12 * 16
     assert counts["match"] > 100
 
 
-def test_what_the_truth_does_not_know_counts_nothing() -> None:
+def test_unknown_ground_truth_counts_nothing() -> None:
     scene = make_scene()
-    blind = replace(
+    unknown = replace(
         scene,
         depth_confidence=torch.zeros_like(scene.depths),
         point_confidence=torch.zeros_like(scene.depths),
         dynamic=torch.full_like(scene.dynamic, torch.nan),
         tracks=None,
     )
-    counts = counts_of(blind)
+    counts = counts_of(unknown)
     of_pixels = ("depth", "depth_gradient", "points", "moving")
     for name in (*of_pixels, "motion", "track_confidence", "visibility", "match", "no_match"):
         assert counts[name] == 0, name
     assert counts["rotation"] == 6
 
 
-def test_a_clip_knows_what_it_is_told() -> None:
+def test_priors_are_given_to_the_selected_clips() -> None:
     sample = Sample.stack([Sample(make_clip(), make_scene()) for _ in range(3)])
-    known = known_of(sample, torch.tensor([True, True, False]), torch.tensor([False, True, False]))
-    assert known.intrinsics.isfinite().flatten(1).all(dim=1).tolist() == [True, True, False]
-    assert known.intrinsics.isnan().flatten(1).all(dim=1).tolist() == [False, False, True]
-    assert known.world_from_cam.isfinite().flatten(1).all(dim=1).tolist() == [False, True, False]
-    assert torch.equal(known.intrinsics[0], sample.scene.cameras.intrinsics[0])
-    assert torch.equal(known.world_from_cam[1], sample.scene.cameras.world_from_cam[1])
-    assert known.depths is not None
-    assert known.depths.isnan().all()
+    priors = make_priors(sample, torch.tensor([True, True, False]), torch.tensor([False, True, False]))
+    assert priors.intrinsics.isfinite().flatten(1).all(dim=1).tolist() == [True, True, False]
+    assert priors.intrinsics.isnan().flatten(1).all(dim=1).tolist() == [False, False, True]
+    assert priors.world_from_cam.isfinite().flatten(1).all(dim=1).tolist() == [False, True, False]
+    assert torch.equal(priors.intrinsics[0], sample.scene.cameras.intrinsics[0])
+    assert torch.equal(priors.world_from_cam[1], sample.scene.cameras.world_from_cam[1])
+    assert priors.depths is not None
+    assert priors.depths.isnan().all()

@@ -1,4 +1,4 @@
-"""Muon, AdamW, schedules and averages of weights: against steps by hand, torch's own, and stopping midway."""
+"""Muon, AdamW, schedules and weight averages: compared with steps by hand and torch, and resumed midway."""
 
 import copy
 import io
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from recon4d.layers import Block, BlockConfig
 from recon4d.train.config import OptimiserConfig, RateConfig, RateRule
-from recon4d.train.muon import Muon, orthogonalized
+from recon4d.train.muon import Muon, orthogonalize
 from recon4d.train.optimizers import Optimizers, clip_gradients, make_optimizers
 from recon4d.train.schedule import Schedule, cosine_multiplier
 from recon4d.train.weight_averaging import WeightAverage
@@ -22,14 +22,14 @@ def matrix(rows: int, columns: int, seed: int = 0) -> Tensor:
 
 
 def parameter(rows: int, columns: int, seed: int = 0) -> nn.Parameter:
-    """A matrix with a gradient."""
+    """Make a matrix with a gradient."""
     made = nn.Parameter(matrix(rows, columns, seed))
     made.grad = matrix(rows, columns, seed + 1000)
     return made
 
 
 def quintic_of_singular_values(given: Tensor) -> Tensor:
-    """Newton-Schulz told by the singular values, which it moves one by one without turning their vectors."""
+    """Apply the Newton-Schulz map to the singular values, which does not change the singular vectors."""
     u, s, vt = torch.linalg.svd(given.double(), full_matrices=False)
     s = s / s.square().sum().sqrt()
     for _ in range(5):
@@ -38,7 +38,7 @@ def quintic_of_singular_values(given: Tensor) -> Tensor:
 
 
 class Net(nn.Module):
-    """A transformer block, a matrix of no block, a norm and a token."""
+    """A transformer block, a matrix outside of blocks, a norm and a token."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ def train(net: nn.Module, optimizers: Optimizers, average: WeightAverage, steps:
         average.update(net)
 
 
-def through_a_file(state: object) -> dict:
+def save_and_load(state: object) -> dict:
     file = io.BytesIO()
     torch.save(state, file)
     file.seek(0)
@@ -73,19 +73,19 @@ def through_a_file(state: object) -> dict:
 # Schedules
 
 
-def test_the_rate_warms_up_stays_and_falls_to_zero_at_the_corners() -> None:
+def test_the_rate_warms_up_stays_constant_and_falls_to_zero() -> None:
     schedule = Schedule(warmup_steps=10, total_steps=100, decay_share=0.32)
     corners = {0: 0.1, 4: 0.5, 9: 1.0, 10: 1.0, 68: 1.0, 84: 0.5, 92: 0.25, 99: 1 / 32, 100: 0.0, 150: 0.0}
     for step, wanted in corners.items():
         assert schedule.multiplier(step) == pytest.approx(wanted), step
 
 
-def test_the_last_share_is_a_third_when_not_said() -> None:
+def test_the_default_decay_is_over_a_third_of_the_steps() -> None:
     assert Schedule(0, 1000).multiplier(680) == 1
     assert Schedule(0, 1000).multiplier(840) == pytest.approx(0.5)
 
 
-def test_a_schedule_may_end_above_zero_or_not_fall_or_not_warm_up() -> None:
+def test_a_schedule_may_end_above_zero_or_have_no_decay_or_no_warm_up() -> None:
     ends_above = Schedule(0, 100, decay_share=0.5, final=0.2)
     assert [ends_above.multiplier(step) for step in (0, 50, 75, 100, 200)] == pytest.approx([1, 1, 0.6, 0.2, 0.2])
     assert Schedule(0, 100, decay_share=0.0).multiplier(100) == 1
@@ -106,7 +106,7 @@ def test_the_cosine_falls_from_the_end_of_the_warm_up() -> None:
 @pytest.mark.parametrize(
     "arguments", [(-1, 10), (11, 10), (0, 0), (0, 10, -0.1), (0, 10, 1.1), (0, 10, 0.3, -0.1), (0, 10, 0.3, 1.1)]
 )
-def test_impossible_schedules_are_refused(arguments: tuple) -> None:
+def test_schedules_out_of_range_are_rejected(arguments: tuple) -> None:
     with pytest.raises(ValueError, match="wanted"):
         Schedule(*arguments)
 
@@ -115,44 +115,44 @@ def test_impossible_schedules_are_refused(arguments: tuple) -> None:
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (6, 24), (24, 6)])
-def test_newton_schulz_does_to_singular_values_what_the_quintic_says(shape: tuple[int, int]) -> None:
+def test_newton_schulz_applies_the_quintic_to_singular_values(shape: tuple[int, int]) -> None:
     batch = torch.stack([matrix(*shape, seed) for seed in range(3)])
-    found = orthogonalized(batch)
-    for given, answer in zip(batch, found, strict=True):
-        torch.testing.assert_close(answer.double(), quintic_of_singular_values(given), atol=1e-4, rtol=0)
+    found = orthogonalize(batch)
+    for given, result in zip(batch, found, strict=True):
+        torch.testing.assert_close(result.double(), quintic_of_singular_values(given), atol=1e-4, rtol=0)
 
 
-def test_singular_values_come_out_near_one_whatever_the_size_of_the_gradient() -> None:
+def test_singular_values_are_near_one_for_gradients_of_any_scale() -> None:
     for scale in (1e-8, 1.0, 1e8):
-        values = torch.linalg.svdvals(orthogonalized(scale * matrix(16, 64)[None])[0])
+        values = torch.linalg.svdvals(orthogonalize(scale * matrix(16, 64)[None])[0])
         assert values.min() > 0.65
         assert values.max() < 1.25
 
 
-def test_in_bfloat16_the_update_is_the_same_but_for_its_rounding() -> None:
+def test_the_update_in_bfloat16_is_the_same_up_to_rounding() -> None:
     batch = torch.stack([matrix(16, 64, seed) for seed in range(3)])
-    exact, narrow = orthogonalized(batch), orthogonalized(batch, bfloat16=True)
-    assert narrow.dtype == torch.float32
-    assert 1e-4 < (narrow - exact).abs().max() < 0.05
-    assert torch.cosine_similarity(narrow.flatten(1), exact.flatten(1)).min() > 0.995
+    exact, rounded = orthogonalize(batch), orthogonalize(batch, bfloat16=True)
+    assert rounded.dtype == torch.float32
+    assert 1e-4 < (rounded - exact).abs().max() < 0.05
+    assert torch.cosine_similarity(rounded.flatten(1), exact.flatten(1)).min() > 0.995
 
 
-def test_muon_iterates_in_bfloat16_in_trainings_of_that_precision() -> None:
+def test_muon_iterates_in_bfloat16_if_training_does() -> None:
     nets = [Net(), Net(), Net()]
     for net, precision in zip(nets, (False, True, True), strict=True):
         gradients_for(net)
         make_optimizers(net, OptimiserConfig(), bfloat16=precision).step(1.0)
-    exact, narrow, again = (net.block.mlp.fc1.weight for net in nets)
-    assert torch.equal(narrow, again)
-    assert not torch.equal(narrow, exact)
+    exact, rounded, again = (net.block.mlp.fc1.weight for net in nets)
+    assert torch.equal(rounded, again)
+    assert not torch.equal(rounded, exact)
     assert torch.equal(nets[1].enter.weight, nets[0].enter.weight)
 
 
-def test_no_gradient_at_all_gives_no_update() -> None:
-    assert (orthogonalized(torch.zeros(2, 4, 8)) == 0).all()
+def test_a_zero_gradient_gives_no_update() -> None:
+    assert (orthogonalize(torch.zeros(2, 4, 8)) == 0).all()
 
 
-def test_the_first_two_steps_of_muon_are_those_made_by_hand() -> None:
+def test_the_first_two_steps_of_muon_by_hand() -> None:
     weight = parameter(6, 10)
     start, first, second = weight.detach().clone(), weight.grad.clone(), matrix(6, 10, 77)
     muon = Muon([weight], lr=0.01, momentum=0.9, weight_decay=0.3)
@@ -168,9 +168,9 @@ def test_the_first_two_steps_of_muon_are_those_made_by_hand() -> None:
     torch.testing.assert_close(weight.detach().double(), by_hand, atol=1e-6, rtol=0)
 
 
-def test_muon_is_torch_s_where_torch_has_one() -> None:
+def test_muon_is_close_to_torch_muon() -> None:
     if not hasattr(torch.optim, "Muon"):
-        pytest.skip("torch.optim.Muon is of torch 2.9")
+        pytest.skip("torch.optim.Muon exists since torch 2.9")
     shapes = [(8, 8), (8, 24), (24, 8), (8, 8)]
     ours = [parameter(*shape, seed) for seed, shape in enumerate(shapes)]
     theirs = [parameter(*shape, seed) for seed, shape in enumerate(shapes)]
@@ -184,11 +184,11 @@ def test_muon_is_torch_s_where_torch_has_one() -> None:
         mine.step()
         other.step()
     for start, first, second in zip(starts, ours, theirs, strict=True):
-        # Torch's iterates in bfloat16.
+        # The Muon of torch iterates in bfloat16.
         assert (first - second).norm() < 0.02 * (second - start).norm()
 
 
-def test_matrices_stacked_in_rows_are_moved_as_if_they_were_apart() -> None:
+def test_stacked_matrices_are_updated_separately() -> None:
     stacked = parameter(24, 8)
     apart = [nn.Parameter(part.clone()) for part in stacked.detach().chunk(3)]
     for part, gradient in zip(apart, stacked.grad.chunk(3), strict=True):
@@ -198,7 +198,7 @@ def test_matrices_stacked_in_rows_are_moved_as_if_they_were_apart() -> None:
     torch.testing.assert_close(stacked.detach(), torch.cat([part.detach() for part in apart]), atol=1e-7, rtol=0)
 
 
-def test_one_muon_for_all_shapes_and_groups_moves_each_as_if_alone() -> None:
+def test_batching_of_shapes_and_groups_changes_no_update() -> None:
     groups = [([(8, 8), (16, 8), (8, 16)], 1, 0.01), ([(24, 8)], 3, 0.03), ([(16, 8), (8, 8)], 2, 0.02)]
     together, alone = [], []
     for number, (shapes, parts, rate) in enumerate(groups):
@@ -213,7 +213,7 @@ def test_one_muon_for_all_shapes_and_groups_moves_each_as_if_alone() -> None:
         torch.testing.assert_close(one, twin, atol=1e-6, rtol=0)
 
 
-def test_parameters_without_a_gradient_stay_where_they_are() -> None:
+def test_parameters_without_a_gradient_do_not_change() -> None:
     idle, busy = parameter(4, 4), parameter(4, 4, 1)
     idle.grad, before = None, idle.detach().clone()
     muon = Muon([{"params": [idle]}, {"params": [busy, idle.new_zeros(2, 2).requires_grad_()]}])
@@ -222,12 +222,12 @@ def test_parameters_without_a_gradient_stay_where_they_are() -> None:
     assert idle not in muon.state
 
 
-def test_the_defaults_of_muon_are_those_that_were_shown_to_learn() -> None:
+def test_the_defaults_of_muon() -> None:
     defaults = Muon([parameter(2, 2)]).defaults
     assert (defaults["lr"], defaults["momentum"], defaults["weight_decay"]) == (2e-3, 0.95, 0.05)
 
 
-def test_muon_s_closure_is_called_with_gradients() -> None:
+def test_the_closure_is_called_with_gradients_enabled() -> None:
     weight = parameter(4, 4)
 
     def closure() -> float:
@@ -240,7 +240,7 @@ def test_muon_s_closure_is_called_with_gradients() -> None:
     assert Muon([weight]).step(closure) == pytest.approx(before)
 
 
-def test_muon_refuses_what_it_cannot_move() -> None:
+def test_muon_rejects_vectors_and_options_out_of_range() -> None:
     with pytest.raises(ValueError, match=r"shape \(4,\)"):
         Muon([nn.Parameter(torch.zeros(4))])
     with pytest.raises(ValueError, match="3 equal parts"):
@@ -250,17 +250,17 @@ def test_muon_refuses_what_it_cannot_move() -> None:
             Muon([parameter(4, 4)], **wrong)
 
 
-# Both as one
+# Both optimizers together
 
 
 def gradients_for(net: nn.Module, seed: int = 0, size: float = 1e-3) -> None:
-    """The same small random gradient for the same name."""
+    """Set a small random gradient that depends on the parameter's name only."""
     generator = torch.Generator().manual_seed(seed)
     for value in net.parameters():
         value.grad = size * torch.randn(value.shape, generator=generator).to(value.dtype)
 
 
-def test_the_rest_is_moved_by_torch_s_adamw_with_decay_on_matrices_alone() -> None:
+def test_other_parameters_use_adamw_with_decay_on_matrices_only() -> None:
     net, twin = Net(), Net()
     optimizers = make_optimizers(net, OptimiserConfig(adamw_rate=0.02, betas=(0.8, 0.9), weight_decay=0.4))
     decayed = [twin.enter.weight]
@@ -279,7 +279,7 @@ def test_the_rest_is_moved_by_torch_s_adamw_with_decay_on_matrices_alone() -> No
             torch.testing.assert_close(mine, theirs, atol=1e-7, rtol=0, msg=name)
 
 
-def test_the_matrices_of_blocks_are_moved_by_muon_with_queries_keys_and_values_apart() -> None:
+def test_matrices_of_blocks_use_muon_with_separate_queries_keys_and_values() -> None:
     net, twin = Net(), Net()
     gradients_for(net)
     gradients_for(twin)
@@ -292,7 +292,7 @@ def test_the_matrices_of_blocks_are_moved_by_muon_with_queries_keys_and_values_a
             torch.testing.assert_close(mine, theirs, atol=1e-7, rtol=0)
 
 
-def test_adamw_may_move_everything() -> None:
+def test_adamw_for_all_parameters() -> None:
     net, twin = Net(), Net()
     optimizers = make_optimizers(net, OptimiserConfig(kind="adamw", adamw_rate=0.01, weight_decay=0.4))
     assert [type(each) for each in optimizers.optimizers] == [torch.optim.AdamW]
@@ -309,7 +309,7 @@ def test_adamw_may_move_everything() -> None:
         torch.testing.assert_close(mine, theirs, atol=1e-7, rtol=0)
 
 
-def test_muon_alone_will_do_where_nothing_else_is_trainable() -> None:
+def test_muon_is_the_only_optimizer_if_nothing_else_is_trainable() -> None:
     net = Net()
     for name, value in net.named_parameters():
         value.requires_grad_(name == "block.mlp.fc1.weight")
@@ -317,7 +317,7 @@ def test_muon_alone_will_do_where_nothing_else_is_trainable() -> None:
     assert [type(each) for each in optimizers.optimizers] == [Muon]
 
 
-def test_a_multiplier_of_zero_moves_nothing() -> None:
+def test_a_multiplier_of_zero_changes_nothing() -> None:
     net = Net()
     before = copy.deepcopy(net.state_dict())
     gradients_for(net)
@@ -325,7 +325,7 @@ def test_a_multiplier_of_zero_moves_nothing() -> None:
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
 
 
-def test_rates_of_groups_are_multiplied_anew_each_step() -> None:
+def test_multipliers_do_not_accumulate_over_steps() -> None:
     rates = RateConfig(rules=(RateRule("block.*", 0.1),))
     optimizers = make_optimizers(Net(), OptimiserConfig(muon_rate=3.0, adamw_rate=5.0, rates=rates))
     for multiplier in (0.5, 0.25):
@@ -350,7 +350,7 @@ def test_all_gradients_are_clipped_as_one_vector() -> None:
     assert first.grad.abs().sum() == 0
 
 
-def test_a_step_answers_the_length_before_clipping_and_moves_by_the_clipped() -> None:
+def test_a_step_returns_the_norm_before_clipping_and_uses_clipped_gradients() -> None:
     net = Net()
     optimizers = make_optimizers(net, OptimiserConfig(clip=0.5))
     gradients_for(net, size=10.0)
@@ -362,8 +362,8 @@ def test_a_step_answers_the_length_before_clipping_and_moves_by_the_clipped() ->
 
 
 @pytest.mark.parametrize("broken", [math.nan, math.inf, -math.inf])
-def test_a_broken_gradient_moves_nothing_and_leaves_no_trace(broken: float) -> None:
-    """The same weights, bit for bit, after a good, a broken and a good step as after the two good ones."""
+def test_a_non_finite_gradient_changes_nothing(broken: float) -> None:
+    """A step with a broken gradient between two good ones does not change the result, bit for bit."""
     net, twin = Net(), Net()
     optimizers, oracle = (make_optimizers(each, OptimiserConfig()) for each in (net, twin))
     for seed in (0, 1, 2):
@@ -379,7 +379,7 @@ def test_a_broken_gradient_moves_nothing_and_leaves_no_trace(broken: float) -> N
         assert torch.equal(mine, theirs)
 
 
-def test_gradients_are_forgotten() -> None:
+def test_zero_grad_removes_gradients() -> None:
     net = Net()
     gradients_for(net)
     optimizers = make_optimizers(net, OptimiserConfig())
@@ -389,7 +389,7 @@ def test_gradients_are_forgotten() -> None:
         optimizers.step(1.0)
 
 
-def test_the_configuration_is_what_was_shown_to_learn() -> None:
+def test_the_default_configuration() -> None:
     config = OptimiserConfig()
     assert (config.kind, config.muon_rate, config.adamw_rate, config.betas) == ("muon", 2e-3, 1e-3, (0.9, 0.95))
     assert (config.weight_decay, config.clip) == (0.05, 1.0)
@@ -399,7 +399,7 @@ def test_the_configuration_is_what_was_shown_to_learn() -> None:
 
 
 @pytest.mark.parametrize("kind", ["muon", "adamw"])
-def test_stopping_midway_changes_no_bit(kind: str) -> None:
+def test_resuming_midway_is_exact(kind: str) -> None:
     config = OptimiserConfig(kind=kind, rates=RateConfig(rules=(RateRule("enter.*", 0.3),)))
     whole = Net()
     whole_average = WeightAverage(whole)
@@ -408,7 +408,7 @@ def test_stopping_midway_changes_no_bit(kind: str) -> None:
     stopped = Net()
     optimizers, average = make_optimizers(stopped, config), WeightAverage(stopped)
     train(stopped, optimizers, average, range(4))
-    saved = through_a_file((stopped.state_dict(), optimizers.state_dict(), average.state_dict()))
+    saved = save_and_load((stopped.state_dict(), optimizers.state_dict(), average.state_dict()))
 
     resumed = Net()
     with torch.no_grad():
@@ -423,7 +423,7 @@ def test_stopping_midway_changes_no_bit(kind: str) -> None:
         assert torch.equal(average.average[name], whole_average.average[name]), name
 
 
-def test_a_state_of_other_parameters_or_optimizers_is_refused() -> None:
+def test_a_state_of_other_parameters_or_optimizers_is_rejected() -> None:
     net = Net()
     optimizers = make_optimizers(net, OptimiserConfig())
     with pytest.raises(ValueError, match="of other parameters"):
@@ -438,7 +438,7 @@ def test_a_state_of_other_parameters_or_optimizers_is_refused() -> None:
         optimizers.load_state_dict(fewer)
 
 
-def test_the_tiny_model_learns_a_little() -> None:
+def test_the_objective_of_the_tiny_model_falls() -> None:
     model = tiny_model().float()
     images = random_images(1, 2).float()
     optimizers = make_optimizers(model, OptimiserConfig())
@@ -464,10 +464,10 @@ def test_muon_on_cuda_is_muon_on_the_cpu_up_to_bfloat16() -> None:
     assert (on_cuda.cpu() - ours).norm() < 0.02 * (ours - start).norm()
 
 
-# The average of the weights
+# Weight averages
 
 
-def test_the_average_is_the_weighted_sum_of_all_that_was() -> None:
+def test_the_average_is_a_weighted_sum_of_all_earlier_weights() -> None:
     net = nn.Linear(1, 1, bias=False)
     nn.init.constant_(net.weight, 5.0)
     average = WeightAverage(net, decay=0.25)
@@ -482,11 +482,11 @@ def test_the_average_is_the_weighted_sum_of_all_that_was() -> None:
     assert average.average["weight"].item() == pytest.approx(wanted, rel=1e-6)
 
 
-def test_the_average_has_the_decay_that_was_shown() -> None:
+def test_the_default_decay_of_the_average() -> None:
     assert WeightAverage(nn.Linear(1, 1)).decay == 0.998
 
 
-def test_the_average_stands_in_and_the_weights_come_back_even_after_an_error() -> None:
+def test_swapped_weights_are_restored_even_after_an_error() -> None:
     net = Net()
     average = WeightAverage(net)
     with torch.no_grad():
@@ -505,7 +505,7 @@ def test_the_average_stands_in_and_the_weights_come_back_even_after_an_error() -
     assert [value.data_ptr() for value in net.parameters()] == places
 
 
-def test_the_average_of_halves_is_kept_in_full_precision() -> None:
+def test_the_average_of_bfloat16_weights_is_in_full_precision() -> None:
     net = nn.Linear(1, 1, bias=False).bfloat16()
     nn.init.constant_(net.weight, 1.0)
     average = WeightAverage(net, decay=0.998)
@@ -519,7 +519,7 @@ def test_the_average_of_halves_is_kept_in_full_precision() -> None:
     assert net.weight.item() == 1.5
 
 
-def test_what_is_frozen_has_no_average() -> None:
+def test_frozen_parameters_have_no_average() -> None:
     net = Net()
     net.enter.weight.requires_grad_(False)
     assert "enter.weight" not in WeightAverage(net).average
@@ -527,7 +527,7 @@ def test_what_is_frozen_has_no_average() -> None:
         WeightAverage(net.requires_grad_(False))
 
 
-def test_an_average_of_another_model_is_refused() -> None:
+def test_an_average_of_another_model_is_rejected() -> None:
     net, average = Net(), WeightAverage(Net())
     state = average.state_dict()
     state["average"]["enter.weight"] = torch.zeros(2, 2)

@@ -1,4 +1,4 @@
-"""Which parameter learns how: every trainable one once, by what it is and by what it is called."""
+"""Parameter groups: each trainable parameter is in one group, by its layer and its name."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ BLOCK = "aggregator.global_blocks.1."
 
 @pytest.fixture(scope="module")
 def dino() -> nn.Module:
-    """Something with a backbone of two DINO blocks and a head."""
+    """A module with a backbone of two DINO blocks and a head."""
     holder = nn.Module()
     holder.backbone = DinoBackbone(DinoBackboneConfig("vit_small_patch14_reg4_dinov2", blocks=2))
     holder.head = nn.Linear(2, 2)
@@ -78,7 +78,7 @@ def test_a_tied_parameter_is_in_one_group() -> None:
         ("matching.no_match", "vectors", 1),
     ],
 )
-def test_kinds_follow_from_what_a_parameter_is(name: str, kind: str, parts: int) -> None:
+def test_kinds_follow_from_the_layer(name: str, kind: str, parts: int) -> None:
     group = group_of(parameter_groups(tiny_model()), name)
     assert (group.kind, group.parts, group.rate) == (kind, parts, 1.0)
 
@@ -89,7 +89,7 @@ def test_transposed_convolutions_are_matrices() -> None:
     assert group_of(groups, "dense_heads.0.pyramid.resize.0.bias").kind == "vectors"
 
 
-def test_tokens_and_embeddings_of_a_dino_are_not_decayed_and_its_blocks_are_not_muon_s(dino: nn.Module) -> None:
+def test_dino_tokens_and_embeddings_are_not_decayed_and_its_blocks_do_not_use_muon(dino: nn.Module) -> None:
     groups = parameter_groups(dino)
     for name in ("cls_token", "reg_token", "pos_embed", "norm.weight", "blocks.0.ls1.gamma"):
         assert group_of(groups, f"backbone.vit.{name}").kind == "vectors"
@@ -98,7 +98,7 @@ def test_tokens_and_embeddings_of_a_dino_are_not_decayed_and_its_blocks_are_not_
     assert group_of(parameter_groups(nn.Sequential(nn.Embedding(3, 4))), "0.weight").kind == "vectors"
 
 
-def test_parameters_that_learn_alike_share_a_group_in_the_order_of_the_model() -> None:
+def test_parameters_with_equal_options_share_a_group_in_the_order_of_the_model() -> None:
     model = tiny_model()
     groups = parameter_groups(model)
     keys = [(group.kind, group.parts, group.rate) for group in groups]
@@ -109,7 +109,7 @@ def test_parameters_that_learn_alike_share_a_group_in_the_order_of_the_model() -
     assert all(list(group.names) == sorted(group.names, key=order.index) for group in groups)
 
 
-def test_frozen_parameters_learn_nothing() -> None:
+def test_frozen_parameters_are_not_trainable() -> None:
     model = tiny_model()
     freeze(model, ["backbone.*", "matching.no_match"])
     frozen = {name for name, value in model.named_parameters() if not value.requires_grad}
@@ -118,9 +118,11 @@ def test_frozen_parameters_learn_nothing() -> None:
     }
 
 
-def test_a_pattern_that_matches_nothing_is_refused_with_some_names() -> None:
+def test_a_pattern_that_matches_nothing_is_rejected_with_examples() -> None:
     model = tiny_model()
-    with pytest.raises(ValueError, match=r"'vit\.\*' matches no parameter; there are backbone\.to_quarter\.weight, .*"):
+    with pytest.raises(
+        ValueError, match=r"'vit\.\*' matches no parameter; examples are backbone\.to_quarter\.weight, .*"
+    ):
         freeze(model, ["vit.*"])
     with pytest.raises(ValueError, match="'Backbone"):
         parameter_groups(model, RateConfig((RateRule("Backbone.*", 0.1),)))
@@ -128,7 +130,7 @@ def test_a_pattern_that_matches_nothing_is_refused_with_some_names() -> None:
         parameter_groups(model.requires_grad_(False))
 
 
-def test_the_last_rule_that_matches_decides() -> None:
+def test_the_last_matching_rule_applies() -> None:
     rules = (RateRule("backbone.*", 0.1), RateRule("*.bias", 0.5))
     factors = rate_factors(tiny_model(), RateConfig(rules))
     assert factors["backbone.to_quarter.weight"] == 0.1
@@ -144,7 +146,7 @@ def test_groups_have_the_rates_of_their_rules() -> None:
             assert group.rate == (0.1 if name.startswith("backbone.") else 1.0)
 
 
-def test_rates_decay_from_the_top_of_the_backbone_and_nowhere_else(dino: nn.Module) -> None:
+def test_rates_decay_from_the_top_of_the_backbone_only(dino: nn.Module) -> None:
     factors = rate_factors(dino, RateConfig((RateRule("backbone.*", 0.1),), backbone_decay=0.5))
     wanted = {
         "backbone.vit.norm.weight": 0.1,
@@ -174,7 +176,7 @@ def test_depths_count_blocks_by_their_numbers() -> None:
     assert depths["backbone.norm"] == 0
 
 
-def test_impossible_rates_are_refused() -> None:
+def test_rates_out_of_range_are_rejected() -> None:
     for decay in (0.0, 1.1):
         with pytest.raises(ValueError, match="rate decay"):
             RateConfig(backbone_decay=decay)
@@ -188,7 +190,7 @@ def test_a_matrix_of_a_block_is_found_at_any_depth_and_by_its_layer() -> None:
     groups = parameter_groups(model)
     assert group_of(groups, "qkv.weight").kind == "matrices"
     fc1 = group_of(groups, "deep.0.0.mlp.fc1.weight")
-    assert (fc1.kind, fc1.parts) == ("block_matrices", 1)  # three times as high as wide, yet one matrix
+    assert (fc1.kind, fc1.parts) == ("block_matrices", 1)  # three times as many rows as columns, but one matrix
     assert group_of(groups, "deep.0.0.attention.qkv.weight").parts == 3
 
 

@@ -1,4 +1,4 @@
-"""Two processes that share out the model learn what two that each have the whole of it do, and leave the same files."""
+"""Sharded training of two processes gives the results and files of unsharded training."""
 
 import json
 import os
@@ -12,7 +12,7 @@ import torch
 from sharded_runs import SAVED, config
 from training_states import ROOT, assert_same, final_state
 
-from recon4d.train.checkpoints import Checkpoint, latest_whole
+from recon4d.train.checkpoints import Checkpoint, latest_complete
 from recon4d.train.loop import train
 from recon4d.zoo import load_model
 
@@ -21,7 +21,7 @@ SCRIPT = Path(__file__).parents[1] / "helpers" / "sharded_runs.py"
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four steps of two processes: whole, sharded, and sharded with an end before the last step and a resumption."""
+    """Four steps of two processes: unsharded, sharded, and sharded but killed before the last step and resumed."""
     folder = tmp_path_factory.mktemp("runs")
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
@@ -37,7 +37,7 @@ def state_at(folder: Path, step: int) -> dict[str, Any]:
 
 
 def shapes(value: Any) -> Any:
-    """The same nest of dictionaries and lists, with kinds and shapes in place of tensors."""
+    """Replace the tensors in nested dictionaries and lists by their types and shapes."""
     if isinstance(value, dict):
         return {key: shapes(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
@@ -46,36 +46,45 @@ def shapes(value: Any) -> Any:
 
 
 def flat(value: Any) -> torch.Tensor:
-    """All numbers of all tensors in a nest, one after the other."""
+    """Concatenate the values of all tensors in nested dictionaries and lists."""
     if isinstance(value, torch.Tensor):
         return value.double().flatten()
     parts = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
     return torch.cat([torch.zeros(0, dtype=torch.double), *(flat(part) for part in parts)])
 
 
-def apart(one: Any, other: Any, before: Any) -> float:
-    """How far two states are from each other, as a share of how far the first has moved since `before`."""
+def relative_difference(one: Any, other: Any, before: Any) -> float:
+    """Return the distance of two states relative to the distance of the first from `before`."""
     return float((flat(one) - flat(other)).norm() / (flat(one) - flat(before)).norm())
 
 
-def test_each_process_keeps_half(runs: Path) -> None:
-    """Of parameters, moments and the average; two numbers without an axis are whole in both."""
+def test_each_process_holds_half(runs: Path) -> None:
+    """Parameters, moments and the average are split in half; the two scalar parameters are on both processes."""
+    whole = json.loads((runs / "sharded/rank_0.json").read_text())
     for rank in (0, 1):
         numbers = json.loads((runs / f"sharded/rank_{rank}.json").read_text())
         for kind in ("parameters", "moments", "average"):
-            assert numbers[kind] == pytest.approx(numbers[f"{kind}_whole"] / 2, rel=0.01), kind
+            assert numbers[kind] == pytest.approx(whole[f"{kind}_whole"] / 2, rel=0.01), kind
 
 
-def test_sharded_training_is_plain_training(runs: Path) -> None:
+def test_only_the_main_process_gathers_the_state(runs: Path) -> None:
+    numbers = [json.loads((runs / f"sharded/rank_{rank}.json").read_text()) for rank in (0, 1)]
+    for kind in ("parameters", "moments", "average"):
+        assert numbers[0][f"{kind}_whole"] > 0
+        assert numbers[1][f"{kind}_whole"] == 0, kind
+    assert numbers[0]["devices"] == ["cpu"]
+
+
+def test_sharded_training_is_unsharded_training(runs: Path) -> None:
     whole, sharded, before = (
         *(final_state(runs / name) for name in ("whole", "sharded")),
         state_at(runs / "whole", SAVED),
     )
     for part in ("model", "average", "optimisers"):
-        assert 0 < apart(whole[part], sharded[part], before[part]) < 1e-3, part
-    # What cannot be split is averaged apart from the rest.
+        assert 0 < relative_difference(whole[part], sharded[part], before[part]) < 1e-3, part
+    # Gradients of scalar parameters, which cannot be sharded, are averaged separately.
     for name in ("matching.log_temperature", "matching.no_match"):
-        assert apart(whole["model"][name], sharded["model"][name], before["model"][name]) < 1e-2, name
+        assert relative_difference(whole["model"][name], sharded["model"][name], before["model"][name]) < 1e-2, name
     logs = [(runs / name / "log.jsonl").read_text().splitlines() for name in ("whole", "sharded")]
     for mine, theirs in zip(*logs, strict=True):
         for number in {"gradient", "loss", "validation_loss"} & json.loads(mine).keys():
@@ -86,7 +95,7 @@ def test_the_checkpoint_is_the_same_as_without_sharding(runs: Path) -> None:
     whole, sharded = (final_state(runs / name) for name in ("whole", "sharded"))
     assert shapes(whole) == shapes(sharded)
     assert whole["optimisers"]["names"] == sharded["optimisers"]["names"]
-    last = latest_whole(runs / "sharded" / "checkpoints")
+    last = latest_complete(runs / "sharded" / "checkpoints")
     assert last is not None
     weights = dict(load_model(last.model_file).named_parameters())
     for name, value in sharded["average"]["average"].items():
@@ -94,13 +103,13 @@ def test_the_checkpoint_is_the_same_as_without_sharding(runs: Path) -> None:
     assert not torch.equal(flat(sharded["model"]), flat(sharded["average"]))
 
 
-def test_a_sharded_run_that_was_killed_is_as_if_never_stopped(runs: Path) -> None:
+def test_resuming_a_killed_sharded_run_is_exact(runs: Path) -> None:
     assert_same(final_state(runs / "sharded"), final_state(runs / "killed"))
 
 
-def test_one_process_goes_on_where_two_left(runs: Path, tmp_path: Path) -> None:
+def test_one_process_resumes_a_run_of_two(runs: Path, tmp_path: Path) -> None:
     left = Checkpoint(runs / "sharded" / "checkpoints" / f"step_{SAVED:08d}")
     train(config("full"), tmp_path, left)
     alone, sharded = final_state(tmp_path), final_state(runs / "sharded")
     assert shapes(alone) == shapes(sharded)
-    assert apart(sharded["model"], alone["model"], state_at(runs / "sharded", SAVED)["model"]) < 0.05
+    assert relative_difference(sharded["model"], alone["model"], state_at(runs / "sharded", SAVED)["model"]) < 0.05

@@ -1,4 +1,4 @@
-"""Training learns, stops, goes on exactly where it was, and never moves on what is not a number."""
+"""Training: the objective falls, runs stop and resume exactly, and non-finite gradients change nothing."""
 
 import json
 import math
@@ -20,13 +20,14 @@ from training_states import ROOT, assert_same, final_state
 
 import recon4d
 from recon4d.cli.main import main
+from recon4d.errors import UserError
 from recon4d.train import loop, run_folder
 from recon4d.train.batches import Batches, RankInfo
 from recon4d.train.checkpoints import (
     DamagedCheckpointError,
-    checkpoints,
     keep_last_and_best,
-    latest_whole,
+    latest_complete,
+    list_checkpoints,
 )
 from recon4d.train.config import (
     DataConfig,
@@ -36,7 +37,7 @@ from recon4d.train.config import (
     TrainConfig,
 )
 from recon4d.train.loop import DivergedError, make_trainable_model, train
-from recon4d.train.objective import TERMS, TrainModule, objective
+from recon4d.train.objective import DEFAULT_TERMS, TrainModule, objective
 from recon4d.train.optimizers import make_optimizers
 from recon4d.train.run_folder import begin_run, read_config
 from recon4d.zoo import load_model
@@ -45,14 +46,14 @@ SCRIPT = Path(__file__).parents[1] / "helpers" / "training_run.py"
 
 
 def run_script(folder: Path, *options: str, processes: int = 1) -> int:
-    """The exit code of the small training, in processes of its own."""
+    """Run the small training in processes of its own and return the largest exit code."""
     common = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, str(SCRIPT), str(folder), *options]
     if processes > 1:
         with socket.socket() as free:
             free.bind(("localhost", 0))
             common |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(free.getsockname()[1])}
-    # What torchrun sets; without it, since a launcher has to import torch too.
+    # The variables that torchrun sets. Without torchrun the test is faster, because the launcher imports torch too.
     ranks = [{"RANK": str(r), "LOCAL_RANK": str(r), "WORLD_SIZE": str(processes)} for r in range(processes)]
     started = [
         subprocess.Popen(command, env=common | (rank if processes > 1 else {}), stderr=subprocess.DEVNULL)
@@ -61,20 +62,20 @@ def run_script(folder: Path, *options: str, processes: int = 1) -> int:
     return max(abs(process.wait(timeout=300)) for process in started)
 
 
-def test_killed_at_step_37_and_resumed_is_as_if_never_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resuming_a_killed_run_is_exact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     train(config(), tmp_path / "straight")
     with monkeypatch.context() as patched:
-        whole_step = loop._Training._train_step
+        original_step = loop._TrainingRun._train_step
 
         def step_or_die(self, step, parts):
             if step == 37:
                 raise SystemExit("killed")
-            return whole_step(self, step, parts)
+            return original_step(self, step, parts)
 
-        patched.setattr(loop._Training, "_train_step", step_or_die)
+        patched.setattr(loop._TrainingRun, "_train_step", step_or_die)
         with pytest.raises(SystemExit):
             train(config(), tmp_path / "killed")
-    left = latest_whole(tmp_path / "killed" / "checkpoints")
+    left = latest_complete(tmp_path / "killed" / "checkpoints")
     assert left is not None
     assert left.step == 35
     train(config(), tmp_path / "killed", left)
@@ -83,71 +84,71 @@ def test_killed_at_step_37_and_resumed_is_as_if_never_stopped(tmp_path: Path, mo
     assert_same(straight, resumed)
 
 
-def test_two_processes_killed_at_step_37_and_resumed_are_as_if_never_stopped(tmp_path: Path) -> None:
+def test_resuming_a_killed_run_of_two_processes_is_exact(tmp_path: Path) -> None:
     assert run_script(tmp_path / "straight", processes=2) == 0
     assert run_script(tmp_path / "killed", "--die-at", "37", processes=2) != 0
-    left = latest_whole(tmp_path / "killed" / "checkpoints")
+    left = latest_complete(tmp_path / "killed" / "checkpoints")
     assert left is not None
     assert left.step == 35
     assert run_script(tmp_path / "killed", processes=2) == 0
     assert_same(final_state(tmp_path / "straight"), final_state(tmp_path / "killed"))
 
 
-def test_two_processes_of_four_clips_are_one_of_eight(tmp_path: Path) -> None:
+def test_two_processes_with_four_clips_train_like_one_with_eight(tmp_path: Path) -> None:
     for name, processes in (("one", 1), ("two", 2)):
         assert run_script(tmp_path / name, "--batch", "8", "--steps", "5", processes=processes) == 0
     one, two = (final_state(tmp_path / name)["model"] for name in ("one", "two"))
     logs = [json.loads((tmp_path / name / "log.jsonl").read_text().splitlines()[0]) for name in ("one", "two")]
-    for term in TERMS:
+    for term in DEFAULT_TERMS:
         assert logs[0][term] == pytest.approx(logs[1][term], rel=1e-3, abs=1e-4), term
     start = make_trainable_model(config()).state_dict()
     moved = torch.cat([(one[name] - start[name]).flatten() for name in one])
-    apart = torch.cat([(one[name] - two[name]).flatten() for name in one])
-    assert apart.norm() < 0.02 * moved.norm()
+    difference = torch.cat([(one[name] - two[name]).flatten() for name in one])
+    assert difference.norm() < 0.02 * moved.norm()
 
 
-def test_parts_of_a_batch_add_up_to_it() -> None:
-    """The same clips, in one part or in two: nearly the same gradient (each part divides by its own counts)."""
+def test_micro_batches_are_parts_of_the_batch() -> None:
+    """Two micro-batches contain the clips of one batch."""
     whole, halves = (Batches(replace(config(), accumulate=parts), RankInfo()).from_step(3) for parts in (1, 2))
     (_, (batch,)), (_, parts) = next(whole), next(halves)
     images = torch.cat([part.sample.clip.images for part in parts])
     assert torch.equal(images, batch.sample.clip.images)
-    assert torch.equal(torch.cat([part.asked for part in parts]), batch.asked)
+    assert torch.equal(torch.cat([part.anchors for part in parts]), batch.anchors)
 
 
-def test_ranks_share_the_global_batch() -> None:
-    alone = Batches(config(), RankInfo()).worlds(7, 0)
-    shared = [Batches(config(), RankInfo(rank, 2)).worlds(7, 0) for rank in (0, 1)]
+def test_ranks_split_the_global_batch() -> None:
+    alone = Batches(config(), RankInfo()).synthetic_batch(7, 0)
+    shared = [Batches(config(), RankInfo(rank, 2)).synthetic_batch(7, 0) for rank in (0, 1)]
     images = torch.cat([one.sample.clip.images for one in shared])
     assert torch.equal(images, alone.sample.clip.images)
-    with pytest.raises(ValueError, match="cannot be shared out among 3 processes"):
+    with pytest.raises(ValueError, match="cannot be split evenly into 3 processes"):
         Batches(config(), RankInfo(0, 3))
 
 
-def test_a_third_of_the_clips_is_told_something_and_half_begin_elsewhere() -> None:
+def test_a_third_of_the_clips_has_priors_and_half_have_another_anchor() -> None:
     batches = Batches(replace(config(), data=DataConfig(shapes=("4x32x32",), batch_size=16)), RankInfo())
-    parts = [batches.worlds(step, 0) for step in range(8)]
-    known = [part.sample.clip.priors for part in parts]
-    has_intrinsics = torch.cat([one.intrinsics.isfinite().all(-1).all(-1).all(-1) for one in known if one])
-    has_cameras = torch.cat([one.world_from_cam.isfinite().all(-1).all(-1).all(-1) for one in known if one])
-    asked = torch.cat([part.asked for part in parts])
+    parts = [batches.synthetic_batch(step, 0) for step in range(8)]
+    priors = [part.sample.clip.priors for part in parts]
+    has_intrinsics = torch.cat([one.intrinsics.isfinite().all(-1).all(-1).all(-1) for one in priors if one])
+    has_cameras = torch.cat([one.world_from_cam.isfinite().all(-1).all(-1).all(-1) for one in priors if one])
+    anchors = torch.cat([part.anchors for part in parts])
     assert 0.2 < has_intrinsics.float().mean() < 0.5
     assert 0.08 < has_cameras.float().mean() < 0.3
     assert not (has_cameras & ~has_intrinsics).any()
-    assert 0.2 < (asked > 0).float().mean() < 0.6
+    assert 0.2 < (anchors > 0).float().mean() < 0.6
 
 
-def test_one_clip_is_learned_by_heart() -> None:
+def test_one_clip_can_be_overfitted() -> None:
     """The objective falls by nine tenths within 60 steps."""
     data = DataConfig(shapes=("3x64x96",), batch_size=1, known_share=0, other_anchor_share=0)
     training = TrainConfig(model="recon4d_tiny", data=data)
-    batch = Batches(training, RankInfo()).worlds(5000, 0)
+    batch = Batches(training, RankInfo()).synthetic_batch(5000, 0)
     model = make_trainable_model(training)
-    trainee = TrainModule(model)
+    train_module = TrainModule(model)
     optimizers = make_optimizers(model, OptimiserConfig(muon_rate=2e-2, adamw_rate=7e-3))
     history = []
     for step in range(60):
-        loss, _ = objective(*trainee(batch), training.losses)
+        loss, _ = objective(*train_module(batch), training.losses)
         history.append(loss.item())
         optimizers.zero_grad()
         loss.backward()
@@ -156,13 +157,13 @@ def test_one_clip_is_learned_by_heart() -> None:
     assert history[-1] < 0.1 * history[0]
 
 
-def test_a_step_that_is_not_finite_moves_nothing_and_too_many_stop_the_run(
+def test_non_finite_steps_change_nothing_and_too_many_stop_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole_forward = TrainModule.forward
+    original_forward = TrainModule.forward
 
     def broken_forward(self, batch):
-        totals, counts = whole_forward(self, batch)
+        totals, counts = original_forward(self, batch)
         is_broken = broken_forward.calls in broken_forward.broken
         broken_forward.calls += 1
         return (totals * torch.nan if is_broken else totals), counts
@@ -170,7 +171,7 @@ def test_a_step_that_is_not_finite_moves_nothing_and_too_many_stop_the_run(
     broken_forward.calls, broken_forward.broken = 0, {2}
     monkeypatch.setattr(TrainModule, "forward", broken_forward)
     train(replace(config(steps=3), save_every=1, validate_every=9, log_every=1), tmp_path / "a")
-    before, after = (one.load_state() for one in checkpoints(tmp_path / "a" / "checkpoints")[-2:])
+    before, after = (one.load_state() for one in list_checkpoints(tmp_path / "a" / "checkpoints")[-2:])
     assert (before["step"], after["step"]) == (2, 3)
     assert (before["skipped"], after["skipped"]) == (0, 1)
     assert_same(before["model"], after["model"])
@@ -180,12 +181,12 @@ def test_a_step_that_is_not_finite_moves_nothing_and_too_many_stop_the_run(
     broken_forward.calls, broken_forward.broken = 0, set(range(6, 100))
     with pytest.raises(DivergedError, match="3 steps had gradients that are not finite, more than 2"):
         train(replace(config(steps=20), most_skipped=2, log_every=1), tmp_path / "b")
-    kept = latest_whole(tmp_path / "b" / "checkpoints")
+    kept = latest_complete(tmp_path / "b" / "checkpoints")
     assert kept is not None
     assert kept.step == 5
 
 
-def test_sigterm_saves_and_the_run_goes_on_from_there(tmp_path: Path) -> None:
+def test_sigterm_saves_a_checkpoint_from_which_the_run_resumes(tmp_path: Path) -> None:
     def terminate_soon() -> None:
         while not (tmp_path / "run" / "log.jsonl").exists():
             time.sleep(0.02)
@@ -193,30 +194,38 @@ def test_sigterm_saves_and_the_run_goes_on_from_there(tmp_path: Path) -> None:
 
     threading.Thread(target=terminate_soon, daemon=True).start()
     outcome = train(replace(config(steps=400), log_every=2), tmp_path / "run")
-    assert not outcome.finished
+    assert not outcome.is_finished
     assert 2 <= outcome.step < 400
     assert outcome.checkpoint.step == outcome.step
     resumed = train(
         replace(config(steps=outcome.step + 2), log_every=2),
         tmp_path / "run",
-        latest_whole(tmp_path / "run/checkpoints"),
+        latest_complete(tmp_path / "run/checkpoints"),
     )
-    assert resumed.finished
+    assert resumed.is_finished
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
-def test_a_truncated_checkpoint_is_refused_and_the_one_before_taken(tmp_path: Path) -> None:
+def test_a_truncated_checkpoint_is_rejected_and_the_one_before_is_used(tmp_path: Path) -> None:
     train(replace(config(steps=10), validate_every=99), tmp_path)
-    first, last = checkpoints(tmp_path / "checkpoints")
+    first, last = list_checkpoints(tmp_path / "checkpoints")
     state = (last.folder / "state.pt").read_bytes()
     (last.folder / "state.pt").write_bytes(state[:-100])
-    with pytest.raises(DamagedCheckpointError, match=f"the one before is {first.folder}"):
+    with pytest.raises(DamagedCheckpointError, match=f"the latest complete one before it is {first.folder}"):
         last.load_state()
-    assert latest_whole(tmp_path / "checkpoints") == first
+    assert latest_complete(tmp_path / "checkpoints") == first
     (first.folder / "complete.json").unlink()
-    assert latest_whole(tmp_path / "checkpoints") is None
+    assert latest_complete(tmp_path / "checkpoints") is None
     with pytest.raises(DamagedCheckpointError, match="there is no earlier one"):
         first.load_state()
+
+
+def test_the_next_start_removes_partial_checkpoints(tmp_path: Path) -> None:
+    partial = tmp_path / "checkpoints" / ".step_00000001.partial-0123abcd"
+    partial.mkdir(parents=True)
+    with pytest.warns(UserWarning, match=f"removed partial checkpoints of a stopped run in .*: {partial.name}$"):
+        train(config(steps=1), tmp_path)
+    assert not partial.exists()
 
 
 def test_the_last_and_the_best_are_kept(tmp_path: Path) -> None:
@@ -226,23 +235,23 @@ def test_the_last_and_the_best_are_kept(tmp_path: Path) -> None:
     for step, score in ((1, 3.0), (2, 1.0), (3, 2.0), (4, None), (5, 2.5)):
         write_checkpoint(tmp_path, step, model, {"step": step}, score)
         keep_last_and_best(tmp_path, keep=2)
-    assert [one.step for one in checkpoints(tmp_path)] == [2, 4, 5]
+    assert [one.step for one in list_checkpoints(tmp_path)] == [2, 4, 5]
     assert {path.name for path in tmp_path.iterdir()} == {f"step_{step:08d}" for step in (2, 4, 5)}
 
 
-def test_a_score_belongs_to_the_checkpoint_it_was_measured_for(tmp_path: Path) -> None:
+def test_a_score_is_stored_with_the_checkpoint_of_its_step(tmp_path: Path) -> None:
     train(replace(config(steps=15), validate_every=10, keep=3), tmp_path)
-    scores = {one.step: one.score() for one in checkpoints(tmp_path / "checkpoints")}
+    scores = {one.step: one.score() for one in list_checkpoints(tmp_path / "checkpoints")}
     assert math.isinf(scores[5])
     assert math.isfinite(scores[10])
     assert math.isfinite(scores[15])  # the last one is always validated
     assert scores[10] != scores[15]
     train(replace(config(steps=20), validate_every=4, save_every=2, keep=20), tmp_path / "other")
-    measured = {one.step for one in checkpoints(tmp_path / "other" / "checkpoints") if math.isfinite(one.score())}
+    measured = {one.step for one in list_checkpoints(tmp_path / "other" / "checkpoints") if math.isfinite(one.score())}
     assert measured == {4, 8, 12, 16, 20}
 
 
-def test_the_saved_model_is_the_average_and_loads_as_any_other(tmp_path: Path) -> None:
+def test_the_saved_model_has_the_averaged_weights_and_loads_like_any_other(tmp_path: Path) -> None:
     outcome = train(replace(config(steps=5), validate_every=99), tmp_path)
     model = load_model(outcome.checkpoint.model_file)
     assert (model.name, model.trained) == ("recon4d_tiny", True)
@@ -254,7 +263,7 @@ def test_the_saved_model_is_the_average_and_loads_as_any_other(tmp_path: Path) -
         assert torch.equal(weights[name], value)
 
 
-def test_frozen_and_adapted_layers_train_and_are_saved_plain(tmp_path: Path) -> None:
+def test_models_with_frozen_and_lora_layers_are_saved_as_plain_models(tmp_path: Path) -> None:
     training = replace(config(steps=5), freeze=("*",), lora=("aggregator.*.qkv",), lora_rank=2, validate_every=99)
     outcome = train(training, tmp_path)
     start, trained = make_trainable_model(config()), load_model(outcome.checkpoint.model_file)
@@ -263,8 +272,8 @@ def test_frozen_and_adapted_layers_train_and_are_saved_plain(tmp_path: Path) -> 
     assert all(name.startswith("aggregator.") and name.endswith("qkv.weight") for name in changed)
 
 
-def test_data_sets_on_disk_and_worlds_take_turns(tmp_path: Path) -> None:
-    """Rendered copies of two layouts, one of them without tracks; and the run goes on exactly where it was."""
+def test_data_sets_and_synthetic_scenes_alternate(tmp_path: Path) -> None:
+    """Two data sets, one of them without tracks; and resuming is exact."""
     for layout, frames in (("point-odyssey", 6), ("kubric", 6)):
         command = ["render", "--format", layout, "--clips", "2", "--num-frames", str(frames), "--size", "48", "64"]
         assert main([*command, "--tracks", "32", "--out", str(tmp_path / layout)]) == 0
@@ -272,38 +281,38 @@ def test_data_sets_on_disk_and_worlds_take_turns(tmp_path: Path) -> None:
     data = DataConfig(sets=sets, shapes=("2x48x64", "3x32x48"), batch_size=2)
     training = replace(config(steps=10), data=data, validate_every=99)
     batches = Batches(training, RankInfo())
-    kinds = [batches.is_of_worlds(step) for step in range(200)]
+    kinds = [batches.is_synthetic(step) for step in range(200)]
     assert 0.2 < sum(kinds) / 200 < 0.5
     assert len(set(kinds[:10])) == 2
     train(training, tmp_path / "straight")
-    middle = checkpoints(tmp_path / "straight" / "checkpoints")[0]
+    middle = list_checkpoints(tmp_path / "straight" / "checkpoints")[0]
     assert middle.step == 5
     (tmp_path / "again" / "checkpoints").mkdir(parents=True)
     middle.folder.rename(tmp_path / "again" / "checkpoints" / middle.folder.name)
-    train(training, tmp_path / "again", latest_whole(tmp_path / "again" / "checkpoints"))
+    train(training, tmp_path / "again", latest_complete(tmp_path / "again" / "checkpoints"))
     assert_same(final_state(tmp_path / "straight"), final_state(tmp_path / "again"))
 
 
-def test_a_run_says_what_it_is_before_it_begins(tmp_path: Path) -> None:
+def test_a_run_folder_holds_configuration_and_environment(tmp_path: Path) -> None:
     begin_run(tmp_path / "run", config())
     assert read_config(tmp_path / "run") == config()
     about = json.loads((tmp_path / "run" / "about.json").read_text())
     assert (about["torch"], about["recon4d"]) == (torch.__version__, recon4d.__version__)
     assert set(about) == {"recon4d", "torch", "python", "device", "commit"}
-    with pytest.raises(FileExistsError, match="--resume"):
+    with pytest.raises(UserError, match="is not empty; choose a new folder, or resume"):
         begin_run(tmp_path / "run", config())
-    with pytest.raises(FileNotFoundError, match=r"is no training: it has no config\.json"):
+    with pytest.raises(UserError, match=r"is not a training run: it has no config\.json"):
         read_config(tmp_path)
 
 
-def test_a_run_begins_in_a_folder_that_is_new_or_empty(tmp_path: Path) -> None:
+def test_a_run_can_begin_in_a_new_or_empty_folder(tmp_path: Path) -> None:
     begin_run(tmp_path / "deep" / "run", config())
     (tmp_path / "empty").mkdir()
     begin_run(tmp_path / "empty", config())
     assert read_config(tmp_path / "deep" / "run") == read_config(tmp_path / "empty")
 
 
-def test_a_run_knows_its_commit_and_whether_the_source_was_changed(
+def test_a_run_stores_its_commit_and_whether_files_differ_from_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = tmp_path / "source" / "run_folder.py"
@@ -325,7 +334,7 @@ def test_a_run_knows_its_commit_and_whether_the_source_was_changed(
     git("init")
     git("add", ".")
     git("commit", "-m", "one")
-    (source.parent / "note.txt").write_text("in no commit, and no part of the source")
+    (source.parent / "note.txt").write_text("an untracked file")
     assert commit_of("clean") == git("rev-parse", "HEAD")
     source.write_text("2")
     assert commit_of("changed") == git("rev-parse", "HEAD") + "+"
@@ -333,14 +342,17 @@ def test_a_run_knows_its_commit_and_whether_the_source_was_changed(
     assert commit_of("without git") == ""
 
 
-def test_training_from_the_command_line_and_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_training_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--config.model", "recon4d_tiny", "--config.steps", "2", "--config.data.batch-size", "2"]
     options += ["--config.validation-clips", "1", "--config.data.shapes", "2x32x32"]
     run = tmp_path / "run"
     assert main(["train", *options, "--out", str(run)]) == 0
     assert "finished after step 2" in capsys.readouterr().out
     assert main(["train", *options, "--out", str(run)]) == 2
-    assert "is not empty" in capsys.readouterr().err
+    assert (
+        "is not empty; choose a new folder, or resume the run in it (give another --out, or --resume)"
+        in capsys.readouterr().err
+    )
     assert main(["train", "--resume", str(run)]) == 2
     assert "was at step 2 already" in capsys.readouterr().err
     assert main(["train", *options]) == 2
@@ -348,29 +360,32 @@ def test_training_from_the_command_line_and_on(tmp_path: Path, capsys: pytest.Ca
 
 
 @pytest.mark.parametrize(
-    ("change", "complaint"),
+    ("change", "message"),
     [
         ({"steps": 0}, "steps = 0; wanted at least 1"),
         ({"freeze": ("nothing.*",)}, "matches no parameter"),
         ({"init": "nowhere.safetensors"}, "nowhere.safetensors"),
         ({"data": DataConfig(sets=("nonsense=x",))}, "unknown data set 'nonsense'"),
-        ({"data": DataConfig(batch_size=3), "accumulate": 2}, "cannot be shared out"),
+        ({"data": DataConfig(batch_size=3), "accumulate": 2}, "cannot be split evenly"),
+        ({"data": DataConfig(shapes=("2x40x48",))}, "shape '2x40x48'; recon4d_tiny needs .* multiples of 16"),
     ],
 )
-def test_bad_configurations_are_refused(tmp_path: Path, change: dict, complaint: str) -> None:
-    with pytest.raises((ValueError, OSError), match=complaint):
+def test_unsuitable_configurations_are_rejected(tmp_path: Path, change: dict, message: str) -> None:
+    with pytest.raises((UserError, OSError), match=message):
         train(replace(config(steps=1), **change), tmp_path)
 
 
-def test_shapes_and_data_sets_are_written_in_a_word() -> None:
+def test_shapes_and_data_sets_are_parsed() -> None:
     assert Shape.parse("8x192x256") == Shape(8, 192, 256)
     assert Shape.parse("2x448x336*0.5@2") == Shape(2, 448, 336, weight=0.5, batch_factor=2.0)
     assert DataSet.parse("kubric=/data/movi") == DataSet("kubric", "/data/movi")
     assert DataSet.parse("point-odyssey=/d/po@val*2.5") == DataSet("point-odyssey", "/d/po", "val", 2.5)
-    for text in ("8x192", "0x64x64", "8x16x64", "8x64x64*0"):
+    for text in ("8x192", "0x64x64", "8x16x64", "8x64x64*0", "8x64x64*1.2.3"):
         with pytest.raises(ValueError, match=f"shape '{re.escape(text)}'"):
             DataConfig(shapes=(text,))
-    with pytest.raises(ValueError, match="data set 'kubric'"):
+    with pytest.raises(UserError, match=r"data set 'kubric=x\*0' has weight 0"):
+        DataConfig(sets=("kubric=x*0",))
+    with pytest.raises(UserError, match="data set 'kubric'"):
         DataConfig(sets=("kubric",))
     with pytest.raises(ValueError, match="nothing to train on"):
         DataConfig(worlds_weight=0)
@@ -378,8 +393,8 @@ def test_shapes_and_data_sets_are_written_in_a_word() -> None:
         DataConfig(shapes=())
 
 
-def test_training_on_worlds_needs_no_heavy_package(tmp_path: Path) -> None:
-    """One step where av, kornia, open3d, xformers and the like cannot be imported."""
+def test_training_on_synthetic_scenes_needs_no_heavy_package(tmp_path: Path) -> None:
+    """One step runs without av, kornia, open3d, xformers and the like."""
     script = f"""
 import sys
 for name in ("av", "kornia", "open3d", "xformers", "pycolmap", "trimesh", "matplotlib", "scipy", "h5py"):

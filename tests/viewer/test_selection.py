@@ -7,7 +7,7 @@ import scenes
 import torch
 import walls
 
-from recon4d.geometry import stratified_indices, thin
+from recon4d.geometry import stratified_indices, subsample_mask
 from recon4d.viewer.selection import (
     band_map,
     chosen_queries,
@@ -78,7 +78,7 @@ def test_thinning_takes_one_of_each_run(count: int, limit: int):
 
 
 def test_thinning_spares_no_column_of_a_picture():
-    kept = thin(torch.ones(2, 48, 64, dtype=torch.bool), 2 * 48 * 64 // 4)
+    kept = subsample_mask(torch.ones(2, 48, 64, dtype=torch.bool), 2 * 48 * 64 // 4)
     per_column = kept.sum(dim=(0, 1))
     assert kept.sum() == 2 * 48 * 64 // 4
     assert per_column.min() > 12

@@ -8,6 +8,7 @@ import torch
 from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError
 from named_weights import read_shapes, shrunk_state_dict
 
+from recon4d.errors import UserError
 from recon4d.models import Model
 from recon4d.zoo import (
     LicenseWarning,
@@ -16,8 +17,8 @@ from recon4d.zoo import (
     load_model,
 )
 from recon4d.zoo.hub import (
-    OMEGA_MARK,
-    VGGT_MARK,
+    OMEGA_KEY,
+    VGGT_KEY,
     cache_folder,
     published_model,
 )
@@ -59,7 +60,9 @@ def test_fetched_converted_and_kept(cache: Path, tmp_path: Path, monkeypatch: py
 class TestRefusals:
     def test_no_network(self, monkeypatch: pytest.MonkeyPatch) -> None:
         _fail(monkeypatch, LocalEntryNotFoundError("the hub cannot be reached"))
-        with pytest.raises(ValueError, match=r"cannot be had from somebody/something \(the hub cannot be reached\)"):
+        with pytest.raises(
+            UserError, match=r"cannot be downloaded from somebody/something \(the hub cannot be reached\)"
+        ):
             published_model("something_1b", SOURCE)
 
     @pytest.mark.parametrize(
@@ -71,20 +74,20 @@ class TestRefusals:
     )
     def test_other_trouble_is_one_line(self, error: OSError, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
         _fail(monkeypatch, error)
-        with pytest.raises(ValueError, match=said) as refusal:
+        with pytest.raises(UserError, match=said) as refusal:
             published_model("something_1b", SOURCE)
         assert "\n" not in str(refusal.value)
 
     def test_gated(self, monkeypatch: pytest.MonkeyPatch) -> None:
         # Made without its response, whose kind depends on the version of the hub's client.
         _fail(monkeypatch, GatedRepoError.__new__(GatedRepoError))
-        with pytest.raises(ValueError, match=r"is gated: ask for access at https://huggingface.co/somebody/something"):
+        with pytest.raises(UserError, match=r"is gated: ask for access at https://huggingface.co/somebody/something"):
             published_model("something_1b", SOURCE)
 
     def test_something_else_in_the_file(self, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         torch.save({"weight": torch.zeros(2)}, tmp_path / "model.pt")
         monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *_: str(tmp_path / "model.pt"))
-        with pytest.raises(ValueError, match="no state dict of VGGT"):
+        with pytest.raises(UserError, match="no state dict of VGGT"):
             published_model("something_1b", SOURCE)
         assert not cache.exists()
 
@@ -102,8 +105,8 @@ def test_the_folder_is_that_of_the_environment_or_in_the_home_folder(
 def test_files_of_others_come_under_their_licenses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Which file is whose is told by one tensor; what is made of it is tested elsewhere."""
     for mark, maker, license in (
-        (VGGT_MARK, "from_vggt", r"mine\.pt comes under .* CC BY-NC 4\.0"),
-        (OMEGA_MARK, "from_vggt_omega", r"mine\.pt comes under .* FAIR Noncommercial"),
+        (VGGT_KEY, "from_vggt", r"mine\.pt comes under .* CC BY-NC 4\.0"),
+        (OMEGA_KEY, "from_vggt_omega", r"mine\.pt comes under .* FAIR Noncommercial"),
     ):
         torch.save({mark: torch.zeros(2)}, tmp_path / "mine.pt")
         made = create_model("recon4d_tiny", weights=None)
@@ -114,9 +117,9 @@ def test_files_of_others_come_under_their_licenses(tmp_path: Path, monkeypatch: 
 
 
 def test_the_marks_are_in_the_published_files() -> None:
-    assert VGGT_MARK in read_shapes("vggt_1b")
-    assert OMEGA_MARK in read_shapes("vggt_omega_1b")
-    assert VGGT_MARK not in read_shapes("vggt_omega_1b")
+    assert VGGT_KEY in read_shapes("vggt_1b")
+    assert OMEGA_KEY in read_shapes("vggt_omega_1b")
+    assert VGGT_KEY not in read_shapes("vggt_omega_1b")
 
 
 class Wicked:
@@ -130,16 +133,16 @@ class Wicked:
 
 
 def test_nothing_in_a_file_is_run(tmp_path: Path) -> None:
-    torch.save({VGGT_MARK: Wicked(tmp_path / "was_run")}, tmp_path / "wicked.pt")
-    with pytest.raises(ValueError, match=r"wicked\.pt cannot be read as weights"):
+    torch.save({VGGT_KEY: Wicked(tmp_path / "was_run")}, tmp_path / "wicked.pt")
+    with pytest.raises(UserError, match=r"wicked\.pt cannot be read as weights"):
         load_model(tmp_path / "wicked.pt")
     assert not (tmp_path / "was_run").exists()
 
 
 def test_what_holds_no_tensors_is_named(tmp_path: Path) -> None:
-    for content, reason in (({}, "it holds nothing"), ({"epoch": 3}, "holds dict, wanted a state dict")):
+    for content, reason in (({}, "it contains nothing"), ({"epoch": 3}, "holds dict, wanted a state dict")):
         torch.save(content, tmp_path / "other.pt")
-        with pytest.raises(ValueError, match=reason):
+        with pytest.raises(UserError, match=reason):
             load_model(tmp_path / "other.pt")
 
 

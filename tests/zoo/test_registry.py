@@ -10,6 +10,7 @@ import torch
 from networks import assert_scenes_close, random_images
 from safetensors.torch import load_file, save_file
 
+from recon4d.errors import UserError
 from recon4d.models import Model
 from recon4d.models.backbones import (
     ConvolutionalBackbone,
@@ -83,7 +84,7 @@ class TestNames:
             assert scene.points.isfinite().all()
 
     def test_unknown_name_lists_what_there_is(self) -> None:
-        with pytest.raises(ValueError, match="unknown model 'vggt'; there are recon4d_tiny, recon4d_mini,"):
+        with pytest.raises(UserError, match="unknown model 'vggt'; wanted one of recon4d_tiny, recon4d_mini,"):
             create_model("vggt")
 
 
@@ -91,7 +92,7 @@ class TestCreate:
     def test_the_default_says_that_it_is_untrained(self) -> None:
         if model_entry("recon4d_tiny").weights_file is not None:
             pytest.skip("trained weights ship")
-        with pytest.warns(UntrainedWarning, match="recon4d_tiny is untrained"):
+        with pytest.warns(UntrainedWarning, match="recon4d_tiny has no trained weights yet"):
             model = create_model("recon4d_tiny")
         assert not model.trained
         assert not model.training
@@ -112,13 +113,13 @@ class TestCreate:
         assert not torch.equal(other.special_tokens, tiny.aggregator.special_tokens)
 
     def test_backbone_weights_are_for_dino_backbones(self) -> None:
-        with pytest.raises(ValueError, match="recon4d_tiny has no DINO backbone"):
+        with pytest.raises(UserError, match="recon4d_tiny has no DINO backbone"):
             create_model("recon4d_tiny", weights=None, backbone_weights="pretrained")
 
     def test_weights_of_another_configuration_are_refused(self, tiny: Model, tmp_path: Path) -> None:
         save_model(tiny, tmp_path / "tiny.safetensors")
         create_model("recon4d_tiny", weights=tmp_path / "tiny.safetensors")
-        with pytest.raises(ValueError, match="another configuration than recon4d_tiny with dpt heads"):
+        with pytest.raises(UserError, match="another configuration than recon4d_tiny with dpt heads"):
             create_model("recon4d_tiny", weights=tmp_path / "tiny.safetensors", heads="dpt")
 
 
@@ -157,27 +158,27 @@ class TestCheckpoints:
         assert (tmp_path / "small.safetensors").stat().st_size < 40e6
 
     def test_missing_damaged_and_foreign_files(self, tiny: Model, tmp_path: Path) -> None:
-        with pytest.raises(FileNotFoundError, match="does not exist"):
+        with pytest.raises(UserError, match="does not exist"):
             load_model(tmp_path / "none.safetensors")
         text = tmp_path / "text.safetensors"
         text.write_text("not weights")
-        with pytest.raises(ValueError, match="is damaged or not a safetensors file"):
+        with pytest.raises(UserError, match="is damaged or not a safetensors file"):
             load_model(text)
         whole = tmp_path / "whole.safetensors"
         save_model(tiny, whole)
         cut = tmp_path / "cut.safetensors"
         cut.write_bytes(whole.read_bytes()[:-1000])
-        with pytest.raises(ValueError, match="is damaged or not a safetensors file"):
+        with pytest.raises(UserError, match="is damaged or not a safetensors file"):
             load_model(cut)
         foreign = tmp_path / "foreign.safetensors"
         save_file({"weight": torch.zeros(3)}, foreign)
-        with pytest.raises(ValueError, match="is no checkpoint of recon4d, VGGT or VGGT-Omega: it holds weight"):
+        with pytest.raises(UserError, match="is no checkpoint of recon4d, VGGT or VGGT-Omega: it contains weight"):
             load_model(foreign)
         save_file({"weight": torch.zeros(3)}, foreign, {"format": "pt"})  # as the Hugging Face libraries write it
-        with pytest.raises(ValueError, match="is no checkpoint of recon4d, VGGT or VGGT-Omega: it holds weight"):
+        with pytest.raises(UserError, match="is no checkpoint of recon4d, VGGT or VGGT-Omega: it contains weight"):
             load_model(foreign)
         save_file(load_file(whole), foreign, {**_metadata(whole), "format": "recon4d-checkpoint-2"})
-        with pytest.raises(ValueError, match="its format is recon4d-checkpoint-2, wanted recon4d-checkpoint-1"):
+        with pytest.raises(UserError, match="its format is recon4d-checkpoint-2, wanted recon4d-checkpoint-1"):
             load_model(foreign)
 
     def test_names_and_shapes_must_fit_the_configuration_inside(self, tiny: Model, tmp_path: Path) -> None:
@@ -186,23 +187,23 @@ class TestCheckpoints:
         state, metadata = load_file(file), _metadata(file)
         missing = dict(list(state.items())[1:])
         save_file({**missing, "surplus": torch.zeros(1)}, file, metadata)
-        with pytest.raises(ValueError, match=rf"lacks {next(iter(state))}, has unknown surplus"):
+        with pytest.raises(UserError, match=rf"lacks {next(iter(state))}, has unknown surplus"):
             load_model(file)
         save_file({**state, "matching.no_match": torch.zeros(2)}, file, metadata)
-        with pytest.raises(ValueError, match=r"has matching.no_match of shape \(2,\), wanted \(\)"):
+        with pytest.raises(UserError, match=r"has matching.no_match of shape \(2,\), wanted \(\)"):
             load_model(file)
         # The first three in order, and how many more.
         more = {f"surplus.{number}": torch.zeros(1) for number in range(9)}
         save_file({**state, **more}, file, metadata)
-        with pytest.raises(ValueError, match=r"has unknown surplus.0, surplus.1, surplus.2 and 6 more$"):
+        with pytest.raises(UserError, match=r"has unknown surplus.0, surplus.1, surplus.2 and 6 more$"):
             load_model(file)
         first, second, third, *others = sorted(state)
         save_file({name: state[name] for name in others[3:]}, file, metadata)
-        with pytest.raises(ValueError, match=f"lacks {first}, {second}, {third} and 3 more$"):
+        with pytest.raises(UserError, match=f"lacks {first}, {second}, {third} and 3 more$"):
             load_model(file)
         cut = {name: value[:1] if value.ndim and len(value) > 1 else value for name, value in state.items()}
         save_file({name: value.contiguous() for name, value in cut.items()}, file, metadata)
-        with pytest.raises(ValueError, match=r"wanted .*") as refusal:
+        with pytest.raises(UserError, match=r"wanted .*") as refusal:
             load_model(file)
         assert str(refusal.value).count("wanted") == 3
 
@@ -213,7 +214,7 @@ class TestCheckpoints:
         config = json.loads(metadata["config"])
         config["future"] = 1
         save_file(load_file(file), file, {**metadata, "config": json.dumps(config)})
-        with pytest.raises(ValueError, match=r"configuration that this version cannot read: .*future"):
+        with pytest.raises(UserError, match=r"configuration that this version cannot read: .*future"):
             load_model(file)
 
     def test_a_failed_save_leaves_the_old_file(self, tiny: Model, tmp_path: Path, monkeypatch) -> None:
@@ -225,7 +226,7 @@ class TestCheckpoints:
             raise OSError(28, "No space left on device")
 
         monkeypatch.setattr("os.fsync", full)
-        with pytest.raises(OSError, match="No space"):
+        with pytest.raises(UserError, match="No space"):
             save_model(tiny, file, "int8")
         assert file.read_bytes() == before
         assert [path.name for path in tmp_path.iterdir()] == ["tiny.safetensors"]

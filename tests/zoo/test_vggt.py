@@ -10,6 +10,7 @@ from named_weights import named_state_dict, read_golden, read_shapes, relative_e
 from safetensors.torch import save_file
 from torch import Tensor
 
+from recon4d.errors import UserError
 from recon4d.inference import ReconstructConfig, reconstruct
 from recon4d.models import Model, Outputs, match_feature_tracks
 from recon4d.records import Clip
@@ -109,7 +110,7 @@ class TestParity:
         nothing = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
         assert from_vggt_omega(nothing).config == model_config("vggt_omega_1b")
         for name in ("camera_head.trunk_norm.weight", "aggregator.patch_embed.rope_embed.periods"):
-            with pytest.raises(ValueError, match=f"does not fit VGGT-Omega: it lacks {name}$"):
+            with pytest.raises(UserError, match=f"does not fit VGGT-Omega: it lacks {name}$"):
                 from_vggt_omega({other: value for other, value in nothing.items() if other != name})
 
     @pytest.mark.slow
@@ -192,7 +193,7 @@ class TestLearning:
     def test_published_models_can_be_fine_tuned(self) -> None:
         model = from_vggt(shrunk_state_dict(), taps=(0, 1)).train()
         config = TrainConfig(data=DataConfig(batch_size=1, shapes=("2x42x56",)), steps=100)
-        batch = Batches(config, RankInfo()).worlds(50, 0)
+        batch = Batches(config, RankInfo()).synthetic_batch(50, 0)
         optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
         losses = []
         for _ in range(4):
@@ -210,30 +211,30 @@ class TestLearning:
 class TestRefusals:
     def test_a_part_of_a_joined_parameter_is_missing(self, state_dict: dict[str, Tensor]) -> None:
         without = {name: value for name, value in state_dict.items() if name != "aggregator.camera_token"}
-        with pytest.raises(ValueError, match=r"does not fit VGGT: it lacks aggregator.camera_token$"):
+        with pytest.raises(UserError, match=r"does not fit VGGT: it lacks aggregator.camera_token$"):
             from_vggt(without, SMALL_TAPS)
 
     def test_truncated(self, state_dict: dict[str, Tensor]) -> None:
         cut = dict(list(state_dict.items())[:-4])
         with pytest.raises(
-            ValueError, match=r"does not fit VGGT: it lacks track_head.tracker.vis_predictor.0.weight, .*"
+            UserError, match=r"does not fit VGGT: it lacks track_head.tracker.vis_predictor.0.weight, .*"
         ):
             from_vggt(cut, SMALL_TAPS)
 
     def test_foreign(self) -> None:
         with pytest.raises(
-            ValueError, match=r"no state dict of VGGT: it has no aggregator.register_token, but conv.weight"
+            UserError, match=r"no state dict of VGGT: it has no aggregator.register_token, but conv.weight"
         ):
             from_vggt({"conv.weight": torch.zeros(3)})
 
     def test_wrong_shape_and_unknown_name(self, state_dict: dict[str, Tensor]) -> None:
         wrong = {**state_dict, "camera_head.embed_pose.bias": torch.zeros(5), "extra.weight": torch.zeros(2)}
         wanted = r"has camera_head.embed_pose.bias of shape \(5,\), wanted \(768,\); has the unknown extra.weight"
-        with pytest.raises(ValueError, match=wanted):
+        with pytest.raises(UserError, match=wanted):
             from_vggt(wrong, SMALL_TAPS)
 
     def test_taps_that_are_not_there(self, state_dict: dict[str, Tensor]) -> None:
-        with pytest.raises(ValueError, match=r"taps \(4, 11, 17, 23\) of 4 pairs of blocks"):
+        with pytest.raises(UserError, match=r"taps are \(4, 11, 17, 23\); wanted numbers of the 4 blocks"):
             from_vggt(state_dict)
 
 
@@ -257,10 +258,10 @@ class TestFiles:
 
     def test_unreadable_files(self, tmp_path: Path) -> None:
         (tmp_path / "text.pt").write_text("no weights")
-        with pytest.raises(ValueError, match=r"text.pt cannot be read as weights"):
+        with pytest.raises(UserError, match=r"text.pt cannot be read as weights"):
             load_model(tmp_path / "text.pt")
         torch.save([1, 2], tmp_path / "list.pt")
-        with pytest.raises(ValueError, match=r"holds list, wanted a state dict of tensors by name"):
+        with pytest.raises(UserError, match=r"contains list, wanted a state dict of tensors by name"):
             load_model(tmp_path / "list.pt")
 
 

@@ -1,1 +1,1 @@
-"""Readers of data sets on disk, one file per data set."""
+"""Readers of data sets on disk, one module per data set."""

@@ -1,4 +1,4 @@
-"""COLMAP's sparse models, text or binary, as photos with cameras and a few thousand still points."""
+"""Reader of COLMAP's sparse models, in text or binary format."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,11 +7,13 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from recon4d.datasets.readers.common import read_images
-from recon4d.datasets.readers.folders import cameras_from_first, folder_of
-from recon4d.datasets.sample import Sample, Trajectories, ground_truth_scene
+from recon4d.datasets.readers.assembly import sample_without_depth
+from recon4d.datasets.readers.cameras import cameras_from_first
+from recon4d.datasets.readers.images import read_images
+from recon4d.datasets.readers.sequence_paths import list_folder, sequence_path
+from recon4d.datasets.sample import Sample, Trajectories
 from recon4d.datasets.sequence_dataset import SequenceDataset
-from recon4d.errors import DataError
+from recon4d.errors import DataError, UserError
 from recon4d.geometry import (
     invert,
     project,
@@ -20,91 +22,104 @@ from recon4d.geometry import (
     transform_points,
 )
 from recon4d.io.cameras.colmap_reader import (
-    FOCALS_AND_DISTORTIONS,
-    Lens,
+    PARAMETER_COUNTS,
+    StoredCamera,
+    StoredImage,
     StoredModel,
-    _Image,
-    model_folder,
+    find_model_folder,
     read_model,
 )
-from recon4d.io.checked_values import numbers, pinhole_matrix
+from recon4d.io.checked_values import parse_numbers, pinhole_matrix
+from recon4d.io.confined_paths import confined_path
 from recon4d.records import Clip, ClipSource
 
-LARGEST_DISTORTION = 1e-6
+MAX_DISTORTION = 1e-6
+"""Largest magnitude of a distortion coefficient that is treated as 0. Hand-tuned."""
 
 
 class ColmapModels(SequenceDataset):
-    """Sparse models: `root` is the folder of one, or a folder of such.
+    """Sparse COLMAP models: photos with cameras and static points, without depth.
 
-    A model is cameras, images and points3D, .bin or .txt, in the folder itself, in sparse/0 or in sparse; its pictures
-    are in images/ or beside. Frames are the registered pictures by name, without times; pixels are COLMAP's, whose
-    first center is (0.5, 0.5) too; the unit is unknown. There is no depth. The 3D points are tracks that stand still,
-    visible where the model has observed them. Lens distortion is refused with a `DataError`: undistort first.
+    A model consists of cameras, images and points3D as .bin or .txt files, in the folder itself, in sparse/0 or in
+    sparse. Its photos are in images/ or in the folder itself. Frames are the registered images sorted by name, without
+    times. COLMAP's pixel coordinates are those of this package: the center of the first pixel is (0.5, 0.5). The unit
+    of length is unknown. The 3D points become static tracks that are visible in the images that observe them.
+
+    Models with lens distortion are not supported: `read` raises `DataError`, so undistort the images first.
+
+    Args:
+        root: The folder of a model, or a folder of such folders.
+
+    Raises:
+        UserError: If there is no model.
     """
 
     def __init__(self, root: str | Path) -> None:
         root = Path(root)
-        if not root.is_dir():
-            raise FileNotFoundError(f"{root} is not a folder")
+        contents = list_folder(root)
         folders = {root.resolve().name: root}
-        if model_folder(root) is None:
-            folders = {path.name: path for path in root.iterdir() if path.is_dir() and model_folder(path)}
+        if find_model_folder(root) is None:
+            folders = {path.name: path for path in contents if path.is_dir() and find_model_folder(path)}
         if not folders:
-            raise ValueError(f"{root} has no COLMAP model (cameras.bin or cameras.txt), nor have its folders")
+            raise UserError(
+                f"{root} contains no COLMAP model (cameras.bin or cameras.txt), and neither do its subfolders"
+            )
         self.folders = folders
 
     def names(self) -> list[str]:
+        """See `SequenceDataset.names`."""
         return sorted(self.folders)
 
     def num_frames(self, name: str) -> int:
-        return len(read_model(name, folder_of(self.folders, name)).images)
+        """See `SequenceDataset.num_frames`."""
+        return len(read_model(name, sequence_path(self.folders, name)).images)
 
     def read(self, name: str, frames: Sequence[int], anchors: tuple[int, ...] = (0,)) -> Sample:
+        """See `SequenceDataset.read`."""
         self.check_frames(name, frames, anchors)
-        folder = folder_of(self.folders, name)
+        folder = sequence_path(self.folders, name)
         model = read_model(name, folder)
-        shots = [model.images[frame] for frame in frames]
-        lenses = [_lens(name, model, shot) for shot in shots]
-        pictures = folder / "images" if (folder / "images").is_dir() else folder
-        images = read_images(name, [pictures / shot.name for shot in shots])
-        for shot, lens in zip(shots, lenses, strict=True):
-            if (lens.height, lens.width) != images.shape[-2:]:
-                found, said = tuple(images.shape[-2:]), (lens.height, lens.width)
-                raise DataError(name, shot.name, f"its height and width are {found}, those of its camera {said}")
-        poses = torch.stack([shot.pose for shot in shots])
+        registered = [model.images[frame] for frame in frames]
+        stored_cameras = [_camera_of(name, model, image) for image in registered]
+        image_folder = folder / "images" if (folder / "images").is_dir() else folder
+        images = read_images(name, [confined_path(image_folder, image.name, "images", name) for image in registered])
+        for image, camera in zip(registered, stored_cameras, strict=True):
+            if (camera.height, camera.width) != images.shape[-2:]:
+                found, wanted = tuple(images.shape[-2:]), (camera.height, camera.width)
+                raise DataError(name, image.name, f"has size {found} (height, width), but its camera says {wanted}")
+        poses = torch.stack([image.pose for image in registered])
         cam_from_world = rigid(rotation_from_quaternion(poses[:, :4]), poses[:, 4:])
-        intrinsics = torch.stack([_intrinsics(name, lens) for lens in lenses])
+        intrinsics = torch.stack([_intrinsics(name, camera) for camera in stored_cameras])
         cameras, first_from_world = cameras_from_first(name, "cameras", invert(cam_from_world), intrinsics)
-        trajectories = _trajectories(name, model, shots, cam_from_world, intrinsics)
+        trajectories = _trajectories(name, model, registered, cam_from_world, intrinsics)
         points = transform_points(first_from_world, trajectories.points)
         trajectories = Trajectories(
             points=points.float(),
             pixels=trajectories.pixels.float(),
-            exists=trajectories.exists,
+            valid=trajectories.valid,
             visibility=trajectories.visibility,
         )
-        source = ClipSource(str(folder), tuple(shot.name for shot in shots), tuple(frames))
-        clip = Clip(images, torch.full((len(shots),), torch.nan), source=source)
-        nothing = torch.zeros(len(shots), *clip.size)
-        return Sample(clip, ground_truth_scene(cameras, nothing, nothing > 0, trajectories, anchors))
+        source = ClipSource(str(folder), tuple(image.name for image in registered), tuple(frames))
+        clip = Clip(images, torch.full((len(registered),), torch.nan), source=source)
+        return sample_without_depth(clip, cameras, anchors, trajectories)
 
 
-def _lens(name: str, model: StoredModel, image: _Image) -> Lens:
-    if image.lens not in model.lenses:
-        raise DataError(name, image.name, f"its camera {image.lens} is not in the model")
-    return model.lenses[image.lens]
+def _camera_of(name: str, model: StoredModel, image: StoredImage) -> StoredCamera:
+    if image.camera_id not in model.cameras:
+        raise DataError(name, image.name, f"its camera {image.camera_id} is not in the model")
+    return model.cameras[image.camera_id]
 
 
-def _intrinsics(name: str, lens: Lens) -> Float64[Tensor, "3 3"]:
-    """The pinhole of a camera, or a `DataError` where it is something else."""
-    if lens.model not in FOCALS_AND_DISTORTIONS:
-        wanted = ", ".join(FOCALS_AND_DISTORTIONS)
-        raise DataError(name, "cameras", f"has a camera of the model {lens.model}; wanted {wanted}")
-    focals, distortions = FOCALS_AND_DISTORTIONS[lens.model]
-    parameters = numbers(name, "cameras", lens.parameters, (focals + 2 + distortions,)).tolist()
+def _intrinsics(name: str, camera: StoredCamera) -> Float64[Tensor, "3 3"]:
+    """Return the camera matrix; raise `DataError` if the camera is not a pinhole camera without distortion."""
+    if camera.model not in PARAMETER_COUNTS:
+        wanted = ", ".join(PARAMETER_COUNTS)
+        raise DataError(name, "cameras", f"has a camera of the unsupported model {camera.model}; wanted {wanted}")
+    focals, distortions = PARAMETER_COUNTS[camera.model]
+    parameters = parse_numbers(name, "cameras", camera.parameters, (focals + 2 + distortions,)).tolist()
     distortion = parameters[focals + 2 :]
-    if any(abs(value) > LARGEST_DISTORTION for value in distortion):
-        reason = f"its {lens.model} camera has lens distortion {distortion}; undistort the model's pictures first"
+    if any(abs(value) > MAX_DISTORTION for value in distortion):
+        reason = f"its {camera.model} camera has lens distortion {distortion}; undistort the images of the model first"
         raise DataError(name, "cameras", reason)
     return pinhole_matrix(parameters[0], parameters[focals - 1], *parameters[focals : focals + 2])
 
@@ -112,22 +127,22 @@ def _intrinsics(name: str, lens: Lens) -> Float64[Tensor, "3 3"]:
 def _trajectories(
     name: str,
     model: StoredModel,
-    shots: list[_Image],
+    images: list[StoredImage],
     cam_from_world: Float64[Tensor, "time 4 4"],
     intrinsics: Float64[Tensor, "time 3 3"],
 ) -> Trajectories:
-    """The points that any of the pictures has observed: at the observed pixel there, at their projection elsewhere."""
-    seen = sorted({int(key) for shot in shots for key in shot.point_ids if key >= 0})
-    if missing := [key for key in seen if key not in model.points]:
-        raise DataError(name, "points3D", f"has no point {missing[0]}, which a picture has observed")
-    column = {key: place for place, key in enumerate(seen)}
-    points = torch.tensor([model.points[key] for key in seen], dtype=torch.float64).reshape(1, -1, 3)
-    points = points.expand(len(shots), -1, -1)
+    """Create tracks of the points observed in any image: at the observed pixel, or at their projection elsewhere."""
+    point_ids = sorted({int(key) for image in images for key in image.point_ids if key >= 0})
+    if missing := [key for key in point_ids if key not in model.points]:
+        raise DataError(name, "points3D", f"has no point {missing[0]}, which an image observes")
+    column_of = {key: column for column, key in enumerate(point_ids)}
+    points = torch.tensor([model.points[key] for key in point_ids], dtype=torch.float64).reshape(1, -1, 3)
+    points = points.expand(len(images), -1, -1)
     pixels = project(transform_points(cam_from_world, points), intrinsics)
-    visible = torch.zeros(points.shape[:2], dtype=torch.bool)
-    for frame, shot in enumerate(shots):
-        observed = shot.point_ids >= 0
-        columns = torch.tensor([column[int(key)] for key in shot.point_ids[observed]], dtype=torch.long)
-        pixels[frame, columns] = shot.pixels[observed]
-        visible[frame, columns] = True
-    return Trajectories(points, pixels, exists=torch.ones_like(visible), visibility=visible)
+    visibility = torch.zeros(points.shape[:2], dtype=torch.bool)
+    for frame, image in enumerate(images):
+        is_observed = image.point_ids >= 0
+        columns = torch.tensor([column_of[int(key)] for key in image.point_ids[is_observed]], dtype=torch.long)
+        pixels[frame, columns] = image.pixels[is_observed]
+        visibility[frame, columns] = True
+    return Trajectories(points, pixels, valid=torch.ones_like(visibility), visibility=visibility)

@@ -1,4 +1,4 @@
-"""Kubric's MOVi scenes as its workers leave them: pictures, distances, ids and a metadata.json in a folder."""
+"""Reader of Kubric's MOVi scenes (Greff et al. 2022) in the raw output format of its workers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,13 +9,9 @@ import torch
 from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
-from recon4d.datasets.readers.common import read_images
-from recon4d.datasets.readers.folders import (
-    cameras_from_first,
-    folder_of,
-    folders_with,
-    read_map,
-)
+from recon4d.datasets.readers.cameras import cameras_from_first
+from recon4d.datasets.readers.images import read_images, read_map
+from recon4d.datasets.readers.sequence_paths import find_sequence_folders, sequence_path
 from recon4d.datasets.sample import Sample, ground_truth_scene
 from recon4d.datasets.sequence_dataset import SequenceDataset
 from recon4d.errors import DataError
@@ -26,181 +22,222 @@ from recon4d.geometry import (
     unproject_map,
 )
 from recon4d.io.checked_values import (
-    entry,
-    numbers,
+    get_entry,
+    parse_numbers,
     pinhole_matrix,
     read_json,
 )
+from recon4d.io.file_errors import data_errors
 from recon4d.records import Clip, ClipSource
 
+METADATA_FILE = "metadata.json"
 FRAMES_PER_SECOND = 12.0
-"""Kubric's own default, for scenes whose metadata do not say."""
-FARTHEST = 1000.0
-"""Meters: Kubric's cameras render no farther, and what lies behind (Blender writes 1e10) is unknown."""
-MOVING_METERS = 1e-3
-MOVING_RADIANS = 1e-3
-"""An instance moves in a frame when it goes or turns by more from one of the frames beside it."""
+"""Kubric's default, for scenes whose metadata give no frame rate."""
+MAX_DEPTH = 1000.0
+"""Far clipping distance of Kubric's cameras in meters. Larger values (Blender writes 1e10) are unknown."""
+MIN_TRANSLATION = 1e-3
+"""Smallest translation between consecutive frames that counts as motion of an instance, in meters. Hand-tuned."""
+MIN_ROTATION = 1e-3
+"""Smallest rotation between consecutive frames that counts as motion of an instance, in radians. Hand-tuned."""
 OPENCV_FROM_BLENDER = (1.0, -1.0, -1.0)
-"""Blender's cameras look along -z with y up; the signs are their own inverse."""
+"""Diagonal of the rotation between Blender's camera axes (x right, y up, z backward) and OpenCV's; its own inverse."""
 
 
 class Kubric(SequenceDataset):
-    """Raw MOVi scenes: cameras, depth and the moving mask of rigid objects; no tracks.
+    """Raw MOVi scenes: cameras, depth in meters and the dynamic mask of rigid objects, without tracks.
 
-    Each subfolder of `root` with a metadata.json is a scene of rgba_%05d.png, segmentation_%05d.png and
-    depth_%05d.tiff. The latter hold Euclidean distances to the camera's center, which are answered as z. Id k of the
-    segmentation is the k-th entry of the metadata's instances, 0 the background, which is still.
+    A scene is a folder with a metadata.json and, for every frame, rgba_%05d.png, segmentation_%05d.png and
+    depth_%05d.tiff. The stored depth is the Euclidean distance to the camera center; it is converted to z. Id k of the
+    segmentation is the k-th instance of the metadata, and id 0 is the static background. An instance is dynamic in
+    a frame if its pose differs from that in the previous or next frame.
+
+    Args:
+        root: A scene, or a folder of scenes.
+
+    Raises:
+        UserError: If there is no scene.
     """
 
     def __init__(self, root: str | Path) -> None:
-        self.folders = folders_with(Path(root), "metadata.json")
+        self.folders = find_sequence_folders(Path(root), METADATA_FILE)
 
     def names(self) -> list[str]:
+        """See `SequenceDataset.names`."""
         return sorted(self.folders)
 
     def num_frames(self, name: str) -> int:
-        return len(self._metadata(name).world_from_cam)
+        """See `SequenceDataset.num_frames`."""
+        return len(self._read_metadata(name).world_from_cam)
 
     def read(self, name: str, frames: Sequence[int], anchors: tuple[int, ...] = (0,)) -> Sample:
+        """See `SequenceDataset.read`."""
         self.check_frames(name, frames, anchors)
-        folder, metadata = folder_of(self.folders, name), self._metadata(name)
+        folder, metadata = sequence_path(self.folders, name), self._read_metadata(name)
         files = tuple(f"rgba_{frame:05d}.png" for frame in frames)
         images = read_images(name, [folder / file for file in files])
         size = (images.shape[-2], images.shape[-1])
         intrinsics = metadata.intrinsics(*size).expand(len(frames), 3, 3)
-        cameras, _ = cameras_from_first(name, "metadata.json", metadata.world_from_cam[list(frames)], intrinsics)
+        cameras, _ = cameras_from_first(name, METADATA_FILE, metadata.world_from_cam[list(frames)], intrinsics)
         distances = [read_map(name, folder / f"depth_{frame:05d}.tiff", ("float32",), size) for frame in frames]
         depths = z_from_distance(torch.from_numpy(np.stack(distances)), cameras.intrinsics)
-        moving = [_moving(name, folder / f"segmentation_{i:05d}.png", size, metadata.moves[:, i]) for i in frames]
+        dynamic = [
+            _read_dynamic_mask(name, folder / f"segmentation_{frame:05d}.png", size, metadata.is_dynamic[:, frame])
+            for frame in frames
+        ]
         scene = ground_truth_scene(
-            cameras, depths, is_known(depths), anchors=anchors, dynamic=torch.stack(moving), metres_per_unit=1.0
+            cameras, depths, is_valid_depth(depths), anchors=anchors, dynamic=torch.stack(dynamic), metres_per_unit=1.0
         )
         times = torch.tensor(frames, dtype=torch.float32) / metadata.frames_per_second
         return Sample(Clip(images, times, source=ClipSource(str(folder), files, tuple(frames))), scene)
 
-    def _metadata(self, name: str) -> "_Metadata":
-        folder = folder_of(self.folders, name)
-        metadata = _read_metadata(name, folder / "metadata.json")
-        pictures, cameras = len(list(folder.glob("rgba_*.png"))), len(metadata.world_from_cam)
-        if pictures != cameras:
-            raise DataError(name, "metadata.json", f"has {cameras} cameras for {pictures} pictures")
+    def _read_metadata(self, name: str) -> "_Metadata":
+        folder = sequence_path(self.folders, name)
+        metadata = _read_metadata(name, folder / METADATA_FILE)
+        num_images, num_cameras = len(list(folder.glob("rgba_*.png"))), len(metadata.world_from_cam)
+        if num_images != num_cameras:
+            raise DataError(name, METADATA_FILE, f"has {num_cameras} cameras for {num_images} images")
         return metadata
 
 
 @dataclass(frozen=True)
 class _Metadata:
-    """What a metadata.json says, in OpenCV axes and meters; `moves` is (instances, frames)."""
+    """Contents of a metadata.json, in OpenCV axes and meters."""
 
     world_from_cam: Float64[Tensor, "time 4 4"]
     focal_length: float
+    """In the unit of `sensor_width`, millimeters."""
     sensor_width: float
     frames_per_second: float
-    moves: Bool[Tensor, "instance time"]
+    is_dynamic: Bool[Tensor, "instance time"]
 
     def intrinsics(self, height: int, width: int) -> Float64[Tensor, "3 3"]:
-        """Square pixels about the middle of the picture: the height of the sensor follows that of the picture."""
+        """Compute the camera matrix for square pixels and a centered principal point."""
         focal = self.focal_length / self.sensor_width * width
         return pinhole_matrix(focal, focal, width / 2, height / 2)
 
 
-def blender_cameras(world_from_cam: Float64[Tensor, "time 4 4"]) -> Float64[Tensor, "time 4 4"]:
-    """``world_from_cam`` of Blender's camera axes (x right, y up, z backward) in OpenCV's; and back again."""
+def swap_blender_axes(world_from_cam: Float64[Tensor, "time 4 4"]) -> Float64[Tensor, "time 4 4"]:
+    """Convert poses between Blender's camera axes (x right, y up, z backward) and OpenCV's, in either direction.
+
+    Args:
+        world_from_cam: Poses in one convention.
+
+    Returns:
+        Poses in the other convention.
+    """
     return world_from_cam * world_from_cam.new_tensor([*OPENCV_FROM_BLENDER, 1.0])
 
 
 def z_from_distance(
     distances: Float[Tensor, "time height width"], intrinsics: Float[Tensor, "time 3 3"]
 ) -> Float[Tensor, "time height width"]:
-    """z of Euclidean distances to the camera's center."""
+    """Convert Euclidean distances to z.
+
+    Args:
+        distances: Distances of the surface points to the camera center.
+        intrinsics: Camera matrices in pixels.
+
+    Returns:
+        z in the camera frame, in the unit of the distances.
+    """
     return distances / unproject_map(torch.ones_like(distances), intrinsics).norm(dim=-1)
 
 
-def is_known(depths: Float[Tensor, "time height width"]) -> Bool[Tensor, "time height width"]:
-    """Where Kubric's depth means a surface: in front of the camera and no farther than it renders (NaN is neither)."""
-    return (depths > 0) & (depths <= FARTHEST)
+def is_valid_depth(depths: Float[Tensor, "time height width"]) -> Bool[Tensor, "time height width"]:
+    """Test whether Kubric's depth belongs to a surface.
+
+    Args:
+        depths: z in meters; may be infinite or NaN.
+
+    Returns:
+        True for values above 0 and up to `MAX_DEPTH`.
+    """
+    return (depths > 0) & (depths <= MAX_DEPTH)
 
 
 def _read_metadata(name: str, path: Path) -> _Metadata:
     stored = read_json(name, path)
-    camera = entry(name, path.name, stored, "camera")
-    centers = numbers(name, path.name, entry(name, path.name, camera, "positions"), (None, 3))
+    camera = get_entry(name, path.name, stored, "camera")
+    centers = parse_numbers(name, path.name, get_entry(name, path.name, camera, "positions"), (None, 3))
     count = len(centers)
-    quaternions = _quaternions(name, path.name, entry(name, path.name, camera, "quaternions"), count)
+    quaternions = _parse_quaternions(name, path.name, get_entry(name, path.name, camera, "quaternions"), count)
     focal, sensor = (
-        float(numbers(name, path.name, entry(name, path.name, camera, key), ()))
+        float(parse_numbers(name, path.name, get_entry(name, path.name, camera, key), ()))
         for key in ("focal_length", "sensor_width")
     )
     if count == 0 or focal <= 0 or sensor <= 0:
-        raise DataError(name, path.name, f"its camera has {count} positions, focal length {focal}, sensor {sensor}")
-    instances = entry(name, path.name, stored, "instances")
+        reason = f"its camera has {count} positions, focal_length {focal} and sensor_width {sensor}; wanted all above 0"
+        raise DataError(name, path.name, reason)
+    instances = get_entry(name, path.name, stored, "instances")
     if not isinstance(instances, list):
-        raise DataError(name, path.name, "its instances are no list")
-    moves = [_moves(name, path.name, instance, count) for instance in instances]
+        raise DataError(name, path.name, "its instances are not a list")
+    is_dynamic = [_is_dynamic(name, path.name, instance, count) for instance in instances]
     return _Metadata(
-        world_from_cam=blender_cameras(rigid(rotation_from_quaternion(quaternions), centers)),
+        world_from_cam=swap_blender_axes(rigid(rotation_from_quaternion(quaternions), centers)),
         focal_length=focal,
         sensor_width=sensor,
         frames_per_second=_frames_per_second(name, path.name, stored),
-        moves=torch.stack(moves) if moves else torch.zeros(0, count, dtype=torch.bool),
+        is_dynamic=torch.stack(is_dynamic) if is_dynamic else torch.zeros(0, count, dtype=torch.bool),
     )
 
 
 def _frames_per_second(name: str, file: str, stored: dict) -> float:
-    """Kubric's workers write the rate into `metadata`, and those with flags into `flags` too."""
+    """Look up the frame rate, which some Kubric workers write into `metadata` and others into `flags`."""
     for section in (stored.get("metadata"), stored.get("flags")):
         if isinstance(section, dict) and "frame_rate" in section:
-            rate = float(numbers(name, file, section["frame_rate"], ()))
+            rate = float(parse_numbers(name, file, section["frame_rate"], ()))
             if rate <= 0:
-                raise DataError(name, file, f"its frame_rate is {rate}")
+                raise DataError(name, file, f"its frame_rate is {rate}, wanted a value above 0")
             return rate
     return FRAMES_PER_SECOND
 
 
-def _quaternions(name: str, file: str, values: object, count: int) -> Float64[Tensor, "time 4"]:
-    quaternions = numbers(name, file, values, (count, 4))
+def _parse_quaternions(name: str, file: str, values: object, count: int) -> Float64[Tensor, "time 4"]:
+    quaternions = parse_numbers(name, file, values, (count, 4))
     if (quaternions.norm(dim=-1) < 0.5).any():
         raise DataError(name, file, "holds a quaternion that is not of length 1")
     return quaternions
 
 
-def _moves(name: str, file: str, instance: object, count: int) -> Bool[Tensor, "time"]:
-    """In which frames an instance goes or turns, by the frames before and after."""
-    positions = numbers(name, file, entry(name, file, instance, "positions"), (count, 3))
-    quaternions = _quaternions(name, file, entry(name, file, instance, "quaternions"), count)
+def _is_dynamic(name: str, file: str, instance: object, count: int) -> Bool[Tensor, "time"]:
+    """Compare an instance's pose in each frame with those in the previous and next frame."""
+    positions = parse_numbers(name, file, get_entry(name, file, instance, "positions"), (count, 3))
+    quaternions = _parse_quaternions(name, file, get_entry(name, file, instance, "quaternions"), count)
     rotations = rotation_from_quaternion(quaternions)
-    turned = rotation_angle(rotations[:-1].transpose(-1, -2) @ rotations[1:]) > MOVING_RADIANS
-    stepped = turned | (positions.diff(dim=0).norm(dim=-1) > MOVING_METERS)
-    still = torch.zeros(1, dtype=torch.bool)
-    return torch.cat([stepped, still]) | torch.cat([still, stepped])
+    is_rotated = rotation_angle(rotations[:-1].transpose(-1, -2) @ rotations[1:]) > MIN_ROTATION
+    is_changed = is_rotated | (positions.diff(dim=0).norm(dim=-1) > MIN_TRANSLATION)
+    unchanged = torch.zeros(1, dtype=torch.bool)
+    return torch.cat([is_changed, unchanged]) | torch.cat([unchanged, is_changed])
 
 
-def _moving(
-    name: str, path: Path, size: tuple[int, int], moves: Bool[Tensor, "instance"]
+def _read_dynamic_mask(
+    name: str, path: Path, size: tuple[int, int], is_dynamic: Bool[Tensor, "instance"]
 ) -> Float[Tensor, "height width"]:
-    """1 where a segmentation shows an instance that moves, 0 elsewhere."""
+    """Read a segmentation as a mask of the dynamic instances, with values 0 and 1."""
     ids = _read_ids(name, path, size)
-    if ids.max() > len(moves):
-        raise DataError(name, path.name, f"shows instance {ids.max()} of {len(moves)}")
-    moves_by_id = np.concatenate([[False], moves.numpy()])
-    return torch.from_numpy(moves_by_id[ids].astype(np.float32))
+    if ids.max() > len(is_dynamic):
+        raise DataError(name, path.name, f"shows instance {ids.max()}, but the metadata have {len(is_dynamic)}")
+    is_dynamic_by_id = np.concatenate([[False], is_dynamic.numpy()])
+    return torch.from_numpy(is_dynamic_by_id[ids].astype(np.float32))
 
 
 def _read_ids(name: str, path: Path, size: tuple[int, int]) -> np.ndarray:
-    """The ids of a segmentation, which Kubric stores as places in a palette."""
-    palette = _palette(path)
+    """Read the instance ids of a segmentation, which Kubric stores as palette indices."""
+    palette = _read_palette(name, path)
     if palette is None:
         return read_map(name, path, ("uint8", "uint16"), size)
     colors = read_map(name, path, ("uint8",), (*size, 3)).astype(np.int64) @ [1 << 16, 1 << 8, 1]
-    places = np.zeros(1 << 24, dtype=np.uint8)
-    # Backwards: palettes are padded with black, which is the background's color too.
-    places[palette[::-1]] = np.arange(len(palette))[::-1]
-    return places[colors]
+    index_of_color = np.zeros(1 << 24, dtype=np.uint8)
+    # In reverse order, so that the first index wins: palettes are padded with black, the color of the background.
+    index_of_color[palette[::-1]] = np.arange(len(palette))[::-1]
+    return index_of_color[colors]
 
 
-def _palette(path: Path) -> np.ndarray | None:
-    """The colors (n, as 24-bit numbers) of a PNG's palette; None where it has none or is no PNG."""
-    stored = path.read_bytes() if path.is_file() else b""
-    start = 8  # after the signature; then chunks of length, type, data and checksum
+def _read_palette(name: str, path: Path) -> np.ndarray | None:
+    """Read the palette of a PNG as 24-bit colors, shape (n,); None if the file has no palette or is not a PNG."""
+    with data_errors(name, path):
+        stored = path.read_bytes()
+    start = 8  # after the signature, followed by chunks of length, type, data and checksum
     while start + 8 <= len(stored):
         length, kind = int.from_bytes(stored[start : start + 4], "big"), stored[start + 4 : start + 8]
         if kind == b"PLTE":

@@ -35,7 +35,7 @@ from recon4d.datasets.synthetic.ray_casting import Hits, cast_rays
 from recon4d.datasets.synthetic.scene import SyntheticConfig, SyntheticScene
 from recon4d.datasets.synthetic.shading import Textures, shade
 from recon4d.geometry import rotation_angle
-from recon4d.models import allow_many_graphs
+from recon4d.models import raise_recompile_limit
 from recon4d.records import Clip
 
 SECONDS_PER_PHASE = 3.0
@@ -53,7 +53,7 @@ class RenderParts:
 
 def compiled_parts() -> RenderParts:
     """The same steps compiled: each size and number of frames costs half a minute once, and then runs far faster."""
-    allow_many_graphs()
+    raise_recompile_limit()
     return RenderParts(torch.compile(cast_rays, dynamic=False), torch.compile(shade, dynamic=False))
 
 

@@ -104,7 +104,7 @@ def ground_truth_of(
         metres_per_unit=torch.ones_like(world.phases[:, 0]),
         tracks=_grid_tracks(world, hits, known, anchors, tracked) if anchors.shape[1] else None,
     )
-    scene = scene.in_frame(0).without_unknown_points()
+    scene = scene.in_frame(0).zero_unknown_points()
     return scene if scene.tracks is None else replace(scene, tracks=_start_at_points(world, hits, scene, tracked))
 
 

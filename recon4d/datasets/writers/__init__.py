@@ -1,1 +1,1 @@
-"""Writers of samples in the layouts of data sets."""
+"""Writers of samples in the layouts of public data sets, one module per data set."""

@@ -1,7 +1,7 @@
-"""Writes samples as Dynamic Replica stores them: what tests read, and how worlds of one's own join that data set.
+"""Writer of samples in the layout of Dynamic Replica.
 
-Only what `DynamicReplica` reads is written: the left camera's pictures, depth and tracks. Masks, flow and the right
-camera are left out. The world is the sample's, in meters where the sample says how long its unit is.
+Only the files that `DynamicReplica` reads are written: images, depth and tracks of the left camera. World coordinates
+are those of the sample, in meters if the sample knows the length of its unit.
 """
 
 import gzip
@@ -15,39 +15,51 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from recon4d.datasets.readers.common import in_view, scene_to_write
+from recon4d.datasets.readers.cameras import is_in_image
 from recon4d.datasets.readers.dynamic_replica import OPENCV_FROM_PYTORCH3D, annotation_file, read_annotation
 from recon4d.datasets.sample import Sample
+from recon4d.datasets.writers.metric_scene import metric_scene
+from recon4d.errors import os_errors_as_user_errors
 from recon4d.geometry import project, transform_points
-from recon4d.io import write_raster
+from recon4d.io import atomic_file, write_raster
 from recon4d.records import Scene
 
 
 def write_dynamic_replica(root: str | Path, split: str, name: str, sample: Sample) -> None:
-    """Write `sample` as the sequence `name` of ``<root>/<split>`` and append its frames to that split's annotation.
+    """Write a sample as a sequence of Dynamic Replica and append its frames to the annotation of the split.
 
-    Depth is rounded to float16 (up to 65504 m; unknown depth is 0). The queries of all anchors become points, one after
-    the other, NaN where unknown. Skew of the intrinsics is lost. Raises ``ValueError`` for a batch, and
-    ``FileExistsError`` where there is such a sequence already.
+    Depth is rounded to float16, up to 65504 m; unknown depth is 0. The queries of all anchors become points, NaN where
+    unknown. Skew of the intrinsics is lost.
+
+    Args:
+        root: Folder of the data set.
+        split: Name of the split, a subfolder of `root`.
+        name: Name of the new sequence.
+        sample: A single sample.
+
+    Raises:
+        ValueError: If the sample is a batch.
+        UserError: If the sequence exists already or cannot be written.
     """
-    scene = scene_to_write(sample)
+    scene = metric_scene(sample)
     folder = Path(root) / split
     path = annotation_file(folder)
-    listed = read_annotation(path) if path.exists() else []
-    for part in ("images", "depths", "trajectories"):
-        (folder / name / part).mkdir(parents=True)
-    for frame, image in enumerate(sample.clip.images):
-        entry = _annotation(name, frame, float(sample.clip.times[frame]), scene)
-        write_raster(folder / entry["image"]["path"], image.permute(1, 2, 0).numpy())
-        write_raster(folder / entry["depth"]["path"], _depth_bits(scene, frame))
-        if scene.tracks is not None:
-            torch.save(_points(scene, frame, image), folder / entry["trajectories"]["path"])
-        listed.append(entry)
-    _write_annotation(path, listed)
+    annotated = read_annotation(split, path) if path.exists() else []
+    with os_errors_as_user_errors():
+        for part in ("images", "depths", "trajectories"):
+            (folder / name / part).mkdir(parents=True)
+        for frame, image in enumerate(sample.clip.images):
+            entry = _annotation(name, frame, float(sample.clip.times[frame]), scene)
+            write_raster(folder / entry["image"]["path"], image.permute(1, 2, 0).numpy())
+            write_raster(folder / entry["depth"]["path"], _depth_bits(scene, frame))
+            if scene.tracks is not None:
+                torch.save(_points(scene, frame, image), folder / entry["trajectories"]["path"])
+            annotated.append(entry)
+    _write_annotation(path, annotated)
 
 
 def _annotation(name: str, frame: int, seconds: float, scene: Scene) -> dict[str, Any]:
-    """One frame as the list holds it."""
+    """Describe one frame as an entry of the annotation."""
     height, width = scene.size
     return {
         "sequence_name": name,
@@ -67,7 +79,7 @@ def _annotation(name: str, frame: int, seconds: float, scene: Scene) -> dict[str
 
 
 def _viewpoint(scene: Scene, frame: int) -> dict[str, Any]:
-    """The camera as PyTorch3D has it: x_pytorch3d = x_world R + T, lengths in half the shorter side."""
+    """Convert a camera to PyTorch3D: x_pytorch3d = x_world R + T, intrinsics in units of half the shorter side."""
     flip = torch.tensor(OPENCV_FROM_PYTORCH3D, dtype=torch.float64)
     cam_from_world = scene.cameras.cam_from_world[frame].double()
     intrinsics = scene.cameras.intrinsics[frame].double()
@@ -82,20 +94,20 @@ def _viewpoint(scene: Scene, frame: int) -> dict[str, Any]:
 
 
 def _depth_bits(scene: Scene, frame: int) -> np.ndarray:
-    known = torch.where(scene.depth_confidence[frame] > 0, scene.depths[frame], 0)
-    with np.errstate(over="ignore"):  # beyond float16 is infinite, and so unknown
-        return known.numpy().astype(np.float16).view(np.uint16)
+    depths = torch.where(scene.depth_confidence[frame] > 0, scene.depths[frame], 0)
+    with np.errstate(over="ignore"):  # values beyond float16 become infinite, which means unknown
+        return depths.numpy().astype(np.float16).view(np.uint16)
 
 
 def _points(scene: Scene, frame: int, image: UInt8[Tensor, "3 height width"]) -> dict[str, Tensor]:
-    """What the trajectory file of a frame holds."""
+    """Build the content of the trajectory file of a frame."""
     assert scene.tracks is not None
     tracks = scene.tracks
-    known = tracks.confidence[:, frame, :, None] > 0
-    points = torch.where(known, tracks.points[:, frame], torch.nan).flatten(0, 1)
+    is_known = tracks.confidence[:, frame, :, None] > 0
+    points = torch.where(is_known, tracks.points[:, frame], torch.nan).flatten(0, 1)
     in_camera = transform_points(scene.cameras.cam_from_world[frame], points)
     pixels = project(in_camera, scene.cameras.intrinsics[frame])
-    is_inside = in_view(pixels[None], in_camera[None, :, 2], scene.size)[0]  # not so where NaN
+    is_inside = is_in_image(pixels[None], in_camera[None, :, 2], scene.size)[0]  # False for NaN
     return {
         "traj_2d": torch.cat([pixels, in_camera[:, 2:]], dim=-1),
         "traj_3d_world": points,
@@ -106,8 +118,6 @@ def _points(scene: Scene, frame: int, image: UInt8[Tensor, "3 height width"]) ->
 
 
 def _write_annotation(path: Path, frames: list[dict[str, Any]]) -> None:
-    """Whole or not at all: the list of the sequences written before must not be lost."""
-    partial = path.with_name(f".{path.name}.partial")
-    with gzip.open(partial, "wt", encoding="utf8") as file:
+    """Replace the annotation atomically, so that sequences written before are never lost."""
+    with atomic_file(path) as partial, gzip.open(partial, "wt", encoding="utf8") as file:
         json.dump(frames, file)
-    partial.replace(path)

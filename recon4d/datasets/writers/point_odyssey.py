@@ -1,7 +1,8 @@
-"""Writes samples as Point Odyssey stores them: what tests read, and how worlds of one's own join that data set.
+"""Writer of samples in the layout of Point Odyssey.
 
-Masks, normals and the preview video are left out: `PointOdyssey` reads none of them. The world is the sample's, in
-meters where the sample says how long its unit is. Times are not stored: the format has 30 frames a second.
+Masks, normals and the preview video are not written, because `PointOdyssey` does not read them. World coordinates are
+those of the sample, in meters if the sample knows the length of its unit. Times are not stored: the format has a fixed
+rate of 30 frames per second.
 """
 
 import json
@@ -13,110 +14,137 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from recon4d.datasets.readers.common import in_view, scene_to_write
-from recon4d.datasets.readers.point_odyssey import FARTHEST, MOST_STEPS
+from recon4d.datasets.readers.cameras import is_in_image
+from recon4d.datasets.readers.point_odyssey import MAX_DEPTH, MAX_STORED_DEPTH
 from recon4d.datasets.sample import Sample
+from recon4d.datasets.writers.metric_scene import metric_scene
+from recon4d.errors import os_errors_as_user_errors
 from recon4d.geometry import project, transform_points
 from recon4d.io import write_jpeg, write_raster
 from recon4d.records import Scene, Tracks
 
 JPEG_QUALITY = 97
+"""Hand-tuned."""
 SENSOR_WIDTH = 36.0
-"""Millimeters; Blender's own, and that of the release."""
+"""Sensor width of the release, which is Blender's default, in millimeters."""
 
 
 def write_point_odyssey(root: str | Path, split: str, name: str, sample: Sample) -> None:
-    """Write `sample` to ``<root>/<split>/<name>`` in the layout of version 1.2.
+    """Write a sample as a sequence of Point Odyssey 1.2.
 
-    The queries of all anchors become tracks, one after the other. As in the release, cameras, tracks and pixels are
-    rounded to float16 and kept as float32; pixels follow from what was rounded; depth is cut off to steps of
-    1000 m / 65535, unknown depth is 0. A scene without tracks has a single NaN for ``trajs_3d``. Raises ``ValueError``
-    for a batch, and ``FileExistsError`` where there is such a sequence already.
+    The queries of all anchors become tracks. As in the release, cameras and tracks are rounded to float16 and stored as
+    float32, and pixels are projections of the rounded values. Depth is rounded down to steps of 1000 m / 65535; unknown
+    depth is 0. A scene without tracks has a single NaN as ``trajs_3d``.
+
+    Args:
+        root: Folder of the data set.
+        split: Name of the split, a subfolder of `root`.
+        name: Name of the new sequence, a subfolder of the split.
+        sample: A single sample.
+
+    Raises:
+        ValueError: If the sample is a batch.
+        UserError: If the sequence exists already or cannot be written.
     """
-    scene = scene_to_write(sample)
-    folder = _write_frames(Path(root) / split / name, sample, scene)
-    stored = _rounded(scene, np.dtype(np.float32))
+    scene = metric_scene(sample)
+    stored = _round_annotation(scene, np.dtype(np.float32))
     arrays = {
         "trajs_2d": stored.pixels.astype(np.float32),
         "trajs_3d": np.array(np.nan) if stored.points is None else stored.points.astype(np.float32),
         "valids": stored.valid,
-        "visibs": stored.visible,
+        "visibs": stored.visibility,
         "intrinsics": stored.intrinsics,
         "extrinsics": stored.cam_from_world.astype(np.float32),
     }
-    np.savez(folder / "anno.npz", allow_pickle=False, **arrays)
-    np.savez(folder / "info.npz", allow_pickle=False, **{key: np.array(array.shape) for key, array in arrays.items()})
+    shapes = {key: np.array(array.shape) for key, array in arrays.items()}
+    with os_errors_as_user_errors():
+        folder = _write_frames(Path(root) / split / name, sample, scene)
+        np.savez(folder / "anno.npz", allow_pickle=False, **arrays)
+        np.savez(folder / "info.npz", allow_pickle=False, **shapes)
 
 
 def write_point_odyssey_legacy(root: str | Path, split: str, name: str, sample: Sample) -> None:
-    """Write `sample` as the public generator does: ``annotations.npz``, all float16, with ``visibilities``.
+    """Write a sample in the format of the public generator: ``annotations.npz``, all float16, with ``visibilities``.
 
-    A visibility is 0 where the point is hidden, 1 where it is visible and 2 where it means nothing: unknown, behind the
-    camera, or farther than stored depth. Errors as for `write_point_odyssey`.
+    A visibility is 0 if the point is occluded, 1 if it is visible and 2 if it is meaningless: unknown, behind the
+    camera or beyond the largest stored depth.
+
+    Args:
+        root: Folder of the data set.
+        split: Name of the split, a subfolder of `root`.
+        name: Name of the new sequence, a subfolder of the split.
+        sample: A single sample.
+
+    Raises:
+        ValueError: If the sample is a batch.
+        UserError: If the sequence exists already or cannot be written.
     """
-    scene = scene_to_write(sample)
-    folder = _write_frames(Path(root) / split / name, sample, scene)
-    stored = _rounded(scene, np.dtype(np.float16))
-    is_placed = stored.valid & (stored.depths > 0) & (stored.depths <= FARTHEST)
-    np.savez(
-        folder / "annotations.npz",
-        allow_pickle=False,
-        trajs_2d=stored.pixels,
-        trajs_3d=np.array(np.nan, np.float16) if stored.points is None else stored.points,
-        visibilities=np.where(is_placed, stored.visible, 2).astype(np.float16),
-        intrinsics=stored.intrinsics,
-        extrinsics=stored.cam_from_world,
-    )
+    scene = metric_scene(sample)
+    stored = _round_annotation(scene, np.dtype(np.float16))
+    is_meaningful = stored.valid & (stored.depths > 0) & (stored.depths <= MAX_DEPTH)
+    with os_errors_as_user_errors():
+        folder = _write_frames(Path(root) / split / name, sample, scene)
+        np.savez(
+            folder / "annotations.npz",
+            allow_pickle=False,
+            trajs_2d=stored.pixels,
+            trajs_3d=np.array(np.nan, np.float16) if stored.points is None else stored.points,
+            visibilities=np.where(is_meaningful, stored.visibility, 2).astype(np.float16),
+            intrinsics=stored.intrinsics,
+            extrinsics=stored.cam_from_world,
+        )
 
 
 @dataclass(frozen=True)
-class _Rounded:
-    """What of a scene goes into the annotation; float16, but for the intrinsics of the release."""
+class _RoundedAnnotation:
+    """Cameras and tracks rounded to float16, except the intrinsics of the release."""
 
     intrinsics: Float[np.ndarray, "time 3 3"]
     cam_from_world: Float[np.ndarray, "time 4 4"]
     points: Float[np.ndarray, "time query 3"] | None
+    """World points; None if the scene has no tracks."""
     pixels: Float[np.ndarray, "time query 2"]
     depths: Float[np.ndarray, "time query"]
+    """z of the points in the camera frame."""
     valid: Bool[np.ndarray, "time query"]
-    visible: Bool[np.ndarray, "time query"]
+    visibility: Bool[np.ndarray, "time query"]
 
 
-def _rounded(scene: Scene, intrinsics_type: np.dtype) -> _Rounded:
-    intrinsics = scene.cameras.intrinsics.numpy().astype(intrinsics_type)
+def _round_annotation(scene: Scene, intrinsics_dtype: np.dtype) -> _RoundedAnnotation:
+    intrinsics = scene.cameras.intrinsics.numpy().astype(intrinsics_dtype)
     cam_from_world = _to_half(scene.cameras.cam_from_world)
-    points, valid, visible = _flat_tracks(scene.tracks, scene.num_frames)
+    points, valid, visibility = _flatten_tracks(scene.tracks, scene.num_frames)
     points = _to_half(points)
     in_camera = transform_points(_to_double(cam_from_world), _to_double(points))
     pixels = _to_half(project(in_camera, _to_double(intrinsics)))
     depths = in_camera[..., 2]
-    is_seen = visible & valid & in_view(_to_double(pixels), depths, scene.size)
-    return _Rounded(
+    visibility = visibility & valid & is_in_image(_to_double(pixels), depths, scene.size)
+    return _RoundedAnnotation(
         intrinsics=intrinsics,
         cam_from_world=cam_from_world,
         points=None if scene.tracks is None else points,
         pixels=pixels,
         depths=depths.numpy(),
         valid=valid.numpy(),
-        visible=is_seen.numpy(),
+        visibility=visibility.numpy(),
     )
 
 
-def _flat_tracks(
+def _flatten_tracks(
     tracks: Tracks | None, num_frames: int
 ) -> tuple[Float[Tensor, "time query 3"], Bool[Tensor, "time query"], Bool[Tensor, "time query"]]:
-    """World points of the queries of all anchors, where they are known, and where they are seen."""
+    """Merge the queries of all anchors: world points, whether they are known, and whether they are visible."""
     if tracks is None:
-        nothing = torch.zeros(num_frames, 0, dtype=torch.bool)
-        return torch.zeros(num_frames, 0, 3), nothing, nothing
+        empty = torch.zeros(num_frames, 0, dtype=torch.bool)
+        return torch.zeros(num_frames, 0, 3), empty, empty
     points = tracks.points.transpose(0, 1).flatten(1, 2)
     confidence = tracks.confidence.transpose(0, 1).flatten(1)
-    visible = tracks.visibility.transpose(0, 1).flatten(1)
-    return points, confidence > 0, visible > 0.5
+    visibility = tracks.visibility.transpose(0, 1).flatten(1)
+    return points, confidence > 0, visibility > 0.5
 
 
 def _write_frames(folder: Path, sample: Sample, scene: Scene) -> Path:
-    """Pictures, depth and what is said about the whole."""
+    """Write images, depth and scene_info.json into a new folder, and return the folder."""
     folder.mkdir(parents=True)
     (folder / "rgbs").mkdir()
     (folder / "depths").mkdir()
@@ -124,8 +152,8 @@ def _write_frames(folder: Path, sample: Sample, scene: Scene) -> Path:
         zip(sample.clip.images, scene.depths, scene.depth_confidence, strict=True)
     ):
         write_jpeg(folder / "rgbs" / f"rgb_{frame:05d}.jpg", image, JPEG_QUALITY)
-        known = torch.where(confidence > 0, depths, 0).double().numpy()
-        steps = known.clip(0, FARTHEST) * MOST_STEPS / FARTHEST
+        meters = torch.where(confidence > 0, depths, 0).double().numpy()
+        steps = meters.clip(0, MAX_DEPTH) * MAX_STORED_DEPTH / MAX_DEPTH
         write_raster(folder / "depths" / f"depth_{frame:05d}.png", steps.astype(np.uint16))
     height, width = scene.size
     info = {
@@ -139,7 +167,7 @@ def _write_frames(folder: Path, sample: Sample, scene: Scene) -> Path:
 
 
 def _to_half(values: Tensor) -> np.ndarray:
-    """Rounded to float16; what is too large for it becomes infinite, as in the release."""
+    """Round to float16; larger values become infinite, as in the release."""
     with np.errstate(over="ignore"):
         return values.numpy().astype(np.float16)
 

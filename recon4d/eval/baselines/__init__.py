@@ -1,1 +1,1 @@
-"""Baselines: COLMAP and the static camera."""
+"""Baselines that networks are compared with: COLMAP and a static camera."""

@@ -1,8 +1,7 @@
-"""COLMAP on a clip (Schönberger and Frahm 2016; GLOMAP, Pan et al. 2024): the classical baseline, run as it should be.
+"""COLMAP on a clip (Schönberger and Frahm 2016; GLOMAP, Pan et al. 2024): the classical baseline.
 
-SIFT, matching, and incremental or global mapping with one camera for all frames. What it answers is a Scene like any
-other: cameras of frames that could not be placed are NaN, and without dense stereo depth and points are known at the
-pixels of its sparse points alone.
+SIFT features, matching, and incremental or global mapping with one camera for all frames. The settings are chosen for
+short clips of low resolution, on which COLMAP's defaults find little.
 """
 
 import math
@@ -19,63 +18,90 @@ from recon4d.geometry import field_of_view
 from recon4d.io import write_raster
 from recon4d.records import Clip, Priors, Scene
 from recon4d.refine.cameras.colmap_models import (
-    PLAUSIBLE_ANGLES,
+    PLAUSIBLE_FIELD_OF_VIEW,
     ColmapConfig,
     ColmapFailure,
     map_database,
     scene_of_model,
 )
-from recon4d.refine.pycolmap_loader import load_pycolmap
+from recon4d.refine.pycolmap_loader import pycolmap_session
+
+MIN_SIDE = 480
+"""Longer side in pixels below which images are enlarged by an integer factor: SIFT finds few features in small images.
+Hand-tuned."""
+PEAK_THRESHOLD = 0.003
+"""Contrast threshold of SIFT. COLMAP's default of 0.0067 finds few features in smooth images. Hand-tuned."""
+MAX_EXHAUSTIVE = 100
+"""Largest number of frames of an ordered clip of which all pairs are matched. Bounds the run time."""
 
 
-def reconstruct_with_colmap(clip: Clip, config: ColmapConfig = ColmapConfig()) -> Scene:
-    """The scene of the largest model that COLMAP finds in `clip`, in the world of its first placed camera.
+def reconstruct_with_colmap(clip: Clip, config: ColmapConfig | None = None) -> Scene:
+    """Reconstruct a clip with COLMAP.
 
-    The unit is COLMAP's own. Depth is dense where pycolmap was built with CUDA, else at sparse points only.
-    `clip.known.ignore` keeps SIFT away from what it marks (moving things, a watermark). Frames that are not in the
-    model have NaN cameras. Raises `ColmapFailure` where there is no model at all, `NoPycolmapError` without pycolmap.
+    Args:
+        clip: A single clip. SIFT features are not extracted in the mask `ignore` of its priors (dynamic objects, a
+            watermark).
+        config: Settings; None for the defaults.
+
+    Returns:
+        The scene of the largest model, in the frame of its first registered camera and in COLMAP's own unit. Cameras
+        of frames that are not registered are NaN. Depth is dense if pycolmap was built with CUDA; otherwise it is
+        known at the pixels of sparse points only.
+
+    Raises:
+        ColmapFailure: If COLMAP finds no model.
+        NoPycolmapError: If pycolmap is not installed.
     """
-    pycolmap = load_pycolmap()
-    pycolmap.set_random_seed(config.seed)
-    factor = _enlargement(clip.size, config.least_side)
+    config = config or ColmapConfig()
+    factor = _enlargement(clip.size)
     names = [f"{frame:06d}.png" for frame in range(clip.num_frames)]
-    with tempfile.TemporaryDirectory(prefix="recon4d-colmap-") as name:
+    with pycolmap_session(config.seed) as pycolmap, tempfile.TemporaryDirectory(prefix="recon4d-colmap-") as name:
         folder = Path(name)
         database = folder / "database.db"
-        _write_pictures(clip, folder, names, factor)
+        _write_images(clip, folder, names, factor)
         try:
-            _extract(pycolmap, database, folder, config)
-            _match(pycolmap, database, clip, config)
+            _extract_features(pycolmap, database, folder, config)
+            _match_features(pycolmap, database, clip, config)
             model = map_database(database, folder, config)
         except RuntimeError as error:
-            raise ColmapFailure(f"COLMAP gave up: {' '.join(str(error).split())}") from error
+            raise ColmapFailure(f"COLMAP failed: {' '.join(str(error).split())}") from error
         scene = scene_of_model(model, names, clip.size, factor)
         if has_dense_stereo() and config.camera_model == "SIMPLE_PINHOLE":
             scene = with_depths(scene, dense_depths(model, names, folder, clip.size))
         return scene
 
 
-def with_colmap_intrinsics(clip: Clip, config: ColmapConfig = ColmapConfig()) -> Clip:
-    """The clip with known intrinsics, those of the one camera that COLMAP finds, for a network to start from.
+def with_colmap_intrinsics(clip: Clip, config: ColmapConfig | None = None) -> Clip:
+    """Add the intrinsics that COLMAP estimates to the priors of a clip.
 
-    What is known of the clip already stays. Raises as `reconstruct_with_colmap` does, and `ColmapFailure` for a field
-    of view that no common lens has: where a camera hardly moves, COLMAP's focal length may be anything.
+    Args:
+        clip: A single clip. Intrinsics in its priors are kept.
+        config: Settings; None for the defaults.
+
+    Returns:
+        The clip with intrinsics of all frames in its priors.
+
+    Raises:
+        ColmapFailure: If COLMAP finds no model, or an implausible field of view: a camera that hardly moves does not
+            determine the focal length.
+        NoPycolmapError: If pycolmap is not installed.
     """
     intrinsics = reconstruct_with_colmap(clip, config).cameras.intrinsics
-    found = intrinsics[intrinsics.isfinite().all(dim=(1, 2))].mean(dim=0)
-    angle = float(field_of_view(found, *clip.size).amax().rad2deg())
-    if not PLAUSIBLE_ANGLES[0] <= angle <= PLAUSIBLE_ANGLES[1]:
-        raise ColmapFailure(f"COLMAP finds a field of view of {angle:.0f} degrees, which is hardly true")
-    known = Priors.nothing(clip.num_frames) if clip.priors is None else clip.priors
-    is_known = known.intrinsics.isfinite().all(dim=(1, 2), keepdim=True)
-    return replace(clip, priors=replace(known, intrinsics=torch.where(is_known, known.intrinsics, found)))
+    estimated = intrinsics[intrinsics.isfinite().all(dim=(1, 2))].mean(dim=0)
+    angle = float(field_of_view(estimated, *clip.size).amax().rad2deg())
+    if not PLAUSIBLE_FIELD_OF_VIEW[0] <= angle <= PLAUSIBLE_FIELD_OF_VIEW[1]:
+        raise ColmapFailure(f"COLMAP estimates a field of view of {angle:.0f} degrees, which is implausible")
+    priors = Priors.unknown(clip.num_frames) if clip.priors is None else clip.priors
+    is_given = priors.intrinsics.isfinite().all(dim=(1, 2), keepdim=True)
+    return replace(clip, priors=replace(priors, intrinsics=torch.where(is_given, priors.intrinsics, estimated)))
 
 
-def _enlargement(size: tuple[int, int], least_side: int) -> int:
-    return max(1, math.ceil(least_side / max(size)))
+def _enlargement(size: tuple[int, int]) -> int:
+    return max(1, math.ceil(MIN_SIDE / max(size)))
 
 
-def _write_pictures(clip: Clip, folder: Path, names: list[str], factor: int) -> None:
+def _write_images(clip: Clip, folder: Path, names: list[str], factor: int) -> None:
+    """Write enlarged frames, and masks of the pixels that are not ignored."""
     (folder / "images").mkdir()
     size = (clip.size[0] * factor, clip.size[1] * factor)
     for name, image in zip(names, clip.images, strict=True):
@@ -86,16 +112,16 @@ def _write_pictures(clip: Clip, folder: Path, names: list[str], factor: int) -> 
         return
     (folder / "masks").mkdir()
     for name, ignore in zip(names, clip.priors.ignore, strict=True):
-        wanted = F.interpolate((~ignore)[None, None].float(), size, mode="nearest-exact")[0, 0]
-        write_raster(folder / "masks" / f"{name}.png", (255 * wanted).to(torch.uint8).cpu().numpy())
+        allowed = F.interpolate((~ignore)[None, None].float(), size, mode="nearest-exact")[0, 0]
+        write_raster(folder / "masks" / f"{name}.png", (255 * allowed).to(torch.uint8).cpu().numpy())
 
 
-def _extract(pycolmap: Any, database: Path, folder: Path, config: ColmapConfig) -> None:
+def _extract_features(pycolmap: Any, database: Path, folder: Path, config: ColmapConfig) -> None:
     reader = pycolmap.ImageReaderOptions(camera_model=config.camera_model)
     if (folder / "masks").exists():
         reader.mask_path = folder / "masks"
-    extraction = pycolmap.FeatureExtractionOptions(num_threads=config.threads)
-    extraction.sift.peak_threshold = config.peak_threshold
+    extraction = pycolmap.FeatureExtractionOptions(num_threads=config.num_threads)
+    extraction.sift.peak_threshold = PEAK_THRESHOLD
     pycolmap.extract_features(
         database,
         folder / "images",
@@ -106,13 +132,13 @@ def _extract(pycolmap: Any, database: Path, folder: Path, config: ColmapConfig) 
     )
 
 
-def _match(pycolmap: Any, database: Path, clip: Clip, config: ColmapConfig) -> None:
+def _match_features(pycolmap: Any, database: Path, clip: Clip, config: ColmapConfig) -> None:
     matching = config.matching
     if matching == "auto":
         is_ordered = bool(clip.times.isfinite().all()) and bool((clip.times.diff() > 0).all())
-        matching = "sequential" if is_ordered and clip.num_frames > config.most_exhaustive else "exhaustive"
+        matching = "sequential" if is_ordered and clip.num_frames > MAX_EXHAUSTIVE else "exhaustive"
     match = pycolmap.match_sequential if matching == "sequential" else pycolmap.match_exhaustive
     verification = pycolmap.TwoViewGeometryOptions()
     verification.ransac.random_seed = config.seed
-    options = pycolmap.FeatureMatchingOptions(num_threads=config.threads)
+    options = pycolmap.FeatureMatchingOptions(num_threads=config.num_threads)
     match(database, matching_options=options, verification_options=verification, device=pycolmap.Device.cpu)

@@ -1,4 +1,4 @@
-"""The trivial answer: every camera at one place, everything at one depth, nothing moves."""
+"""The trivial baseline: a static camera, constant depth and no motion."""
 
 import math
 
@@ -13,19 +13,27 @@ from recon4d.records import (
 )
 
 FIELD_OF_VIEW = math.radians(60)
-"""Across the longer side: what an unknown camera is most likely to have."""
+"""Field of view across the longer side, in radians: a typical value of unknown cameras. Hand-tuned."""
 
 
 def static_scene(clip: Clip, anchors: tuple[int, ...]) -> Scene:
-    """Identity cameras with a field of view of 60 degrees, depth 1, and every pixel of the anchors held still."""
+    """Predict the same camera and constant depth for all frames of a clip.
+
+    Args:
+        clip: A single clip, of which only the size and the number of frames are used.
+        anchors: Indices of the anchor frames of the tracks.
+
+    Returns:
+        Identity poses, a field of view of 60 degrees, depth 1, and a static track of every pixel of the anchor frames.
+    """
     time, (height, width) = clip.num_frames, clip.size
     focal = max(height, width) / (2 * math.tan(FIELD_OF_VIEW / 2))
     angles = torch.tensor([2 * math.atan(width / (2 * focal)), 2 * math.atan(height / (2 * focal))])
-    middle = torch.tensor([width / 2, height / 2])
-    intrinsics = intrinsics_from_field_of_view(angles, middle, height, width).expand(time, 3, 3)
+    center = torch.tensor([width / 2, height / 2])
+    intrinsics = intrinsics_from_field_of_view(angles, center, height, width).expand(time, 3, 3)
     ones = torch.ones(time, height, width)
     points = unproject_map(ones, intrinsics)
-    still = points[list(anchors)].reshape(len(anchors), 1, height * width, 3).expand(-1, time, -1, -1)
+    track_points = points[list(anchors)].reshape(len(anchors), 1, height * width, 3).expand(-1, time, -1, -1)
     return Scene(
         cameras=Cameras(torch.eye(4).expand(time, 4, 4), intrinsics),
         depths=ones,
@@ -35,9 +43,9 @@ def static_scene(clip: Clip, anchors: tuple[int, ...]) -> Scene:
         dynamic=torch.zeros_like(ones),
         metres_per_unit=torch.tensor(torch.nan),
         tracks=Tracks(
-            points=still,
-            visibility=torch.ones(still.shape[:-1]),
-            confidence=torch.ones(still.shape[:-1]),
+            points=track_points,
+            visibility=torch.ones(track_points.shape[:-1]),
+            confidence=torch.ones(track_points.shape[:-1]),
             anchors=torch.tensor(anchors, dtype=torch.long),
             pixels=pixel_grid(height, width).flatten(0, 1).expand(len(anchors), -1, -1),
         ),

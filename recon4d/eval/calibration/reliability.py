@@ -1,4 +1,4 @@
-"""Expected beside measured error: pixels in bins of like confidence, and how far apart the two are in the mean."""
+"""Reliability: expected and measured error in bins of confidence, and their mean distance."""
 
 from dataclasses import dataclass
 
@@ -9,37 +9,53 @@ from torch import Tensor
 from recon4d.eval.calibration.samples import ConfidenceSamples
 from recon4d.records import ErrorCurve
 
-BINS = 16
-LEAST_ERROR = 1e-6
-"""Errors count as at least this, so that what is exact has a logarithm."""
+NUM_BINS = 16
+"""Number of bins of confidence. Hand-tuned."""
+MIN_ERROR = 1e-6
+"""Smallest relative error; smaller errors are raised to it, so that their logarithm is finite."""
 
 
 @dataclass(frozen=True, eq=False)
 class Bins:
-    """Pixels by confidence in parts of about equal count; pixels of one confidence are never parted."""
+    """Pixels in bins of about equal count by confidence; pixels of equal confidence share a bin."""
 
     confidence: Float[Tensor, "bin"]
-    """The median of each bin, rising."""
+    """Median confidence of each bin, ascending."""
     errors: Float[Tensor, "bin"]
-    """The median relative error of each bin."""
+    """Median relative error of each bin."""
     counts: Int[Tensor, "bin"]
+    """Number of pixels of each bin."""
 
 
 @dataclass(frozen=True, eq=False)
 class Reliability:
-    """The error that a curve expects in each bin, beside the median that was measured there."""
+    """Expected and measured error of each bin of confidence."""
 
     expected: Float[Tensor, "bin"]
+    """Expected relative error of each bin, according to a curve."""
     measured: Float[Tensor, "bin"]
+    """Measured median relative error of each bin."""
     counts: Int[Tensor, "bin"]
+    """Number of pixels of each bin."""
 
 
-def binned(evidence: ConfidenceSamples, count: int = BINS) -> Bins:
-    """The evidence in `count` bins, or fewer where confidences are alike. Raises ``ValueError`` without evidence."""
-    if not len(evidence):
-        raise ValueError("no pixel is known to both prediction and truth; wanted some to measure confidence by")
-    confidence, order = evidence.confidence.double().sort(stable=True)
-    errors = evidence.errors.double()[order].clamp(min=LEAST_ERROR)
+def bin_samples(samples: ConfidenceSamples, count: int = NUM_BINS) -> Bins:
+    """Divide samples into bins of confidence.
+
+    Args:
+        samples: At least one sample.
+        count: Number of bins; fewer if many confidences are equal.
+
+    Returns:
+        The bins, in ascending order of confidence.
+
+    Raises:
+        ValueError: If there are no samples.
+    """
+    if not len(samples):
+        raise ValueError("there are no samples; wanted pixels that are known in both prediction and truth")
+    confidence, order = samples.confidence.double().sort(stable=True)
+    errors = samples.errors.double()[order].clamp(min=MIN_ERROR)
     upper = confidence[torch.arange(1, count + 1) * len(confidence) // count - 1] if len(confidence) >= count else None
     upper = confidence.unique() if upper is None else upper.unique()
     ends = torch.searchsorted(confidence, upper, right=True)
@@ -49,14 +65,34 @@ def binned(evidence: ConfidenceSamples, count: int = BINS) -> Bins:
     return Bins(medians[:, 0], medians[:, 1], sizes)
 
 
-def reliability(curve: ErrorCurve, evidence: ConfidenceSamples, count: int = BINS) -> Reliability:
-    """What `curve` expects of the evidence, beside what it holds. Raises ``ValueError`` without evidence."""
-    bins = binned(evidence, count)
-    # The curve never rises, so that what it expects of the median is the median of what it expects.
+def compute_reliability(curve: ErrorCurve, samples: ConfidenceSamples, count: int = NUM_BINS) -> Reliability:
+    """Compare the error that a curve expects with the measured error, in bins of confidence.
+
+    Args:
+        curve: Curve from confidence to expected error.
+        samples: At least one sample.
+        count: Number of bins; fewer if many confidences are equal.
+
+    Returns:
+        Expected and measured error of each bin.
+
+    Raises:
+        ValueError: If there are no samples.
+    """
+    bins = bin_samples(samples, count)
+    # The curve is monotone: its value at the median confidence is the median of its values.
     return Reliability(curve.expected_error(bins.confidence), bins.errors, bins.counts)
 
 
-def calibration_error(found: Reliability) -> float:
-    """The mean over pixels of |ln(expected / measured)| of their bins: 0 is calibrated, 0.69 off by a factor of 2."""
-    weights = found.counts.double() / found.counts.sum()
-    return float((weights * (found.expected / found.measured).log().abs()).sum())
+def calibration_error(reliability: Reliability) -> float:
+    """Compute the mean distance of expected and measured error.
+
+    Args:
+        reliability: Expected and measured error of each bin.
+
+    Returns:
+        Mean over pixels of |ln(expected / measured)| of their bins: 0 for a perfect calibration, 0.69 for a factor
+        of 2.
+    """
+    weights = reliability.counts.double() / reliability.counts.sum()
+    return float((weights * (reliability.expected / reliability.measured).log().abs()).sum())

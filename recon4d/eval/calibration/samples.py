@@ -1,4 +1,4 @@
-"""How sure a prediction was and how wrong it turned out, pixel by pixel, where both it and the truth are known."""
+"""Samples of confidence and measured error, pixel by pixel, from predictions with ground truth."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -12,17 +12,19 @@ from recon4d.geometry import stratified_indices
 from recon4d.records import Scene, Tracks
 
 MAX_PIXELS = 2**15
-"""Of one clip and field; more pixels of the same clip say little more."""
+"""Largest number of samples of one clip and field. Hand-tuned: further pixels of the same clip add little."""
 FIELDS = ("depth", "points", "tracks")
-"""What has a confidence of its own, in the order of tables."""
+"""Fields with a confidence, in the order of tables."""
 
 
 @dataclass(frozen=True, eq=False)
 class ConfidenceSamples:
-    """Confidences and relative errors of the same pixels, on the CPU; a confidence is above 0 and both are finite."""
+    """Confidences and relative errors of the same pixels, on the CPU."""
 
     confidence: Float[Tensor, "n"]
+    """Predicted confidence: finite and above 0."""
     errors: Float[Tensor, "n"]
+    """Distance to the truth divided by the true depth: finite."""
 
     def __len__(self) -> int:
         return len(self.errors)
@@ -30,21 +32,34 @@ class ConfidenceSamples:
 
 @dataclass(frozen=True, eq=False)
 class SceneSamples:
-    """The evidence of each field; empty where there is nothing to compare."""
+    """Samples of each field; empty if prediction and truth have no pixels in common."""
 
     depth: ConfidenceSamples
+    """Samples of the depth maps."""
     points: ConfidenceSamples
+    """Samples of the point maps."""
     tracks: ConfidenceSamples
+    """Samples of the tracks."""
 
 
 def scene_samples(prediction: Scene, truth: Scene) -> SceneSamples:
-    """The evidence of one predicted scene, whose maps have the size of the truth's and whose world is its world.
+    """Measure the relative errors of one predicted scene.
 
-    One scale is given to the whole prediction: the median true over the median predicted depth, over the pixels known
-    to both. Then errors are |P - G| over the true depth, for depth and for point maps; for tracks at other times than
-    the anchor's, over the true depth in the anchor frame. Pixels of confidence 0 and of unknown truth do not count. At
-    most `MAX_PIXELS` of each field, evenly taken. Predicted tracks must be dense, of the truth's own anchors, or they
-    do not count. Raises ``ValueError`` for batches and for maps of different sizes.
+    The prediction is scaled once, by the median true depth divided by the median predicted depth over the pixels known
+    in both. The errors of depth and point maps are the distance to the truth divided by the true depth; those of
+    tracks, at other times than the anchor's, are divided by the true depth in the anchor frame. Pixels with a
+    confidence of 0 or unknown truth are skipped. At most `MAX_PIXELS` pixels of each field are sampled, uniformly.
+
+    Args:
+        prediction: Predicted scene in the world of the truth, with maps of the same size. Its tracks are skipped
+            unless they are dense and have the anchors of the truth.
+        truth: True scene.
+
+    Returns:
+        Samples of each field.
+
+    Raises:
+        ValueError: If a scene is a batch or the maps have different sizes.
     """
     if prediction.batch_shape or truth.batch_shape or prediction.depths.shape != truth.depths.shape:
         raise ValueError(
@@ -53,59 +68,66 @@ def scene_samples(prediction: Scene, truth: Scene) -> SceneSamples:
         )
     true_depths = truth.depths
     is_true = (truth.depth_confidence > 0) & (true_depths > 0)
-    is_believed = is_true & (prediction.depth_confidence > 0) & prediction.depths.isfinite()
-    if not is_believed.any() or not prediction.depths[is_believed].median() > 0:
-        return SceneSamples(*(_evidence(*[true_depths.new_zeros(0)] * 3) for _ in FIELDS))
-    scale = true_depths[is_believed].median() / prediction.depths[is_believed].median()
+    is_common = is_true & (prediction.depth_confidence > 0) & prediction.depths.isfinite()
+    if not is_common.any() or not prediction.depths[is_common].median() > 0:
+        return SceneSamples(*(_samples(*[true_depths.new_zeros(0)] * 3) for _ in FIELDS))
+    scale = true_depths[is_common].median() / prediction.depths[is_common].median()
 
     both = is_true & (truth.point_confidence > 0)
     return SceneSamples(
-        depth=_evidence(
+        depth=_samples(
             prediction.depth_confidence[is_true],
             (scale * prediction.depths - true_depths).abs()[is_true],
             true_depths[is_true],
         ),
-        points=_evidence(
+        points=_samples(
             prediction.point_confidence[both],
             (scale * prediction.points - truth.points).norm(dim=-1)[both],
             true_depths[both],
         ),
-        tracks=_track_evidence(prediction, truth, scale),
+        tracks=_track_samples(prediction, truth, scale),
     )
 
 
-def together(parts: Sequence[SceneSamples]) -> SceneSamples:
-    """The evidence of several scenes as one."""
+def concatenate_samples(parts: Sequence[SceneSamples]) -> SceneSamples:
+    """Concatenate the samples of several scenes.
 
-    def joined(field: str) -> ConfidenceSamples:
-        of_parts: list[ConfidenceSamples] = [getattr(part, field) for part in parts]
+    Args:
+        parts: Samples of each scene, of at least one.
+
+    Returns:
+        All samples of each field.
+    """
+
+    def concatenate(field: str) -> ConfidenceSamples:
+        samples: list[ConfidenceSamples] = [getattr(part, field) for part in parts]
         return ConfidenceSamples(
-            torch.cat([one.confidence for one in of_parts]), torch.cat([one.errors for one in of_parts])
+            torch.cat([sample.confidence for sample in samples]), torch.cat([sample.errors for sample in samples])
         )
 
-    return SceneSamples(**{field.name: joined(field.name) for field in fields(SceneSamples)})
+    return SceneSamples(**{field.name: concatenate(field.name) for field in fields(SceneSamples)})
 
 
-def _track_evidence(prediction: Scene, truth: Scene, scale: Tensor) -> ConfidenceSamples:
+def _track_samples(prediction: Scene, truth: Scene, scale: Tensor) -> ConfidenceSamples:
     predicted, true = prediction.tracks, truth.tracks
-    if predicted is None or true is None or not _fit(predicted, true, truth.size):
-        return _evidence(*[truth.depths.new_zeros(0)] * 3)
-    read = losses.tracks_at(predicted, true.pixels, truth.size)
+    if predicted is None or true is None or not _is_comparable(predicted, true, truth.size):
+        return _samples(*[truth.depths.new_zeros(0)] * 3)
+    sampled = losses.tracks_at(predicted, true.pixels, truth.size)
     depths = losses.depths_at_anchors(truth)[..., None, :].expand_as(true.confidence)
-    known = losses.is_known_off_anchor(true) & (depths > 0)
-    errors = (scale * read.points - true.points).norm(dim=-1)
-    return _evidence(read.confidence[known], errors[known], depths[known])
+    is_known = losses.is_known_off_anchor(true) & (depths > 0)
+    errors = (scale * sampled.points - true.points).norm(dim=-1)
+    return _samples(sampled.confidence[is_known], errors[is_known], depths[is_known])
 
 
-def _fit(predicted: Tracks, true: Tracks, size: tuple[int, int]) -> bool:
-    """Whether predicted tracks can be read anywhere in the anchors of the true ones."""
+def _is_comparable(predicted: Tracks, true: Tracks, size: tuple[int, int]) -> bool:
+    """Whether predicted tracks can be sampled at any pixel of the true anchor frames."""
     return predicted.pixels.shape[-2] == size[0] * size[1] and torch.equal(predicted.anchors, true.anchors)
 
 
-def _evidence(confidence: Tensor, lengths: Tensor, depths: Tensor) -> ConfidenceSamples:
-    """Evidence of errors that are `lengths` over `depths`; what is unknown or no number is left out."""
-    errors = lengths / depths
-    known = (confidence > 0) & confidence.isfinite() & errors.isfinite()
-    confidence, errors = confidence[known], errors[known]
-    few = stratified_indices(len(errors), MAX_PIXELS, errors.device)
-    return ConfidenceSamples(confidence[few].float().cpu(), errors[few].float().cpu())
+def _samples(confidence: Tensor, distances: Tensor, depths: Tensor) -> ConfidenceSamples:
+    """Return samples of the errors `distances` / `depths`, without unknown pixels and values that are not finite."""
+    errors = distances / depths
+    is_known = (confidence > 0) & confidence.isfinite() & errors.isfinite()
+    confidence, errors = confidence[is_known], errors[is_known]
+    chosen = stratified_indices(len(errors), MAX_PIXELS, errors.device)
+    return ConfidenceSamples(confidence[chosen].float().cpu(), errors[chosen].float().cpu())

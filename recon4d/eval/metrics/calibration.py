@@ -1,6 +1,6 @@
 """Whether a calibrated method knows how wrong it is: the error its confidence foretells beside the one measured."""
 
-from recon4d.eval.calibration.reliability import calibration_error, reliability
+from recon4d.eval.calibration.reliability import calibration_error, compute_reliability
 from recon4d.eval.calibration.samples import scene_samples
 from recon4d.eval.metrics.score import Metric, Score, undefined
 from recon4d.records import Calibration, Scene
@@ -29,7 +29,7 @@ def calibration_scores(prediction: Scene, truth: Scene, calibration: Calibration
     found = scene_samples(prediction, truth)
     fields = (("depth", calibration.depth, found.depth), ("point", calibration.points, found.points))
     return tuple(
-        Score(f"{name}_calibration", calibration_error(reliability(curve, evidence)), len(evidence), total)
+        Score(f"{name}_calibration", calibration_error(compute_reliability(curve, evidence)), len(evidence), total)
         if len(evidence)
         else undefined(f"{name}_calibration", total, "no pixel is known to both prediction and truth")
         for name, curve, evidence in fields

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from recon4d.eval.metrics.score import Metric, Score, undefined
-from recon4d.eval.pairing import is_placed
+from recon4d.eval.pairing import is_registered
 from recon4d.geometry import field_of_view, rotation_angle
 from recon4d.records import Scene
 
@@ -57,11 +57,11 @@ class PairErrors:
 
 def pair_errors(prediction: Scene, truth: Scene) -> PairErrors:
     """The errors of all pairs of frames of two paired scenes; none with fewer than two true cameras."""
-    kept = is_placed(truth).nonzero()[:, 0]
+    kept = is_registered(truth).nonzero()[:, 0]
     first, second = torch.triu_indices(len(kept), len(kept), offset=1, device=kept.device)
     true = truth.cameras.world_from_cam[kept].double()
     predicted = prediction.cameras.world_from_cam[kept].double()
-    pair_is_placed = is_placed(prediction)[kept][first] & is_placed(prediction)[kept][second]
+    pair_is_placed = is_registered(prediction)[kept][first] & is_registered(prediction)[kept][second]
 
     true_rotation, true_motion = _relative_motion(true[first], true[second])
     rotation, motion = _relative_motion(predicted[first], predicted[second])
@@ -117,7 +117,7 @@ def share_below(errors: Float[Tensor, "n"], degrees: float) -> float:
 
 def field_of_view_errors(prediction: Scene, truth: Scene) -> Float[Tensor, "frame"]:
     """Absolute differences of the horizontal field of view in degrees, of the frames placed in both scenes."""
-    placed = is_placed(prediction) & is_placed(truth)
+    placed = is_registered(prediction) & is_registered(truth)
     predicted, true = (
         field_of_view(scene.cameras.intrinsics[placed].double(), *truth.size)[:, 0] for scene in (prediction, truth)
     )
@@ -126,7 +126,7 @@ def field_of_view_errors(prediction: Scene, truth: Scene) -> Float[Tensor, "fram
 
 def focal_errors(prediction: Scene, truth: Scene) -> Float[Tensor, "frame"]:
     """|f_p / f_t - 1| of the frames placed in both scenes, f the geometric mean of fx and fy (at least 0)."""
-    placed = is_placed(prediction) & is_placed(truth)
+    placed = is_registered(prediction) & is_registered(truth)
     predicted, true = (
         scene.cameras.intrinsics[placed].double().diagonal(dim1=-2, dim2=-1)[:, :2].clamp(min=0).prod(dim=-1).sqrt()
         for scene in (prediction, truth)
@@ -231,7 +231,7 @@ CAMERA_METRICS: tuple[Metric, ...] = (
 
 def camera_scores(prediction: Scene, truth: Scene) -> tuple[Score, ...]:
     """The scores of `CAMERA_METRICS`, in their order; none at all where the truth knows no camera."""
-    if not is_placed(truth).any():
+    if not is_registered(truth).any():
         return ()
     errors = pair_errors(prediction, truth)
     return (
@@ -268,8 +268,8 @@ def _median(metric: str, errors: Tensor, missing: str) -> Score:
 
 
 def _intrinsics_scores(prediction: Scene, truth: Scene) -> tuple[Score, ...]:
-    total = int(is_placed(truth).sum())
-    placed = int((is_placed(prediction) & is_placed(truth)).sum())
+    total = int(is_registered(truth).sum())
+    placed = int((is_registered(prediction) & is_registered(truth)).sum())
     registered = Score("registered", placed / total, total, total)
     if not placed:
         note = "no frame is placed"

@@ -21,7 +21,7 @@ from recon4d.eval.metrics.point_clouds import (
 )
 from recon4d.eval.metrics.score import Metric, Score, undefined
 from recon4d.eval.metrics.units import length_score
-from recon4d.eval.pairing import is_placed
+from recon4d.eval.pairing import is_registered
 from recon4d.geometry import transform_points
 from recon4d.records import Scene
 
@@ -93,7 +93,7 @@ def mean_distance(predicted: Float[Tensor, "n 3"], true: Float[Tensor, "n 3"], a
 def median_distance_to_first_camera(truth: Scene) -> float:
     """Median distance of the known true points from the first known true camera; NaN without points or cameras."""
     points = truth.points[truth.point_confidence > 0]
-    placed = is_placed(truth).nonzero()[:, 0]
+    placed = is_registered(truth).nonzero()[:, 0]
     if not (len(points) and len(placed)):
         return math.nan
     return float(np.median((points - truth.cameras.centers[placed[0]]).norm(dim=-1).cpu().numpy()))
@@ -101,7 +101,7 @@ def median_distance_to_first_camera(truth: Scene) -> float:
 
 def points_known_from_depth(prediction: Scene) -> Bool[Tensor, "time height width"]:
     """Where depth and camera give a point: the depth's confidence is above 0 and the frame is placed."""
-    return (prediction.depth_confidence > 0) & is_placed(prediction)[:, None, None]
+    return (prediction.depth_confidence > 0) & is_registered(prediction)[:, None, None]
 
 
 def thinned_cloud(

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from recon4d.eval.pairing import is_placed
+from recon4d.eval.pairing import is_registered
 from recon4d.geometry import pixel_grid, project, transform_points
 from recon4d.records import Cameras, Scene, TensorRecord, Tracks
 
@@ -80,7 +80,7 @@ def track_pairs(prediction: Scene, truth: Scene) -> TrackPairs:
     scenes, each stays in its own world. Raises ``ValueError`` for truth without tracks, cameras or numbers.
     """
     _check(prediction, truth)
-    both_placed = (is_placed(prediction) & is_placed(truth)).nonzero()
+    both_placed = (is_registered(prediction) & is_registered(truth)).nonzero()
     if len(both_placed):
         first = int(both_placed[0])
         prediction, truth = _in_frame(prediction, first), _in_frame(truth, first)
@@ -213,7 +213,7 @@ def _check(prediction: Scene, truth: Scene) -> None:
         )
     if truth.tracks is None:
         raise ValueError("the truth has no tracks to compare with")
-    lost = int((~is_placed(truth)).sum())
+    lost = int((~is_registered(truth)).sum())
     if lost:
         raise ValueError(f"the truth has tracks, but no camera in {lost} of {truth.num_frames} frames")
     wrong = ~truth.tracks.points.isfinite().all(dim=-1) & ~(truth.tracks.confidence <= 0)

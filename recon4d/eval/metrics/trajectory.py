@@ -15,11 +15,11 @@ from recon4d.eval.alignment.similarity import Alignment, align_sim3
 from recon4d.eval.metrics.cameras import SAME_PLACE, median_depth
 from recon4d.eval.metrics.score import Metric, Score, undefined
 from recon4d.eval.metrics.units import length_score
-from recon4d.eval.pairing import is_placed
+from recon4d.eval.pairing import is_registered
 from recon4d.geometry import (
     invert,
-    rebase_cameras,
     rotation_angle,
+    transform_cameras,
     transform_points,
 )
 from recon4d.records import Scene
@@ -95,7 +95,7 @@ def step_errors(
 
     `numbers` are the frames' numbers, ascending: only frames that are neighbors make a step.
     """
-    aligned = rebase_cameras(align_cameras(predicted, true).truth_from_prediction, predicted.double())
+    aligned = transform_cameras(align_cameras(predicted, true).truth_from_prediction, predicted.double())
     before = (numbers.diff() == 1).nonzero()[:, 0]
     step = invert(aligned[before]) @ aligned[before + 1]
     true_step = invert(true[before].double()) @ true[before + 1].double()
@@ -119,7 +119,7 @@ def path_length(centers: Float[Tensor, "n 3"]) -> float:
 
 def stands_still(truth: Scene) -> bool:
     """Whether the true centers stay within 1e-6 of the median true depth, or 1e-9 where no depth is known."""
-    centers = truth.cameras.centers[is_placed(truth)].double()
+    centers = truth.cameras.centers[is_registered(truth)].double()
     largest = float(torch.cdist(centers, centers, compute_mode="donot_use_mm_for_euclid_dist").max())
     depth = median_depth(truth)
     return largest < (STANDS_STILL * depth if math.isfinite(depth) else SAME_PLACE)
@@ -127,11 +127,11 @@ def stands_still(truth: Scene) -> bool:
 
 def trajectory_scores(prediction: Scene, truth: Scene) -> tuple[Score, ...]:
     """The scores of `TRAJECTORY_METRICS` of paired scenes, in their order; none where the truth knows no camera."""
-    is_known = is_placed(truth)
+    is_known = is_registered(truth)
     total = int(is_known.sum())
     if not total:
         return ()
-    is_used = is_placed(prediction) & is_known
+    is_used = is_registered(prediction) & is_known
     used = int(is_used.sum())
     reason = None
     if used < LEAST_FRAMES:
@@ -144,7 +144,7 @@ def trajectory_scores(prediction: Scene, truth: Scene) -> tuple[Score, ...]:
     predicted, true = prediction.cameras.world_from_cam, truth.cameras.world_from_cam
     error = trajectory_error(predicted[is_used], true[is_used])
     length = path_length(truth.cameras.centers[is_known])
-    filled = predicted[nearest_placed(is_placed(prediction))]
+    filled = predicted[nearest_placed(is_registered(prediction))]
     error_of_all = trajectory_error(filled[is_known], true[is_known])
     return (
         length_score(Score("ate", error, used, total, ALIGNED_BY), truth),
@@ -155,9 +155,9 @@ def trajectory_scores(prediction: Scene, truth: Scene) -> tuple[Score, ...]:
 
 
 def _step_scores(prediction: Scene, truth: Scene) -> tuple[Score, Score]:
-    is_known = is_placed(truth)
+    is_known = is_registered(truth)
     total = int((is_known[1:] & is_known[:-1]).sum())
-    numbers = (is_placed(prediction) & is_known).nonzero()[:, 0]
+    numbers = (is_registered(prediction) & is_known).nonzero()[:, 0]
     errors = step_errors(prediction.cameras.world_from_cam[numbers], truth.cameras.world_from_cam[numbers], numbers)
     count = len(errors.rotation)
     if not count:

@@ -22,7 +22,7 @@ from recon4d.eval.metrics.point_clouds import (
 )
 from recon4d.eval.metrics.score import Metric, Score, undefined
 from recon4d.eval.metrics.units import length_score
-from recon4d.eval.pairing import is_placed
+from recon4d.eval.pairing import is_registered
 from recon4d.geometry import transform_points
 from recon4d.records import Scene
 
@@ -101,7 +101,7 @@ def multiview_point_scores(prediction: Scene, truth: Scene, icp_distance: float 
     total = int((known & is_in_center(*truth.size).to(known.device)).sum())
     if not known.any():
         return ()
-    if not (is_placed(truth)[0] and is_placed(prediction)[0]):
+    if not (is_registered(truth)[0] and is_registered(prediction)[0]):
         return _undefined(total, "the first camera is not known in both prediction and truth")
     true, predicted = _in_first_camera(truth), _in_first_camera(prediction)
     both = known & (prediction.point_confidence > 0)

@@ -1,1 +1,1 @@
-"""The report of an evaluation: tables, figures, pictures and the HTML page."""
+"""Report of an evaluation: tables, figures, pictures and the HTML page."""

@@ -1,16 +1,16 @@
-"""The figures of a report as small SVG drawings for its page: intervals, shares of clips, and seconds."""
+"""Figures of the HTML report as inline SVG: intervals, cumulative distributions over clips, and computing time."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-from recon4d.eval.report.headline import method_names, number
+from recon4d.eval.report.headline import format_number, method_names
 from recon4d.eval.report.summary import Summary
 from recon4d.eval.scoring import METRICS, SECONDS, ClipResult
 
 NUM_COLORS = 8
-"""Methods beyond these take the same colors again, with dashes."""
+"""Number of different colors; further methods repeat them with dashed lines."""
 
 FIGURE_STYLE = """
 :root { --c0: #2f6db5; --c1: #d1601f; --c2: #3a8a5f; --c3: #9a4fa3; --c4: #b0892b; --c5: #c0405a; --c6: #3d97a8;
@@ -23,16 +23,19 @@ svg.chart text.axis { font-size: 12px; }
 svg.chart .grid { stroke: currentColor; opacity: 0.12; }
 svg.chart .curve { fill: none; stroke-width: 2; stroke-linejoin: round; }
 """
-"""How the figures look, in light and in dark; every figure of a page shares it."""
+"""Style sheet shared by all figures of a page, for light and dark color schemes."""
 
 _WIDTH, _HEIGHT = 360, 230
+"""Size of a figure in SVG units."""
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 12, 10, 42
+"""Margins around the plot area in SVG units."""
 _MAX_TICKS = 6
+"""Largest number of labeled ticks of a logarithmic axis."""
 
 
 @dataclass(frozen=True)
 class _Axis:
-    """Values from `low` to `high`, and the places on paper they go to."""
+    """Map from the values `low` to `high` to the coordinates `start` to `end`."""
 
     low: float
     high: float
@@ -40,19 +43,19 @@ class _Axis:
     start: float
     end: float
 
-    def place(self, value: float) -> float:
-        """Where a value goes; what lies outside goes to the border."""
+    def coordinate(self, value: float) -> float:
+        """Return the coordinate of a value, clamped to the axis."""
         low, high, value = (self._scaled(v) for v in (self.low, self.high, min(max(value, self.low), self.high)))
         return self.start + (self.end - self.start) * (value - low) / (high - low)
 
     def ticks(self) -> list[float]:
-        """A few round values."""
+        """Return a few round values within the axis."""
         if not self.is_log:
             return _round_steps(self.low, self.high)
         decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
         fine = [f * 10.0**d for d in decades for f in (1, 2, 5)]
-        candidates = [fine, *([10.0**d for d in decades if d % every == 0] for every in (1, 2, 4))]
-        inside = [[tick for tick in ticks if self.low <= tick <= self.high] for ticks in candidates]
+        choices = [fine, *([10.0**d for d in decades if d % every == 0] for every in (1, 2, 4))]
+        inside = [[tick for tick in ticks if self.low <= tick <= self.high] for ticks in choices]
         return next((ticks for ticks in inside if len(ticks) <= _MAX_TICKS), inside[-1])
 
     def _scaled(self, value: float) -> float:
@@ -60,7 +63,15 @@ class _Axis:
 
 
 def interval_figure(summaries: Sequence[Summary], methods: Sequence[str]) -> str:
-    """One metric of several methods: a dot for the value and a line for its bootstrap interval; "" without any."""
+    """Draw the values of one metric with their bootstrap intervals.
+
+    Args:
+        summaries: Summaries of the same metric for some of the methods.
+        methods: Names of all methods; their order defines the colors.
+
+    Returns:
+        An SVG element with a row for each method; empty if no value is finite.
+    """
     defined = [(methods.index(s.method), s) for s in summaries if math.isfinite(s.value)]
     if not defined:
         return ""
@@ -71,12 +82,13 @@ def interval_figure(summaries: Sequence[Summary], methods: Sequence[str]) -> str
     metric = summaries[0].metric
     parts = [*_vertical_grid(across, height), _axis_name(f"{metric.name} ({metric.unit})", height)]
     for place, summary in defined:
-        y, x = _TOP + 26 * place + 13, across.place(summary.value)
-        low, high = across.place(summary.low), across.place(summary.high)
+        y, x = _TOP + 26 * place + 13, across.coordinate(summary.value)
+        low, high = across.coordinate(summary.low), across.coordinate(summary.high)
         color = _color(place)
-        told = f"{summary.method}: {number(summary.value)} ({number(summary.low)} to {number(summary.high)})"
+        interval = f"{format_number(summary.low)} to {format_number(summary.high)}"
+        tooltip = f"{summary.method}: {format_number(summary.value)} ({interval})"
         parts.append(
-            f"<g><title>{escape(told)}</title>"
+            f"<g><title>{escape(tooltip)}</title>"
             f'<line x1="{low:.1f}" x2="{high:.1f}" y1="{y}" y2="{y}" stroke="{color}" stroke-width="3" '
             'opacity="0.45"/>'
             f'<circle cx="{x:.1f}" cy="{y}" r="5" fill="{color}"/></g>'
@@ -85,9 +97,16 @@ def interval_figure(summaries: Sequence[Summary], methods: Sequence[str]) -> str
 
 
 def cumulative_figure(metric: str, results: Sequence[ClipResult]) -> str:
-    """The share of clips at least as good as a value, one curve a method; "" where no clip has one.
+    """Draw the cumulative distribution of a metric over clips, with one curve for each method.
 
-    Clips on which the metric has no value are as good as none, so that a curve may end below 1.
+    A clip without a value counts as worse than every value, so that a curve may end below 1.
+
+    Args:
+        metric: Name of the metric.
+        results: Results of all methods and clips.
+
+    Returns:
+        An SVG element with the fraction of clips that are at least as good as a value; empty if no value is finite.
     """
     values = {
         method: [score.value for result in results if result.method == method and (score := result.score(metric))]
@@ -100,16 +119,16 @@ def cumulative_figure(metric: str, results: Sequence[ClipResult]) -> str:
     low, high = _log_range(finite) if is_lower else (min(0.0, *finite), max(1.0, *finite))
     across = _Axis(low, high, is_lower, _LEFT, _WIDTH - _RIGHT)
     up = _Axis(0.0, 1.0, False, _HEIGHT - _BOTTOM, _TOP)
-    words = "at most" if is_lower else "at least"
+    relation = "at most" if is_lower else "at least"
     parts = [
         *_vertical_grid(across, _HEIGHT),
         *_horizontal_grid(up),
-        _axis_name(f"share of clips with {metric} {words} ({METRICS[metric].unit})", _HEIGHT),
+        _axis_name(f"share of clips with {metric} {relation} ({METRICS[metric].unit})", _HEIGHT),
     ]
     for place, (method, of_method) in enumerate(values.items()):
         if any(map(math.isfinite, of_method)):
             steps = _steps(of_method, is_lower, low, high)
-            path = " ".join(f"{across.place(x):.1f},{up.place(y):.1f}" for x, y in steps)
+            path = " ".join(f"{across.coordinate(x):.1f},{up.coordinate(y):.1f}" for x, y in steps)
             parts.append(
                 f'<polyline class="curve" points="{path}" stroke="{_color(place)}"{_dashes(place)}>'
                 f"<title>{escape(method)}</title></polyline>"
@@ -118,7 +137,14 @@ def cumulative_figure(metric: str, results: Sequence[ClipResult]) -> str:
 
 
 def seconds_figure(results: Sequence[ClipResult]) -> str:
-    """Seconds against the number of frames, a dot for each clip; "" where nobody measured any."""
+    """Draw the computing time against the number of frames, with one dot for each clip.
+
+    Args:
+        results: Results of all methods and clips.
+
+    Returns:
+        An SVG element; empty if no time was measured.
+    """
     timed = [
         (place, result, score.value)
         for place, method in enumerate(method_names(results))
@@ -128,62 +154,69 @@ def seconds_figure(results: Sequence[ClipResult]) -> str:
     if not timed:
         return ""
     frames = [result.num_frames for _, result, _ in timed]
-    # No less than two frames wide: ticks are whole frames.
+    # At least two frames wide, because only whole frames are labeled.
     across = _Axis(min(frames) - 1, max(frames) + 1, False, _LEFT, _WIDTH - _RIGHT)
     up = _Axis(*_log_range([value for *_, value in timed]), True, _HEIGHT - _BOTTOM, _TOP)
     parts = [
-        *_vertical_grid(across, _HEIGHT, whole=True),
+        *_vertical_grid(across, _HEIGHT, is_integer=True),
         *_horizontal_grid(up),
         _axis_name("seconds by number of frames", _HEIGHT),
     ]
     for place, result, value in timed:
-        told = f"{result.method}, {result.clip}: {number(value)} s"
-        x, y = across.place(result.num_frames), up.place(value)
+        tooltip = f"{result.method}, {result.clip}: {format_number(value)} s"
+        x, y = across.coordinate(result.num_frames), up.coordinate(value)
         parts.append(
             f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" fill="{_color(place)}" opacity="0.6">'
-            f"<title>{escape(told)}</title></circle>"
+            f"<title>{escape(tooltip)}</title></circle>"
         )
     return _svg(_HEIGHT, "Seconds by number of frames", parts)
 
 
 def method_swatch(place: int) -> str:
-    """The color of the method at this place, as it is drawn in every figure."""
+    """Draw a line in the color of a method, for legends and tables.
+
+    Args:
+        place: Position of the method in the order of methods.
+
+    Returns:
+        An SVG element.
+    """
     line = f'<line x1="0" x2="22" y1="6" y2="6" stroke="{_color(place)}" stroke-width="4"{_dashes(place)}/>'
     return f'<svg class="swatch" width="22" height="12" aria-hidden="true">{line}</svg>'
 
 
 def _steps(values: list[float], is_lower: bool, low: float, high: float) -> list[tuple[float, float]]:
-    """The corners of the share of all values that are at most (at least, where higher is better) x."""
-    known = sorted((v for v in values if not math.isnan(v)), reverse=not is_lower)
+    """Return the corners of the step curve: the fraction of values at most x, or at least x if higher is better."""
+    defined = sorted((v for v in values if not math.isnan(v)), reverse=not is_lower)
     start, end = (low, high) if is_lower else (high, low)
     corners = [(start, 0.0)]
-    for position, value in enumerate(known):
+    for position, value in enumerate(defined):
         corners += [(value, position / len(values)), (value, (position + 1) / len(values))]
-    return [*corners, (end, len(known) / len(values))]
+    return [*corners, (end, len(defined) / len(values))]
 
 
 def _log_range(values: list[float]) -> tuple[float, float]:
-    """Bounds above 0 for values of which some may be 0; these are drawn at the lower one."""
+    """Return positive bounds of a logarithmic axis; values of 0 are drawn at the lower bound."""
     positive = [value for value in values if value > 0] or [1.0]
-    # Beyond five decades below the largest nobody cares.
+    # At most five decades, so that one tiny value does not compress all others.
     low, high = max(min(positive), 1e-5 * max(positive)), max(positive)
     return (low / 1.3, high * 1.3)
 
 
 def _round_steps(low: float, high: float) -> list[float]:
-    """Up to six multiples of 1, 2 or 5 times a power of ten."""
+    """Return up to six multiples of 1, 2 or 5 times a power of ten."""
     ten = 10.0 ** math.floor(math.log10(high - low))
     step = next(step for step in (0.2 * ten, 0.5 * ten, ten, 2 * ten) if (high - low) / step <= 5)
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
     return [step * position for position in range(first, last + 1)]
 
 
-def _vertical_grid(axis: _Axis, height: float, whole: bool = False) -> list[str]:
+def _vertical_grid(axis: _Axis, height: float, is_integer: bool = False) -> list[str]:
     parts = []
     for tick in axis.ticks():
-        if whole and tick != round(tick):
+        if is_integer and tick != round(tick):
             continue
-        x = f"{axis.place(tick):.1f}"
+        x = f"{axis.coordinate(tick):.1f}"
         parts.append(f'<line class="grid" x1="{x}" x2="{x}" y1="{_TOP}" y2="{height - _BOTTOM}"/>')
         parts.append(f'<text x="{x}" y="{height - _BOTTOM + 15}" text-anchor="middle">{_tick_name(tick)}</text>')
     return parts
@@ -192,7 +225,7 @@ def _vertical_grid(axis: _Axis, height: float, whole: bool = False) -> list[str]
 def _horizontal_grid(axis: _Axis) -> list[str]:
     parts = []
     for tick in axis.ticks():
-        y = axis.place(tick)
+        y = axis.coordinate(tick)
         parts.append(f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
         parts.append(f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{_tick_name(tick)}</text>')
     return parts

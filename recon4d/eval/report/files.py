@@ -1,4 +1,4 @@
-"""What an evaluation leaves behind: report.json, report.csv, clips.csv, report.html, and a table for the terminal."""
+"""Files of a report: report.json, report.csv, clips.csv and report.html; and the table for the terminal."""
 
 import csv
 import io
@@ -9,15 +9,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from recon4d import __version__
+from recon4d.errors import os_errors_as_user_errors
 from recon4d.eval.report.headline import (
     HEADLINE,
+    coverage_lines,
     find_summary,
-    left_out_lines,
+    format_number,
     method_names,
-    number,
-    trouble_lines,
+    status_lines,
 )
-from recon4d.eval.report.page import Stamp, page
+from recon4d.eval.report.page import RunInfo, render_page
 from recon4d.eval.report.summary import Summary, summarize
 from recon4d.eval.runner import Evaluation
 from recon4d.eval.scoring import METRICS, SECONDS, ClipResult
@@ -25,36 +26,53 @@ from recon4d.io import atomic_file
 
 
 def write_report(out: Path, evaluation: Evaluation, settings: tuple[tuple[str, str], ...]) -> None:
-    """Write the four files into `out`, each whole or not at all, with pictures from ``out/pictures/METHOD/CLIP.jpg``.
+    """Write the four files of a report, each atomically.
 
-    The same evaluation gives the same bytes but for the time in report.json and report.html. Raises ``OSError`` where
-    they cannot be written.
+    The same evaluation gives the same bytes, except for the time in report.json and report.html.
+
+    Args:
+        out: Folder to write to, with the pictures of the page in ``pictures/METHOD/CLIP.jpg``.
+        evaluation: Results of all methods and clips.
+        settings: Names and values of the settings to list in the report.
+
+    Raises:
+        UserError: If a file cannot be written.
     """
     summaries = summarize(evaluation.results)
-    stamp = Stamp(datetime.now(UTC).isoformat(timespec="seconds"), __version__, settings)
+    run_info = RunInfo(datetime.now(UTC).isoformat(timespec="seconds"), __version__, settings)
 
     def picture(method: str, clip: str) -> bytes | None:
         path = out / "pictures" / method / f"{clip}.jpg"
         return path.read_bytes() if path.is_file() else None
 
-    out.mkdir(parents=True, exist_ok=True)
-    _write(out / "report.json", report_json(evaluation, summaries, stamp))
+    with os_errors_as_user_errors():
+        out.mkdir(parents=True, exist_ok=True)
+    _write(out / "report.json", report_json(evaluation, summaries, run_info))
     _write(out / "report.csv", summary_csv(summaries))
     _write(out / "clips.csv", clips_csv(evaluation.results))
-    _write(out / "report.html", page(evaluation, summaries, picture, stamp))
+    _write(out / "report.html", render_page(evaluation, summaries, picture, run_info))
 
 
-def report_json(evaluation: Evaluation, summaries: Sequence[Summary], stamp: Stamp) -> str:
-    """Everything, as strict JSON: what is not a finite number is null."""
+def report_json(evaluation: Evaluation, summaries: Sequence[Summary], run_info: RunInfo) -> str:
+    """Format all results and summaries as strict JSON.
+
+    Args:
+        evaluation: Results of all methods and clips.
+        summaries: Summaries of these results.
+        run_info: Time, version and settings.
+
+    Returns:
+        A JSON object; numbers that are not finite are null.
+    """
     methods = method_names(evaluation.results)
     by_method = {method: [s for s in summaries if s.method == method] for method in methods}
     report = {
         "benchmark": evaluation.benchmark.name,
         "split": evaluation.benchmark.split,
         "clips": len(evaluation.benchmark.clips),
-        "created": stamp.created,
-        "version": stamp.version,
-        "settings": dict(stamp.settings),
+        "created": run_info.created,
+        "version": run_info.version,
+        "settings": dict(run_info.settings),
         "unreadable": list(evaluation.unreadable),
         "methods": {method: {s.metric.name: _finite(s.value) for s in by_method[method]} for method in methods},
         "details": {method: {s.metric.name: _details(s) for s in by_method[method]} for method in methods},
@@ -64,7 +82,14 @@ def report_json(evaluation: Evaluation, summaries: Sequence[Summary], stamp: Sta
 
 
 def summary_csv(summaries: Sequence[Summary]) -> str:
-    """One row a method and metric; NaN is an empty cell."""
+    """Format the summaries as CSV.
+
+    Args:
+        summaries: Summaries of all methods and metrics.
+
+    Returns:
+        One row for each method and metric; NaN is an empty cell.
+    """
     head = ("method", "metric", "value", "low", "high", "unit", "alignment")
     counts = ("clips", "measured", "worst", "count", "total")
     rows = [
@@ -78,9 +103,16 @@ def summary_csv(summaries: Sequence[Summary]) -> str:
 
 
 def clips_csv(results: Sequence[ClipResult]) -> str:
-    """One row a method and clip, with every metric that any clip's truth can tell; NaN is an empty cell."""
-    told = {score.metric for result in results for score in result.scores}
-    metrics = [name for name in METRICS if name in told and name != SECONDS.name]
+    """Format the scores of all clips as CSV.
+
+    Args:
+        results: Results of all methods and clips.
+
+    Returns:
+        One row for each method and clip, with a column for each metric that any clip defines; NaN is an empty cell.
+    """
+    defined = {score.metric for result in results for score in result.scores}
+    metrics = [name for name in METRICS if name in defined and name != SECONDS.name]
     rows = [
         (
             *(result.method, result.clip, result.status, result.reason),
@@ -94,19 +126,26 @@ def clips_csv(results: Sequence[ClipResult]) -> str:
 
 
 def headline_table(evaluation: Evaluation) -> str:
-    """The main metrics of every method as plain text, and beneath what failed and what was left out."""
+    """Format the main metrics of every method as plain text.
+
+    Args:
+        evaluation: Results of all methods and clips.
+
+    Returns:
+        A table, followed by lines about failures, unreadable clips and coverage, if there are any.
+    """
     summaries = summarize(evaluation.results)
     methods = method_names(evaluation.results)
     rows = [["", *HEADLINE], ["", *(METRICS[name].unit for name in HEADLINE)]]
     for method in methods:
         found = [find_summary(summaries, method, name) for name in HEADLINE]
-        rows.append([method, *("-" if summary is None else number(summary.value) for summary in found)])
+        rows.append([method, *("-" if summary is None else format_number(summary.value) for summary in found)])
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = [
         "  ".join(cell.rjust(width) if place else cell.ljust(width) for place, (cell, width) in enumerate(pairs))
         for pairs in (zip(row, widths, strict=True) for row in rows)
     ]
-    notes = [*trouble_lines(evaluation.results), *_unreadable_line(evaluation), *left_out_lines(summaries)]
+    notes = [*status_lines(evaluation.results), *_unreadable_line(evaluation), *coverage_lines(summaries)]
     return "\n".join([*lines, *(["", *notes] if notes else [])])
 
 
@@ -167,6 +206,6 @@ def _csv(rows: Sequence[Sequence[object]]) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    with atomic_file(path) as partial:
-        # File names that are no text come as lone surrogates, which UTF-8 does not have.
+    with os_errors_as_user_errors(), atomic_file(path) as partial:
+        # Names that are not valid Unicode contain lone surrogates, which UTF-8 cannot encode.
         partial.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")

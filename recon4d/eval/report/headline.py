@@ -1,4 +1,4 @@
-"""What a report says first: the main metrics, how numbers are written, what failed, and what was left out."""
+"""Main metrics of a report, number formatting, and lines about failures and coverage."""
 
 import math
 from collections.abc import Sequence
@@ -34,39 +34,46 @@ HEADLINE: tuple[str, ...] = (
     "moving_iou",
     "seconds",
 )
-"""The metrics of the first table."""
+"""Metrics of the first table of a report and of the table in the terminal."""
 
 GROUPS: tuple[tuple[str, str, tuple[Metric, ...]], ...] = (
-    ("Cameras", "Where the camera was and where it looked.", (*CAMERA_METRICS, *TRAJECTORY_METRICS)),
-    ("Depth", "How far every pixel is from the camera.", DEPTH_METRICS),
-    ("Points", "Where every pixel is in the world.", POINT_METRICS),
-    ("Tracks", "Where points of the anchor frames are at every other time.", (*TRACK_METRICS, *PIXEL_TRACK_METRICS)),
-    ("Moving", "Which pixels belong to something that moves by itself.", MOVING_METRICS),
-    ("Confidence", "Whether a calibrated network knows how wrong it is.", CALIBRATION_METRICS),
+    ("Cameras", "Position and orientation of the camera.", (*CAMERA_METRICS, *TRAJECTORY_METRICS)),
+    ("Depth", "Depth of every pixel.", DEPTH_METRICS),
+    ("Points", "Position of every pixel in the world.", POINT_METRICS),
+    ("Tracks", "Positions of the anchor frames' points at other times.", (*TRACK_METRICS, *PIXEL_TRACK_METRICS)),
+    ("Dynamic mask", "Pixels of objects that move in the world.", MOVING_METRICS),
+    ("Confidence", "Agreement of expected and measured error of calibrated networks.", CALIBRATION_METRICS),
     (
         "Published protocols",
-        "The numbers of other papers, measured their way; their flaws are kept, so that the numbers can be compared.",
+        "Metrics of other papers, computed as published, including known flaws, so that numbers can be compared.",
         (*VIDEO_DEPTH_METRICS, *MULTIVIEW_POINT_METRICS, *WORLDTRACK_METRICS, *TAPVID3D_METRICS),
     ),
-    ("Cost", "What it takes.", (SECONDS,)),
+    ("Cost", "Computing time.", (SECONDS,)),
 )
-"""Title, what it is about, and metrics: every metric is in one group."""
+"""Title, description and metrics of each group; every metric is in exactly one group."""
 
-TROUBLES: tuple[Status, ...] = ("partial", "failed", "timed out")
-"""What may become of a clip beside ok."""
+INCOMPLETE_STATUSES: tuple[Status, ...] = ("partial", "failed", "timed out")
+"""Every status except `ok`."""
 
-# Of metrics whose worst value stands for every point that is missing nothing is left out.
+# Unit of `Score.count` for metrics that skip missing items. Metrics that count missing items as worst are not listed.
 _NOUNS = (
     ("frames", TRAJECTORY_METRICS),
     ("pixels", (*DEPTH_METRICS, *POINT_METRICS)),
     ("points", tuple(metric for metric in TRACK_METRICS if metric.worst is None)),
 )
-_WHOLE = 0.9995
-"""A share from here on is written as all of it."""
+_COMPLETE = 0.9995
+"""Coverage from which on a metric counts as measured on everything: it would be written as 100.0 %."""
 
 
-def number(value: float) -> str:
-    """A number for people: about three digits that count, '-' for NaN."""
+def format_number(value: float) -> str:
+    """Format a number with about three significant digits.
+
+    Args:
+        value: Any number.
+
+    Returns:
+        The number as text; "-" for NaN.
+    """
     if math.isnan(value):
         return "-"
     size = abs(value)
@@ -78,69 +85,112 @@ def number(value: float) -> str:
 
 
 def method_names(results: Sequence[ClipResult]) -> tuple[str, ...]:
-    """The methods in the order they come in."""
+    """List the methods of some results.
+
+    Args:
+        results: Results of any number of methods and clips.
+
+    Returns:
+        Names of the methods in the order of their first result.
+    """
     return tuple(dict.fromkeys(result.method for result in results))
 
 
 def find_summary(summaries: Sequence[Summary], method: str, metric: str) -> Summary | None:
-    """The summary of a metric for a method; None where no truth tells it."""
+    """Find the summary of a metric for a method.
+
+    Args:
+        summaries: Summaries to search.
+        method: Name of the method.
+        metric: Name of the metric.
+
+    Returns:
+        The summary; None if there is none.
+    """
     return next((s for s in summaries if s.method == method and s.metric.name == metric), None)
 
 
 def best_value(summaries: Sequence[Summary]) -> float:
-    """The best of the values of one metric; NaN where fewer than two are defined or none is better than another."""
+    """Find the best value of one metric.
+
+    Args:
+        summaries: Summaries of the same metric for several methods.
+
+    Returns:
+        The best value; NaN if fewer than two methods have a value or the metric has no better direction.
+    """
     values = [summary.value for summary in summaries if not math.isnan(summary.value)]
     if len(values) < 2 or summaries[0].metric.better == "neither":
         return math.nan
     return max(values) if summaries[0].metric.better == "higher" else min(values)
 
 
-def trouble_lines(results: Sequence[ClipResult]) -> tuple[str, ...]:
-    """One line for each method that did not answer every clip whole: "colmap: 5 partial, 7 failed of 64 clips"."""
+def status_lines(results: Sequence[ClipResult]) -> tuple[str, ...]:
+    """Describe the clips without a complete prediction.
+
+    Args:
+        results: Results of any number of methods and clips.
+
+    Returns:
+        One line for each method that has such clips, as "colmap: 5 partial, 7 failed of 64 clips".
+    """
     lines = []
     for method in method_names(results):
         statuses = [result.status for result in results if result.method == method]
-        counts = [(statuses.count(trouble), trouble) for trouble in TROUBLES]
-        told = ", ".join(f"{count} {trouble}" for count, trouble in counts if count)
-        if told:
-            lines.append(f"{method}: {told} of {_clips(len(statuses))}")
+        counts = [(statuses.count(status), status) for status in INCOMPLETE_STATUSES]
+        description = ", ".join(f"{count} {status}" for count, status in counts if count)
+        if description:
+            lines.append(f"{method}: {description} of {_clips(len(statuses))}")
     return tuple(lines)
 
 
-def left_out_lines(summaries: Sequence[Summary]) -> tuple[str, ...]:
-    """What main metrics leave out: "abs_rel of colmap is over 57 of 64 clips, 2.1 % of the pixels".
+def coverage_lines(summaries: Sequence[Summary]) -> tuple[str, ...]:
+    """Describe main metrics that are not measured on everything.
 
-    Metrics of a method that leave out the same share a line. Clips without a prediction that count as the worst value
-    are not left out.
+    Clips without a prediction that count as the worst value are part of a metric.
+
+    Args:
+        summaries: Summaries of any number of methods and metrics.
+
+    Returns:
+        Lines such as "abs_rel of colmap is over 57 of 64 clips, 2.1 % of the pixels". Metrics of a method with the
+        same coverage share a line.
     """
     by_method: dict[tuple[str, str], list[str]] = {}
     for method in dict.fromkeys(summary.method for summary in summaries):
         for name in HEADLINE:
             summary = find_summary(summaries, method, name)
-            if summary is not None and (coverage := coverage_words(summary)):
+            if summary is not None and (coverage := describe_coverage(summary)):
                 by_method.setdefault((method, coverage), []).append(name)
     return tuple(
-        f"{_joined(names)} of {method} {'is' if len(names) == 1 else 'are'} over {coverage}"
+        f"{_join_words(names)} of {method} {'is' if len(names) == 1 else 'are'} over {coverage}"
         for (method, coverage), names in by_method.items()
     )
 
 
-def coverage_words(summary: Summary) -> str:
-    """What a value is over where that is not everything, in words: "57 of 64 clips, 2.1 % of the pixels"; else ""."""
+def describe_coverage(summary: Summary) -> str:
+    """Describe the coverage of a value in words.
+
+    Args:
+        summary: Summary of a metric for a method.
+
+    Returns:
+        Text such as "57 of 64 clips, 2.1 % of the pixels"; empty if everything was measured.
+    """
     share, noun = summary.count / summary.total if summary.total else 1.0, _noun(summary.metric.name)
-    is_partly = bool(noun) and share < _WHOLE
+    is_partly = bool(noun) and share < _COMPLETE
     if summary.num_measured == summary.num_clips and not is_partly:
         return ""
-    words = [f"{summary.num_measured} of {_clips(summary.num_clips)}"]
+    parts = [f"{summary.num_measured} of {_clips(summary.num_clips)}"]
     if 0 < summary.num_measured == summary.num_worst:
-        words.append("all of them without an answer")
+        parts.append("all of them without a prediction")
     if is_partly and summary.num_measured:
-        words.append(f"{_percent(share)} % of the {noun}")
-    return ", ".join(words)
+        parts.append(f"{_percent(share)} % of the {noun}")
+    return ", ".join(parts)
 
 
 def _percent(share: float) -> str:
-    """Never 0.0 of something that is there."""
+    """Format a fraction as a percentage with one decimal, or one significant digit if that would be 0.0."""
     return f"{100 * share:.1f}" if share >= 0.0005 else f"{100 * share:.1g}"
 
 
@@ -152,5 +202,5 @@ def _clips(count: int) -> str:
     return f"{count} clip{'' if count == 1 else 's'}"
 
 
-def _joined(names: list[str]) -> str:
+def _join_words(names: list[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

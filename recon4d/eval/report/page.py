@@ -1,11 +1,11 @@
-"""The page that people look at: one report.html with its tables, figures and pictures inside."""
+"""The HTML report: a self-contained page with tables, figures and pictures."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 
 from recon4d.eval.metrics.score import Metric
-from recon4d.eval.report.clips import clip_sections
+from recon4d.eval.report.clips import render_clip_sections
 from recon4d.eval.report.figures import (
     FIGURE_STYLE,
     cumulative_figure,
@@ -16,49 +16,62 @@ from recon4d.eval.report.figures import (
 from recon4d.eval.report.headline import (
     GROUPS,
     HEADLINE,
-    TROUBLES,
+    INCOMPLETE_STATUSES,
     best_value,
-    coverage_words,
+    coverage_lines,
+    describe_coverage,
     find_summary,
-    left_out_lines,
+    format_number,
     method_names,
-    number,
 )
 from recon4d.eval.report.summary import Summary
 from recon4d.eval.runner import Evaluation
 from recon4d.eval.scoring import METRICS, ClipResult
 
 CURVES = ("rotation_error", "translation_error", "abs_rel", "epe", "auc_30")
-"""Metrics whose distribution over clips is drawn."""
+"""Metrics whose cumulative distribution over clips is drawn."""
 
 _ARROWS = {"higher": ("↑", "higher is better"), "lower": ("↓", "lower is better"), "neither": ("", "neither is better")}
 
 
 @dataclass(frozen=True)
-class Stamp:
-    """When a report was made, with which version of recon4d, and how the methods were run."""
+class RunInfo:
+    """Origin of a report."""
 
     created: str
+    """Time in UTC, in ISO 8601 format."""
     version: str
+    """Version of recon4d."""
     settings: tuple[tuple[str, str], ...]
+    """Names and values of the settings of the evaluation."""
 
 
-def page(
+def render_page(
     evaluation: Evaluation,
     summaries: Sequence[Summary],
     picture: Callable[[str, str], bytes | None],
-    stamp: Stamp,
+    run_info: RunInfo,
 ) -> str:
-    """One HTML page that needs nothing beside itself; `picture` answers the JPEG of a method and a clip, if any."""
+    """Render the page, which loads no other files. All names, reasons and settings are escaped.
+
+    Args:
+        evaluation: Results of all methods and clips.
+        summaries: Summaries of these results.
+        picture: Returns the JPEG of a method and a clip; None if there is none.
+        run_info: Time, version and settings.
+
+    Returns:
+        A complete HTML document.
+    """
     results = evaluation.results
     name = evaluation.benchmark.name + (f", split {evaluation.benchmark.split}" if evaluation.benchmark.split else "")
     body = [
-        _header(name, evaluation, stamp),
+        _header(name, evaluation, run_info),
         _headline_section(summaries, method_names(results)),
-        _trouble_section(evaluation),
+        _failure_section(evaluation),
         _figure_section(summaries, results),
         _metric_section(summaries, method_names(results)),
-        clip_sections(evaluation.benchmark.clips, results, picture),
+        render_clip_sections(evaluation.benchmark.clips, results, picture),
     ]
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -70,49 +83,48 @@ def page(
     )
 
 
-def _header(name: str, evaluation: Evaluation, stamp: Stamp) -> str:
+def _header(name: str, evaluation: Evaluation, run_info: RunInfo) -> str:
     methods = method_names(evaluation.results)
     facts = [
         f"{len(evaluation.benchmark.clips)} clips",
         f"{len(methods)} {'method' if len(methods) == 1 else 'methods'}: {', '.join(methods)}",
-        f"recon4d {stamp.version}",
-        stamp.created.replace("T", " ").replace("+00:00", " UTC"),
+        f"recon4d {run_info.version}",
+        run_info.created.replace("T", " ").replace("+00:00", " UTC"),
     ]
-    settings = "".join(f"<tr><th>{escape(key)}</th><td>{escape(value)}</td></tr>" for key, value in stamp.settings)
+    settings = "".join(f"<tr><th>{escape(key)}</th><td>{escape(value)}</td></tr>" for key, value in run_info.settings)
     table = f"<details><summary>Settings</summary><table>{settings}</table></details>" if settings else ""
     return (
         f'<header><h1>{escape(name)}</h1><p class="facts">{escape(" · ".join(facts))}</p>{table}'
-        "<p>Every method was given the same clips and answered cameras, depth and tracks; this page compares "
-        "its answers with the truth.</p>"
+        "<p>Every method predicts cameras, depth and tracks of the same clips; this page compares the predictions with "
+        "the ground truth.</p>"
         "<details><summary>How to read this page</summary>"
-        "<p><b>Alignment.</b> From pictures alone nobody can tell where the world's origin is, or whether a scene is a "
-        "doll's house. Before an answer is measured, it is therefore scaled, and for some metrics turned and shifted, "
-        "to fit the truth as well as possible: once for a clip, never frame by frame. The column “alignment” "
-        "says how: <i>none</i> believes the answer as it is, <i>median scale</i> changes the unit of length only, and "
-        "<i>sim3</i> turns, shifts and scales the whole.</p>"
-        "<p><b>Failures count.</b> A method that gives no answer for a clip gets the worst value there is: a share of "
-        "0, an angle of 180 degrees. Distances have no worst value; such a clip is missing from their mean, and how "
-        "many clips a mean is over is written beneath it. Compare such means with care: leaving out hard clips makes a "
-        "method look better than it is.</p>"
-        "<p><b>Intervals.</b> The small numbers beneath a value bound 95 % of what other draws of the same number of "
-        "clips would give (bootstrap). Where two methods' intervals overlap widely, the clips do not tell them "
-        "apart.</p></details></header>"
+        "<p><b>Alignment.</b> Images alone determine neither the origin nor the scale of a scene. Before a prediction "
+        "is measured, it is therefore scaled, and for some metrics also rotated and translated, to fit the truth as "
+        "well as possible: once for a clip, never for single frames. The column “alignment” says how: <i>none</i> "
+        "leaves the prediction as it is, <i>median scale</i> changes only the unit of length, and <i>sim3</i> rotates, "
+        "translates and scales the whole scene.</p>"
+        "<p><b>Failures count.</b> A method without a prediction for a clip gets the worst value: a share of 0, an "
+        "angle of 180 degrees. Distances have no worst value: the clip is missing from their mean, and the number of "
+        "clips is written below the mean. Compare such means with care: a method that fails on hard clips looks better "
+        "than it is.</p>"
+        "<p><b>Intervals.</b> The small numbers below a value are its 95 % confidence interval (bootstrap over clips). "
+        "If the intervals of two methods overlap widely, there are too few clips to rank them.</p></details></header>"
     )
 
 
 def _headline_section(summaries: Sequence[Summary], methods: Sequence[str]) -> str:
     shown = [METRICS[name] for name in HEADLINE if any(s.metric.name == name for s in summaries)]
     if not shown:
-        return "<section><h2>In short</h2><p>Nothing could be measured.</p></section>"
+        return "<section><h2>Summary</h2><p>Nothing could be measured.</p></section>"
     heads = "".join(f"<th>{_metric_head(metric)}</th>" for metric in shown)
     rows = []
     for place, method in enumerate(methods):
         cells = "".join(f"<td>{_value(summaries, method, metric)}</td>" for metric in shown)
         rows.append(f'<tr><th scope="row">{method_swatch(place)} {escape(method)}</th>{cells}</tr>')
-    left_out = "".join(f"<li>{escape(line)}</li>" for line in left_out_lines(summaries))
+    left_out = "".join(f"<li>{escape(line)}</li>" for line in coverage_lines(summaries))
     caution = f'<p>Not everything was measured:</p><ul class="small">{left_out}</ul>' if left_out else ""
     return (
-        "<section><h2>In short</h2><p>The main numbers over all clips; the best of each column is bold. Arrows say "
+        "<section><h2>Summary</h2><p>Main metrics over all clips; the best value of each column is bold. Arrows show "
         'whether higher ↑ or lower ↓ is better. Each metric is defined <a href="#metrics">below</a>.</p>'
         f'<div class="wide"><table class="numbers"><thead><tr><th></th>{heads}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div>{caution}</section>"
@@ -120,58 +132,59 @@ def _headline_section(summaries: Sequence[Summary], methods: Sequence[str]) -> s
 
 
 def _metric_head(metric: Metric) -> str:
-    arrow, words = _ARROWS[metric.better]
+    arrow, meaning = _ARROWS[metric.better]
     return (
         f'<span title="{escape(metric.definition)}">{escape(metric.name)}</span>'
-        f'<small>{escape(metric.unit)} <span title="{words}">{arrow}</span></small>'
+        f'<small>{escape(metric.unit)} <span title="{meaning}">{arrow}</span></small>'
     )
 
 
 def _value(summaries: Sequence[Summary], method: str, metric: Metric) -> str:
-    """A value, bold where it is the best, its interval and what it is over."""
+    """Render a value, in bold if it is the best, with its interval and coverage."""
     summary = find_summary(summaries, method, metric.name)
     if summary is None:
         return "-"
     is_best = summary.value == best_value([s for s in summaries if s.metric.name == metric.name])
-    value = f"<b>{number(summary.value)}</b>" if is_best else number(summary.value)
-    notes = [] if number(summary.value) == "-" else [f"{number(summary.low)} to {number(summary.high)}"]
-    if words := coverage_words(summary):
-        notes += words.split(", ")
+    value = f"<b>{format_number(summary.value)}</b>" if is_best else format_number(summary.value)
+    has_value = format_number(summary.value) != "-"
+    notes = [f"{format_number(summary.low)} to {format_number(summary.high)}"] if has_value else []
+    if coverage := describe_coverage(summary):
+        notes += coverage.split(", ")
     return value + "".join(f"<small>{escape(note)}</small>" for note in notes)
 
 
-def _trouble_section(evaluation: Evaluation) -> str:
+def _failure_section(evaluation: Evaluation) -> str:
     results = evaluation.results
-    statuses = ("ok", *TROUBLES)
+    statuses = ("ok", *INCOMPLETE_STATUSES)
     rows = []
     for method in method_names(results):
         found = [result.status for result in results if result.method == method]
         counts = "".join(f"<td>{found.count(status) or '-'}</td>" for status in statuses)
         rows.append(f'<tr><th scope="row">{escape(method)}</th>{counts}</tr>')
-    heads = "".join(f"<th>{status}</th>" for status in statuses)
-    troubled = [result for result in results if result.status != "ok"]
+    heads = "".join(f"<th>{escape(status)}</th>" for status in statuses)
+    incomplete = [result for result in results if result.status != "ok"]
     listed = "".join(
-        f"<li><b>{escape(r.method)}</b> on <b>{escape(r.clip)}</b>, {r.status}: {escape(r.reason)}</li>"
-        for r in troubled
+        f"<li><b>{escape(r.method)}</b> on <b>{escape(r.clip)}</b>, {escape(r.status)}: {escape(r.reason)}</li>"
+        for r in incomplete
     )
     details = (
-        f"<details{' open' if len(troubled) <= 8 else ''}><summary>Which clips, and why ({len(troubled)})</summary>"
+        f"<details{' open' if len(incomplete) <= 8 else ''}><summary>Clips and reasons ({len(incomplete)})</summary>"
         f'<ul class="small">{listed}</ul></details>'
-        if troubled
+        if incomplete
         else ""
     )
     unreadable = "".join(f"<li>{escape(line)}</li>" for line in evaluation.unreadable)
-    told = (
+    unreadable_note = (
         f'<p class="alarm">{len(evaluation.unreadable)} of {len(evaluation.benchmark.clips)} clips have no readable '
-        f'truth. They are in no number of this page:</p><ul class="small">{unreadable}</ul>'
+        f'truth. They are not part of any metric on this page:</p><ul class="small">{unreadable}</ul>'
         if unreadable
         else ""
     )
     return (
-        "<section><h2>What failed</h2><p>Clips by what became of them. <i>Partial</i>: some frames could not be "
-        "placed. <i>Failed</i> and <i>timed out</i>: there is no answer, and the clip counts as the worst one.</p>"
+        "<section><h2>Failures</h2><p>Number of clips by outcome. <i>Partial</i>: some frames are not registered. "
+        "<i>Failed</i> and <i>timed out</i>: there is no prediction, and the clip gets the worst value.</p>"
         f'<div class="wide"><table class="numbers"><thead><tr><th></th>{heads}</tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table></div>{details}{told}</section>"
+        f"<tbody>{''.join(rows)}</tbody></table></div>{details}{unreadable_note}</section>"
     )
 
 
@@ -182,10 +195,11 @@ def _figure_section(summaries: Sequence[Summary], results: Sequence[ClipResult])
     legend = "".join(f"<span>{method_swatch(place)} {escape(method)}</span>" for place, method in enumerate(methods))
     return (
         f'<section><h2>Figures</h2><p class="legend">{legend}</p>'
-        "<h3>Main numbers</h3><p>Dots are values over all clips, bars their intervals.</p>"
+        "<h3>Main metrics</h3><p>Dots are values over all clips, bars their intervals.</p>"
         f'<div class="figures">{_figures(dots)}</div>'
-        "<h3>Clip by clip</h3><p>How many clips are how good: a curve that rises sooner, or of auc_30 falls later, is "
-        "better. A curve that does not reach 1 belongs to a method without a value on some clips.</p>"
+        "<h3>Distributions over clips</h3><p>Fraction of clips that are at least as good as a value: a curve that "
+        "rises earlier is better; for auc_30, one that falls later. A curve that does not reach 1 belongs to a method "
+        "without a value on some clips.</p>"
         f'<div class="figures">{_figures(curves)}</div></section>'
     )
 
@@ -205,27 +219,32 @@ def _metric_section(summaries: Sequence[Summary], methods: Sequence[str]) -> str
         if rows:
             heads = "".join(f"<th>{escape(method)}</th>" for method in methods)
             parts.append(
-                f'<h3>{title}</h3><p>{about}</p><div class="wide"><table class="numbers"><thead><tr><th>metric</th>'
+                f"<h3>{escape(title)}</h3><p>{escape(about)}</p>"
+                '<div class="wide"><table class="numbers"><thead><tr><th>metric</th>'
                 f"<th>unit</th><th>alignment</th>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
             )
     return (
-        '<section id="metrics"><h2>Every metric</h2><p>Open a metric for its definition. Beneath a value are its '
-        "interval, what it is over where that is not everything, and how many clips without an answer are in it.</p>"
+        '<section id="metrics"><h2>Every metric</h2><p>Open a metric for its definition. Below a value are its '
+        "interval, its coverage if it is not complete, and the number of clips without a prediction in it.</p>"
         f"{''.join(parts)}</section>"
     )
 
 
 def _metric_row(summaries: Sequence[Summary], methods: Sequence[str], metric: Metric) -> str:
     found = [s for s in summaries if s.metric.name == metric.name]
-    arrow, words = _ARROWS[metric.better]
+    arrow, meaning = _ARROWS[metric.better]
     cells = []
     for method in methods:
         summary = find_summary(found, method, metric.name)
-        worst = f"<small>{summary.num_worst} at worst</small>" if summary is not None and summary.num_worst else ""
+        worst = (
+            f"<small>{summary.num_worst} with the worst value</small>"
+            if summary is not None and summary.num_worst
+            else ""
+        )
         cells.append(f"<td>{_value(found, method, metric)}{worst}</td>")
     alignment = ", ".join(dict.fromkeys(s.alignment for s in found))
     return (
-        f'<tr><th scope="row"><details><summary>{escape(metric.name)} <span title="{words}">{arrow}</span></summary>'
+        f'<tr><th scope="row"><details><summary>{escape(metric.name)} <span title="{meaning}">{arrow}</span></summary>'
         f"<p>{escape(metric.definition)}</p></details></th><td>{escape(metric.unit)}</td>"
         f"<td>{escape(alignment)}</td>{''.join(cells)}</tr>"
     )

@@ -1,4 +1,4 @@
-"""From clips to a benchmark: one value for a metric of a method, how sure it is, and what it leaves out."""
+"""Summary of a metric over the clips of a benchmark: value, confidence interval and coverage."""
 
 import math
 from collections.abc import Sequence
@@ -10,34 +10,50 @@ from jaxtyping import Float64
 from recon4d.eval.metrics.score import Metric, Score
 from recon4d.eval.scoring import METRICS, NO_PREDICTION, ClipResult
 
-RESAMPLES = 2000
+NUM_RESAMPLES = 2000
+"""Number of bootstrap samples of the clips. Hand-tuned."""
 CONFIDENCE = 0.95
+"""Confidence level of the intervals."""
 
 
 @dataclass(frozen=True)
 class Summary:
-    """The value of a metric for a method over a benchmark; NaN where it is defined on no clip.
-
-    `low` and `high` bound 95 % of what resampled sets of clips give (bootstrap, Efron 1979; seeded). `num_measured` of
-    `num_clips` clips have a value, of which `num_worst` are the worst value of a clip without a prediction. `count` of
-    `total` pairs, pixels or points were measured.
-    """
+    """Value of a metric for a method over the clips of a benchmark."""
 
     method: str
+    """Name of the method."""
     metric: Metric
+    """The summarized metric."""
     value: float
+    """Mean over clips, or over all measured items for a pooled metric; NaN if no clip defines it."""
     low: float
+    """Lower bound of the 95 % interval of the bootstrap over clips (Efron 1979)."""
     high: float
+    """Upper bound of the same interval."""
     num_clips: int
+    """Clips whose ground truth defines the metric."""
     num_measured: int
+    """Clips that contribute a value."""
     num_worst: int
+    """Clips without a prediction that contribute the worst value; they are included in `num_measured`."""
     count: int
+    """Measured frame pairs, pixels or points of all clips."""
     total: int
+    """Frame pairs, pixels or points that the ground truth contains."""
     alignment: str
+    """Alignments of the clips' scores, separated by commas."""
 
 
 def summarize(results: Sequence[ClipResult]) -> tuple[Summary, ...]:
-    """One summary for each method and metric that any clip's truth can tell, methods in the order they come in."""
+    """Summarize the scores of each method and metric over all clips.
+
+    Args:
+        results: Results of any number of methods and clips.
+
+    Returns:
+        One summary for each metric that the ground truth of any clip defines and for each method: metrics in the order
+        of `METRICS`, methods in the order of `results`.
+    """
     methods = list(dict.fromkeys(result.method for result in results))
     summaries = []
     for metric in METRICS.values():
@@ -52,12 +68,12 @@ def summarize(results: Sequence[ClipResult]) -> tuple[Summary, ...]:
 def _summarize(method: str, metric: Metric, scores: list[Score]) -> Summary:
     measured = [score for score in scores if not math.isnan(score.value)]
     if len(measured) < len(scores) and all(score.note == NO_PREDICTION for score in measured):
-        # The method does not answer this even where it succeeds: failures alone make no mean.
+        # The method never predicts this quantity, even when it succeeds: a mean of failures would be misleading.
         measured = []
     value = low = high = math.nan
     if measured:
         values = np.array([score.value for score in measured])
-        # A clip of worst value measured nothing, and must still weigh.
+        # A clip with the worst value has a count of 0 but must contribute.
         weights = np.array([max(score.count, 1) if metric.is_pooled else 1 for score in measured], dtype=np.float64)
         value = float(np.average(values, weights=weights))
         low, high = bootstrap_interval(values, weights)
@@ -79,10 +95,20 @@ def _summarize(method: str, metric: Metric, scores: list[Score]) -> Summary:
 def bootstrap_interval(
     values: Float64[np.ndarray, "clips"], weights: Float64[np.ndarray, "clips"], seed: int = 0
 ) -> tuple[float, float]:
-    """The 2.5th and 97.5th percentile of the weighted mean over clips drawn with replacement; NaN for infinite ones."""
+    """Compute the bootstrap interval of a weighted mean over clips.
+
+    Args:
+        values: Value of each clip.
+        weights: Weight of each clip.
+        seed: Seed of the resampling.
+
+    Returns:
+        The 2.5th and 97.5th percentile of the weighted mean over clips that are drawn with replacement; NaN if any
+        value is infinite.
+    """
     if not np.isfinite(values).all():
         return math.nan, math.nan
-    draws = np.random.default_rng(seed).integers(len(values), size=(RESAMPLES, len(values)))
+    draws = np.random.default_rng(seed).integers(len(values), size=(NUM_RESAMPLES, len(values)))
     means = (weights[draws] * values[draws]).sum(axis=1) / weights[draws].sum(axis=1)
     tail = 100 * (1 - CONFIDENCE) / 2
     low, high = np.percentile(means, [tail, 100 - tail])

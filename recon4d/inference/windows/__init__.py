@@ -1,4 +1,4 @@
-"""Clips of any length in bounded memory: overlapping windows, aligned, joined and streamed to disk."""
+"""Reconstruction of long clips in bounded memory: overlapping windows that are aligned and streamed to disk."""
 
 from recon4d.inference.windows.loop_closure import LoopConfig
 from recon4d.inference.windows.reconstruction import (

@@ -1,4 +1,4 @@
-"""The clips of windows one after the other, with no frame read twice and none held longer than a window wants it."""
+"""Reading of the frames of windows: each frame is decoded once and held only as long as a window needs it."""
 
 from collections.abc import Iterator, Sequence
 
@@ -15,16 +15,24 @@ from recon4d.records import (
 )
 
 Frame = tuple[Tensor, Tensor | None]
-"""An image, and the mask of what is to be ignored in it."""
+"""An image (3, height, width) and its ignore mask (height, width); None if the clip has no masks."""
 
 
-def clips_of_windows(long_clip: LongClip, windows: Sequence[Window]) -> Iterator[Clip]:
-    """The clip of each of the windows, whose frames ascend within a window and from one to the next.
+def read_windows(long_clip: LongClip, windows: Sequence[Window]) -> Iterator[Clip]:
+    """Read the clips of windows one after the other.
 
-    Images and masks are read on as the windows are asked for; those that the next window has too are kept for it.
+    Images and masks are read when a window is requested. Frames that the next window needs as well stay in memory.
+
+    Args:
+        long_clip: The clip to read from.
+        windows: Windows whose frame numbers ascend within each window and whose last frames ascend from window to
+            window.
+
+    Yields:
+        The clip of each window.
     """
-    wanted = sorted({frame for window in windows for frame in window.frames})
-    frames = zip(wanted, _read(long_clip, wanted), strict=True)
+    required = sorted({frame for window in windows for frame in window.frames})
+    frames = zip(required, _read(long_clip, required), strict=True)
     held: dict[int, Frame] = {}
     for window in windows:
         held = {number: held[number] for number in window.frames if number in held}
@@ -34,18 +42,34 @@ def clips_of_windows(long_clip: LongClip, windows: Sequence[Window]) -> Iterator
         yield _clip(long_clip, window.frames, [held[number] for number in window.frames])
 
 
-def clip_of_frames(long_clip: LongClip, numbers: Sequence[int]) -> Clip:
-    """The clip of some ascending frames alone."""
+def read_clip_of_frames(long_clip: LongClip, numbers: Sequence[int]) -> Clip:
+    """Read a clip that consists of some frames of a long clip.
+
+    Args:
+        long_clip: The clip to read from.
+        numbers: Frame numbers in ascending order.
+
+    Returns:
+        The clip of these frames.
+    """
     return _clip(long_clip, numbers, list(_read(long_clip, numbers)))
 
 
-def masked(scene: Scene, clip: Clip) -> Scene:
-    """The answer for a clip with nothing believed where the clip is to be ignored, whatever answered it."""
+def apply_ignore_mask(scene: Scene, clip: Clip) -> Scene:
+    """Set the confidence of a scene to 0 where its clip is to be ignored.
+
+    Args:
+        scene: The reconstruction of `clip`, at any map size.
+        clip: The clip, possibly with an ignore mask in its priors.
+
+    Returns:
+        The scene with confidence 0 at ignored pixels; `scene` itself if the clip has no mask.
+    """
     if clip.priors is None or clip.priors.ignore is None:
         return scene
     ignore = clip.priors.resized(clip.size, scene.size).ignore
     assert ignore is not None
-    return scene.ignoring(ignore)
+    return scene.with_unknown(ignore)
 
 
 def _read(long_clip: LongClip, numbers: Sequence[int]) -> Iterator[Frame]:
@@ -58,7 +82,7 @@ def _clip(long_clip: LongClip, numbers: Sequence[int], frames: list[Frame]) -> C
     return Clip(
         images=torch.stack([image for image, _ in frames]),
         times=torch.tensor([long_clip.times[number] for number in numbers]),
-        priors=_known(long_clip, numbers, [mask for _, mask in frames if mask is not None]),
+        priors=_priors(long_clip, numbers, [mask for _, mask in frames if mask is not None]),
         source=ClipSource(
             source.path,
             tuple(source.names[number] for number in numbers),
@@ -67,9 +91,8 @@ def _clip(long_clip: LongClip, numbers: Sequence[int], frames: list[Frame]) -> C
     )
 
 
-def _known(long_clip: LongClip, numbers: Sequence[int], masks: list[Tensor]) -> Priors | None:
+def _priors(long_clip: LongClip, numbers: Sequence[int], masks: list[Tensor]) -> Priors | None:
     if long_clip.priors is None and not masks:
         return None
-    nothing = Priors.nothing(len(numbers))
-    known = nothing if long_clip.priors is None else long_clip.priors.frames(list(numbers))
-    return Priors(known.intrinsics, known.world_from_cam, ignore=torch.stack(masks) if masks else None)
+    priors = Priors.unknown(len(numbers)) if long_clip.priors is None else long_clip.priors.frames(list(numbers))
+    return Priors(priors.intrinsics, priors.world_from_cam, ignore=torch.stack(masks) if masks else None)

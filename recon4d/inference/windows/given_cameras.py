@@ -1,9 +1,10 @@
-"""Windows of a clip whose cameras are given: each stands where its cameras do, and only its scale has to be found.
+"""Placement of windows by given cameras: poses come from the given cameras, and only the scales are estimated.
 
-Two things tell a scale. Frames that two windows share have one depth, which ties the scales of the two together. And a
-window's own cameras have to lie as far apart as the given ones, which ties it to the given unit. Errors of both are
-taken to be alike when they are counted in depths: then the given distances of a window weigh the square of what they
-are of its depth, beside 1 for the shared frames, and a window whose cameras hardly move takes the scale of others.
+Two measurements determine the scales. Frames that two windows share have the same depth, which relates the scales of
+the two windows. The distances between a window's cameras must equal the given distances, which relates its scale to the
+given unit. Both errors are assumed to be equal when measured in multiples of depth. A window's own cameras therefore
+have the weight (longest given distance / median depth)^2, at most 1, relative to weight 1 of the shared frames. A
+window whose cameras hardly move takes its scale from its neighbors.
 """
 
 import math
@@ -14,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from recon4d.errors import UserError
 from recon4d.geometry import invert, similarity, similarity_scale
 from recon4d.inference.windows.layout import Window
 from recon4d.inference.windows.pose_graph import optimize_scales
@@ -21,14 +23,21 @@ from recon4d.inference.windows.window_alignment import WindowAlignment
 from recon4d.io.long_clips import LongClip
 from recon4d.records import Scene
 
-LEAST_MOTION = 1e-3
-"""Of the median depth: cameras that move less than this tell no scale."""
+MIN_CAMERA_MOTION = 1e-3
+"""Smallest distance between cameras that determines a scale, as a fraction of the median depth. Hand-tuned."""
 
 
 def given_cameras(long_clip: LongClip) -> Float[Tensor, "time 4 4"] | None:
-    """The cameras that are known of a clip, in the world of the first, in float64; None where none is.
+    """Return the given cameras of a clip relative to the first one.
 
-    Raises ``ValueError`` where they are known for some frames only.
+    Args:
+        long_clip: The clip, possibly with cameras in its priors.
+
+    Returns:
+        Camera-to-world transforms (time, 4, 4) in float64, in the frame of the first camera; None if none is given.
+
+    Raises:
+        UserError: If cameras are given for some frames only.
     """
     if long_clip.priors is None:
         return None
@@ -37,9 +46,9 @@ def given_cameras(long_clip: LongClip) -> Float[Tensor, "time 4 4"] | None:
     if count == 0:
         return None
     if count < long_clip.num_frames:
-        raise ValueError(
-            f"cameras are known for {count} of {long_clip.num_frames} frames; windows can stand where their cameras do "
-            "only if all are known: leave the other frames out, or the cameras"
+        raise UserError(
+            f"cameras are given for {count} of {long_clip.num_frames} frames; windows need the cameras of all frames "
+            "or of none: leave out the other frames, or the cameras"
         )
     given = invert(world_from_cam[0]) @ world_from_cam
     given[0] = torch.eye(4)
@@ -48,43 +57,57 @@ def given_cameras(long_clip: LongClip) -> Float[Tensor, "time 4 4"] | None:
 
 def place_by_cameras(
     windows: Sequence[Window],
-    joints: Sequence[WindowAlignment],
-    load_answer: Callable[[int], Scene],
+    alignments: Sequence[WindowAlignment],
+    load_scene: Callable[[int], Scene],
     given: Float[Tensor, "time 4 4"],
 ) -> Float[Tensor, "window 4 4"]:
-    """Every window in the world of the given cameras and in their unit: its first camera exactly where it is given.
+    """Place every window by the given cameras, in their unit. Its first camera is exactly the given one.
 
-    Warns where no window's cameras move enough to tell the unit, which is then the first window's own.
+    Warns if the cameras move too little in every window to determine the unit. The unit is then that of the first
+    window.
+
+    Args:
+        windows: The windows of the clip.
+        alignments: The alignment of each window with its partner.
+        load_scene: Returns the reconstruction of the window with the given number.
+        given: Camera-to-world transforms of all frames in float64.
+
+    Returns:
+        Similarity transforms (window, 4, 4) in float64 from each window's own world to the world of the given cameras.
     """
-    told, weights, window_from_cam = [], [], []
+    log_scales, weights, window_from_cam = [], [], []
     for window in windows:
-        scene = load_answer(window.number)
-        scale, motion = _told_scale(scene, given[list(window.frames)])
-        told.append(math.log(scale) if motion > 0 else 0.0)
+        scene = load_scene(window.number)
+        scale, motion = _scale_from_cameras(scene, given[list(window.frames)])
+        log_scales.append(math.log(scale) if motion > 0 else 0.0)
         weights.append(min(motion, 1.0) ** 2)
         window_from_cam.append(scene.cameras.world_from_cam[0].double())
     if max(weights) == 0:
-        warnings.warn("the cameras hardly move in any window, so the given ones do not fix the scale", stacklevel=2)
+        warnings.warn(
+            "the given cameras hardly move in any window and do not determine the scale; the unit is that of the first "
+            "window",
+            stacklevel=2,
+        )
         weights[0] = 1.0
     edges = [
-        (window.partner, window.number, float(similarity_scale(joint.partner_from_world).log()))
-        for window, joint in zip(windows, joints, strict=True)
+        (window.partner, window.number, float(similarity_scale(alignment.partner_from_world).log()))
+        for window, alignment in zip(windows, alignments, strict=True)
         if window.partner is not None
     ]
-    scales = optimize_scales(edges, torch.tensor(told).double(), torch.tensor(weights).double()).exp()
+    scales = optimize_scales(edges, torch.tensor(log_scales).double(), torch.tensor(weights).double()).exp()
     identities, zeros = torch.eye(3).double().expand(len(scales), 3, 3), torch.zeros(len(scales), 3).double()
-    firsts = given[[window.frames[0] for window in windows]]
-    return firsts @ similarity(scales, identities, zeros) @ invert(torch.stack(window_from_cam))
+    first_cameras = given[[window.frames[0] for window in windows]]
+    return first_cameras @ similarity(scales, identities, zeros) @ invert(torch.stack(window_from_cam))
 
 
-def _told_scale(scene: Scene, given: Float[Tensor, "time 4 4"]) -> tuple[float, float]:
-    """The scale from a window's unit to the given one, and the longest given distance as a share of the depth.
+def _scale_from_cameras(scene: Scene, given: Float[Tensor, "time 4 4"]) -> tuple[float, float]:
+    """Return the scale from a window's unit to the given unit, and the longest given distance divided by depth.
 
-    The share is 0 where given or found cameras stand still, and the scale then means nothing.
+    The second value is 0 if the given or the predicted cameras do not move; the scale is then meaningless.
     """
-    scale = scene.cameras.scale_to(given[:, :3, 3])
-    known = scene.depths[scene.depth_confidence > 0]
-    if not math.isfinite(scale) or not len(known):
+    scale = scene.cameras.robust_scale_to(given[:, :3, 3])
+    depths = scene.depths[scene.depth_confidence > 0]
+    if not math.isfinite(scale) or not len(depths):
         return 1.0, 0.0
-    motion = float(torch.pdist(given[:, :3, 3]).max() / (scale * known.median()))
-    return scale, motion if motion > LEAST_MOTION else 0.0
+    motion = float(torch.pdist(given[:, :3, 3]).max() / (scale * depths.median()))
+    return scale, motion if motion > MIN_CAMERA_MOTION else 0.0

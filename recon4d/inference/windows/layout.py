@@ -1,24 +1,32 @@
-"""Which frames each window takes, which of them it shares with an earlier one, and whose answer for a frame is kept."""
+"""Layout of the windows: the frames of each window, the frames it shares with an earlier one and those it owns."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Window:
-    """Frames of the long clip that are reconstructed together, in the order in which they are given to the model.
-
-    `partner` is the earlier window that this one is joined to (None for the first), `shared` the frames that both
-    have, and `owned` the ones for which this window's answer is kept: every frame of the clip has one owner.
-    """
+    """Frames of the long clip that are reconstructed together."""
 
     number: int
+    """Index of the window, from 0."""
     frames: tuple[int, ...]
+    """Frame numbers in the long clip, in the order in which the model gets them."""
     partner: int | None
+    """Number of the earlier window that this one is aligned to; None for the first window."""
     shared: tuple[int, ...]
+    """Frames that both this window and its partner contain."""
     owned: tuple[int, ...]
+    """Frames whose final result comes from this window; every frame of the clip has exactly one owner."""
 
     def positions(self, frames: tuple[int, ...]) -> list[int]:
-        """Where `frames` of the long clip stand in this window."""
+        """Convert frame numbers of the long clip to positions in this window.
+
+        Args:
+            frames: Frame numbers; all must be in this window.
+
+        Returns:
+            The index of each frame in `Window.frames`.
+        """
         return [self.frames.index(frame) for frame in frames]
 
     def __str__(self) -> str:
@@ -26,10 +34,18 @@ class Window:
 
 
 def overlapping_windows(num_frames: int, window: int, overlap: int) -> list[Window]:
-    """Windows of `window` frames, each beginning with the last `overlap` frames of the one before.
+    """Divide a clip into overlapping windows.
 
-    The last may be shorter; it always has a frame that no other has. Of an overlap the earlier window owns the first
-    half and the later one the second, so that every frame is answered where it has the most neighbors on both sides.
+    The earlier window owns the first half of an overlap and the later window the second half, so that each frame comes
+    from the window in which it has more neighbors on both sides.
+
+    Args:
+        num_frames: Number of frames of the clip.
+        window: Number of frames of a window. The last window may be shorter.
+        overlap: Number of frames that a window shares with the previous one, from 1 to `window` - 1.
+
+    Returns:
+        The windows in the order of time. Each contains at least one frame that no earlier window contains.
     """
     stride = window - overlap
     assert overlap >= 1
@@ -50,7 +66,15 @@ def overlapping_windows(num_frames: int, window: int, overlap: int) -> list[Wind
 
 
 def anchored_windows(num_frames: int, frames_per_call: int) -> list[Window]:
-    """Windows of the first frame, the anchor, and `frames_per_call` others each; all are joined to the first window."""
+    """Divide a clip into windows that all begin with the first frame, the anchor.
+
+    Args:
+        num_frames: Number of frames of the clip.
+        frames_per_call: Number of frames of a window besides the anchor, at least 1. The last window may be shorter.
+
+    Returns:
+        The windows in the order of time. All are aligned to the first one, which owns the anchor.
+    """
     assert frames_per_call >= 1
     groups = [range(k, min(k + frames_per_call, num_frames)) for k in range(1, num_frames, frames_per_call)] or [
         range(0)

@@ -1,7 +1,7 @@
-"""A run over the windows of a long clip: each is answered, joined to an earlier one, put in its place and written.
+"""Processing of the windows of a long clip: each is reconstructed, aligned to an earlier one, placed and written.
 
-Everything that one step hands to the next goes through files that are whole or not there. That is how memory stays
-that of two windows, how a run that was stopped goes on, and why its answer is then the same bit for bit.
+The steps communicate only through files that are written atomically. Memory is therefore bounded by two windows, and an
+interrupted run can be resumed with a result that is identical bit for bit.
 """
 
 import math
@@ -15,18 +15,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from recon4d.errors import UserError
 from recon4d.geometry import invert, similarity_scale
-from recon4d.inference.windows.frame_reader import clips_of_windows, masked
+from recon4d.inference.windows.frame_reader import apply_ignore_mask, read_windows
 from recon4d.inference.windows.given_cameras import place_by_cameras
 from recon4d.inference.windows.layout import Window
 from recon4d.inference.windows.track_stitching import StitchedTracks, begin_stitching, check_tracks
 from recon4d.inference.windows.window_alignment import (
     AlignmentMethod,
-    NothingSharedError,
     Pixels,
+    TooFewPixelsError,
     WindowAlignment,
 )
-from recon4d.inference.windows.work_folder import Placement, WorkFolder, open_work_folder
+from recon4d.inference.windows.work_folder import WindowPlacement, WorkFolder, open_work_folder
 from recon4d.io import SceneInfo
 from recon4d.io.long_archive import (
     INDEX_FILE_NAME,
@@ -35,8 +36,8 @@ from recon4d.io.long_archive import (
     load_frames,
     load_index,
     save_frame,
+    save_image,
     save_index,
-    save_picture,
 )
 from recon4d.io.long_clips import LongClip
 from recon4d.records import Clip, Scene
@@ -45,241 +46,262 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
 FOCAL_DRIFT = 1.2
-"""Focal lengths of windows that differ by more than this factor hint at a zoom, or at guessing."""
+"""Ratio of the focal lengths of two windows above which a zoom is suspected and a warning is given. Hand-tuned."""
 POOR_ERROR = 0.1
-"""A median error of shared points, as a share of their depth, from which on a person is warned."""
+"""Median alignment error, as a fraction of depth, above which a warning is given. Hand-tuned."""
 
-Adjust = Callable[[Placement, WorkFolder], Placement]
+AdjustPlacement = Callable[[WindowPlacement, WorkFolder], WindowPlacement]
 
 
 @dataclass(frozen=True)
-class Run:
-    """What is to be done, whatever kind of windows it is done with.
-
-    `adjust` may move windows once all are joined; `keeps_tracks` keeps the tracks of a window's first frame;
-    `chain_stride` follows every so many-th pixel of the clip's first frame from window to window (0: each window's
-    tracks are the clip's); `one_lens` sees all windows through the same intrinsics; `given` are the clip's cameras in
-    the first one's world, where known.
-    """
+class WindowJob:
+    """Everything that defines a run over a long clip, for all layouts of windows."""
 
     reconstruct_clip: Callable[[Clip], Scene]
+    """Reconstructs the clip of one window, in any world and unit."""
     long_clip: LongClip
+    """The clip to reconstruct."""
     windows: Sequence[Window]
-    join: AlignmentMethod
+    """Layout of the windows."""
+    method: AlignmentMethod
+    """How each window is aligned to its partner."""
     static_below: float
-    adjust: Adjust | None
-    keeps_tracks: bool
-    chain_stride: int
-    one_lens: bool
-    given: Float[Tensor, "time 4 4"] | None
+    """Dynamic probability from which pixels are not used for alignment."""
+    adjust_placement: AdjustPlacement | None
+    """Called once all windows are placed; returns the final placement, for example with closed loops."""
+    keep_tracks: bool
+    """Whether to keep the tracks of a window's first frame."""
+    track_stride: int
+    """Distance in pixels between the queries in the clip's first frame whose tracks are stitched; 0 stitches none."""
+    share_intrinsics: bool
+    """Whether all frames get the median intrinsics of all windows."""
+    given_cameras: Float[Tensor, "time 4 4"] | None
+    """Given camera-to-world transforms (time, 4, 4) relative to the first camera, in float64; None if not given."""
     info: SceneInfo
+    """Description of the run."""
     progress: bool
+    """Whether to show progress bars on stderr."""
 
 
-def carry_out(run: Run, folder: Path) -> LongScene:
-    """The index of the whole clip in `folder`; what an earlier call has finished is not done again."""
-    work = open_work_folder(folder, run.info)
+def run_job(job: WindowJob, folder: Path) -> LongScene:
+    """Reconstruct a long clip; steps that an earlier call has finished are not repeated.
+
+    Args:
+        job: The run.
+        folder: The output folder; it must be missing, empty, or belong to the same run.
+
+    Returns:
+        The index of the long clip in `folder`.
+
+    Raises:
+        UserError: If the folder is not suitable, or a window cannot be aligned.
+        ValueError: If ``job.reconstruct_clip`` returns a scene that does not fit its clip.
+    """
+    work = open_work_folder(folder, job.info)
     if not (folder / INDEX_FILE_NAME).exists():
         placement = work.load_placement()
         if placement is None:
-            _answer_windows(run, work, folder)
-            work = replace(work, lens=_common_lens(run, work))
-            _join_windows(run, work)
-            placement = _place(run, work)
+            _reconstruct_windows(job, work, folder)
+            work = replace(work, shared_intrinsics=_shared_intrinsics(job, work))
+            _align_windows(job, work)
+            placement = _compute_placement(job, work)
             work.save_placement(placement)
-        _write_frames(run, replace(work, lens=placement.lens), placement, folder)
-        save_index(folder, _index(run, placement, folder))
+        _write_frames(job, replace(work, shared_intrinsics=placement.shared_intrinsics), placement, folder)
+        save_index(folder, _index(job, placement, folder))
     if work.path.exists():
         work.remove()
     return load_index(folder)
 
 
-def _answer_windows(run: Run, work: WorkFolder, folder: Path) -> None:
-    """Every window's answer, and before it the pictures of the frames that the window owns."""
-    remaining = [window for window in run.windows if not work.has_answer(window)]
-    with _bar(run, "windows", len(run.windows), len(run.windows) - len(remaining)) as bar:
-        for window, clip in zip(remaining, clips_of_windows(run.long_clip, remaining), strict=True):
-            answer = _answer(run, window, clip)
+def _reconstruct_windows(job: WindowJob, work: WorkFolder, folder: Path) -> None:
+    """Reconstruct and store every window, after the images of the frames that it owns."""
+    remaining = [window for window in job.windows if not work.has_window_scene(window)]
+    with _progress_bar(job, "windows", len(job.windows), len(job.windows) - len(remaining)) as bar:
+        for window, clip in zip(remaining, read_windows(job.long_clip, remaining), strict=True):
+            scene = _reconstruct(job, window, clip)
             for frame, position in zip(window.owned, window.positions(window.owned), strict=True):
-                save_picture(folder, frame, clip.images[position])
-            work.save_answer(window, answer)
-            _shared(run, window, work)  # what cannot be joined is known now, and not when all are answered
+                save_image(folder, frame, clip.images[position])
+            work.save_window_scene(window, scene)
+            _overlap(job, window, work)  # fails now rather than after all windows if the window cannot be aligned
             bar.update()
 
 
-def _answer(run: Run, window: Window, clip: Clip) -> Scene:
-    """What the model says of a window, with a note where it fails."""
+def _reconstruct(job: WindowJob, window: Window, clip: Clip) -> Scene:
+    """Reconstruct one window. Exceptions get a note that names the window."""
     try:
-        scene = run.reconstruct_clip(clip)
+        scene = job.reconstruct_clip(clip)
     except Exception as error:
-        error.add_note(f"in {window}; the windows before it are kept, and the same call goes on from there")
+        error.add_note(f"in {window}; earlier windows are stored, and the same call continues from there")
         raise
     if scene.batch_shape or scene.num_frames != len(window.frames):
         raise ValueError(
-            f"the answer for {window} has batch axes {tuple(scene.batch_shape)} and {scene.num_frames} frames; "
-            f"wanted one scene of {len(window.frames)} frames"
+            f"the reconstruction of {window} has batch shape {tuple(scene.batch_shape)} and {scene.num_frames} frames; "
+            f"expected one scene of {len(window.frames)} frames"
         )
-    if run.chain_stride:
-        try:
-            check_tracks(scene, run.chain_stride)
-        except ValueError as error:
-            raise ValueError(f"{window}: {error}") from error
+    if job.track_stride:
+        check_tracks(scene, job.track_stride, str(window))
     tracks = scene.tracks
-    keep = run.keeps_tracks and tracks is not None and tracks.anchors.tolist() == [0]
+    keep = job.keep_tracks and tracks is not None and tracks.anchors.tolist() == [0]
     scene = scene if keep else replace(scene, tracks=None)
-    return masked(scene.detach().to("cpu"), clip)
+    return apply_ignore_mask(scene.detach().to("cpu"), clip)
 
 
-def _common_lens(run: Run, work: WorkFolder) -> Float[Tensor, "3 3"]:
-    """The median of all intrinsics that windows answered; NaN where each frame keeps its own, or all are known."""
-    known = run.long_clip.priors
-    if not run.one_lens or (known is not None and known.intrinsics.isfinite().all()):
+def _shared_intrinsics(job: WindowJob, work: WorkFolder) -> Float[Tensor, "3 3"]:
+    """Return the median intrinsics of all frames; NaN if each frame keeps its own or all are given."""
+    priors = job.long_clip.priors
+    if not job.share_intrinsics or (priors is not None and priors.intrinsics.isfinite().all()):
         return torch.full((3, 3), torch.nan)
-    lenses = [work.load_intrinsics(window.number) for window in run.windows]
-    focals = torch.stack([lens[:, 0, 0].median() for lens in lenses])
+    intrinsics = [work.load_window_intrinsics(window.number) for window in job.windows]
+    focals = torch.stack([matrices[:, 0, 0].median() for matrices in intrinsics])
     if focals.max() > FOCAL_DRIFT * focals.min():
         warnings.warn(
-            f"the focal lengths of windows lie between {focals.min():.0f} and {focals.max():.0f} pixels, and one is "
-            "taken for all; where the clip has a zoom, let each frame keep its own (lens 'each')",
+            f"the focal lengths of windows range from {focals.min():.0f} to {focals.max():.0f} pixels, and the median "
+            "is used for all frames; if the clip has a zoom, use lens='each'",
             stacklevel=2,
         )
-    return torch.cat(lenses).double().quantile(0.5, dim=0)
+    return torch.cat(intrinsics).double().quantile(0.5, dim=0)
 
 
-def _join_windows(run: Run, work: WorkFolder) -> None:
-    """How every window is joined to its partner, from their answers for the frames that both have."""
-    remaining = [window for window in run.windows if not work.has_joint(window)]
-    with _bar(run, "joints", len(run.windows), len(run.windows) - len(remaining)) as bar:
+def _align_windows(job: WindowJob, work: WorkFolder) -> None:
+    """Compute and store the alignment of every window."""
+    remaining = [window for window in job.windows if not work.has_alignment(window)]
+    with _progress_bar(job, "alignments", len(job.windows), len(job.windows) - len(remaining)) as bar:
         for window in remaining:
-            work.save_joint(window, _joint(run, window, work))
+            work.save_alignment(window, _align(job, window, work))
             bar.update()
 
 
-def _joint(run: Run, window: Window, work: WorkFolder) -> WindowAlignment:
-    shared = _shared(run, window, work)
-    if shared is None:
+def _align(job: WindowJob, window: Window, work: WorkFolder) -> WindowAlignment:
+    overlap = _overlap(job, window, work)
+    if overlap is None:
         return WindowAlignment(
-            torch.eye(4, dtype=torch.double), 0.0, float(work.load_answer(window.number).metres_per_unit)
+            torch.eye(4, dtype=torch.double), 0.0, float(work.load_window_scene(window.number).metres_per_unit)
         )
-    joint = run.join.fit(*shared)
-    if joint.error > POOR_ERROR:
+    alignment = job.method.fit(*overlap)
+    if alignment.error > POOR_ERROR:
         assert window.partner is not None
         warnings.warn(
-            f"{window} fits {run.windows[window.partner]} poorly: the points they share differ by {joint.error:.0%} of "
-            "their depth",
+            f"{window} fits {job.windows[window.partner]} poorly: their shared points differ by {alignment.error:.0%} "
+            "of the depth",
             stacklevel=2,
         )
-    return joint
+    return alignment
 
 
-def _shared(run: Run, window: Window, work: WorkFolder) -> tuple[Scene, Scene, Pixels] | None:
-    """A window's answer and its partner's for the frames that both have, and the pixels that can join them.
-
-    None for a window without a partner. Raises ``ValueError`` where there are too few.
-    """
+def _overlap(job: WindowJob, window: Window, work: WorkFolder) -> tuple[Scene, Scene, Pixels] | None:
+    """Return the shared frames of a window and of its partner, and the pixels to align them by; None for no partner."""
     if window.partner is None:
         return None
-    partner = run.windows[window.partner]
-    ours = work.load_answer(window.number).frames(window.positions(window.shared))
-    theirs = work.load_answer(partner.number).frames(partner.positions(window.shared))
-    if ours.size != theirs.size:
-        raise ValueError(f"the maps of {window} are {ours.size} and those of {partner} {theirs.size}; wanted one size")
-    try:
-        return ours, theirs, run.join.choose(ours, theirs, run.static_below)
-    except NothingSharedError as error:
+    partner = job.windows[window.partner]
+    own_scene = work.load_window_scene(window.number).frames(window.positions(window.shared))
+    partner_scene = work.load_window_scene(partner.number).frames(partner.positions(window.shared))
+    if own_scene.size != partner_scene.size:
         raise ValueError(
-            f"{window} cannot be joined to {partner}: in the frames that both have there are {error}. What is finished "
-            f"is kept; go on with a higher static_below (now {run.static_below:g}) if too much is taken for moving, "
-            "start again with a larger overlap, or reconstruct the parts before and after by themselves"
+            f"the maps of {window} have size {own_scene.size} and those of {partner} have size {partner_scene.size}; "
+            "all windows need the same size"
+        )
+    try:
+        return own_scene, partner_scene, job.method.select(own_scene, partner_scene, job.static_below)
+    except TooFewPixelsError as error:
+        raise UserError(
+            f"{window} cannot be aligned to {partner}: the frames that both contain have {error}. Finished windows are "
+            f"stored. Continue with a higher static_below (now {job.static_below:g}) if static pixels are predicted to "
+            "be dynamic, start again with a larger overlap, or reconstruct the two parts of the clip separately"
         ) from error
 
 
-def _place(run: Run, work: WorkFolder) -> Placement:
-    """Every window in the world of the clip's first camera: where given cameras put it, or joint after joint."""
-    joints = [work.load_joint(window) for window in run.windows]
-    if run.given is None:
-        world_from_window = _place_by_joints(run.windows, joints, work.load_answer(0))
+def _compute_placement(job: WindowJob, work: WorkFolder) -> WindowPlacement:
+    """Place every window in the world of the clip's first camera, by given cameras or by the chain of alignments."""
+    alignments = [work.load_alignment(window) for window in job.windows]
+    if job.given_cameras is None:
+        world_from_window = _place_by_alignments(job.windows, alignments, work.load_window_scene(0))
     else:
-        world_from_window = place_by_cameras(run.windows, joints, work.load_answer, run.given)
-    errors = torch.tensor([joint.error for joint in joints], dtype=torch.double)
-    placement = Placement(world_from_window, errors, math.nan, work.lens)
-    placement = placement if run.adjust is None else run.adjust(placement, work)
-    # One world has one unit: each window's opinion of its length counts the same.
-    meters = torch.tensor([joint.metres_per_unit for joint in joints], dtype=torch.double)
+        world_from_window = place_by_cameras(job.windows, alignments, work.load_window_scene, job.given_cameras)
+    errors = torch.tensor([alignment.error for alignment in alignments], dtype=torch.double)
+    placement = WindowPlacement(world_from_window, errors, math.nan, work.shared_intrinsics)
+    placement = placement if job.adjust_placement is None else job.adjust_placement(placement, work)
+    # A clip has one unit: the median over the estimates of all windows.
+    meters = torch.tensor([alignment.metres_per_unit for alignment in alignments], dtype=torch.double)
     metres_per_unit = (meters / similarity_scale(placement.world_from_window)).nanmedian()
     return replace(placement, metres_per_unit=float(metres_per_unit))
 
 
-def _place_by_joints(
-    windows: Sequence[Window], joints: Sequence[WindowAlignment], first: Scene
+def _place_by_alignments(
+    windows: Sequence[Window], alignments: Sequence[WindowAlignment], first: Scene
 ) -> Float[Tensor, "window 4 4"]:
     world_from_window = [invert(first.cameras.world_from_cam[0].double())]
-    for window, joint in zip(windows[1:], joints[1:], strict=True):
+    for window, alignment in zip(windows[1:], alignments[1:], strict=True):
         assert window.partner is not None
-        world_from_window.append(world_from_window[window.partner] @ joint.partner_from_world)
+        world_from_window.append(world_from_window[window.partner] @ alignment.partner_from_world)
     return torch.stack(world_from_window)
 
 
-def _write_frames(run: Run, work: WorkFolder, placement: Placement, folder: Path) -> None:
-    """Every frame's own file, from the window that owns it; a window whose frames are written is removed."""
-    remaining = [window for window in run.windows if work.has_answer(window)]
-    written = run.long_clip.num_frames - sum(len(window.owned) for window in remaining)
-    with _bar(run, "frames", run.long_clip.num_frames, written) as bar:
+def _write_frames(job: WindowJob, work: WorkFolder, placement: WindowPlacement, folder: Path) -> None:
+    """Write the file of every frame from the window that owns it; remove a window once its frames are written."""
+    remaining = [window for window in job.windows if work.has_window_scene(window)]
+    written = job.long_clip.num_frames - sum(len(window.owned) for window in remaining)
+    with _progress_bar(job, "frames", job.long_clip.num_frames, written) as bar:
         for window in remaining:
-            scene = work.load_answer(window.number)
-            chains = _chains(run, window, work, scene)
+            scene = work.load_window_scene(window.number)
+            stitching = _load_stitching(job, window, work, scene)
             for frame, position in zip(window.owned, window.positions(window.owned), strict=True):
-                one = scene.frames([position])
-                if chains is not None:
-                    one = replace(one, tracks=chains.at(scene, position, is_first=frame == 0))
-                placed = _placed(one, placement.world_from_window[window.number], placement.metres_per_unit)
-                if run.given is not None:
-                    exact = run.given[frame : frame + 1].to(placed.depths.dtype)
-                    placed = placed.with_cameras(replace(placed.cameras, world_from_cam=exact))
-                if chains is not None:
-                    chains, placed = chains.remember(placed)
-                save_frame(folder, frame, placed, run.long_clip.times[frame], run.info)
+                frame_scene = scene.frames([position])
+                if stitching is not None:
+                    tracks = stitching.tracks_at(scene, position, is_first=frame == 0)
+                    frame_scene = replace(frame_scene, tracks=tracks)
+                frame_scene = _to_clip_world(
+                    frame_scene, placement.world_from_window[window.number], placement.metres_per_unit
+                )
+                if job.given_cameras is not None:
+                    exact = job.given_cameras[frame : frame + 1].to(frame_scene.depths.dtype)
+                    frame_scene = frame_scene.with_cameras(replace(frame_scene.cameras, world_from_cam=exact))
+                if stitching is not None:
+                    stitching, frame_scene = stitching.update_last_points(frame_scene)
+                save_frame(folder, frame, frame_scene, job.long_clip.times[frame], job.info)
                 bar.update()
-            if chains is not None and window is not run.windows[-1]:
-                _hand_on(chains, scene, window, run.windows[window.number + 1], work)
-            work.remove_answer(window)
+            if stitching is not None and window is not job.windows[-1]:
+                _save_stitching(stitching, scene, window, job.windows[window.number + 1], work)
+            work.remove_window_scene(window)
 
 
-def _chains(run: Run, window: Window, work: WorkFolder, scene: Scene) -> StitchedTracks | None:
-    """How the pixels that are followed go on in a window, as the one before has left word; None where none is."""
-    if not run.chain_stride:
+def _load_stitching(job: WindowJob, window: Window, work: WorkFolder, scene: Scene) -> StitchedTracks | None:
+    """Return the state of the stitched tracks at the beginning of a window; None if no tracks are stitched."""
+    if not job.track_stride:
         return None
-    return work.load_chains(window) if window.number else begin_stitching(scene.size, run.chain_stride)
+    return work.load_stitching(window) if window.number else begin_stitching(scene.size, job.track_stride)
 
 
-def _hand_on(chains: StitchedTracks, scene: Scene, window: Window, following: Window, work: WorkFolder) -> None:
-    """Leave word for the next window: `scene` is this one's answer."""
-    (position,) = window.positions(following.frames[:1])
-    work.save_chains(following, chains.hand_on(scene, position, work.load_answer(following.number)))
+def _save_stitching(
+    stitching: StitchedTracks, scene: Scene, window: Window, next_window: Window, work: WorkFolder
+) -> None:
+    """Store the state of the stitched tracks for the next window. `scene` is the reconstruction of `window`."""
+    (position,) = window.positions(next_window.frames[:1])
+    next_scene = work.load_window_scene(next_window.number)
+    work.save_stitching(next_window, stitching.continue_in(scene, position, next_scene))
 
 
-def _placed(scene: Scene, world_from_window: Tensor, metres_per_unit: float) -> Scene:
-    """The scene of one frame in the world of the clip, computed in float64."""
-    moved = scene.to(dtype=torch.double).transformed(world_from_window).to(dtype=torch.float32)
-    return replace(moved, metres_per_unit=torch.tensor(metres_per_unit, dtype=torch.float32))
+def _to_clip_world(scene: Scene, world_from_window: Tensor, metres_per_unit: float) -> Scene:
+    """Transform a scene of one frame to the world of the clip, computed in float64."""
+    transformed = scene.to(dtype=torch.double).transformed(world_from_window).to(dtype=torch.float32)
+    return replace(transformed, metres_per_unit=torch.tensor(metres_per_unit, dtype=torch.float32))
 
 
-def _index(run: Run, placement: Placement, folder: Path) -> LongScene:
-    owners = torch.tensor([window.number for window in run.windows for _ in window.owned])
+def _index(job: WindowJob, placement: WindowPlacement, folder: Path) -> LongScene:
+    owners = torch.tensor([window.number for window in job.windows for _ in window.owned])
     return LongScene(
-        cameras=load_frame_cameras(folder, range(run.long_clip.num_frames)),
-        times=torch.tensor(run.long_clip.times),
+        cameras=load_frame_cameras(folder, range(job.long_clip.num_frames)),
+        times=torch.tensor(job.long_clip.times),
         size=load_frames(folder, [0]).size,
         windows=owners,
         world_from_window=placement.world_from_window,
         errors=placement.errors,
         metres_per_unit=placement.metres_per_unit,
-        info=run.info,
+        info=job.info,
     )
 
 
-def _bar(run: Run, what: str, total: int, finished: int) -> "tqdm":
-    """A bar on stderr with the time left, which counts from what an earlier call has finished."""
+def _progress_bar(job: WindowJob, description: str, total: int, finished: int) -> "tqdm":
+    """Create a bar on stderr; its remaining time ignores steps that an earlier call has finished."""
     from tqdm import tqdm
 
-    return tqdm(total=total, initial=finished, desc=what, unit=what[:-1], disable=not run.progress)
+    return tqdm(total=total, initial=finished, desc=description, unit=description[:-1], disable=not job.progress)

@@ -1,4 +1,7 @@
-"""Clips of any length in the memory of two windows: overlapping windows, or every frame with the first."""
+"""Reconstruction of clips of any length in the memory of two windows.
+
+`reconstruct_windows` uses overlapping windows; `reconstruct_anchored` reconstructs every frame together with the first.
+"""
 
 import math
 from collections.abc import Callable, Sequence
@@ -9,72 +12,72 @@ from typing import Literal
 
 import torch
 
+from recon4d.errors import UserError
 from recon4d.inference.windows.given_cameras import given_cameras
 from recon4d.inference.windows.layout import Window, anchored_windows, overlapping_windows
 from recon4d.inference.windows.loop_closure import (
     LoopConfig,
-    loop_candidates,
+    find_loop_pairs,
     measure_loop,
     thumbnails,
 )
-from recon4d.inference.windows.pipeline import Run, carry_out
+from recon4d.inference.windows.pipeline import WindowJob, run_job
 from recon4d.inference.windows.pose_graph import Edge, optimize_pose_graph
-from recon4d.inference.windows.window_alignment import JOIN_BY_POINTS, JOIN_BY_SCALE
-from recon4d.inference.windows.work_folder import Placement, WorkFolder
+from recon4d.inference.windows.window_alignment import ALIGN_BY_POINTS, ALIGN_BY_SCALE
+from recon4d.inference.windows.work_folder import WindowPlacement, WorkFolder
 from recon4d.io import SceneInfo
 from recon4d.io.long_archive import LongScene
 from recon4d.io.long_clips import LongClip
 from recon4d.records import Clip, Scene
 
 Lens = Literal["auto", "one", "each"]
-"""Whose intrinsics hold: the median over all windows for every frame, or each frame's own as its window answered them.
-
-`auto` is one lens for frames that have times, as those of a video, and each its own for loose photos.
-"""
+"""Intrinsics of the frames: ``one`` uses the median over all windows, ``each`` keeps what the window predicted for each
+frame. ``auto`` means ``one`` for frames with times, such as those of a video, and ``each`` for photos without times."""
 
 
 @dataclass(frozen=True)
 class WindowConfig:
-    """How a long clip is cut into windows and put together again."""
+    """How a long clip is divided into windows and put together."""
 
     window: int = 16
-    """Frames of one pass."""
+    """Number of frames of a window, which are reconstructed in one pass."""
     overlap: int = 4
-    """Frames that a window shares with the one before, at least 1."""
+    """Number of frames that a window shares with the previous one, from 1 to `window` - 1."""
     static_below: float = 0.5
-    """Pixels whose probability to move is this or more do not join windows; above 1 all pixels do."""
+    """Dynamic probability from which pixels are not used for alignment; above 1 all pixels are used."""
     loops: LoopConfig | None = None
-    """How places that are seen again are found and drift is spread; None leaves each window where the last put it."""
+    """How loops are closed to distribute drift; None leaves every window where its alignment puts it."""
     lens: Lens = "auto"
-    """Whether all windows are seen through one lens."""
+    """Whether all frames share their intrinsics, see `Lens`."""
     tracks: int = 0
-    """Follow every so many-th pixel of the clip's first frame, along both axes, through all windows: 1 follows all of
-    them, 0 none. Each window then has to be answered with tracks of all pixels of its first frame."""
+    """Distance in pixels, along both axes, between the queries in the clip's first frame that are tracked through all
+    windows: 1 tracks every pixel, 0 none. If above 0, each window must be reconstructed with tracks of all pixels of
+    its first frame."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.overlap < self.window:
-            raise ValueError(
-                f"windows of {self.window} frames cannot share {self.overlap}; wanted an overlap of at least 1 and "
-                "less than the window"
+            raise UserError(
+                f"windows of {self.window} frames cannot share {self.overlap}; the overlap must be at least 1 and less "
+                "than the window"
             )
         if not self.static_below > 0:
-            raise ValueError(f"static_below is {self.static_below:g}; wanted a probability above 0")
+            raise UserError(f"static_below is {self.static_below:g}; it must be above 0")
         if self.tracks < 0:
-            raise ValueError(f"tracks is {self.tracks}; wanted 1 to follow every pixel, 4 every fourth, 0 for none")
+            raise UserError(f"tracks is {self.tracks}; it must be 1 for every pixel, 4 for every fourth, or 0 for none")
 
 
 @dataclass(frozen=True)
 class AnchorConfig:
-    """How the frames of a long clip are taken together with the first."""
+    """How the frames of a long clip are reconstructed together with the first one."""
 
     frames_per_call: int = 1
-    """Frames beside the anchor in one pass: 1 makes pairs."""
+    """Number of frames besides the anchor in one pass: 1 makes pairs."""
     lens: Lens = "auto"
-    """Whether all pairs are seen through one lens."""
+    """Whether all frames share their intrinsics, see `Lens`."""
 
     def __post_init__(self) -> None:
         if self.frames_per_call < 1:
-            raise ValueError(f"frames_per_call is {self.frames_per_call}; wanted at least 1")
+            raise UserError(f"frames_per_call is {self.frames_per_call}; it must be at least 1")
 
 
 def reconstruct_windows(
@@ -85,54 +88,77 @@ def reconstruct_windows(
     config: WindowConfig = WindowConfig(),
     progress: bool = False,
 ) -> LongScene:
-    """Reconstruct overlapping windows, put them into the world of the first camera and write every frame to `folder`.
+    """Reconstruct a long clip in overlapping windows and write every frame to a folder.
 
-    `reconstruct_clip` answers a clip of at most ``config.window`` frames, in any world and any unit: each window is
-    brought to the one before by a robust similarity on the confident static points of the frames that both have.
-    Cameras, depth and points share its scale. `info` says which run this is; its `settings` are what the answer of a
-    window depends on.
+    Each window is aligned to the previous one by a robust similarity between the confident static points of the frames
+    that both contain. Cameras, depth and points of a window are scaled together. The world of the result is the first
+    camera.
 
-    Tracks are those of a window and are left out, unless ``config.tracks`` asks for pixels of the clip's first frame to
-    be followed: then every frame's file says where these are at its time. A pixel that is hidden, or out of the
-    picture, where the next window begins has ended: from that window's frames on it has confidence 0, `visible` 0, and
-    the place at which it was last known.
+    Tracks of single windows are dropped. With ``config.tracks``, pixels of the clip's first frame are tracked through
+    all windows, and every frame's file holds their positions at its time. A pixel that is occluded or outside the image
+    where the next window begins ends: from then on its confidence and visibility are 0, and its position is the last
+    known one.
 
-    Each window's clip has its part of what is known of the long one (``clip.known``). Known cameras are the answer's
-    cameras, in the world of the first and in the given unit; windows then are not joined by points, but stand where
-    their cameras do, each in a scale of its own (`place_by_cameras`). What is to be ignored has confidence 0.
+    The clip of each window has the part of ``long_clip.priors`` that belongs to its frames. If cameras are given, the
+    result has exactly these cameras, in the world of the first and in the given unit. Windows are then placed by their
+    cameras, and only a scale of each window is estimated (`place_by_cameras`). Pixels of the ignore mask have
+    confidence 0.
 
-    Memory does not grow with the clip, except by some hundred bytes for each frame (cameras, times, names). The disk
-    holds about 28 bytes for each pixel of a map, and a little more than that again while windows are being joined.
-    A run that was stopped, or has failed, goes on with the same call, and its answer is the same bit for bit as if it
-    had never stopped; a folder whose run has ended is answered as it stands.
+    Memory does not grow with the length of the clip, except by some hundred bytes for each frame (cameras, times,
+    names). The result takes about 28 bytes on disk for each pixel of a map; the windows need a little more than the
+    same amount while the run lasts.
 
-    Raises ``ValueError`` where two windows have no static points in common, naming them (what is finished is kept),
-    where cameras are known for some frames only or together with loops, or where tracks are wanted and an answer has
-    none, ``FileExistsError`` for a folder that holds something else, and whatever `reconstruct_clip` raises.
+    A run that was interrupted or has failed continues with the same call, and its result is identical bit for bit to
+    that of an uninterrupted run. If the run in `folder` is complete, its index is returned at once.
+
+    Args:
+        reconstruct_clip: Reconstructs a clip of at most ``config.window`` frames, in any world and any unit.
+        long_clip: The clip to reconstruct.
+        folder: The output folder; it must be missing, empty, or belong to the same run.
+        info: Description of the run; its `settings` must contain everything that the reconstruction of a window depends
+            on.
+        config: How the clip is divided and put together.
+        progress: Whether to show progress bars on stderr.
+
+    Returns:
+        The index of the long clip in `folder`. `recon4d.io.long_archive` reads the frames.
+
+    Raises:
+        UserError: If two windows share too few static points (finished windows are kept), cameras are given for some
+            frames only or together with loops, or the folder contains anything else.
+        ValueError: If `reconstruct_clip` returns a scene that does not fit its clip, or no tracks although
+            ``config.tracks`` needs them. Exceptions of `reconstruct_clip` are passed on.
     """
     windows = overlapping_windows(long_clip.num_frames, config.window, config.overlap)
-    given, one_lens = given_cameras(long_clip), _is_one_lens(config.lens, long_clip)
+    given, share_intrinsics = given_cameras(long_clip), _shares_intrinsics(config.lens, long_clip)
     if given is not None and config.loops is not None:
-        raise ValueError("loops move windows, and known cameras say where they are: ask for one of the two")
+        raise UserError("loop closure moves windows, which given cameras fix; use only one of the two")
     tracks = {"tracks": config.tracks} if config.tracks else {}
-    run = Run(
+    job = WindowJob(
         reconstruct_clip,
         long_clip,
         windows,
-        join=JOIN_BY_POINTS if given is None else JOIN_BY_SCALE,
+        method=ALIGN_BY_POINTS if given is None else ALIGN_BY_SCALE,
         static_below=config.static_below,
-        adjust=None if config.loops is None else partial(_close_loops, reconstruct_clip, long_clip, windows, config),
-        keeps_tracks=config.tracks > 0,
-        chain_stride=config.tracks,
-        one_lens=one_lens,
-        given=given,
+        adjust_placement=None
+        if config.loops is None
+        else partial(_close_loops, reconstruct_clip, long_clip, windows, config),
+        keep_tracks=config.tracks > 0,
+        track_stride=config.tracks,
+        share_intrinsics=share_intrinsics,
+        given_cameras=given,
         info=_with_settings(
-            info, windows="overlapping", window=config.window, overlap=config.overlap, one_lens=one_lens, **tracks
+            info,
+            windows="overlapping",
+            window=config.window,
+            overlap=config.overlap,
+            one_lens=share_intrinsics,
+            **tracks,
         ),
         progress=progress,
     )
     with torch.no_grad():
-        return carry_out(run, Path(folder))
+        return run_job(job, Path(folder))
 
 
 def reconstruct_anchored(
@@ -143,32 +169,52 @@ def reconstruct_anchored(
     config: AnchorConfig = AnchorConfig(),
     progress: bool = False,
 ) -> LongScene:
-    """Reconstruct every frame together with the first, its anchor, and write every frame to `folder`.
+    """Reconstruct every frame of a long clip together with the first, its anchor, and write every frame to a folder.
 
-    Cost grows with the number of frames, and no error adds up over time: each answer is brought to the first by the
-    anchor's camera, which is put exactly in its place, and by one scale from the anchor's depth (the anchor-based
-    pipeline of St4RTrack, Feng et al. 2025). It suits clips whose every frame sees something of what the first one saw.
+    Each reconstruction is aligned to the first one by the camera of the anchor, which is mapped exactly, and by one
+    scale from the depth of the anchor. Errors therefore do not accumulate, and the cost is linear in the number of
+    frames. This is the anchor-based pipeline of St4RTrack (Feng et al. 2025). It suits clips in which every frame
+    overlaps with the first one.
 
-    Where `reconstruct_clip` answers tracks of its first frame, and of no other, they are kept: then every frame's file
-    says where the anchor's pixels are at its time. Everything else is as for `reconstruct_windows`.
+    If `reconstruct_clip` returns tracks of its first frame and of no other, they are kept: every frame's file then
+    holds the positions of the anchor's pixels at its time. Everything else is as for `reconstruct_windows`.
+
+    Args:
+        reconstruct_clip: Reconstructs a clip of at most ``config.frames_per_call`` + 1 frames, in any world and any
+            unit.
+        long_clip: The clip to reconstruct.
+        folder: The output folder; it must be missing, empty, or belong to the same run.
+        info: Description of the run; its `settings` must contain everything that a reconstruction depends on.
+        config: How the clip is divided.
+        progress: Whether to show progress bars on stderr.
+
+    Returns:
+        The index of the long clip in `folder`.
+
+    Raises:
+        UserError: If a reconstruction shares too few confident pixels with the first one, cameras are given for some
+            frames only, or the folder contains anything else.
+        ValueError: If `reconstruct_clip` returns a scene that does not fit its clip.
     """
-    one_lens = _is_one_lens(config.lens, long_clip)
-    run = Run(
+    share_intrinsics = _shares_intrinsics(config.lens, long_clip)
+    job = WindowJob(
         reconstruct_clip,
         long_clip,
         anchored_windows(long_clip.num_frames, config.frames_per_call),
-        join=JOIN_BY_SCALE,
+        method=ALIGN_BY_SCALE,
         static_below=1.0,
-        adjust=None,
-        keeps_tracks=True,
-        chain_stride=0,
-        one_lens=one_lens,
-        given=given_cameras(long_clip),
-        info=_with_settings(info, windows="anchored", frames_per_call=config.frames_per_call, one_lens=one_lens),
+        adjust_placement=None,
+        keep_tracks=True,
+        track_stride=0,
+        share_intrinsics=share_intrinsics,
+        given_cameras=given_cameras(long_clip),
+        info=_with_settings(
+            info, windows="anchored", frames_per_call=config.frames_per_call, one_lens=share_intrinsics
+        ),
         progress=progress,
     )
     with torch.no_grad():
-        return carry_out(run, Path(folder))
+        return run_job(job, Path(folder))
 
 
 def _close_loops(
@@ -176,26 +222,28 @@ def _close_loops(
     long_clip: LongClip,
     windows: Sequence[Window],
     config: WindowConfig,
-    placement: Placement,
+    placement: WindowPlacement,
     work: WorkFolder,
-) -> Placement:
-    """The windows moved so that places seen again are one place; as they were where none is."""
+) -> WindowPlacement:
+    """Move the windows so that loops close; return the placement unchanged if there are none."""
     assert config.loops is not None
     loops = [
-        measure_loop(candidate, reconstruct_clip, long_clip, work, config.static_below, config.loops.min_agreement)
-        for candidate in loop_candidates(windows, thumbnails(long_clip), config.loops)
+        measure_loop(pair, reconstruct_clip, long_clip, work, config.static_below, config.loops.min_agreement)
+        for pair in find_loop_pairs(windows, thumbnails(long_clip), config.loops)
     ]
     closed = [edge for edge in loops if edge is not None]
     if not closed:
         return placement
-    chain = [Edge(one.number - 1, one.number, work.load_joint(one).partner_from_world) for one in windows[1:]]
-    first = work.load_answer(0)
+    consecutive = [
+        Edge(window.number - 1, window.number, work.load_alignment(window).partner_from_world) for window in windows[1:]
+    ]
+    first = work.load_window_scene(0)
     length = float(first.depths[first.depth_confidence > 0].median())
-    placed = optimize_pose_graph(placement.world_from_window, [*chain, *closed], length)
-    return replace(placement, world_from_window=placed)
+    optimized = optimize_pose_graph(placement.world_from_window, [*consecutive, *closed], length)
+    return replace(placement, world_from_window=optimized)
 
 
-def _is_one_lens(lens: Lens, long_clip: LongClip) -> bool:
+def _shares_intrinsics(lens: Lens, long_clip: LongClip) -> bool:
     return lens == "one" or (lens == "auto" and all(math.isfinite(time) for time in long_clip.times))
 
 

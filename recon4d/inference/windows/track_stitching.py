@@ -1,9 +1,9 @@
-"""Pixels of the clip's first frame followed from window to window: at every border the next window goes on with them.
+"""Tracks of the pixels of the clip's first frame, stitched together from the tracks of successive windows.
 
-A window answers tracks of all pixels of its own first frame, which the window before has too. A query that the earlier
-window sees in that frame stands at a pixel there, and goes on with the later window's tracks of the pixels around. One
-that it does not see there ends: no window after it could tell where the query came out again, and a later point in its
-place would be another one.
+Each window is reconstructed with tracks of all pixels of its first frame, which the previous window contains as well. A
+query that is visible in that frame, according to the previous window, has a pixel position there and continues with the
+next window's tracks of the surrounding pixels. A query that is not visible there ends: later windows cannot tell where
+it reappears, and a later point at the same place would be a different one.
 """
 
 from dataclasses import dataclass, replace
@@ -12,104 +12,144 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from recon4d.errors import UserError
 from recon4d.geometry import pixel_grid, project, transform_points
 from recon4d.records import Scene, Tracks
 
-SEEN = 0.5
-"""A point that is seen with a greater probability than this is."""
-SAME_MOTION = 0.5
-"""Two pixels whose probabilities to move differ by this much or more are not of one surface."""
-SAME_SURFACE = 0.05
-"""A track and a pixel, or two pixels side by side, whose depths differ by less than this share are of one surface."""
+MIN_VISIBILITY = 0.5
+"""Visibility probability above which a query continues. Hand-tuned."""
+MAX_DYNAMIC_DIFFERENCE = 0.5
+"""Difference of dynamic probability from which two pixels belong to different surfaces. Hand-tuned."""
+DEPTH_TOLERANCE = 0.05
+"""Largest difference in depth between a track and a pixel, or two adjacent pixels, of the same surface, as a fraction
+of depth. Hand-tuned."""
 
 
 @dataclass(frozen=True)
 class StitchedTracks:
-    """How every query goes on in one window, a row for each: its share in the window's own tracks.
-
-    `pixels` are (x, y) in the clip's first frame. A query is the mean, by `weights`, of the tracks of `corners`, pixels
-    of the window's first frame counted row by row; all weights are 0 where it has ended. `points` is where it was last
-    known, in the world of the clip (the origin: never).
-    """
+    """State of all queries in one window: each query is a weighted mean of tracks of the window."""
 
     pixels: Float[Tensor, "query 2"]
+    """Pixel coordinates (x, y) of each query in the clip's first frame, (query, 2)."""
     corners: Int[Tensor, "query corner"]
+    """Pixels of the window's first frame (row-major index) whose tracks each query averages, (query, corner)."""
     weights: Float[Tensor, "query corner"]
+    """Weight of each track, (query, corner); all are 0 for a query that has ended."""
     points: Float[Tensor, "query 3"]
+    """Last known position of each query in the world of the clip, (query, 3); the origin if there is none."""
 
-    def at(self, scene: Scene, position: int, is_first: bool) -> Tracks:
-        """The queries at one frame of the window's answer, in its world; confidence 0 where they are not known.
+    def tracks_at(self, scene: Scene, position: int, is_first: bool) -> Tracks:
+        """Evaluate the queries at one frame of the window.
 
-        `is_first` says that this is the clip's first frame, in which the queries are.
+        Args:
+            scene: Reconstruction of the window, with its tracks.
+            position: Index of the frame in the window.
+            is_first: Whether this is the clip's first frame, which contains the queries.
+
+        Returns:
+            Tracks of one time step in the window's world; confidence 0 for queries that are unknown then.
         """
         assert scene.tracks is not None
-        answered = (scene.tracks.points, scene.tracks.visibility, scene.tracks.confidence)
-        points, visible, confidence = (values[0, position][self.corners] for values in answered)
+        window_tracks = (scene.tracks.points, scene.tracks.visibility, scene.tracks.confidence)
+        points, visibility, confidence = (values[0, position][self.corners] for values in window_tracks)
         weights = self.weights * ((confidence > 0) & points.isfinite().all(dim=-1))
         weights = weights / weights.sum(dim=1, keepdim=True).clamp(min=torch.finfo(weights.dtype).tiny)
         return Tracks(
-            points=_mean(points, weights)[None, None],
-            visibility=_mean(visible[..., None], weights)[None, None, :, 0],
-            confidence=_mean(confidence[..., None], weights)[None, None, :, 0],
+            points=_weighted_sum(points, weights)[None, None],
+            visibility=_weighted_sum(visibility[..., None], weights)[None, None, :, 0],
+            confidence=_weighted_sum(confidence[..., None], weights)[None, None, :, 0],
             anchors=scene.tracks.anchors if is_first else torch.full_like(scene.tracks.anchors, -1),
             pixels=self.pixels[None],
         )
 
-    def remember(self, placed: Scene) -> tuple["StitchedTracks", Scene]:
-        """The chains after one more frame in the world of the clip, and that frame with the unknown where it last was.
+    def update_last_points(self, frame: Scene) -> tuple["StitchedTracks", Scene]:
+        """Remember where each query is in a frame, and fill in the last known position of unknown queries.
 
-        `placed` has the queries at one time as its tracks.
+        Args:
+            frame: Scene of one frame in the world of the clip; its tracks are those of `tracks_at`.
+
+        Returns:
+            The updated state, and the frame with the last known positions of unknown queries.
         """
-        tracks = placed.tracks
+        tracks = frame.tracks
         assert tracks is not None
         points = torch.where(tracks.confidence[0, 0, :, None] > 0, tracks.points[0, 0], self.points)
-        return replace(self, points=points), replace(placed, tracks=replace(tracks, points=points[None, None]))
+        return replace(self, points=points), replace(frame, tracks=replace(tracks, points=points[None, None]))
 
-    def hand_on(self, scene: Scene, position: int, following: Scene) -> "StitchedTracks":
-        """The chains for the next window, of which the first frame stands at `position` in this one.
+    def continue_in(self, scene: Scene, position: int, next_scene: Scene) -> "StitchedTracks":
+        """Continue the queries in the next window.
 
-        `scene` and `following` are the two windows' answers, each in a world and a unit of its own: a depth is only
-        ever compared with another of the same answer. Of the four pixels around a query those count that are of its
-        surface, by depth and by whether it moves; where it is none, the query ends.
+        Depths are compared only within the same reconstruction, since each has a world and a unit of its own. Of the
+        four pixels around a query, those on its surface are used, as judged by depth and dynamic probability. If there
+        is none, the query ends.
+
+        Args:
+            scene: Reconstruction of this window.
+            position: Index in this window of the next window's first frame.
+            next_scene: Reconstruction of the next window.
+
+        Returns:
+            The state of all queries in the next window.
         """
-        assert following.tracks is not None
-        now = self.at(scene, position, is_first=False)
-        in_camera = transform_points(scene.cameras.cam_from_world[position], now.points[0, 0])
-        seen_at, z = project(in_camera, scene.cameras.intrinsics[position]), in_camera[:, 2]
-        is_seen = (now.visibility[0, 0] > SEEN) & _is_inside(seen_at, scene.size)
+        assert next_scene.tracks is not None
+        current = self.tracks_at(scene, position, is_first=False)
+        in_camera = transform_points(scene.cameras.cam_from_world[position], current.points[0, 0])
+        pixels, z = project(in_camera, scene.cameras.intrinsics[position]), in_camera[:, 2]
+        is_visible = (current.visibility[0, 0] > MIN_VISIBILITY) & _is_inside(pixels, scene.size)
 
-        corners, shares = _pixels_around(seen_at, scene.size)
-        known = (scene.depth_confidence[position] > 0) & (following.depth_confidence[0] > 0)
-        known = known.flatten() & (following.tracks.confidence[0, 0] > 0)
-        moved = _mean(scene.dynamic[0].flatten()[self.corners][..., None], self.weights)
-        moves = scene.dynamic[position].flatten()[corners]
-        is_its_own = _is_same_depth(scene.depths[position].flatten()[corners], z[:, None]) & known[corners]
-        # What moves may touch what does not, at one depth. NaN compares as false: where nothing is said, all is alike.
-        is_its_own &= ~((moves - moved).abs() >= SAME_MOTION)
-        shares = shares * (is_its_own & is_seen[:, None])
+        corners, shares = _bilinear_corners(pixels, scene.size)
+        valid = (scene.depth_confidence[position] > 0) & (next_scene.depth_confidence[0] > 0)
+        valid = valid.flatten() & (next_scene.tracks.confidence[0, 0] > 0)
+        query_dynamic = _weighted_sum(scene.dynamic[0].flatten()[self.corners][..., None], self.weights)
+        corner_dynamic = scene.dynamic[position].flatten()[corners]
+        on_surface = _is_same_depth(scene.depths[position].flatten()[corners], z[:, None]) & valid[corners]
+        # A dynamic surface may touch a static one at the same depth. NaN (no prediction) compares as false.
+        on_surface &= ~((corner_dynamic - query_dynamic).abs() >= MAX_DYNAMIC_DIFFERENCE)
+        shares = shares * (on_surface & is_visible[:, None])
 
         nearest = corners.gather(1, shares.argmax(dim=1, keepdim=True))
-        depths = following.depths[0].flatten()
+        depths = next_scene.depths[0].flatten()
         shares = shares * _is_same_depth(depths[corners], depths[nearest])
-        # On a plane 1 / z and points / z are bilinear in the picture, and the points themselves are not.
+        # On a plane, 1 / z and point / z are bilinear in the image; the points themselves are not.
         weights = torch.where(shares > 0, shares / depths[corners], 0.0)
         total = weights.sum(dim=1, keepdim=True)
         return replace(self, corners=corners, weights=torch.where(total > 0, weights / total, 0.0))
 
 
 def begin_stitching(size: tuple[int, int], stride: int) -> StitchedTracks:
-    """Every `stride`-th pixel of the first frame along both axes, from the middle of the first square of that side."""
+    """Create queries at every `stride`-th pixel of the first frame, starting at `stride` // 2 along both axes.
+
+    Args:
+        size: Height and width of the maps in pixels.
+        stride: Distance between queries in pixels.
+
+    Returns:
+        The state of the queries in the first window, where each query is a track of its own.
+    """
     height, width = size
     chosen = torch.arange(height * width).reshape(size)[stride // 2 :: stride, stride // 2 :: stride].flatten()
     pixels = pixel_grid(height, width).reshape(-1, 2)[chosen]
     return StitchedTracks(pixels, chosen[:, None], torch.ones(len(chosen), 1), torch.zeros(len(chosen), 3))
 
 
-def check_tracks(scene: Scene, stride: int) -> None:
-    """Refuse an answer whose tracks cannot be followed: wanted are those of all pixels of its first frame."""
+def check_tracks(scene: Scene, stride: int, name: str) -> None:
+    """Check that the tracks of a window can be stitched: it must have tracks of all pixels of its first frame.
+
+    Args:
+        scene: Reconstruction of a window.
+        stride: Distance between queries in pixels.
+        name: Description of the window for messages.
+
+    Raises:
+        UserError: If the stride is too large for the maps.
+        ValueError: If the scene has other tracks, or none.
+    """
     height, width = scene.size
     if stride // 2 >= min(height, width):
-        raise ValueError(f"tracks of every {stride}th pixel were asked for, of maps of {height} x {width}; give less")
+        raise UserError(
+            f"{name}: tracks is {stride}, which leaves no query in maps of {height} x {width} pixels; use a smaller "
+            "stride"
+        )
     tracks = scene.tracks
     if tracks is None or tracks.anchors.tolist() != [0]:
         found = "no tracks" if tracks is None else f"tracks of its frames {tracks.anchors.tolist()}"
@@ -118,13 +158,13 @@ def check_tracks(scene: Scene, stride: int) -> None:
     else:
         return
     raise ValueError(
-        f"the answer has {found}; to follow pixels through all windows, each window has to be answered with tracks of "
-        "all pixels of its first frame and of no other, as `reconstruct` does with anchors=(0,)"
+        f"{name}: the reconstruction has {found}; stitching needs tracks of all pixels of the window's first frame "
+        "and of no other frame, as `reconstruct` returns with anchors=(0,)"
     )
 
 
-def _mean(values: Float[Tensor, "query corner channels"], weights: Float[Tensor, "query corner"]) -> Tensor:
-    """The weighted sum over corners; what has no weight may be anything, NaN too."""
+def _weighted_sum(values: Float[Tensor, "query corner channels"], weights: Float[Tensor, "query corner"]) -> Tensor:
+    """Sum over corners; values with weight 0 may be NaN."""
     weights = weights[..., None]
     return torch.where(weights > 0, values * weights, 0.0).sum(dim=1)
 
@@ -133,21 +173,21 @@ def _is_inside(pixels: Float[Tensor, "query 2"], size: tuple[int, int]) -> Bool[
     return (pixels >= 0).all(dim=1) & (pixels[:, 0] < size[1]) & (pixels[:, 1] < size[0])
 
 
-def _pixels_around(
-    places: Float[Tensor, "query 2"], size: tuple[int, int]
+def _bilinear_corners(
+    pixels: Float[Tensor, "query 2"], size: tuple[int, int]
 ) -> tuple[Int[Tensor, "query 4"], Float[Tensor, "query 4"]]:
-    """The four pixels around each place, counted row by row, and their bilinear shares; inside the picture's rim."""
+    """Return the four pixels around each position (row-major index, clamped to the image) and bilinear weights."""
     height, width = size
     limits = torch.tensor([width, height]) - 1
-    centered = torch.minimum((places - 0.5).clamp(min=0), limits)
+    centered = torch.minimum((pixels - 0.5).clamp(min=0), limits)
     low = centered.floor().long()
-    high, past = torch.minimum(low + 1, limits), centered - low
-    (left, top), (right, bottom), (x, y) = low.unbind(1), high.unbind(1), past.unbind(1)
+    high, fraction = torch.minimum(low + 1, limits), centered - low
+    (left, top), (right, bottom), (x, y) = low.unbind(1), high.unbind(1), fraction.unbind(1)
     corners = [top * width + left, top * width + right, bottom * width + left, bottom * width + right]
     shares = [(1 - x) * (1 - y), x * (1 - y), (1 - x) * y, x * y]
     return torch.stack(corners, dim=1), torch.stack(shares, dim=1)
 
 
 def _is_same_depth(one: Tensor, other: Tensor) -> Tensor:
-    """Whether depths, of any two shapes that go together, differ by less than `SAME_SURFACE`; none does from z <= 0."""
-    return (one - other).abs() < SAME_SURFACE * other
+    """Compare depths of broadcastable shapes within `DEPTH_TOLERANCE`; false if `other` is not positive."""
+    return (one - other).abs() < DEPTH_TOLERANCE * other

@@ -1,4 +1,4 @@
-"""How two windows that share frames are joined: the similarity between their worlds, from what stands still in both."""
+"""Alignment of two windows that share frames: the similarity between their worlds, estimated from static pixels."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,25 +11,27 @@ from recon4d.geometry import invert, similarity
 from recon4d.inference.windows.robust_similarity import fit_similarity_robustly, robust_mean
 from recon4d.records import Scene
 
-MIN_POINTS = 16
-"""Fewer shared static points than this join nothing."""
+MIN_PIXELS = 16
+"""Smallest number of shared pixels that determines an alignment. Hand-tuned."""
 
 
-class NothingSharedError(ValueError):
-    """Raised where two answers have too little in common to be joined; the message says how much."""
+class TooFewPixelsError(Exception):
+    """Two reconstructions share too few pixels to be aligned; the message gives their number.
+
+    Callers inside this subpackage handle it.
+    """
 
 
 @dataclass(frozen=True)
 class WindowAlignment:
-    """The similarity (float64) from one window's world to its partner's, and the median error of shared points.
-
-    The error is a share of the points' depth: 0.01 is one hundredth of the distance at which they were seen.
-    `metres_per_unit` is what the window says of its own unit (NaN: nothing).
-    """
+    """Alignment of a window with its partner."""
 
     partner_from_world: Float[Tensor, "4 4"]
+    """Similarity transform (4, 4) in float64 from the window's world to the partner's world."""
     error: float
+    """Median distance of shared points after alignment, as a fraction of their depth."""
     metres_per_unit: float
+    """The window's own estimate of the length of its unit, in meters; NaN if it has none."""
 
 
 Pixels = Bool[Tensor, "time height width"]
@@ -37,51 +39,99 @@ Pixels = Bool[Tensor, "time height width"]
 
 @dataclass(frozen=True)
 class AlignmentMethod:
-    """How windows are joined: which pixels of the shared frames count, and the joint that these pixels make.
+    """How two windows are aligned. Both functions take a scene and the partner's scene of the same frames."""
 
-    Both take a scene and its partner's for the same frames. `choose` is also given from which probability on a pixel
-    moves, and raises `NothingSharedError` for fewer than 16 pixels.
-    """
-
-    choose: Callable[[Scene, Scene, float], Pixels]
+    select: Callable[[Scene, Scene, float], Pixels]
+    """Selects the pixels to use. The third argument is the dynamic probability from which pixels are excluded. Raises
+    `TooFewPixelsError` for fewer than `MIN_PIXELS`."""
     fit: Callable[[Scene, Scene, Pixels], WindowAlignment]
+    """Estimates the alignment from the selected pixels."""
 
 
 def is_static(scene: Scene, static_below: float) -> Bool[Tensor, "time height width"]:
-    """Where nothing says that the surface moves."""
-    return ~(scene.dynamic >= static_below)  # NaN compares as false: where nothing is said, nothing moves.
+    """Select pixels that are not predicted to be dynamic.
+
+    Args:
+        scene: Any scene.
+        static_below: Pixels with a dynamic probability of this or more are excluded.
+
+    Returns:
+        A mask (time, height, width). Pixels without a prediction (NaN) count as static.
+    """
+    return ~(scene.dynamic >= static_below)  # NaN compares as false
 
 
 def static_pixels(scene: Scene, partner: Scene, static_below: float) -> Pixels:
-    """The more confident half of the pixels that both know and neither says move."""
-    chosen = _confident(scene, partner, is_static(scene, static_below) & is_static(partner, static_below))
-    if chosen.sum() < MIN_POINTS:
-        raise NothingSharedError(f"{int(chosen.sum())} confident static points, wanted at least {MIN_POINTS}")
-    return chosen
+    """Select the more confident half of the pixels that are valid and static in both scenes.
+
+    Args:
+        scene: Scene of the shared frames from one window.
+        partner: Scene of the same frames from the partner.
+        static_below: Pixels with a dynamic probability of this or more in either scene are excluded.
+
+    Returns:
+        A mask (time, height, width).
+
+    Raises:
+        TooFewPixelsError: If fewer than `MIN_PIXELS` pixels remain.
+    """
+    selected = _confident_half(scene, partner, is_static(scene, static_below) & is_static(partner, static_below))
+    if selected.sum() < MIN_PIXELS:
+        raise TooFewPixelsError(f"{int(selected.sum())} confident static points, at least {MIN_PIXELS} are needed")
+    return selected
 
 
 def all_pixels(scene: Scene, partner: Scene, static_below: float) -> Pixels:
-    """The more confident half of the pixels that both know: at the same moment, what moves is where it is in both."""
-    chosen = _confident(scene, partner, torch.ones_like(scene.depths, dtype=torch.bool))
-    if chosen.sum() < MIN_POINTS:
-        raise NothingSharedError(f"{int(chosen.sum())} confident pixels, wanted at least {MIN_POINTS}")
-    return chosen
+    """Select the more confident half of the pixels that are valid in both scenes, dynamic ones included.
+
+    Both scenes show the same moments, so dynamic points are at the same place in both.
+
+    Args:
+        scene: Scene of the shared frames from one window.
+        partner: Scene of the same frames from the partner.
+        static_below: Not used.
+
+    Returns:
+        A mask (time, height, width).
+
+    Raises:
+        TooFewPixelsError: If fewer than `MIN_PIXELS` pixels remain.
+    """
+    selected = _confident_half(scene, partner, torch.ones_like(scene.depths, dtype=torch.bool))
+    if selected.sum() < MIN_PIXELS:
+        raise TooFewPixelsError(f"{int(selected.sum())} confident pixels, at least {MIN_PIXELS} are needed")
+    return selected
 
 
-def fit_points(scene: Scene, partner: Scene, chosen: Pixels) -> WindowAlignment:
-    """The joint by a robust similarity between points from depth and camera; those that disagree lose their weight."""
+def fit_points(scene: Scene, partner: Scene, selected: Pixels) -> WindowAlignment:
+    """Fit a robust similarity between the points that depth and cameras give; outliers lose their weight.
+
+    Args:
+        scene: Scene of the shared frames from one window.
+        partner: Scene of the same frames from the partner.
+        selected: Mask (time, height, width) of the pixels to use.
+
+    Returns:
+        The alignment.
+    """
     fit = fit_similarity_robustly(
-        scene.points_from_depth[chosen], partner.points_from_depth[chosen], partner.depths[chosen]
+        scene.points_from_depth[selected], partner.points_from_depth[selected], partner.depths[selected]
     )
     return WindowAlignment(fit.b_from_a, fit.error, float(scene.metres_per_unit))
 
 
-def fit_scale(scene: Scene, partner: Scene, chosen: Pixels) -> WindowAlignment:
-    """The joint that puts the first frame's camera exactly into the other's place; only the scale is found.
+def fit_scale(scene: Scene, partner: Scene, selected: Pixels) -> WindowAlignment:
+    """Identify the first cameras of both scenes and fit only the scale, as the robust mean of log depth ratios.
 
-    It is the robust mean of the log ratio of depths.
+    Args:
+        scene: Scene of the shared frames from one window.
+        partner: Scene of the same frames from the partner.
+        selected: Mask (time, height, width) of the pixels to use.
+
+    Returns:
+        The alignment, which maps the first camera exactly to the partner's.
     """
-    ratios = (partner.depths[chosen].double() / scene.depths[chosen].double()).log()
+    ratios = (partner.depths[selected].double() / scene.depths[selected].double()).log()
     mean = torch.tensor(robust_mean(ratios), dtype=torch.double)
     scaled = similarity(mean.exp(), torch.eye(3, dtype=torch.double), torch.zeros(3, dtype=torch.double))
     partner_from_cam, world_from_cam = (s.cameras.world_from_cam[0].double() for s in (partner, scene))
@@ -89,19 +139,33 @@ def fit_scale(scene: Scene, partner: Scene, chosen: Pixels) -> WindowAlignment:
     return WindowAlignment(partner_from_world, float((ratios - mean).abs().median()), float(scene.metres_per_unit))
 
 
-JOIN_BY_POINTS = AlignmentMethod(static_pixels, fit_points)
-JOIN_BY_SCALE = AlignmentMethod(all_pixels, fit_scale)
+ALIGN_BY_POINTS = AlignmentMethod(static_pixels, fit_points)
+"""Similarity from static points: for windows whose cameras are not given."""
+ALIGN_BY_SCALE = AlignmentMethod(all_pixels, fit_scale)
+"""Scale only: for windows whose relative poses are determined by an anchor frame or by given cameras."""
 
 
-def join_by_points(scene: Scene, partner: Scene, static_below: float) -> WindowAlignment:
-    """The joint of two scenes of the same frames by their static points. Raises `NothingSharedError`."""
+def align_by_points(scene: Scene, partner: Scene, static_below: float) -> WindowAlignment:
+    """Align two scenes of the same frames by their static points.
+
+    Args:
+        scene: The scene to align.
+        partner: The scene to align it to.
+        static_below: Pixels with a dynamic probability of this or more in either scene are excluded.
+
+    Returns:
+        The alignment.
+
+    Raises:
+        TooFewPixelsError: If the scenes share too few confident static pixels.
+    """
     return fit_points(scene, partner, static_pixels(scene, partner, static_below))
 
 
-def _confident(scene: Scene, partner: Scene, among: Pixels) -> Pixels:
-    """The more confident half, by the product of both confidences, of the pixels `among` these that both know."""
+def _confident_half(scene: Scene, partner: Scene, mask: Pixels) -> Pixels:
+    """Select the more confident half, by the product of both confidences, of the valid pixels in `mask`."""
     confidence = scene.depth_confidence * partner.depth_confidence
-    known = among & (confidence > 0)
+    valid = mask & (confidence > 0)
     for depths in (scene.depths, partner.depths):
-        known &= torch.isfinite(depths) & (depths > 0)
-    return known & (confidence >= confidence[known].median()) if known.any() else known
+        valid &= torch.isfinite(depths) & (depths > 0)
+    return valid & (confidence >= confidence[valid].median()) if valid.any() else valid

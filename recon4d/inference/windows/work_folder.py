@@ -1,10 +1,15 @@
-"""What a run over a long clip has finished so far, on disk, so that one that was stopped goes on where it was.
+"""Files in which a run over a long clip keeps finished steps, so that an interrupted run can be resumed.
 
-Inside the output folder stand ``windows/run.json`` (which run this is), ``windows/000007.npz`` (the answer of a window
-in its own world, an archive like any other), ``windows/000007.joint.npz`` (how it is joined to an earlier one), once
-every window is joined ``windows/placement.npz``, and once the frames of the windows before it are written
-``windows/000007.chains.npz`` (how the pixels that are followed go on in a window, where any are). Each file is whole or
-not there. At the end the folder goes.
+The output folder contains, until the run ends:
+
+- ``windows/run.json``: the `SceneInfo` that identifies the run;
+- ``windows/000007.npz``: the reconstruction of a window in its own world, in the format of `recon4d.io.archive`;
+- ``windows/000007.joint.npz``: its alignment with an earlier window;
+- ``windows/placement.npz``: the placement of all windows, once every window is aligned;
+- ``windows/000007.chains.npz``: how the tracks continue in a window, if tracks are stitched; written once the frames of
+  the previous windows are written.
+
+Each file is written atomically. The folder is removed at the end of the run.
 """
 
 import shutil
@@ -16,6 +21,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from recon4d.errors import UserError, os_errors_as_user_errors
 from recon4d.inference.windows.layout import Window
 from recon4d.inference.windows.track_stitching import StitchedTracks
 from recon4d.inference.windows.window_alignment import WindowAlignment
@@ -25,89 +31,178 @@ from recon4d.io.npz_arrays import load_arrays, save_arrays
 from recon4d.records import Scene
 
 WORK_FOLDER_NAME = "windows"
+"""Name of the work folder inside the output folder."""
 
 
 @dataclass(frozen=True)
-class Placement:
-    """Where every window stands in the world of the clip (float64 similarities), and how well it was joined.
-
-    `lens` are the intrinsics through which all frames are seen, in pixels of the maps (NaN: each by its own).
-    """
+class WindowPlacement:
+    """Placement of all windows in the world of the clip."""
 
     world_from_window: Float[Tensor, "window 4 4"]
+    """Similarity transforms (window, 4, 4) in float64 from each window's own world to the world of the clip."""
     errors: Float[Tensor, " window"]
+    """Median alignment error of each window, as a fraction of depth; 0 for windows without a partner."""
     metres_per_unit: float
-    lens: Float[Tensor, "3 3"]
+    """Length of the clip's unit in meters; NaN if unknown."""
+    shared_intrinsics: Float[Tensor, "3 3"]
+    """Intrinsics of all frames, in pixels of the maps; NaN if each frame keeps its own."""
 
 
 @dataclass(frozen=True)
 class WorkFolder:
-    """The files of a run that has not ended; answers are seen through `lens` where it is known (`Placement`)."""
+    """The files of a run that has not ended."""
 
     path: Path
+    """The work folder."""
     info: SceneInfo
-    lens: Float[Tensor, "3 3"] = torch.full((3, 3), torch.nan)  # noqa: RUF009 - never written to
+    """Description of the run."""
+    shared_intrinsics: Float[Tensor, "3 3"] = torch.full((3, 3), torch.nan)  # noqa: RUF009 - never written to
+    """Intrinsics that loaded scenes get, in pixels of the maps; NaN if each frame keeps its own."""
 
-    def has_answer(self, window: Window) -> bool:
-        return self._answer_file(window.number).exists()
+    def has_window_scene(self, window: Window) -> bool:
+        """Return whether the reconstruction of a window is stored.
 
-    def save_answer(self, window: Window, scene: Scene) -> None:
-        # Times and info are the run's own; here they would say everything once more for every window.
+        Args:
+            window: The window.
+
+        Returns:
+            True if its file exists.
+        """
+        return self._scene_file(window.number).exists()
+
+    def save_window_scene(self, window: Window, scene: Scene) -> None:
+        """Store the reconstruction of a window.
+
+        Args:
+            window: The window.
+            scene: Its reconstruction, in a world of its own.
+        """
+        # The times and the source of the clip are the same for all windows and are stored once, elsewhere.
         info = replace(self.info, source=None)
-        save_scene(self._answer_file(window.number), scene, torch.full((scene.num_frames,), torch.nan), info)
+        save_scene(self._scene_file(window.number), scene, torch.full((scene.num_frames,), torch.nan), info)
 
-    def load_answer(self, number: int) -> Scene:
-        return self.seen(load_scene(self._answer_file(number)))
+    def load_window_scene(self, number: int) -> Scene:
+        """Load the reconstruction of a window.
 
-    def seen(self, scene: Scene) -> Scene:
-        """An answer through the common lens, where there is one: everything keeps its pixel and its z."""
-        if not self.lens.isfinite().all():
+        Args:
+            number: Number of the window.
+
+        Returns:
+            The scene with the shared intrinsics, if there are any.
+        """
+        return self.with_shared_intrinsics(load_scene(self._scene_file(number)))
+
+    def with_shared_intrinsics(self, scene: Scene) -> Scene:
+        """Replace the intrinsics of a scene by the shared ones; each point keeps its pixel and its z.
+
+        Args:
+            scene: A reconstruction with its own intrinsics.
+
+        Returns:
+            The scene with the shared intrinsics; `scene` itself if there are none.
+        """
+        if not self.shared_intrinsics.isfinite().all():
             return scene
-        lenses = self.lens.expand(scene.num_frames, 3, 3).to(scene.depths.dtype)
-        return scene.with_cameras(replace(scene.cameras, intrinsics=lenses))
+        intrinsics = self.shared_intrinsics.expand(scene.num_frames, 3, 3).to(scene.depths.dtype)
+        return scene.with_cameras(replace(scene.cameras, intrinsics=intrinsics))
 
-    def load_intrinsics(self, number: int) -> Float[Tensor, "time 3 3"]:
-        """The intrinsics that a window's answer came with, its maps unread."""
-        with np.load(self._answer_file(number), allow_pickle=False) as arrays:
-            return torch.from_numpy(arrays["intrinsics"])
+    def load_window_intrinsics(self, number: int) -> Float[Tensor, "time 3 3"]:
+        """Load the original intrinsics of a window without reading its maps.
 
-    def remove_answer(self, window: Window) -> None:
-        """Done with a window: its answer goes, and then what only its answer could be read with."""
-        self._answer_file(window.number).unlink(missing_ok=True)
-        self._chains_file(window.number).unlink(missing_ok=True)
+        Args:
+            number: Number of the window.
 
-    def has_joint(self, window: Window) -> bool:
-        return self._joint_file(window.number).exists()
+        Returns:
+            The intrinsics (time, 3, 3) as reconstructed.
+        """
+        return torch.from_numpy(load_arrays(self._scene_file(number), ["intrinsics"])["intrinsics"])
 
-    def save_joint(self, window: Window, joint: WindowAlignment) -> None:
-        arrays = {name: np.asarray(getattr(joint, name)) for name in WindowAlignment.__dataclass_fields__}
-        save_arrays(self._joint_file(window.number), arrays)
+    def remove_window_scene(self, window: Window) -> None:
+        """Remove the reconstruction of a window, then the file of its tracks, which is useless without it.
 
-    def load_joint(self, window: Window) -> WindowAlignment:
-        arrays = load_arrays(self._joint_file(window.number))
+        Args:
+            window: The window.
+        """
+        self._scene_file(window.number).unlink(missing_ok=True)
+        self._stitching_file(window.number).unlink(missing_ok=True)
+
+    def has_alignment(self, window: Window) -> bool:
+        """Return whether the alignment of a window is stored.
+
+        Args:
+            window: The window.
+
+        Returns:
+            True if its file exists.
+        """
+        return self._alignment_file(window.number).exists()
+
+    def save_alignment(self, window: Window, alignment: WindowAlignment) -> None:
+        """Store the alignment of a window with its partner.
+
+        Args:
+            window: The window.
+            alignment: Its alignment.
+        """
+        arrays = {name: np.asarray(getattr(alignment, name)) for name in WindowAlignment.__dataclass_fields__}
+        save_arrays(self._alignment_file(window.number), arrays)
+
+    def load_alignment(self, window: Window) -> WindowAlignment:
+        """Load the alignment of a window with its partner.
+
+        Args:
+            window: The window.
+
+        Returns:
+            The alignment that `save_alignment` stored.
+        """
+        arrays = load_arrays(self._alignment_file(window.number))
         return WindowAlignment(
             torch.from_numpy(arrays["partner_from_world"]), float(arrays["error"]), float(arrays["metres_per_unit"])
         )
 
-    def save_chains(self, window: Window, chains: StitchedTracks) -> None:
-        arrays = {name: getattr(chains, name).numpy() for name in StitchedTracks.__dataclass_fields__}
-        save_arrays(self._chains_file(window.number), arrays)
+    def save_stitching(self, window: Window, tracks: StitchedTracks) -> None:
+        """Store how the tracks continue in a window.
 
-    def load_chains(self, window: Window) -> StitchedTracks:
-        arrays = load_arrays(self._chains_file(window.number))
+        Args:
+            window: The window.
+            tracks: The state of all tracks at the beginning of the window.
+        """
+        arrays = {name: getattr(tracks, name).numpy() for name in StitchedTracks.__dataclass_fields__}
+        save_arrays(self._stitching_file(window.number), arrays)
+
+    def load_stitching(self, window: Window) -> StitchedTracks:
+        """Load how the tracks continue in a window.
+
+        Args:
+            window: The window.
+
+        Returns:
+            The state that `save_stitching` stored.
+        """
+        arrays = load_arrays(self._stitching_file(window.number))
         return StitchedTracks(**{name: torch.from_numpy(array) for name, array in arrays.items()})
 
-    def save_placement(self, placement: Placement) -> None:
-        arrays = {name: np.asarray(getattr(placement, name)) for name in Placement.__dataclass_fields__}
+    def save_placement(self, placement: WindowPlacement) -> None:
+        """Store the placement of all windows.
+
+        Args:
+            placement: The placement.
+        """
+        arrays = {key: np.asarray(getattr(placement, name)) for key, name in _PLACEMENT_KEYS.items()}
         save_arrays(self.path / "placement.npz", arrays)
 
-    def load_placement(self) -> Placement | None:
-        """Where the windows stand, or None where not all of them are joined yet."""
+    def load_placement(self) -> WindowPlacement | None:
+        """Load the placement of all windows.
+
+        Returns:
+            The placement; None if it is not stored yet.
+        """
         file = self.path / "placement.npz"
         if not file.exists():
             return None
         arrays = load_arrays(file)
-        return Placement(
+        return WindowPlacement(
             torch.from_numpy(arrays["world_from_window"]),
             torch.from_numpy(arrays["errors"]),
             float(arrays["metres_per_unit"]),
@@ -115,59 +210,81 @@ class WorkFolder:
         )
 
     def remove(self) -> None:
-        shutil.rmtree(self.path)
+        """Remove the work folder."""
+        with os_errors_as_user_errors():
+            shutil.rmtree(self.path)
 
-    def _answer_file(self, number: int) -> Path:
+    def _scene_file(self, number: int) -> Path:
         return self.path / f"{number:06d}.npz"
 
-    def _joint_file(self, number: int) -> Path:
+    def _alignment_file(self, number: int) -> Path:
         return self.path / f"{number:06d}.joint.npz"
 
-    def _chains_file(self, number: int) -> Path:
+    def _stitching_file(self, number: int) -> Path:
         return self.path / f"{number:06d}.chains.npz"
 
 
-def open_work_folder(folder: Path, info: SceneInfo) -> WorkFolder:
-    """The work folder of the run that `info` describes in the output folder, made where it is not there yet.
+_PLACEMENT_KEYS = {
+    "world_from_window": "world_from_window",
+    "errors": "errors",
+    "metres_per_unit": "metres_per_unit",
+    "lens": "shared_intrinsics",
+}
+"""Key in ``placement.npz`` and the field of `WindowPlacement` that it holds."""
 
-    Raises ``FileExistsError`` for a folder with the work of another run, or with anything that is no run's.
+
+def open_work_folder(folder: Path, info: SceneInfo) -> WorkFolder:
+    """Open the work folder of a run, or create it.
+
+    Args:
+        folder: The output folder. It must be missing, empty, or belong to the same run.
+        info: Description of the run; two runs are the same if their descriptions are equal.
+
+    Returns:
+        The work folder.
+
+    Raises:
+        UserError: If the output folder belongs to another run, contains anything else, or cannot be created.
     """
     work = WorkFolder(folder / WORK_FOLDER_NAME, info)
-    # Written first: whatever else is there belongs to the run that it names.
-    run_file = work.path / "run.json"
-    if run_file.exists():
-        _check_same(folder, SceneInfo.from_json(run_file.read_text()), info)
-    elif (folder / INDEX_FILE_NAME).exists():
-        _check_same(folder, load_index(folder).info, info)
-    elif folder.exists() and any(path != work.path for path in folder.iterdir()):
-        raise FileExistsError(f"output folder {folder} is not empty and holds no run to go on with; choose another")
-    else:
-        work.path.mkdir(parents=True, exist_ok=True)
-        partial = run_file.with_suffix(".partial")
-        partial.write_text(info.to_json())
-        partial.replace(run_file)
-    frames = folder / FRAMES_FOLDER_NAME
-    frames.mkdir(exist_ok=True)
-    for place in (folder, frames, work.path):
-        for unfinished in place.glob(".*.partial-*"):
-            unfinished.unlink()  # a run that was killed could not do it
+    with os_errors_as_user_errors():
+        # run.json is written first: any other file in the folder belongs to the run that it describes.
+        run_file = work.path / "run.json"
+        if run_file.exists():
+            _check_same_run(folder, SceneInfo.from_json(run_file.read_text()), info)
+        elif (folder / INDEX_FILE_NAME).exists():
+            _check_same_run(folder, load_index(folder).info, info)
+        elif folder.exists() and any(path != work.path for path in folder.iterdir()):
+            raise UserError(
+                f"output folder {folder} is not empty and contains no interrupted run; choose another folder"
+            )
+        else:
+            work.path.mkdir(parents=True, exist_ok=True)
+            partial = run_file.with_suffix(".partial")
+            partial.write_text(info.to_json())
+            partial.replace(run_file)
+        frames = folder / FRAMES_FOLDER_NAME
+        frames.mkdir(exist_ok=True)
+        for parent in (folder, frames, work.path):
+            for unfinished in parent.glob(".*.partial-*"):
+                unfinished.unlink()  # left by a process that was killed
     return work
 
 
-def _check_same(folder: Path, found: SceneInfo, wanted: SceneInfo) -> None:
-    if found == wanted:
+def _check_same_run(folder: Path, found: SceneInfo, expected: SceneInfo) -> None:
+    if found == expected:
         return
-    settings = sorted({*found.settings, *wanted.settings})
+    settings = sorted({*found.settings, *expected.settings})
     different = [
         name
         for name in ("model", "trained", "version", "source", "original_size")
-        if getattr(found, name) != getattr(wanted, name)
+        if getattr(found, name) != getattr(expected, name)
     ]
     different += [
-        f"{name} ({found.settings.get(name)!r} there, {wanted.settings.get(name)!r} now)"
+        f"{name} ({found.settings.get(name)!r} there, {expected.settings.get(name)!r} now)"
         for name in settings
-        if found.settings.get(name) != wanted.settings.get(name)
+        if found.settings.get(name) != expected.settings.get(name)
     ]
-    raise FileExistsError(
-        f"output folder {folder} holds another run, different in {', '.join(different)}; choose another"
+    raise UserError(
+        f"output folder {folder} contains another run that differs in {', '.join(different)}; choose another folder"
     )

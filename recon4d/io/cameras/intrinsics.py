@@ -1,7 +1,7 @@
-"""Known intrinsics from words or a file: fx, fy, cx, cy or 3x3 matrices, one for all frames or one each.
+"""Known intrinsics from text or a file: fx, fy, cx, cy or 3x3 matrices, once for all frames or once per frame.
 
-All are in pixels of the clip's own pictures with the first pixel's center at (0.5, 0.5); whoever has OpenCV's numbers
-adds .5 to cx and cy.
+All values are in pixels of the clip's own pictures, with the center of the first pixel at (0.5, 0.5). Add 0.5 to cx and
+cy of OpenCV, whose first center is (0, 0).
 """
 
 import json
@@ -13,58 +13,101 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from recon4d.errors import UserError, os_errors_as_user_errors
+
 SHAPES = "fx fy cx cy or a 3x3 matrix, once or once for each frame"
+"""The accepted shapes, for messages."""
 
 
 def read_intrinsics(given: str, num_frames: int) -> Float[Tensor, "time 3 3"]:
-    """Intrinsics for each of `num_frames` frames, from ``"fx,fy,cx,cy"`` or from the file called `given`.
+    """Read intrinsics from text or a file.
 
-    A text file has rows of fx fy cx cy, or one 3x3 matrix in three rows, or rows of nine numbers; commas and spaces
-    are alike, and # begins a comment. A JSON file has those numbers in lists, or an object with fx, fy, cx and cy.
-    Raises ``FileNotFoundError``, or ``ValueError`` for what holds none of these, another number of frames, or no
-    pinhole (a focal length at or below 0, or a last row that is not 0 0 1).
+    A text file has rows of fx fy cx cy, one 3x3 matrix in three rows, or rows of nine numbers. Numbers are separated
+    by commas or spaces, and # begins a comment. A JSON file has such numbers in lists, or an object with fx, fy, cx and
+    cy.
+
+    Args:
+        given: ``"fx,fy,cx,cy"``, or the name of a file.
+        num_frames: Number of frames of the clip.
+
+    Returns:
+        Intrinsics of each frame, of shape (time, 3, 3), float32.
+
+    Raises:
+        UserError: If the file is missing, does not hold such numbers or has another number of frames, or if the
+            intrinsics are not those of a pinhole camera (a focal length at or below 0, or a last row other than 0 0 1).
     """
-    values = _typed(given)
+    values = _parse_list(given)
     if values is None:
         values = _read(Path(given))
     try:
-        matrices = _matrices(np.array(values, dtype=np.float64))
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"intrinsics {given}: wanted {SHAPES}") from error
+        numbers = np.array(values, dtype=np.float64)
+    except (TypeError, ValueError) as error:  # entries that are not numbers, or rows of different lengths
+        raise _wrong_contents(given) from error
+    matrices = _matrices(numbers)
+    if matrices is None:
+        raise _wrong_contents(given)
     if len(matrices) not in (1, num_frames):
-        raise ValueError(f"intrinsics {given}: {len(matrices)} cameras, and the clip has {num_frames} frames")
+        raise UserError(f"intrinsics {given}: {len(matrices)} cameras, and the clip has {num_frames} frames")
     is_pinhole = (
         np.isfinite(matrices).all() and (matrices[:, [0, 1], [0, 1]] > 0).all() and (matrices[:, 2] == (0, 0, 1)).all()
     )
     if not is_pinhole:
-        raise ValueError(f"intrinsics {given}: wanted focal lengths above 0 and finite numbers, as a pinhole has")
+        raise UserError(f"intrinsics {given}: wanted focal lengths above 0 and finite numbers, as a pinhole has")
     return torch.from_numpy(matrices).float().expand(num_frames, 3, 3).clone()
 
 
-def _typed(given: str) -> list[float] | None:
-    """Numbers between commas, None where `given` is something else and must be a file."""
+def parse_floats(words: list[str]) -> list[float] | None:
+    """Convert words to floats.
+
+    Args:
+        words: Numbers as text.
+
+    Returns:
+        The numbers, or None if a word is not a number.
+    """
     try:
-        return [float(word) for word in given.split(",")]
+        return [float(word) for word in words]
     except ValueError:
         return None
 
 
+def _parse_list(given: str) -> list[float] | None:
+    """Numbers separated by commas; None if `given` is something else, which must be a file."""
+    return parse_floats(given.split(","))
+
+
 def _read(path: Path) -> Any:
     if not path.exists():
-        raise FileNotFoundError(f"intrinsics {path}: there is no such file, nor is this fx,fy,cx,cy")
+        raise UserError(f"intrinsics {path}: there is no such file, nor is this fx,fy,cx,cy")
+    with os_errors_as_user_errors(f"intrinsics {path}"):
+        data = path.read_bytes()
     try:
-        text = path.read_text(encoding="utf-8")
-        if path.suffix.lower() == ".json" or text.lstrip().startswith(("{", "[")):
-            values = json.loads(text)
-            return [values[name] for name in ("fx", "fy", "cx", "cy")] if isinstance(values, dict) else values
+        text = data.decode("utf-8")
+        is_json = path.suffix.lower() == ".json" or text.lstrip().startswith(("{", "["))
+        values = json.loads(text) if is_json else None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise _wrong_contents(path) from error
+    if not is_json:
         lines = [line.partition("#")[0].replace(",", " ").split() for line in text.splitlines()]
-        return [[float(word) for word in line] for line in lines if line]
-    except (ValueError, KeyError, UnicodeDecodeError) as error:
-        raise ValueError(f"intrinsics {path}: wanted {SHAPES}") from error
+        rows = [parse_floats(line) for line in lines if line]
+        if None in rows:
+            raise _wrong_contents(path)
+        return rows
+    if not isinstance(values, dict):
+        return values
+    names = ("fx", "fy", "cx", "cy")
+    if not values.keys() >= set(names):
+        raise _wrong_contents(path)
+    return [values[name] for name in names]
 
 
-def _matrices(values: np.ndarray) -> np.ndarray:
-    """(n, 3, 3) from any of the shapes."""
+def _wrong_contents(given: str | Path) -> UserError:
+    return UserError(f"intrinsics {given}: wanted {SHAPES}")
+
+
+def _matrices(values: np.ndarray) -> np.ndarray | None:
+    """(n, 3, 3) from any of the accepted shapes; None for another shape."""
     if values.shape in ((3, 3), (4,)):
         values = values[None]
     if values.ndim == 2 and values.shape[1] == 9:
@@ -72,7 +115,7 @@ def _matrices(values: np.ndarray) -> np.ndarray:
     if values.ndim == 3 and values.shape[1:] == (3, 3):
         return values
     if values.ndim != 2 or values.shape[1] != 4 or not len(values):
-        raise ValueError(values.shape)
+        return None
     matrices = np.zeros((len(values), 3, 3))
     matrices[:, [0, 1, 0, 1], [0, 1, 2, 2]] = values
     matrices[:, 2, 2] = 1

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from jaxtyping import Int32
 
-from recon4d.geometry import thin
+from recon4d.geometry import subsample_mask
 from recon4d.io.exporters.colmap_model import ColmapModel, check_pinholes, colmap_model
 from recon4d.io.exporters.colmap_tracks import tracked_points
 from recon4d.io.exporters.point_selection import PointSelection, static_pixels
@@ -80,9 +80,9 @@ def _write(
     check_pinholes(results.original_cameras())
     still, most = static_pixels(results.scene, choice), min(choice.max_points, MAX_POINTS)
     names = results.copy_frames(folder / "images")
-    tracked = tracked_points(results.scene, results.images_of_maps(), still, most // 2)
+    tracked = tracked_points(results.scene, results.images_at_map_size(), still, most // 2)
     followed = 0 if tracked is None else len(tracked.points)
-    model = colmap_model(results, names, thin(still, most - followed), tracked)
+    model = colmap_model(results, names, subsample_mask(still, most - followed), tracked)
     place = folder / "sparse" / "0"
     place.mkdir(parents=True)
     write_model(place, model)

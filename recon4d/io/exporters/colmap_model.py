@@ -21,7 +21,7 @@ from recon4d.geometry import (
 )
 from recon4d.io.exporters.colmap_tracks import TrackedPoints
 from recon4d.io.exporters.point_selection import is_dynamic
-from recon4d.io.point_cloud import points_at
+from recon4d.io.point_cloud import unproject_pixels
 from recon4d.io.saved_results import SavedResults
 from recon4d.records import Cameras
 
@@ -83,7 +83,7 @@ def colmap_model(
     """
     cameras = results.original_cameras()
     check_pinholes(cameras)
-    points, colors = points_at(results.scene, results.images_of_maps(), chosen)
+    points, colors = unproject_pixels(results.scene, results.images_at_map_size(), chosen)
     owners = chosen.nonzero()[:, 0]
     cam_from_world = Cameras(cameras.world_from_cam.double(), cameras.intrinsics.double()).cam_from_world
     images = []

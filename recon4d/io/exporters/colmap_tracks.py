@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float64, UInt8
 from torch import Tensor
 
-from recon4d.geometry import rows_and_columns, thin, transform_points
+from recon4d.geometry import pixel_indices, subsample_mask, transform_points
 from recon4d.records import Scene
 
 VISIBLE = 0.5
@@ -43,7 +43,7 @@ def tracked_points(
     tracks = scene.tracks
     if tracks is None or max_points < 1:
         return None
-    row, column = rows_and_columns(tracks.pixels, scene.size)
+    row, column = pixel_indices(tracks.pixels, scene.size)
     begins_still = still[tracks.anchors[:, None].clamp(min=0), row, column] & (tracks.anchors >= 0)[:, None]
 
     pixels = scene.track_pixels.double()
@@ -56,7 +56,7 @@ def tracked_points(
     off = (tracks.points.double() - places[:, None]).norm(dim=-1)
     seen &= off <= AGREEMENT * in_camera[..., 2]
     usable = begins_still & (seen.sum(dim=1) >= LEAST_FRAMES)
-    chosen = thin(usable[..., None], max_points)[..., 0]
+    chosen = subsample_mask(usable[..., None], max_points)[..., 0]
     if not chosen.any():
         return None
     colors = images[tracks.anchors[:, None].clamp(min=0), :, row, column]

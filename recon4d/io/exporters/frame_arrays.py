@@ -17,7 +17,7 @@ def write_frame_arrays(folder: Path, results: SavedResults, choice: PointSelecti
     ``confident`` (by `choice`) and ``moving`` (H, W) bool, ``intrinsics`` (3, 3), ``world_from_cam`` (4, 4) in OpenCV
     axes, ``time`` () in seconds, NaN where unknown, and ``metres_per_unit`` (), NaN where unknown.
     """
-    scene, images = results.scene, results.images_of_maps()
+    scene, images = results.scene, results.images_at_map_size()
     confident, moving = confident_pixels(scene, choice.drop, choice.min_confidence), is_dynamic(scene)
     points = scene.points_from_depth
     for frame, name in enumerate(results.names):

@@ -12,9 +12,9 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from recon4d.geometry import thin
+from recon4d.geometry import subsample_mask
 from recon4d.io.exporters.point_selection import PointSelection, static_pixels
-from recon4d.io.point_cloud import NoConfidentPointsError, points_at
+from recon4d.io.point_cloud import NoConfidentPointsError, unproject_pixels
 from recon4d.io.saved_results import SavedResults
 
 CONSTANT_HARMONIC = 0.5 / math.sqrt(math.pi)
@@ -33,8 +33,8 @@ def write_gaussian_splats(folder: Path, results: SavedResults, choice: PointSele
     Stored are what trainers store: the logit of opacity, the logarithm of each scale (a standard deviation), the
     quaternion with w first, and normals of zero.
     """
-    static = thin(static_pixels(results.scene, choice), choice.max_points)
-    points, colors = points_at(results.scene, results.images_of_maps(), static)
+    static = subsample_mask(static_pixels(results.scene, choice), choice.max_points)
+    points, colors = unproject_pixels(results.scene, results.images_at_map_size(), static)
     _write_ply(folder / "splats.ply", gaussians(points, colors))
     return f"{len(points)} Gaussians"
 

@@ -12,9 +12,9 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from recon4d.geometry import thin
+from recon4d.geometry import subsample_mask
 from recon4d.io.exporters.point_selection import PointSelection, static_pixels
-from recon4d.io.point_cloud import NoConfidentPointsError, points_at
+from recon4d.io.point_cloud import NoConfidentPointsError, unproject_pixels
 from recon4d.io.saved_results import SavedResults
 from recon4d.records import Scene
 
@@ -37,7 +37,7 @@ ALPHA_NOISE = 0.05
 def write_tsdf(folder: Path, results: SavedResults, choice: PointSelection) -> str:
     """``tsdf.ply``: the surface where truncated signed distances of all frames cross zero (Curless and Levoy 1996)."""
     still = static_pixels(results.scene, choice)
-    return _write_mesh(folder / "tsdf.ply", fused_mesh(results.scene, still, results.images_of_maps()))
+    return _write_mesh(folder / "tsdf.ply", fused_mesh(results.scene, still, results.images_at_map_size()))
 
 
 def write_poisson(folder: Path, results: SavedResults, choice: PointSelection) -> str:
@@ -132,8 +132,8 @@ def _even_cloud(
     """
     import open3d
 
-    chosen = thin(still, choice.max_points)
-    points, colors = points_at(results.scene, results.images_of_maps(), chosen)
+    chosen = subsample_mask(still, choice.max_points)
+    points, colors = unproject_pixels(results.scene, results.images_at_map_size(), chosen)
     cloud = open3d.geometry.PointCloud(open3d.utility.Vector3dVector(points.double().numpy()))
     cloud.colors = open3d.utility.Vector3dVector(colors.double().numpy() / 255)
     cloud.estimate_normals(open3d.geometry.KDTreeSearchParamKNN(NEIGHBORS))

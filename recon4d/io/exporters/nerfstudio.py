@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from recon4d.geometry import thin
+from recon4d.geometry import subsample_mask
 from recon4d.io.exporters.colmap_model import check_pinholes
 from recon4d.io.exporters.depth_maps import (
     LARGEST,
@@ -21,7 +21,7 @@ from recon4d.io.exporters.depth_maps import (
     values_per_unit,
 )
 from recon4d.io.exporters.point_selection import PointSelection, static_pixels
-from recon4d.io.point_cloud import points_at, write_colored_points
+from recon4d.io.point_cloud import unproject_pixels, write_colored_points
 from recon4d.io.rasters import write_raster
 from recon4d.io.saved_results import SavedResults
 
@@ -75,8 +75,8 @@ def write_nerfstudio(folder: Path, results: SavedResults, choice: PointSelection
     }
     (folder / "transforms.json").write_text(json.dumps(content, indent=2, allow_nan=False), encoding="utf-8")
 
-    static = thin(static_pixels(results.scene, choice), choice.max_points)
-    write_colored_points(folder / "points.ply", *points_at(results.scene, results.images_of_maps(), static))
+    static = subsample_mask(static_pixels(results.scene, choice), choice.max_points)
+    write_colored_points(folder / "points.ply", *unproject_pixels(results.scene, results.images_at_map_size(), static))
     told = (
         "" if units_per_value == 1 / USUAL_STEPS else f", to be read with --depth-unit-scale-factor {units_per_value!r}"
     )

@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from recon4d.geometry import thin
+from recon4d.geometry import subsample_mask
 from recon4d.io.exporters.point_selection import PointSelection, chosen_pixels, static_pixels
-from recon4d.io.point_cloud import points_at, write_colored_points
+from recon4d.io.point_cloud import unproject_pixels, write_colored_points
 from recon4d.io.saved_results import SavedResults
 
 GLTF_FROM_WORLD = torch.diag(torch.tensor([1.0, -1.0, -1.0]))
@@ -29,9 +29,9 @@ def _write_clouds(
     folder: Path, results: SavedResults, choice: PointSelection, ending: str, new_from_world: Float[Tensor, "3 3"]
 ) -> str:
     """Static points are merged over all times; a frame's own file has what it sees, what moves included."""
-    scene, images = results.scene, results.images_of_maps()
-    static = thin(static_pixels(scene, choice), choice.max_points)
-    points, colors = points_at(scene, images, static)
+    scene, images = results.scene, results.images_at_map_size()
+    static = subsample_mask(static_pixels(scene, choice), choice.max_points)
+    points, colors = unproject_pixels(scene, images, static)
     write_colored_points(folder / f"static{ending}", points @ new_from_world.T.to(points), colors)
 
     seen, written = chosen_pixels(scene, choice), 0
@@ -40,7 +40,7 @@ def _write_clouds(
         of_frame[frame] = seen[frame]
         if not of_frame.any():
             continue
-        points, colors = points_at(scene, images, thin(of_frame, choice.max_points))
+        points, colors = unproject_pixels(scene, images, subsample_mask(of_frame, choice.max_points))
         # Not static.ply, whatever a frame is called.
         write_colored_points(folder / f"time_{name}{ending}", points @ new_from_world.T.to(points), colors)
         written += 1

@@ -1,4 +1,4 @@
-"""Backbones: an image in, patch tokens and, for some, finer feature maps out."""
+"""Backbones: images to patch tokens and, for some backbones, finer feature maps."""
 
 from torch import nn
 
@@ -29,11 +29,18 @@ BACKBONES: dict[type, type[nn.Module]] = {
     DinoBackboneConfig: DinoBackbone,
     RotaryBackboneConfig: RotaryBackbone,
 }
-"""A new backbone is one file and one line here."""
+"""Backbone class of each configuration class."""
 
 
 def create_backbone(config: BackboneConfig) -> Backbone:
-    """The backbone that `config` describes, with fresh random weights."""
+    """Create a backbone with random weights.
+
+    Args:
+        config: Configuration, whose class selects the backbone.
+
+    Returns:
+        The backbone.
+    """
     backbone = BACKBONES[type(config)](config)
     assert isinstance(backbone, Backbone)
     return backbone

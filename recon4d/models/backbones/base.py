@@ -1,4 +1,4 @@
-"""What every backbone promises."""
+"""Interface of all backbones."""
 
 from abc import abstractmethod
 from dataclasses import dataclass
@@ -9,27 +9,43 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class BackboneFeatures:
-    """What a backbone says of n pictures: patch tokens row by row, and finer features where it has them."""
+    """Features of n images."""
 
     tokens: Float[Tensor, "n tokens width"]
+    """Patch tokens in row-major order."""
     quarter: Float[Tensor, "n quarter_channels quarter_height quarter_width"] | None = None
-    """Features at a quarter of the picture's size, for the dense heads."""
+    """Feature maps at a quarter of the image size, for the dense heads; None if the backbone has none."""
     eighth: Float[Tensor, "n eighth_channels eighth_height eighth_width"] | None = None
-    """Features at an eighth of the picture's size, for matching."""
+    """Feature maps at an eighth of the image size, for matching; None if the backbone has none."""
 
 
 class Backbone(nn.Module):
-    """Turns pictures into tokens; says beforehand how large its patches and how wide its features are."""
+    """Base class of networks that convert images to patch tokens."""
 
     patch_size: int
+    """Side of a patch in pixels."""
     width: int
+    """Number of channels of the tokens."""
     quarter_channels: int = 0
+    """Number of channels of the feature maps at a quarter of the image size; 0 if there are none."""
     eighth_channels: int = 0
+    """Number of channels of the feature maps at an eighth of the image size; 0 if there are none."""
 
     @abstractmethod
     def forward(self, images: Float[Tensor, "n 3 height width"]) -> BackboneFeatures:
-        """The features of RGB pictures in [0, 1] whose sides are multiples of the patch size."""
+        """Compute the features of images.
+
+        Args:
+            images: RGB images in [0, 1] whose sides are multiples of the patch size.
+
+        Returns:
+            Patch tokens and feature maps.
+        """
 
     def set_activation_checkpointing(self, enabled: bool) -> None:
-        """Recompute activations in the backward pass instead of keeping them."""
+        """Recompute activations in the backward pass instead of storing them.
+
+        Args:
+            enabled: Whether to recompute activations.
+        """
         raise NotImplementedError

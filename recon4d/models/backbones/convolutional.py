@@ -1,4 +1,4 @@
-"""A small convolutional stem and a few transformer blocks: the backbone of models that learn from scratch."""
+"""Small convolutional stem followed by transformer blocks: the backbone of models that are trained from scratch."""
 
 from dataclasses import dataclass
 
@@ -15,19 +15,23 @@ from recon4d.records import full_precision
 
 @dataclass(frozen=True)
 class ConvolutionalBackboneConfig:
-    """Widths of the stem at a quarter and an eighth of the picture, and the blocks at a sixteenth."""
+    """Configuration of the convolutional backbone."""
 
     block: BlockConfig = BlockConfig(width=384, heads=6, mlp_width=1024)  # noqa: RUF009 - frozen
+    """Configuration of the transformer blocks, at a sixteenth of the image size."""
     blocks: int = 4
+    """Number of transformer blocks."""
     quarter_channels: int = 64
+    """Number of channels of the stem at a quarter of the image size."""
     eighth_channels: int = 128
+    """Number of channels of the stem at an eighth of the image size."""
 
 
 class ConvolutionalBackbone(Backbone):
-    """Convolutions to stride 16, then self-attention within each picture.
+    """Convolutions up to stride 16, followed by self-attention within each image.
 
-    Convolutions see edges and textures from the first step, where a patch embedding must learn them; their stride-4
-    and stride-8 features also serve the dense heads and matching.
+    Unlike a patch embedding, convolutions respond to edges and textures from the first training step. Their features at
+    stride 4 and 8 also serve the dense heads and matching.
     """
 
     patch_size = 16
@@ -49,7 +53,8 @@ class ConvolutionalBackbone(Backbone):
         self.blocks = nn.ModuleList([Block(config.block) for _ in range(config.blocks)])
 
     def forward(self, images: Float[Tensor, "n 3 height width"]) -> BackboneFeatures:
-        # [0, 1] to about [-2, 2]: synthetic worlds have no ImageNet mean.
+        """See `Backbone.forward`."""
+        # Map [0, 1] to [-2, 2]. ImageNet statistics do not apply to synthetic images.
         quarter = self.quarter(self.to_quarter(4 * images - 2))
         eighth = self.eighth(self.to_eighth(F.gelu(quarter)))
         maps = self.to_tokens(F.gelu(self.norm(eighth)))
@@ -65,11 +70,12 @@ class ConvolutionalBackbone(Backbone):
         return BackboneFeatures(tokens, quarter, eighth)
 
     def set_activation_checkpointing(self, enabled: bool) -> None:
+        """See `Backbone.set_activation_checkpointing`."""
         self.checkpointing = enabled
 
 
 class _Residual(nn.Module):
-    """x + conv(gelu(norm(x)))."""
+    """Residual block: x + conv(gelu(norm(x)))."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

@@ -1,6 +1,7 @@
-"""A vision transformer with normalized rotary positions, as VGGT-Omega continues DINOv3.
+"""Vision transformer with normalized rotary positions, the continuation of DINOv3 in VGGT-Omega.
 
-timm's DINOv3 normalizes each side of the picture by itself; here the longer side counts, so that the aspect is kept.
+DINOv3 in timm normalizes positions by each side of the image separately; here the longer side normalizes both, which
+keeps the aspect ratio.
 """
 
 from dataclasses import dataclass
@@ -17,17 +18,20 @@ from recon4d.models.backbones.dino import IMAGENET_MEAN, IMAGENET_STD
 
 @dataclass(frozen=True)
 class RotaryBackboneConfig:
-    """Blocks over patches of a picture and tokens that belong to no patch."""
+    """Configuration of the rotary vision transformer."""
 
     block: BlockConfig
+    """Configuration of the transformer blocks."""
     blocks: int
+    """Number of transformer blocks."""
     patch_size: int = 16
+    """Side of a patch in pixels."""
     prefix_tokens: int = 5
-    """A class token and registers."""
+    """Number of class and register tokens before the patch tokens."""
 
 
 class RotaryBackbone(Backbone):
-    """The patch tokens after the last norm, for any size that is a multiple of the patch."""
+    """Vision transformer that returns its patch tokens after the final norm."""
 
     def __init__(self, config: RotaryBackboneConfig) -> None:
         super().__init__()
@@ -45,11 +49,12 @@ class RotaryBackbone(Backbone):
         self.register_buffer("std", torch.tensor(IMAGENET_STD)[:, None, None], persistent=False)
 
     def forward(self, images: Float[Tensor, "n 3 height width"]) -> BackboneFeatures:
+        """See `Backbone.forward`."""
         maps = self.embed((images - self.get_buffer("mean")) / self.get_buffer("std"))
         grid = (maps.shape[-2], maps.shape[-1])
-        patches = maps.flatten(2).transpose(1, 2)
-        prefix = self.prefix_tokens.to(patches.dtype).expand(len(patches), -1, -1)
-        tokens = torch.cat([prefix, patches], dim=1)
+        patch_tokens = maps.flatten(2).transpose(1, 2)
+        prefix = self.prefix_tokens.to(patch_tokens.dtype).expand(len(patch_tokens), -1, -1)
+        tokens = torch.cat([prefix, patch_tokens], dim=1)
         rotary = self.rotary(grid, self.num_prefix_tokens)
         for block in self.blocks:
             if self.checkpointing and torch.is_grad_enabled():
@@ -60,4 +65,5 @@ class RotaryBackbone(Backbone):
         return BackboneFeatures(self.norm(tokens)[:, self.num_prefix_tokens :])
 
     def set_activation_checkpointing(self, enabled: bool) -> None:
+        """See `Backbone.set_activation_checkpointing`."""
         self.checkpointing = enabled

@@ -1,1 +1,1 @@
-"""Cameras from tracks: bundle adjustment, rotation-only cameras, hypotheses and model selection."""
+"""Cameras from feature tracks: bundle adjustment, rotation-only cameras, COLMAP's mapper and model selection."""

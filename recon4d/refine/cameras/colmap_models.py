@@ -1,4 +1,4 @@
-"""COLMAP's mappers, and their models as scenes."""
+"""COLMAP's mappers, and the conversion of COLMAP models to scenes."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,68 +11,89 @@ from torch import Tensor
 
 from recon4d.geometry import invert, rigid, transform_points
 from recon4d.records import Cameras, Scene
-from recon4d.refine.pycolmap_loader import load_pycolmap
+from recon4d.refine.no_solution import NoSolution
+from recon4d.refine.pycolmap_loader import pycolmap_session
 
 Mapper = Literal["incremental", "global"]
 Matching = Literal["auto", "exhaustive", "sequential"]
-PLAUSIBLE_ANGLES = (20.0, 130.0)
-"""Degrees of the larger field of view: from a long lens to an action camera."""
-SMALLEST_MODEL = 3
-"""Frames. COLMAP's own default throws away models of fewer than 10, which is every model of a short clip."""
+PLAUSIBLE_FIELD_OF_VIEW = (20.0, 130.0)
+"""Range of the larger field of view in degrees, from a telephoto lens to an action camera."""
+MIN_MODEL_SIZE = 3
+"""Smallest number of frames of a model. COLMAP's own default of 10 would reject every model of a short clip."""
 
 
-class ColmapFailure(ValueError):  # noqa: N818
-    """COLMAP found no model of this clip: an answer, not a defect."""
+class ColmapFailure(NoSolution):
+    """COLMAP found no plausible model of a clip: a result of its algorithms rather than a defect."""
 
 
 @dataclass(frozen=True)
 class ColmapConfig:
-    """How COLMAP is run."""
+    """Settings of COLMAP."""
 
     mapper: Mapper = "incremental"
+    """Structure from motion: incremental, or global (GLOMAP)."""
     matching: Matching = "auto"
-    """auto: all pairs up to `most_exhaustive` frames, or where frames have no order; else neighbors in time."""
-    most_exhaustive: int = 100
+    """Pairs of frames that are matched: all, or neighbors in time. "auto" matches neighbors in long videos only."""
     camera_model: Literal["SIMPLE_PINHOLE", "SIMPLE_RADIAL"] = "SIMPLE_PINHOLE"
-    """SIMPLE_RADIAL also estimates one coefficient of lens distortion."""
-    least_side: int = 480
-    """Pictures whose longer side is shorter are enlarged by a whole factor before SIFT, which finds little in them."""
-    peak_threshold: float = 0.003
-    """SIFT's least contrast; COLMAP's own .0067 is for sharp photographs and finds little in smooth pictures."""
-    refine_focal_length: bool = True
-    """False where the lens that COLMAP begins with is known."""
+    """Camera shared by all frames; SIMPLE_RADIAL also estimates one coefficient of radial distortion."""
     seed: int = 0
-    threads: int = -1
-    """-1: all cores. Only with 1 is the answer the same every time: the order in which threads finish plays a part."""
+    """Seed of RANSAC and of the mapper."""
+    num_threads: int = -1
+    """Number of threads; -1 uses all cores. Results are deterministic with 1 only: the order in which threads finish
+    has an influence."""
 
 
-def map_database(database: Path, folder: Path, config: ColmapConfig = ColmapConfig()) -> Any:
-    """The largest model (a pycolmap `Reconstruction`) of the matches in a database; models are written under `folder`.
+def map_database(
+    database: Path, folder: Path, config: ColmapConfig = ColmapConfig(), refine_focal_length: bool = True
+) -> Any:
+    """Run a mapper on the matches in a COLMAP database.
 
-    Raises `ColmapFailure` where there is no model at all.
+    Args:
+        database: The database file.
+        folder: Existing folder to which models are written, in the new subfolder `models`. The images are expected in
+            its subfolder `images`.
+        config: `mapper`, `seed` and `num_threads` are used.
+        refine_focal_length: Whether the focal length in the database is only an initial value.
+
+    Returns:
+        The pycolmap `Reconstruction` with the most registered frames.
+
+    Raises:
+        ColmapFailure: If COLMAP finds no model.
     """
-    pycolmap = load_pycolmap()
     output = folder / "models"
     output.mkdir()
-    if config.mapper == "global":
-        options = pycolmap.GlobalPipelineOptions(random_seed=config.seed, num_threads=config.threads)
-        options.mapper.bundle_adjustment.refine_focal_length = config.refine_focal_length
-        models = pycolmap.global_mapping(database, folder / "images", output, options=options)
-    else:
-        options = pycolmap.IncrementalPipelineOptions(
-            min_model_size=SMALLEST_MODEL, random_seed=config.seed, num_threads=config.threads
-        )
-        options.ba_refine_focal_length = config.refine_focal_length
-        models = pycolmap.incremental_mapping(database, folder / "images", output, options=options)
+    with pycolmap_session() as pycolmap:
+        if config.mapper == "global":
+            options = pycolmap.GlobalPipelineOptions(random_seed=config.seed, num_threads=config.num_threads)
+            options.mapper.bundle_adjustment.refine_focal_length = refine_focal_length
+            models = pycolmap.global_mapping(database, folder / "images", output, options=options)
+        else:
+            options = pycolmap.IncrementalPipelineOptions(
+                min_model_size=MIN_MODEL_SIZE, random_seed=config.seed, num_threads=config.num_threads
+            )
+            options.ba_refine_focal_length = refine_focal_length
+            models = pycolmap.incremental_mapping(database, folder / "images", output, options=options)
     if not models:
-        raise ColmapFailure("COLMAP found no model of these pictures")
+        raise ColmapFailure("COLMAP found no model of these images")
     return max(models.values(), key=lambda model: (model.num_reg_images(), model.num_points3D()))
 
 
 def scene_of_model(model: Any, names: list[str], size: tuple[int, int], factor: float = 1) -> Scene:
-    """A pycolmap `Reconstruction` as a Scene with one frame for each of `names`, maps of `size` (height, width).
+    """Convert a COLMAP model to a scene.
 
-    `factor` is how much larger the pictures were that COLMAP saw. COLMAP's first pixel center is (0.5, 0.5) as ours.
+    The world is the frame of the first registered camera; the unit is COLMAP's own. COLMAP's center of the first pixel
+    is (0.5, 0.5), as in this package.
+
+    Args:
+        model: A pycolmap `Reconstruction`.
+        names: Image name of every frame of the scene, in order.
+        size: Height and width of the scene's maps.
+        factor: Size of the images that COLMAP was given, relative to `size`.
+
+    Returns:
+        A float32 scene. Cameras of frames that are not registered are NaN; depth and points have confidence 1 at the
+        pixels of sparse points and 0 elsewhere.
     """
     time, (height, width) = len(names), size
     cam_from_world = torch.full((time, 4, 4), torch.nan, dtype=torch.float64)
@@ -88,7 +109,7 @@ def scene_of_model(model: Any, names: list[str], size: tuple[int, int], factor: 
         cam_from_world[frame] = rigid(matrix[:, :3], matrix[:, 3])
         intrinsics[frame] = torch.from_numpy(np.array(image.camera.calibration_matrix()))
         intrinsics[frame, :2] /= factor
-        _put_points(image, model, cam_from_world[frame], factor, depths[frame], points[frame])
+        _write_sparse_points(image, model, cam_from_world[frame], factor, depths[frame], points[frame])
     confidence = (depths > 0).double()
     scene = Scene(
         cameras=Cameras(invert(cam_from_world), intrinsics),
@@ -100,10 +121,10 @@ def scene_of_model(model: Any, names: list[str], size: tuple[int, int], factor: 
         metres_per_unit=torch.tensor(torch.nan, dtype=torch.float64),
     )
     first = int(scene.cameras.world_from_cam.isfinite().all(dim=(1, 2)).nonzero()[0])
-    return scene.in_frame(first).without_unknown_points().to(dtype=torch.float32)
+    return scene.in_frame(first).zero_unknown_points().to(dtype=torch.float32)
 
 
-def _put_points(
+def _write_sparse_points(
     image: Any,
     model: Any,
     cam_from_world: Float[Tensor, "4 4"],
@@ -111,12 +132,12 @@ def _put_points(
     depths: Float[Tensor, "height width"],
     points: Float[Tensor, "height width 3"],
 ) -> None:
-    """Write the sparse points that `image` has observed into its maps; of two in one pixel the nearer one stays."""
-    seen = [point for point in image.points2D if point.has_point3D()]
-    if not seen:
+    """Write the sparse points that `image` observes into its maps; the nearest one if several share a pixel."""
+    observed = [point for point in image.points2D if point.has_point3D()]
+    if not observed:
         return
-    world = torch.from_numpy(np.stack([model.points3D[point.point3D_id].xyz for point in seen]))
-    pixels = torch.from_numpy(np.stack([point.xy for point in seen])) / factor
+    world = torch.from_numpy(np.stack([model.points3D[point.point3D_id].xyz for point in observed]))
+    pixels = torch.from_numpy(np.stack([point.xy for point in observed])) / factor
     depth = transform_points(cam_from_world, world)[:, 2]
     height, width = depths.shape
     column, row = pixels[:, 0].floor().long(), pixels[:, 1].floor().long()

@@ -1,134 +1,54 @@
-"""What refinement chooses from: cameras adjusted to tracks, and those that only turn."""
+"""Camera hypotheses: adjusted from several starting points, with and without other intrinsics, and rotation-only.
 
-import math
-from collections.abc import Callable, Iterator
+The starting points are the predicted cameras and those of COLMAP's global mapper, which needs no initial poses. Each is
+adjusted three times: with the predicted intrinsics, with another focal length, and with another principal point too.
+"""
+
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from recon4d.geometry import (
     field_of_view,
-    given_or_beside,
+    fill_missing_cameras,
     invert,
-    rows_and_columns,
-    transform_points,
-    unproject,
 )
 from recon4d.records import Cameras, FeatureTracks, Scene
 from recon4d.refine.cameras.bundle_adjustment import (
-    FreeLens,
-    Problem,
+    LOSS_SCALES,
+    MIN_TRIANGULATION_ANGLE,
+    BundleProblem,
+    FreeIntrinsics,
     adjust,
-    adjust_points,
-    parallax,
-    residuals,
+    refine_points,
+    reprojection_errors,
+    triangulation_angles,
 )
-from recon4d.refine.cameras.colmap_models import PLAUSIBLE_ANGLES
+from recon4d.refine.cameras.colmap_models import PLAUSIBLE_FIELD_OF_VIEW
 from recon4d.refine.cameras.mapper import map_tracks
 from recon4d.refine.cameras.rotation_only import rotation_only_cameras
+from recon4d.refine.config import RefineConfig
+from recon4d.refine.no_solution import NoSolution
+from recon4d.refine.tracks.located_tracks import MIN_OBSERVATIONS, LocatedTracks
 
+MAX_RESIDUAL = 0.015
+"""Largest residual of an observation that takes part in the next round of adjustment, as a fraction of the longer side;
+at least twice the loss scale. Hand-tuned."""
+MIN_FREE_FRACTION = 0.3
+"""Smallest fraction of points with sufficient parallax for any point to be free. Hand-tuned."""
+MIN_SHARED_TRACKS = 8
+"""Smallest number of tracks that a frame shares with another one for its camera to be constrained by it. Hand-tuned."""
+PRINCIPAL_POINT_LOSS_SCALE = 0.5
+"""Largest loss scale, in pixels, of the rounds in which the principal point may change. Hand-tuned."""
+MAX_PRINCIPAL_POINT_OFFSET = 0.1
+"""Largest distance of the principal point from the image center, as a fraction of the longer side. Hand-tuned."""
 
-@dataclass(frozen=True)
-class RefineConfig:
-    """How cameras are refined."""
-
-    most_tracks: int = 1200
-    least_tracks: int = 30
-    held_out_share: float = 0.2
-    least_frames: int = 2
-    """A track must be seen in so many frames to say anything."""
-    loss_scales: tuple[float, ...] = (8.0, 2.0, 0.5, 0.2)
-    """Pixels, round by round: wide while cameras are still wrong by several, narrow in the end."""
-    largest_residual: float = 0.015
-    """Of the longer side: what is seen farther off after a round is left out of the next."""
-    largest_point_error: float = 0.004
-    """Of the longer side: a point that any frame sees farther off says nothing of depth."""
-    largest_disagreement: float = 0.5
-    """Of log depth: if points contradict the network's depth more, something else is wrong, and depth stays."""
-    least_correlation: float = -0.3
-    """Of log depth: if what is near by the points is far by the network's, the cameras are a mirror image. Where there
-    is little perspective, as through a long lens, one fits nearly as well as the truth."""
-    edge_allowance: float = 0.02
-    """Of log depth: so much farther from held-out points than bent depth, which goes through their neighbors, depth
-    from stereo may be; corners often are where a surface ends, and their pixel may show either side."""
-    least_links: int = 8
-    """Tracks that a frame must share with another one, so that they hold its camera."""
-    plenty: float = 0.5
-    """Of the places where corners may be: if so many are found, they are followed once only."""
-    least_parallax: float = math.radians(2)
-    """Of a point, so that its place can be told from its pixels."""
-    least_parallax_share: float = 0.3
-    """Of the points, so that any are free to move."""
-    rival_share: float = 0.4
-    """Of the tracks that agree: so many others that agree among themselves may be what truly stands still."""
-    rival_error: float = 0.5
-    """Of the network's error on most tracks: what it must be at most on their rivals, to prefer them."""
-    exact_error: float = 0.0016
-    """Of the longer side: what held-out tracks fit to is theirs, and no compromise."""
-    plenty_exact_share: float = 0.9
-    """With so many no more starts are tried than the network's and the mapper's."""
-    least_exact_share: float = 0.75
-    """Of the held-out tracks: with fewer that fit exactly, cameras stay as predicted."""
-    turning_share: float = 0.85
-    """Of the held-out tracks that the best cameras fit exactly: if cameras that only turn fit so many, those are
-    taken; a way through space, and a depth for each track, explain more than there is to explain."""
-    finds_lens: bool = True
-    """Whether focal length and principal point may change; not where the lens is known."""
-    focal_ratio: float | None = None
-    """Of the focal lengths across and down, in pixels of the maps: pictures have square pixels, and are resized to
-    whole patches. None: as predicted."""
-    principal_point_scale: float = 0.5
-    """Pixels, of the loss: the principal point may move in rounds with this one and smaller."""
-    largest_shift: float = 0.1
-    """Of the longer side: how far from the middle the principal point may be."""
-    noise: float = 0.0005
-    """Of the longer side: how far off tracks are seen that fit exactly."""
-    significance: float = 2.0
-    """The lens stays as predicted unless another makes the tracks likelier by so many standard errors: a camera that
-    hardly moves does not tell it."""
-    least_gain: float = 0.05
-    """Of log likelihood: so much likelier cameras that only turn must be with another focal length, too. Where they
-    hardly turn, the lens's own distortion says more of it than the truth."""
-    seed: int = 0
-
-
-@dataclass(frozen=True)
-class LocatedTracks:
-    """Tracks, and how deep the scene says that each is where it was first seen."""
-
-    tracks: FeatureTracks
-    frames: Int[Tensor, " track"]
-    depths: Float[Tensor, " track"]
-
-    def points(self, cameras: Cameras) -> Float[Tensor, "track 3"]:
-        """The world points at those pixels and depths of `cameras`."""
-        pixels = self.tracks.pixels[self.frames, torch.arange(len(self.frames))]
-        in_camera = unproject(pixels[:, None], self.depths[:, None], cameras.intrinsics[self.frames])
-        return transform_points(cameras.world_from_cam[self.frames], in_camera)[:, 0]
-
-    def depths_of(self, points: Float[Tensor, "track 3"], cameras: Cameras) -> Float[Tensor, " track"]:
-        """How deep any points are for those cameras."""
-        cam_from_world = cameras.cam_from_world[self.frames].to(points)
-        return transform_points(cam_from_world, points[:, None])[:, 0, 2]
-
-    def take(self, chosen: Tensor) -> "LocatedTracks":
-        """Some of the tracks."""
-        return LocatedTracks(select_tracks(self.tracks, chosen), self.frames[chosen], self.depths[chosen])
-
-
-def locate_tracks(scene: Scene, tracks: FeatureTracks) -> tuple[LocatedTracks, Bool[Tensor, " track"]]:
-    """Every track with the scene's depth in the first frame that knows it, and where there is one."""
-    height, width = scene.size
-    inside = (tracks.pixels >= 0).all(dim=-1) & (tracks.pixels < tracks.pixels.new_tensor([width, height])).all(dim=-1)
-    row, column = rows_and_columns(tracks.pixels, scene.size)
-    frame = torch.arange(scene.num_frames)[:, None]
-    depths = scene.depths[frame, row, column]
-    known = (tracks.visibility > 0) & inside & (scene.depth_confidence[frame, row, column] > 0) & (depths > 0)
-    # One frame's depth, the first that knows it: its errors are smooth, and cameras can agree with it as a whole.
-    first = known.int().argmax(dim=0)
-    return LocatedTracks(tracks, first, depths.gather(0, first[None])[0]), known.any(dim=0)
+StartingPoint = Literal["predicted", "mapper", "mapper with predicted intrinsics"]
+"""Initial cameras of an adjustment: the predicted ones, or those of COLMAP's mapper."""
 
 
 @dataclass(frozen=True)
@@ -136,152 +56,197 @@ class CameraHypothesis:
     """Cameras that may be better than the predicted ones."""
 
     cameras: Cameras
-    keeps_lens: bool
+    keeps_intrinsics: bool
     """Whether all frames have the mean of the predicted intrinsics."""
 
 
-LENSES: tuple[FreeLens, ...] = ("kept", "focal length", "whole")
+@dataclass(frozen=True)
+class CameraHypotheses:
+    """All camera hypotheses of a scene, computed when they are asked for."""
 
-Start = Callable[[Scene, LocatedTracks, RefineConfig], tuple[Cameras, Float[Tensor, "track 3"]]]
-"""Cameras and points to adjust from. Raises ``ValueError`` where there are none."""
+    scene: Scene
+    """The predicted scene."""
+    tracks: LocatedTracks
+    """The static tracks that cameras are fitted to."""
+    config: RefineConfig
+    refine_intrinsics: bool
+    """Whether there are hypotheses with other intrinsics."""
 
+    def rotation_only(self) -> Iterator[CameraHypothesis]:
+        """Fit cameras that only rotate.
 
-def starts(config: RefineConfig) -> tuple[Start, ...]:
-    """The network's cameras; those that the mapper finds; and where it may choose a lens, those with the network's.
+        Yields:
+            Cameras with the predicted intrinsics, then cameras with another focal length if intrinsics may change.
+        """
+        is_constrained = constrained_frames(self.tracks.tracks.visibility > 0, MIN_SHARED_TRACKS)
+        for refine_focal_length in (False, True) if self.refine_intrinsics else (False,):
+            cameras = rotation_only_cameras(
+                self.scene.cameras, self.tracks.tracks, self.scene.size, refine_focal_length, LOSS_SCALES
+            )
+            cameras = _keep_unconstrained_cameras(cameras, self.scene.cameras, is_constrained)
+            yield CameraHypothesis(cameras, keeps_intrinsics=not refine_focal_length)
 
-    A lens that fits the tracks nearly as well as the true one, with other cameras, is where the mapper goes wrong.
-    """
-    return (_predicted, _mapped, _mapped_with_lens) if config.finds_lens else (_predicted, _mapped_with_lens)
+    def starting_points(self) -> tuple[StartingPoint, ...]:
+        """List the starting points of the adjustment, in the order in which they should be tried.
 
+        Returns:
+            The predicted cameras; then the mapper's cameras with a focal length of its own (unless intrinsics are
+            kept); then the mapper's with the predicted intrinsics. A wrong focal length that fits the tracks nearly as
+            well as the true one, with other poses, is the mapper's typical error.
+        """
+        if not self.refine_intrinsics:
+            return "predicted", "mapper with predicted intrinsics"
+        return "predicted", "mapper", "mapper with predicted intrinsics"
 
-def hypotheses(
-    start: Start, scene: Scene, fitted: LocatedTracks, config: RefineConfig
-) -> Iterator[CameraHypothesis | str]:
-    """Cameras adjusted from a start, with the lens as it was and with others; or why there are none."""
-    try:
-        cameras, points = start(scene, fitted, config)
-    except ValueError as error:
-        yield str(error)
-        return
-    for lens in LENSES if config.finds_lens else LENSES[:1]:
+    def adjusted(self, start: StartingPoint) -> tuple[list[CameraHypothesis], list[str]]:
+        """Adjust the cameras of a starting point with each choice of free intrinsics.
+
+        Args:
+            start: One of `starting_points`.
+
+        Returns:
+            The hypotheses that were found, and the reasons why others were not.
+        """
+        found: list[CameraHypothesis] = []
+        reasons: list[str] = []
         try:
-            adjusted, is_firm = _adjusted(cameras, points, fitted, scene.size, lens, config)
-        except ValueError as error:
-            yield str(error)
-            continue
-        keeps_lens = lens == "kept" and start is not _mapped
-        yield CameraHypothesis(_loose_beside_firm(adjusted, scene.cameras, is_firm), keeps_lens)
+            cameras, points = self._predict() if start == "predicted" else self._map(keep_intrinsics=start != "mapper")
+        except NoSolution as failure:
+            return [], [str(failure)]
+        choices: tuple[FreeIntrinsics, ...] = ("none", "focal length", "all") if self.refine_intrinsics else ("none",)
+        for intrinsics in choices:
+            try:
+                adjusted, is_constrained = self._adjust_in_rounds(cameras, points, intrinsics)
+            except NoSolution as failure:
+                reasons.append(str(failure))
+                continue
+            adjusted = _keep_unconstrained_cameras(adjusted, self.scene.cameras, is_constrained)
+            found.append(CameraHypothesis(adjusted, intrinsics == "none" and start != "mapper"))
+        return found, reasons
+
+    def _predict(self) -> tuple[Cameras, Float[Tensor, "track 3"]]:
+        """Adjust the predicted poses to points at the predicted depths."""
+        points = self.tracks.points(self.scene.cameras)
+        is_free = torch.zeros(len(points), dtype=torch.bool)
+        problem = BundleProblem(self.scene.cameras, self.tracks.tracks, points, self.scene.size, LOSS_SCALES[0])
+        return adjust(problem, is_free).cameras, points
+
+    def _map(self, keep_intrinsics: bool) -> tuple[Cameras, Float[Tensor, "track 3"]]:
+        """Run COLMAP's global mapper, and move its world so that the first camera has its predicted pose."""
+        predicted, tracks, size = self.scene.cameras, self.tracks, self.scene.size
+        mapped = map_tracks(predicted, tracks.tracks, size, self.config.seed, keep_intrinsics)
+        if not mapped.world_from_cam.isfinite().all():
+            raise NoSolution("COLMAP's mapper could not register all frames")
+        if keep_intrinsics:
+            mapped = replace(mapped, intrinsics=predicted.intrinsics)
+        cameras = mapped.transformed(predicted.world_from_cam[0] @ invert(mapped.world_from_cam[0]))
+        problem = BundleProblem(cameras, tracks.tracks, tracks.points(cameras), size, LOSS_SCALES[0])
+        return cameras, refine_points(problem)
+
+    def _adjust_in_rounds(
+        self, cameras: Cameras, points: Float[Tensor, "track 3"], intrinsics: FreeIntrinsics
+    ) -> tuple[Cameras, Bool[Tensor, " time"]]:
+        """Adjust with a decreasing loss scale, without the observations that the previous round could not explain.
+
+        Points are free if enough of them have sufficient parallax; the others are then left out, since nothing would
+        constrain their depth. With too little parallax overall, for example from a static camera, all points stay at
+        the predicted depths and the intrinsics cannot change. The scale is that of the predicted depths.
+
+        Returns the cameras, and which of them are constrained by the remaining tracks.
+        """
+        tracks, size = self.tracks, self.scene.size
+        has_parallax = triangulation_angles(cameras, tracks.tracks, points) >= MIN_TRIANGULATION_ANGLE
+        is_free = int(has_parallax.sum()) >= max(self.config.min_tracks, MIN_FREE_FRACTION * len(has_parallax))
+        if intrinsics != "none" and not is_free:
+            raise NoSolution("too little parallax to determine the intrinsics")
+        if is_free:
+            tracks, points = tracks.take(has_parallax.nonzero()[:, 0]), points[has_parallax]
+        for loss_scale in LOSS_SCALES:
+            problem = BundleProblem(cameras, tracks.tracks, points, size, loss_scale)
+            may_move_center = loss_scale <= PRINCIPAL_POINT_LOSS_SCALE
+            free = "focal length" if intrinsics == "all" and not may_move_center else intrinsics
+            adjusted = adjust(problem, torch.full((len(points),), is_free), free)
+            errors, is_observed = reprojection_errors(adjusted.cameras, tracks.tracks, adjusted.points)
+            is_observed = is_observed & (errors <= max(MAX_RESIDUAL * max(size), 2 * loss_scale))
+            is_kept = is_observed.sum(dim=0) >= MIN_OBSERVATIONS
+            if int(is_kept.sum()) < self.config.min_tracks // 2:
+                raise NoSolution(f"only {int(is_kept.sum())} of {len(points)} tracks fit the adjusted cameras")
+            inliers = FeatureTracks(tracks.tracks.pixels, tracks.tracks.visibility * is_observed)
+            tracks = replace(tracks, tracks=inliers).take(is_kept.nonzero()[:, 0])
+            cameras, points = adjusted.cameras, adjusted.points[is_kept]
+        if intrinsics != "none":
+            _check_plausible_intrinsics(cameras, size)
+        ratio = tracks.depths / tracks.reference_depths(points, cameras)
+        origin = cameras.centers[0]
+        world_from_cam = cameras.world_from_cam.clone()
+        world_from_cam[:, :3, 3] = origin + ratio.median() * (world_from_cam[:, :3, 3] - origin)
+        is_constrained = constrained_frames(tracks.tracks.visibility > 0, MIN_SHARED_TRACKS)
+        return replace(cameras, world_from_cam=world_from_cam), is_constrained
 
 
-def rotation_only_hypotheses(scene: Scene, fitted: LocatedTracks, config: RefineConfig) -> Iterator[CameraHypothesis]:
-    """Cameras that only turn, with focal lengths as they were and with others."""
-    is_firm = firm_frames(fitted.tracks.visibility > 0, config.least_links)
-    for lens in LENSES[:2] if config.finds_lens else LENSES[:1]:
-        turned = rotation_only_cameras(scene.cameras, fitted.tracks, scene.size, lens != "kept", config.loss_scales)
-        yield CameraHypothesis(_loose_beside_firm(turned, scene.cameras, is_firm), keeps_lens=lens == "kept")
-
-
-def _predicted(scene: Scene, fitted: LocatedTracks, config: RefineConfig) -> tuple[Cameras, Float[Tensor, "track 3"]]:
-    """The network's cameras, turned toward the points where the scene's depth has them."""
-    points = fitted.points(scene.cameras)
-    still = torch.zeros(len(points), dtype=torch.bool)
-    problem = Problem(scene.cameras, fitted.tracks, points, scene.size, config.loss_scales[0])
-    return adjust(problem, still).cameras, points
-
-
-def _mapped(
-    scene: Scene, fitted: LocatedTracks, config: RefineConfig, keeps_lens: bool = False
-) -> tuple[Cameras, Float[Tensor, "track 3"]]:
-    """The cameras that COLMAP's mapper finds without any start. Raises ``ValueError`` where it places not all."""
-    mapped = map_tracks(scene.cameras, fitted.tracks, scene.size, config.seed, keeps_lens)
-    if not mapped.world_from_cam.isfinite().all():
-        raise ValueError("COLMAP's mapper could not place all frames")
-    if keeps_lens:
-        mapped = replace(mapped, intrinsics=scene.cameras.intrinsics)
-    cameras = mapped.transformed(scene.cameras.world_from_cam[0] @ invert(mapped.world_from_cam[0]))
-    problem = Problem(cameras, fitted.tracks, fitted.points(cameras), scene.size, config.loss_scales[0])
-    return cameras, adjust_points(problem)
-
-
-def _mapped_with_lens(
-    scene: Scene, fitted: LocatedTracks, config: RefineConfig
-) -> tuple[Cameras, Float[Tensor, "track 3"]]:
-    """The same with the lens of the scene, predicted or known."""
-    return _mapped(scene, fitted, config, keeps_lens=True)
-
-
-def _adjusted(
-    cameras: Cameras,
-    points: Float[Tensor, "track 3"],
-    fitted: LocatedTracks,
-    size: tuple[int, int],
-    lens: FreeLens,
+def build_hypotheses(
+    scene: Scene,
+    tracks: LocatedTracks,
     config: RefineConfig,
-) -> tuple[Cameras, Bool[Tensor, " time"]]:
-    """Round after round, each without what the one before could not explain; lengths are those of the scene again.
+    refine_intrinsics: bool = True,
+    focal_ratio: float | None = None,
+) -> CameraHypotheses:
+    """Prepare the camera hypotheses of a scene.
 
-    Answers which cameras the tracks hold firmly, too.
+    Args:
+        scene: The predicted scene.
+        tracks: The static tracks that cameras are fitted to.
+        config: `min_tracks` and `seed` are used.
+        refine_intrinsics: Whether intrinsics may change.
+        focal_ratio: Ratio of the horizontal to the vertical focal length, in pixels of the scene's maps. The predicted
+            focal lengths are changed to this ratio with their geometric mean unchanged. None keeps them.
 
-    Points move too, where enough of them are seen under some parallax; the others are left out, since nothing would
-    hold them in place. Where there is too little parallax, as before a still camera, all points stay where the depth
-    has them, and so do focal lengths.
+    Returns:
+        The hypotheses, which are computed when they are asked for.
     """
-    moves = parallax(cameras, fitted.tracks, points) >= config.least_parallax
-    is_free = int(moves.sum()) >= max(config.least_tracks, config.least_parallax_share * len(moves))
-    if lens != "kept" and not is_free:
-        raise ValueError("too little parallax to tell the lens")
-    if is_free:
-        fitted, points = fitted.take(moves.nonzero()[:, 0]), points[moves]
-    for loss_scale in config.loss_scales:
-        problem = Problem(cameras, fitted.tracks, points, size, loss_scale)
-        free = "focal length" if lens == "whole" and loss_scale > config.principal_point_scale else lens
-        adjusted = adjust(problem, torch.full((len(points),), is_free), free)
-        distance, seen = residuals(adjusted.cameras, fitted.tracks, adjusted.points)
-        seen = seen & (distance <= max(config.largest_residual * max(size), 2 * loss_scale))
-        kept = seen.sum(dim=0) >= config.least_frames
-        if int(kept.sum()) < config.least_tracks // 2:
-            raise ValueError(f"only {int(kept.sum())} of {len(points)} tracks fit any cameras")
-        pruned = FeatureTracks(fitted.tracks.pixels, fitted.tracks.visibility * seen)
-        fitted = replace(fitted, tracks=pruned).take(kept.nonzero()[:, 0])
-        cameras, points = adjusted.cameras, adjusted.points[kept]
-    if lens != "kept":
-        _check_lens(cameras, size, config)
-    ratio = fitted.depths / fitted.depths_of(points, cameras)
-    origin = cameras.centers[0]
-    world_from_cam = cameras.world_from_cam.clone()
-    world_from_cam[:, :3, 3] = origin + ratio.median() * (world_from_cam[:, :3, 3] - origin)
-    return replace(cameras, world_from_cam=world_from_cam), firm_frames(
-        fitted.tracks.visibility > 0, config.least_links
-    )
+    if focal_ratio is not None and refine_intrinsics:
+        intrinsics = scene.cameras.intrinsics.clone()
+        vertical = (intrinsics[:, 0, 0] * intrinsics[:, 1, 1] / focal_ratio).sqrt()
+        intrinsics[:, 0, 0], intrinsics[:, 1, 1] = focal_ratio * vertical, vertical
+        scene = scene.with_cameras(replace(scene.cameras, intrinsics=intrinsics))
+    return CameraHypotheses(scene, tracks, config, refine_intrinsics)
 
 
-def _check_lens(cameras: Cameras, size: tuple[int, int], config: RefineConfig) -> None:
-    """Raises ``ValueError`` where a lens is not plausible."""
+def constrained_frames(is_observed: Bool[Tensor, "time track"], min_shared: int) -> Bool[Tensor, " time"]:
+    """Find the largest group of frames that are connected by shared tracks.
+
+    Args:
+        is_observed: Whether each frame observes each track.
+        min_shared: Smallest number of shared tracks that connects two frames.
+
+    Returns:
+        Whether each frame belongs to the largest connected component.
+    """
+    is_linked = is_observed.double() @ is_observed.double().T >= min_shared
+    is_linked = is_linked | torch.eye(len(is_observed), dtype=torch.bool)
+    for _ in range(len(is_observed).bit_length()):
+        is_linked = (is_linked.double() @ is_linked.double()) > 0  # doubles the length of the paths
+    return is_linked[is_linked.sum(dim=1).argmax()]
+
+
+def _check_plausible_intrinsics(cameras: Cameras, size: tuple[int, int]) -> None:
+    """Raise `NoSolution` if the field of view or the principal point is implausible."""
     angle = float(field_of_view(cameras.intrinsics, *size).amax().rad2deg())
-    if not PLAUSIBLE_ANGLES[0] <= angle <= PLAUSIBLE_ANGLES[1]:
-        raise ValueError(f"a field of view of {angle:.0f} degrees is hardly true")
+    if not PLAUSIBLE_FIELD_OF_VIEW[0] <= angle <= PLAUSIBLE_FIELD_OF_VIEW[1]:
+        raise NoSolution(f"a field of view of {angle:.0f} degrees is implausible")
     height, width = size
-    shift = float((cameras.intrinsics[:, :2, 2] - torch.tensor([width / 2, height / 2])).norm(dim=-1).amax())
-    if shift > config.largest_shift * max(size):
-        raise ValueError(f"a principal point {shift:.0f} pixels from the middle is hardly true")
+    offset = float((cameras.intrinsics[:, :2, 2] - torch.tensor([width / 2, height / 2])).norm(dim=-1).amax())
+    if offset > MAX_PRINCIPAL_POINT_OFFSET * max(size):
+        raise NoSolution(f"a principal point {offset:.0f} pixels from the image center is implausible")
 
 
-def firm_frames(seen: Bool[Tensor, "time track"], least_links: int) -> Bool[Tensor, " time"]:
-    """The largest group of frames of which each shares at least so many tracks with another one."""
-    links = (seen.double() @ seen.double().T >= least_links) | torch.eye(len(seen), dtype=torch.bool)
-    for _ in range(len(seen).bit_length()):
-        links = (links.double() @ links.double()) > 0  # twice as far each time
-    return links[links.sum(dim=1).argmax()]
+def _keep_unconstrained_cameras(cameras: Cameras, predicted: Cameras, is_constrained: Bool[Tensor, " time"]) -> Cameras:
+    """Keep unconstrained cameras where they were predicted relative to the nearest constrained ones.
 
-
-def _loose_beside_firm(cameras: Cameras, predicted: Cameras, is_firm: Bool[Tensor, " time"]) -> Cameras:
-    """Cameras that no tracks hold, where they were predicted beside the nearest frame that is held; the first stays."""
-    if is_firm.all():
+    The pose of the first camera does not change.
+    """
+    if is_constrained.all():
         return cameras
     old = predicted.world_from_cam.to(cameras.world_from_cam)
-    placed = replace(cameras, world_from_cam=given_or_beside(old, cameras.world_from_cam, is_firm))
-    return placed.transformed(old[0] @ invert(placed.world_from_cam[0]))
-
-
-def select_tracks(tracks: FeatureTracks, chosen: Tensor) -> FeatureTracks:
-    return FeatureTracks(tracks.pixels[:, chosen], tracks.visibility[:, chosen])
+    filled = replace(cameras, world_from_cam=fill_missing_cameras(old, cameras.world_from_cam, is_constrained))
+    return filled.transformed(old[0] @ invert(filled.world_from_cam[0]))

@@ -1,8 +1,8 @@
-"""Which cameras explain tracks best: the network's, adjusted ones, those of COLMAP's mapper, or such that only turn.
+"""Selection of the cameras that explain the tracks best, among the predicted ones and all hypotheses.
 
-Of each the likelihood is taken of all tracks, each with the best point that the cameras allow. Where another lens comes
-with it, it must be more than chance gives, and a way through space must be worth having. Tracks that no cameras were
-fitted to are the judges: what is answered must be better on them, too.
+Hypotheses are compared by the likelihood of the fitted tracks after re-triangulation. Those with other intrinsics must
+win by a statistically significant margin. Held-out tracks, which no cameras are fitted to, decide between cameras that
+move and cameras that only rotate.
 """
 
 import math
@@ -12,86 +12,109 @@ from dataclasses import dataclass, replace
 from jaxtyping import Float
 from torch import Tensor
 
-from recon4d.records import Cameras, Scene
-from recon4d.refine.cameras.hypotheses import (
-    CameraHypothesis,
-    LocatedTracks,
-    RefineConfig,
-    hypotheses,
-    rotation_only_hypotheses,
-    starts,
-)
+from recon4d.records import Cameras
+from recon4d.refine.cameras.hypotheses import CameraHypotheses, CameraHypothesis
 from recon4d.refine.cameras.scoring import negative_log_likelihoods, track_errors
+from recon4d.refine.tracks.located_tracks import LocatedTracks
+
+SUFFICIENT_EXACT_FRACTION = 0.9
+"""Fraction of exactly fitted held-out tracks from which on no further starting points are tried. Hand-tuned."""
+NUM_FIRST_STARTS = 2
+"""Number of starting points that are always tried."""
+ROTATION_ONLY_FRACTION = 0.85
+"""Cameras that only rotate are selected if they fit at least this fraction of the held-out tracks exactly that the best
+cameras fit: translation, and a depth for each track, explain noise too. Hand-tuned."""
+SIGNIFICANCE = 2.0
+"""Smallest gain in log-likelihood that justifies other intrinsics, in standard errors: a camera that hardly moves does
+not determine them. Hand-tuned."""
+MIN_GAIN = 0.05
+"""Smallest mean gain in log-likelihood that justifies another focal length of cameras that only rotate: under small
+rotations, lens distortion has more influence on it than the true value. Hand-tuned."""
 
 
 @dataclass(frozen=True)
 class CameraSelection:
-    """The best cameras that were found; the scene's own where none are better."""
+    """The selected cameras and their scores."""
 
     cameras: Cameras
-    errors: Float[Tensor, " judge"]
-    """Of every judge, in pixels (`track_errors`)."""
-    exact_share: float
-    """Of the judges, those that the cameras fit exactly."""
-    misfits: Float[Tensor, " fitted"]
-    """Of every fitted track (`track_misfits`)."""
-    turns: bool = False
-    """Whether these cameras only turn."""
-    reasons: tuple[str, ...] = ()
-    """Why other cameras could not be found."""
+    """The predicted cameras of the hypotheses themselves if none are better."""
+    errors: Float[Tensor, " held_out"]
+    """Mean reprojection error of each held-out track, in pixels (`track_errors`)."""
+    exact_fraction: float
+    """Fraction of the held-out tracks that the cameras fit exactly."""
+    negative_log_likelihoods: Float[Tensor, " fitted"]
+    """Negative log-likelihood of each fitted track (`negative_log_likelihoods`)."""
+    is_rotation_only: bool = False
+    """Whether these cameras only rotate."""
+    failures: tuple[str, ...] = ()
+    """Reasons why other hypotheses could not be computed."""
 
 
-def select_cameras(scene: Scene, fitted: LocatedTracks, judges: LocatedTracks, config: RefineConfig) -> CameraSelection:
-    """The cameras that fit the judges best, or those that only turn, where these fit nearly as many of them exactly.
+def select_model(hypotheses: CameraHypotheses, held_out: LocatedTracks, exact_error: float) -> CameraSelection:
+    """Select the best cameras; those that only rotate if they are nearly as good.
 
-    A camera that moves before something flat, or far away, looks much like one that turns with a longer lens, and has
-    a way through space and a depth for each track to explain the rest with; the simpler explanation is taken.
+    A camera that moves in front of a plane or of distant objects looks much like a rotating one with a longer focal
+    length, and has a translation and a depth for each track to fit noise with. The simpler model is preferred.
+
+    Args:
+        hypotheses: The hypotheses, with the predicted scene and the fitted tracks.
+        held_out: Tracks that no hypothesis is fitted to.
+        exact_error: Largest mean reprojection error of a track that counts as fitted exactly, as a fraction of the
+            longer side.
+
+    Returns:
+        The selected cameras.
+
+    Raises:
+        NoSolution: If tracks cannot be triangulated.
     """
-    search = _Search(scene, fitted, judges, config)
-    turning = search.best_turning()
-    if turning.exact_share >= config.turning_share:  # nothing can fit so many more
-        return turning
-    moving = search.best()
-    return turning if turning.exact_share >= config.turning_share * moving.exact_share else moving
+    selector = _Selector(hypotheses, held_out, exact_error)
+    rotation_only = selector.best_rotation_only()
+    if rotation_only.exact_fraction >= ROTATION_ONLY_FRACTION:  # no cameras can fit sufficiently more
+        return rotation_only
+    general = selector.best_general()
+    is_simpler_model_enough = rotation_only.exact_fraction >= ROTATION_ONLY_FRACTION * general.exact_fraction
+    return rotation_only if is_simpler_model_enough else general
 
 
 @dataclass(frozen=True)
-class _Search:
-    scene: Scene
-    fitted: LocatedTracks
-    judges: LocatedTracks
-    config: RefineConfig
+class _Selector:
+    hypotheses: CameraHypotheses
+    held_out: LocatedTracks
+    exact_error: float
 
-    def best(self) -> CameraSelection:
-        """The best of all cameras that may move, the scene's own among them."""
-        choice, reasons = self._choice(self.scene.cameras), []
-        for number, start in enumerate(starts(self.config)):
-            if number > 1 and choice.exact_share >= self.config.plenty_exact_share:
+    def best_general(self) -> CameraSelection:
+        """Select among the predicted cameras and all adjusted ones."""
+        best, failures = self._score(self.hypotheses.scene.cameras), []
+        for number, start in enumerate(self.hypotheses.starting_points()):
+            if number >= NUM_FIRST_STARTS and best.exact_fraction >= SUFFICIENT_EXACT_FRACTION:
                 break
-            found = list(hypotheses(start, self.scene, self.fitted, self.config))
-            reasons += [reason for reason in found if isinstance(reason, str)]
-            choice = self._better(choice, (one for one in found if isinstance(one, CameraHypothesis)), least_gain=0.0)
-        return replace(choice, reasons=tuple(reasons))
+            found, reasons = self.hypotheses.adjusted(start)
+            failures += reasons
+            best = self._better(best, found, min_gain=0.0)
+        return replace(best, failures=tuple(failures))
 
-    def best_turning(self) -> CameraSelection:
-        """The best of those that only turn."""
-        with_lens, *others = rotation_only_hypotheses(self.scene, self.fitted, self.config)
-        choice = self._better(self._choice(with_lens.cameras), others, self.config.least_gain)
-        return replace(choice, is_rotation_only=True)
+    def best_rotation_only(self) -> CameraSelection:
+        """Select among the cameras that only rotate."""
+        first, *others = self.hypotheses.rotation_only()
+        best = self._better(self._score(first.cameras), others, MIN_GAIN)
+        return replace(best, is_rotation_only=True)
 
-    def _better(self, best: CameraSelection, some: Iterable[CameraHypothesis], least_gain: float) -> CameraSelection:
-        """The best so far, or a candidate that is likelier; one with another lens must be by more than chance, and by
-        `least_gain`."""
-        for candidate in some:
-            choice = self._choice(candidate.cameras)
-            gain = best.misfits - choice.misfits
-            by_chance = self.config.significance * float(gain.std()) / math.sqrt(len(gain))
-            if gain.mean() > (0.0 if candidate.keeps_lens else max(by_chance, least_gain)):
-                best = choice
+    def _better(
+        self, best: CameraSelection, hypotheses: Iterable[CameraHypothesis], min_gain: float
+    ) -> CameraSelection:
+        """Replace `best` by each hypothesis that is likelier; by a significant margin if its intrinsics differ."""
+        for hypothesis in hypotheses:
+            selection = self._score(hypothesis.cameras)
+            gain = best.negative_log_likelihoods - selection.negative_log_likelihoods
+            by_chance = SIGNIFICANCE * float(gain.std()) / math.sqrt(len(gain))
+            if gain.mean() > (0.0 if hypothesis.keeps_intrinsics else max(by_chance, min_gain)):
+                best = selection
         return best
 
-    def _choice(self, cameras: Cameras) -> CameraSelection:
-        errors = track_errors(cameras, self.judges, self.scene.size)
-        is_exact = errors <= self.config.exact_error * max(self.scene.size)
-        misfits = negative_log_likelihoods(cameras, self.fitted, self.scene.size, self.config)
-        return CameraSelection(cameras, errors, float(is_exact.double().mean()), misfits)
+    def _score(self, cameras: Cameras) -> CameraSelection:
+        size = self.hypotheses.scene.size
+        errors = track_errors(cameras, self.held_out, size)
+        is_exact = errors <= self.exact_error * max(size)
+        likelihoods = negative_log_likelihoods(cameras, self.hypotheses.tracks, size)
+        return CameraSelection(cameras, errors, float(is_exact.double().mean()), likelihoods)

@@ -1,9 +1,9 @@
-"""Cameras that turn on the spot: the simplest that tracks may show, and then no parallax tells any depth.
+"""Cameras that only rotate: the simplest explanation of tracks, under which nothing determines depth.
 
-Two pictures from one place are related by rotation and lens alone (Hartley 1994, "Self-calibration from multiple views
-with a rotating camera"): every track is one direction, and frames only turn and magnify it. The rotations, one focal
-length and the directions follow from all tracks together by Gauss-Newton; directions are eliminated from its normal
-equations as points are in bundle adjustment (Triggs et al. 2000, section 6.1).
+Two images from the same center are related by rotation and intrinsics alone (Hartley 1994, "Self-calibration from
+multiple views with a rotating camera"): every track is one direction in the world. Rotations, one focal length and all
+directions are estimated jointly by Gauss-Newton. The directions are eliminated from the normal equations with the Schur
+complement, as points are in bundle adjustment (Triggs et al. 2000, "Bundle Adjustment -- A Modern Synthesis", 6.1).
 """
 
 import math
@@ -24,16 +24,17 @@ from recon4d.geometry import (
     unproject,
 )
 from recon4d.records import Cameras, FeatureTracks
-from recon4d.refine.cameras.colmap_models import PLAUSIBLE_ANGLES
+from recon4d.refine.cameras.colmap_models import PLAUSIBLE_FIELD_OF_VIEW
 
-MOST_STEPS = 12
-"""Of Gauss-Newton for each loss scale."""
-LONGEST_ZOOM = 0.3
-"""Of log focal length in one step: the first are taken far from where pictures are linear in it."""
-SMALLEST_STEP = 1e-5
-"""Radians, and log focal length: a smaller step is the last."""
+MAX_STEPS = 12
+"""Largest number of Gauss-Newton steps for each loss scale. Hand-tuned."""
+MAX_ZOOM = 0.3
+"""Largest change of the log focal length in one step: first steps are outside the range of the linearization.
+Hand-tuned."""
+CONVERGENCE = 1e-5
+"""Steps of rotations (in radians) and log focal length below this are the last. Hand-tuned."""
 DAMPING = 1e-9
-"""Of the mean of a diagonal, added to it: a frame without tracks stays as it is."""
+"""Damping relative to the mean of a matrix's diagonal, so that a frame without tracks does not rotate. Hand-tuned."""
 
 
 def rotation_only_cameras(
@@ -43,60 +44,70 @@ def rotation_only_cameras(
     refine_focal_length: bool,
     loss_scales: Sequence[float],
 ) -> Cameras:
-    """The cameras that turn about the first one's center and fit `tracks` best, from a start and in its world; float64.
+    """Fit cameras that rotate about the center of the first one to tracks.
 
-    All frames have the mean intrinsics of `cameras`; where asked for, another focal length is found for all of them, as
-    long as a lens plausibly is. Residuals beyond `loss_scales` pixels of maps of `size` count less and less (Cauchy),
-    round by round. Every track must be seen somewhere.
+    Args:
+        cameras: Initial cameras. All frames share their mean intrinsics.
+        tracks: Tracks through all frames, in pixels; each is observed in at least one frame.
+        size: Height and width of the maps that pixels and intrinsics refer to.
+        refine_focal_length: Whether a shared focal length is estimated, within `PLAUSIBLE_FIELD_OF_VIEW`.
+        loss_scales: Scales of the Cauchy loss in pixels, one round each.
+
+    Returns:
+        Float64 cameras in the world of `cameras`; the pose of the first one is unchanged.
     """
-    turning = _start(cameras, tracks)
-    angle = float(field_of_view(turning.intrinsics, *size).amax())
-    widest, longest = (math.tan(angle / 2) / math.tan(math.radians(limit) / 2) for limit in reversed(PLAUSIBLE_ANGLES))
-    least, most = (math.log(widest), math.log(longest)) if refine_focal_length else (0.0, 0.0)
-    zoomed = 0.0
+    state = _initial_state(cameras, tracks)
+    angle = float(field_of_view(state.intrinsics, *size).amax())
+    widest, longest = (
+        math.tan(angle / 2) / math.tan(math.radians(limit) / 2) for limit in reversed(PLAUSIBLE_FIELD_OF_VIEW)
+    )
+    lower, upper = (math.log(widest), math.log(longest)) if refine_focal_length else (0.0, 0.0)
+    total_zoom = 0.0
     for loss_scale in loss_scales:
-        for _ in range(MOST_STEPS):
-            step = _gauss_newton_step(turning, tracks, loss_scale, least < most)
-            if not least <= zoomed + float(step.zoom) <= most:
-                least = most = zoomed  # at the last lens that is plausible: from here on cameras turn alone
+        for _ in range(MAX_STEPS):
+            step = _gauss_newton_step(state, tracks, loss_scale, lower < upper)
+            if not lower <= total_zoom + float(step.zoom) <= upper:
+                lower = upper = total_zoom  # at the limit of plausible focal lengths: continue with rotations only
                 continue
-            turning, zoomed = turning.after(step), zoomed + float(step.zoom)
-            if max(abs(float(step.zoom)), float(step.turns.abs().max())) < SMALLEST_STEP:
+            state, total_zoom = state.after(step), total_zoom + float(step.zoom)
+            if max(abs(float(step.zoom)), float(step.rotations.abs().max())) < CONVERGENCE:
                 break
     centers = cameras.centers[:1].double().expand(len(tracks.visibility), 3)
-    intrinsics = turning.intrinsics.expand(len(tracks.visibility), 3, 3)
-    return Cameras(rigid(turning.world_from_cam, centers), intrinsics)
+    intrinsics = state.intrinsics.expand(len(tracks.visibility), 3, 3)
+    return Cameras(rigid(state.world_from_cam, centers), intrinsics)
 
 
 @dataclass(frozen=True)
 class _Step:
-    turns: Float[Tensor, "time 3"]
-    """Radians about the axes of each camera."""
+    """A change of the state."""
+
+    rotations: Float[Tensor, "time 3"]
+    """Axis-angle rotations about the axes of each camera, in radians."""
     zoom: Float[Tensor, ""]
-    """Of log focal length."""
+    """Change of the log focal length."""
     shifts: Float[Tensor, "track 2"]
-    """Of each direction along two axes across it."""
+    """Change of each direction along two axes orthogonal to it."""
 
     @classmethod
-    def none(cls, num_frames: int, num_tracks: int) -> "_Step":
+    def zero(cls, num_frames: int, num_tracks: int) -> "_Step":
         sizes = (num_frames, 3), (), (num_tracks, 2)
         return cls(*(torch.zeros(size, dtype=torch.float64) for size in sizes))
 
 
 @dataclass(frozen=True)
-class _Turning:
-    """What is looked for: how cameras of one center turn, their lens, and the direction of each track in the world."""
+class _State:
+    """The unknowns: rotations and shared intrinsics of the cameras, and the direction of each track in the world."""
 
     world_from_cam: Float[Tensor, "time 3 3"]
     intrinsics: Float[Tensor, "3 3"]
     directions: Float[Tensor, "track 3"]
 
-    def after(self, step: _Step) -> "_Turning":
-        across = torch.linalg.svd(self.directions[:, None])[2][:, 1:]
-        return _Turning(
-            self.world_from_cam @ rotation_from_axis_angle(step.turns),
+    def after(self, step: _Step) -> "_State":
+        orthogonal = torch.linalg.svd(self.directions[:, None])[2][:, 1:]
+        return _State(
+            self.world_from_cam @ rotation_from_axis_angle(step.rotations),
             self.intrinsics * torch.stack([step.zoom, step.zoom, torch.zeros_like(step.zoom)]).exp(),
-            F.normalize(self.directions + (step.shifts[:, None] @ across)[:, 0], dim=-1),
+            F.normalize(self.directions + (step.shifts[:, None] @ orthogonal)[:, 0], dim=-1),
         )
 
     def pixels(self) -> Float[Tensor, "time track 2"]:
@@ -104,60 +115,63 @@ class _Turning:
         return project(in_camera, self.intrinsics.expand(len(in_camera), 3, 3))
 
 
-def _start(cameras: Cameras, tracks: FeatureTracks) -> _Turning:
-    """As `cameras` turn; every track lies in the mean of the directions in which they see it."""
+def _initial_state(cameras: Cameras, tracks: FeatureTracks) -> _State:
+    """Take the rotations of `cameras`, and the mean of the directions in which they observe each track."""
     world_from_cam = cameras.world_from_cam[:, :3, :3].double()
     intrinsics = cameras.intrinsics.double().mean(dim=0)
     pixels = tracks.pixels.double()
     rays = unproject(pixels, torch.ones_like(pixels[..., 0]), intrinsics.expand(len(pixels), 3, 3))
     in_world = F.normalize(rays, dim=-1) @ world_from_cam.transpose(1, 2)
     directions = (in_world * (tracks.visibility > 0)[..., None]).sum(dim=0)
-    return _Turning(world_from_cam, intrinsics, F.normalize(directions, dim=-1))
+    return _State(world_from_cam, intrinsics, F.normalize(directions, dim=-1))
 
 
-def _slopes(turning: _Turning) -> Float[Tensor, "six time track 2"]:
-    """How pixels change with the three turns of their frame, with the zoom, and with the two shifts of their track.
+def _jacobian(state: _State) -> Float[Tensor, "six time track 2"]:
+    """Differentiate all pixels by the 3 rotations of their frame, the zoom, and the 2 shifts of their track.
 
-    A pixel depends on its own frame and track alone, so that each derivative is taken for all of them at once.
+    A pixel depends on its own frame and its own track only, so that each derivative is computed for all at once.
     """
-    none = _Step.none(len(turning.world_from_cam), len(turning.directions))
-    one = torch.ones_like(none.zoom)
-    ways = [_Step(none.turns + axis, none.zoom, none.shifts) for axis in torch.eye(3).double()]
-    ways += [_Step(none.turns, one, none.shifts)]
-    ways += [_Step(none.turns, none.zoom, none.shifts + axis) for axis in torch.eye(2).double()]
+    zero = _Step.zero(len(state.world_from_cam), len(state.directions))
+    one = torch.ones_like(zero.zoom)
+    tangents = [_Step(zero.rotations + axis, zero.zoom, zero.shifts) for axis in torch.eye(3).double()]
+    tangents += [_Step(zero.rotations, one, zero.shifts)]
+    tangents += [_Step(zero.rotations, zero.zoom, zero.shifts + axis) for axis in torch.eye(2).double()]
 
-    def pixels(turns: Tensor, zoom: Tensor, shifts: Tensor) -> Tensor:
-        return turning.after(_Step(turns, zoom, shifts)).pixels()
+    def pixels(rotations: Tensor, zoom: Tensor, shifts: Tensor) -> Tensor:
+        return state.after(_Step(rotations, zoom, shifts)).pixels()
 
-    at = (none.turns, none.zoom, none.shifts)
-    return torch.stack([jvp(pixels, at, (way.turns, way.zoom, way.shifts))[1] for way in ways])
+    at = (zero.rotations, zero.zoom, zero.shifts)
+    return torch.stack([jvp(pixels, at, (t.rotations, t.zoom, t.shifts))[1] for t in tangents])
 
 
-def _gauss_newton_step(turning: _Turning, tracks: FeatureTracks, loss_scale: float, zooms: bool) -> _Step:
-    """The step to where pixels, linear in it, fit best; the first camera does not turn."""
-    slopes, off = _slopes(turning), tracks.pixels.double() - turning.pixels()
-    certain = (tracks.visibility > 0) / (1 + off.square().sum(dim=-1) / loss_scale**2)
-    slopes, off = slopes * certain.sqrt()[..., None], off * certain.sqrt()[..., None]
-    by_turn, by_zoom, by_shift = slopes[:3], slopes[3], slopes[4:]
+def _gauss_newton_step(state: _State, tracks: FeatureTracks, loss_scale: float, refine_zoom: bool) -> _Step:
+    """Solve the linearized, reweighted least squares problem; the first camera does not rotate."""
+    jacobian, error = _jacobian(state), tracks.pixels.double() - state.pixels()
+    weights = (tracks.visibility > 0) / (1 + error.square().sum(dim=-1) / loss_scale**2)
+    jacobian, error = jacobian * weights.sqrt()[..., None], error * weights.sqrt()[..., None]
+    by_rotation, by_zoom, by_shift = jacobian[:3], jacobian[3], jacobian[4:]
 
-    frames = torch.block_diag(*torch.einsum("atkx,btkx->tab", by_turn, by_turn))
-    frames_zoom = torch.einsum("atkx,tkx->ta", by_turn, by_zoom).flatten()[:, None]
-    cameras = torch.cat([torch.cat([frames, frames_zoom], 1), torch.cat([frames_zoom.T, _dot(by_zoom, by_zoom)], 1)])
-    right = torch.cat([torch.einsum("atkx,tkx->ta", by_turn, off).flatten(), _dot(by_zoom, off)[0]])
-    turn_shift = torch.einsum("atkx,btkx->ktab", by_turn, by_shift).flatten(1, 2)
+    rotations = torch.block_diag(*torch.einsum("atkx,btkx->tab", by_rotation, by_rotation))
+    rotations_zoom = torch.einsum("atkx,tkx->ta", by_rotation, by_zoom).flatten()[:, None]
+    cameras = torch.cat(
+        [torch.cat([rotations, rotations_zoom], 1), torch.cat([rotations_zoom.T, _dot(by_zoom, by_zoom)], 1)]
+    )
+    cameras_right = torch.cat([torch.einsum("atkx,tkx->ta", by_rotation, error).flatten(), _dot(by_zoom, error)[0]])
+    rotation_shift = torch.einsum("atkx,btkx->ktab", by_rotation, by_shift).flatten(1, 2)
     zoom_shift = torch.einsum("tkx,btkx->kb", by_zoom, by_shift)[:, None]
-    mixed = torch.cat([turn_shift, zoom_shift], dim=1)
-    own = _damped(torch.einsum("atkx,btkx->kab", by_shift, by_shift))
-    own_right = torch.einsum("atkx,tkx->ka", by_shift, off)
+    mixed = torch.cat([rotation_shift, zoom_shift], dim=1)
+    tracks_own = _damped(torch.einsum("atkx,btkx->kab", by_shift, by_shift))
+    tracks_right = torch.einsum("atkx,tkx->ka", by_shift, error)
 
-    eliminated = torch.linalg.solve(own, mixed.transpose(1, 2))
+    # Schur complement: solve for the cameras first, then for each track.
+    eliminated = torch.linalg.solve(tracks_own, mixed.transpose(1, 2))
     reduced = cameras - torch.einsum("kca,kad->cd", mixed, eliminated)
-    reduced_right = right - torch.einsum("kac,ka->c", eliminated, own_right)
-    free = torch.arange(3, len(right) - 1 + int(zooms))
-    found = torch.zeros_like(right)
-    found[free] = torch.linalg.solve(_damped(reduced[free][:, free]), reduced_right[free])
-    shifts = torch.linalg.solve(own, own_right - torch.einsum("kca,c->ka", mixed, found))
-    return _Step(found[:-1].unflatten(0, (-1, 3)), found[-1].clamp(-LONGEST_ZOOM, LONGEST_ZOOM), shifts)
+    reduced_right = cameras_right - torch.einsum("kac,ka->c", eliminated, tracks_right)
+    free = torch.arange(3, len(cameras_right) - 1 + int(refine_zoom))
+    solution = torch.zeros_like(cameras_right)
+    solution[free] = torch.linalg.solve(_damped(reduced[free][:, free]), reduced_right[free])
+    shifts = torch.linalg.solve(tracks_own, tracks_right - torch.einsum("kca,c->ka", mixed, solution))
+    return _Step(solution[:-1].unflatten(0, (-1, 3)), solution[-1].clamp(-MAX_ZOOM, MAX_ZOOM), shifts)
 
 
 def _dot(a: Tensor, b: Tensor) -> Float[Tensor, "1 1"]:
@@ -166,5 +180,5 @@ def _dot(a: Tensor, b: Tensor) -> Float[Tensor, "1 1"]:
 
 def _damped(matrices: Float[Tensor, "*batch n n"]) -> Float[Tensor, "*batch n n"]:
     diagonal = matrices.diagonal(dim1=-2, dim2=-1)
-    least = torch.finfo(matrices.dtype).tiny
-    return matrices + torch.diag_embed((DAMPING * diagonal.mean(dim=-1, keepdim=True) + least).expand_as(diagonal))
+    smallest = torch.finfo(matrices.dtype).tiny
+    return matrices + torch.diag_embed((DAMPING * diagonal.mean(dim=-1, keepdim=True) + smallest).expand_as(diagonal))

@@ -1,33 +1,60 @@
-"""How well cameras explain tracks, each with the best point that they allow: in pixels, and in likelihood."""
+"""Scores of cameras by their tracks: reprojection errors and likelihoods, each with re-triangulated points."""
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from recon4d.records import Cameras
-from recon4d.refine.cameras.bundle_adjustment import Problem, adjust_points, residuals
-from recon4d.refine.cameras.hypotheses import LocatedTracks, RefineConfig
+from recon4d.refine.cameras.bundle_adjustment import BundleProblem, refine_points, reprojection_errors
+from recon4d.refine.tracks.located_tracks import LocatedTracks
 
-CAP = 1.0
-"""Pixels: what is farther off is wrong, and how wrong does not matter."""
+MAX_ERROR = 1.0
+"""Upper bound of a reprojection error, in pixels; larger errors are outliers, whose size does not matter."""
+NOISE = 0.0005
+"""Scale of the Cauchy distribution of reprojection errors, as a fraction of the longer side. Hand-tuned."""
 
 
 def track_errors(
-    cameras: Cameras, judges: LocatedTracks, size: tuple[int, int], cap: float = CAP
+    cameras: Cameras, tracks: LocatedTracks, size: tuple[int, int], max_error: float = MAX_ERROR
 ) -> Float[Tensor, " track"]:
-    """For each track the mean distance in pixels, capped, to the best point that these cameras allow."""
-    best = adjust_points(Problem(cameras, judges.tracks, judges.points(cameras), size))
-    distance, seen = residuals(cameras, judges.tracks, best)
-    return torch.where(seen, distance.clamp(max=cap), 0.0).sum(dim=0) / seen.sum(dim=0)
+    """Compute the mean reprojection error of each track after re-triangulation.
+
+    Args:
+        cameras: Cameras of all frames, fixed.
+        tracks: The tracks.
+        size: Height and width of the maps that pixels and intrinsics refer to.
+        max_error: Upper bound of a single error, in pixels.
+
+    Returns:
+        Mean error of each track over the frames that observe it, in pixels.
+
+    Raises:
+        NoSolution: If the triangulation fails.
+    """
+    points = refine_points(BundleProblem(cameras, tracks.tracks, tracks.points(cameras), size))
+    errors, is_observed = reprojection_errors(cameras, tracks.tracks, points)
+    return torch.where(is_observed, errors.clamp(max=max_error), 0.0).sum(dim=0) / is_observed.sum(dim=0)
 
 
-def negative_log_likelihoods(
-    cameras: Cameras, fitted: LocatedTracks, size: tuple[int, int], config: RefineConfig
-) -> Float[Tensor, " track"]:
-    """For each track the mean of -log likelihood that its pixels are seen `config.noise` off by Cauchy's distribution,
-    from the best point that these cameras allow; 0 where all are seen exactly there."""
-    noise = config.noise * max(size)
-    best = adjust_points(Problem(cameras, fitted.tracks, fitted.points(cameras), size))
-    distance, seen = residuals(cameras, fitted.tracks, best)
-    misfits = (distance.clamp(max=CAP) / noise).square().log1p()
-    return torch.where(seen, misfits, 0.0).sum(dim=0) / seen.sum(dim=0)
+def negative_log_likelihoods(cameras: Cameras, tracks: LocatedTracks, size: tuple[int, int]) -> Float[Tensor, " track"]:
+    """Compute the negative log-likelihood of each track after re-triangulation.
+
+    Reprojection errors have a Cauchy distribution with the scale `NOISE`; its constant factor is left out, so that a
+    track without errors has the value 0.
+
+    Args:
+        cameras: Cameras of all frames, fixed.
+        tracks: The tracks.
+        size: Height and width of the maps that pixels and intrinsics refer to.
+
+    Returns:
+        Mean of each track over the frames that observe it; smaller is likelier.
+
+    Raises:
+        NoSolution: If the triangulation fails.
+    """
+    noise = NOISE * max(size)
+    points = refine_points(BundleProblem(cameras, tracks.tracks, tracks.points(cameras), size))
+    errors, is_observed = reprojection_errors(cameras, tracks.tracks, points)
+    values = (errors.clamp(max=MAX_ERROR) / noise).square().log1p()
+    return torch.where(is_observed, values, 0.0).sum(dim=0) / is_observed.sum(dim=0)

@@ -1,1 +1,1 @@
-"""Depth from refined cameras: alignment to points, plane-sweep stereo and multi-view consistency."""
+"""Depth from refined cameras: alignment to triangulated points, plane-sweep stereo and multi-view consistency."""

@@ -1,1 +1,1 @@
-"""Corner tracks: detection, sub-pixel tracking, two-view filtering and selection."""
+"""Corner tracks: detection, sub-pixel tracking, the two-view filter and the selection of static tracks."""

@@ -1,9 +1,10 @@
-"""Corners followed through a clip to a fraction of a pixel, from where a network's matches say that they went.
+"""Sub-pixel tracking of corners through a clip, guided by the approximate matches of a network.
 
-A network matches cells of several pixels, right to a part of one between neighboring frames and worse between distant
-ones: enough to begin a search, and too little for bundle adjustment. Corners (Shi and Tomasi 1994) are looked
-for in every frame from where they were last found, guided by the matches about that place. They are always compared
-with how they looked at first, so that errors do not add up.
+A network matches cells of several pixels, with sub-cell accuracy between adjacent frames and less between distant ones:
+good enough to start a search, but too coarse for bundle adjustment. Corners (Shi and Tomasi 1994, "Good Features to
+Track") are therefore aligned by `lucas_kanade` in every frame, starting from the frame where they were last found and
+displaced by the matches around that place. They are always compared with their first appearance, so that errors do not
+accumulate.
 """
 
 from collections.abc import Iterator
@@ -14,9 +15,10 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from recon4d.geometry import evenly_spaced
+from recon4d.geometry import evenly_spaced_indices
 from recon4d.records import Clip, FeatureTracks, Scene
-from recon4d.refine.grayscale import gray_pictures, searched_size
+from recon4d.refine.config import DYNAMIC_THRESHOLD
+from recon4d.refine.grayscale import grayscale_images, working_size
 from recon4d.refine.projection import project_points
 from recon4d.refine.tracks.lucas_kanade import (
     Placement,
@@ -26,46 +28,50 @@ from recon4d.refine.tracks.lucas_kanade import (
     ncc,
 )
 
-LEVELS = 3
-"""Pictures of half the size each, coarse ones first: a search reaches twice as far in the next."""
+NUM_LEVELS = 3
+"""Levels of the image pyramid; each has half the resolution of the one before."""
 FINE_RADIUS, COARSE_RADIUS = 7, 5
-"""Pixels of a patch to each side of its center, in the finest picture and in the others."""
+"""Radius of a template in pixels, at the finest level and at the others. Hand-tuned."""
 FINE_STEPS, COARSE_STEPS = 8, 6
+"""Gauss-Newton steps at the finest level and at the others. Hand-tuned."""
 FINE_REACH, COARSE_REACH = 4.0, 6.0
-"""Pixels of its picture that a search may end from where it began."""
-NEAREST_GUIDES = 4
+"""Largest distance between start and end of a search in pixels of its level, at the finest level and at the others.
+Hand-tuned."""
+NUM_GUIDES = 4
+"""Number of nearest guides that displace a corner. Hand-tuned."""
 GUIDE_REACH = 0.08
-"""Of the longer side: matches farther away say nothing of a corner."""
-SHAPES = (0.45, 2.2)
-"""How much smaller or larger a patch may look, in any direction."""
+"""Largest distance between a corner and its nearest guide, as a fraction of the longer side. Hand-tuned."""
+SCALE_RANGE = (0.45, 2.2)
+"""Range of the singular values of a template's shape: how much smaller or larger it may appear. Hand-tuned."""
 MARGIN = 4.0
-"""Pixels from the border of a picture within which nothing is found."""
-MOST_MISSES = 3
-"""Frames in a row without a corner, after which it is given up."""
-GRID_STEP = 8
-"""Pixels between the guides that a scene makes."""
-BEHIND = 0.1
-"""Of the depth that is seen: what lies farther behind it is hidden."""
-LEAST_CORNER = 1e-3
-"""Of the clip's sharpest corner; what is weaker is not followed."""
+"""Width of the image border in which corners are not accepted, in pixels. Hand-tuned."""
+MAX_MISSES = 3
+"""Number of consecutive frames without a match after which a corner is no longer searched for. Hand-tuned."""
+GUIDE_STEP = 8
+"""Grid step of the guides from a scene's own geometry, in pixels. Hand-tuned."""
+OCCLUSION_TOLERANCE = 0.1
+"""Largest depth behind the visible surface that counts as visible, relative to that surface's depth. Hand-tuned."""
+MIN_CORNER_RESPONSE = 1e-3
+"""Smallest response of a corner, relative to the strongest one of the clip. Hand-tuned."""
 
 
 @dataclass(frozen=True)
 class CornerTrackingConfig:
-    """How corners are followed."""
+    """Settings of `track_corners`."""
 
     side: int = 320
-    """Pictures are searched at about the area of a square of this side, and never enlarged."""
-    corners_a_frame: int = 300
-    most_sources: int = 12
-    """Frames whose corners are followed; of longer clips, evenly spaced ones."""
-    least_likeness: float = 0.85
-    """Correlation with how a corner looked at first, from which on it is found."""
+    """Side in pixels of the square with the largest area at which images are searched; they are never enlarged."""
+    corners_per_frame: int = 300
+    """Approximate number of corners per source frame, spread over the image by a grid."""
+    num_source_frames: int = 12
+    """Largest number of frames in which corners are detected; evenly spaced in longer clips."""
+    min_ncc: float = 0.85
+    """Smallest correlation with the first appearance of an accepted corner, up to 1."""
 
 
 @dataclass(frozen=True)
 class _Corners:
-    """Corners of some frames, all in one row."""
+    """Corners detected in the source frames."""
 
     frames: Int[Tensor, " corner"]
     pixels: Float[Tensor, "corner 2"]
@@ -74,169 +80,190 @@ class _Corners:
 def track_corners(
     clip: Clip, scene: Scene, guides: FeatureTracks, config: CornerTrackingConfig = CornerTrackingConfig()
 ) -> FeatureTracks:
-    """Where corners of `clip` are seen in its frames, in pixels of the maps of `scene`.
+    """Detect corners in a clip and track them through all of its frames.
 
-    `guides` are rough tracks in the same pixels (`reconstruct_and_match`): what is not near any of them is not found.
-    Corners on what moves by `scene`, or is to be ignored by `clip.known`, are not followed. Tracks may be few or none
-    where pictures are smooth. Deterministic. Raises ``ValueError`` for a batch, and where frames do not correspond.
+    Corners are detected where neither `scene.dynamic` nor the mask `ignore` of the clip's priors excludes them. The
+    result is deterministic; it has few or no tracks in images without texture.
+
+    Args:
+        clip: A single clip.
+        scene: Its predicted scene.
+        guides: Approximate tracks in pixels of the scene's maps, for example from `reconstruct_and_match`. Corners
+            without a guide nearby are not found.
+        config: Settings.
+
+    Returns:
+        One track per corner, in pixels of the scene's maps.
+
+    Raises:
+        ValueError: If one of the inputs is a batch, or if their numbers of frames differ.
     """
-    _check(clip, scene, guides)
-    pictures = _pyramid(clip, config)
-    size = (pictures[0].shape[1], pictures[0].shape[2])
+    _check_input(clip, scene, guides)
+    images = _pyramid(clip, config)
+    size = (images[0].shape[1], images[0].shape[2])
     factor = guides.pixels.new_tensor([size[1] / scene.size[1], size[0] / scene.size[0]])
-    corners = _corners(pictures[0], _may_start(clip, scene, size), config)
-    search = _Search(pictures, corners, FeatureTracks(guides.pixels * factor, guides.visibility), config)
+    corners = _detect_corners(images[0], _allowed_pixels(clip, scene, size), config)
+    tracker = _CornerTracker(images, corners, FeatureTracks(guides.pixels * factor, guides.visibility), config)
 
-    numbers = torch.arange(len(corners.frames))
-    pixels = pictures[0].new_zeros(clip.num_frames, len(numbers), 2)
-    seen = pictures[0].new_zeros(clip.num_frames, len(numbers))
-    pixels[corners.frames, numbers], seen[corners.frames, numbers] = corners.pixels, 1.0
+    indices = torch.arange(len(corners.frames))
+    pixels = images[0].new_zeros(clip.num_frames, len(indices), 2)
+    visibility = images[0].new_zeros(clip.num_frames, len(indices))
+    pixels[corners.frames, indices], visibility[corners.frames, indices] = corners.pixels, 1.0
     for direction in (1, -1):
-        for targets, chosen, found in search.along(direction):
-            pixels[targets, chosen], seen[targets, chosen] = found, 1.0
-    return FeatureTracks(pixels / factor, seen)
+        for targets, found, found_pixels in tracker.track(direction):
+            pixels[targets, found], visibility[targets, found] = found_pixels, 1.0
+    return FeatureTracks(pixels / factor, visibility)
 
 
-def scene_guides(scene: Scene, most_sources: int = CornerTrackingConfig.most_sources) -> FeatureTracks:
-    """Guides from a scene's own depth and cameras: where still pixels of each source frame are seen elsewhere."""
+def scene_guides(scene: Scene, num_source_frames: int = CornerTrackingConfig.num_source_frames) -> FeatureTracks:
+    """Compute guides for `track_corners` from the depth and the cameras of a scene.
+
+    Args:
+        scene: A single scene.
+        num_source_frames: Largest number of frames from which guides start.
+
+    Returns:
+        The projections of static pixels on a regular grid of each source frame, visible where they are not occluded.
+    """
     height, width = scene.size
     row, column = torch.cartesian_prod(
-        *(torch.arange(GRID_STEP // 2, side, GRID_STEP) for side in (height, width))
+        *(torch.arange(GUIDE_STEP // 2, side, GUIDE_STEP) for side in (height, width))
     ).unbind(-1)
     over_time = torch.arange(scene.num_frames)[:, None]
-    pixels, seen = [], []
-    for source in evenly_spaced(scene.num_frames, most_sources).tolist():
+    pixels, visibility = [], []
+    for source in evenly_spaced_indices(scene.num_frames, num_source_frames).tolist():
         points = scene.points_from_depth[source, row, column].expand(scene.num_frames, -1, -1)
-        there = project_points(scene.cameras, points, scene.size)
-        in_front = there.depths <= (1 + BEHIND) * scene.depths[over_time, *there.places()]
-        stands = ~(scene.dynamic[source, row, column] > 0.5)
-        pixels.append(there.pixels)
-        seen.append((there.inside & in_front & stands).to(there.pixels))
-    return FeatureTracks(torch.cat(pixels, dim=1), torch.cat(seen, dim=1))
+        projected = project_points(scene.cameras, points, scene.size)
+        surface = scene.depths[over_time, *projected.pixel_indices()]
+        is_unoccluded = projected.depths <= (1 + OCCLUSION_TOLERANCE) * surface
+        is_static = ~(scene.dynamic[source, row, column] > DYNAMIC_THRESHOLD)
+        pixels.append(projected.pixels)
+        visibility.append((projected.inside & is_unoccluded & is_static).to(projected.pixels))
+    return FeatureTracks(torch.cat(pixels, dim=1), torch.cat(visibility, dim=1))
 
 
-class _Search:
-    """Looks for corners, from frame to frame away from their own."""
+class _CornerTracker:
+    """Search for corners frame by frame, away from the frames in which they were detected."""
 
     def __init__(
-        self,
-        pictures: list[Tensor],
-        corners: _Corners,
-        guides: FeatureTracks,
-        config: CornerTrackingConfig,
+        self, images: list[Tensor], corners: _Corners, guides: FeatureTracks, config: CornerTrackingConfig
     ) -> None:
-        self._pictures, self._corners, self._guides, self._config = pictures, corners, guides, config
+        self._images, self._corners, self._guides, self._config = images, corners, guides, config
         self._templates: list[Templates] = [
-            make_templates(picture, corners.frames, corners.pixels / 2**level, COARSE_RADIUS if level else FINE_RADIUS)
-            for level, picture in enumerate(pictures)
+            make_templates(image, corners.frames, corners.pixels / 2**level, COARSE_RADIUS if level else FINE_RADIUS)
+            for level, image in enumerate(images)
         ]
-        self._reach = GUIDE_REACH * max(pictures[0].shape[1:])
+        self._reach = GUIDE_REACH * max(images[0].shape[1:])
 
-    def along(
+    def track(
         self, direction: int
     ) -> Iterator[tuple[Int[Tensor, " found"], Int[Tensor, " found"], Float[Tensor, "found 2"]]]:
-        """Frames, numbers of corners and pixels of what is found at each distance in time, nearest first."""
-        frames, time = self._corners.frames, len(self._pictures[0])
+        """Track all corners forward (1) or backward (-1) in time.
+
+        Yields frame indices, corner indices and pixels of the corners found, in order of the distance in time.
+        """
+        frames, time = self._corners.frames, len(self._images[0])
         last, last_frames = Placement.upright(self._corners.pixels), frames
-        misses = torch.zeros_like(frames)
+        num_misses = torch.zeros_like(frames)
         for gap in range(1, time):
             targets = frames + direction * gap
-            chosen = ((targets >= 0) & (targets < time) & (misses < MOST_MISSES)).nonzero()[:, 0]
-            if not len(chosen):
+            active = ((targets >= 0) & (targets < time) & (num_misses < MAX_MISSES)).nonzero()[:, 0]
+            if not len(active):
                 return
-            guided, is_guided = self._guided(last_frames[chosen], targets[chosen], last.centers[chosen])
-            start = Placement(guided, last.shapes[chosen])
-            found, is_found = self._found(chosen, targets[chosen], start)
+            guided, is_guided = self._apply_guides(last_frames[active], targets[active], last.centers[active])
+            start = Placement(guided, last.shapes[active])
+            placement, is_found = self._search(active, targets[active], start)
             is_found &= is_guided
-            yield targets[chosen[is_found]], chosen[is_found], found.centers[is_found]
+            yield targets[active[is_found]], active[is_found], placement.centers[is_found]
 
             last = Placement(last.centers.clone(), last.shapes.clone())
-            last.centers[chosen[is_found]] = found.centers[is_found]
-            last.shapes[chosen[is_found]] = found.shapes[is_found]
-            last_frames = last_frames.index_copy(0, chosen[is_found], targets[chosen[is_found]])
-            misses = misses.index_copy(0, chosen, torch.where(is_found, 0, misses[chosen] + 1))
+            last.centers[active[is_found]] = placement.centers[is_found]
+            last.shapes[active[is_found]] = placement.shapes[is_found]
+            last_frames = last_frames.index_copy(0, active[is_found], targets[active[is_found]])
+            num_misses = num_misses.index_copy(0, active, torch.where(is_found, 0, num_misses[active] + 1))
 
-    def _found(
-        self, chosen: Int[Tensor, " chosen"], targets: Int[Tensor, " chosen"], start: Placement
-    ) -> tuple[Placement, Bool[Tensor, " chosen"]]:
-        """Where corners are in `targets`, from coarse pictures to fine, and whether that is certain."""
-        placed, is_near = start, torch.ones_like(chosen, dtype=torch.bool)
-        for level in reversed(range(LEVELS)):
-            picture, templates = self._pictures[level], self._templates[level].take(chosen)
-            steps, reach = (COARSE_STEPS, COARSE_REACH) if level else (FINE_STEPS, FINE_REACH)
-            at_level = Placement(placed.centers / 2**level, placed.shapes)
-            moved = align(templates, picture, targets, at_level, steps, bends=level == 0)
-            is_near = (moved.centers - at_level.centers).norm(dim=-1) <= reach
-            placed = Placement(moved.centers * 2**level, moved.shapes).where(is_near, placed)
-        alike = ncc(self._templates[0].take(chosen), self._pictures[0], targets, placed)
-        height, width = self._pictures[0].shape[1:]
-        corner = placed.centers.new_tensor([width - MARGIN, height - MARGIN])
-        inside = (placed.centers >= MARGIN).all(dim=-1) & (placed.centers <= corner).all(dim=-1)
-        stretches = torch.linalg.svdvals(placed.shapes)
-        keeps_shape = (stretches[:, 1] >= SHAPES[0]) & (stretches[:, 0] <= SHAPES[1])
-        return placed, is_near & inside & keeps_shape & (alike >= self._config.least_likeness)
+    def _search(
+        self, corners: Int[Tensor, " n"], targets: Int[Tensor, " n"], start: Placement
+    ) -> tuple[Placement, Bool[Tensor, " n"]]:
+        """Align corners to the frames `targets` from coarse to fine; also return whether the result is accepted."""
+        placement, is_near = start, torch.ones_like(corners, dtype=torch.bool)
+        for level in reversed(range(NUM_LEVELS)):
+            images, templates = self._images[level], self._templates[level].take(corners)
+            num_steps, reach = (COARSE_STEPS, COARSE_REACH) if level else (FINE_STEPS, FINE_REACH)
+            at_level = Placement(placement.centers / 2**level, placement.shapes)
+            aligned = align(templates, images, targets, at_level, num_steps, refine_shape=level == 0)
+            is_near = (aligned.centers - at_level.centers).norm(dim=-1) <= reach
+            placement = Placement(aligned.centers * 2**level, aligned.shapes).where(is_near, placement)
+        correlation = ncc(self._templates[0].take(corners), self._images[0], targets, placement)
+        height, width = self._images[0].shape[1:]
+        corner = placement.centers.new_tensor([width - MARGIN, height - MARGIN])
+        inside = (placement.centers >= MARGIN).all(dim=-1) & (placement.centers <= corner).all(dim=-1)
+        scales = torch.linalg.svdvals(placement.shapes)
+        has_valid_scale = (scales[:, 1] >= SCALE_RANGE[0]) & (scales[:, 0] <= SCALE_RANGE[1])
+        return placement, is_near & inside & has_valid_scale & (correlation >= self._config.min_ncc)
 
-    def _guided(
-        self, frames: Int[Tensor, " corner"], targets: Int[Tensor, " corner"], pixels: Float[Tensor, "corner 2"]
-    ) -> tuple[Float[Tensor, "corner 2"], Bool[Tensor, " corner"]]:
-        """Where the guides about each pixel of its frame say that it is in its target, and whether there are any."""
+    def _apply_guides(
+        self, frames: Int[Tensor, " n"], targets: Int[Tensor, " n"], pixels: Float[Tensor, "n 2"]
+    ) -> tuple[Float[Tensor, "n 2"], Bool[Tensor, " n"]]:
+        """Displace pixels from `frames` to `targets` by the nearest guides; also return whether a guide is near."""
         guided, is_guided = pixels.clone(), torch.zeros_like(frames, dtype=torch.bool)
         for frame, target in torch.stack([frames, targets], dim=-1).unique(dim=0).tolist():
             here = ((frames == frame) & (targets == target)).nonzero()[:, 0]
-            certain = torch.minimum(self._guides.visibility[frame], self._guides.visibility[target])
-            both = (certain > 0).nonzero()[:, 0]
-            if len(both) < NEAREST_GUIDES:
+            certainty = torch.minimum(self._guides.visibility[frame], self._guides.visibility[target])
+            in_both = (certainty > 0).nonzero()[:, 0]
+            if len(in_both) < NUM_GUIDES:
                 continue
-            away = torch.cdist(pixels[here], self._guides.pixels[frame, both])
-            nearest, order = away.topk(NEAREST_GUIDES, largest=False)
-            weight = certain[both[order]] / (nearest.square() + 1)
-            flow = (self._guides.pixels[target, both] - self._guides.pixels[frame, both])[order]
+            distances = torch.cdist(pixels[here], self._guides.pixels[frame, in_both])
+            nearest, order = distances.topk(NUM_GUIDES, largest=False)
+            weight = certainty[in_both[order]] / (nearest.square() + 1)
+            flow = (self._guides.pixels[target, in_both] - self._guides.pixels[frame, in_both])[order]
             guided[here] += (weight[..., None] * flow).sum(dim=1) / weight.sum(dim=1, keepdim=True)
             is_guided[here] = nearest[:, 0] <= self._reach
         return guided, is_guided
 
 
-def _pyramid(clip: Clip, config: CornerTrackingConfig) -> list[Tensor]:
-    """Gray pictures (time, height, width) in [0, 1], the finest first, each of half the size of the one before."""
+def _pyramid(clip: Clip, config: CornerTrackingConfig) -> list[Float[Tensor, "time height width"]]:
+    """Compute the grayscale image pyramid, finest level first."""
     from kornia.geometry.transform import build_pyramid
 
-    finest = gray_pictures(clip, searched_size(clip.size, config.side, multiple=2 ** (LEVELS - 1)))[:, None]
-    return [level[:, 0] for level in build_pyramid(finest, LEVELS)]
+    size = working_size(clip.size, config.side, multiple=2 ** (NUM_LEVELS - 1))
+    finest = grayscale_images(clip, size)[:, None]
+    return [level[:, 0] for level in build_pyramid(finest, NUM_LEVELS)]
 
 
-def _may_start(clip: Clip, scene: Scene, size: tuple[int, int]) -> Bool[Tensor, "time height width"]:
-    """Pixels that stand still, or of which nothing says that they move, and that are not to be ignored."""
-    kept = ~(scene.dynamic > 0.5)
-    kept = F.interpolate(kept[:, None].float(), size, mode="nearest-exact")[:, 0] > 0.5
+def _allowed_pixels(clip: Clip, scene: Scene, size: tuple[int, int]) -> Bool[Tensor, "time height width"]:
+    """Compute the mask of pixels where corners may be detected: neither dynamic nor ignored."""
+    allowed = ~(scene.dynamic > DYNAMIC_THRESHOLD)
+    allowed = F.interpolate(allowed[:, None].float(), size, mode="nearest-exact")[:, 0] > 0.5
     if clip.priors is not None and clip.priors.ignore is not None:
-        kept &= F.interpolate((~clip.priors.ignore)[:, None].float(), size, mode="nearest-exact")[:, 0] > 0.5
-    return kept
+        allowed &= F.interpolate((~clip.priors.ignore)[:, None].float(), size, mode="nearest-exact")[:, 0] > 0.5
+    return allowed
 
 
-def _corners(
-    pictures: Float[Tensor, "time height width"],
-    may_start: Bool[Tensor, "time height width"],
+def _detect_corners(
+    images: Float[Tensor, "time height width"],
+    allowed: Bool[Tensor, "time height width"],
     config: CornerTrackingConfig,
 ) -> _Corners:
-    """The sharpest corner of every cell of a grid over the source frames, where there is one."""
+    """Detect the strongest corner of every cell of a grid in the source frames, if it is strong enough."""
     from kornia.feature import gftt_response
 
-    time, height, width = pictures.shape
-    sources = evenly_spaced(time, config.most_sources)
-    response = gftt_response(pictures[sources, None])[:, 0]
-    response = torch.where(may_start[sources], response, 0.0)
+    time, height, width = images.shape
+    sources = evenly_spaced_indices(time, config.num_source_frames)
+    response = gftt_response(images[sources, None])[:, 0]
+    response = torch.where(allowed[sources], response, 0.0)
     response = F.pad(response[:, FINE_RADIUS:-FINE_RADIUS, FINE_RADIUS:-FINE_RADIUS], [FINE_RADIUS] * 4)
-    side = max(2, round((height * width / config.corners_a_frame) ** 0.5))
-    sharpest, place = F.max_pool2d(response, side, ceil_mode=True, return_indices=True)
-    is_corner = sharpest > LEAST_CORNER * response.max()
+    side = max(2, round((height * width / config.corners_per_frame) ** 0.5))
+    strongest, place = F.max_pool2d(response, side, ceil_mode=True, return_indices=True)
+    is_corner = strongest > MIN_CORNER_RESPONSE * response.max()
     source, row, column = is_corner.nonzero(as_tuple=True)
     pixel = place[source, row, column]
     return _Corners(sources[source], torch.stack([pixel % width, pixel // width], dim=-1) + 0.5)
 
 
-def _check(clip: Clip, scene: Scene, guides: FeatureTracks) -> None:
+def _check_input(clip: Clip, scene: Scene, guides: FeatureTracks) -> None:
     if clip.batch_shape or scene.batch_shape or not clip.num_frames == scene.num_frames == len(guides.visibility):
         raise ValueError(
-            f"wanted one clip with a scene and guides of its frames, given {tuple(clip.images.shape[:-3])} frames, a "
+            f"expected one clip with a scene and guides of its frames, got {tuple(clip.images.shape[:-3])} frames, a "
             f"scene of {tuple(scene.depths.shape[:-2])} and guides through {len(guides.visibility)}"
         )

@@ -1,57 +1,115 @@
-"""Which tracks refinement goes by: those that agree on what stands still, some to fit cameras to, others to judge."""
+"""Selection of tracks: those on static surfaces, and the split into fitted and held-out tracks."""
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int
-from torch import Tensor
 
+from recon4d.errors import UserError
+from recon4d.geometry import pixel_indices
 from recon4d.records import FeatureTracks, Scene
-from recon4d.refine.cameras.hypotheses import LocatedTracks, RefineConfig, select_tracks
 from recon4d.refine.cameras.scoring import track_errors
+from recon4d.refine.config import DYNAMIC_THRESHOLD, RefineConfig
+from recon4d.refine.tracks.located_tracks import LocatedTracks, take_tracks
 from recon4d.refine.tracks.two_view_filter import consistent_tracks
 
+MIN_RIVAL_FRACTION = 0.4
+"""Smallest size of a second consistent group, relative to the first, that may be the static one. Hand-tuned."""
+MAX_RIVAL_ERROR_RATIO = 0.5
+"""Largest ratio of the predicted cameras' median error on the second group to that on the first, for the second group
+to be preferred. Hand-tuned."""
 
-def select_static_tracks(
-    scene: Scene, located: LocatedTracks, is_located: Bool[Tensor, " track"], config: RefineConfig
-) -> Int[Tensor, " usable"]:
-    """Numbers of at most `most_tracks` tracks, drawn by the seed, that keep to the epipolar geometry of the clip.
 
-    Something large that moves keeps to a geometry of its own. Where those left out agree among themselves too, and are
-    nearly as many, the network decides: they are taken if its cameras fit them far better.
+def select_static_tracks(scene: Scene, tracks: LocatedTracks, config: RefineConfig) -> LocatedTracks:
+    """Select the tracks that agree on one two-view geometry, as points on static surfaces do.
+
+    A large object that moves rigidly has a consistent geometry of its own. If the rejected tracks are consistent among
+    themselves too and nearly as many, the group is selected that the predicted cameras fit better by far.
+
+    Args:
+        scene: The predicted scene.
+        tracks: Tracks through its frames.
+        config: `num_tracks`, `min_tracks` and `seed` are used.
+
+    Returns:
+        At most `config.num_tracks` tracks; there may be fewer than `config.min_tracks`.
     """
-    tracks = located.tracks
-    chosen = drawn_tracks(is_located & ((tracks.visibility > 0).sum(dim=0) >= config.least_frames), config)
-    agree = _consistent(scene, tracks, chosen, config)
-    rivals = chosen[~torch.isin(chosen, agree)]
-    least = max(config.least_tracks, config.rival_share * len(agree))
-    if len(rivals) < least:
-        return agree
-    rivals = _consistent(scene, tracks, rivals, config)
-    if len(rivals) < least:
-        return agree
-    of_most, of_rivals = (
-        track_errors(scene.cameras, located.take(group), scene.size, cap=torch.inf).median()
-        for group in (agree, rivals)
+    sampled = sample_tracks(tracks, config)
+    static, rest = _split_by_consistency(scene, sampled, config)
+    min_rivals = max(config.min_tracks, MIN_RIVAL_FRACTION * len(static))
+    if len(rest) < min_rivals:
+        return static
+    rivals, _ = _split_by_consistency(scene, rest, config)
+    if len(rivals) < min_rivals:
+        return static
+    static_error, rival_error = (
+        track_errors(scene.cameras, group, scene.size, max_error=torch.inf).median() for group in (static, rivals)
     )
-    return rivals if of_rivals < config.rival_error * of_most else agree
+    return rivals if rival_error < MAX_RIVAL_ERROR_RATIO * static_error else static
 
 
-def drawn_tracks(is_usable: Bool[Tensor, " track"], config: RefineConfig) -> Int[Tensor, " drawn"]:
-    """Numbers of at most `most_tracks` of the usable ones, drawn by the seed."""
-    numbers = is_usable.nonzero()[:, 0].numpy()
-    return torch.from_numpy(np.sort(np.random.default_rng(config.seed).permutation(numbers)[: config.most_tracks]))
+def sample_tracks(tracks: LocatedTracks, config: RefineConfig) -> LocatedTracks:
+    """Draw tracks at random.
+
+    Args:
+        tracks: The tracks to draw from.
+        config: `num_tracks` and `seed` are used.
+
+    Returns:
+        At most `config.num_tracks` different tracks, in their original order.
+    """
+    order = np.random.default_rng(config.seed).permutation(np.arange(len(tracks)))
+    return tracks.take(torch.from_numpy(np.sort(order[: config.num_tracks])))
 
 
-def _consistent(
-    scene: Scene, tracks: FeatureTracks, chosen: Int[Tensor, " chosen"], config: RefineConfig
-) -> Int[Tensor, " consistent"]:
-    return chosen[consistent_tracks(scene.cameras, select_tracks(tracks, chosen), scene.size, config.seed)]
+def hold_out(tracks: LocatedTracks, config: RefineConfig) -> tuple[LocatedTracks, LocatedTracks]:
+    """Split tracks at random into fitted and held-out ones.
+
+    Args:
+        tracks: The tracks to split.
+        config: `held_out_fraction` and `seed` are used.
+
+    Returns:
+        The fitted tracks and the held-out tracks; at least one track is held out.
+    """
+    order = np.random.default_rng([config.seed, 1]).permutation(np.arange(len(tracks)))
+    count = max(1, round(config.held_out_fraction * len(order)))
+    held_out, fitted = (tracks.take(torch.from_numpy(np.sort(part))) for part in (order[:count], order[count:]))
+    return fitted, held_out
 
 
-def split(
-    usable: Int[Tensor, " usable"], config: RefineConfig
-) -> tuple[Int[Tensor, " held_out"], Int[Tensor, " fitted"]]:
-    """Numbers of the tracks that are held out, and of those that are fitted."""
-    drawn = np.random.default_rng([config.seed, 1]).permutation(usable.numpy())
-    count = max(1, round(config.held_out_share * len(drawn)))
-    return torch.from_numpy(np.sort(drawn[:count])), torch.from_numpy(np.sort(drawn[count:]))
+def feature_tracks_of_scene(scene: Scene, num_tracks: int = 4000, seed: int = 0) -> FeatureTracks:
+    """Project a scene's own 3D tracks of static pixels into its images.
+
+    This is for scenes with measured tracks. The tracks of a network agree with its own cameras by construction, so
+    they contain no information to refine them with.
+
+    Args:
+        scene: A single scene. A track counts as static if `scene.dynamic` is at most 0.5, or unknown (NaN), at its
+            query pixel.
+        num_tracks: Largest number of tracks; more are thinned at random.
+        seed: Seed of the selection.
+
+    Returns:
+        Tracks through the frames of the scene, in pixels of its maps.
+
+    Raises:
+        UserError: If the scene has no tracks.
+    """
+    tracks = scene.tracks
+    if tracks is None:
+        raise UserError("this scene has no tracks to refine its cameras with")
+    row, column = pixel_indices(tracks.pixels, scene.size)
+    is_dynamic = scene.dynamic[tracks.anchors[:, None], row, column] > DYNAMIC_THRESHOLD
+    visibility = tracks.visibility * (tracks.visibility > 0.5) * (tracks.confidence > 0) * ~is_dynamic[:, None]
+    pixels = scene.track_pixels.movedim(1, 0).flatten(1, 2)
+    visibility = visibility.movedim(1, 0).flatten(1, 2)
+    observed = (visibility > 0).any(dim=0).nonzero()[:, 0].numpy()
+    drawn = np.random.default_rng(seed).permutation(observed)[:num_tracks]
+    return take_tracks(FeatureTracks(pixels, visibility), torch.from_numpy(np.sort(drawn)))
+
+
+def _split_by_consistency(
+    scene: Scene, tracks: LocatedTracks, config: RefineConfig
+) -> tuple[LocatedTracks, LocatedTracks]:
+    """Split tracks into those that agree with the dominant two-view geometry and the others."""
+    is_consistent = consistent_tracks(scene.cameras, tracks.tracks, scene.size, config.seed)
+    return tracks.take(is_consistent.nonzero()[:, 0]), tracks.take((~is_consistent).nonzero()[:, 0])

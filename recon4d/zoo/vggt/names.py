@@ -1,20 +1,29 @@
-"""What the parameters of this package are called in the published checkpoints of the VGGT family."""
+"""Names of this package's parameters in the published checkpoints of the VGGT family."""
 
 import re
 from collections.abc import Callable
 
 Rule = tuple[str, str | Callable[[re.Match[str]], str]]
+"""A regular expression for our names, and its replacement."""
 
 
-def renamed(name: str, rules: tuple[Rule, ...]) -> str:
-    """`name` after all rules in turn, each replacing its pattern wherever it stands."""
+def published_name(name: str, rules: tuple[Rule, ...]) -> str:
+    """Convert a parameter name of this package to the name in a published checkpoint.
+
+    Args:
+        name: Name of a parameter of this package.
+        rules: Regular expressions with their replacements, applied in turn.
+
+    Returns:
+        The published name.
+    """
     for pattern, replacement in rules:
         name = re.sub(pattern, replacement, name)
     return name
 
 
 def _from_one(pattern: str) -> Callable[[re.Match[str]], str]:
-    """Their numbers begin at 1."""
+    """Fill a pattern with a number counted from 1; ours count from 0."""
     return lambda found: pattern.format(int(found[1]) + 1)
 
 
@@ -36,7 +45,7 @@ TRACKER: tuple[Rule, ...] = (
     (r"^track_head\.tracker\.update\.", "track_head.tracker.updateformer."),
     (r"\.updateformer\.input\.", ".updateformer.input_transform."),
     (r"\.updateformer\.output\.", ".updateformer.flow_head."),
-    (r"\.virtual_tracks$", ".virual_tracks"),  # so it is spelt there
+    (r"\.virtual_tracks$", ".virual_tracks"),  # spelled like this in the checkpoint
     (r"\.virtual_blocks\.", ".space_virtual_blocks."),
     (r"\.(virtual_from_points\.\d+)\.attention\.", r".\1.cross_attn."),
     (r"\.(points_from_virtual\.\d+)\.attention\.", r".\1.cross_attn."),

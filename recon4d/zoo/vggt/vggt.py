@@ -1,4 +1,4 @@
-"""VGGT's published weights (Wang et al. 2025) in this network: the configuration from their shapes, tensor by name."""
+"""VGGT (Wang et al. 2025): the configuration from the shapes of published weights, and the conversion by name."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from recon4d.errors import UserError
 from recon4d.heads import (
     DptFeaturesConfig,
     DptHeadConfig,
@@ -19,26 +20,35 @@ from recon4d.models import AggregatorConfig, Model, ModelConfig
 from recon4d.models.backbones import DinoBackboneConfig
 from recon4d.zoo.checkpoints import empty_model
 from recon4d.zoo.published import PublishedWeights
-from recon4d.zoo.vggt.names import VGGT, renamed
+from recon4d.zoo.vggt.names import VGGT, published_name
 
 TAPS = (4, 11, 17, 23)
+"""Blocks whose outputs the heads read, counted from 0 (as published)."""
 PROCESSING_SIZE = 420
-"""A landscape picture of 3:2 then has about 518 x 336 pixels, as these weights are used."""
+"""Square root of the image area in pixels: a 3:2 picture is processed at about 518 x 336, as published."""
 HEAD_WIDTH = 64
-"""Of the aggregator; its number of heads cannot be seen in the shapes."""
+"""Channels per attention head of the aggregator; the number of heads is not visible in the shapes."""
 CAMERA_HEADS = 16
+"""Attention heads of the camera head; not visible in the shapes."""
 BACKBONES = {384: "vit_small_patch14_reg4_dinov2", 768: "vit_base_patch14_reg4_dinov2"}
 BACKBONES |= {1024: "vit_large_patch14_reg4_dinov2", 1536: "vit_giant_patch14_reg4_dinov2"}
-"""timm's names by width."""
+"""timm names of the backbones by width."""
 UNUSED = ("aggregator.patch_embed.mask_token",)
-"""Only the backbone's own training needs it."""
+"""Tensors that only the training of the backbone needs."""
 
 
 def from_vggt(state_dict: Mapping[str, Tensor], taps: Sequence[int] = TAPS) -> Model:
-    """The model of a state dict in VGGT's names, of any width and depth; tensors are shared, not copied.
+    """Build a model from a state dict with VGGT's parameter names, of any width and depth.
 
-    `taps` are the pairs of blocks that the heads see, 0 being the first: they cannot be seen in the shapes.
-    Raises ``ValueError`` with the first few names that are missing, unknown or of another shape than expected.
+    Args:
+        state_dict: Published tensors by name. The model shares them where no conversion is needed.
+        taps: Blocks whose outputs the heads read, counted from 0. They are not visible in the shapes.
+
+    Returns:
+        The model, in evaluation mode.
+
+    Raises:
+        UserError: With the first names that are missing, unknown or of another shape than expected.
     """
     published = PublishedWeights(state_dict, "VGGT")
     model = empty_model(_config_of(published, tuple(taps)))
@@ -50,7 +60,11 @@ def from_vggt(state_dict: Mapping[str, Tensor], taps: Sequence[int] = TAPS) -> M
 
 
 def vggt_1b_config() -> ModelConfig:
-    """The published model of 1.26 billion parameters."""
+    """Return the configuration of the published model with 1.26 billion parameters.
+
+    Returns:
+        The configuration of VGGT-1B.
+    """
     channels = (256, 512, 1024, 1024)
     return _config(
         backbone=DinoBackboneConfig(BACKBONES[1024], blocks=24),
@@ -63,15 +77,15 @@ def vggt_1b_config() -> ModelConfig:
     )
 
 
-def _config_of(published: PublishedWeights, taps: tuple[int, ...]) -> ModelConfig:
-    """The configuration whose parts have the shapes of the published tensors."""
+def _config_of(published: PublishedWeights, out_indices: tuple[int, ...]) -> ModelConfig:
+    """Derive the configuration from the shapes of the published tensors."""
     _, _, registers, width = published.shape("aggregator.register_token")
-    pairs = published.count("aggregator.global_blocks.")
-    if max(taps) >= pairs:
-        raise ValueError(f"taps {taps} of {pairs} pairs of blocks; wanted numbers from 0 to {pairs - 1}")
+    depth = published.count("aggregator.global_blocks.")
+    if max(out_indices) >= depth:
+        raise UserError(f"taps are {out_indices}; wanted numbers of the {depth} blocks, from 0 to {depth - 1}")
     backbone_width = published.shape("aggregator.patch_embed.cls_token")[-1]
     if backbone_width not in BACKBONES:
-        raise ValueError(f"no DINOv2 backbone is {backbone_width} wide; there are {sorted(BACKBONES)}")
+        raise UserError(f"no DINOv2 backbone has width {backbone_width}; wanted one of {sorted(BACKBONES)}")
     camera_width = published.shape("camera_head.token_norm.weight")[0]
     mlp_width = published.shape("aggregator.global_blocks.0.mlp.fc1.weight")[0]
     camera_mlp_width = published.shape("camera_head.trunk.0.mlp.fc1.weight")[0]
@@ -79,8 +93,8 @@ def _config_of(published: PublishedWeights, taps: tuple[int, ...]) -> ModelConfi
         backbone=DinoBackboneConfig(BACKBONES[backbone_width], published.count("aggregator.patch_embed.blocks.")),
         aggregator=AggregatorConfig(
             _block(width, width // HEAD_WIDTH, mlp_width, qk_norm="layer"),
-            pairs,
-            taps,
+            depth,
+            out_indices,
             registers,
             absolute_positions=False,
         ),
@@ -100,7 +114,7 @@ def _config(
     dense: DptHeadConfig,
     track: TrackHeadConfig | None,
 ) -> ModelConfig:
-    """What all sizes have in common: no matching, and a head for each dense field."""
+    """Complete the configuration with what all sizes share: no matching, and one head per dense field."""
     return ModelConfig(
         backbone=backbone,
         aggregator=aggregator,
@@ -140,10 +154,10 @@ def _pyramid_widths(published: PublishedWeights, head: str) -> tuple[tuple[int, 
 
 
 def _tensor(published: PublishedWeights, name: str, shape: torch.Size) -> Tensor:
-    """What the published checkpoint has for the parameter `name` of our model."""
+    """Return the published tensor for the parameter `name` of this package's model."""
     width = shape[-1]
     if name == "backbone.vit.cls_token":
-        # timm keeps the class token's position in the token itself.
+        # timm adds the position of the class token to the token itself.
         return published.take("aggregator.patch_embed.cls_token", shape) + _positions(published, width)[:, :1]
     if name == "backbone.vit.pos_embed":
         return _positions(published, width)[:, 1:]
@@ -156,12 +170,12 @@ def _tensor(published: PublishedWeights, name: str, shape: torch.Size) -> Tensor
     if found := re.fullmatch(r"(track_head\..*attention)\.(q|kv)\.(weight|bias)", name):
         attention, part, kind = found.groups()
         track_width = shape[0] if part == "q" else shape[0] // 2
-        theirs = renamed(f"{attention}.in_proj_{kind}", VGGT)
-        together = published.take(theirs, (3 * track_width, *shape[1:]))
-        return together[:track_width] if part == "q" else together[track_width:]
-    return published.take(renamed(name, VGGT), shape)
+        name_there = published_name(f"{attention}.in_proj_{kind}", VGGT)
+        qkv = published.take(name_there, (3 * track_width, *shape[1:]))
+        return qkv[:track_width] if part == "q" else qkv[track_width:]
+    return published.take(published_name(name, VGGT), shape)
 
 
 def _positions(published: PublishedWeights, width: int) -> Tensor:
-    """The learned positions of the class token and of 37 x 37 patches."""
+    """Return the learned position embeddings of the class token and of 37 x 37 patches."""
     return published.take("aggregator.patch_embed.pos_embed", (1, 1 + 37 * 37, width))

@@ -1,4 +1,4 @@
-"""VGGT-Omega's published weights in this network: the configuration from their shapes, tensor by name."""
+"""VGGT-Omega: the configuration from the shapes of published weights, and the conversion by name."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -7,22 +7,26 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from recon4d.errors import UserError
 from recon4d.heads import RegisterCameraHeadConfig, ShuffleHeadConfig
 from recon4d.layers import BlockConfig
 from recon4d.models import AggregatorConfig, Model, ModelConfig
 from recon4d.models.backbones import RotaryBackboneConfig
 from recon4d.zoo.checkpoints import empty_model
 from recon4d.zoo.published import PublishedWeights
-from recon4d.zoo.vggt.names import VGGT_OMEGA, renamed
+from recon4d.zoo.vggt.names import VGGT_OMEGA, published_name
 
 TAPS = (4, 11, 17, 23)
+"""Blocks whose outputs the heads read, counted from 0 (as published)."""
 REGISTER_ATTENTION = (2, 6, 9, 14, 20)
-"""Pairs whose global block sees special tokens only; like the taps, they cannot be seen in the shapes."""
+"""Blocks whose global attention covers only camera and register tokens (as published); not visible in the shapes."""
 HEAD_WIDTH = 64
+"""Channels per attention head."""
 CAMERA_HEADS = 16
+"""Attention heads of the camera head; not visible in the shapes."""
 BLOCKS_WITH_POSITIONS = r"(backbone\.blocks|aggregator\.frame_blocks|aggregator\.global_blocks)\.\d+\.attention\."
 TEXT_HEAD = "text_alignment_head."
-"""It aligns scenes with language and is left out here."""
+"""Prefix of the head that aligns scenes with language, which is not converted."""
 
 
 def from_vggt_omega(
@@ -30,7 +34,19 @@ def from_vggt_omega(
     taps: Sequence[int] = TAPS,
     register_attention: Sequence[int] = REGISTER_ATTENTION,
 ) -> Model:
-    """The model of a state dict in VGGT-Omega's names; raises ``ValueError`` with the first names that do not fit."""
+    """Build a model from a state dict with VGGT-Omega's parameter names, of any width and depth.
+
+    Args:
+        state_dict: Published tensors by name. The model shares them where no conversion is needed.
+        taps: Blocks whose outputs the heads read, counted from 0. They are not visible in the shapes.
+        register_attention: Blocks whose global attention covers only camera and register tokens, counted from 0.
+
+    Returns:
+        The model, in evaluation mode.
+
+    Raises:
+        UserError: With the first names that are missing, unknown or of another shape than expected.
+    """
     published = PublishedWeights(state_dict, "VGGT-Omega")
     model = empty_model(_config_of(published, tuple(taps), tuple(register_attention)))
     state = {name: _tensor(published, name, value.shape) for name, value in model.state_dict().items()}
@@ -42,7 +58,11 @@ def from_vggt_omega(
 
 
 def vggt_omega_1b_config() -> ModelConfig:
-    """The published model of 1.14 billion parameters, without its text head."""
+    """Return the configuration of the published model with 1.14 billion parameters, without its text head.
+
+    Returns:
+        The configuration of VGGT-Omega-1B.
+    """
     return _config(
         backbone=RotaryBackboneConfig(_block(1024, 1024 // HEAD_WIDTH, 4096, qk_norm="none"), blocks=24),
         aggregator=_aggregator(
@@ -53,13 +73,17 @@ def vggt_omega_1b_config() -> ModelConfig:
     )
 
 
-def _config_of(published: PublishedWeights, taps: tuple[int, ...], register_attention: tuple[int, ...]) -> ModelConfig:
-    """The configuration whose parts have the shapes of the published tensors."""
+def _config_of(
+    published: PublishedWeights, out_indices: tuple[int, ...], register_attention: tuple[int, ...]
+) -> ModelConfig:
+    """Derive the configuration from the shapes of the published tensors."""
     _, _, registers, width = published.shape("aggregator.register_token")
     _, storage_tokens, backbone_width = published.shape("aggregator.patch_embed.storage_tokens")
-    pairs = published.count("aggregator.inter_frame_blocks.")
-    if max(*taps, *register_attention) >= pairs:
-        raise ValueError(f"taps {taps} and register attention {register_attention} of {pairs} pairs of blocks")
+    depth = published.count("aggregator.inter_frame_blocks.")
+    if max(*out_indices, *register_attention) >= depth:
+        raise UserError(
+            f"taps are {out_indices}, register_attention is {register_attention}; wanted numbers of the {depth} blocks"
+        )
     backbone_mlp = published.shape("aggregator.patch_embed.blocks.0.mlp.fc1.weight")[0]
     mlp_width = published.shape("aggregator.frame_blocks.0.mlp.fc1.weight")[0]
     camera_width = published.shape("camera_head.token_norm.weight")[0]
@@ -73,7 +97,11 @@ def _config_of(published: PublishedWeights, taps: tuple[int, ...], register_atte
             prefix_tokens=1 + storage_tokens,
         ),
         aggregator=_aggregator(
-            _block(width, width // HEAD_WIDTH, mlp_width, qk_norm="layer"), pairs, registers, taps, register_attention
+            _block(width, width // HEAD_WIDTH, mlp_width, qk_norm="layer"),
+            depth,
+            registers,
+            out_indices,
+            register_attention,
         ),
         camera=RegisterCameraHeadConfig(
             _block(camera_width, CAMERA_HEADS, camera_mlp, qk_norm="none"),
@@ -91,7 +119,7 @@ def _config(
     camera: RegisterCameraHeadConfig,
     dense: ShuffleHeadConfig,
 ) -> ModelConfig:
-    """What all sizes have in common: no matching, and depth as the only dense field."""
+    """Complete the configuration with what all sizes share: no matching, and depth as the only dense field."""
     return ModelConfig(
         backbone=backbone,
         aggregator=aggregator,
@@ -106,10 +134,10 @@ def _config(
 
 
 def _aggregator(
-    block: BlockConfig, pairs: int, registers: int, taps: tuple[int, ...], register_attention: tuple[int, ...]
+    block: BlockConfig, depth: int, registers: int, out_indices: tuple[int, ...], register_attention: tuple[int, ...]
 ) -> AggregatorConfig:
     return AggregatorConfig(
-        block, pairs, taps, registers, register_attention, absolute_positions=False, rotary="normalised"
+        block, depth, out_indices, registers, register_attention, absolute_positions=False, rotary="normalised"
     )
 
 
@@ -118,7 +146,7 @@ def _block(width: int, heads: int, mlp_width: int, qk_norm: Literal["layer", "no
 
 
 def _tensor(published: PublishedWeights, name: str, shape: torch.Size) -> Tensor:
-    """What the published checkpoint has for the parameter `name` of our model."""
+    """Return the published tensor for the parameter `name` of this package's model."""
     if name == "backbone.prefix_tokens":
         cls_token = published.take("aggregator.patch_embed.cls_token", (1, 1, shape[1]))
         storage = published.take("aggregator.patch_embed.storage_tokens", (1, shape[0] - 1, shape[1]))
@@ -128,22 +156,22 @@ def _tensor(published: PublishedWeights, name: str, shape: torch.Size) -> Tensor
         registers = published.take("aggregator.register_token", (1, 2, shape[1] - 1, shape[2]))
         return torch.cat([camera, registers], dim=2)[0]
     if name.startswith("dense_heads.0.out."):
-        # One 1x1 convolution for depth and another for confidence; ours answers both.
+        # The published model has separate 1x1 convolutions for depth and confidence; ours has one for both.
         kind, half = name.rsplit(".", 1)[-1], (shape[0] // 2, *shape[1:])
         return torch.cat([published.take(f"dense_head.{part}.{kind}", half) for part in ("proj", "proj_conf")])
-    tensor = published.take(renamed(name, VGGT_OMEGA), shape)
+    tensor = published.take(published_name(name, VGGT_OMEGA), shape)
     if name.endswith(".attention.qkv.bias"):
-        tensor = tensor * published.take(renamed(f"{name}_mask", VGGT_OMEGA), shape)
+        tensor = tensor * published.take(published_name(f"{name}_mask", VGGT_OMEGA), shape)
     if found := re.match(BLOCKS_WITH_POSITIONS, name):
-        tensor = _in_our_order(tensor, name[found.end() :])
+        tensor = _reorder_head_channels(tensor, name[found.end() :])
     return tensor
 
 
-def _in_our_order(tensor: Tensor, part: str) -> Tensor:
-    """Queries and keys with the channels of each head in the order that our rotary positions turn them in.
+def _reorder_head_channels(tensor: Tensor, part: str) -> Tensor:
+    """Reorder the channels of queries and keys for the layout of our rotary embedding.
 
-    There a head is (row, column, row, column) by quarters, the first half turning into the second; here it is
-    (row, row, column, column). Products of queries and keys do not change when both change their order.
+    The published layout of a head is (row, column, row, column) by quarters, with pairs across the two halves; ours is
+    (row, row, column, column). Products of queries and keys are invariant if both are reordered.
     """
     if part.startswith("qkv."):
         query, key, value = tensor.chunk(3)
@@ -152,6 +180,6 @@ def _in_our_order(tensor: Tensor, part: str) -> Tensor:
 
 
 def _swap_quarters(rows: Tensor) -> Tensor:
-    """The two middle quarters of every head's rows change places."""
+    """Swap the two middle quarters of the rows of every head."""
     quarters = rows.unflatten(0, (-1, 4, HEAD_WIDTH // 4))
     return quarters[:, [0, 2, 1, 3]].flatten(0, 2)

@@ -1,4 +1,4 @@
-"""Folders of pictures with cameras.json."""
+"""Tests of the reader of image folders with cameras.json, and of missing data sets."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ from recon4d.datasets.readers.colmap import ColmapModels
 from recon4d.datasets.readers.seven_scenes import SevenScenes
 from recon4d.datasets.readers.tapvid3d import TapVid3D
 from recon4d.datasets.readers.tum import Tum
-from recon4d.errors import DataError
+from recon4d.errors import DataError, UserError
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def photos(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_camera_folder_is_read_as_it_stands(photos: Path) -> None:
+def test_cameras_are_read_as_stored(photos: Path) -> None:
     for data in (CameraFolder(photos), CameraFolder(photos / "lego")):
         assert data.names() == ["lego"]
         sample = data.read("lego", [0, 1])
@@ -43,7 +43,7 @@ def test_a_camera_folder_is_read_as_it_stands(photos: Path) -> None:
         assert not sample.scene.point_confidence.any()
 
 
-def test_a_world_far_from_its_origin_costs_no_digits(photos: Path) -> None:
+def test_a_distant_origin_costs_no_precision(photos: Path) -> None:
     file = photos / "lego" / "cameras.json"
     stored = json.loads(file.read_text())
     for frame in stored["frames"]:
@@ -60,11 +60,12 @@ def test_a_world_far_from_its_origin_costs_no_digits(photos: Path) -> None:
         ({"intrinsics": [[7, 0], [0, 7]]}, "shape (2, 2), wanted (3, 3)"),
         ({"intrinsics": [[0, 0, 3], [0, 7, 2], [0, 0, 1]]}, "pinhole"),
         ({"frames": [{"image": "00.png"}] * 2}, "has no world_from_cam"),
-        ({"frames": [{"image": "00.png", "world_from_cam": (-np.eye(4)).tolist()}] * 2}, "no rotation"),
+        ({"frames": [{"image": "00.png", "world_from_cam": (-np.eye(4)).tolist()}] * 2}, "not a rotation"),
         ({"frames": [{"image": "09.png", "world_from_cam": np.eye(4).tolist()}] * 2}, "09.png: is missing"),
+        ({"frames": [{"image": "../x.png", "world_from_cam": np.eye(4).tolist()}] * 2}, "'../x.png', which is outside"),
     ],
 )
-def test_a_wrong_cameras_json_is_named_in_one_line(photos: Path, change: dict, named: str) -> None:
+def test_a_wrong_cameras_json_is_reported_in_one_line(photos: Path, change: dict, named: str) -> None:
     file = photos / "lego" / "cameras.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
     with pytest.raises(DataError) as caught:
@@ -72,13 +73,13 @@ def test_a_wrong_cameras_json_is_named_in_one_line(photos: Path, change: dict, n
     one_line(caught, "lego", named)
 
 
-def test_pictures_of_different_sizes_are_named(photos: Path) -> None:
+def test_images_of_different_sizes_are_reported(photos: Path) -> None:
     picture(photos / "lego" / "01.png", size=(HEIGHT, WIDTH + 1))
     with pytest.raises(DataError, match=r"01\.png"):
         CameraFolder(photos).read("lego", [0, 1])
 
 
-@pytest.mark.skipif(not (SHARED / "lego").is_dir(), reason="the real pictures are not here")
+@pytest.mark.skipif(not (SHARED / "lego").is_dir(), reason="the real images are not available")
 def test_real_lego_cameras_look_at_the_origin() -> None:
     sample = CameraFolder(SHARED / "lego").read("lego", [0, 1, 2])
     stored = json.loads((SHARED / "lego" / "cameras.json").read_text())
@@ -92,7 +93,7 @@ def test_real_lego_cameras_look_at_the_origin() -> None:
 
 def test_folders_without_data_are_refused(tmp_path: Path) -> None:
     for data in (Tum, CameraFolder, TapVid3D, SevenScenes, ColmapModels):
-        with pytest.raises(ValueError, match=str(tmp_path)):
+        with pytest.raises(UserError, match=str(tmp_path)):
             data(tmp_path)
-        with pytest.raises(FileNotFoundError):
+        with pytest.raises(UserError, match="nowhere is not a folder"):
             data(tmp_path / "nowhere")

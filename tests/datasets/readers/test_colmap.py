@@ -1,4 +1,4 @@
-"""COLMAP models: text and binary are the same, distortion is refused."""
+"""Tests of the reader of COLMAP models in text and binary format."""
 
 import struct
 from pathlib import Path
@@ -17,7 +17,7 @@ TURNED_BACK = (ROOT_HALF, 0.0, -ROOT_HALF, 0.0)
 
 
 def colmap_text(folder: Path, cameras: str) -> None:
-    """Two pictures of two points; b.png has a keypoint without a point, a.png comes last and has an empty line."""
+    """Write a model of three images and three points; one keypoint has no point, and one image has no keypoints."""
     folder.mkdir(parents=True)
     (folder / "cameras.txt").write_text(f"# Camera list\n{cameras}\n")
     translation = " ".join(str(value) for value in SECOND_FROM_WORLD[:3, 3])
@@ -34,6 +34,7 @@ def colmap_text(folder: Path, cameras: str) -> None:
 
 
 def colmap_bytes(folder: Path) -> None:
+    """Write the model of `colmap_text` in binary format."""
     folder.mkdir(parents=True)
     camera = struct.pack("<iiQQ4d", 1, 1, WIDTH, HEIGHT, 10.0, 12.0, 3.0, 2.0)
     (folder / "cameras.bin").write_bytes(struct.pack("<Q", 1) + camera)
@@ -60,7 +61,7 @@ def models(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", ["text", "binary"])
-def test_a_colmap_model_is_cameras_and_still_points(models: Path, name: str) -> None:
+def test_a_model_becomes_cameras_and_static_tracks(models: Path, name: str) -> None:
     data = ColmapModels(models)
     assert data.names() == ["binary", "text"]
     assert data.num_frames(name) == 3
@@ -79,7 +80,7 @@ def test_a_colmap_model_is_cameras_and_still_points(models: Path, name: str) -> 
     assert not sample.scene.depth_confidence.any()
 
 
-def test_text_and_binary_are_the_same(models: Path) -> None:
+def test_text_and_binary_models_are_equal(models: Path) -> None:
     read = [ColmapModels(models).read(name, [2, 1, 0], anchors=(1,)).scene for name in ("text", "binary")]
     tensors: list[list[torch.Tensor]] = [[], []]
     for scene, found in zip(read, tensors, strict=True):
@@ -89,22 +90,22 @@ def test_text_and_binary_are_the_same(models: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("lens", "wanted"),
+    ("camera", "wanted"),
     [
         ("SIMPLE_PINHOLE 6 4 10 3 2", [10, 10, 3, 2]),
         ("SIMPLE_RADIAL 6 4 10 3 2 0", [10, 10, 3, 2]),
         ("OPENCV 6 4 10 12 3 2 0 0 1e-9 0", [10, 12, 3, 2]),
     ],
 )
-def test_colmap_cameras_without_distortion_are_pinholes(tmp_path: Path, lens: str, wanted: list) -> None:
+def test_cameras_without_distortion_are_pinhole_cameras(tmp_path: Path, camera: str, wanted: list) -> None:
     picture(tmp_path / "a.png")
-    colmap_text(tmp_path / "sparse", f"1 {lens}")
+    colmap_text(tmp_path / "sparse", f"1 {camera}")
     intrinsics = ColmapModels(tmp_path).read(tmp_path.name, [0]).scene.cameras.intrinsics[0]
     assert intrinsics[[0, 1, 0, 1], [0, 1, 2, 2]].tolist() == wanted
 
 
 @pytest.mark.parametrize(
-    ("lens", "named"),
+    ("camera", "named"),
     [
         ("SIMPLE_RADIAL 6 4 10 3 2 0.01", "distortion"),
         ("OPENCV 6 4 10 12 3 2 0 0 0 0.001", "distortion"),
@@ -114,16 +115,26 @@ def test_colmap_cameras_without_distortion_are_pinholes(tmp_path: Path, lens: st
         ("PINHOLE 6 4 0 12 3 2", "pinhole"),
     ],
 )
-def test_other_colmap_cameras_are_refused_in_one_line(tmp_path: Path, lens: str, named: str) -> None:
+def test_other_cameras_are_refused_in_one_line(tmp_path: Path, camera: str, named: str) -> None:
     picture(tmp_path / "a.png")
-    colmap_text(tmp_path / "sparse", f"1 {lens}")
+    colmap_text(tmp_path / "sparse", f"1 {camera}")
     with pytest.raises(DataError) as caught:
         ColmapModels(tmp_path).read(tmp_path.name, [0])
     one_line(caught, tmp_path.name, named)
 
 
+def test_image_paths_that_leave_the_folder_are_refused(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png")
+    colmap_text(tmp_path / "model" / "sparse", f"1 PINHOLE {WIDTH} {HEIGHT} 10 12 3 2")
+    file = tmp_path / "model" / "sparse" / "images.txt"
+    file.write_text(file.read_text().replace("a.png", "../a.png"))
+    with pytest.raises(DataError) as caught:
+        ColmapModels(tmp_path / "model").read("model", [0])
+    one_line(caught, "model", "'../a.png', which is outside of its folder")
+
+
 @pytest.mark.parametrize("part", ["cameras", "images", "points3D"])
-def test_a_binary_model_cut_short_is_named(models: Path, part: str) -> None:
+def test_a_truncated_binary_model_is_reported(models: Path, part: str) -> None:
     path = models / "binary" / "sparse" / "0" / f"{part}.bin"
     path.write_bytes(path.read_bytes()[:-3])
     with pytest.raises(DataError) as caught:

@@ -1,4 +1,4 @@
-"""Dynamic Replica is read as it is stored: against bytes written by hand, and against its own writer."""
+"""Tests of the reader of Dynamic Replica, against files written by hand and against the writer."""
 
 import gzip
 import json
@@ -16,15 +16,15 @@ from scenes import make_clip, make_scene
 from recon4d.datasets import Sample
 from recon4d.datasets.readers.dynamic_replica import DynamicReplica
 from recon4d.datasets.writers.dynamic_replica import write_dynamic_replica
-from recon4d.errors import DataError
+from recon4d.errors import DataError, UserError
 
 HEIGHT, WIDTH = 12, 16
 DEPTH = 4.5
-"""Exact in float16; planted with a scale_adjustment of 2 everywhere."""
+"""Exact in float16; stored with a scale_adjustment of 2."""
 
 
 def viewpoint(**changes: Any) -> dict[str, Any]:
-    """A PyTorch3D camera at the origin of the world, in units of half the shorter side: 6 pixels."""
+    """Create a PyTorch3D camera at the origin, in units of half the shorter side: 6 pixels."""
     return {
         "R": np.eye(3).tolist(),
         "T": [0.0, 0.0, 0.0],
@@ -36,7 +36,7 @@ def viewpoint(**changes: Any) -> dict[str, Any]:
 
 
 def frame(number: int, camera: str = "left", **changes: Any) -> dict[str, Any]:
-    """One entry of the annotation; file names are not what anyone would build from the sequence's name."""
+    """Create one entry of the annotation, with file names that do not follow from the name of the sequence."""
     return {
         "sequence_name": "room",
         "frame_number": number,
@@ -51,7 +51,7 @@ def frame(number: int, camera: str = "left", **changes: Any) -> dict[str, Any]:
 
 
 def tracks() -> dict[str, torch.Tensor]:
-    """Three points as a trajectory file holds them."""
+    """Create the content of a trajectory file with three points."""
     return {
         "traj_2d": torch.tensor([[4.4, 3.6, 5.0], [6.8, 6.6, 9.0], [1.0, 2.0, 9.0]]),
         "traj_3d_world": torch.tensor([[1.0, 1.0, 5.0], [0.0, 0.0, 9.0], [2.0, 1.0, 9.0]]),
@@ -61,10 +61,11 @@ def tracks() -> dict[str, torch.Tensor]:
     }
 
 
-def plant(root: Path, frames: list[dict[str, Any]], stored: dict[int, Any] | None = None) -> Path:
-    """A split ``train`` written byte by byte, without recon4d. Returns its folder.
+def write_split(root: Path, frames: list[dict[str, Any]], stored: dict[int, Any] | None = None) -> Path:
+    """Write a split ``train`` without recon4d, and return its folder.
 
-    Pictures are 10 * (number + 1) everywhere, 200 for the right camera. `stored` are trajectories other than `tracks`.
+    Images are 10 * (number + 1) everywhere, and 200 for the right camera. `stored` overrides the trajectories of some
+    frames.
     """
     folder = root / "train"
     folder.mkdir(parents=True)
@@ -88,9 +89,9 @@ def read(root: Path, frames: tuple[int, ...] = (0, 1), anchors: tuple[int, ...] 
     return DynamicReplica(root).read("room", frames, anchors)
 
 
-def test_a_planted_sequence_is_what_it_says(tmp_path: Path) -> None:
+def test_a_sequence_is_read_as_stored(tmp_path: Path) -> None:
     # Numbers with a gap and out of order, and two cameras.
-    plant(tmp_path, [frame(5), frame(0, "right"), frame(0), frame(2), frame(2, "right")])
+    write_split(tmp_path, [frame(5), frame(0, "right"), frame(0), frame(2), frame(2, "right")])
     data = DynamicReplica(tmp_path, "train")
     assert data.names() == ["room"]
     assert data.num_frames("room") == 3
@@ -105,20 +106,22 @@ def test_a_planted_sequence_is_what_it_says(tmp_path: Path) -> None:
     assert sample.scene.dynamic.isnan().all()
     assert sample.scene.tracks is not None
     assert sample.scene.tracks.visibility[0].tolist() == [[1, 1, 0]] * 3
-    assert sample.scene.tracks.confidence[0].tolist() == [[1, 1, 0]] * 3, "what the anchor does not see is no query"
+    assert sample.scene.tracks.confidence[0].tolist() == [[1, 1, 0]] * 3, (
+        "points that are not visible in the anchor frame are no queries"
+    )
     assert torch.allclose(sample.scene.tracks.pixels[0, :2], torch.tensor([[4.4, 3.6], [6.8, 6.6]]))
 
 
-def test_the_right_camera_alone_makes_no_sequence(tmp_path: Path) -> None:
-    plant(tmp_path, [frame(0), frame(0, "right", sequence_name="other")])
+def test_sequences_without_a_left_camera_are_not_listed(tmp_path: Path) -> None:
+    write_split(tmp_path, [frame(0), frame(0, "right", sequence_name="other")])
     assert DynamicReplica(tmp_path).names() == ["room"]
-    plant(tmp_path / "b", [frame(0, "right")])
-    with pytest.raises(ValueError, match="left"):
+    write_split(tmp_path / "b", [frame(0, "right")])
+    with pytest.raises(UserError, match="left camera"):
         DynamicReplica(tmp_path / "b")
 
 
-def test_depth_is_float16_bits_times_its_scale_and_what_is_not_finite_is_unknown(tmp_path: Path) -> None:
-    plant(tmp_path, [frame(0)])
+def test_depth_is_float16_times_its_scale_and_unknown_if_not_finite(tmp_path: Path) -> None:
+    write_split(tmp_path, [frame(0)])
     scene = read(tmp_path, (0,)).scene
     assert scene.depths[0, 1:].unique().tolist() == [9.0]
     assert scene.depth_confidence[0, 0, :7].tolist() == [0, 0, 0, 0, 0, 1, 1]
@@ -133,25 +136,25 @@ def test_depth_is_float16_bits_times_its_scale_and_what_is_not_finite_is_unknown
         ("ndc_norm_image_bounds", [[16.0, 0, 6.4], [0, 15, 6.6], [0, 0, 1]]),
     ],
 )
-def test_both_kinds_of_intrinsics_with_no_half_pixel_taken_away(tmp_path: Path, name: str, wanted: list) -> None:
-    """Half the size is (8, 6): c = half - p s and f = f s with s = 6, or (8, 6) for each axis."""
-    plant(tmp_path, [frame(0, viewpoint=viewpoint(intrinsics_format=name))])
+def test_both_formats_of_intrinsics_need_no_half_pixel_shift(tmp_path: Path, name: str, wanted: list) -> None:
+    """Half the size is (8, 6), so the center is half - p s and the focal length f s, with s = 6 or s = (8, 6)."""
+    write_split(tmp_path, [frame(0, viewpoint=viewpoint(intrinsics_format=name))])
     assert torch.allclose(read(tmp_path, (0,)).scene.cameras.intrinsics[0], torch.tensor(wanted))
 
 
-def test_a_camera_of_pytorch3d_sees_left_and_up_as_positive(tmp_path: Path) -> None:
-    """A point 1 to the left and 1 up at z = 5 is at (6.8 - 12 / 5, 6.6 - 15 / 5): to the left of the axis, above it."""
-    plant(tmp_path, [frame(0)])
+def test_pytorch3d_axes_point_left_and_up(tmp_path: Path) -> None:
+    """A point 1 to the left and 1 up at z = 5 projects to (6.8 - 12 / 5, 6.6 - 15 / 5), which is left and above."""
+    write_split(tmp_path, [frame(0)])
     scene = read(tmp_path, (0,)).scene
     assert scene.tracks is not None
     assert scene.tracks.points[0, 0, 0].tolist() == [-1, -1, 5]
     assert torch.allclose(scene.track_pixels[0, 0, 0], torch.tensor([4.4, 3.6]))
 
 
-def test_a_turned_camera_takes_points_as_row_vectors(tmp_path: Path) -> None:
-    """(1, 1, 5) R + T with R taking x to y and y to -x is (-1, 1, 5) + (0.5, 0, 1) = (-0.5, 1, 6): right, up."""
+def test_a_rotated_camera_transforms_row_vectors(tmp_path: Path) -> None:
+    """(1, 1, 5) R + T with R mapping x to y and y to -x is (-1, 1, 5) + (0.5, 0, 1) = (-0.5, 1, 6): right, up."""
     turned = viewpoint(R=[[0, 1, 0], [-1, 0, 0], [0, 0, 1]], T=[0.5, 0, 1])
-    plant(tmp_path, [frame(0), frame(1, viewpoint=turned)])
+    write_split(tmp_path, [frame(0), frame(1, viewpoint=turned)])
     scene = read(tmp_path).scene
     wanted = torch.tensor([6.8 + 12 * 0.5 / 6, 6.6 - 15 * 1 / 6])
     assert torch.allclose(scene.track_pixels[0, 1, 0], wanted, atol=1e-5)
@@ -159,14 +162,14 @@ def test_a_turned_camera_takes_points_as_row_vectors(tmp_path: Path) -> None:
     assert torch.allclose(scene.cameras.centers[1], torch.tensor([0.0, -0.5, -1.0]), atol=1e-6)
 
 
-def test_points_are_seen_only_in_the_picture_in_front_and_where_finite(tmp_path: Path) -> None:
+def test_points_are_visible_only_inside_the_image_in_front_and_if_finite(tmp_path: Path) -> None:
     stored = {key: value[[0, 0, 0, 0, 0]] for key, value in tracks().items() if key not in ("img", "instances")}
     stored["traj_2d"][1, 0] = WIDTH
     stored["traj_3d_world"][2, 2] = -5
     stored["traj_2d"][3, 1] = torch.inf
     stored["traj_3d_world"][4, 0] = torch.nan
     before = {key: value[[0, 0, 0, 0, 0]] for key, value in tracks().items() if key not in ("img", "instances")}
-    plant(tmp_path, [frame(0), frame(1)], {0: before, 1: stored})
+    write_split(tmp_path, [frame(0), frame(1)], {0: before, 1: stored})
     found = read(tmp_path).scene.tracks
     assert found is not None
     assert found.visibility[0].tolist() == [[1, 1, 1, 1, 1], [1, 0, 0, 0, 0]]
@@ -174,39 +177,39 @@ def test_points_are_seen_only_in_the_picture_in_front_and_where_finite(tmp_path:
     assert found.points.isfinite().all()
 
 
-def test_hidden_points_exist_but_are_not_visible(tmp_path: Path) -> None:
+def test_occluded_points_are_valid_but_not_visible(tmp_path: Path) -> None:
     hidden = tracks() | {"verts_inds_vis": torch.tensor([False, True, True])}
-    plant(tmp_path, [frame(0), frame(1)], {1: hidden})
+    write_split(tmp_path, [frame(0), frame(1)], {1: hidden})
     found = read(tmp_path).scene.tracks
     assert found is not None
     assert found.visibility[0, 1].tolist() == [0, 1, 0]
     assert found.confidence[0, 1].tolist() == [1, 1, 0]
 
 
-def test_without_times_there_are_thirty_frames_a_second(tmp_path: Path) -> None:
-    plant(tmp_path, [frame(number, frame_timestamp=None) for number in (0, 3)])
+def test_frames_without_times_are_30_per_second(tmp_path: Path) -> None:
+    write_split(tmp_path, [frame(number, frame_timestamp=None) for number in (0, 3)])
     assert read(tmp_path).clip.times.tolist() == pytest.approx([0, 0.1])
 
 
-def test_frames_without_trajectories_have_no_tracks_but_all_or_none(tmp_path: Path) -> None:
-    plant(tmp_path, [frame(0, trajectories=None), frame(1, trajectories=None), frame(2)])
+def test_all_frames_of_a_clip_must_have_trajectories_or_none(tmp_path: Path) -> None:
+    write_split(tmp_path, [frame(0, trajectories=None), frame(1, trajectories=None), frame(2)])
     assert read(tmp_path, (0, 1)).scene.tracks is None
     assert read(tmp_path, (2,)).scene.tracks is not None
-    with pytest.raises(DataError, match="some of the frames"):
+    with pytest.raises(DataError, match="some of the requested frames"):
         read(tmp_path, (1, 2))
 
 
-class Unsafe:
-    """What a pickle may hold and nobody should open."""
+class Malicious:
+    """An object whose unpickling calls a function."""
 
     def __reduce__(self) -> tuple[Callable[[str], object], tuple[str]]:
         return print, ("opened",)
 
 
-def test_a_trajectory_file_that_needs_pickle_is_refused_unopened(
+def test_a_trajectory_file_that_would_execute_code_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    plant(tmp_path, [frame(0)], {0: tracks() | {"instances": Unsafe()}})
+    write_split(tmp_path, [frame(0)], {0: tracks() | {"instances": Malicious()}})
     with pytest.raises(DataError, match=r"^room: .*tracks/0.pth: [^\n]+$"):
         read(tmp_path, (0,))
     assert "opened" not in capsys.readouterr().out
@@ -215,24 +218,28 @@ def test_a_trajectory_file_that_needs_pickle_is_refused_unopened(
 @pytest.mark.parametrize(
     ("stored", "reason"),
     [
-        (torch.zeros(3), "no dictionary of tensors"),
-        (tracks() | {"traj_2d": [[1.0, 2.0, 3.0]] * 3}, "no dictionary of tensors"),
-        ({key: value for key, value in tracks().items() if key != "verts_inds_vis"}, "no dictionary of tensors"),
+        (torch.zeros(3), "does not hold a dictionary"),
+        (tracks() | {"traj_2d": [[1.0, 2.0, 3.0]] * 3}, "does not hold a dictionary"),
+        (
+            {key: value for key, value in tracks().items() if key != "verts_inds_vis"},
+            "does not hold a dictionary",
+        ),
         (tracks() | {"traj_2d": torch.zeros(2, 3)}, "shapes"),
+        (tracks() | {"traj_3d_world": torch.tensor(1.0)}, "shapes"),
         (tracks() | {"traj_3d_world": torch.zeros(3, 4)}, "shapes"),
-        ({key: value[:2] for key, value in tracks().items()}, "holds 3 points, the first frame 2"),
+        ({key: value[:2] for key, value in tracks().items()}, "holds 3 points, but the first frame 2"),
     ],
 )
 def test_wrong_trajectories_are_refused(tmp_path: Path, stored: Any, reason: str) -> None:
-    plant(tmp_path, [frame(0), frame(1)], {0: stored})
+    write_split(tmp_path, [frame(0), frame(1)], {0: stored})
     with pytest.raises(DataError, match=rf"^room: [^\n]*{reason}[^\n]*$"):
         read(tmp_path)
 
 
 @pytest.mark.parametrize("part", ["rgb/at-1.png", "z/at-1.png", "tracks/1.pth"])
 @pytest.mark.parametrize("kept", [None, 0, 45])
-def test_missing_and_truncated_files_are_named(tmp_path: Path, part: str, kept: int | None) -> None:
-    file = plant(tmp_path, [frame(0), frame(1)]) / "room_left" / part
+def test_missing_and_truncated_files_are_reported(tmp_path: Path, part: str, kept: int | None) -> None:
+    file = write_split(tmp_path, [frame(0), frame(1)]) / "room_left" / part
     if kept is None:
         file.unlink()
     else:
@@ -247,51 +254,53 @@ def test_missing_and_truncated_files_are_named(tmp_path: Path, part: str, kept: 
     ("changes", "reason"),
     [
         ({"viewpoint": viewpoint(R=[[1.0, 0, 0], [0, float("nan"), 0], [0, 0, 1]])}, "not finite"),
-        ({"viewpoint": viewpoint(R=np.diag([1.0, 1, -1]).tolist())}, "no rotations"),
+        ({"viewpoint": viewpoint(R=np.diag([1.0, 1, -1]).tolist())}, "not rotation matrices"),
         ({"viewpoint": viewpoint(R=[1.0])}, "shape"),
         ({"viewpoint": viewpoint(focal_length=[-1.0, 2])}, "pinhole"),
         ({"viewpoint": viewpoint(intrinsics_format="pixels")}, "intrinsics in 'pixels'"),
         ({"viewpoint": None}, "jgz"),
         ({"depth": {"path": "z/0.png"}}, "scale_adjustment"),
         ({"depth": {"path": "z/0.png", "scale_adjustment": float("nan")}}, "scale_adjustment nan"),
-        ({"image": {"path": "../train/0.png", "size": [HEIGHT, WIDTH]}}, "below its own folder"),
-        ({"trajectories": {"path": "/0.pth"}}, "below its own folder"),
+        ({"image": {"path": "../train/0.png", "size": [HEIGHT, WIDTH]}}, "outside of its folder"),
+        ({"trajectories": "0.pth"}, "no trajectories.path"),
+        ({"trajectories": {"path": "/0.pth"}}, "outside of its folder"),
     ],
 )
 def test_wrong_annotations_are_refused(tmp_path: Path, changes: dict[str, Any], reason: str) -> None:
-    folder = plant(tmp_path, [frame(0)])
+    folder = write_split(tmp_path, [frame(0)])
     entry = frame(0) | changes
     (folder / "frame_annotations_train.jgz").write_bytes(gzip.compress(json.dumps([entry]).encode()))
     with pytest.raises(DataError, match=rf"^room: [^\n]*{reason}[^\n]*$"):
         read(tmp_path, (0,))
 
 
-def test_a_picture_of_another_size_than_annotated_is_refused(tmp_path: Path) -> None:
-    folder = plant(tmp_path, [frame(0)])
+def test_an_image_whose_size_differs_from_the_annotation_is_refused(tmp_path: Path) -> None:
+    folder = write_split(tmp_path, [frame(0)])
     entry = frame(0, image={"path": "room_left/rgb/at-0.png", "size": [HEIGHT, WIDTH - 1]})
     (folder / "frame_annotations_train.jgz").write_bytes(gzip.compress(json.dumps([entry]).encode()))
-    with pytest.raises(DataError, match=r"at-0.png: is \(12, 16\)"):
+    with pytest.raises(DataError, match=r"at-0.png: has size \(12, 16\)"):
         read(tmp_path, (0,))
 
 
-def test_frames_and_sequences_that_are_not_there_are_refused(tmp_path: Path) -> None:
-    folder = plant(tmp_path, [frame(0), frame(1)])
-    with pytest.raises(DataError, match=r"room: .*jgz: has 2 frames, asked for frame 2"):
+def test_missing_frames_sequences_and_splits_are_refused(tmp_path: Path) -> None:
+    folder = write_split(tmp_path, [frame(0), frame(1)])
+    with pytest.raises(ValueError, match="has frames 0 to 1"):
         read(tmp_path, (0, 2))
     with pytest.raises(ValueError, match="has frames 0 to 1"):
         read(tmp_path, (-1,))
     with pytest.raises(DataError, match=r"nowhere: .*lists no such sequence"):
         DynamicReplica(tmp_path).num_frames("nowhere")
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(UserError, match="does not exist"):
         DynamicReplica(tmp_path, "valid")
-    for damaged in (b"not gzip", gzip.compress(b"{}"), gzip.compress(b"[1]"), gzip.compress(b"[{}]")):
+    no_number = json.dumps([frame(0) | {"frame_number": "0"}]).encode()
+    for damaged in (b"not gzip", *map(gzip.compress, (b"{}", b"[1]", b"[{}]", no_number))):
         (folder / "frame_annotations_train.jgz").write_bytes(damaged)
-        with pytest.raises(ValueError, match=r"^train: .*frame_annotations_train.jgz: [^\n]+$"):
+        with pytest.raises(DataError, match=r"^train: .*frame_annotations_train.jgz: [^\n]+$"):
             DynamicReplica(tmp_path)
 
 
 def exact_sample(metres_per_unit: float = 1.0, seed: int = 0) -> Sample:
-    """The slanted wall with two anchors, some depth and one place unknown, and one point hidden."""
+    """Create a sample of the slanted wall with an unknown depth, an unknown track point and an occluded one."""
     scene = make_scene(frames=3, anchors=(0, 2), seed=seed, metres_per_unit=metres_per_unit)
     assert scene.tracks is not None
     confidence, visible = scene.tracks.confidence.clone(), scene.tracks.visibility.clone()
@@ -303,7 +312,7 @@ def exact_sample(metres_per_unit: float = 1.0, seed: int = 0) -> Sample:
     return Sample(make_clip(frames=3, seed=seed), replace(scene, depth_confidence=depth_confidence, tracks=changed))
 
 
-def test_what_is_written_is_read_within_its_rounding(tmp_path: Path) -> None:
+def test_a_written_sample_is_read_back_up_to_rounding(tmp_path: Path) -> None:
     sample = exact_sample()
     write_dynamic_replica(tmp_path, "train", "room", sample)
     found = read(tmp_path, (0, 1, 2))
@@ -318,10 +327,10 @@ def test_what_is_written_is_read_within_its_rounding(tmp_path: Path) -> None:
 
     assert scene.tracks is not None
     assert wanted.tracks is not None
-    places = scene.tracks.points[0].unflatten(1, (2, -1)).transpose(0, 1)
-    believed = scene.tracks.confidence[0].unflatten(1, (2, -1)).transpose(0, 1) > 0
-    assert torch.equal(believed[0], wanted.tracks.confidence[0] > 0)
-    assert torch.allclose(places[believed], wanted.tracks.points[believed], atol=1e-5)
+    positions = scene.tracks.points[0].unflatten(1, (2, -1)).transpose(0, 1)
+    is_known = scene.tracks.confidence[0].unflatten(1, (2, -1)).transpose(0, 1) > 0
+    assert torch.equal(is_known[0], wanted.tracks.confidence[0] > 0)
+    assert torch.allclose(positions[is_known], wanted.tracks.points[is_known], atol=1e-5)
     queries = wanted.tracks.pixels.shape[1]
     assert torch.allclose(scene.tracks.pixels[0, :queries], wanted.tracks.pixels[0], atol=1e-4)
     assert scene.tracks.visibility[0, 1, 5:7].tolist() == [0, 0]
@@ -330,7 +339,7 @@ def test_what_is_written_is_read_within_its_rounding(tmp_path: Path) -> None:
     assert (scene.tracks.visibility[0, :, :queries][inside] == 1).all()
 
 
-def test_the_written_files_are_those_of_the_format(tmp_path: Path) -> None:
+def test_written_files_follow_the_format(tmp_path: Path) -> None:
     write_dynamic_replica(tmp_path, "train", "room", exact_sample())
     folder = tmp_path / "train"
     listed = json.loads(gzip.decompress((folder / "frame_annotations_train.jgz").read_bytes()))
@@ -361,7 +370,7 @@ def test_the_written_files_are_those_of_the_format(tmp_path: Path) -> None:
     assert stored["verts_inds_vis"].tolist() == (is_inside & (torch.arange(384) != 6)).tolist()
 
 
-def test_sequences_are_written_one_after_the_other(tmp_path: Path) -> None:
+def test_sequences_are_appended_to_the_annotation(tmp_path: Path) -> None:
     first, second = exact_sample(), exact_sample(seed=3)
     second = Sample(
         clip=replace(second.clip, times=torch.full((3,), torch.nan)), scene=replace(second.scene, tracks=None)
@@ -375,12 +384,12 @@ def test_sequences_are_written_one_after_the_other(tmp_path: Path) -> None:
     assert torch.equal(attic.clip.images[1], second.clip.images[2])
     assert attic.clip.times.tolist() == pytest.approx([0, 2 / 30])
     assert attic.scene.tracks is None
-    with pytest.raises(FileExistsError):
+    with pytest.raises(UserError, match="exists"):
         write_dynamic_replica(tmp_path, "train", "room", first)
     assert DynamicReplica(tmp_path).num_frames("room") == 3
 
 
-def test_other_units_are_written_in_meters(tmp_path: Path) -> None:
+def test_lengths_are_written_in_meters(tmp_path: Path) -> None:
     sample = exact_sample(metres_per_unit=0.5)
     write_dynamic_replica(tmp_path, "train", "room", sample)
     scene = read(tmp_path, (0, 1, 2)).scene

@@ -1,4 +1,4 @@
-"""Kubric's folders and dumps: distances, Blender's axes, moving instances, occlusion, and hostile pickles."""
+"""Tests of the readers and the writer of Kubric: distances, camera axes, dynamic instances, tracks, pickles."""
 
 import json
 import math
@@ -20,16 +20,16 @@ from recon4d.datasets import Sample, ground_truth_scene
 from recon4d.datasets.readers.kubric import Kubric
 from recon4d.datasets.readers.kubric_tracks import KubricTracks
 from recon4d.datasets.writers.kubric import write_kubric
-from recon4d.errors import DataError
+from recon4d.errors import DataError, UserError
 from recon4d.records import Cameras
 
 HEIGHT, WIDTH, COUNT = 6, 8, 3
 FOCAL = 35.0 / 32.0 * WIDTH
 TURNED = [math.sqrt(0.5), math.sqrt(0.5), 0.0, 0.0]
-"""Blender's camera looks down; turned by 90 degrees about x it looks along the world's y with z up."""
+"""Blender's camera looks down; rotated by 90 degrees about x it looks along the world's y axis with z up."""
 CENTERS = [[1.0, 2.0, 3.0], [1.5, 2.0, 3.0], [2.0, 2.0, 3.0]]
 POINT = np.array([1.25, 7.0, 3.5])
-"""In the first frame 0.25 to the right, 0.5 above and 5 before the camera; one frame later 0.25 to the left."""
+"""In the first frame 0.25 to the right, 0.5 above and 5 in front of the camera; in the next frame 0.25 to the left."""
 
 
 def instance(positions: list, quaternions: list | None = None) -> dict:
@@ -38,7 +38,7 @@ def instance(positions: list, quaternions: list | None = None) -> dict:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A scene with three instances: one rests, one goes in the last step, one turns in the first."""
+    """Write a scene of three instances: one is static, one moves in the last step, one rotates in the first."""
     folder = tmp_path / "movi" / "scene"
     folder.mkdir(parents=True)
     turn = [math.cos(0.1), 0.0, 0.0, math.sin(0.1)]
@@ -71,11 +71,11 @@ def root(tmp_path: Path) -> Path:
 
 def test_distances_become_z(root: Path) -> None:
     depths = Kubric(root).read("scene", [0]).scene.depths[0]
-    # The ray through pixel (6, 4), whose center is 2.5 right and 1.5 below the middle.
+    # The center of pixel (6, 4) is 2.5 to the right of the image center and 1.5 below it.
     assert float(depths[4, 6]) == pytest.approx(10 / math.sqrt(1 + (2.5 / FOCAL) ** 2 + (1.5 / FOCAL) ** 2), rel=1e-6)
 
 
-def test_a_known_point_falls_where_it_was_computed_by_hand(root: Path) -> None:
+def test_a_point_projects_to_the_pixel_computed_by_hand(root: Path) -> None:
     sample = Kubric(root).read("scene", [0, 1])
     in_first = torch.tensor([0.25, -0.5, 5.0])  # OpenCV: y down
     in_second = g.transform_points(sample.scene.cameras.cam_from_world[1], in_first[None])[0]
@@ -84,7 +84,7 @@ def test_a_known_point_falls_where_it_was_computed_by_hand(root: Path) -> None:
     torch.testing.assert_close(pixel, torch.tensor([WIDTH / 2 - 0.05 * FOCAL, HEIGHT / 2 - 0.1 * FOCAL]))
 
 
-def test_a_turning_camera_turns_the_right_way(root: Path) -> None:
+def test_a_rotating_camera_rotates_in_the_right_direction(root: Path) -> None:
     file = root / "scene" / "metadata.json"
     metadata = json.loads(file.read_text())
     level = [[1.0, 0.0, 0.0, 0.0]] * 2  # looking down the world's -z with y up
@@ -104,12 +104,12 @@ def test_sky_is_unknown(root: Path) -> None:
     assert float(scene.metres_per_unit) == 1
 
 
-def test_instances_move_only_where_their_own_pose_changes(root: Path) -> None:
-    moving = Kubric(root).read("scene", [0, 1, 2]).scene.dynamic[:, 3, :5]
-    assert moving.tolist() == [[0, 0, 0, 1, 0], [0, 0, 1, 1, 0], [0, 0, 1, 0, 0]]
+def test_instances_are_dynamic_only_while_their_pose_changes(root: Path) -> None:
+    dynamic = Kubric(root).read("scene", [0, 1, 2]).scene.dynamic[:, 3, :5]
+    assert dynamic.tolist() == [[0, 0, 0, 1, 0], [0, 0, 1, 1, 0], [0, 0, 1, 0, 0]]
 
 
-def test_ids_in_a_palette_are_the_places_in_it(root: Path) -> None:
+def test_ids_are_palette_indices(root: Path) -> None:
     ids = np.zeros((HEIGHT, WIDTH), dtype=np.uint8)
     ids[3, 1:4] = [1, 2, 3]
     picture = Image.fromarray(ids, "P")
@@ -118,7 +118,7 @@ def test_ids_in_a_palette_are_the_places_in_it(root: Path) -> None:
     assert Kubric(root).read("scene", [1]).scene.dynamic[0, 3, :5].tolist() == [0, 0, 1, 1, 0]
 
 
-def test_times_follow_the_rate_and_the_frames_asked_for(root: Path) -> None:
+def test_times_follow_the_frame_rate_and_the_frame_numbers(root: Path) -> None:
     data = Kubric(root)
     assert data.names() == ["scene"]
     assert data.num_frames("scene") == COUNT
@@ -165,11 +165,11 @@ def cut(file: str):
             lambda folder: Image.fromarray(np.full((HEIGHT, WIDTH), 9, np.uint8)).save(
                 folder / "segmentation_00001.png"
             ),
-            "instance 9 of 3",
+            "shows instance 9, but the metadata have 3",
         ),
     ],
 )
-def test_damage_is_named_in_one_line(root: Path, damage, named: str) -> None:
+def test_damage_is_reported_in_one_line(root: Path, damage, named: str) -> None:
     damage(root / "scene")
     with pytest.raises(DataError) as caught:
         Kubric(root).read("scene", [0, 1])
@@ -178,10 +178,10 @@ def test_damage_is_named_in_one_line(root: Path, damage, named: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_what_is_not_there_is_refused(root: Path) -> None:
-    with pytest.raises(FileNotFoundError):
+def test_missing_data_are_refused(root: Path) -> None:
+    with pytest.raises(UserError, match="nowhere is not a folder"):
         Kubric(root / "nowhere")
-    with pytest.raises(ValueError, match=r"metadata\.json"):
+    with pytest.raises(UserError, match=r"metadata\.json"):
         Kubric(root.parent)
     with pytest.raises(ValueError, match="frames 0 to 2"):
         Kubric(root).read("scene", [3])
@@ -189,7 +189,7 @@ def test_what_is_not_there_is_refused(root: Path) -> None:
         Kubric(root).read("other", [0])
 
 
-# The writer.
+# Tests of the writer.
 
 
 def exact_sample(metres_per_unit: float = 1.0) -> Sample:
@@ -198,14 +198,14 @@ def exact_sample(metres_per_unit: float = 1.0) -> Sample:
     intrinsics = torch.tensor([[9.0, 0, WIDTH / 2], [0, 9.0, HEIGHT / 2], [0, 0, 1]]).expand(COUNT, 3, 3)
     cameras = Cameras(g.rigid(rotation, steps * torch.tensor([0.1, -0.3, 0.2])), intrinsics)
     depths = 2 + torch.rand(COUNT, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(0))
-    known, moving = torch.ones_like(depths, dtype=torch.bool), torch.zeros_like(depths)
-    known[:, 0, 0] = False
-    moving[:, 2:4, 1:3] = 1
-    scene = ground_truth_scene(cameras, depths, known, dynamic=moving, metres_per_unit=metres_per_unit)
+    is_known, dynamic = torch.ones_like(depths, dtype=torch.bool), torch.zeros_like(depths)
+    is_known[:, 0, 0] = False
+    dynamic[:, 2:4, 1:3] = 1
+    scene = ground_truth_scene(cameras, depths, is_known, dynamic=dynamic, metres_per_unit=metres_per_unit)
     return Sample(replace(make_clip(COUNT, HEIGHT, WIDTH)), scene)
 
 
-def test_what_is_written_is_read_again(tmp_path: Path) -> None:
+def test_a_written_scene_is_read_back(tmp_path: Path) -> None:
     written = exact_sample()
     write_kubric(tmp_path, "mine", written)
     read = Kubric(tmp_path).read("mine", range(COUNT))
@@ -222,7 +222,7 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
     assert torch.equal(read.scene.dynamic, written.scene.dynamic)
 
 
-def test_what_is_written_is_in_meters_and_distances(tmp_path: Path) -> None:
+def test_written_files_have_meters_and_distances(tmp_path: Path) -> None:
     sample = exact_sample(metres_per_unit=2.0)
     folder = write_kubric(tmp_path, "mine", sample)
     distance = np.array(Image.open(folder / "depth_00000.tiff"))[4, 6]
@@ -230,7 +230,7 @@ def test_what_is_written_is_in_meters_and_distances(tmp_path: Path) -> None:
     assert np.array(Image.open(folder / "depth_00000.tiff"))[0, 0] == np.float32(1e10)
     assert distance == pytest.approx(2 * float(sample.scene.depths[0, 4, 6]) * slant, rel=1e-5)
     metadata = json.loads((folder / "metadata.json").read_text())
-    # Blender's camera looks back: OpenCV's identity is a half turn about x.
+    # Blender's camera looks along -z, so OpenCV's identity is a rotation by 180 degrees about x.
     assert np.abs(metadata["camera"]["quaternions"][0]) == pytest.approx([0, 1, 0, 0], abs=1e-6)
     assert metadata["camera"]["positions"][1] == pytest.approx([0.2, -0.6, 0.4], abs=1e-6)
     assert (folder / "data_ranges.json").exists()
@@ -251,35 +251,38 @@ def with_intrinsics(matrix: list) -> Sample:
         [[[f, 0, 4.0], [0, f, 3.0], [0, 0, 1]] for f in (9.0, 9.1, 9.0)],
     ],
 )
-def test_cameras_that_are_not_kubrics_are_refused(tmp_path: Path, matrix: list) -> None:
-    with pytest.raises(ValueError, match="one focal length"):
+def test_cameras_that_the_format_cannot_represent_are_refused(tmp_path: Path, matrix: list) -> None:
+    with pytest.raises(UserError, match="one focal length"):
         write_kubric(tmp_path, "mine", with_intrinsics(matrix))
     assert not list(tmp_path.iterdir())
 
 
-def test_uneven_times_and_lonely_motion_are_refused(tmp_path: Path) -> None:
+def test_samples_that_the_format_cannot_represent_are_refused(tmp_path: Path) -> None:
     sample = exact_sample()
-    with pytest.raises(ValueError, match="evenly"):
+    with pytest.raises(UserError, match="equal, ascending time steps"):
         write_kubric(tmp_path, "a", replace(sample, clip=replace(sample.clip, times=torch.tensor([0, 0.1, 0.3]))))
-    with pytest.raises(ValueError, match="single frame"):
+    with pytest.raises(UserError, match="motion in a single frame"):
         write_kubric(tmp_path, "b", sample.frames([0]))
+    write_kubric(tmp_path, "c", sample)
+    with pytest.raises(UserError, match="exists"):
+        write_kubric(tmp_path, "c", sample)
 
 
-# The dumps.
+# Tests of the readers of tracks.
 
 SIGNED = np.array([[35 / 32, 0, -0.5], [0, -35 / 32 * WIDTH / HEIGHT, -0.5], [0, 0, -1]])
 MATRIX = np.array([[1.0, 0, 0, 0], [0, 0, -1, 0], [0, 1, 0, 0], [0, 0, 0, 1]])
-"""`TURNED` as a matrix, without a center."""
+"""The rotation `TURNED` as a matrix."""
 
 
 def matrices() -> np.ndarray:
-    worlds = np.repeat(MATRIX[None], COUNT, axis=0)
-    worlds[:, :3, 3] = CENTERS
-    return worlds.astype(np.float32)
+    poses = np.repeat(MATRIX[None], COUNT, axis=0)
+    poses[:, :3, 3] = CENTERS
+    return poses.astype(np.float32)
 
 
 def annotation() -> dict:
-    """Two points that stand still at `POINT` and one meter above it; the second is occluded in frame 1."""
+    """Create tracks of two static points, at `POINT` and one meter above it; the second is occluded in frame 1."""
     points = np.stack([POINT, POINT + np.array([0, 0, 1.0])])
     return {
         "coords": np.arange(2 * COUNT * 2, dtype=np.float32).reshape(2, COUNT, 2),
@@ -318,7 +321,7 @@ def check_full_sample(sample: Sample) -> None:
     torch.testing.assert_close(sample.scene.track_pixels[0, 1, 0], pixel)
 
 
-def test_the_3d_dump_is_a_full_sample(tmp_path: Path) -> None:
+def test_3d_tracks_give_a_complete_sample(tmp_path: Path) -> None:
     dump(tmp_path, "0007", annotation())
     data = KubricTracks(tmp_path)
     assert data.names() == ["0007"]
@@ -340,7 +343,7 @@ def check_h5_sample(sample: Sample) -> None:
     assert sample.clip.images[:, 0, 0, 0].tolist() == [0, 128, 255]
 
 
-def test_the_h5_dump_is_the_same_sample(tmp_path: Path) -> None:
+def test_an_h5_file_gives_the_same_sample(tmp_path: Path) -> None:
     h5py = pytest.importorskip("h5py")
     with h5py.File(tmp_path / "0008.h5", "w") as file:
         for key, value in h5_dump().items():
@@ -348,30 +351,31 @@ def test_the_h5_dump_is_the_same_sample(tmp_path: Path) -> None:
     check_h5_sample(KubricTracks(tmp_path).read("0008", [0, 1, 2]))
 
 
-class OpenedDump(dict):
-    """Stands for h5py.File where that is not installed: arrays by name, within a `with`."""
+class FakeFile(dict):
+    """A replacement of h5py.File: arrays by name, usable as a context manager."""
 
-    def __enter__(self) -> "OpenedDump":
+    def __enter__(self) -> "FakeFile":
         return self
 
     def __exit__(self, *error: object) -> None:
         pass
 
 
-def test_the_arrays_of_an_h5_dump_are_the_same_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_h5_file_is_read_without_h5py_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "0008.h5").write_bytes(b"")
-    monkeypatch.setitem(sys.modules, "h5py", SimpleNamespace(File=lambda path, mode: OpenedDump(h5_dump())))
+    monkeypatch.setitem(sys.modules, "h5py", SimpleNamespace(File=lambda path, mode: FakeFile(h5_dump())))
     check_h5_sample(KubricTracks(tmp_path).read("0008", [0, 1, 2]))
 
 
-def test_without_h5py_one_line_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_h5py_is_a_user_error_and_not_a_damaged_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "0008.h5").write_bytes(b"")
     monkeypatch.setitem(sys.modules, "h5py", None)
-    with pytest.raises(DataError, match="pip install h5py"):
+    with pytest.raises(UserError, match=r"pip install -e '\.\[h5\]'") as caught:
         KubricTracks(tmp_path).num_frames("0008")
+    assert not isinstance(caught.value, DataError)
 
 
-def test_visibility_means_occluded_and_2d_has_no_scene(tmp_path: Path) -> None:
+def test_visibility_means_occluded_and_2d_tracks_have_no_scene(tmp_path: Path) -> None:
     stored = {"coords": annotation()["coords"], "visibility": annotation()["occluded"]}
     dump(tmp_path, "0001", stored)
     data = KubricTracks(tmp_path)
@@ -379,12 +383,12 @@ def test_visibility_means_occluded_and_2d_has_no_scene(tmp_path: Path) -> None:
     assert trajectories.visibility.tolist() == [[True, True], [True, False], [True, True]]
     assert trajectories.pixels[2].tolist() == [[4, 5], [10, 11]]
     assert trajectories.points.isnan().all()
-    with pytest.raises(DataError, match="picture only"):
+    with pytest.raises(DataError, match="no cameras and depth"):
         data.read("0001", [0])
 
 
-class Order:
-    """What a hostile file would have run."""
+class Malicious:
+    """An object whose unpickling calls a function."""
 
     def __init__(self, call: tuple) -> None:
         self.call = call
@@ -399,14 +403,14 @@ class Order:
     ids=["mkdir", "eval", "getattr", "load"],
 )
 @pytest.mark.parametrize("protocol", [2, 4, 5])
-def test_a_pickle_that_runs_something_is_refused_unrun(
+def test_a_pickle_that_would_execute_code_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: tuple, protocol: int
 ) -> None:
     monkeypatch.chdir(tmp_path)
     file = dump(tmp_path, "0002", {})
     header = file.read_bytes()[: 10 + int.from_bytes(file.read_bytes()[8:10], "little")]
-    file.write_bytes(header + pickle.dumps(np.array({"coords": Order(call)}, dtype=object), protocol=protocol))
-    with pytest.raises(DataError, match="is no array"):
+    file.write_bytes(header + pickle.dumps(np.array({"coords": Malicious(call)}, dtype=object), protocol=protocol))
+    with pytest.raises(DataError, match="is not part of an array"):
         KubricTracks(tmp_path).num_frames("0002")
     assert not (tmp_path / "harm").exists()
 
@@ -425,18 +429,19 @@ def test_pickles_of_arrays_are_read_in_every_protocol(tmp_path: Path, protocol: 
     [
         ("traj_3d", np.zeros((2, COUNT, 2)), "shape"),
         ("traj_3d", np.full((2, COUNT, 3), np.nan), "not finite"),
-        ("matrix_world", 2 * matrices(), "no rotation"),
+        ("matrix_world", 2 * matrices(), "not a rotation"),
         ("intrinsics", np.zeros((COUNT, 3, 3)), "pinhole"),
         ("coords", np.zeros((3, COUNT, 2), np.float32), "coords"),
+        ("coords", [[1.0], [1.0, 2.0]], r"0004\.npy"),
     ],
 )
-def test_a_dump_of_the_wrong_shape_is_named(tmp_path: Path, key: str, value: np.ndarray, named: str) -> None:
+def test_wrong_arrays_are_reported(tmp_path: Path, key: str, value: object, named: str) -> None:
     dump(tmp_path, "0004", annotation() | {key: value})
     with pytest.raises(DataError, match=named):
         KubricTracks(tmp_path).read("0004", [0])
 
 
-def test_a_dump_cut_short_is_named(tmp_path: Path) -> None:
+def test_truncated_and_missing_files_are_reported(tmp_path: Path) -> None:
     file = dump(tmp_path, "0005", annotation())
     file.write_bytes(file.read_bytes()[:200])
     with pytest.raises(DataError, match=r"0005: .*0005\.npy"):

@@ -1,4 +1,4 @@
-"""Point Odyssey is read as it is stored: against bytes written by hand, and against its own writer."""
+"""Tests of the reader of Point Odyssey, against files written by hand and against the writers."""
 
 import json
 from collections.abc import Callable
@@ -16,18 +16,18 @@ from recon4d import geometry as g
 from recon4d.datasets import Sample
 from recon4d.datasets.readers.point_odyssey import PointOdyssey
 from recon4d.datasets.writers.point_odyssey import write_point_odyssey, write_point_odyssey_legacy
-from recon4d.errors import DataError
+from recon4d.errors import DataError, UserError
 
 FRAMES, HEIGHT, WIDTH = 3, 54, 96
 STEPS = 327
 Z = STEPS / 65535 * 1000
-"""What 327 steps of depth are: a wall 4.99 m away that fills every picture of the planted sequence."""
+"""Depth of 327 steps: a wall 4.99 m away that fills all images."""
 POINTS = np.array([[0, 0, Z], [1, 0, Z], [0, 1, Z], [-1, 0.5, Z]])
 INTRINSICS = np.array([[57.6, 0, 48], [0, 57.6, 27], [0, 0, 1]])
 
 
 def annotation() -> dict[str, np.ndarray]:
-    """Four points on the wall, seen by a camera that stands still, as version 1.2 has them."""
+    """Create an annotation of version 1.2 with four points on the wall and a static camera."""
     pixels = (POINTS @ INTRINSICS.T)[:, :2] / Z
     count = len(POINTS)
     return {
@@ -40,14 +40,14 @@ def annotation() -> dict[str, np.ndarray]:
     }
 
 
-def plant(
+def write_sequence(
     root: Path,
     arrays: dict[str, Any],
     file: str = "anno.npz",
     depths: np.ndarray | None = None,
     save: Callable[..., None] = np.savez,
 ) -> Path:
-    """A sequence ``train/seq`` written byte by byte, without recon4d. Returns its folder."""
+    """Write a sequence ``train/seq`` without recon4d, and return its folder."""
     folder = root / "train" / "seq"
     for part in ("rgbs", "depths"):
         (folder / part).mkdir(parents=True)
@@ -64,8 +64,8 @@ def read(root: Path, frames: tuple[int, ...] = (0, 1, 2), anchors: tuple[int, ..
     return PointOdyssey(root).read("seq", frames, anchors)
 
 
-def test_a_planted_sequence_is_what_it_says(tmp_path: Path) -> None:
-    folder = plant(tmp_path, annotation())
+def test_a_sequence_is_read_as_stored(tmp_path: Path) -> None:
+    folder = write_sequence(tmp_path, annotation())
     (tmp_path / "train" / "seq.mp4").touch()
     data = PointOdyssey(tmp_path, "train")
     assert data.names() == ["seq"]
@@ -90,12 +90,12 @@ def test_a_planted_sequence_is_what_it_says(tmp_path: Path) -> None:
 
 
 def test_the_intrinsics_of_the_release_are_not_shifted(tmp_path: Path) -> None:
-    """K = [[576, 0, 480], [0, 576, 270], [0, 0, 1]] at 960 x 540: the axis meets the corner between four pixels."""
+    """At 960 x 540 the principal point (480, 270) is the corner between the four central pixels."""
     arrays = annotation()
     intrinsics = np.array([[576, 0, 480], [0, 576, 270], [0, 0, 1]], np.float32)
     arrays["intrinsics"] = np.broadcast_to(intrinsics, (FRAMES, 3, 3))
     arrays["trajs_2d"] = (arrays["trajs_2d"] * 10).astype(np.float16).astype(np.float32)
-    plant(tmp_path, arrays, depths=np.full((FRAMES, 540, 960), STEPS, np.uint16))
+    write_sequence(tmp_path, arrays, depths=np.full((FRAMES, 540, 960), STEPS, np.uint16))
     sample = read(tmp_path)
     assert torch.equal(sample.scene.cameras.intrinsics[1], torch.from_numpy(intrinsics))
     assert sample.scene.tracks is not None
@@ -105,20 +105,20 @@ def test_the_intrinsics_of_the_release_are_not_shifted(tmp_path: Path) -> None:
     assert sample.scene.points[0, 269:271, 479:481].mean(dim=(0, 1)).tolist() == pytest.approx([0, 0, Z], abs=1e-4)
 
 
-def test_depth_is_linear_in_steps_of_15_millimeters_and_sky_and_zero_are_unknown(tmp_path: Path) -> None:
+def test_depth_is_linear_and_unknown_at_0_and_65535(tmp_path: Path) -> None:
     depths = np.full((FRAMES, HEIGHT, WIDTH), STEPS, np.uint16)
     depths[0, 0, :5] = [0, 1, 2, 65534, 65535]
-    plant(tmp_path, annotation(), depths=depths)
+    write_sequence(tmp_path, annotation(), depths=depths)
     scene = read(tmp_path).scene
     step = 1000 / 65535
     assert scene.depths[0, 0, :5].tolist() == pytest.approx([0, step, 2 * step, 65534 * step, 0], rel=1e-6)
     assert scene.depth_confidence[0, 0, :5].tolist() == [0, 1, 1, 1, 0]
 
 
-def test_in_fog_nothing_is_known_and_no_track_is_seen(tmp_path: Path) -> None:
+def test_fog_has_unknown_depth_and_no_visible_tracks(tmp_path: Path) -> None:
     depths = np.full((FRAMES, HEIGHT, WIDTH), STEPS, np.uint16)
     depths[1] = 65535
-    plant(tmp_path, annotation(), depths=depths)
+    write_sequence(tmp_path, annotation(), depths=depths)
     scene = read(tmp_path).scene
     assert scene.depth_confidence.mean(dim=(1, 2)).tolist() == [1, 0, 1]
     assert scene.depths[1].abs().max() == 0
@@ -127,8 +127,8 @@ def test_in_fog_nothing_is_known_and_no_track_is_seen(tmp_path: Path) -> None:
     assert scene.tracks.confidence[0, :, 0].tolist() == [1, 1, 1]
 
 
-def test_depth_beyond_z_far_is_unknown_but_tracks_there_are_still_seen(tmp_path: Path) -> None:
-    plant(tmp_path, annotation())
+def test_depth_beyond_z_far_is_unknown_but_tracks_stay_visible(tmp_path: Path) -> None:
+    write_sequence(tmp_path, annotation())
     near = PointOdyssey(tmp_path, z_far=4.9).read("seq", [0, 1]).scene
     assert (near.depth_confidence == 0).all()
     assert near.tracks is not None
@@ -137,18 +137,18 @@ def test_depth_beyond_z_far_is_unknown_but_tracks_there_are_still_seen(tmp_path:
 
 
 def test_a_single_nan_for_3d_means_no_tracks(tmp_path: Path) -> None:
-    plant(tmp_path, annotation() | {"trajs_3d": np.array(np.nan)})
+    write_sequence(tmp_path, annotation() | {"trajs_3d": np.array(np.nan)})
     sample = read(tmp_path)
     assert sample.scene.tracks is None
     assert (sample.scene.depth_confidence == 1).all()
 
 
-def test_tracks_without_finite_pixels_or_points_do_not_exist_there(tmp_path: Path) -> None:
+def test_tracks_without_finite_pixels_or_points_are_invalid(tmp_path: Path) -> None:
     arrays = annotation()
     arrays["trajs_2d"][1, 0, 1] = np.inf
     arrays["trajs_2d"][1, 1, 0] = np.nan
     arrays["trajs_3d"][1, 2] = np.nan
-    plant(tmp_path, arrays)
+    write_sequence(tmp_path, arrays)
     tracks = read(tmp_path).scene.tracks
     assert tracks is not None
     assert tracks.confidence[0].tolist() == [[1, 1, 1, 1], [0, 0, 0, 1], [1, 1, 1, 1]]
@@ -157,21 +157,21 @@ def test_tracks_without_finite_pixels_or_points_do_not_exist_there(tmp_path: Pat
     assert tracks.pixels.isfinite().all()
 
 
-def test_valid_and_visible_are_two_things(tmp_path: Path) -> None:
+def test_valid_and_visible_are_independent(tmp_path: Path) -> None:
     arrays = annotation()
     arrays["visibs"][1, 0] = False
     arrays["valids"][1, 1] = False
-    plant(tmp_path, arrays)
+    write_sequence(tmp_path, arrays)
     tracks = read(tmp_path).scene.tracks
     assert tracks is not None
     assert tracks.confidence[0, 1].tolist() == [1, 0, 1, 1]
     assert tracks.visibility[0, 1].tolist() == [0, 0, 1, 1]
 
 
-def test_points_outside_the_picture_have_a_place_but_are_not_seen(tmp_path: Path) -> None:
+def test_points_outside_the_image_are_known_but_not_visible(tmp_path: Path) -> None:
     arrays = annotation()
     arrays["trajs_2d"][1] = [[WIDTH, 27], [-0.01, 27], [48, HEIGHT], [48, 27]]
-    plant(tmp_path, arrays)
+    write_sequence(tmp_path, arrays)
     tracks = read(tmp_path).scene.tracks
     assert tracks is not None
     assert tracks.confidence[0, 1].tolist() == [1, 1, 1, 1]
@@ -179,46 +179,44 @@ def test_points_outside_the_picture_have_a_place_but_are_not_seen(tmp_path: Path
 
 
 @pytest.mark.parametrize(("steps", "z"), [(65535, 990.0), (0, 0.03)])
-def test_unknown_depth_confirms_no_track_not_even_one_as_far_as_its_code_says(
-    tmp_path: Path, steps: int, z: float
-) -> None:
+def test_tracks_are_never_visible_where_depth_is_unknown(tmp_path: Path, steps: int, z: float) -> None:
     arrays = annotation()
     arrays["trajs_3d"][:] = [0, 0, z]
-    plant(tmp_path, arrays, depths=np.full((FRAMES, HEIGHT, WIDTH), steps, np.uint16))
+    write_sequence(tmp_path, arrays, depths=np.full((FRAMES, HEIGHT, WIDTH), steps, np.uint16))
     tracks = read(tmp_path).scene.tracks
     assert tracks is not None
     assert (tracks.visibility == 0).all()
 
 
-@pytest.mark.parametrize(("error", "seen"), [(0.24, 1), (0.27, 0), (-0.23, 1), (-0.27, 0)])
-def test_a_track_off_the_surface_by_five_percent_is_not_seen(tmp_path: Path, error: float, seen: int) -> None:
+@pytest.mark.parametrize(("error", "visibility"), [(0.24, 1), (0.27, 0), (-0.23, 1), (-0.27, 0)])
+def test_a_track_off_the_surface_by_five_percent_is_not_visible(tmp_path: Path, error: float, visibility: int) -> None:
     arrays = annotation()
     arrays["trajs_3d"][1, :, 2] += error
-    plant(tmp_path, arrays)
+    write_sequence(tmp_path, arrays)
     tracks = read(tmp_path).scene.tracks
     assert tracks is not None
-    assert tracks.visibility[0].tolist() == [[1] * 4, [seen] * 4, [1] * 4]
+    assert tracks.visibility[0].tolist() == [[1] * 4, [visibility] * 4, [1] * 4]
     assert (tracks.confidence == 1).all()
 
 
-def test_close_by_the_surface_is_as_thick_as_three_steps(tmp_path: Path) -> None:
+def test_nearby_the_depth_tolerance_is_three_steps(tmp_path: Path) -> None:
     arrays = annotation()
-    near = 20 * 1000 / 65535  # five percent of this are one step
+    near = 20 * 1000 / 65535  # five percent of it are one step
     arrays["trajs_3d"] = np.broadcast_to([0, 0, near], (FRAMES, 4, 3)) + np.array([0, 0, 0.04]) * [
         [[0], [1], [0], [-1]]
     ]
-    plant(tmp_path, arrays, depths=np.full((FRAMES, HEIGHT, WIDTH), 20, np.uint16))
+    write_sequence(tmp_path, arrays, depths=np.full((FRAMES, HEIGHT, WIDTH), 20, np.uint16))
     tracks = read(tmp_path).scene.tracks
     assert tracks is not None
     assert (tracks.visibility == 1).all()
 
 
-def test_a_point_lies_in_the_pixel_of_its_floor(tmp_path: Path) -> None:
+def test_a_point_belongs_to_the_pixel_of_its_floor(tmp_path: Path) -> None:
     depths = np.full((FRAMES, HEIGHT, WIDTH), STEPS, np.uint16)
     depths[:, :, 48:] = 10 * STEPS
     arrays = annotation()
     arrays["trajs_2d"][:] = [[47.9, 27], [48.1, 27], [47.4, 27.9], [30, 27]]
-    plant(tmp_path, arrays, depths=depths)
+    write_sequence(tmp_path, arrays, depths=depths)
     tracks = read(tmp_path).scene.tracks
     assert tracks is not None
     assert tracks.visibility[0, 0].tolist() == [1, 0, 1, 1]
@@ -232,16 +230,16 @@ def test_rounded_rotations_far_from_the_origin_keep_cameras_and_tracks_in_place(
     exact = np.linalg.inv(extrinsics)
     skew = extrinsics[:, :3, :3] @ extrinsics[:, :3, :3].transpose(0, 2, 1) - np.eye(3)
     assert 1e-4 < np.abs(skew).max() < 2e-3
-    # Each frame's points are on the wall of that frame; they move in the world.
+    # The points are on the wall in each frame, so they move in world coordinates.
     arrays = annotation() | {"extrinsics": extrinsics}
     arrays["trajs_3d"] = POINTS @ exact[:, :3, :3].transpose(0, 2, 1) + exact[:, None, :3, 3]
-    plant(tmp_path, arrays)
+    write_sequence(tmp_path, arrays)
     scene = read(tmp_path).scene
 
     rotations = scene.cameras.world_from_cam[:, :3, :3].double()
     assert torch.allclose(rotations @ rotations.mT, torch.eye(3, dtype=torch.float64), atol=2e-6)
     assert torch.equal(scene.cameras.world_from_cam[0], torch.eye(4))
-    # Distances between centers do not depend on the world.
+    # Distances between centers do not depend on the choice of world coordinates.
     wanted = np.linalg.norm(exact[1:, :3, 3] - exact[0, :3, 3], axis=-1)
     assert np.allclose(scene.cameras.centers[1:].norm(dim=-1).numpy(), wanted, atol=2e-4, rtol=1e-6)
     assert scene.tracks is not None
@@ -251,11 +249,11 @@ def test_rounded_rotations_far_from_the_origin_keep_cameras_and_tracks_in_place(
     assert torch.allclose(scene.track_pixels, wanted_pixels, atol=0.1)
 
 
-def test_frames_are_read_in_the_order_asked_for_and_the_first_is_the_world(tmp_path: Path) -> None:
+def test_frames_are_read_in_the_requested_order_and_the_first_defines_the_world(tmp_path: Path) -> None:
     arrays = annotation()
     arrays["extrinsics"][:, 0, 3] = [0, -1, -2]
     arrays["trajs_3d"][:, :, 0] += np.array([[0.0], [1], [2]])
-    plant(tmp_path, arrays)
+    write_sequence(tmp_path, arrays)
     sample = read(tmp_path, (2, 0, 2), anchors=(0, 1))
     assert sample.clip.source is not None
     assert sample.clip.source.numbers == (2, 0, 2)
@@ -267,12 +265,12 @@ def test_frames_are_read_in_the_order_asked_for_and_the_first_is_the_world(tmp_p
 
 
 @pytest.mark.parametrize("file", ["annotations.npz", "annot.npz"])
-def test_the_generators_own_annotation_is_read(tmp_path: Path, file: str) -> None:
+def test_annotations_of_the_generator_are_read(tmp_path: Path, file: str) -> None:
     arrays = {key: value.astype(np.float16) for key, value in annotation().items()}
     del arrays["valids"], arrays["visibs"]
     visibilities = np.ones((FRAMES, 4), np.float16)
     visibilities[1, :3] = [0, 1, 2]
-    plant(tmp_path, arrays | {"visibilities": visibilities}, file)
+    write_sequence(tmp_path, arrays | {"visibilities": visibilities}, file)
     sample = read(tmp_path)
     assert sample.scene.depths.dtype == torch.float32
     assert sample.scene.tracks is not None
@@ -281,11 +279,13 @@ def test_the_generators_own_annotation_is_read(tmp_path: Path, file: str) -> Non
     assert torch.allclose(sample.scene.tracks.points[0, 2], torch.tensor(POINTS).float(), atol=3e-3)
 
 
-def test_compressed_and_column_first_arrays_are_read_too(tmp_path: Path) -> None:
+def test_compressed_and_fortran_order_arrays_are_read(tmp_path: Path) -> None:
     arrays = annotation()
     arrays["trajs_3d"][:, :, 0] += np.array([[0.0], [1], [2]])
-    plant(tmp_path / "a", arrays)
-    plant(tmp_path / "b", {key: np.asfortranarray(value) for key, value in arrays.items()}, save=np.savez_compressed)
+    write_sequence(tmp_path / "a", arrays)
+    write_sequence(
+        tmp_path / "b", {key: np.asfortranarray(value) for key, value in arrays.items()}, save=np.savez_compressed
+    )
     first, second = read(tmp_path / "a", (1, 2)).scene, read(tmp_path / "b", (1, 2)).scene
     assert first.tracks is not None
     assert second.tracks is not None
@@ -335,8 +335,8 @@ def small_depth(folder: Path) -> None:
         (other_size, "rgb_00001.jpg"),
     ],
 )
-def test_damaged_files_are_named_in_one_line(tmp_path: Path, damage: Callable[[Path], object], file: str) -> None:
-    damage(plant(tmp_path, annotation()))
+def test_damaged_files_are_reported_in_one_line(tmp_path: Path, damage: Callable[[Path], object], file: str) -> None:
+    damage(write_sequence(tmp_path, annotation()))
     assert PointOdyssey(tmp_path).names() == ["seq"]
     with pytest.raises(DataError, match=rf"^seq: .*{file}: [^\n]+$") as caught:
         read(tmp_path)
@@ -354,8 +354,8 @@ def test_damaged_files_are_named_in_one_line(tmp_path: Path, damage: Callable[[P
         ({"valids": np.ones((FRAMES - 1, 4), bool)}, "valids has shape"),
         ({"extrinsics": np.broadcast_to(np.eye(4), (FRAMES + 1, 4, 4))}, "extrinsics has shape"),
         ({"extrinsics": np.full((FRAMES, 4, 4), np.nan)}, "not finite"),
-        ({"extrinsics": np.broadcast_to(np.diag([1.1, 1, 1, 1]), (FRAMES, 4, 4))}, "no rotations"),
-        ({"extrinsics": np.broadcast_to(np.diag([1, 1, -1, 1]), (FRAMES, 4, 4))}, "no rotations"),
+        ({"extrinsics": np.broadcast_to(np.diag([1.1, 1, 1, 1]), (FRAMES, 4, 4))}, "not rotation matrices"),
+        ({"extrinsics": np.broadcast_to(np.diag([1, 1, -1, 1]), (FRAMES, 4, 4))}, "not rotation matrices"),
         ({"intrinsics": np.full((FRAMES, 3, 3), np.inf)}, "not finite"),
         ({"intrinsics": np.broadcast_to(np.diag([1, -1, 1]), (FRAMES, 3, 3))}, "pinhole"),
         ({"intrinsics": np.broadcast_to(np.diag([1, 1, 2]), (FRAMES, 3, 3))}, "pinhole"),
@@ -364,21 +364,21 @@ def test_damaged_files_are_named_in_one_line(tmp_path: Path, damage: Callable[[P
     ],
 )
 def test_wrong_arrays_are_refused(tmp_path: Path, changes: dict[str, np.ndarray], reason: str) -> None:
-    plant(tmp_path, annotation() | changes)
+    write_sequence(tmp_path, annotation() | changes)
     with pytest.raises(DataError, match=rf"^seq: .*anno.npz: [^\n]*{reason}[^\n]*$"):
         read(tmp_path)
 
 
 @pytest.mark.parametrize("key", ["trajs_3d", "trajs_2d", "valids", "visibs", "intrinsics", "extrinsics"])
-def test_missing_arrays_are_named(tmp_path: Path, key: str) -> None:
-    plant(tmp_path, {name: value for name, value in annotation().items() if name != key})
+def test_missing_arrays_are_reported(tmp_path: Path, key: str) -> None:
+    write_sequence(tmp_path, {name: value for name, value in annotation().items() if name != key})
     with pytest.raises(DataError, match=key):
         read(tmp_path)
 
 
-def test_frames_and_sequences_that_are_not_there_are_refused(tmp_path: Path) -> None:
-    plant(tmp_path, annotation())
-    with pytest.raises(DataError, match=r"seq: .*anno.npz: has 3 frames, asked for frame 3"):
+def test_missing_frames_sequences_and_splits_are_refused(tmp_path: Path) -> None:
+    write_sequence(tmp_path, annotation())
+    with pytest.raises(ValueError, match="has frames 0 to 2"):
         read(tmp_path, (1, 2, 3))
     with pytest.raises(ValueError, match="has frames 0 to 2"):
         read(tmp_path, (-1, 2))
@@ -388,15 +388,21 @@ def test_frames_and_sequences_that_are_not_there_are_refused(tmp_path: Path) -> 
         read(tmp_path, (0, 1), anchors=(2,))
     with pytest.raises(DataError, match=r"nowhere: .*is missing"):
         PointOdyssey(tmp_path).num_frames("nowhere")
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(UserError, match="val is not a folder"):
         PointOdyssey(tmp_path, "val")
     (tmp_path / "test").mkdir()
-    with pytest.raises(ValueError, match="no sequences"):
+    with pytest.raises(UserError, match="no sequences"):
         PointOdyssey(tmp_path, "test")
 
 
+def test_a_sequence_without_frames_is_reported_as_damaged(tmp_path: Path) -> None:
+    write_sequence(tmp_path, annotation() | {"intrinsics": np.zeros((0, 3, 3))})
+    with pytest.raises(DataError, match="seq: sequence: has no frames"):
+        read(tmp_path, ())
+
+
 def smooth_sample(metres_per_unit: float = 1.0) -> Sample:
-    """The slanted wall with pictures that JPEG keeps; two anchors, and some of everything unknown."""
+    """Create a sample of the slanted wall with smooth images, unknown values and an occluded point."""
     scene = make_scene(frames=3, anchors=(0, 2), metres_per_unit=metres_per_unit)
     ramp = torch.linspace(60, 180, 12 * 16).reshape(12, 16).to(torch.uint8)
     clip = replace(make_clip(frames=3), images=ramp.expand(3, 3, 12, 16).contiguous())
@@ -411,7 +417,7 @@ def smooth_sample(metres_per_unit: float = 1.0) -> Sample:
 
 
 @pytest.mark.parametrize("write", [write_point_odyssey, write_point_odyssey_legacy])
-def test_what_is_written_is_read_within_its_rounding(tmp_path: Path, write: Callable[..., None]) -> None:
+def test_a_written_sample_is_read_back_up_to_rounding(tmp_path: Path, write: Callable[..., None]) -> None:
     sample = smooth_sample()
     write(tmp_path, "train", "seq", sample)
     found = read(tmp_path)
@@ -423,29 +429,29 @@ def test_what_is_written_is_read_within_its_rounding(tmp_path: Path, write: Call
     cut = ((wanted.depths - scene.depths) * wanted.depth_confidence).double()
     assert cut.min() > -1e-6
     assert cut.max() < 1000 / 65535
-    assert cut.max() > 0.8 * 1000 / 65535, "cut off, not rounded"
+    assert cut.max() > 0.8 * 1000 / 65535, "rounded down, not to the nearest step"
 
     assert scene.tracks is not None
     assert wanted.tracks is not None
     first = scene.tracks.points[0].unflatten(1, (2, -1)).transpose(0, 1)
     known = scene.tracks.confidence[0].unflatten(1, (2, -1)).transpose(0, 1) > 0
     expected = wanted.tracks.confidence[0] > 0
-    expected[:, 3 * 16 + 4] = False  # not confirmed in the anchor frame, whose depth is unknown there
+    expected[:, 3 * 16 + 4] = False  # not visible in the anchor frame, where its depth is unknown
     assert torch.equal(known[0], expected)
     assert torch.allclose(first[known], wanted.tracks.points[known], atol=4e-3)
     queries = wanted.tracks.pixels.shape[1]
     off = (scene.tracks.pixels[0, :queries] - wanted.tracks.pixels[0])[expected[0]]
     assert off.abs().max() < 0.02
-    seen = scene.tracks.visibility[0, :, :queries]
-    assert (seen[0] == 1).float().mean() > 0.99
-    assert seen[1, 5:7].tolist() == [0, 0]
+    visibility = scene.tracks.visibility[0, :, :queries]
+    assert (visibility[0] == 1).float().mean() > 0.99
+    assert visibility[1, 5:7].tolist() == [0, 0]
     inside = ((wanted.track_pixels[0] > 0.1) & (wanted.track_pixels[0] < torch.tensor([15.9, 11.9]))).all(dim=-1)
     inside[1, 5:7] = False
     inside[:, 3 * 16 + 4] = False
-    assert (seen[inside] == 1).all()
+    assert (visibility[inside] == 1).all()
 
 
-def test_the_written_files_are_those_of_version_1_2(tmp_path: Path) -> None:
+def test_written_files_follow_version_1_2(tmp_path: Path) -> None:
     write_point_odyssey(tmp_path, "train", "seq", smooth_sample())
     folder = tmp_path / "train" / "seq"
     with np.load(folder / "anno.npz", allow_pickle=False) as arrays:
@@ -460,7 +466,7 @@ def test_the_written_files_are_those_of_version_1_2(tmp_path: Path) -> None:
     for key in ("trajs_2d", "trajs_3d", "extrinsics"):
         assert np.array_equal(stored[key], stored[key].astype(np.float16))
     assert not (stored["visibs"] & ~stored["valids"]).any()
-    # Pixels follow from the rounded points and cameras, exactly but for their own rounding.
+    # Pixels are the projections of the rounded points, up to their own rounding.
     in_camera = np.einsum("tij,tnj->tni", stored["extrinsics"][:, :3, :3].astype(float), stored["trajs_3d"])
     in_camera += stored["extrinsics"][:, None, :3, 3]
     on_image = np.einsum("tij,tnj->tni", stored["intrinsics"].astype(float), in_camera)
@@ -477,7 +483,7 @@ def test_the_written_files_are_those_of_version_1_2(tmp_path: Path) -> None:
         assert (picture.format, picture.mode, picture.size) == ("JPEG", "RGB", (16, 12))
 
 
-def test_the_written_generators_file_marks_what_means_nothing_by_two(tmp_path: Path) -> None:
+def test_legacy_files_mark_meaningless_visibilities_by_two(tmp_path: Path) -> None:
     sample = smooth_sample()
     assert sample.scene.tracks is not None
     points = sample.scene.tracks.points.clone()
@@ -503,7 +509,7 @@ def test_a_scene_without_tracks_is_written_as_a_single_nan(tmp_path: Path) -> No
     assert read(tmp_path).scene.tracks is None
 
 
-def test_depth_from_a_kilometer_on_is_written_as_sky(tmp_path: Path) -> None:
+def test_depth_of_a_kilometer_or_more_is_written_as_sky(tmp_path: Path) -> None:
     sample = smooth_sample()
     depths = sample.scene.depths.clone()
     depths[0, 0, :3] = torch.tensor([999.5, 1000, 4000])
@@ -512,7 +518,7 @@ def test_depth_from_a_kilometer_on_is_written_as_sky(tmp_path: Path) -> None:
         assert np.array(stored)[0, :3].tolist() == [65502, 65535, 65535]
 
 
-def test_other_units_are_written_in_meters(tmp_path: Path) -> None:
+def test_lengths_are_written_in_meters(tmp_path: Path) -> None:
     sample = smooth_sample(metres_per_unit=0.5)
     write_point_odyssey(tmp_path, "train", "seq", sample)
     scene = read(tmp_path).scene
@@ -521,10 +527,10 @@ def test_other_units_are_written_in_meters(tmp_path: Path) -> None:
     assert torch.allclose(scene.cameras.centers, sample.scene.cameras.centers / 2, atol=1e-3)
 
 
-def test_what_cannot_be_written_is_refused(tmp_path: Path) -> None:
+def test_existing_sequences_and_batches_are_refused(tmp_path: Path) -> None:
     sample = smooth_sample()
     write_point_odyssey(tmp_path, "train", "seq", sample)
-    with pytest.raises(FileExistsError):
+    with pytest.raises(UserError, match="exists"):
         write_point_odyssey(tmp_path, "train", "seq", sample)
     with pytest.raises(ValueError, match="batch"):
         write_point_odyssey(tmp_path, "train", "two", Sample.stack([sample, sample]))

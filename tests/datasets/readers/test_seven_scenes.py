@@ -1,4 +1,4 @@
-"""7-Scenes: depth, cameras, damage."""
+"""Tests of the reader of 7-Scenes."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from recon4d.errors import DataError
 
 
 @pytest.fixture
-def rooms(tmp_path: Path) -> Path:
+def scenes(tmp_path: Path) -> Path:
     folder = tmp_path / "chess" / "seq-01"
     for number, pose in enumerate((matrix(np.eye(3), [1, 1, 1]), matrix(RIGHT, [3, 1, 1]))):
         stem = f"frame-{number:06d}"
@@ -23,10 +23,10 @@ def rooms(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_seven_scenes_depth_and_cameras(rooms: Path) -> None:
-    data = SevenScenes(rooms)
+def test_depth_and_cameras(scenes: Path) -> None:
+    data = SevenScenes(scenes)
     assert data.names() == ["chess/seq-01"]
-    assert SevenScenes(rooms / "chess" / "seq-01").names() == ["seq-01"]
+    assert SevenScenes(scenes / "chess" / "seq-01").names() == ["seq-01"]
     sample = data.read("chess/seq-01", [0, 1])
     check_turned_right(sample)
     torch.testing.assert_close(sample.scene.depths[0, 0, :4], torch.tensor([1.5, 0.0, 0.0, 65.534]))
@@ -44,8 +44,8 @@ def test_seven_scenes_depth_and_cameras(rooms: Path) -> None:
         ("frame-000001.color.png", "", "color.png"),
     ],
 )
-def test_damaged_seven_scenes_are_named_in_one_line(rooms: Path, file: str, content: str, named: str) -> None:
-    (rooms / "chess" / "seq-01" / file).write_text(content)
+def test_damage_is_reported_in_one_line(scenes: Path, file: str, content: str, named: str) -> None:
+    (scenes / "chess" / "seq-01" / file).write_text(content)
     with pytest.raises(DataError) as caught:
-        SevenScenes(rooms).read("chess/seq-01", [0, 1])
+        SevenScenes(scenes).read("chess/seq-01", [0, 1])
     one_line(caught, "chess/seq-01", named)

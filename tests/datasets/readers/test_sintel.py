@@ -1,4 +1,4 @@
-"""Sintel: its binary cameras and depths."""
+"""Tests of the reader of Sintel."""
 
 import struct
 from pathlib import Path
@@ -9,7 +9,7 @@ import torch
 from turned_cameras import HEIGHT, RIGHT, WIDTH, check_turned_right, matrix, one_line, picture
 
 from recon4d.datasets.readers.sintel import Sintel
-from recon4d.errors import DataError
+from recon4d.errors import DataError, UserError
 
 
 @pytest.fixture
@@ -28,18 +28,18 @@ def film(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_sintel_cameras_zoom_and_the_sky_is_unknown(film: Path) -> None:
+def test_intrinsics_are_per_frame_and_the_sky_is_unknown(film: Path) -> None:
     data = Sintel(film)
     assert data.names() == ["alley_2"]
     assert data.num_frames("alley_2") == 2
     sample = data.read("alley_2", [0, 1])
     check_turned_right(sample)
-    # (w - 1) / 2 with the first center at 0 is the middle, w / 2, with the first center at 0.5.
+    # (w - 1) / 2 with the first pixel center at 0 is w / 2 with the first pixel center at 0.5.
     expected = torch.tensor([[9.0, 0, WIDTH / 2], [0, 8.0, HEIGHT / 2], [0, 0, 1]])
     torch.testing.assert_close(sample.scene.cameras.intrinsics[1], expected)
     assert sample.scene.depths[0, 0, :4].tolist() == [0, 0, 999, 5]
     assert sample.scene.depth_confidence[0, 0, :4].tolist() == [0, 0, 1, 1]
-    with pytest.raises(FileNotFoundError, match="clean"):
+    with pytest.raises(UserError, match="clean is not a folder"):
         Sintel(film, rendering="clean")
 
 
@@ -53,7 +53,7 @@ def test_sintel_cameras_zoom_and_the_sky_is_unknown(film: Path) -> None:
         (lambda data: b"", "202021.25"),
     ],
 )
-def test_damaged_sintel_is_named_in_one_line(film: Path, file: str, damage, named: str) -> None:
+def test_damage_is_reported_in_one_line(film: Path, file: str, damage, named: str) -> None:
     path = film / "training" / file
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(DataError) as caught:

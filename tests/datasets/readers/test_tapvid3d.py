@@ -1,4 +1,4 @@
-"""TAPVid-3D files: tracks, pictures, and pickles that are not run."""
+"""Tests of the reader of TAPVid-3D: tracks, images, and pickles that are not executed."""
 
 import io
 import os
@@ -17,18 +17,18 @@ from recon4d.errors import DataError
 
 
 def tap_arrays() -> dict[str, np.ndarray]:
-    """A point 5 before the first camera stands still; one is unknown at first; one is always behind the camera."""
+    """Create tracks of a static point 5 in front of the first camera, of one unknown at first, and of one behind."""
     jpegs = np.empty(2, dtype=object)
     for frame in range(2):
         stream = io.BytesIO()
         Image.fromarray(np.full((HEIGHT, WIDTH, 3), 100 * frame, np.uint8)).save(stream, "JPEG")
         jpegs[frame] = stream.getvalue()
     second_from_world = np.linalg.inv(matrix(RIGHT, [2.0, 0.0, 0.0]))
-    still = (second_from_world @ [1.0, 0.5, 5.0, 1.0])[:3]
+    static = (second_from_world @ [1.0, 0.5, 5.0, 1.0])[:3]
     return {
         "images_jpeg_bytes": jpegs,
         "tracks_XYZ": np.array(
-            [[[1.0, 0.5, 5.0], [np.nan] * 3, [0, 0, -1]], [still, [0, 0, 1], [0, 0, -1]]], dtype=np.float32
+            [[[1.0, 0.5, 5.0], [np.nan] * 3, [0, 0, -1]], [static, [0, 0, 1], [0, 0, -1]]], dtype=np.float32
         ),
         "visibility": np.array([[True, True, True], [False, True, True]]),
         "fx_fy_cx_cy": np.array([10.0, 12.0, 3.0, 2.0]),
@@ -43,7 +43,7 @@ def tap_file(root: Path, arrays: dict[str, np.ndarray]) -> Path:
     return path
 
 
-def test_tap_tracks_move_from_their_cameras_to_the_world(tmp_path: Path) -> None:
+def test_tracks_are_converted_from_camera_to_world_coordinates(tmp_path: Path) -> None:
     tap_file(tmp_path, tap_arrays())
     data = TapVid3D(tmp_path)
     assert data.names() == ["adt/clip_1"]
@@ -55,14 +55,14 @@ def test_tap_tracks_move_from_their_cameras_to_the_world(tmp_path: Path) -> None
     torch.testing.assert_close(tracks.points[0, :, 0], torch.tensor([[1.0, 0.5, 5.0]] * 2))
     assert tracks.visibility[0, :, 0].tolist() == [1, 0]
     torch.testing.assert_close(tracks.pixels[0, 0], torch.tensor([10 / 5 + 3, 12 * 0.5 / 5 + 2]))
-    # NaN does not exist, and what is behind a camera is not seen by it.
+    # NaN is invalid, and points behind the camera are not visible.
     assert tracks.confidence[:, :, 1].tolist() == [[0, 0], [0, 1]]
     assert tracks.confidence[:, :, 2].tolist() == [[0, 0], [0, 0]]
     assert torch.isfinite(tracks.points).all()
     assert not sample.scene.depth_confidence.any()
 
 
-def test_tap_without_cameras_stands_still_and_depth_maps_are_kept(tmp_path: Path) -> None:
+def test_a_clip_without_cameras_is_static_and_depth_maps_are_read(tmp_path: Path) -> None:
     arrays = tap_arrays()
     del arrays["extrinsics_w2c"]
     depth = np.full((2, HEIGHT, WIDTH), 3.0, dtype=np.float32)
@@ -74,21 +74,23 @@ def test_tap_without_cameras_stands_still_and_depth_maps_are_kept(tmp_path: Path
     assert float(scene.depths[0, 0, 2]) == 3
 
 
-class Order:
+class Malicious:
+    """An object whose unpickling creates a folder."""
+
     def __reduce__(self) -> tuple:
         return os.mkdir, ("harm",)
 
 
-def test_tap_pictures_that_run_something_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_that_would_execute_code_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     arrays = tap_arrays()
-    arrays["images_jpeg_bytes"][0] = Order()
+    arrays["images_jpeg_bytes"][0] = Malicious()
     tap_file(tmp_path, arrays)
     with pytest.raises(DataError) as caught:
         TapVid3D(tmp_path).read("adt/clip_1", [0])
-    one_line(caught, "adt/clip_1", "is no array")
+    one_line(caught, "adt/clip_1", "is not part of an array")
     assert not (tmp_path / "harm").exists()
-    assert pickle.dumps(Order())  # it could have been
+    assert pickle.dumps(Malicious())  # the object can be pickled
 
 
 @pytest.mark.parametrize(
@@ -102,7 +104,7 @@ def test_tap_pictures_that_run_something_are_refused(tmp_path: Path, monkeypatch
         ({"visibility": None}, "has no visibility"),
     ],
 )
-def test_a_wrong_tap_file_is_named_in_one_line(tmp_path: Path, change: dict, named: str) -> None:
+def test_a_wrong_file_is_reported_in_one_line(tmp_path: Path, change: dict, named: str) -> None:
     arrays = {key: value for key, value in (tap_arrays() | change).items() if value is not None}
     tap_file(tmp_path, arrays)
     with pytest.raises(DataError) as caught:
@@ -110,7 +112,7 @@ def test_a_wrong_tap_file_is_named_in_one_line(tmp_path: Path, change: dict, nam
     one_line(caught, "adt/clip_1", named)
 
 
-def test_a_tap_file_cut_short_is_named(tmp_path: Path) -> None:
+def test_a_truncated_file_is_reported(tmp_path: Path) -> None:
     path = tap_file(tmp_path, tap_arrays())
     assert zipfile.is_zipfile(path)
     path.write_bytes(path.read_bytes()[:300])

@@ -1,4 +1,4 @@
-"""TUM RGB-D: what is read, and what is refused."""
+"""Tests of the reader of TUM RGB-D."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from recon4d.errors import DataError
 
 @pytest.fixture
 def tum(tmp_path: Path) -> Path:
-    """Three pictures; the last has no camera near. The second turned right; its depth is 15 ms late."""
+    """Write three images. The second camera has turned right, its depth is 15 ms late; the third has no camera."""
     folder = tmp_path / "rgbd_dataset_freiburg2_desk"
     for number, seconds in enumerate(("1311868164.10", "1311868164.20", "1311868164.30")):
         picture(folder / "rgb" / f"{seconds}.png", 50 * number)
@@ -33,7 +33,7 @@ def tum(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_tum_cameras_have_their_w_last_and_the_nearest_time(tum: Path) -> None:
+def test_poses_have_w_last_and_are_associated_by_time(tum: Path) -> None:
     data = Tum(tum)
     assert data.names() == ["rgbd_dataset_freiburg2_desk"]
     assert data.num_frames(data.names()[0]) == 2
@@ -43,7 +43,7 @@ def test_tum_cameras_have_their_w_last_and_the_nearest_time(tum: Path) -> None:
     torch.testing.assert_close(sample.clip.times, torch.tensor([0.0, 0.1]), rtol=0, atol=1e-6)
 
 
-def test_tum_intrinsics_move_by_half_a_pixel(tum: Path) -> None:
+def test_intrinsics_are_shifted_by_half_a_pixel(tum: Path) -> None:
     name = "rgbd_dataset_freiburg2_desk"
     by_name = Tum(tum).read(name, [0]).scene.cameras.intrinsics[0]
     torch.testing.assert_close(by_name, torch.tensor([[520.9, 0, 325.6], [0, 521.0, 250.2], [0, 0, 1]]))
@@ -51,14 +51,14 @@ def test_tum_intrinsics_move_by_half_a_pixel(tum: Path) -> None:
     torch.testing.assert_close(given, torch.tensor([[5.0, 0, 2.5], [0, 6.0, 1.5], [0, 0, 1]]))
 
 
-def test_tum_depth_is_in_fivethousandths_and_zero_is_unknown(tum: Path) -> None:
+def test_depth_is_scaled_by_5000_and_zero_is_unknown(tum: Path) -> None:
     scene = Tum(tum).read("rgbd_dataset_freiburg2_desk", [0, 1]).scene
     assert not scene.depth_confidence[0].any()
     torch.testing.assert_close(scene.depths[1, 0, :3], torch.tensor([1.0, 0.0, 13.107]))
     assert scene.depth_confidence[1, 0, :3].tolist() == [1, 0, 1]
 
 
-def test_tum_without_lists_takes_pictures_named_by_their_times(tmp_path: Path) -> None:
+def test_without_lists_images_named_by_their_times_are_read(tmp_path: Path) -> None:
     picture(tmp_path / "1311868169.16.jpg")
     picture(tmp_path / "1311868169.26.jpg")
     (tmp_path / "groundtruth.txt").write_text(
@@ -68,11 +68,11 @@ def test_tum_without_lists_takes_pictures_named_by_their_times(tmp_path: Path) -
     sample = data.read(tmp_path.name, [0, 1])
     check_turned_right(sample)
     assert not sample.scene.depth_confidence.any()
-    with pytest.raises(DataError, match="neither freiburg1, 2 nor 3"):
+    with pytest.raises(DataError, match="give intrinsics fx, fy, cx, cy"):
         Tum(tmp_path).read(tmp_path.name, [0])
 
 
-def test_tum_calibrations_go_by_the_name() -> None:
+def test_calibrations_are_selected_by_name() -> None:
     data = Tum.__new__(Tum)
     data.intrinsics = None
     found = {name: data._calibration(name)[0, 0].item() for name in ("freiburg1_xyz", "fr2_desk", "freiburg3_walking")}
@@ -84,6 +84,7 @@ def test_tum_calibrations_go_by_the_name() -> None:
     [
         ("groundtruth.txt", "1311868164.10 1 2 3 0 0 0\n", "shape (6,), wanted (7)"),
         ("groundtruth.txt", "noon 1 2 3 0 0 0 1\n", "does not begin with a time"),
+        ("groundtruth.txt", ",\n", "no camera within 0.02 s"),
         ("groundtruth.txt", "1311868164.10 1 2 nan 0 0 0 1\n", "not finite"),
         ("groundtruth.txt", "1311868164.10 1 2 3 0 0 0 0\n", "quaternion"),
         ("groundtruth.txt", "5 1 2 3 0 0 0 1\n", "no camera within 0.02 s"),
@@ -92,7 +93,7 @@ def test_tum_calibrations_go_by_the_name() -> None:
         ("depth/1311868164.215.png", "\x89PNG", "1311868164.215.png"),
     ],
 )
-def test_damaged_tum_is_named_in_one_line(tum: Path, file: str, content: str, named: str) -> None:
+def test_damage_is_reported_in_one_line(tum: Path, file: str, content: str, named: str) -> None:
     name = "rgbd_dataset_freiburg2_desk"
     (tum / name / file).write_text(content)
     with pytest.raises(DataError) as caught:
@@ -100,17 +101,17 @@ def test_damaged_tum_is_named_in_one_line(tum: Path, file: str, content: str, na
     one_line(caught, name, named)
 
 
-@pytest.mark.skipif(not (SHARED / "tum_desk").is_dir(), reason="the real pictures are not here")
-def test_real_tum_cameras_see_the_desk_they_turn_about() -> None:
+@pytest.mark.skipif(not (SHARED / "tum_desk").is_dir(), reason="the real images are not available")
+def test_real_cameras_look_at_the_desk() -> None:
     sample = Tum(SHARED / "tum_desk", intrinsics=(520.9, 521.0, 325.1, 249.7)).read("tum_desk", range(20))
     assert sample.clip.images.shape == (20, 3, 480, 640)
     assert sample.clip.times[-1].item() == pytest.approx(1.9, abs=0.01)
-    # A hand that holds the camera moves at less than a meter a second and turns by less than a radian.
+    # A hand-held camera moves by less than a meter and a radian per second.
     steps = sample.scene.cameras.centers.diff(dim=0).norm(dim=-1)
     assert 0 < float(steps.min()) <= float(steps.max()) < 0.1
     rotations = sample.scene.cameras.world_from_cam[:, :3, :3]
     assert float(g.rotation_angle(rotations[:-1].mT @ rotations[1:]).max()) < 0.1
-    # The cameras circle the desk and keep looking at it: of OpenCV's axes only the third points to one place.
+    # The cameras circle the desk and look at it: only their third axes meet in one point.
     centers, forward = sample.scene.cameras.centers.double(), rotations[:, :, 2].double()
     across = torch.eye(3, dtype=torch.float64) - forward[:, :, None] * forward[:, None, :]
     meeting = torch.linalg.solve(across.sum(0), (across @ centers[..., None]).sum(0))[:, 0]

@@ -198,7 +198,7 @@ class TestSameness:
     @pytest.mark.parametrize("workers", [0, 1, 4])
     def test_any_number_of_workers_gives_the_same_bits(self, workers: int) -> None:
         source = SyntheticScenes(replace(CONFIG, num_frames=2, height=32, width=32))
-        batches = make_loader(source, seed=5, first_step=3, batch_size=2, rank=0, world_size=1, workers=workers)
+        batches = make_loader(source, seed=5, first_step=3, batch_size=2, rank=0, world_size=1, num_workers=workers)
         images = next(iter(batches)).clip.images
         expected = [source.sample(sample_seed(5, 3, place)).clip.images for place in (0, 1)]
         assert torch.equal(images, torch.stack(expected))

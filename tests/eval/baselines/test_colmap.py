@@ -1,4 +1,4 @@
-"""COLMAP as a baseline: badly run it would be a lie."""
+"""Tests of COLMAP as a baseline: it must be run well for comparisons to be fair."""
 
 import builtins
 import sys
@@ -14,7 +14,7 @@ from recon4d.datasets import Sample, Tum
 from recon4d.datasets.synthetic.worlds_v1 import WORLDS_V1
 from recon4d.eval import reconstruct_with_colmap, with_colmap_intrinsics
 from recon4d.eval.metrics.cameras import camera_scores
-from recon4d.eval.pairing import is_placed
+from recon4d.eval.pairing import is_registered
 from recon4d.geometry import (
     fit_similarity,
     project,
@@ -37,8 +37,8 @@ from recon4d.refine import (
 
 DESK = Path(__file__).parents[3] / "examples" / "freiburg2_desk"
 MAPPERS = ("incremental", "global")
-ONE_THREAD = ColmapConfig(threads=1)
-"""The same answer every time."""
+ONE_THREAD = ColmapConfig(num_threads=1)
+"""Makes the result deterministic."""
 
 
 def score(prediction: Scene, truth: Scene, metric: str) -> float:
@@ -46,10 +46,10 @@ def score(prediction: Scene, truth: Scene, metric: str) -> float:
 
 
 def mean_rotation_error(prediction: Scene, truth: Scene) -> float:
-    """In degrees, of frames to the first."""
+    """Return the mean error of rotations relative to the first frame, in degrees."""
     turned = prediction.cameras.in_frame(0).world_from_cam[:, :3, :3]
-    wanted = truth.cameras.in_frame(0).world_from_cam[:, :3, :3]
-    return float(rotation_angle(turned.transpose(1, 2) @ wanted).rad2deg().mean())
+    expected = truth.cameras.in_frame(0).world_from_cam[:, :3, :3]
+    return float(rotation_angle(turned.transpose(1, 2) @ expected).rad2deg().mean())
 
 
 @pytest.fixture(scope="module")
@@ -58,35 +58,35 @@ def desk() -> Sample:
 
 
 @pytest.fixture(scope="module")
-def calm_world() -> Sample:
-    """A clip of worlds-v1 in which nothing moves but the camera."""
+def static_sample() -> Sample:
+    """Return a clip of worlds-v1 in which nothing but the camera moves."""
     return WORLDS_V1["8"].sample(4)
 
 
 @pytest.mark.parametrize("mapper", MAPPERS)
 def test_all_frames_of_a_real_desk_are_registered(desk: Sample, mapper: str) -> None:
-    scene = reconstruct_with_colmap(desk.clip, ColmapConfig(mapper=mapper, threads=1))  # type: ignore[arg-type]
-    assert is_placed(scene).all()
+    scene = reconstruct_with_colmap(desk.clip, ColmapConfig(mapper=mapper, num_threads=1))  # type: ignore[arg-type]
+    assert is_registered(scene).all()
     assert score(scene, desk.scene, "auc_30") > 0.7
     assert mean_rotation_error(scene, desk.scene) < 1.0
-    # The lens distorts, and is not undistorted: 4 % is what a pinhole can do.
+    # The lens distortion is not modeled: an error of 4 % is what a pinhole camera achieves.
     assert scene.cameras.intrinsics[0, 0, 0].item() == pytest.approx(520.9, rel=0.05)
 
 
-def test_a_still_world_comes_out_almost_exactly(calm_world: Sample) -> None:
-    scene = reconstruct_with_colmap(calm_world.clip, ONE_THREAD)
-    assert is_placed(scene).all()
-    assert mean_rotation_error(scene, calm_world.scene) < 1.5
-    # Where its sparse points are, they are the true points up to one similarity.
-    known = (scene.point_confidence > 0) & (calm_world.scene.point_confidence > 0)
-    assert known.sum() > 300
-    predicted, true = scene.points[known], calm_world.scene.points[known]
+def test_a_static_scene_is_recovered(static_sample: Sample) -> None:
+    scene = reconstruct_with_colmap(static_sample.clip, ONE_THREAD)
+    assert is_registered(scene).all()
+    assert mean_rotation_error(scene, static_sample.scene) < 1.5
+    # The sparse points are the true points up to a similarity.
+    is_known = (scene.point_confidence > 0) & (static_sample.scene.point_confidence > 0)
+    assert is_known.sum() > 300
+    predicted, true = scene.points[is_known], static_sample.scene.points[is_known]
     off = (transform_points(fit_similarity(predicted, true), predicted) - true).norm(dim=-1)
     assert off.median() < 0.06 * true.norm(dim=-1).median()
 
 
 @pytest.mark.parametrize("mapper", MAPPERS)
-def test_a_synthesised_data_set_comes_out_to_its_own_precision(tmp_path: Path, mapper: str) -> None:
+def test_an_exact_synthetic_database_is_recovered(tmp_path: Path, mapper: str) -> None:
     pycolmap.set_random_seed(3)
     options = pycolmap.SyntheticDatasetOptions(
         num_rigs=1, num_cameras_per_rig=1, num_frames_per_rig=8, num_points3D=200, camera_width=640, camera_height=480
@@ -96,11 +96,11 @@ def test_a_synthesised_data_set_comes_out_to_its_own_precision(tmp_path: Path, m
     with pycolmap.Database.open(tmp_path / "database.db") as database:
         truth = pycolmap.synthesize_dataset(options, database)
     (tmp_path / "images").mkdir()
-    found = map_database(tmp_path / "database.db", tmp_path, ColmapConfig(mapper=mapper, threads=1))  # type: ignore[arg-type]
+    found = map_database(tmp_path / "database.db", tmp_path, ColmapConfig(mapper=mapper, num_threads=1))  # type: ignore[arg-type]
 
     names = sorted(image.name for image in truth.images.values())
     predicted, true = (scene_of_model(model, names, (480, 640)) for model in (found, truth))
-    assert is_placed(predicted).all()
+    assert is_registered(predicted).all()
     assert score(predicted, true, "auc_5") == 1.0
     assert mean_rotation_error(predicted, true) < 0.02
     centers = [scene.cameras.centers.double() for scene in (predicted, true)]
@@ -109,7 +109,7 @@ def test_a_synthesised_data_set_comes_out_to_its_own_precision(tmp_path: Path, m
     torch.testing.assert_close(predicted.cameras.intrinsics, true.cameras.intrinsics, rtol=1e-3, atol=1e-3)
 
 
-def test_a_model_becomes_a_scene_whose_points_project_to_where_they_were_seen(tmp_path: Path) -> None:
+def test_points_of_a_converted_model_project_to_their_observations(tmp_path: Path) -> None:
     pycolmap.set_random_seed(0)
     options = pycolmap.SyntheticDatasetOptions(num_rigs=1, num_frames_per_rig=4, num_points3D=60)
     options.camera_model_id = pycolmap.CameraModelId.PINHOLE
@@ -117,13 +117,13 @@ def test_a_model_becomes_a_scene_whose_points_project_to_where_they_were_seen(tm
     with pycolmap.Database.open(tmp_path / "database.db") as database:
         model = pycolmap.synthesize_dataset(options, database)
     names = [*sorted(image.name for image in model.images.values()), "not registered"]
-    height, width = 384, 512  # half of what COLMAP saw
+    height, width = 384, 512  # half of the size that COLMAP was given
     scene = scene_of_model(model, names, (height, width), factor=2)
 
-    assert is_placed(scene).tolist() == [True, True, True, True, False]
+    assert is_registered(scene).tolist() == [True, True, True, True, False]
     torch.testing.assert_close(scene.cameras.world_from_cam[0], torch.eye(4))
-    wanted = torch.tensor([[350.0, 0, 250], [0, 360, 195], [0, 0, 1]])
-    torch.testing.assert_close(scene.cameras.intrinsics[:4], wanted.expand(4, 3, 3))
+    expected = torch.tensor([[350.0, 0, 250], [0, 360, 195], [0, 0, 1]])
+    torch.testing.assert_close(scene.cameras.intrinsics[:4], expected.expand(4, 3, 3))
     torch.testing.assert_close(scene.depth_confidence, scene.point_confidence)
     for frame in range(4):
         row, column = scene.depth_confidence[frame].nonzero().T
@@ -135,10 +135,8 @@ def test_a_model_becomes_a_scene_whose_points_project_to_where_they_were_seen(tm
     assert (scene.depth_confidence[4] == 0).all()
 
 
-def test_dense_depth_takes_the_place_of_sparse_points(
-    desk: Sample, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """With stereo that writes depth 2 on the left and nothing on the right, and no map for one frame."""
+def test_dense_depth_replaces_sparse_points(desk: Sample, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The stereo of this test writes depth 2 on the left, nothing on the right, and no map for one frame."""
 
     def stereo(workspace: Path) -> None:
         assert (workspace / "sparse").is_dir()
@@ -152,7 +150,7 @@ def test_dense_depth_takes_the_place_of_sparse_points(
     monkeypatch.setattr("recon4d.eval.baselines.colmap.has_dense_stereo", lambda: True)
     monkeypatch.setattr(pycolmap, "patch_match_stereo", stereo)
     scene = reconstruct_with_colmap(desk.clip.frames(range(0, 8, 2)), ONE_THREAD)
-    placed = is_placed(scene)
+    placed = is_registered(scene)
     assert placed.sum() >= 3
     assert (scene.depths[0] == 0).all()
     for frame in range(1, 4):
@@ -164,7 +162,7 @@ def test_dense_depth_takes_the_place_of_sparse_points(
             )
 
 
-def test_of_two_points_in_one_pixel_the_nearer_one_stays() -> None:
+def test_the_nearer_of_two_points_in_one_pixel_is_kept() -> None:
     model = pycolmap.Reconstruction()
     camera = pycolmap.Camera(camera_id=1, model="PINHOLE", width=8, height=8, params=[8.0, 8.0, 4.0, 4.0])
     model.add_camera_with_trivial_rig(camera)
@@ -180,39 +178,43 @@ def test_of_two_points_in_one_pixel_the_nearer_one_stays() -> None:
     assert scene.depth_confidence.sum() == 2
 
 
-def test_what_is_masked_is_not_seen(calm_world: Sample) -> None:
-    """With a mask over the left half, no sparse point lies there."""
-    ignore = torch.zeros(8, *calm_world.clip.size, dtype=torch.bool)
-    ignore[:, :, : calm_world.clip.size[1] // 2] = True
-    masked = replace(calm_world.clip, priors=replace(Priors.nothing(8), ignore=ignore))
+def test_masked_pixels_have_no_points(static_sample: Sample) -> None:
+    """The left half is masked and must have no sparse points."""
+    ignore = torch.zeros(8, *static_sample.clip.size, dtype=torch.bool)
+    ignore[:, :, : static_sample.clip.size[1] // 2] = True
+    masked = replace(static_sample.clip, priors=replace(Priors.unknown(8), ignore=ignore))
     scene = reconstruct_with_colmap(masked, ONE_THREAD)
-    middle = calm_world.clip.size[1] // 2
+    middle = static_sample.clip.size[1] // 2
     assert scene.depth_confidence[:, :, : middle - 2].sum() == 0
     assert scene.depth_confidence[:, :, middle:].sum() > 100
 
 
-def test_with_one_thread_the_same_clip_gives_the_same_scene(desk: Sample) -> None:
+def test_one_thread_gives_deterministic_results(desk: Sample) -> None:
     clip = desk.clip.frames([0, 2, 4]).resized(240, 320)
     first, second = reconstruct_with_colmap(clip, ONE_THREAD), reconstruct_with_colmap(clip, ONE_THREAD)
     assert torch.equal(first.cameras.world_from_cam, second.cameras.world_from_cam)
     assert torch.equal(first.depths, second.depths)
 
 
-def test_intrinsics_of_colmap_become_known(desk: Sample) -> None:
-    given = Priors.nothing(8).intrinsics
+def test_intrinsics_of_colmap_become_priors(desk: Sample) -> None:
+    given = Priors.unknown(8).intrinsics
     given[2] = torch.eye(3)
-    told = with_colmap_intrinsics(replace(desk.clip, priors=replace(Priors.nothing(8), intrinsics=given)), ONE_THREAD)
-    assert told.priors is not None
-    assert torch.equal(told.priors.intrinsics[2], torch.eye(3))
-    focal = told.priors.intrinsics[[0, 1, 3, 4, 5, 6, 7], 0, 0]
+    with_intrinsics = with_colmap_intrinsics(
+        replace(desk.clip, priors=replace(Priors.unknown(8), intrinsics=given)), ONE_THREAD
+    )
+    assert with_intrinsics.priors is not None
+    assert torch.equal(with_intrinsics.priors.intrinsics[2], torch.eye(3))
+    focal = with_intrinsics.priors.intrinsics[[0, 1, 3, 4, 5, 6, 7], 0, 0]
     torch.testing.assert_close(focal, torch.full((7,), 520.9), rtol=0.06, atol=0)
-    assert told.priors.world_from_cam.isnan().all()
+    assert with_intrinsics.priors.world_from_cam.isnan().all()
 
 
-def test_a_focal_length_that_no_lens_has_is_not_believed(desk: Sample, monkeypatch: pytest.MonkeyPatch) -> None:
-    long_lens = replace(desk.scene, cameras=replace(desk.scene.cameras, intrinsics=10 * desk.scene.cameras.intrinsics))
-    monkeypatch.setattr("recon4d.eval.baselines.colmap.reconstruct_with_colmap", lambda clip, config: long_lens)
-    with pytest.raises(ColmapFailure, match="7 degrees, which is hardly true"):
+def test_an_implausible_focal_length_is_rejected(desk: Sample, monkeypatch: pytest.MonkeyPatch) -> None:
+    long_focal_length = replace(
+        desk.scene, cameras=replace(desk.scene.cameras, intrinsics=10 * desk.scene.cameras.intrinsics)
+    )
+    monkeypatch.setattr("recon4d.eval.baselines.colmap.reconstruct_with_colmap", lambda clip, config: long_focal_length)
+    with pytest.raises(ColmapFailure, match="7 degrees, which is implausible"):
         with_colmap_intrinsics(desk.clip)
 
 
@@ -222,12 +224,12 @@ def test_a_clip_without_texture_has_no_model() -> None:
         reconstruct_with_colmap(gray, ONE_THREAD)
 
 
-def test_neighbors_are_matched_where_asked_for(desk: Sample) -> None:
-    scene = reconstruct_with_colmap(desk.clip.resized(240, 320), ColmapConfig(matching="sequential", threads=1))
-    assert is_placed(scene).sum() >= 6
+def test_sequential_matching_registers_frames(desk: Sample) -> None:
+    scene = reconstruct_with_colmap(desk.clip.resized(240, 320), ColmapConfig(matching="sequential", num_threads=1))
+    assert is_registered(scene).sum() >= 6
 
 
-def test_without_pycolmap_one_line_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_pycolmap_the_error_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "pycolmap")
     real_import = builtins.__import__
 
@@ -237,16 +239,16 @@ def test_without_pycolmap_one_line_says_how_to_get_it(monkeypatch: pytest.Monkey
         return real_import(name, *arguments, **options)
 
     monkeypatch.setattr(builtins, "__import__", refuse)
-    with pytest.raises(NoPycolmapError, match=r"pip install 'recon4d\[colmap\]'"):
+    with pytest.raises(NoPycolmapError, match=r"pip install -e '\.\[colmap\]'"):
         reconstruct_with_colmap(Clip(torch.zeros(2, 3, 32, 32, dtype=torch.uint8), torch.arange(2.0)))
 
 
-def test_cameras_of_unplaced_frames_are_not_numbers(desk: Sample) -> None:
-    """A frame that shows something else is left out, and the others are still there."""
+def test_cameras_of_unregistered_frames_are_nan(desk: Sample) -> None:
+    """A frame of noise is not registered, and the other frames are."""
     images = desk.clip.resized(240, 320).images.clone()
     images[3] = torch.randint(0, 256, images[3].shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     scene = reconstruct_with_colmap(Clip(images, desk.clip.times), ONE_THREAD)
-    placed = is_placed(scene)
+    placed = is_registered(scene)
     assert not placed[3]
     assert placed.sum() >= 5
     assert isinstance(scene.cameras, Cameras)

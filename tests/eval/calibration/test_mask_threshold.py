@@ -1,4 +1,4 @@
-"""The moving mask is cut where it overlaps best with the truth, and one half stands for that place afterwards."""
+"""The threshold of the dynamic mask maximizes the overlap with the truth, and becomes one half after calibration."""
 
 from dataclasses import replace
 
@@ -9,11 +9,11 @@ from walls import make_scene
 from recon4d.cli.main import main
 from recon4d.eval.calibration import (
     best_threshold,
-    dynamic_mask_counts,
-    overlap_at,
-    shift_to_half,
+    dynamic_mask_ious,
+    logit_shift,
+    mean_iou_at,
 )
-from recon4d.eval.calibration.mask_threshold import CUTS, DynamicMaskCounts
+from recon4d.eval.calibration.mask_threshold import THRESHOLDS, DynamicMaskIous
 from recon4d.models import Model
 from recon4d.records import Scene
 from recon4d.zoo import (
@@ -25,50 +25,52 @@ from recon4d.zoo import (
 from recon4d.zoo.registry import HeadKind
 
 
-def saying(moving: torch.Tensor) -> Scene:
+def scene_with(dynamic: torch.Tensor) -> Scene:
+    """Return the wall with a map of dynamic probabilities and known depth everywhere."""
     scene = make_scene()
-    return replace(scene, dynamic=moving, depth_confidence=torch.ones_like(scene.depths))
+    return replace(scene, dynamic=dynamic, depth_confidence=torch.ones_like(scene.depths))
 
 
-def shy() -> tuple[Scene, Scene]:
-    """A tenth moves; the network is .3 sure of most of it, and .1 sure of everything else."""
+def underconfident() -> tuple[Scene, Scene]:
+    """Return prediction and truth: a tenth of the pixels is dynamic, most with a probability of .3, others of .1."""
     truth = torch.zeros_like(make_scene().depths)
     truth.flatten()[::10] = 1
-    said = torch.where(truth > 0, 0.3, 0.1)
-    said.flatten()[::50] = 0.1
-    return saying(said), saying(truth)
+    predicted = torch.where(truth > 0, 0.3, 0.1)
+    predicted.flatten()[::50] = 0.1
+    return scene_with(predicted), scene_with(truth)
 
 
-def test_the_cut_with_the_best_overlap_is_found() -> None:
-    prediction, truth = shy()
-    evidence = dynamic_mask_counts(prediction, truth)
-    assert evidence is not None
-    cut = best_threshold([evidence])
-    assert cut is not None
-    assert 0.1 < cut < 0.3
-    assert overlap_at([evidence], 0.5) == 0
-    assert overlap_at([evidence], cut) == pytest.approx(0.8, abs=0.02)
-    mask, moves = prediction.dynamic > cut, truth.dynamic > 0.5
-    assert overlap_at([evidence], cut) == pytest.approx(float((mask & moves).sum() / (mask | moves).sum()))
+def test_the_threshold_with_the_best_iou_is_found() -> None:
+    prediction, truth = underconfident()
+    clip = dynamic_mask_ious(prediction, truth)
+    assert clip is not None
+    threshold = best_threshold([clip])
+    assert threshold is not None
+    assert 0.1 < threshold < 0.3
+    assert mean_iou_at([clip], 0.5) == 0
+    assert mean_iou_at([clip], threshold) == pytest.approx(0.8, abs=0.02)
+    mask, true_mask = prediction.dynamic > threshold, truth.dynamic > 0.5
+    iou = float((mask & true_mask).sum() / (mask | true_mask).sum())
+    assert mean_iou_at([clip], threshold) == pytest.approx(iou)
 
 
-def test_every_clip_counts_the_same() -> None:
-    low, high = torch.zeros_like(CUTS), torch.zeros_like(CUTS)
+def test_every_clip_has_the_same_weight() -> None:
+    low, high = torch.zeros_like(THRESHOLDS), torch.zeros_like(THRESHOLDS)
     low[5], high[30] = 0.9, 0.4
-    assert best_threshold([DynamicMaskCounts(low), DynamicMaskCounts(high)]) == pytest.approx(float(CUTS[5]))
-    assert best_threshold([DynamicMaskCounts(low)] + 3 * [DynamicMaskCounts(high)]) == pytest.approx(float(CUTS[30]))
+    assert best_threshold([DynamicMaskIous(low), DynamicMaskIous(high)]) == pytest.approx(float(THRESHOLDS[5]))
+    assert best_threshold([DynamicMaskIous(low)] + 3 * [DynamicMaskIous(high)]) == pytest.approx(float(THRESHOLDS[30]))
     assert best_threshold([]) is None
 
 
-def test_where_nothing_moves_or_is_said_there_is_no_evidence() -> None:
-    prediction, truth = shy()
-    assert dynamic_mask_counts(prediction, saying(torch.zeros_like(truth.dynamic))) is None
-    assert dynamic_mask_counts(saying(torch.full_like(truth.dynamic, torch.nan)), truth) is None
-    assert dynamic_mask_counts(prediction, replace(truth, depth_confidence=torch.zeros_like(truth.depths))) is None
+def test_clips_without_dynamic_pixels_or_probabilities_are_skipped() -> None:
+    prediction, truth = underconfident()
+    assert dynamic_mask_ious(prediction, scene_with(torch.zeros_like(truth.dynamic))) is None
+    assert dynamic_mask_ious(scene_with(torch.full_like(truth.dynamic, torch.nan)), truth) is None
+    assert dynamic_mask_ious(prediction, replace(truth, depth_confidence=torch.zeros_like(truth.depths))) is None
 
 
 @pytest.mark.parametrize("heads", ["linear", "dpt"])
-def test_a_shift_moves_that_map_alone(heads: HeadKind) -> None:
+def test_a_shift_changes_only_the_dynamic_map(heads: HeadKind) -> None:
     model = create_model("recon4d_tiny", weights=None, heads=heads)
     images = torch.rand(1, 2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -81,26 +83,32 @@ def test_a_shift_moves_that_map_alone(heads: HeadKind) -> None:
     assert torch.equal(after.points, before.points)
 
 
-def test_a_model_without_a_moving_map_has_none_to_shift() -> None:
-    silent = replace(model_config("recon4d_tiny"), dense_groups=(("depth", "points"),))
-    with pytest.raises(ValueError, match="does not say what moves"):
-        Model(silent).shift_dynamic_logits(1.0)
+def test_a_model_without_a_dynamic_map_cannot_be_shifted() -> None:
+    config = replace(model_config("recon4d_tiny"), dense_groups=(("depth", "points"),))
+    with pytest.raises(ValueError, match="does not predict the dynamic probability"):
+        Model(config).shift_dynamic_logits(1.0)
 
 
-def test_calibrate_writes_the_cut_into_the_weights(tmp_path, capsys) -> None:
+def test_calibrate_writes_the_threshold_into_the_weights(tmp_path, capsys) -> None:
     model = create_model("recon4d_tiny", weights=None)
     model.trained = True
-    model.shift_dynamic_logits(-shift_to_half(0.2))
-    save_model(model, tmp_path / "shy.safetensors")
+    model.shift_dynamic_logits(-logit_shift(0.2))
+    save_model(model, tmp_path / "before.safetensors")
     options = ["--clips", "3", "--held-out", "2", "--num-frames", "3", "--size", "64", "96", "--device", "cpu"]
-    arguments = ["calibrate", str(tmp_path / "shy.safetensors"), "--out", str(tmp_path / "cut.safetensors"), *options]
+    arguments = [
+        "calibrate",
+        str(tmp_path / "before.safetensors"),
+        "--out",
+        str(tmp_path / "after.safetensors"),
+        *options,
+    ]
     assert main(arguments) == 0
     printed = capsys.readouterr().out
-    assert "probable is above one half from now on" in printed
+    assert "becomes 0.50; IoU on held-out scenes" in printed
     images = torch.rand(1, 2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        shy_answer, cut_answer = (load_model(tmp_path / f"{one}.safetensors")(images) for one in ("shy", "cut"))
-    shift = cut_answer.dynamic.logit() - shy_answer.dynamic.logit()
-    cut = float(printed.split("what was at least ")[1].split()[0])
-    torch.testing.assert_close(shift.mean(), torch.tensor(shift_to_half(cut)), atol=0.05, rtol=0)
-    assert torch.equal(cut_answer.depths, shy_answer.depths)
+        before, after = (load_model(tmp_path / f"{name}.safetensors")(images) for name in ("before", "after"))
+    shift = after.dynamic.logit() - before.dynamic.logit()
+    cut = float(printed.split("are shifted so that ")[1].split()[0])
+    torch.testing.assert_close(shift.mean(), torch.tensor(logit_shift(cut)), atol=0.05, rtol=0)
+    assert torch.equal(after.depths, before.depths)

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scenes import make_scene
-from scored import by_name
+from scored import scores_by_name
 from torch import Tensor
 
 from recon4d import geometry as g
@@ -87,7 +87,7 @@ def noisy(world_from_cam: Tensor, size: float, seed: int) -> Tensor:
 
 
 def value(scores: tuple[Score, ...], metric: str) -> float:
-    return by_name(scores)[metric].value
+    return scores_by_name(scores)[metric].value
 
 
 # --- pairs of frames ---------------------------------------------------------------------------------------------
@@ -178,8 +178,8 @@ def test_translation_counts_only_between_cameras_that_are_apart() -> None:
     scores = camera_scores(prediction, truth)
     assert value(scores, "rta_5") == value(scores, "rta_15") - 0 == 1
     assert value(scores, "auc_5") > value(scores, "auc_5_folded")
-    assert by_name(scores)["rta_5"].count == by_name(scores)["translation_error"].total == 2
-    assert by_name(scores)["rta_5_folded"].count == 3
+    assert scores_by_name(scores)["rta_5"].count == scores_by_name(scores)["translation_error"].total == 2
+    assert scores_by_name(scores)["rta_5_folded"].count == 3
 
 
 def test_apart_is_at_least_one_percent_of_the_depth_and_without_depth_of_the_largest_baseline() -> None:
@@ -212,7 +212,7 @@ def test_a_camera_that_turns_on_the_spot_is_measured_by_rotation_alone() -> None
         assert value(scores, "auc_5") == value(scores, "rra_5") == 1
         assert value(scores, "auc_5_folded") == value(scores, "rta_5_folded") == 0
         assert math.isnan(value(scores, "rta_5"))
-        assert by_name(scores)["translation_error"].note == "no two true cameras are apart"
+        assert scores_by_name(scores)["translation_error"].note == "no two true cameras are apart"
 
 
 def test_a_frame_whose_intrinsics_are_not_known_is_not_placed() -> None:
@@ -241,13 +241,13 @@ def test_pairs_with_a_missing_frame_are_wrong_by_180_degrees() -> None:
     for name in ("auc_5", "auc_15_exact", "auc_30_folded", "rra_5", "rta_15", "rta_5_folded"):
         assert value(scores, name) == pytest.approx(0.5)
     assert value(scores, "registered") == 3 / 4
-    assert by_name(scores)["fov_error"].count == 3
-    assert by_name(scores)["fov_error"].total == 4
+    assert scores_by_name(scores)["fov_error"].count == 3
+    assert scores_by_name(scores)["fov_error"].total == 4
 
 
 def test_a_clip_without_any_placed_frame_is_worth_what_its_metrics_say() -> None:
     truth = make_scene(4)
-    scores = by_name(camera_scores(without_frames(truth, 0, 1, 2, 3), truth))
+    scores = scores_by_name(camera_scores(without_frames(truth, 0, 1, 2, 3), truth))
     for metric in CAMERA_METRICS:
         if metric.worst is None:
             assert math.isnan(scores[metric.name].value)
@@ -263,14 +263,14 @@ def test_frames_whose_true_camera_is_not_known_are_left_out() -> None:
     expected = camera_scores(prediction.frames(kept), truth.frames(kept))
     # The median depth is of all frames.
     assert value(camera_scores(prediction, partly), "rotation_error") == value(expected, "rotation_error")
-    assert by_name(camera_scores(prediction, partly))["rra_5"].total == 6
+    assert scores_by_name(camera_scores(prediction, partly))["rra_5"].total == 6
     assert value(camera_scores(without_frames(prediction, 3), partly), "registered") == 1
     assert camera_scores(prediction, without_frames(truth, *range(5))) == ()
 
 
 def test_one_frame_has_no_pairs() -> None:
     truth = make_scene(1)
-    scores = by_name(camera_scores(truth, truth))
+    scores = scores_by_name(camera_scores(truth, truth))
     assert scores["fov_error"].value == scores["focal_error"].value == 0
     assert scores["registered"].value == 1
     pair_metrics = set(scores) - {"fov_error", "focal_error", "registered"}
@@ -427,8 +427,8 @@ def test_path_errors_on_paper() -> None:
     # Steps of 1.2, 2.4 and 1.2 instead of 2.
     assert value(scores, "rpe_translation") == pytest.approx(math.sqrt((0.64 + 0.16 + 0.64) / 3), abs=1e-6)
     assert value(scores, "rpe_rotation") == pytest.approx(0, abs=1e-5)
-    assert by_name(scores)["ate"].note == "in the truth's unit, which is not known in meters"
-    assert by_name(scores)["rpe_rotation"].note == ""
+    assert scores_by_name(scores)["ate"].note == "in the truth's unit, which is not known in meters"
+    assert scores_by_name(scores)["rpe_rotation"].note == ""
 
 
 def test_rotation_of_steps_on_paper() -> None:
@@ -528,12 +528,12 @@ def test_missing_frames_count_in_ate_all_and_nowhere_else() -> None:
     kept = [0, 1, 3, 4, 5]
     scores, on_kept = trajectory_scores(partly, truth), trajectory_scores(prediction.frames(kept), truth.frames(kept))
     assert value(scores, "ate") == pytest.approx(value(on_kept, "ate"))
-    assert (by_name(scores)["ate"].count, by_name(scores)["ate"].total) == (5, 7)
+    assert (scores_by_name(scores)["ate"].count, scores_by_name(scores)["ate"].total) == (5, 7)
     filled = prediction.frames([0, 1, 1, 3, 4, 5, 5])
     assert value(scores, "ate_all") == pytest.approx(value(trajectory_scores(filled, truth), "ate"))
-    assert by_name(scores)["ate_all"].count == 7
+    assert scores_by_name(scores)["ate_all"].count == 7
     # Steps 01, 34 and 45 are left of six; 13 is none.
-    assert (by_name(scores)["rpe_rotation"].count, by_name(scores)["rpe_rotation"].total) == (3, 6)
+    assert (scores_by_name(scores)["rpe_rotation"].count, scores_by_name(scores)["rpe_rotation"].total) == (3, 6)
     numbers = torch.tensor(kept)
     errors = step_errors(prediction.cameras.world_from_cam[numbers], truth.cameras.world_from_cam[numbers], numbers)
     one = [g.invert(a.cameras.world_from_cam[3]) @ a.cameras.world_from_cam[4] for a in (prediction, truth)]
@@ -552,8 +552,8 @@ def test_frames_without_a_true_camera_are_left_out_of_the_path() -> None:
     on_kept = trajectory_scores(prediction.frames(kept), truth.frames(kept))
     for name in ("ate", "ate_of_path", "ate_all"):
         assert value(scores, name) == pytest.approx(value(on_kept, name))
-        assert by_name(scores)[name].total == 5
-    assert (by_name(scores)["rpe_rotation"].count, by_name(scores)["rpe_rotation"].total) == (3, 3)
+        assert scores_by_name(scores)[name].total == 5
+    assert (scores_by_name(scores)["rpe_rotation"].count, scores_by_name(scores)["rpe_rotation"].total) == (3, 3)
     assert trajectory_scores(prediction, without_frames(truth, *range(6))) == ()
 
 
@@ -583,7 +583,7 @@ def test_no_neighboring_frames_leave_the_steps_undefined() -> None:
     scores = trajectory_scores(without_frames(truth, 1, 3), truth)
     assert value(scores, "ate") == pytest.approx(0, abs=1e-6)
     assert math.isnan(value(scores, "rpe_translation"))
-    assert by_name(scores)["rpe_rotation"].note == "no two neighboring frames are placed"
+    assert scores_by_name(scores)["rpe_rotation"].note == "no two neighboring frames are placed"
 
 
 def test_a_prediction_that_stands_still_is_as_wrong_as_the_path_is_wide() -> None:

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 from scenes import make_scene
-from scored import by_name
+from scored import scores_by_name
 
 from recon4d.eval.alignment.depth import l1_scale_and_shift
 from recon4d.eval.metrics.depth import DEPTH_METRICS, depth_scores
 from recon4d.eval.metrics.score import Score
-from recon4d.eval.pairing import paired
+from recon4d.eval.pairing import pair_with_truth
 from recon4d.eval.protocols.video_depth import VIDEO_DEPTH_METRICS, video_depth_scores
 from recon4d.records import Scene
 
@@ -85,7 +85,7 @@ def test_four_pixels_are_as_on_paper() -> None:
     assert found["log_rmse"] == pytest.approx(math.sqrt((math.log(1.9) ** 2 + math.log(1.5) ** 2) / 4))
     assert (found["delta_1"], found["delta_2"], found["delta_3"]) == (0.5, 0.75, 1.0)
     assert found["depth_coverage"] == pytest.approx(0.8)
-    scores = by_name(depth_scores(prediction, truth))
+    scores = scores_by_name(depth_scores(prediction, truth))
     for name in (*OVER_SCALE, "abs_rel_scale_shift"):
         assert (scores[name].count, scores[name].total, scores[name].note) == (4, 5, "")
         assert scores[name].alignment == ("L1 scale and shift" if "shift" in name else "median scale")
@@ -181,7 +181,7 @@ def test_video_depth_is_the_published_protocol(max_depth: float | None) -> None:
 def test_far_pixels_are_left_out_and_far_predictions_brought_to_the_bound() -> None:
     """Of 1, 2, 4, 8 at a bound of 8 three are left; the last of them, at 40 predicted, is clipped from 40 to 8."""
     truth, prediction = with_depths([1.0, 2.0, 4.0, 8.0]), with_depths([1.0, 2.0, 40.0, 1.0])
-    found = by_name(video_depth_scores(prediction, truth, 8.0))
+    found = scores_by_name(video_depth_scores(prediction, truth, 8.0))
     scale = found["video_depth_abs_rel_scale"]
     assert (scale.count, scale.total) == (3, 3)
     # The L1 scale is 0.1, by the weight of the far pixel: 0.1, 0.2, 4.
@@ -227,7 +227,7 @@ def test_the_own_scores_do_not_depend_on_the_unit_of_the_prediction() -> None:
 def test_lengths_are_in_meters_where_they_are_known_and_shares_never_change() -> None:
     prediction, unknown = noisy(make_scene()), make_scene()
     known = replace(unknown, metres_per_unit=torch.tensor(2.5))
-    in_meters, in_units = by_name(depth_scores(prediction, known)), by_name(depth_scores(prediction, unknown))
+    in_meters, in_units = scores_by_name(depth_scores(prediction, known)), scores_by_name(depth_scores(prediction, unknown))
     for metric in DEPTH_METRICS:
         factor = 2.5 if metric.unit == "m" else 1.0
         assert in_meters[metric.name].value == pytest.approx(factor * in_units[metric.name].value, rel=1e-9)
@@ -247,7 +247,7 @@ def test_the_bound_of_video_depth_is_in_meters_and_the_prediction_is_taken_as_it
     in_feet = replace(truth, depths=truth.depths / 0.25, metres_per_unit=torch.tensor(0.25))
     in_meters = replace(truth, metres_per_unit=torch.tensor(1.0))
     assert video_depth_scores(prediction, in_feet, 4.0) == video_depth_scores(prediction, in_meters, 4.0)
-    unknown = by_name(video_depth_scores(prediction, truth, 4.0))
+    unknown = scores_by_name(video_depth_scores(prediction, truth, 4.0))
     assert values(tuple(unknown.values())) == values(video_depth_scores(prediction, in_meters, 4.0))
     for name, score in unknown.items():
         assert ("not known in meters" in score.note) == ("rmse" in name)
@@ -274,7 +274,7 @@ def test_one_scale_serves_all_frames() -> None:
 
 def test_predictions_of_another_size_are_scored_once_paired() -> None:
     truth = make_scene()
-    prediction = paired(truth.resized(24, 32), truth)
+    prediction = pair_with_truth(truth.resized(24, 32), truth)
     assert values(depth_scores(prediction, truth))["abs_rel"] < 0.01
 
 
@@ -305,7 +305,7 @@ def test_a_prediction_that_knows_nothing_is_undefined_and_covers_nothing(scores_
 
 def test_a_prediction_behind_the_camera_has_no_median_scale_and_says_so() -> None:
     truth, prediction = with_depths([1.0, 2.0, 3.0, 4.0]), with_depths([-4.0, -3.0, 0.0, 9.0])
-    own = by_name(depth_scores(prediction, truth))
+    own = scores_by_name(depth_scores(prediction, truth))
     for name in OVER_SCALE:
         assert math.isnan(own[name].value)
         assert own[name].note == "no scale: the median predicted depth is -3"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from scenes import HEIGHT, WIDTH, make_scene
-from scored import by_name, tracks_of
+from scored import scores_by_name, tracks_of
 
 from recon4d import geometry as g
 from recon4d.eval.metrics.pixel_tracks import (
@@ -71,7 +71,7 @@ def random_scenes(seed: int) -> tuple[Scene, Scene]:
 
 def test_truth_against_itself_is_perfect() -> None:
     for truth in (random_scenes(0)[1], make_scene(4, anchors=(0, 2))):
-        scores = by_name(pixel_track_scores(truth, truth))
+        scores = scores_by_name(pixel_track_scores(truth, truth))
         assert list(scores) == [metric.name for metric in PIXEL_TRACK_METRICS]
         for metric in PIXEL_TRACK_METRICS:
             wanted = 1 if metric.unit == "share" else 0
@@ -90,7 +90,7 @@ def test_scores_computed_on_paper() -> None:
     said[0, 2, 1] = 0.5
     truth, prediction = scene_of(true, visible), scene_of(predicted, said)
     prediction = with_tracks(prediction, pixels=tracks_of(truth).pixels)
-    scores = by_name(pixel_track_scores(prediction, truth))
+    scores = scores_by_name(pixel_track_scores(prediction, truth))
     assert scores["delta_avg"].value == pytest.approx((2 / 5 + 3 / 5 + 4 / 5 + 4 / 5 + 4 / 5) / 5)
     assert scores["delta_avg"].total == 5
     assert scores["occlusion_accuracy"].value == pytest.approx(4 / 6)
@@ -152,7 +152,7 @@ def test_scores_equal_plain_loops(seed: int) -> None:
         "pixel_survival_16": np.mean(alive[16]),
         "median_trajectory_error": finite[(len(finite) - 1) // 2],
     }
-    scores = by_name(pixel_track_scores(prediction, truth))
+    scores = scores_by_name(pixel_track_scores(prediction, truth))
     for name, value in wanted.items():
         assert scores[name].value == pytest.approx(float(value), rel=1e-3), name
     assert scores["median_trajectory_error"].count == len(finite) < scores["median_trajectory_error"].total
@@ -184,7 +184,7 @@ def test_points_behind_a_camera_are_wrong_even_if_they_project_to_the_right_plac
     truth = scene_of(true, torch.ones(1, 3, 1))
     points = tracks_of(truth).points.clone()
     points[0, 1] *= -1
-    scores = by_name(pixel_track_scores(with_tracks(truth, points=points), truth))
+    scores = scores_by_name(pixel_track_scores(with_tracks(truth, points=points), truth))
     assert scores["delta_avg"].value == 0.5
     assert scores["average_jaccard"].value == pytest.approx(1 / 3)
     assert scores["pixel_survival"].value == 0
@@ -192,7 +192,7 @@ def test_points_behind_a_camera_are_wrong_even_if_they_project_to_the_right_plac
     assert (scores["median_trajectory_error"].count, scores["median_trajectory_error"].total) == (1, 2)
     points = tracks_of(truth).points * -1
     points[0, 0] *= -1
-    scores = by_name(pixel_track_scores(with_tracks(truth, points=points), truth))
+    scores = scores_by_name(pixel_track_scores(with_tracks(truth, points=points), truth))
     assert math.isnan(scores["median_trajectory_error"].value)
     assert scores["median_trajectory_error"].note == "no predicted point falls into a picture"
 
@@ -204,13 +204,13 @@ def test_true_points_behind_the_camera_count_for_being_hidden_only() -> None:
     points = tracks_of(truth).points.clone()
     points[0, 2] *= -1
     behind = with_tracks(truth, points=points)
-    scores = by_name(pixel_track_scores(truth, behind))
+    scores = scores_by_name(pixel_track_scores(truth, behind))
     assert scores["pixel_survival"].value == 1
     assert scores["median_trajectory_error"].total == 2
     assert scores["occlusion_accuracy"].total == 3
     assert scores["occlusion_accuracy"].value == scores["average_jaccard"].value == 1
     said_visible = with_tracks(behind, visible=torch.ones(1, 4, 1))
-    scores = by_name(pixel_track_scores(truth, said_visible))
+    scores = scores_by_name(pixel_track_scores(truth, said_visible))
     assert scores["delta_avg"].total == scores["average_jaccard"].total == 2
     assert scores["delta_avg"].value == 1
 
@@ -219,7 +219,7 @@ def test_frames_that_were_not_placed_are_wrong_in_the_picture() -> None:
     truth = make_scene(4)
     world_from_cam = truth.cameras.world_from_cam.clone()
     world_from_cam[2] = torch.nan
-    scores = by_name(
+    scores = scores_by_name(
         pixel_track_scores(replace(truth, cameras=replace(truth.cameras, world_from_cam=world_from_cam)), truth)
     )
     assert scores["delta_avg"].value == pytest.approx(2 / 3)
@@ -252,7 +252,7 @@ def test_survival_ends_above_its_limit() -> None:
         points = true.clone()
         points[0, 2, 0, 0] += error / STEP_X
         prediction = with_tracks(scene_of(points, torch.ones(1, 3, 1)), pixels=tracks_of(truth).pixels)
-        assert by_name(pixel_track_scores(prediction, truth))[name].value == wanted
+        assert scores_by_name(pixel_track_scores(prediction, truth))[name].value == wanted
 
 
 def test_what_cannot_be_measured_says_why() -> None:
@@ -268,11 +268,11 @@ def test_what_cannot_be_measured_says_why() -> None:
     at_the_end = with_tracks(truth, anchors=torch.tensor([5, 5]))
     for score in pixel_track_scores(prediction, at_the_end):
         assert (score.note, score.total) == ("no true track is known after its anchor", 0)
-    hidden = by_name(pixel_track_scores(prediction, with_tracks(truth, visible=torch.zeros(2, 6, 7))))
+    hidden = scores_by_name(pixel_track_scores(prediction, with_tracks(truth, visible=torch.zeros(2, 6, 7))))
     for name in ("delta_avg", "average_jaccard"):
         assert hidden[name].note == "no true track is visible after its anchor"
         assert hidden[name].total == 0
     assert not math.isnan(hidden["occlusion_accuracy"].value)
-    elsewhere = by_name(pixel_track_scores(with_tracks(prediction, anchors=torch.tensor([1, 2])), truth))
+    elsewhere = scores_by_name(pixel_track_scores(with_tracks(prediction, anchors=torch.tensor([1, 2])), truth))
     assert math.isnan(elsewhere.pop("median_trajectory_error").value)
     assert {score.value for score in elsewhere.values()} == {0}

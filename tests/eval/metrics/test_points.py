@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scenes import make_scene
-from scored import by_name
+from scored import scores_by_name
 from torch import Tensor
 
 from recon4d import geometry as g
@@ -253,7 +253,7 @@ def test_point_maps_on_paper() -> None:
     true_points[0, 0, :4], points_[0, 0, :4] = square, rectangle
     truth = knowing(dataclasses.replace(truth, points=true_points), known)
     prediction = knowing(dataclasses.replace(truth, points=points_), known)
-    scores = by_name(point_scores(prediction, truth))
+    scores = scores_by_name(point_scores(prediction, truth))
     off = math.sqrt(0.4**2 + 0.2**2)
     for name in ("point_epe", "accuracy", "completeness", "chamfer"):
         assert scores[name].value == pytest.approx(off, abs=1e-6)
@@ -266,7 +266,7 @@ def test_point_maps_on_paper() -> None:
 def test_point_maps_are_what_plain_numpy_finds() -> None:
     truth = make_scene(2, metres_per_unit=2.0)
     prediction = with_noise(truth, 0.1).transformed(SIM3)
-    scores = by_name(point_scores(prediction, truth))
+    scores = scores_by_name(point_scores(prediction, truth))
     p, q = prediction.points.reshape(-1, 3).double().numpy(), truth.points.reshape(-1, 3).double().numpy()
     u, d, vt = np.linalg.svd((q - q.mean(0)).T @ (p - p.mean(0)) / len(p))
     sign = np.diag([1, 1, np.sign(np.linalg.det(u @ vt))])
@@ -311,7 +311,7 @@ def test_all_known_predicted_points_are_in_the_cloud_and_only_shared_ones_in_the
     wild = truth.points.clone()
     wild[:, :6] += 1000
     prediction = dataclasses.replace(truth, points=wild)
-    scores = by_name(point_scores(prediction, partly))
+    scores = scores_by_name(point_scores(prediction, partly))
     assert scores["point_epe"].value == pytest.approx(0, abs=1e-4)
     assert (scores["point_epe"].count, scores["point_epe"].total) == (192, 192)
     assert scores["completeness"].value == pytest.approx(0, abs=1e-4)
@@ -319,7 +319,7 @@ def test_all_known_predicted_points_are_in_the_cloud_and_only_shared_ones_in_the
     assert scores["f_score"].value == pytest.approx(2 * 0.5 / 1.5)
     assert scores["accuracy"].count == 2 * scores["completeness"].count == 384
     # The other way round nothing is wrong but what is missing.
-    scores = by_name(point_scores(partly, truth))
+    scores = scores_by_name(point_scores(partly, truth))
     assert scores["accuracy"].value == pytest.approx(0, abs=1e-4)
     assert scores["completeness"].value > 0.1
     assert (scores["point_epe"].count, scores["point_epe"].total) == (192, 384)
@@ -329,7 +329,7 @@ def test_clouds_are_thinned_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     truth = make_scene(3, metres_per_unit=1.0)
     known = torch.rand(truth.depths.shape, generator=torch.Generator().manual_seed(0)) > 0.01
     monkeypatch.setattr(points, "CLOUD_SIZE", 100)
-    scores = by_name(point_scores(knowing(truth, known), truth))
+    scores = scores_by_name(point_scores(knowing(truth, known), truth))
     assert scores["accuracy"].count == scores["completeness"].count == 100
     # But for the pixels that are not known, the two clouds are the same.
     assert scores["accuracy"].value < 0.01
@@ -352,21 +352,21 @@ def test_points_from_depth_have_their_own_fit() -> None:
     ).transformed(SIM3)
     known = points_known_from_depth(prediction)
     assert known.sum(dim=(-1, -2)).tolist() == [11 * 16, 12 * 16, 0]
-    scores = by_name(point_scores(prediction, truth))
+    scores = scores_by_name(point_scores(prediction, truth))
     assert scores["points_from_depth_epe"].value == pytest.approx(0, abs=1e-4)
     assert scores["points_from_depth_epe"].count == 23 * 16
     assert scores["points_from_depth_epe"].total == 36 * 16
     assert scores["point_epe"].value > 0.1
     unknown = dataclasses.replace(truth, depth_confidence=torch.zeros_like(truth.depths))
-    assert math.isnan(by_name(point_scores(unknown, truth))["points_from_depth_epe"].value)
-    assert by_name(point_scores(unknown, truth))["point_epe"].value == pytest.approx(0, abs=1e-4)
+    assert math.isnan(scores_by_name(point_scores(unknown, truth))["points_from_depth_epe"].value)
+    assert scores_by_name(point_scores(unknown, truth))["point_epe"].value == pytest.approx(0, abs=1e-4)
 
 
 def test_without_depth_lengths_are_measured_by_the_distance_to_the_first_camera() -> None:
     truth = make_scene(2, metres_per_unit=1.0)
     no_depth = dataclasses.replace(truth, depth_confidence=torch.zeros_like(truth.depths))
     prediction = with_noise(truth, 0.15)
-    with_depth, without = by_name(point_scores(prediction, truth)), by_name(point_scores(prediction, no_depth))
+    with_depth, without = scores_by_name(point_scores(prediction, truth)), scores_by_name(point_scores(prediction, no_depth))
     assert with_depth["f_score"].value < without["f_score"].value < 1
     distance = median_distance_to_first_camera(truth)
     assert distance > float(truth.depths.median())
@@ -378,7 +378,7 @@ def test_without_depth_lengths_are_measured_by_the_distance_to_the_first_camera(
     lost = dataclasses.replace(
         no_depth, cameras=dataclasses.replace(truth.cameras, world_from_cam=torch.full_like(world_from_cam, torch.nan))
     )
-    scores = by_name(point_scores(prediction, lost))
+    scores = scores_by_name(point_scores(prediction, lost))
     assert math.isnan(scores["f_score"].value)
     assert math.isnan(scores["point_epe_relative"].value)
     assert scores["point_epe"].value == pytest.approx(with_depth["point_epe"].value)
@@ -397,7 +397,7 @@ def test_without_shared_points_nothing_is_defined_but_the_f_score_is_0() -> None
             assert (score.count, score.total) == (0, 384)
             assert score.value == 0 if metric.name == "f_score" else math.isnan(score.value)
     known[0, 0, :3] = True
-    assert by_name(point_scores(knowing(truth, known), truth))["point_epe"].value == pytest.approx(0, abs=1e-4)
+    assert scores_by_name(point_scores(knowing(truth, known), truth))["point_epe"].value == pytest.approx(0, abs=1e-4)
 
 
 def test_a_truth_without_points_has_no_scores() -> None:
@@ -515,14 +515,14 @@ def test_the_published_protocol_is_reproduced_on_frozen_maps(monkeypatch: pytest
     for score in scores:
         assert score.value == pytest.approx(expected[score.metric], rel=2e-3)
         assert score.total == len(b)
-    assert by_name(scores)["multiview_nc"].count == len(b)
+    assert scores_by_name(scores)["multiview_nc"].count == len(b)
 
 
 def test_what_the_prediction_does_not_know_is_missing_from_its_cloud_only() -> None:
     truth = curved()
     known = torch.ones_like(truth.depths, dtype=torch.bool)
     known[:, :, 12:] = False
-    scores = by_name(multiview_point_scores(knowing(truth, known), truth))
+    scores = scores_by_name(multiview_point_scores(knowing(truth, known), truth))
     assert scores["multiview_accuracy"].value == pytest.approx(0, abs=1e-3)
     assert scores["multiview_completeness"].value > 0.05
     assert scores["multiview_completeness"].count == scores["multiview_accuracy"].total == 384

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from scenes import HEIGHT, WIDTH, make_scene
-from scored import SIM3, by_name, tracks_of
+from scored import SIM3, scores_by_name, tracks_of
 
 from recon4d import geometry as g
 from recon4d.eval.alignment.similarity import align_scale
@@ -82,7 +82,7 @@ def random_scenes(seed: int, frames: int = 5, queries: int = 6) -> tuple[Scene, 
 
 def test_truth_against_itself_is_perfect() -> None:
     _, truth = random_scenes(0)
-    scores = by_name(track_scores(truth, truth))
+    scores = scores_by_name(track_scores(truth, truth))
     assert list(scores) == [metric.name for metric in TRACK_METRICS]
     for name, score in scores.items():
         if name == "static_oracle_moving_epe":
@@ -94,7 +94,7 @@ def test_truth_against_itself_is_perfect() -> None:
 
 def test_dense_truth_against_itself_is_perfect_and_nothing_moves() -> None:
     truth = make_scene(4, anchors=(0, 2), metres_per_unit=2.0)
-    scores = by_name(track_scores(truth, truth))
+    scores = scores_by_name(track_scores(truth, truth))
     assert scores["apd3d"] == Score("apd3d", 1.0, 2 * 4 * 192, 2 * 4 * 192, "median scale")
     assert scores["aj"].value == scores["survival"].value == scores["visibility_accuracy"].value == 1
     assert scores["survival"].count == 2 * 192
@@ -125,7 +125,7 @@ def by_hand() -> tuple[Scene, Scene]:
 
 def test_scores_computed_on_paper() -> None:
     prediction, truth = by_hand()
-    scores = by_name(track_scores(prediction, truth))
+    scores = scores_by_name(track_scores(prediction, truth))
     # Median norms are 4 on both sides: of 12 true norms (4 x 4, 5 x 4, and 2, 2.24, 2.83, 3.61) the sixth, and of the
     # 11 predicted and found the sixth; the twelfth true one, which was not found, is left out.
     assert scores["epe"].value == pytest.approx((0.2 + 0.4 + 0.6) / 11, abs=1e-6)
@@ -151,14 +151,14 @@ def test_scores_computed_on_paper() -> None:
 
 def test_distances_are_in_meters_and_undefined_shares_say_so() -> None:
     prediction, truth = by_hand()
-    twice = by_name(track_scores(prediction, replace(truth, metres_per_unit=torch.tensor(2.0))))
-    once = by_name(track_scores(prediction, truth))
+    twice = scores_by_name(track_scores(prediction, replace(truth, metres_per_unit=torch.tensor(2.0))))
+    once = scores_by_name(track_scores(prediction, truth))
     assert twice["epe"].value == pytest.approx(2 * once["epe"].value)
     assert twice["apd3d"].value == pytest.approx((8 + 8 + 9 + 10) / 12 / 4)
     assert twice["survival"].value == pytest.approx((1 + 0 + 1 / 3) / 3)
     assert twice["moving_epe"].value == pytest.approx(once["moving_epe"].value)
     for meters in (torch.nan, torch.inf, 0.0, -1.0):
-        unknown = by_name(track_scores(prediction, replace(truth, metres_per_unit=torch.tensor(meters))))
+        unknown = scores_by_name(track_scores(prediction, replace(truth, metres_per_unit=torch.tensor(meters))))
         for name in ("apd3d", "apd3d_sim3", "apd3d_median_of_ratios", "apd3d_moving", "survival", "aj"):
             assert math.isnan(unknown[name].value)
             assert unknown[name].note == "the truth's unit is not known in meters"
@@ -177,7 +177,7 @@ def test_the_clips_median_depth_is_over_known_pixels_of_all_frames() -> None:
     depths[0, 0, :3], depths[2, 1, :2] = 1.0, 6.0
     depths[3, 2, 0] = 7.0
     confidence[0, 0, 0], confidence[2, 1, :2], confidence[3, 2, 0] = 1, 1, 1
-    scores = by_name(track_scores(prediction, replace(truth, depths=depths, depth_confidence=confidence)))
+    scores = scores_by_name(track_scores(prediction, replace(truth, depths=depths, depth_confidence=confidence)))
     assert scores["moving_epe"].value == pytest.approx(1.0 / 3 * 3 / 6)
     assert scores["static_oracle_moving_epe"].value == pytest.approx(2 * 3 / 6)
 
@@ -185,7 +185,7 @@ def test_the_clips_median_depth_is_over_known_pixels_of_all_frames() -> None:
 def test_without_tracks_in_the_truth_there_is_nothing_and_without_predicted_ones_only_the_oracle() -> None:
     prediction, truth = by_hand()
     assert track_scores(prediction, replace(truth, tracks=None)) == ()
-    scores = by_name(track_scores(replace(prediction, tracks=None), truth))
+    scores = scores_by_name(track_scores(replace(prediction, tracks=None), truth))
     assert list(scores) == [metric.name for metric in TRACK_METRICS]
     for name, score in scores.items():
         if name == "static_oracle_moving_epe":
@@ -199,7 +199,7 @@ def test_without_tracks_in_the_truth_there_is_nothing_and_without_predicted_ones
 def test_nothing_found_is_wrong_in_shares_and_undefined_in_distances() -> None:
     prediction, truth = by_hand()
     elsewhere = with_tracks(prediction, anchors=torch.tensor([1]))
-    scores = by_name(track_scores(elsewhere, truth))
+    scores = scores_by_name(track_scores(elsewhere, truth))
     for name in ("apd3d", "apd3d_sim3", "apd3d_median_of_ratios", "apd3d_moving", "survival", "aj"):
         assert scores[name].value == 0
     assert scores["visibility_accuracy"].value == 0
@@ -219,7 +219,7 @@ def test_tracks_without_queries_find_nothing() -> None:
         confidence=tracks.confidence[:, :, :0],
         pixels=tracks.pixels[:, :0],
     )
-    scores = by_name(track_scores(empty, truth))
+    scores = scores_by_name(track_scores(empty, truth))
     assert scores["apd3d"].value == 0
     assert scores["epe"].note == "no track was found at the true queries"
 
@@ -235,7 +235,7 @@ def test_queries_unknown_at_their_anchor_or_whose_anchor_is_gone_are_left_out() 
     sliced = truth.frames([0, 1])
     assert tracks_of(sliced).anchors.tolist() == [0, -1]
     assert len(track_pairs(prediction.frames([0, 1]), sliced).anchors) == 6
-    none = by_name(track_scores(prediction, with_tracks(truth, confidence=torch.zeros_like(confidence))))
+    none = scores_by_name(track_scores(prediction, with_tracks(truth, confidence=torch.zeros_like(confidence))))
     assert all(math.isnan(score.value) and score.note for score in none.values())
 
 
@@ -249,7 +249,7 @@ def test_a_similarity_of_the_predicted_world_and_its_unit_change_nothing() -> No
 def test_sim3_forgives_a_turned_prediction_and_a_median_scale_does_not() -> None:
     _, truth = random_scenes(3)
     turned = with_tracks(truth, points=g.transform_points(SIM3, tracks_of(truth).points))
-    scores = by_name(track_scores(turned, truth))
+    scores = scores_by_name(track_scores(turned, truth))
     assert scores["epe_sim3"].value == pytest.approx(0, abs=1e-5)
     assert scores["apd3d_sim3"].value == 1
     assert scores["epe"].value > 0.5
@@ -261,7 +261,7 @@ def test_sim3_forgives_a_turned_prediction_and_a_median_scale_does_not() -> None
 def test_scores_equal_plain_loops(seed: int) -> None:
     prediction, truth = random_scenes(seed)
     wanted = loops(prediction, truth)
-    scores = by_name(track_scores(prediction, truth))
+    scores = scores_by_name(track_scores(prediction, truth))
     for name, value in wanted.items():
         assert scores[name].value == pytest.approx(value, abs=1e-5), name
 
@@ -327,8 +327,8 @@ def test_a_track_of_the_last_frame_is_followed_backwards() -> None:
     predicted = true.clone()
     predicted[0, 1, 0, 0] = 0.6
     truth, prediction = scene_of(true, anchors=(3,)), scene_of(predicted, anchors=(3,))
-    assert by_name(track_scores(prediction, truth))["survival"].value == pytest.approx(1 / 3)
-    alone = by_name(track_scores(prediction.frames([3]), truth.frames([3])))
+    assert scores_by_name(track_scores(prediction, truth))["survival"].value == pytest.approx(1 / 3)
+    alone = scores_by_name(track_scores(prediction.frames([3]), truth.frames([3])))
     assert math.isnan(alone["survival"].value)
     assert math.isnan(alone["visibility_accuracy"].value)
     assert alone["apd3d"].value == 1
@@ -339,7 +339,7 @@ def test_a_track_half_a_meter_off_survives() -> None:
     for offset, wanted in ((0.5, 1), (0.501, 5 / 6)):
         points = tracks_of(truth).points.clone()
         points[0, 2, 1, 0] = offset
-        assert by_name(track_scores(with_tracks(truth, points=points), truth))["survival"].value == pytest.approx(
+        assert scores_by_name(track_scores(with_tracks(truth, points=points), truth))["survival"].value == pytest.approx(
             wanted
         )
 
@@ -425,7 +425,7 @@ def test_both_scenes_are_put_into_the_first_frame_that_both_know() -> None:
     assert torch.equal(pairs.predicted_cameras.world_from_cam[2], torch.eye(4))
     assert torch.equal(pairs.true_cameras.world_from_cam[2], torch.eye(4))
     assert torch.allclose(pairs.predicted / 2.5, pairs.true, atol=1e-4)
-    assert by_name(track_scores(prediction, truth))["epe"].value == pytest.approx(0, abs=1e-4)
+    assert scores_by_name(track_scores(prediction, truth))["epe"].value == pytest.approx(0, abs=1e-4)
     lost = replace(truth, cameras=replace(truth.cameras, world_from_cam=torch.full((4, 4, 4), torch.nan)))
     assert torch.equal(track_pairs(lost, truth).predicted, track_pairs(truth, truth).predicted)
 

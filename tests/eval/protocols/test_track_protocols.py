@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from scenes import HEIGHT, WIDTH, make_scene
-from scored import SIM3, by_name, tracks_of
+from scored import SIM3, scores_by_name, tracks_of
 
 from recon4d import geometry as g
 from recon4d.eval.alignment.similarity import Alignment, align_scale, align_sim3
@@ -98,8 +98,8 @@ def published_closed(p: np.ndarray, g_: np.ndarray) -> tuple[float, np.ndarray, 
 def test_truth_against_itself_is_perfect() -> None:
     _, truth = random_scenes(0)
     for metrics, scores in (
-        (WORLDTRACK_METRICS, by_name(worldtrack_scores(truth, truth))),
-        (TAPVID3D_METRICS, by_name(tapvid3d_scores(truth, truth))),
+        (WORLDTRACK_METRICS, scores_by_name(worldtrack_scores(truth, truth))),
+        (TAPVID3D_METRICS, scores_by_name(tapvid3d_scores(truth, truth))),
     ):
         assert list(scores) == [metric.name for metric in metrics]
         for metric in metrics:
@@ -131,7 +131,7 @@ def test_the_names_of_worldtrack() -> None:
 def test_worldtrack_equals_the_published_formulas(seed: int) -> None:
     prediction, truth = random_scenes(seed)
     p, t = arrays(prediction, truth)
-    scores = by_name(worldtrack_scores(prediction, truth))
+    scores = scores_by_name(worldtrack_scores(prediction, truth))
     each = np.stack([published_global(p[:, i : i + 1], t[:, i : i + 1])[:, 0] for i in range(p.shape[1])], axis=1)
     scale, rotation, translation = published_closed(p.reshape(-1, 3), t.reshape(-1, 3))
     moving = np.linalg.norm(np.diff(t, axis=0), axis=-1).sum(0) > 0.01
@@ -164,7 +164,7 @@ def test_the_robust_similarity_forgives_a_turned_world_and_a_few_strays() -> Non
     points = g.transform_points(SIM3, tracks_of(truth).points)
     points[0, 2, 3] += 20
     points[0, 4, 6] -= 20
-    scores = by_name(worldtrack_scores(with_tracks(truth, points=points), truth))
+    scores = scores_by_name(worldtrack_scores(with_tracks(truth, points=points), truth))
     assert scores["worldtrack_apd3d_sim3"].value == pytest.approx(46 / 48)
     assert scores["worldtrack_epe_sim3"].value == pytest.approx(2 * 20 * math.sqrt(3) / 2.5 / 48, rel=1e-3)
     assert scores["worldtrack_v2_apd3d_moving_sim3"].value == pytest.approx(17 / 18)
@@ -189,7 +189,7 @@ def test_the_robust_similarity_is_asked_for_in_meters_with_the_published_limit(m
     # Two points do not make a similarity in space.
     confidence = torch.zeros(1, 6, 10)
     confidence[0, 0, :2] = 1
-    scores = by_name(worldtrack_scores(with_tracks(prediction, confidence=confidence), truth))
+    scores = scores_by_name(worldtrack_scores(with_tracks(prediction, confidence=confidence), truth))
     assert len(asked) == 2
     assert scores["worldtrack_apd3d_sim3"].value == 0
     assert scores["worldtrack_epe_sim3"].note == "no track was found at the true queries"
@@ -259,7 +259,7 @@ def test_one_wrong_frame_of_the_truth_moves_the_published_subset_and_not_the_sec
     points[0, :, 1, 0] += torch.tensor([0.0, 0.0, 0.0, 0.5, 0.0, 0.0])
     points[0, :, 2, 0] += torch.tensor([0.0, 0.1, 0.2, 0.3, 0.4, 0.5])
     truth = with_tracks(truth, points=points)
-    scores = by_name(worldtrack_scores(truth, truth))
+    scores = scores_by_name(worldtrack_scores(truth, truth))
     assert scores["worldtrack_apd3d_moving_realigned"].total == 2 * 6
     assert scores["worldtrack_v2_apd3d_moving"].total == 6
 
@@ -278,7 +278,7 @@ def test_the_moving_subset_is_aligned_again_as_published_and_once_in_the_second_
     _, truth = random_scenes(4)
     points = tracks_of(truth).points.clone()
     points[0, :, 5:] *= 1.5
-    scores = by_name(worldtrack_scores(with_tracks(truth, points=points), truth))
+    scores = scores_by_name(worldtrack_scores(with_tracks(truth, points=points), truth))
     assert scores["worldtrack_epe_moving_realigned"].value == pytest.approx(0, abs=1e-5)
     assert scores["worldtrack_v2_epe_moving"].value > 1
     assert scores["worldtrack_epe_per_traj"].value == pytest.approx(0, abs=1e-5)
@@ -294,7 +294,7 @@ def test_worldtrack_thresholds_are_meters_and_its_limits_strict() -> None:
     points = tracks_of(truth).points[:, :1].repeat(1, 6, 1, 1)
     points[0, 1:, 0, 0] += 0.0101
     points[0, 1:, 1, 0] += 0.0099
-    scores = by_name(worldtrack_scores(prediction, with_tracks(truth, points=points)))
+    scores = scores_by_name(worldtrack_scores(prediction, with_tracks(truth, points=points)))
     assert scores["worldtrack_apd3d_moving_realigned"].total == scores["worldtrack_v2_apd3d_moving"].total == 6
 
 
@@ -303,7 +303,7 @@ def test_lengths_of_paths_are_in_meters() -> None:
     points = tracks_of(truth).points[:, :1].repeat(1, 6, 1, 1)
     points[0, 1:, 0, 0] += 0.0101
     in_half_meters = replace(with_tracks(truth, points=points), metres_per_unit=torch.tensor(0.5))
-    scores = by_name(worldtrack_scores(prediction, in_half_meters))
+    scores = scores_by_name(worldtrack_scores(prediction, in_half_meters))
     assert scores["worldtrack_apd3d_moving_realigned"].total == scores["worldtrack_v2_apd3d_moving"].total == 0
 
 
@@ -317,7 +317,7 @@ def test_scales_of_trajectories_are_over_what_is_found_and_known() -> None:
     prediction = with_tracks(truth, confidence=answered)
     visible = torch.ones(1, 6, 10)
     truth = with_tracks(truth, points=wild, confidence=known, visible=visible)
-    scores = by_name(worldtrack_scores(prediction, truth))
+    scores = scores_by_name(worldtrack_scores(prediction, truth))
     assert scores["worldtrack_v2_apd3d_visible"].total == 6 * 10 - 4
     assert scores["worldtrack_epe_per_traj"].value == pytest.approx(0, abs=1e-6)
     assert (scores["worldtrack_epe_per_traj"].count, scores["worldtrack_epe_per_traj"].total) == (52, 56)
@@ -358,17 +358,17 @@ def test_what_cannot_be_measured_says_why() -> None:
     unknown_unit = replace(truth, metres_per_unit=torch.tensor(torch.nan))
     for score in worldtrack_scores(prediction, unknown_unit):
         assert score.note == "the truth's unit is not known in meters"
-    scores = by_name(tapvid3d_scores(prediction, unknown_unit))
+    scores = scores_by_name(tapvid3d_scores(prediction, unknown_unit))
     for name in ("tapvid3d_apd_none", "tapvid3d_aj_none", "tapvid3d_apd_fixed", "tapvid3d_aj_fixed"):
         assert scores.pop(name).note == "the truth's unit is not known in meters"
     assert not any(math.isnan(score.value) for score in scores.values())
     without_unit = replace(prediction, metres_per_unit=torch.tensor(torch.nan))
-    scores = by_name(tapvid3d_scores(without_unit, truth))
+    scores = scores_by_name(tapvid3d_scores(without_unit, truth))
     assert scores["tapvid3d_apd_none"].note == "the prediction's unit is not known in meters"
     nothing_known = with_tracks(truth, confidence=torch.zeros(1, 6, 10))
     for score in tapvid3d_scores(prediction, nothing_known):
         assert score.note == "the truth knows no track at its anchor"
-    hidden = by_name(tapvid3d_scores(prediction, with_tracks(truth, visible=torch.zeros(1, 6, 10))))
+    hidden = scores_by_name(tapvid3d_scores(prediction, with_tracks(truth, visible=torch.zeros(1, 6, 10))))
     assert not math.isnan(hidden.pop("tapvid3d_oa").value)
     for score in hidden.values():
         assert score.note == "no true track is visible"
@@ -377,7 +377,7 @@ def test_what_cannot_be_measured_says_why() -> None:
     for score in worldtrack_scores(elsewhere, truth):
         assert score.value == 0 or score.note == "no track was found at the true queries"
     still = with_tracks(truth, points=tracks_of(truth).points[:, :1].expand(-1, 6, -1, -1))
-    scores = by_name(worldtrack_scores(prediction, still))
+    scores = scores_by_name(worldtrack_scores(prediction, still))
     for name in ("worldtrack_apd3d_moving_realigned", "worldtrack_v2_epe_moving", "worldtrack_v2_apd3d_moving_sim3"):
         assert scores[name].note == "no true path is longer than 0.01 m"
 
@@ -414,7 +414,7 @@ def test_tapvid3d_equals_the_published_formulas(seed: int) -> None:
         ("tapvid3d_apd_none", "tapvid3d_aj_none"): (p * 2, taus),  # its unit is two meters
         ("tapvid3d_apd_fixed", "tapvid3d_aj_fixed"): (by_median, fixed),
     }
-    scores = by_name(tapvid3d_scores(prediction, truth))
+    scores = scores_by_name(tapvid3d_scores(prediction, truth))
     for (share, jaccard), (scaled, limits) in wanted.items():
         apd, aj = published_tapvid3d(scaled, t, said, seen, limits)
         assert scores[share].value == pytest.approx(apd), share
@@ -469,7 +469,7 @@ def test_tracks_of_a_wrong_camera_are_wrong_only_in_that_camera() -> None:
     world_from_cam = truth.cameras.world_from_cam.clone()
     world_from_cam[2] = torch.nan
     unplaced = replace(truth, cameras=replace(truth.cameras, world_from_cam=world_from_cam))
-    scores = by_name(tapvid3d_scores(unplaced, truth))
+    scores = scores_by_name(tapvid3d_scores(unplaced, truth))
     for name in ("tapvid3d_apd", "tapvid3d_apd_per_trajectory", "tapvid3d_apd_none", "tapvid3d_apd_fixed"):
         assert scores[name].value == pytest.approx(3 / 4)
     assert scores["tapvid3d_oa"].value == 1
@@ -485,7 +485,7 @@ def depth_in_frame(scene: Scene, frame: int) -> torch.Tensor:
 
 def test_nothing_said_to_be_visible_has_no_scale_and_is_wrong() -> None:
     _, truth = random_scenes(0)
-    scores = by_name(tapvid3d_scores(with_tracks(truth, visible=torch.zeros(1, 6, 10)), truth))
+    scores = scores_by_name(tapvid3d_scores(with_tracks(truth, visible=torch.zeros(1, 6, 10)), truth))
     assert scores["tapvid3d_apd"].value == scores["tapvid3d_aj"].value == scores["tapvid3d_apd_fixed"].value == 0
     assert scores["tapvid3d_apd_none"].value == 1
     assert scores["tapvid3d_aj_none"].value == 0

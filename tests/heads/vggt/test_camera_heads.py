@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 import torch
-from layers import constant_, listen
+from layers import fill_constant_, record_inputs
 from scenes import make_scene
 from torch import Tensor, nn
 
@@ -138,11 +138,11 @@ class TestEveryCameraHead:
         self, make: Callable[[], IteratedCameraHead | RegisterCameraHead]
     ) -> None:
         head = make()
-        constant_(head.hidden, 0.0, -0.5)
-        before, after, hidden = listen(head.blocks[0]), listen(head.hidden), listen(head.out)
-        constant_(head.token_norm, 1.0, 0.0)
+        fill_constant_(head.hidden, 0.0, -0.5)
+        before, after, hidden = record_inputs(head.blocks[0]), record_inputs(head.hidden), record_inputs(head.out)
+        fill_constant_(head.token_norm, 1.0, 0.0)
         if isinstance(head, IteratedCameraHead):
-            constant_(head.modulation, 0.0, 0.0)
+            fill_constant_(head.modulation, 0.0, 0.0)
         head(5 * torch.randn(1, 2, 3, 16) + 3, SIZE)
         for tokens in (before[0], after[0]):
             torch.testing.assert_close(tokens.mean(dim=-1), torch.zeros(tokens.shape[:-1]), atol=1e-5, rtol=0)
@@ -219,11 +219,11 @@ class TestIterations:
     def test_modulation_by_hand(self, loudness: float) -> None:
         """Shift 0.2, scale 0.5 and gate 3 for every channel; quiet tokens show the epsilon of the norm."""
         head = iterated(blocks=0, iterations=1)
-        constant_(head.token_norm, loudness, 0.0)
+        fill_constant_(head.token_norm, loudness, 0.0)
         nn.init.zeros_(head.modulation.weight)
         with torch.no_grad():
             head.modulation.bias.copy_(torch.tensor([0.2, 0.5, 3.0]).repeat_interleave(16))
-        seen = listen(head.norm)
+        seen = record_inputs(head.norm)
         # Mean 0 and variance 1, so that the first norm only multiplies.
         token = torch.tensor([1.0, -1.0] * 8)
         head(token.expand(1, 1, 1, 16), SIZE)
@@ -233,7 +233,7 @@ class TestIterations:
 
     def test_an_encoding_acts_through_silu(self) -> None:
         head = iterated(blocks=0, iterations=1)
-        seen = listen(head.modulation)
-        constant_(head.embed, 0.0, -2.0)
+        seen = record_inputs(head.modulation)
+        fill_constant_(head.embed, 0.0, -2.0)
         head(torch.randn(1, 1, 1, 16), SIZE)
         assert seen[0].flatten().tolist() == pytest.approx([-2 / (1 + math.exp(2))] * 16)

@@ -1,4 +1,4 @@
-"""Long clips of which something is known: cameras, lenses and masks hold in every window and in the whole."""
+"""Priors of long clips: given cameras, intrinsics and masks hold in every window and in the result."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -8,23 +8,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from long_worlds import (
+from long_scenes import (
     FRAMES,
     HEIGHT,
     INFO,
     WIDTH,
+    LongSample,
     Oracle,
-    World,
     assert_same_cameras,
     assert_same_scene,
     expected,
     files_of,
-    make_world,
+    make_long_sample,
     stopped_at,
 )
 from torch import Tensor
 
 from recon4d import geometry as g
+from recon4d.errors import UserError
 from recon4d.inference import (
     PriorFiles,
     apply_priors,
@@ -35,11 +36,9 @@ from recon4d.inference.windows import (
     AnchorConfig,
     LoopConfig,
     WindowConfig,
+    pipeline,
     reconstruct_anchored,
     reconstruct_windows,
-)
-from recon4d.inference.windows import (
-    pipeline as running,
 )
 from recon4d.inference.windows.pose_graph import optimize_scales
 from recon4d.io import load_scene_info, read_clip, read_results, write_jpeg, write_raster
@@ -54,57 +53,57 @@ from recon4d.records import (
 
 
 @pytest.fixture(scope="module")
-def world() -> World:
-    return make_world()
+def sample() -> LongSample:
+    return make_long_sample()
 
 
-def with_cameras(world: World) -> LongClip:
-    """The clip with its true cameras, told in a world of their own."""
+def with_cameras(sample: LongSample) -> LongClip:
+    """Return the clip with its true cameras as priors, in a world of their own."""
     own = g.rigid(g.rotation_from_axis_angle(torch.tensor([0.3, -1.0, 0.2])), torch.tensor([5.0, -2.0, 1.0]))
-    known = replace(Priors.nothing(world.clip.num_frames), world_from_cam=own @ world.scene.cameras.world_from_cam)
-    return replace(world.long_clip, priors=known)
+    known = replace(Priors.unknown(sample.clip.num_frames), world_from_cam=own @ sample.scene.cameras.world_from_cam)
+    return replace(sample.long_clip, priors=known)
 
 
-# Pictures
+# Images
 
 
-def test_the_picture_of_every_frame_stands_beside_it(world: World, tmp_path: Path) -> None:
+def test_the_image_of_every_frame_is_written(sample: LongSample, tmp_path: Path) -> None:
     info = replace(
         INFO, source=ClipSource("walk.mp4", tuple(f"walk_{i:06d}" for i in range(FRAMES)), tuple(range(FRAMES)))
     )
-    reconstruct_windows(Oracle(world.scene), world.long_clip, tmp_path, info, WindowConfig(8, 3))
+    reconstruct_windows(Oracle(sample.scene), sample.long_clip, tmp_path, info, WindowConfig(8, 3))
     results = read_results(tmp_path)
     assert results.names[13] == "walk_000013"
     assert results.frame_files[13] == tmp_path / "frames" / "000013.jpg"
-    pictures, images = results.images_of_maps().float(), world.clip.images.float()
+    pictures, images = results.images_at_map_size().float(), sample.clip.images.float()
     off = (pictures[:, None] - images).abs().mean(dim=(2, 3, 4))
-    assert off.argmin(dim=1).tolist() == list(range(FRAMES))  # each is nearer to its own frame than to any other
+    assert off.argmin(dim=1).tolist() == list(range(FRAMES))  # each image is most similar to its own frame
 
 
 # Cameras
 
 
 def wrong_cameras(scene: Scene, generator: torch.Generator) -> Scene:
-    """Each camera turned by a degree or two, and set somewhere near its place; the window in a world of its own."""
-    turns = 0.02 * torch.randn(scene.num_frames, 3, generator=generator)
+    """Rotate each camera by a degree or two, and transform the window to a random world."""
+    axis_angles = 0.02 * torch.randn(scene.num_frames, 3, generator=generator)
     poses = scene.cameras.world_from_cam.clone()
-    poses[:, :3, :3] = g.rotation_from_axis_angle(turns) @ poses[:, :3, :3]
+    poses[:, :3, :3] = g.rotation_from_axis_angle(axis_angles) @ poses[:, :3, :3]
     axis_angle, shift = torch.randn(2, 3, generator=generator)
     elsewhere = g.rigid(g.rotation_from_axis_angle(axis_angle), shift)
     return scene.with_cameras(replace(scene.cameras, world_from_cam=poses)).transformed(elsewhere)
 
 
 @pytest.mark.parametrize("how", ["windows", "one window", "anchored"])
-def test_windows_stand_where_their_cameras_are_given(world: World, tmp_path: Path, how: str) -> None:
-    """In the given unit, from the first camera on; whatever the answers say of cameras, and of their own units."""
-    oracle = Oracle(world.scene, wrong_cameras)
+def test_windows_are_placed_by_given_cameras(sample: LongSample, tmp_path: Path, how: str) -> None:
+    """The result has the given cameras and unit, whatever the cameras and units of the windows are."""
+    oracle = Oracle(sample.scene, wrong_cameras)
     if how == "anchored":
-        reconstruct_anchored(oracle, with_cameras(world), tmp_path, INFO, AnchorConfig(3))
+        reconstruct_anchored(oracle, with_cameras(sample), tmp_path, INFO, AnchorConfig(3))
     else:
         size = FRAMES if how == "one window" else 8
-        reconstruct_windows(oracle, with_cameras(world), tmp_path, INFO, WindowConfig(size, 3))
+        reconstruct_windows(oracle, with_cameras(sample), tmp_path, INFO, WindowConfig(size, 3))
     found = load_frames(tmp_path, range(FRAMES))
-    wanted = world.scene.in_frame(0)
+    wanted = sample.scene.in_frame(0)
     assert_same_scene(found, wanted)
     assert torch.equal(found.cameras.world_from_cam[0], torch.eye(4))
     torch.testing.assert_close(found.metres_per_unit, wanted.metres_per_unit, rtol=1e-4, atol=0)
@@ -114,40 +113,40 @@ def test_windows_stand_where_their_cameras_are_given(world: World, tmp_path: Pat
         torch.testing.assert_close(found.tracks.points, wanted.tracks.points, rtol=1e-3, atol=1e-3)
 
 
-def test_an_answer_that_honors_its_cameras_is_only_put_in_its_place(world: World, tmp_path: Path) -> None:
-    oracle = Oracle(world.scene, wrong_cameras)
-    told = []
+def test_windows_with_applied_priors_are_only_transformed(sample: LongSample, tmp_path: Path) -> None:
+    oracle = Oracle(sample.scene, wrong_cameras)
+    priors = []
 
     def reconstruct_clip(clip: Clip) -> Scene:
-        told.append(clip.priors)
+        priors.append(clip.priors)
         return apply_priors(oracle(clip).in_frame(0), clip.priors)
 
-    reconstruct_windows(reconstruct_clip, with_cameras(world), tmp_path, INFO, WindowConfig(8, 3))
-    assert all(known is not None and known.world_from_cam.isfinite().all() for known in told)
-    assert_same_scene(load_frames(tmp_path, range(FRAMES)), world.scene.in_frame(0))
+    reconstruct_windows(reconstruct_clip, with_cameras(sample), tmp_path, INFO, WindowConfig(8, 3))
+    assert all(known is not None and known.world_from_cam.isfinite().all() for known in priors)
+    assert_same_scene(load_frames(tmp_path, range(FRAMES)), sample.scene.in_frame(0))
 
 
-def test_windows_whose_cameras_stand_still_take_the_scale_of_others(world: World, tmp_path: Path) -> None:
+def test_windows_with_static_cameras_take_their_scale_from_others(sample: LongSample, tmp_path: Path) -> None:
     order = [0] * 11 + list(range(1, 10)) + [9] * 10
-    standing = World(world.clip.frames(order), world.scene.frames(order))
+    standing = LongSample(sample.clip.frames(order), sample.scene.frames(order))
     standing = replace(standing, clip=replace(standing.clip, times=torch.arange(len(order)) / 10))
     oracle = Oracle(standing.scene)
     reconstruct_windows(oracle, with_cameras(standing), tmp_path, INFO, WindowConfig(6, 2))
-    assert oracle.asked[0] == tuple(range(6))  # of which none moves
+    assert oracle.calls[0] == tuple(range(6))  # the camera is static in this window
     assert_same_scene(load_frames(tmp_path, range(len(order))), standing.scene.in_frame(0), tolerance=1e-3)
 
 
-def test_cameras_that_never_move_leave_the_unit_of_the_first_window(world: World, tmp_path: Path) -> None:
-    still = World(world.clip.frames([4] * 12), world.scene.frames([4] * 12))
+def test_static_cameras_leave_the_unit_of_the_first_window(sample: LongSample, tmp_path: Path) -> None:
+    still = LongSample(sample.clip.frames([4] * 12), sample.scene.frames([4] * 12))
     still = replace(still, clip=replace(still.clip, times=torch.arange(12) / 10))
     oracle = Oracle(still.scene)
     with pytest.warns(UserWarning, match="hardly move in any window"):
         reconstruct_windows(oracle, with_cameras(still), tmp_path, INFO, WindowConfig(6, 2))
-    assert_same_scene(load_frames(tmp_path, range(12)), expected(still.scene, oracle.asked[0]))
+    assert_same_scene(load_frames(tmp_path, range(12)), expected(still.scene, oracle.calls[0]))
 
 
-def test_drift_of_scale_does_not_grow_where_cameras_are_given() -> None:
-    """Every joint is 2 % off to the same side; cameras that move by a third of the depth hold all windows together."""
+def test_given_cameras_bound_the_drift_of_scale() -> None:
+    """Every alignment is off by 2 % in the same direction; cameras that move by a third of depth bound the error."""
 
     def farthest(count: int) -> float:
         edges = [(k, k + 1, 0.02) for k in range(count - 1)]
@@ -156,30 +155,30 @@ def test_drift_of_scale_does_not_grow_where_cameras_are_given() -> None:
 
     assert farthest(200) == pytest.approx(farthest(50), rel=1e-3)
     assert farthest(200) < 0.06 < 0.02 * 199
-    # Only the differences are told but for one window: every other one follows from it.
-    told, weights = torch.tensor([9.0, 1.0, 9.0]).double(), torch.tensor([0.0, 0.3, 0.0]).double()
-    found = optimize_scales([(0, 1, 0.5), (1, 2, -2.0)], told, weights)
+    # Only one window has a prior; all others follow from the differences.
+    log_scales, weights = torch.tensor([9.0, 1.0, 9.0]).double(), torch.tensor([0.0, 0.3, 0.0]).double()
+    found = optimize_scales([(0, 1, 0.5), (1, 2, -2.0)], log_scales, weights)
     torch.testing.assert_close(found, torch.tensor([0.5, 1.0, -1.0]).double())
 
 
-def test_cameras_of_some_frames_and_loops_are_refused(world: World, tmp_path: Path) -> None:
-    clip = with_cameras(world)
+def test_cameras_of_some_frames_and_loops_are_errors(sample: LongSample, tmp_path: Path) -> None:
+    clip = with_cameras(sample)
     assert clip.priors is not None
     poses = clip.priors.world_from_cam.clone()
     poses[5] = torch.nan
     some = replace(clip, priors=replace(clip.priors, world_from_cam=poses))
     for anchored in (False, True):
-        with pytest.raises(ValueError, match=f"known for {FRAMES - 1} of {FRAMES} frames"):
-            (reconstruct_anchored if anchored else reconstruct_windows)(Oracle(world.scene), some, tmp_path, INFO)
-    with pytest.raises(ValueError, match="ask for one of the two"):
-        reconstruct_windows(Oracle(world.scene), clip, tmp_path, INFO, WindowConfig(8, 3, loops=LoopConfig()))
+        with pytest.raises(UserError, match=f"given for {FRAMES - 1} of {FRAMES} frames"):
+            (reconstruct_anchored if anchored else reconstruct_windows)(Oracle(sample.scene), some, tmp_path, INFO)
+    with pytest.raises(UserError, match="only one of the two"):
+        reconstruct_windows(Oracle(sample.scene), clip, tmp_path, INFO, WindowConfig(8, 3, loops=LoopConfig()))
 
 
 # Masks
 
 
-def test_what_is_to_be_ignored_joins_nothing_and_is_unknown(world: World, tmp_path: Path) -> None:
-    """Two thirds of every picture are wrong, the same for all of it and very sure of itself; a mask says so."""
+def test_ignored_pixels_are_not_used_and_have_no_confidence(sample: LongSample, tmp_path: Path) -> None:
+    """Two thirds of every image are wrong, consistently and with high confidence, and masked."""
     mask = torch.zeros(HEIGHT, WIDTH, dtype=torch.bool)
     mask[:, WIDTH // 3 :] = True
 
@@ -194,63 +193,63 @@ def test_what_is_to_be_ignored_joins_nothing_and_is_unknown(world: World, tmp_pa
             read.append(position)
             yield mask
 
-    clip = replace(world.long_clip, ignore=ignore)
-    oracle = Oracle(world.scene, overlaid)
+    clip = replace(sample.long_clip, ignore=ignore)
+    oracle = Oracle(sample.scene, overlaid)
     reconstruct_windows(oracle, clip, tmp_path, INFO, WindowConfig(8, 3))
-    found, wanted = load_frames(tmp_path, range(FRAMES)), expected(world.scene, oracle.asked[0])
+    found, wanted = load_frames(tmp_path, range(FRAMES)), expected(sample.scene, oracle.calls[0])
     assert_same_cameras(found, wanted, 1e-3 * float(wanted.depths.median()))
     assert not found.depth_confidence[:, mask].any()
     assert not found.point_confidence[:, mask].any()
     assert torch.equal(found.depth_confidence[:, ~mask], wanted.depth_confidence[:, ~mask])
-    assert read == list(range(FRAMES))  # each once, in the order in which frames are read
+    assert read == list(range(FRAMES))  # each mask is read once and in order
 
 
-# Lenses
+# Intrinsics
 
 
-def through_lens(scene: Scene, factor: float) -> Scene:
-    """The scene as a model sees it that takes the focal length for `factor` times what it is."""
+def with_focal_factor(scene: Scene, factor: float) -> Scene:
+    """Return the scene as predicted with a focal length that is wrong by `factor`."""
     lens = scene.cameras.intrinsics.clone()
     lens[:, 0, 0] *= factor
     lens[:, 1, 1] *= factor
     return scene.with_cameras(replace(scene.cameras, intrinsics=lens))
 
 
-def own_lens(scene: Scene, generator: torch.Generator) -> Scene:
-    """Each window guesses a focal length of its own, some percent off."""
-    return through_lens(scene, math.exp(0.05 * float(torch.randn((), generator=generator))))
+def random_focal(scene: Scene, generator: torch.Generator) -> Scene:
+    """Give each window a focal length of its own that is wrong by about 5 %."""
+    return with_focal_factor(scene, math.exp(0.05 * float(torch.randn((), generator=generator))))
 
 
-def test_one_lens_for_all_windows_is_nearer_to_the_truth(world: World, tmp_path: Path) -> None:
+def test_shared_intrinsics_are_more_accurate(sample: LongSample, tmp_path: Path) -> None:
     guesses = (1.08, 0.94, 1.01, 0.97, 1.04, 0.995)
     focals, errors = {}, {}
-    true = world.scene.cameras.intrinsics[0, 0, 0]
+    true = sample.scene.cameras.intrinsics[0, 0, 0]
     for lens in ("one", "each"):
         guess = iter(guesses)
-        oracle = Oracle(world.scene, lambda scene, _, guess=guess: through_lens(scene, next(guess)))
-        index = reconstruct_windows(oracle, world.long_clip, tmp_path / lens, INFO, WindowConfig(6, 3, lens=lens))
+        oracle = Oracle(sample.scene, lambda scene, _, guess=guess: with_focal_factor(scene, next(guess)))
+        index = reconstruct_windows(oracle, sample.long_clip, tmp_path / lens, INFO, WindowConfig(6, 3, lens=lens))
         found = load_frames(tmp_path / lens, range(FRAMES))
         focals[lens] = found.cameras.intrinsics[:, 0, 0]
         errors[lens] = float(index.errors.median())
     off = {lens: (focal / true).log().square().mean().sqrt() for lens, focal in focals.items()}
     assert len(focals["one"].unique()) == 1
     assert off["one"] < 0.25 * off["each"]
-    assert errors["one"] < 1e-4 < errors["each"]  # windows that see through one lens fit each other
+    assert errors["one"] < 1e-4 < errors["each"]  # windows with the same intrinsics fit each other
 
 
-def test_one_lens_keeps_the_path_of_a_noisy_model_true(world: World, tmp_path: Path) -> None:
-    """Focal lengths 5 % off from window to window, and 2 % of noise in depth."""
+def test_shared_intrinsics_improve_the_path_of_a_noisy_model(sample: LongSample, tmp_path: Path) -> None:
+    """Focal lengths vary by 5 % between windows, and depth has 2 % of noise."""
     off = {}
     for lens in ("one", "each"):
         chance = torch.Generator().manual_seed(0)
 
         def noisy(scene: Scene, _: torch.Generator, chance: torch.Generator = chance) -> Scene:
-            seen = own_lens(scene, chance)
-            return replace(seen, depths=seen.depths * (1 + 0.02 * torch.randn(seen.depths.shape, generator=chance)))
+            wrong = random_focal(scene, chance)
+            return replace(wrong, depths=wrong.depths * (1 + 0.02 * torch.randn(wrong.depths.shape, generator=chance)))
 
-        oracle = Oracle(world.scene, noisy)
-        reconstruct_windows(oracle, world.long_clip, tmp_path / lens, INFO, WindowConfig(6, 3, lens=lens))
-        wanted = expected(world.scene, oracle.asked[0])
+        oracle = Oracle(sample.scene, noisy)
+        reconstruct_windows(oracle, sample.long_clip, tmp_path / lens, INFO, WindowConfig(6, 3, lens=lens))
+        wanted = expected(sample.scene, oracle.calls[0])
         centers = load_frames(tmp_path / lens, range(FRAMES)).cameras.centers
         length = wanted.depths[wanted.depth_confidence > 0].median()
         off[lens] = float((centers - wanted.cameras.centers).norm(dim=-1).mean() / length)
@@ -262,55 +261,55 @@ def test_one_lens_keeps_the_path_of_a_noisy_model_true(world: World, tmp_path: P
     ("times", "lens", "one"),
     [(0.1, "auto", True), (math.nan, "auto", False), (0.1, "each", False), (math.nan, "one", True)],
 )
-def test_a_video_has_one_lens_and_loose_photos_each_their_own(
-    world: World, tmp_path: Path, times: float, lens: str, one: bool
+def test_videos_share_intrinsics_and_photos_do_not_by_default(
+    sample: LongSample, tmp_path: Path, times: float, lens: str, one: bool
 ) -> None:
-    clip = replace(world.long_clip, times=tuple(times * i for i in range(FRAMES)))
+    clip = replace(sample.long_clip, times=tuple(times * i for i in range(FRAMES)))
     config = WindowConfig(12, 3, lens=lens)  # pyright: ignore[reportArgumentType]
-    reconstruct_windows(Oracle(world.scene, own_lens), clip, tmp_path, replace(INFO, source=clip.source), config)
+    reconstruct_windows(Oracle(sample.scene, random_focal), clip, tmp_path, replace(INFO, source=clip.source), config)
     focals = load_frames(tmp_path, range(FRAMES)).cameras.intrinsics[:, 0, 0]
     assert (len(focals.unique()) == 1) == one
     assert load_scene_info(tmp_path / "frames" / "000000.npz").settings["one_lens"] is one
 
 
-def test_a_zoom_is_warned_of_and_a_known_lens_is_left_alone(world: World, tmp_path: Path) -> None:
+def test_a_zoom_gives_a_warning_and_given_intrinsics_are_kept(sample: LongSample, tmp_path: Path) -> None:
     def zoom(scene: Scene, generator: torch.Generator) -> Scene:
-        return through_lens(scene, 1 + 0.5 * float(torch.rand((), generator=generator)))
+        return with_focal_factor(scene, 1 + 0.5 * float(torch.rand((), generator=generator)))
 
-    with pytest.warns(UserWarning, match="focal lengths of windows lie between"):
-        reconstruct_windows(Oracle(world.scene, zoom), world.long_clip, tmp_path / "zoom", INFO, WindowConfig(6, 3))
-    known = replace(Priors.nothing(FRAMES), intrinsics=torch.linspace(1, 2, FRAMES)[:, None, None] * torch.eye(3))
+    with pytest.warns(UserWarning, match="focal lengths of windows range from"):
+        reconstruct_windows(Oracle(sample.scene, zoom), sample.long_clip, tmp_path / "zoom", INFO, WindowConfig(6, 3))
+    known = replace(Priors.unknown(FRAMES), intrinsics=torch.linspace(1, 2, FRAMES)[:, None, None] * torch.eye(3))
     known.intrinsics[:, 2, 2] = 1
-    clip = replace(world.long_clip, priors=known)
-    honored = Oracle(world.scene)
+    clip = replace(sample.long_clip, priors=known)
+    oracle = Oracle(sample.scene)
 
     def reconstruct_clip(one: Clip) -> Scene:
-        return apply_priors(honored(one), one.priors)
+        return apply_priors(oracle(one), one.priors)
 
     reconstruct_windows(reconstruct_clip, clip, tmp_path / "known", INFO, WindowConfig(FRAMES, 3))
     assert torch.equal(load_frames(tmp_path / "known", range(FRAMES)).cameras.intrinsics, known.intrinsics)
 
 
-# Runs that stop
+# Interrupted runs
 
 
-@pytest.mark.parametrize(("step", "wait"), [("save_picture", 9), ("_joint", 2), ("save_frame", 7)])
-def test_a_run_that_stopped_ends_bit_for_bit_the_same(world: World, tmp_path: Path, step: str, wait: int) -> None:
-    def go(folder: Path) -> None:
-        reconstruct_windows(Oracle(world.scene, own_lens), with_cameras(world), folder, INFO, WindowConfig(8, 3))
+@pytest.mark.parametrize(("step", "wait"), [("save_image", 9), ("_align", 2), ("save_frame", 7)])
+def test_a_resumed_run_gives_identical_files(sample: LongSample, tmp_path: Path, step: str, wait: int) -> None:
+    def reconstruct(folder: Path) -> None:
+        reconstruct_windows(Oracle(sample.scene, random_focal), with_cameras(sample), folder, INFO, WindowConfig(8, 3))
 
-    go(tmp_path / "whole")
-    with stopped_at(running, step, wait):
-        go(tmp_path / "stopped")
-    go(tmp_path / "stopped")
+    reconstruct(tmp_path / "whole")
+    with stopped_at(pipeline, step, wait):
+        reconstruct(tmp_path / "stopped")
+    reconstruct(tmp_path / "stopped")
     assert files_of(tmp_path / "stopped") == files_of(tmp_path / "whole")
 
 
 # Files
 
 
-def test_a_long_clip_knows_what_a_short_one_does(tmp_path: Path) -> None:
-    """Pictures, masks and lenses of a folder, undistorted: the same frame by frame as in one piece."""
+def test_a_long_clip_gets_the_same_priors_as_a_short_one(tmp_path: Path) -> None:
+    """Undistorted images, masks, intrinsics and cameras are equal, whether read frame by frame or at once."""
     generator = torch.Generator().manual_seed(0)
     for name in ("clip", "masks"):
         (tmp_path / name).mkdir()
@@ -331,12 +330,12 @@ def test_a_long_clip_knows_what_a_short_one_does(tmp_path: Path) -> None:
     assert long.ignore is not None
     assert short.priors.ignore is not None
     assert torch.equal(torch.stack(list(long.ignore([1, 3]))), short.priors.ignore[[1, 3]])
-    assert [bool(mask[14, 36]) for mask in long.ignore(range(4))] == [False, False, True, True]  # as the masks grow
+    assert [bool(mask[14, 36]) for mask in long.ignore(range(4))] == [False, False, True, True]  # the masks grow
     for name in ("intrinsics", "world_from_cam"):
         assert torch.equal(getattr(long.priors, name), getattr(short.priors, name))
     bare = open_long_clip(tmp_path / "clip", fps=2)
     assert long_clip_with_prior_files(bare, PriorFiles()) is bare
-    with pytest.raises(ValueError, match="known depth belongs to a clip that is taken in one pass"):
+    with pytest.raises(UserError, match="depth priors are not supported for long clips"):
         long_clip_with_prior_files(bare, PriorFiles(depth=tmp_path / "depth.npz"))
-    with pytest.raises(ValueError, match="give its --intrinsics too"):
+    with pytest.raises(UserError, match="needs the intrinsics of every frame, and 0 of 4"):
         long_clip_with_prior_files(bare, PriorFiles(distortion="0.1,0,0,0"))

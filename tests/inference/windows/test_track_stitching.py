@@ -1,4 +1,4 @@
-"""Pixels of a long clip's first frame, followed from window to window: right while they are seen, ended when not."""
+"""Stitched tracks: accurate while the point is visible at the borders of windows, ended otherwise."""
 
 import math
 from collections.abc import Callable
@@ -8,31 +8,30 @@ from pathlib import Path
 
 import pytest
 import torch
-from long_worlds import (
+from long_scenes import (
     FRAMES,
     INFO,
+    LongSample,
     Oracle,
     TrackingOracle,
-    World,
     expected,
     files_of,
-    make_world,
+    make_long_sample,
     run,
     stopped_at,
 )
 from torch import Tensor
 
 from recon4d import geometry as g
+from recon4d.errors import UserError
 from recon4d.eval.metrics.tracks import track_scores
 from recon4d.inference.windows import (
     LoopConfig,
     WindowConfig,
+    pipeline,
     reconstruct_windows,
 )
-from recon4d.inference.windows import (
-    pipeline as running,
-)
-from recon4d.inference.windows.track_stitching import SAME_SURFACE, StitchedTracks, begin_stitching
+from recon4d.inference.windows.track_stitching import DEPTH_TOLERANCE, StitchedTracks, begin_stitching
 from recon4d.inference.windows.work_folder import WorkFolder
 from recon4d.io import load_scene, load_scene_info
 from recon4d.io.long_archive import load_frames
@@ -47,39 +46,39 @@ SIZE = (56, 72)
 
 
 @pytest.fixture(scope="module")
-def world() -> World:
-    return make_world(SIZE, range(FRAMES))
+def sample() -> LongSample:
+    return make_long_sample(SIZE, range(FRAMES))
 
 
 @pytest.fixture(scope="module")
-def small_world() -> World:
-    return make_world(anchors=range(FRAMES))
+def small_sample() -> LongSample:
+    return make_long_sample(anchors=range(FRAMES))
 
 
 @pytest.fixture(scope="module")
-def whole(small_world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that was never stopped."""
+def whole(small_sample: LongSample, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of an uninterrupted run."""
     folder = tmp_path_factory.mktemp("whole")
-    run(TrackingOracle(small_world.scene), small_world, folder, tracks=1)
+    run(TrackingOracle(small_sample.scene), small_sample, folder, tracks=1)
     return folder
 
 
 def tracks_of(scene: Scene, anchor: int = 0) -> Tracks:
-    """The tracks of one anchor frame of a scene."""
+    """Select the tracks of one anchor frame."""
     assert scene.tracks is not None
     chosen = scene.tracks.anchors == anchor
     return scene.tracks.map(lambda values: values[chosen])
 
 
-def seen(tracks: Tracks) -> Tensor:
-    """(time, query): where the only anchor's queries are known and seen."""
+def visible(tracks: Tracks) -> Tensor:
+    """Return a mask (time, query): which queries of the only anchor are known and visible."""
     return (tracks.visibility[0] > 0.5) & (tracks.confidence[0] > 0)
 
 
 def borders_of(oracle: Oracle) -> list[tuple[int, int]]:
-    """Of every window but the first: its first frame, where it takes over, and the first frame that it owns."""
-    starts = [numbers[0] for numbers in oracle.asked]
-    overlaps = [len(set(one) & set(other)) for one, other in pairwise(oracle.asked)]
+    """Return the first frame and the first owned frame of every window except the first."""
+    starts = [numbers[0] for numbers in oracle.calls]
+    overlaps = [len(set(one) & set(other)) for one, other in pairwise(oracle.calls)]
     return [(start, start + (overlap + 1) // 2) for start, overlap in zip(starts[1:], overlaps, strict=True)]
 
 
@@ -87,134 +86,138 @@ def borders_of(oracle: Oracle) -> list[tuple[int, int]]:
 
 
 @pytest.mark.parametrize(("window", "overlap"), [(8, 3), (6, 2), (5, 1)])
-def test_what_is_seen_is_followed_to_half_a_pixel_a_border(
-    world: World, tmp_path: Path, window: int, overlap: int
+def test_visible_points_are_tracked_to_half_a_pixel_per_border(
+    sample: LongSample, tmp_path: Path, window: int, overlap: int
 ) -> None:
-    """Half a pixel is depth / (2 focal) wide at the frame where a window hands on; errors of borders may add up."""
-    oracle = TrackingOracle(world.scene)
-    run(oracle, world, tmp_path, window, overlap, tracks=1)
-    wanted = expected(world.scene, oracle.asked[0])
+    """At a border, half a pixel is depth / (2 focal) wide; errors of several borders may add up."""
+    oracle = TrackingOracle(sample.scene)
+    run(oracle, sample, tmp_path, window, overlap, tracks=1)
+    wanted = expected(sample.scene, oracle.calls[0])
     found, true = tracks_of(load_frames(tmp_path, range(FRAMES))), tracks_of(wanted)
     assert torch.equal(found.pixels, true.pixels)
     depths = g.transform_points(wanted.cameras.cam_from_world, true.points[0])[..., 2]
     error = (found.points - true.points)[0].norm(dim=-1)
 
     borders = borders_of(oracle)
-    assert not error[: borders[0][1]].div(depths[: borders[0][1]]).gt(1e-4).any()  # nothing was handed on yet
-    half_pixels, longest, always_seen = torch.zeros_like(depths), torch.zeros_like(depths), seen(true)
+    assert (
+        not error[: borders[0][1]].div(depths[: borders[0][1]]).gt(1e-4).any()
+    )  # before the first border, tracks are exact
+    half_pixels, longest, always_visible = torch.zeros_like(depths), torch.zeros_like(depths), visible(true)
     for start, owned in borders:
         half_pixels[owned:] += depths[start] / (2 * wanted.cameras.intrinsics[0, 0, 0])
-        longest[owned:] += SAME_SURFACE * depths[start]
-        always_seen[owned:] &= seen(true)[start]
-    both = seen(found) & seen(true)
+        longest[owned:] += DEPTH_TOLERANCE * depths[start]
+        always_visible[owned:] &= visible(true)[start]
+    both = visible(found) & visible(true)
     both[: borders[0][1]] = False
-    moves = (true.points[0] - true.points[0, 0]).norm(dim=-1) > 0.1 * depths[0]
-    assert int((both & moves).sum()) > 500
-    for chosen in (both & moves, both & ~moves):
+    is_dynamic = (true.points[0] - true.points[0, 0]).norm(dim=-1) > 0.1 * depths[0]
+    assert int((both & is_dynamic).sum()) > 500
+    for chosen in (both & is_dynamic, both & ~is_dynamic):
         share = error[chosen] / half_pixels[chosen]
-        assert share.median() < 0.1  # tracks of one surface are interpolated, and nearly exact
+        assert share.median() < 0.1  # tracks within a surface are interpolated and nearly exact
         assert (share < 1).float().mean() > 0.95
-    # Where surfaces meet: a pixel to each side, and as deep as two depths may differ.
+    # At depth edges: one pixel in each direction plus the depth tolerance.
     assert (error < 2 * math.sqrt(2) * half_pixels + longest)[both].all()
-    # Few are given up while they are seen, and hardly any is said to be seen that is not.
-    assert (seen(found) & always_seen).sum() > 0.95 * always_seen.sum()
-    assert (seen(found) & ~seen(true)).sum() < 0.01 * seen(found).sum()
+    # Few tracks end while visible, and hardly any is predicted visible when it is not.
+    assert (visible(found) & always_visible).sum() > 0.95 * always_visible.sum()
+    assert (visible(found) & ~visible(true)).sum() < 0.01 * visible(found).sum()
 
 
-def test_what_is_hidden_where_a_window_begins_has_ended(world: World, tmp_path: Path) -> None:
-    oracle = TrackingOracle(world.scene)
-    run(oracle, world, tmp_path, tracks=1)
-    wanted, scene = expected(world.scene, oracle.asked[0]), load_frames(tmp_path, range(FRAMES))
+def test_points_hidden_at_a_border_end(sample: LongSample, tmp_path: Path) -> None:
+    oracle = TrackingOracle(sample.scene)
+    run(oracle, sample, tmp_path, tracks=1)
+    wanted, scene = expected(sample.scene, oracle.calls[0]), load_frames(tmp_path, range(FRAMES))
     found, true, pixels = tracks_of(scene), tracks_of(wanted), wanted.track_pixels[0]
     height, width = SIZE
     out = (pixels < 0).any(dim=-1) | (pixels[..., 0] > width) | (pixels[..., 1] > height)
     borders = borders_of(oracle)
     for start, owned in borders:
-        hidden = ~seen(found)[start]  # as the window before says, of which this frame is
+        hidden = ~visible(found)[start]  # according to the previous window, which owns this frame
         assert not found.confidence[0, owned:, hidden].any()
         assert not found.visibility[0, owned:, hidden].any()
-    # Where the first window hands on, what it says is the truth.
+    # At the first border the prediction is exact.
     start, owned = borders[0]
-    hidden = ~seen(true)[start]
-    assert torch.equal(seen(found)[start], ~hidden)
-    assert found.confidence[0, :owned].all()  # it still says where the hidden ones are in the frames that are its own
-    assert (hidden & out[start]).sum() > 100  # some have left the picture
-    assert (hidden & ~out[start]).sum() > 100  # and some are behind something
-    assert (hidden & seen(true)[owned:].any(dim=0)).sum() > 100  # of which the truth knows that they come back
+    hidden = ~visible(true)[start]
+    assert torch.equal(visible(found)[start], ~hidden)
+    assert found.confidence[0, :owned].all()  # hidden points are known in the frames that the first window owns
+    assert (hidden & out[start]).sum() > 100  # some have left the image
+    assert (hidden & ~out[start]).sum() > 100  # some are occluded
+    assert (hidden & visible(true)[owned:].any(dim=0)).sum() > 100  # some reappear later
     known = found.confidence[0] > 0
     ends = known[:-1] & ~known[1:]
-    assert not (~known[:-1] & known[1:]).any()  # for good
+    assert not (~known[:-1] & known[1:]).any()  # ended tracks do not come back
     assert set(ends.any(dim=1).nonzero()[:, 0].tolist()) == {owned - 1 for _, owned in borders}
-    # They are left where they were last known.
+    # They keep their last known position.
     assert torch.equal(found.points[0, 1:][~known[1:]], found.points[0, :-1][~known[1:]])
 
 
-def test_one_window_is_what_it_answers(small_world: World, tmp_path: Path) -> None:
-    oracle = TrackingOracle(small_world.scene)
-    run(oracle, small_world, tmp_path, 32, 3, tracks=1)
-    found, wanted = load_frames(tmp_path, range(FRAMES)), tracks_of(expected(small_world.scene, oracle.asked[0]))
+def test_tracks_of_a_single_window_are_unchanged(small_sample: LongSample, tmp_path: Path) -> None:
+    oracle = TrackingOracle(small_sample.scene)
+    run(oracle, small_sample, tmp_path, 32, 3, tracks=1)
+    found, wanted = load_frames(tmp_path, range(FRAMES)), tracks_of(expected(small_sample.scene, oracle.calls[0]))
     assert found.tracks is not None
     assert found.tracks.anchors.tolist() == [0]
     torch.testing.assert_close(found.tracks.points, wanted.points, rtol=1e-4, atol=1e-4)
-    for name in ("visible", "confidence", "pixels"):
+    for name in ("visibility", "confidence", "pixels"):
         assert torch.equal(getattr(found.tracks, name), getattr(wanted, name))
-    # Of frames without the first the tracks are there all the same.
+    # Frames without the first one have tracks as well.
     later = load_frames(tmp_path, [7, 5]).tracks
     assert later is not None
     assert later.anchors.tolist() == [-1]
     assert torch.equal(later.points, found.tracks.points[:, [7, 5]])
 
 
-def test_a_stride_follows_some_of_the_same(small_world: World, whole: Path, tmp_path: Path) -> None:
-    run(TrackingOracle(small_world.scene), small_world, tmp_path, tracks=4)
+def test_a_stride_selects_some_of_the_tracks(small_sample: LongSample, whole: Path, tmp_path: Path) -> None:
+    run(TrackingOracle(small_sample.scene), small_sample, tmp_path, tracks=4)
     every, fourth = (tracks_of(load_frames(folder, range(FRAMES))) for folder in (whole, tmp_path))
-    height, width = small_world.scene.size
+    height, width = small_sample.scene.size
     kept = torch.arange(height * width).reshape(height, width)[2::4, 2::4].flatten()
     assert torch.equal(fourth.pixels[0, 0], torch.tensor([2.5, 2.5]))
-    for name in ("points", "visible", "confidence", "pixels"):
+    for name in ("points", "visibility", "confidence", "pixels"):
         axis = 1 if name == "pixels" else 2
         assert torch.equal(getattr(fourth, name), getattr(every, name).index_select(axis, kept))
 
 
-def test_given_cameras_and_closed_loops_take_the_tracks_along(small_world: World, whole: Path, tmp_path: Path) -> None:
+def test_given_cameras_and_loop_closure_transform_the_tracks(
+    small_sample: LongSample, whole: Path, tmp_path: Path
+) -> None:
     own = g.rigid(g.rotation_from_axis_angle(torch.tensor([0.3, -1.0, 0.2])), torch.tensor([5.0, -2.0, 1.0]))
-    known = replace(Priors.nothing(FRAMES), world_from_cam=own @ small_world.scene.cameras.world_from_cam)
-    clip = replace(small_world.long_clip, priors=known)
-    oracle = TrackingOracle(small_world.scene)
+    known = replace(Priors.unknown(FRAMES), world_from_cam=own @ small_sample.scene.cameras.world_from_cam)
+    clip = replace(small_sample.long_clip, priors=known)
+    oracle = TrackingOracle(small_sample.scene)
     reconstruct_windows(oracle, clip, tmp_path / "given", INFO, WindowConfig(8, 3, tracks=1))
-    config = WindowConfig(8, 3, tracks=1, loops=LoopConfig(min_likeness=0.5, max_candidates=1))
-    reconstruct_windows(oracle, small_world.long_clip, tmp_path / "loops", INFO, config)
+    config = WindowConfig(8, 3, tracks=1, loops=LoopConfig(min_correlation=0.5, max_pairs=1))
+    reconstruct_windows(oracle, small_sample.long_clip, tmp_path / "loops", INFO, config)
     folders = (whole, tmp_path / "given", tmp_path / "loops")
     free, given, loops = (tracks_of(load_frames(folder, range(FRAMES))) for folder in folders)
-    unit = expected(small_world.scene, range(8)).depths.median() / small_world.scene.depths.median()
+    unit = expected(small_sample.scene, range(8)).depths.median() / small_sample.scene.depths.median()
     torch.testing.assert_close(given.points * unit, free.points, rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(loops.points, free.points, rtol=1e-3, atol=1e-3)
     assert torch.equal(given.confidence, free.confidence)
 
 
-def test_the_tracks_are_scored(world: World, tmp_path: Path) -> None:
-    run(TrackingOracle(world.scene), world, tmp_path, tracks=1)
-    truth = replace(world.scene, tracks=tracks_of(world.scene))
+def test_track_metrics_count_ended_tracks(sample: LongSample, tmp_path: Path) -> None:
+    run(TrackingOracle(sample.scene), sample, tmp_path, tracks=1)
+    truth = replace(sample.scene, tracks=tracks_of(sample.scene))
     prediction = load_frames(tmp_path, range(FRAMES))
     scores = {score.metric: score for score in track_scores(prediction, truth)}
     assert scores["epe"].value < 0.02
-    assert scores["epe"].count < scores["epe"].total  # what has ended was not found
+    assert scores["epe"].count < scores["epe"].total  # ended tracks are not found
     assert scores["apd3d"].value == pytest.approx(scores["epe"].count / scores["epe"].total, abs=0.02)
     assert 0.5 < scores["visibility_accuracy"].value < 1
 
 
-# A border, by hand
+# A single border
 
 
-def view(depths: Tensor, moving: Tensor | None = None) -> Scene:
-    """Two frames of one camera with a focal length of 10, both of them alike, and tracks that stand still."""
+def view(depths: Tensor, dynamic: Tensor | None = None) -> Scene:
+    """Make two equal frames of a static camera with a focal length of 10, and static tracks."""
     height, width = depths.shape
     lens = torch.tensor([[10.0, 0, width / 2], [0, 10, height / 2], [0, 0, 1]])
     cameras = Cameras(torch.eye(4).expand(2, 4, 4), lens.expand(2, 3, 3))
     depths = depths.expand(2, height, width)
     points = g.unproject_map(depths, cameras.intrinsics)
     ones = torch.ones_like(depths)
-    moving = torch.zeros_like(depths) if moving is None else moving.expand(2, height, width)
+    dynamic = torch.zeros_like(depths) if dynamic is None else dynamic.expand(2, height, width)
     tracks = Tracks(
         points=points.flatten(1, 2)[None],
         visibility=torch.ones(1, 2, height * width),
@@ -222,68 +225,68 @@ def view(depths: Tensor, moving: Tensor | None = None) -> Scene:
         anchors=torch.tensor([0]),
         pixels=g.pixel_grid(height, width).reshape(1, -1, 2),
     )
-    return Scene(cameras, depths, ones, points, ones, moving, torch.tensor(torch.nan), tracks)
+    return Scene(cameras, depths, ones, points, ones, dynamic, torch.tensor(torch.nan), tracks)
 
 
-def moved_to(scene: Scene, pixel: tuple[float, float], depth: float, visible: float = 1.0) -> Scene:
-    """The scene whose first query is at that pixel and that depth in the second frame."""
+def moved_to(scene: Scene, pixel: tuple[float, float], depth: float, visibility: float = 1.0) -> Scene:
+    """Move the first query to a pixel and a depth in the second frame."""
     assert scene.tracks is not None
-    points, seen_then = scene.tracks.points.clone(), scene.tracks.visibility.clone()
+    points, visibilities = scene.tracks.points.clone(), scene.tracks.visibility.clone()
     points[0, 1, 0] = g.unproject(torch.tensor([pixel]), torch.tensor([depth]), scene.cameras.intrinsics[1])[0]
-    seen_then[0, 1, 0] = visible
-    return replace(scene, tracks=replace(scene.tracks, points=points, visibility=seen_then))
+    visibilities[0, 1, 0] = visibility
+    return replace(scene, tracks=replace(scene.tracks, points=points, visibility=visibilities))
 
 
 def one_query(size: tuple[int, int]) -> StitchedTracks:
-    """The first pixel alone."""
+    """Return the state of a single query at the first pixel."""
     return replace(begin_stitching(size, 1), **{k: v[:1] for k, v in vars(begin_stitching(size, 1)).items()})
 
 
-def place_of(chains: StitchedTracks, scene: Scene) -> Tensor | None:
-    """Where the first query is in the first frame; None where it has ended."""
-    now = chains.at(scene, 0, is_first=False)
-    return now.points[0, 0, 0] if now.confidence[0, 0, 0] > 0 else None
+def position_of(stitching: StitchedTracks, scene: Scene) -> Tensor | None:
+    """Return the position of the first query in the first frame; None if it has ended."""
+    current = stitching.tracks_at(scene, 0, is_first=False)
+    return current.points[0, 0, 0] if current.confidence[0, 0, 0] > 0 else None
 
 
 STEP = torch.where(torch.arange(8) < 4, 1.0, 2.0).expand(6, 8)
-"""Near on the left, far on the right."""
+"""Depth edge: near on the left, far on the right."""
 FLAT = torch.full((6, 8), 2.0)
 
 
-def test_on_a_plane_the_tracks_around_are_interpolated_exactly() -> None:
-    """A plane is linear in 1 / z over the picture; it is as steep as two neighbors may be."""
+def test_tracks_are_interpolated_exactly_on_a_plane() -> None:
+    """On a plane 1 / z is linear in the image; this plane is as steep as the depth tolerance allows."""
     grid = g.pixel_grid(6, 8)
     inverse = 0.5 + 0.012 * grid[..., 0] - 0.008 * grid[..., 1]
     pixel = (3.8, 2.1)
     depth = 1 / (0.5 + 0.012 * pixel[0] - 0.008 * pixel[1])
     scene = moved_to(view(1 / inverse), pixel, depth)
     # The next window has a world and a unit of its own.
-    following = view(1 / inverse).transformed(g.similarity(torch.tensor(3.0), torch.eye(3), torch.ones(3)))
-    place = place_of(one_query((6, 8)).hand_on(scene, 1, following), following)
-    assert place is not None
+    next_scene = view(1 / inverse).transformed(g.similarity(torch.tensor(3.0), torch.eye(3), torch.ones(3)))
+    position = position_of(one_query((6, 8)).continue_in(scene, 1, next_scene), next_scene)
+    assert position is not None
     assert scene.tracks is not None
-    torch.testing.assert_close(place, 3 * scene.tracks.points[0, 1, 0] + 1, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(position, 3 * scene.tracks.points[0, 1, 0] + 1, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(("depth", "column"), [(1.0, 3), (2.0, 4), (1.04, 3)])
 def test_tracks_are_not_mixed_across_a_depth_edge(depth: float, column: int) -> None:
-    """Left of the middle of two pixels and on the right one's surface, or the other way round."""
+    """The query is nearer to one pixel but on the surface of the other."""
     for x in (3.8, 4.2):
         scene = moved_to(view(STEP), (x, 2.5), depth)
-        place = place_of(one_query((6, 8)).hand_on(scene, 1, view(STEP)), view(STEP))
-        assert place is not None
-        torch.testing.assert_close(place, view(STEP).points[0, 2, column])
+        position = position_of(one_query((6, 8)).continue_in(scene, 1, view(STEP)), view(STEP))
+        assert position is not None
+        torch.testing.assert_close(position, view(STEP).points[0, 2, column])
 
 
-def test_an_edge_that_only_the_next_window_sees_is_kept_too() -> None:
+def test_an_edge_in_the_next_window_only_is_respected() -> None:
     scene = moved_to(view(FLAT), (3.8, 2.5), 2.0)
-    place = place_of(one_query((6, 8)).hand_on(scene, 1, view(STEP)), view(STEP))
-    assert place is not None
-    torch.testing.assert_close(place, view(STEP).points[0, 2, 3])
+    position = position_of(one_query((6, 8)).continue_in(scene, 1, view(STEP)), view(STEP))
+    assert position is not None
+    torch.testing.assert_close(position, view(STEP).points[0, 2, 3])
 
 
 def without(scene: Scene, name: str, pixels: slice | list[int]) -> Scene:
-    """The scene with nothing known of some columns, in depth or in tracks."""
+    """Set the confidence of depth or tracks to 0 in some columns."""
     if name == "depth":
         confidence = scene.depth_confidence.clone()
         confidence[:, :, pixels] = 0
@@ -297,12 +300,12 @@ def without(scene: Scene, name: str, pixels: slice | list[int]) -> Scene:
 
 
 @pytest.mark.parametrize(
-    ("scene", "following"),
+    ("scene", "next_scene"),
     [
-        (moved_to(view(FLAT), (4.3, 2.5), 2.0, visible=0.4), view(FLAT)),  # hidden
-        (moved_to(view(FLAT), (4.3, 2.5), 1.8), view(FLAT)),  # in front of what is seen there
+        (moved_to(view(FLAT), (4.3, 2.5), 2.0, visibility=0.4), view(FLAT)),  # hidden
+        (moved_to(view(FLAT), (4.3, 2.5), 1.8), view(FLAT)),  # in front of the visible surface
         (moved_to(view(FLAT), (4.3, 2.5), 2.2), view(FLAT)),  # behind it
-        (moved_to(view(FLAT), (8.1, 2.5), 2.0), view(FLAT)),  # out of the picture, to every side
+        (moved_to(view(FLAT), (8.1, 2.5), 2.0), view(FLAT)),  # outside the image, on every side
         (moved_to(view(FLAT), (-0.1, 2.5), 2.0), view(FLAT)),
         (moved_to(view(FLAT), (4.3, 6.1), 2.0), view(FLAT)),
         (moved_to(view(FLAT), (4.3, -0.1), 2.0), view(FLAT)),
@@ -311,63 +314,66 @@ def without(scene: Scene, name: str, pixels: slice | list[int]) -> Scene:
         (without(moved_to(view(FLAT), (4.3, 2.5), 2.0), "depth", slice(None)), view(FLAT)),  # masked
         (moved_to(view(FLAT), (4.3, 2.5), 2.0), without(view(FLAT), "depth", slice(None))),
         (moved_to(view(FLAT), (4.3, 2.5), 2.0), without(view(FLAT), "tracks", slice(None))),
-        (moved_to(view(FLAT, torch.eye(6, 8)), (4.3, 2.5), 2.0), view(FLAT)),  # it moves, and what is seen does not
+        (moved_to(view(FLAT, torch.eye(6, 8)), (4.3, 2.5), 2.0), view(FLAT)),  # dynamic query, static surface
     ],
 )
-def test_what_the_next_window_does_not_see_ends(scene: Scene, following: Scene) -> None:
-    chains = one_query((6, 8)).hand_on(scene, 1, following)
-    assert place_of(chains, following) is None
-    # For good: the next one is not asked whether it sees something there.
-    assert place_of(chains.hand_on(view(FLAT), 1, view(FLAT)), view(FLAT)) is None
+def test_queries_that_are_not_visible_at_the_border_end(scene: Scene, next_scene: Scene) -> None:
+    stitching = one_query((6, 8)).continue_in(scene, 1, next_scene)
+    assert position_of(stitching, next_scene) is None
+    # It does not continue in later windows.
+    assert position_of(stitching.continue_in(view(FLAT), 1, view(FLAT)), view(FLAT)) is None
 
 
 @pytest.mark.parametrize("name", ["depth", "tracks"])
-def test_what_is_unknown_is_not_mixed_in(name: str) -> None:
-    scene, following = moved_to(view(FLAT), (4.3, 2.5), 2.0), without(view(FLAT), name, [4])
-    place = place_of(one_query((6, 8)).hand_on(scene, 1, following), following)
-    assert place is not None
-    torch.testing.assert_close(place, view(FLAT).points[0, 2, 3])
+def test_unknown_tracks_are_not_interpolated(name: str) -> None:
+    scene, next_scene = moved_to(view(FLAT), (4.3, 2.5), 2.0), without(view(FLAT), name, [4])
+    position = position_of(one_query((6, 8)).continue_in(scene, 1, next_scene), next_scene)
+    assert position is not None
+    torch.testing.assert_close(position, view(FLAT).points[0, 2, 3])
 
 
-def test_what_is_unknown_at_one_time_is_left_out_of_it() -> None:
-    """Between two tracks: one of them, then both, are not known in the second frame, and may be anything there."""
-    following = view(FLAT)
-    chains = one_query((6, 8)).hand_on(moved_to(view(FLAT), (4.3, 2.5), 2.0), 1, following)
-    assert following.tracks is not None
+def test_tracks_unknown_at_one_time_are_not_used_then() -> None:
+    """The query lies between two tracks; one of them, then both, are unknown in the second frame."""
+    next_scene = view(FLAT)
+    stitching = one_query((6, 8)).continue_in(moved_to(view(FLAT), (4.3, 2.5), 2.0), 1, next_scene)
+    assert next_scene.tracks is not None
     for lost in ([4], [3, 4]):
-        confidence, points = following.tracks.confidence.clone(), following.tracks.points.clone()
+        confidence, points = next_scene.tracks.confidence.clone(), next_scene.tracks.points.clone()
         confidence[0, 1].unflatten(-1, (6, 8))[:, lost] = 0
         points[0, 1].unflatten(0, (6, 8))[:, lost] = torch.nan
-        for garbled in (confidence, torch.ones_like(confidence)):  # a confident NaN is no place either
-            tracks = replace(following.tracks, confidence=garbled, points=points)
-            now = chains.at(replace(following, tracks=tracks), 1, is_first=False)
-            assert (now.confidence[0, 0, 0] > 0) == (len(lost) == 1)
+        for garbled in (confidence, torch.ones_like(confidence)):  # NaN is invalid even if confident
+            tracks = replace(next_scene.tracks, confidence=garbled, points=points)
+            current = stitching.tracks_at(replace(next_scene, tracks=tracks), 1, is_first=False)
+            assert (current.confidence[0, 0, 0] > 0) == (len(lost) == 1)
             if len(lost) == 1:
-                torch.testing.assert_close(now.points[0, 0, 0], following.points[0, 2, 3])
+                torch.testing.assert_close(current.points[0, 0, 0], next_scene.points[0, 2, 3])
 
 
-def test_where_nothing_is_said_of_motion_tracks_go_on() -> None:
-    silent = view(FLAT, torch.full((6, 8), torch.nan))
-    assert place_of(one_query((6, 8)).hand_on(moved_to(silent, (4.3, 2.5), 2.0), 1, silent), silent) is not None
+def test_tracks_continue_without_motion_prediction() -> None:
+    no_motion = view(FLAT, torch.full((6, 8), torch.nan))
+    assert (
+        position_of(one_query((6, 8)).continue_in(moved_to(no_motion, (4.3, 2.5), 2.0), 1, no_motion), no_motion)
+        is not None
+    )
 
 
 @pytest.mark.parametrize(("pixel", "kept"), [((0.1, 0.2), (0, 0)), ((7.9, 5.8), (5, 7))])
-def test_at_the_rim_the_last_pixel_goes_on(pixel: tuple[float, float], kept: tuple[int, int]) -> None:
-    place = place_of(one_query((6, 8)).hand_on(moved_to(view(FLAT), pixel, 2.0), 1, view(FLAT)), view(FLAT))
-    assert place is not None
-    torch.testing.assert_close(place, view(FLAT).points[0][kept])
+def test_the_last_pixel_is_used_at_the_image_border(pixel: tuple[float, float], kept: tuple[int, int]) -> None:
+    position = position_of(one_query((6, 8)).continue_in(moved_to(view(FLAT), pixel, 2.0), 1, view(FLAT)), view(FLAT))
+    assert position is not None
+    torch.testing.assert_close(position, view(FLAT).points[0][kept])
 
 
-# Runs
+# Interrupted runs
 
 
 @pytest.mark.parametrize(
     ("where", "step", "wait"),
-    [(running, "save_frame", 3), (running, "save_frame", 12), (WorkFolder, "save_chains", 1)]
-    + [(WorkFolder, "remove_answer", wait) for wait in (0, 2)],
+    [(pipeline, "save_frame", 3), (pipeline, "save_frame", 12), (WorkFolder, "save_stitching", 1)]
+    + [(WorkFolder, "remove_window_scene", wait) for wait in (0, 2)],
 )
-def test_a_run_that_stopped_ends_bit_for_bit_the_same(
-    small_world: World,
+def test_a_resumed_run_gives_identical_files(
+    small_sample: LongSample,
     whole: Path,
     tmp_path: Path,
     where: object,
@@ -375,22 +381,22 @@ def test_a_run_that_stopped_ends_bit_for_bit_the_same(
     wait: int,
 ) -> None:
     with stopped_at(where, step, wait):
-        run(TrackingOracle(small_world.scene), small_world, tmp_path / "stopped", tracks=1)
-    # Word is left for one window, or two: a row for each query, and no tracks.
+        run(TrackingOracle(small_sample.scene), small_sample, tmp_path / "stopped", tracks=1)
+    # The state is stored for one or two windows, without tracks.
     left = list((tmp_path / "stopped" / "windows").glob("*.chains.npz"))
     assert len(left) <= 2
     queries = tracks_of(load_frames(whole, [0])).pixels.shape[1]
     assert all(file.stat().st_size < 80 * queries + 2000 for file in left)
-    again = TrackingOracle(small_world.scene)
-    run(again, small_world, tmp_path / "stopped", tracks=1)
-    assert not again.asked
+    again = TrackingOracle(small_sample.scene)
+    run(again, small_sample, tmp_path / "stopped", tracks=1)
+    assert not again.calls
     assert files_of(tmp_path / "stopped") == files_of(whole)
 
 
-def test_word_for_a_window_stays_as_long_as_its_answer(
-    small_world: World, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_state_of_a_window_is_kept_as_long_as_its_scene(
+    small_sample: LongSample, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A run that is stopped while it takes away a window, between one file and the next."""
+    """The run is interrupted while it removes a window, between its two files."""
     original = Path.unlink
 
     def killed(path: Path, missing_ok: bool = False) -> None:
@@ -401,23 +407,23 @@ def test_word_for_a_window_stays_as_long_as_its_answer(
     with monkeypatch.context() as patch:
         patch.setattr(Path, "unlink", killed)
         with pytest.raises(KeyboardInterrupt):
-            run(TrackingOracle(small_world.scene), small_world, tmp_path, tracks=1)
-    run(TrackingOracle(small_world.scene), small_world, tmp_path, tracks=1)
+            run(TrackingOracle(small_sample.scene), small_sample, tmp_path, tracks=1)
+    run(TrackingOracle(small_sample.scene), small_sample, tmp_path, tracks=1)
     assert files_of(tmp_path) == files_of(whole)
 
 
-def test_nothing_is_followed_unless_it_is_asked_for(small_world: World, tmp_path: Path) -> None:
-    def silent(scene: Scene, _: torch.Generator) -> Scene:
+def test_tracks_are_dropped_by_default(small_sample: LongSample, tmp_path: Path) -> None:
+    def no_tracks(scene: Scene, _: torch.Generator) -> Scene:
         return replace(scene, tracks=None)
 
-    run(TrackingOracle(small_world.scene), small_world, tmp_path / "answered")
-    run(Oracle(small_world.scene, silent), small_world, tmp_path / "not")
+    run(TrackingOracle(small_sample.scene), small_sample, tmp_path / "answered")
+    run(Oracle(small_sample.scene, no_tracks), small_sample, tmp_path / "not")
     assert files_of(tmp_path / "answered") == files_of(tmp_path / "not")
     file = tmp_path / "not" / "frames" / "000007.npz"
     assert load_scene(file).tracks is None
     assert "tracks" not in load_scene_info(file).settings
-    with pytest.raises(FileExistsError, match=r"different in tracks \(None there, 2 now\)"):
-        run(TrackingOracle(small_world.scene), small_world, tmp_path / "not", tracks=2)
+    with pytest.raises(UserError, match=r"differs in tracks \(None there, 2 now\)"):
+        run(TrackingOracle(small_sample.scene), small_sample, tmp_path / "not", tracks=2)
 
 
 def later_frame(scene: Scene, _: torch.Generator) -> Scene:
@@ -434,25 +440,25 @@ def fewer(scene: Scene, _: torch.Generator) -> Scene:
 
 
 @pytest.mark.parametrize(
-    ("oracle", "spoil", "said"),
+    ("oracle", "corrupt", "message"),
     [
-        (Oracle, lambda scene, _: replace(scene, tracks=None), "the answer has no tracks"),
-        (Oracle, None, r"the answer has tracks of its frames \[0, 1, 2"),
-        (TrackingOracle, later_frame, r"the answer has tracks of its frames \[-1\]"),
-        (TrackingOracle, fewer, "the answer has 504 tracks"),
+        (Oracle, lambda scene, _: replace(scene, tracks=None), "the reconstruction has no tracks"),
+        (Oracle, None, r"the reconstruction has tracks of its frames \[0, 1, 2"),
+        (TrackingOracle, later_frame, r"the reconstruction has tracks of its frames \[-1\]"),
+        (TrackingOracle, fewer, "the reconstruction has 504 tracks"),
     ],
 )
-def test_answers_that_cannot_be_followed_are_refused(
-    small_world: World, tmp_path: Path, oracle: type[Oracle], spoil: Callable | None, said: str
+def test_scenes_with_other_tracks_are_errors(
+    small_sample: LongSample, tmp_path: Path, oracle: type[Oracle], corrupt: Callable | None, message: str
 ) -> None:
-    asked = oracle(small_world.scene, spoil)
-    with pytest.raises(ValueError, match=rf"window 0 \(frames 0 to 7\): {said}.*all pixels of its first frame"):
-        run(asked, small_world, tmp_path, tracks=1)
-    assert len(asked.asked) == 1
+    calls = oracle(small_sample.scene, corrupt)
+    with pytest.raises(ValueError, match=rf"window 0 \(frames 0 to 7\): {message}.*tracks of all pixels"):
+        run(calls, small_sample, tmp_path, tracks=1)
+    assert len(calls.calls) == 1
 
 
-def test_strides_that_leave_nothing_are_refused(small_world: World, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="every 56th pixel were asked for, of maps of 28 x 36"):
-        run(TrackingOracle(small_world.scene), small_world, tmp_path, tracks=56)
-    with pytest.raises(ValueError, match="tracks is -1; wanted 1"):
+def test_invalid_strides_are_errors(small_sample: LongSample, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"window 0 .*tracks is 56, which leaves no query in maps of 28 x 36"):
+        run(TrackingOracle(small_sample.scene), small_sample, tmp_path, tracks=56)
+    with pytest.raises(UserError, match="tracks is -1; it must be 1"):
         WindowConfig(tracks=-1)

@@ -1,4 +1,4 @@
-"""Long clips: windows of a perfect model, each in its own world and unit, are put together to the truth."""
+"""Reconstruction in windows: exact windows, each in its own world and unit, are combined to the ground truth."""
 
 import math
 import re
@@ -10,36 +10,35 @@ from pathlib import Path
 
 import pytest
 import torch
-from long_worlds import (
+from long_scenes import (
     FRAMES,
     HEIGHT,
     INFO,
     WIDTH,
+    LongSample,
     Oracle,
-    World,
     assert_same_cameras,
     assert_same_scene,
     expected,
     files_of,
-    make_world,
+    make_long_sample,
     run,
     stopped_at,
 )
 from torch import Tensor
 
 from recon4d import geometry as g
+from recon4d.errors import UserError
 from recon4d.inference.windows import (
     AnchorConfig,
     LoopConfig,
     WindowConfig,
+    pipeline,
     reconstruct_anchored,
     reconstruct_windows,
 )
-from recon4d.inference.windows import (
-    pipeline as running,
-)
 from recon4d.inference.windows.layout import anchored_windows, overlapping_windows
-from recon4d.inference.windows.loop_closure import depth_agreement, loop_candidates, thumbnails
+from recon4d.inference.windows.loop_closure import depth_agreement, find_loop_pairs, thumbnails
 from recon4d.inference.windows.pose_graph import (
     Edge,
     optimize_pose_graph,
@@ -54,11 +53,11 @@ from recon4d.records import Clip, ClipSource, Scene
 
 
 @pytest.fixture(scope="module")
-def world() -> World:
-    return make_world()
+def sample() -> LongSample:
+    return make_long_sample()
 
 
-# What windows are made of
+# Layout of the windows
 
 
 @pytest.mark.parametrize(
@@ -82,7 +81,7 @@ def test_the_middle_of_an_overlap_divides_it() -> None:
 
 
 @pytest.mark.parametrize(("window", "overlap"), [(8, 8), (8, 9), (8, 0), (1, 1)])
-def test_an_overlap_that_leaves_nothing_new_is_refused(window: int, overlap: int) -> None:
+def test_an_overlap_as_long_as_the_window_is_an_error(window: int, overlap: int) -> None:
     with pytest.raises(ValueError, match=f"windows of {window} frames cannot share {overlap}"):
         WindowConfig(window, overlap)
 
@@ -94,197 +93,198 @@ def test_anchored_windows_begin_with_the_anchor() -> None:
     assert [one.frames for one in anchored_windows(1, 2)] == [(0,)]
 
 
-# Putting together what a perfect model says
+# Combination of exact windows
 
 
 @pytest.mark.parametrize(("window", "overlap"), [(8, 3), (9, 1), (6, 5), (32, 4)])
-def test_exact_windows_make_the_truth(world: World, tmp_path: Path, window: int, overlap: int) -> None:
-    oracle = Oracle(world.scene)
-    index = run(oracle, world, tmp_path / "out", window, overlap)
-    wanted = expected(world.scene, oracle.asked[0])
+def test_exact_windows_give_the_ground_truth(sample: LongSample, tmp_path: Path, window: int, overlap: int) -> None:
+    oracle = Oracle(sample.scene)
+    index = run(oracle, sample, tmp_path / "out", window, overlap)
+    wanted = expected(sample.scene, oracle.calls[0])
     found = load_frames(tmp_path / "out", range(FRAMES))
     assert_same_scene(found, wanted)
-    assert load_frames(tmp_path / "out", [0]).tracks is None  # those of one window would end with it
+    assert load_frames(tmp_path / "out", [0]).tracks is None  # tracks of a single window are dropped
     assert torch.equal(index.cameras.world_from_cam, found.cameras.world_from_cam)
-    assert torch.equal(index.times, world.clip.times)
+    assert torch.equal(index.times, sample.clip.times)
     assert index.size == (HEIGHT, WIDTH)
     assert index.errors.max() < 1e-4
     assert not (tmp_path / "out" / "windows").exists()
-    # A meter is a meter in every window, whatever its unit.
+    # The length of the unit in meters is scaled with the window.
     torch.testing.assert_close(found.metres_per_unit, wanted.metres_per_unit)
     assert index.metres_per_unit == pytest.approx(float(wanted.metres_per_unit), rel=1e-4)
 
 
-def test_a_frame_is_an_archive_that_says_where_it_came_from(world: World, tmp_path: Path) -> None:
+def test_a_frame_is_an_archive_with_its_source_and_settings(sample: LongSample, tmp_path: Path) -> None:
     from recon4d.io import load_scene_info, load_times
 
-    info = replace(INFO, source=world.long_clip.source)
-    reconstruct_windows(Oracle(world.scene), world.long_clip, tmp_path, info, WindowConfig(8, 2))
+    info = replace(INFO, source=sample.long_clip.source)
+    reconstruct_windows(Oracle(sample.scene), sample.long_clip, tmp_path, info, WindowConfig(8, 2))
     file = tmp_path / "frames" / "000013.npz"
     assert load_scene(file).num_frames == 1
-    assert load_times(file).tolist() == [world.clip.times[13]]
+    assert load_times(file).tolist() == [sample.clip.times[13]]
     one = load_scene_info(file)
     assert one.source == ClipSource("world", ("13",), (13,))
     assert one.settings == {"windows": "overlapping", "window": 8, "overlap": 2, "one_lens": True}
 
 
 def wrong_static_points(scene: Scene, generator: torch.Generator) -> Scene:
-    """Three in ten pixels are nearer or farther, each by a factor of its own."""
+    """Multiply the depth of 30 % of the pixels by random factors."""
     wrong = torch.rand(scene.depths.shape, generator=generator) < 0.3
     factor = torch.exp(1.5 * torch.rand(scene.depths.shape, generator=generator))
     return replace(scene, depths=torch.where(wrong, scene.depths * factor, scene.depths))
 
 
-def wrong_movers(scene: Scene, generator: torch.Generator) -> Scene:
-    """What moves is twice to ten times too far away, the same for all of it: the strongest pull there can be."""
+def wrong_dynamic_points(scene: Scene, generator: torch.Generator) -> Scene:
+    """Multiply the depth of all dynamic pixels by one factor of 2 to 10, the most consistent kind of outliers."""
     factor = 2 + 8 * torch.rand((), generator=generator)
     return replace(scene, depths=torch.where(scene.dynamic > 0.5, factor * scene.depths, scene.depths))
 
 
 def noise(scene: Scene, generator: torch.Generator) -> Scene:
+    """Add 2 % of noise to depth."""
     return replace(scene, depths=scene.depths * (1 + 0.02 * torch.randn(scene.depths.shape, generator=generator)))
 
 
-def unsure_majority(scene: Scene, generator: torch.Generator) -> Scene:
-    """Six in ten pixels are wrong by one factor, and the answer says that it is less sure there."""
-    unsure = torch.rand(HEIGHT, WIDTH, generator=torch.Generator().manual_seed(0)) < 0.6
+def low_confidence_majority(scene: Scene, generator: torch.Generator) -> Scene:
+    """Multiply the depth of 60 % of the pixels by one factor, and give them a lower confidence."""
+    is_uncertain = torch.rand(HEIGHT, WIDTH, generator=torch.Generator().manual_seed(0)) < 0.6
     factor = 2 + torch.rand((), generator=generator)
-    confidence = torch.where(unsure, 1.0, 3.0) + torch.rand(scene.depths.shape, generator=generator)
+    confidence = torch.where(is_uncertain, 1.0, 3.0) + torch.rand(scene.depths.shape, generator=generator)
     return replace(
         scene,
-        depths=torch.where(unsure, factor * scene.depths, scene.depths),
+        depths=torch.where(is_uncertain, factor * scene.depths, scene.depths),
         depth_confidence=confidence * scene.depth_confidence,
     )
 
 
 @pytest.mark.parametrize(
-    ("spoil", "tolerance"),
-    [(wrong_static_points, 1e-3), (wrong_movers, 1e-3), (unsure_majority, 1e-3), (noise, 0.02)],
+    ("corrupt", "tolerance"),
+    [(wrong_static_points, 1e-3), (wrong_dynamic_points, 1e-3), (low_confidence_majority, 1e-3), (noise, 0.02)],
 )
-def test_what_is_wrong_does_not_pull_the_windows(
-    world: World, tmp_path: Path, spoil: Callable, tolerance: float
+def test_outliers_do_not_affect_the_alignment(
+    sample: LongSample, tmp_path: Path, corrupt: Callable, tolerance: float
 ) -> None:
-    oracle = Oracle(world.scene, spoil)
-    run(oracle, world, tmp_path)
-    wanted = expected(world.scene, oracle.asked[0])
+    oracle = Oracle(sample.scene, corrupt)
+    run(oracle, sample, tmp_path)
+    wanted = expected(sample.scene, oracle.calls[0])
     length = float(wanted.depths[wanted.depth_confidence > 0].median())
     assert_same_cameras(load_frames(tmp_path, range(FRAMES)), wanted, tolerance * length)
 
 
-def test_windows_may_answer_in_any_world(world: World, tmp_path: Path) -> None:
+def test_windows_may_be_in_any_world(sample: LongSample, tmp_path: Path) -> None:
     def somewhere(scene: Scene, generator: torch.Generator) -> Scene:
         axis_angle, shift = torch.randn(2, 3, generator=generator)
         return scene.transformed(g.rigid(g.rotation_from_axis_angle(axis_angle), shift))
 
-    oracle = Oracle(world.scene, somewhere)
-    run(oracle, world, tmp_path)
-    assert_same_scene(load_frames(tmp_path, range(FRAMES)), expected(world.scene, oracle.asked[0]))
+    oracle = Oracle(sample.scene, somewhere)
+    run(oracle, sample, tmp_path)
+    assert_same_scene(load_frames(tmp_path, range(FRAMES)), expected(sample.scene, oracle.calls[0]))
 
 
-def test_windows_that_say_nothing_of_motion_are_joined(world: World, tmp_path: Path) -> None:
-    """An answer without a motion head has NaN in `moving`; its points count as they are."""
-    oracle = Oracle(world.scene, lambda scene, _: replace(scene, dynamic=torch.full_like(scene.dynamic, torch.nan)))
-    assert run(oracle, world, tmp_path).errors.max() < 1e-4
+def test_windows_without_motion_prediction_are_aligned(sample: LongSample, tmp_path: Path) -> None:
+    """Without a motion head, `dynamic` is NaN, and all points count as static."""
+    oracle = Oracle(sample.scene, lambda scene, _: replace(scene, dynamic=torch.full_like(scene.dynamic, torch.nan)))
+    assert run(oracle, sample, tmp_path).errors.max() < 1e-4
 
 
-# Runs that stop
+# Interrupted runs
 
 
-@pytest.mark.parametrize("stopped_at", [0, 1, 3])
-def test_a_failing_window_keeps_the_others_and_the_run_goes_on(world: World, tmp_path: Path, stopped_at: int) -> None:
-    whole = Oracle(world.scene, wrong_static_points)
-    run(whole, world, tmp_path / "whole")
-    first = Oracle(world.scene, wrong_static_points, fails_at=stopped_at)
-    with pytest.raises(RuntimeError, match="the machine was taken away") as failure:
-        run(first, world, tmp_path / "stopped")
-    assert any(f"in window {stopped_at} (frames" in note for note in failure.value.__notes__)
-    second = Oracle(world.scene, wrong_static_points)
-    run(second, world, tmp_path / "stopped")
-    assert first.asked + second.asked == whole.asked
+@pytest.mark.parametrize("failing", [0, 1, 3])
+def test_a_run_with_a_failing_window_can_be_resumed(sample: LongSample, tmp_path: Path, failing: int) -> None:
+    whole = Oracle(sample.scene, wrong_static_points)
+    run(whole, sample, tmp_path / "whole")
+    first = Oracle(sample.scene, wrong_static_points, fails_at=failing)
+    with pytest.raises(RuntimeError, match="simulated failure") as failure:
+        run(first, sample, tmp_path / "stopped")
+    assert any(f"in window {failing} (frames" in note for note in failure.value.__notes__)
+    second = Oracle(sample.scene, wrong_static_points)
+    run(second, sample, tmp_path / "stopped")
+    assert first.calls + second.calls == whole.calls
     assert files_of(tmp_path / "stopped") == files_of(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("step", ["save_frame", "save_index", "_place"])
-def test_a_run_stopped_while_it_writes_goes_on(world: World, tmp_path: Path, step: str) -> None:
-    run(Oracle(world.scene), world, tmp_path / "whole")
+@pytest.mark.parametrize("step", ["save_frame", "save_index", "_compute_placement"])
+def test_a_run_interrupted_while_writing_can_be_resumed(sample: LongSample, tmp_path: Path, step: str) -> None:
+    run(Oracle(sample.scene), sample, tmp_path / "whole")
     wait = 11 if step == "save_frame" else 0
-    with stopped_at(running, step, wait):
-        run(Oracle(world.scene), world, tmp_path / "stopped")
-    with pytest.raises(FileNotFoundError, match="whose run has ended"):
+    with stopped_at(pipeline, step, wait):
+        run(Oracle(sample.scene), sample, tmp_path / "stopped")
+    with pytest.raises(UserError, match=r"index\.npz does not exist"):
         load_index(tmp_path / "stopped")
-    if step == "save_frame":  # eleven frames are there, and the first window's answer has made room for them
+    if step == "save_frame":  # the first window is removed once its frames are written
         assert sorted(path.name for path in (tmp_path / "stopped" / "windows").glob("??????.npz"))[0] == "000001.npz"
     (tmp_path / "stopped" / "frames" / ".000003.npz.partial-0a1b2c3d").write_bytes(b"half a fra")
-    again = Oracle(world.scene)
-    run(again, world, tmp_path / "stopped")
-    assert not again.asked
+    again = Oracle(sample.scene)
+    run(again, sample, tmp_path / "stopped")
+    assert not again.calls
     assert files_of(tmp_path / "stopped") == files_of(tmp_path / "whole")
 
 
-def test_a_finished_run_is_not_done_again(world: World, tmp_path: Path) -> None:
-    first = run(Oracle(world.scene), world, tmp_path)
-    again = Oracle(world.scene)
-    assert torch.equal(run(again, world, tmp_path).cameras.world_from_cam, first.cameras.world_from_cam)
-    assert not again.asked
+def test_a_finished_run_is_not_repeated(sample: LongSample, tmp_path: Path) -> None:
+    first = run(Oracle(sample.scene), sample, tmp_path)
+    again = Oracle(sample.scene)
+    assert torch.equal(run(again, sample, tmp_path).cameras.world_from_cam, first.cameras.world_from_cam)
+    assert not again.calls
 
 
-def test_the_folder_of_another_run_is_refused(world: World, tmp_path: Path) -> None:
+def test_the_folder_of_another_run_is_an_error(sample: LongSample, tmp_path: Path) -> None:
     with pytest.raises(RuntimeError):
-        run(Oracle(world.scene, fails_at=1), world, tmp_path / "half", 8, 3)
+        run(Oracle(sample.scene, fails_at=1), sample, tmp_path / "half", 8, 3)
     for folder in ("half", "whole"):
         if folder == "whole":
-            run(Oracle(world.scene), world, tmp_path / folder, 8, 3)
+            run(Oracle(sample.scene), sample, tmp_path / folder, 8, 3)
         before = files_of(tmp_path / folder)
-        with pytest.raises(FileExistsError, match=r"another run, different in overlap \(3 there, 2 now\)"):
-            run(Oracle(world.scene), world, tmp_path / folder, 8, 2)
+        with pytest.raises(UserError, match=r"another run that differs in overlap \(3 there, 2 now\)"):
+            run(Oracle(sample.scene), sample, tmp_path / folder, 8, 2)
         assert files_of(tmp_path / folder) == before
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign" / "diary.txt").write_text("mine")
-    with pytest.raises(FileExistsError, match="holds no run to go on with"):
-        run(Oracle(world.scene), world, tmp_path / "foreign")
+    with pytest.raises(UserError, match="contains no interrupted run"):
+        run(Oracle(sample.scene), sample, tmp_path / "foreign")
 
 
-def test_windows_with_nothing_static_in_common_are_named_and_the_run_can_go_on(world: World, tmp_path: Path) -> None:
-    def everything_moves_later(scene: Scene, _: torch.Generator) -> Scene:
+def test_windows_without_shared_static_points_are_an_error(sample: LongSample, tmp_path: Path) -> None:
+    def all_dynamic(scene: Scene, _: torch.Generator) -> Scene:
         return replace(scene, dynamic=torch.full_like(scene.dynamic, 0.7))
 
-    moving = Oracle(world.scene, everything_moves_later)
-    with pytest.raises(ValueError, match=r"window 1 \(frames 5 to 12\) cannot be joined to window 0 \(frames 0 to 7\)"):
-        run(moving, world, tmp_path)
-    assert moving.asked == [tuple(range(8)), tuple(range(5, 13))]
-    # What the message advises: no window is answered a second time.
-    run(moving, world, tmp_path, static_below=0.9)
-    assert len(moving.asked) == len(set(moving.asked)) == 4
-    assert_same_cameras(load_frames(tmp_path, range(FRAMES)), expected(world.scene, moving.asked[0]), 1e-3)
+    oracle = Oracle(sample.scene, all_dynamic)
+    with pytest.raises(UserError, match=r"window 1 \(frames 5 to 12\) cannot be aligned to window 0 \(frames 0 to 7\)"):
+        run(oracle, sample, tmp_path)
+    assert oracle.calls == [tuple(range(8)), tuple(range(5, 13))]
+    # As the message advises. No window is reconstructed again.
+    run(oracle, sample, tmp_path, static_below=0.9)
+    assert len(oracle.calls) == len(set(oracle.calls)) == 4
+    assert_same_cameras(load_frames(tmp_path, range(FRAMES)), expected(sample.scene, oracle.calls[0]), 1e-3)
 
 
-def test_windows_that_disagree_are_warned_of(world: World, tmp_path: Path) -> None:
-    def nonsense(scene: Scene, generator: torch.Generator) -> Scene:
+def test_a_poor_alignment_gives_a_warning(sample: LongSample, tmp_path: Path) -> None:
+    def random_depths(scene: Scene, generator: torch.Generator) -> Scene:
         return replace(scene, depths=1 + 9 * torch.rand(scene.depths.shape, generator=generator))
 
     with pytest.warns(UserWarning, match="window 1 .* fits window 0 .* poorly"):
-        index = run(Oracle(world.scene, nonsense), world, tmp_path)
+        index = run(Oracle(sample.scene, random_depths), sample, tmp_path)
     assert index.errors[1:].min() > 0.1
 
 
 @pytest.mark.parametrize("wrong", [lambda scene, _: scene.frames([0, 1]), lambda scene, _: Scene.stack([scene])])
-def test_an_answer_of_other_length_is_refused(world: World, tmp_path: Path, wrong: Callable) -> None:
-    with pytest.raises(ValueError, match="wanted one scene of 8 frames"):
-        run(Oracle(world.scene, wrong), world, tmp_path)
+def test_a_scene_of_another_length_is_an_error(sample: LongSample, tmp_path: Path, wrong: Callable) -> None:
+    with pytest.raises(ValueError, match="expected one scene of 8 frames"):
+        run(Oracle(sample.scene, wrong), sample, tmp_path)
 
 
 # Memory
 
 
-def most_held(world: World, num_frames: int, folder: Path) -> tuple[int, int]:
-    """The most images and clips that are alive at once while a clip of that many frames is reconstructed."""
+def most_held(sample: LongSample, num_frames: int, folder: Path) -> tuple[int, int]:
+    """Return the largest numbers of images and clips that are alive at once during a reconstruction."""
     images_alive, clips_alive = weakref.WeakSet(), weakref.WeakSet()
     most_images, most_clips = [0], [0]
-    truth = Oracle(world.scene.frames([i % FRAMES for i in range(num_frames)]))
+    truth = Oracle(sample.scene.frames([i % FRAMES for i in range(num_frames)]))
 
     def images(positions: Sequence[int]) -> Iterator[Tensor]:
         for position in positions:
-            image = world.clip.images[position % FRAMES].clone()
+            image = sample.clip.images[position % FRAMES].clone()
             images_alive.add(image)
             most_images[0] = max(most_images[0], len(images_alive))
             yield image
@@ -301,48 +301,48 @@ def most_held(world: World, num_frames: int, folder: Path) -> tuple[int, int]:
     return most_images[0], most_clips[0]
 
 
-def test_memory_does_not_grow_with_the_clip(world: World, tmp_path: Path) -> None:
-    short, long = most_held(world, 14, tmp_path / "short"), most_held(world, 30, tmp_path / "long")
+def test_memory_does_not_grow_with_the_clip(sample: LongSample, tmp_path: Path) -> None:
+    short, long = most_held(sample, 14, tmp_path / "short"), most_held(sample, 30, tmp_path / "long")
     assert short == long
-    assert long[0] <= 6 + 2  # a window, and the image on its way into it
+    assert long[0] <= 6 + 2  # a window, and the image that is being read
     assert long[1] <= 2
 
 
-# Every frame with the first
+# Anchored windows
 
 
 @pytest.mark.parametrize("frames_per_call", [1, 4])
-def test_exact_pairs_make_the_truth(world: World, tmp_path: Path, frames_per_call: int) -> None:
-    oracle = Oracle(world.scene)
-    reconstruct_anchored(oracle, world.long_clip, tmp_path, INFO, AnchorConfig(frames_per_call))
-    assert all(numbers[0] == 0 and len(numbers) <= frames_per_call + 1 for numbers in oracle.asked)
-    found, wanted = load_frames(tmp_path, range(FRAMES)), expected(world.scene, oracle.asked[0])
+def test_exact_pairs_give_the_ground_truth(sample: LongSample, tmp_path: Path, frames_per_call: int) -> None:
+    oracle = Oracle(sample.scene)
+    reconstruct_anchored(oracle, sample.long_clip, tmp_path, INFO, AnchorConfig(frames_per_call))
+    assert all(numbers[0] == 0 and len(numbers) <= frames_per_call + 1 for numbers in oracle.calls)
+    found, wanted = load_frames(tmp_path, range(FRAMES)), expected(sample.scene, oracle.calls[0])
     assert_same_scene(found, wanted)
     assert found.tracks is not None
     assert wanted.tracks is not None
     assert found.tracks.anchors.tolist() == [0]
     torch.testing.assert_close(found.tracks.points, wanted.tracks.points, rtol=1e-4, atol=1e-4)
     assert torch.equal(found.tracks.visibility, wanted.tracks.visibility)
-    # Of frames without the anchor the tracks are there all the same.
+    # Frames without the anchor have tracks as well.
     later = load_frames(tmp_path, [7, 5]).tracks
     assert later is not None
     assert later.anchors.tolist() == [-1]
     assert torch.equal(later.points, found.tracks.points[:, [7, 5]])
 
 
-@pytest.mark.parametrize("spoil", [wrong_static_points, noise])
-def test_the_scale_of_a_pair_stands_up_to_wrong_points(world: World, tmp_path: Path, spoil: Callable) -> None:
-    oracle = Oracle(world.scene, spoil)
-    reconstruct_anchored(oracle, world.long_clip, tmp_path, INFO)
-    wanted = expected(world.scene, oracle.asked[0])
+@pytest.mark.parametrize("corrupt", [wrong_static_points, noise])
+def test_outliers_do_not_affect_the_scale_of_a_pair(sample: LongSample, tmp_path: Path, corrupt: Callable) -> None:
+    oracle = Oracle(sample.scene, corrupt)
+    reconstruct_anchored(oracle, sample.long_clip, tmp_path, INFO)
+    wanted = expected(sample.scene, oracle.calls[0])
     length = float(wanted.depths[wanted.depth_confidence > 0].median())
     assert_same_cameras(load_frames(tmp_path, range(FRAMES)), wanted, 0.01 * length)
 
 
-def test_an_anchor_that_nothing_is_known_of_joins_nothing(world: World, tmp_path: Path) -> None:
-    oracle = Oracle(world.scene, lambda scene, _: replace(scene, depth_confidence=0 * scene.depth_confidence))
-    with pytest.raises(ValueError, match=r"window 1 .* cannot be joined to window 0 .* 0 confident pixels"):
-        reconstruct_anchored(oracle, world.long_clip, tmp_path, INFO)
+def test_an_anchor_without_depth_cannot_be_aligned(sample: LongSample, tmp_path: Path) -> None:
+    oracle = Oracle(sample.scene, lambda scene, _: replace(scene, depth_confidence=0 * scene.depth_confidence))
+    with pytest.raises(UserError, match=r"window 1 .* cannot be aligned to window 0 .* 0 confident pixels"):
+        reconstruct_anchored(oracle, sample.long_clip, tmp_path, INFO)
 
 
 # Loops
@@ -360,7 +360,7 @@ def test_tangents_and_similarities_are_inverse() -> None:
     torch.testing.assert_close(tangent_from_similarity(similarity_from_tangent(tangents)), tangents)
 
 
-def test_a_graph_without_contradiction_finds_the_truth_from_anywhere() -> None:
+def test_a_consistent_pose_graph_converges_to_the_exact_solution() -> None:
     truth = random_similarities(6, 0.5, seed=1)
     truth[0] = torch.eye(4)
     pairs = [(0, 1), (1, 2), (2, 3), (3, 4), (4, 5), (5, 0), (1, 4)]
@@ -371,77 +371,78 @@ def test_a_graph_without_contradiction_finds_the_truth_from_anywhere() -> None:
     torch.testing.assert_close(found, truth, rtol=1e-7, atol=1e-7)
 
 
-def test_a_loop_spreads_what_is_left_over_evenly_scale_included() -> None:
-    """Every one of ten steps is 2 % too large; the loop says that the last unit is the first."""
+def test_a_loop_distributes_the_scale_error_evenly() -> None:
+    """Each of ten steps scales by 1.02; the loop edge says that the last unit equals the first."""
     step = g.similarity(torch.tensor(1.02).double(), torch.eye(3).double(), torch.zeros(3).double())
     start = torch.stack([torch.linalg.matrix_power(step, k) for k in range(11)])
     edges = [Edge(k, k + 1, step) for k in range(10)] + [Edge(0, 10, torch.eye(4).double())]
     logs = g.similarity_scale(optimize_pose_graph(start, edges, length=1.0)).log()
-    left_over = 10 * math.log(1.02) / 11
-    torch.testing.assert_close(logs, torch.arange(11).double() * (math.log(1.02) - left_over), rtol=1e-6, atol=1e-9)
+    residual = 10 * math.log(1.02) / 11
+    torch.testing.assert_close(logs, torch.arange(11).double() * (math.log(1.02) - residual), rtol=1e-6, atol=1e-9)
 
 
-def there_and_back(world: World) -> World:
-    """The clip played forward and then backward: every place is seen twice."""
+def there_and_back(sample: LongSample) -> LongSample:
+    """Return the clip played forward and then backward, so that every place appears twice."""
     order = [*range(FRAMES), *range(FRAMES - 1, -1, -1)]
-    clip = replace(world.clip.frames(order), times=torch.arange(len(order)) / 10.0)
-    return World(clip, world.scene.frames(order))
+    clip = replace(sample.clip.frames(order), times=torch.arange(len(order)) / 10.0)
+    return LongSample(clip, sample.scene.frames(order))
 
 
 DRIFT = 0.01
+"""Growth of log depth from frame to frame."""
 
 
 class DriftingOracle(Oracle):
-    """In a run of frames each one is found 1 % deeper than the last; two places seen together are right."""
+    """Makes each of several consecutive frames 1 % deeper than the last; frames of a loop are exact."""
 
     def __call__(self, clip: Clip) -> Scene:
         scene = super().__call__(clip)
-        numbers = self.asked[-1]
+        numbers = self.calls[-1]
         if numbers[-1] - numbers[0] >= len(numbers):
             return scene
         factors = torch.exp(DRIFT * torch.arange(len(numbers)))
         return replace(scene, depths=scene.depths * factors[:, None, None])
 
 
-def final_drift(oracle: Oracle, world: World, folder: Path) -> float:
-    """By how much (log) the last frames' depth is out of scale with the first ones'."""
-    truth, found = world.scene, load_frames(folder, range(world.clip.num_frames))
-    known = truth.depth_confidence > 0
-    ratios = [float((found.depths[i][known[i]] / truth.depths[i][known[i]]).median().log()) for i in (1, -2)]
+def final_drift(oracle: Oracle, sample: LongSample, folder: Path) -> float:
+    """Return the difference in log scale between the depths of the last and the first frames."""
+    truth, found = sample.scene, load_frames(folder, range(sample.clip.num_frames))
+    valid = truth.depth_confidence > 0
+    ratios = [float((found.depths[i][valid[i]] / truth.depths[i][valid[i]]).median().log()) for i in (1, -2)]
     return abs(ratios[1] - ratios[0])
 
 
-def test_a_loop_takes_the_drift_away(world: World, tmp_path: Path) -> None:
-    returning = there_and_back(world)
+def test_loop_closure_removes_the_drift(sample: LongSample, tmp_path: Path) -> None:
+    returning = there_and_back(sample)
     open_ended, closed = DriftingOracle(returning.scene), DriftingOracle(returning.scene)
     run(open_ended, returning, tmp_path / "open", 8, 3)
-    config = WindowConfig(8, 3, loops=LoopConfig(max_candidates=2))
+    config = WindowConfig(8, 3, loops=LoopConfig(max_pairs=2))
     reconstruct_windows(closed, returning.long_clip, tmp_path / "closed", INFO, config)
-    assert len(closed.asked) > len(open_ended.asked)
+    assert len(closed.calls) > len(open_ended.calls)
     before, after = (final_drift(o, returning, tmp_path / f) for o, f in ((open_ended, "open"), (closed, "closed")))
     assert before > 0.25
     assert after < 0.2 * before
 
 
-def test_candidates_are_the_frames_that_look_alike(world: World) -> None:
-    returning = there_and_back(world)
+def test_loop_pairs_are_frames_that_look_alike(sample: LongSample) -> None:
+    returning = there_and_back(sample)
     windows = overlapping_windows(returning.clip.num_frames, 8, 3)
     small = thumbnails(returning.long_clip)
-    candidates = loop_candidates(windows, small, LoopConfig(min_likeness=0.999))
-    assert candidates
-    for one in candidates:
+    pairs = find_loop_pairs(windows, small, LoopConfig(min_correlation=0.999))
+    assert pairs
+    for one in pairs:
         assert one.late.number - one.early.number >= 3
         alike = returning.clip.images[one.early_frame].float() - returning.clip.images[one.late_frame]
         assert alike.abs().mean() < 8
-    for one, other in combinations(candidates, 2):
+    for one, other in combinations(pairs, 2):
         apart = abs(one.early.number - other.early.number), abs(one.late.number - other.late.number)
         assert max(apart) > 1
-        assert one.likeness >= other.likeness
-    assert len(loop_candidates(windows, small, LoopConfig(min_likeness=0.999, max_candidates=1))) == 1
+        assert one.correlation >= other.correlation
+    assert len(find_loop_pairs(windows, small, LoopConfig(min_correlation=0.999, max_pairs=1))) == 1
 
 
-def test_a_place_is_recognized_by_its_depth(world: World) -> None:
-    first, last = world.scene.frames([0]), world.scene.frames([4])
+def test_depth_agreement_distinguishes_places(sample: LongSample) -> None:
+    first, last = sample.scene.frames([0]), sample.scene.frames([4])
     right = torch.eye(4).double()
     elsewhere = g.rigid(torch.eye(3), torch.tensor([0.0, 0.0, 1.0])).double()
     behind = g.rigid(torch.diag(torch.tensor([-1.0, 1, -1])), torch.zeros(3)).double()
@@ -450,27 +451,27 @@ def test_a_place_is_recognized_by_its_depth(world: World) -> None:
     assert depth_agreement(first, last, behind, 0.5) == 0
 
 
-def test_what_looks_alike_but_is_not_the_same_place_closes_no_loop(world: World, tmp_path: Path) -> None:
-    """The pictures come back, the geometry does not: the second time the upper half is three times as deep."""
-    returning = there_and_back(world)
+def test_similar_images_of_different_places_close_no_loop(sample: LongSample, tmp_path: Path) -> None:
+    """The images repeat but the geometry does not: the second time, the upper half is three times as deep."""
+    returning = there_and_back(sample)
     deeper = torch.ones(2 * FRAMES, HEIGHT, WIDTH)
     deeper[FRAMES:, : HEIGHT // 2] = 3.0
     other = replace(returning.scene, depths=returning.scene.depths * deeper)
-    without = run(Oracle(other), World(returning.clip, other), tmp_path / "without")
-    config = WindowConfig(8, 3, loops=LoopConfig(max_candidates=2, min_agreement=0.9))
+    without = run(Oracle(other), LongSample(returning.clip, other), tmp_path / "without")
+    config = WindowConfig(8, 3, loops=LoopConfig(max_pairs=2, min_agreement=0.9))
     closed = Oracle(other)
     index = reconstruct_windows(closed, returning.long_clip, tmp_path / "with", INFO, config)
-    assert any(numbers[-1] - numbers[0] >= len(numbers) for numbers in closed.asked)
+    assert any(numbers[-1] - numbers[0] >= len(numbers) for numbers in closed.calls)
     assert torch.equal(index.world_from_window, without.world_from_window)
 
 
-@pytest.mark.parametrize("wrong", [{"min_likeness": 0.0}, {"min_agreement": 1.5}, {"max_candidates": 0}])
-def test_loops_that_cannot_be_are_refused(wrong: dict) -> None:
-    with pytest.raises(ValueError, match="wanted"):
+@pytest.mark.parametrize("wrong", [{"min_correlation": 0.0}, {"min_agreement": 1.5}, {"max_pairs": 0}])
+def test_invalid_loop_configurations_are_errors(wrong: dict) -> None:
+    with pytest.raises(UserError, match="must be"):
         LoopConfig(**wrong)
 
 
-# The fit
+# Robust estimation
 
 
 def test_the_fit_finds_the_majority() -> None:
@@ -478,7 +479,7 @@ def test_the_fit_finds_the_majority() -> None:
     points = torch.randn(500, 3, generator=generator)
     b_from_a = random_similarities(1, 0.7, seed=5)[0].float()
     moved = g.transform_points(b_from_a, points)
-    # 45 % agree on another answer: the hardest kind of wrong.
+    # 45 % of the points agree on another similarity, the most difficult kind of outliers.
     moved[:225] = g.transform_points(random_similarities(1, 0.7, seed=6)[0].float(), points[:225])
     fit = fit_similarity_robustly(points, moved, torch.ones(500))
     torch.testing.assert_close(fit.b_from_a.float(), b_from_a, rtol=1e-4, atol=1e-5)
@@ -487,7 +488,7 @@ def test_the_fit_finds_the_majority() -> None:
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_the_fit_needs_no_majority_where_the_wrong_do_not_agree(seed: int) -> None:
+def test_the_fit_needs_no_majority_if_outliers_do_not_agree(seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     points = torch.randn(500, 3, generator=generator)
     b_from_a = random_similarities(1, 0.7, seed=seed + 5)[0].float()
@@ -497,8 +498,8 @@ def test_the_fit_needs_no_majority_where_the_wrong_do_not_agree(seed: int) -> No
     torch.testing.assert_close(fit.b_from_a.float(), b_from_a, rtol=1e-4, atol=1e-4)
 
 
-def test_far_points_may_be_farther_off() -> None:
-    """With errors that grow with distance, counting them as shares of it is nearer to the truth."""
+def test_residuals_are_relative_to_the_lengths() -> None:
+    """If errors are proportional to distance, relative residuals give a more accurate fit."""
     generator = torch.Generator().manual_seed(1)
     distances = torch.exp(2 * torch.rand(400, generator=generator))
     points = torch.nn.functional.normalize(torch.randn(400, 3, generator=generator), dim=-1) * distances[:, None]
@@ -512,13 +513,13 @@ def test_far_points_may_be_farther_off() -> None:
         for lengths in (distances, torch.ones(400))
     ]
     assert off[0] < 0.7 * off[1]
-    # The error is a share of the lengths too.
+    # The reported error is relative to the lengths as well.
     once, twice = (fit_similarity_robustly(points, noisy, factor * distances).error for factor in (1, 2))
     assert once == pytest.approx(2 * twice)
     assert 0.03 < once < 0.15
 
 
-def test_the_mean_of_the_majority() -> None:
+def test_the_robust_mean_ignores_outliers() -> None:
     generator = torch.Generator().manual_seed(2)
     values = torch.cat([3 + 0.01 * torch.randn(550, generator=generator), 3 + torch.rand(450, generator=generator)])
     assert robust_mean(values) == pytest.approx(3.0, abs=0.005)
@@ -526,7 +527,7 @@ def test_the_mean_of_the_majority() -> None:
         robust_mean(torch.zeros(0))
 
 
-def test_two_points_are_refused() -> None:
+def test_two_points_are_an_error() -> None:
     with pytest.raises(ValueError, match="at least 3"):
         fit_similarity_robustly(torch.zeros(2, 3), torch.zeros(2, 3), torch.ones(2))
 
@@ -534,7 +535,7 @@ def test_two_points_are_refused() -> None:
 # Reading frame by frame
 
 
-def test_frames_of_a_video_are_read_when_they_are_wanted(numbered_video: Path) -> None:
+def test_frames_of_a_video_are_read_on_request(numbered_video: Path) -> None:
     from videos import numbers_seen
 
     clip = open_long_clip(numbered_video)
@@ -546,7 +547,7 @@ def test_frames_of_a_video_are_read_when_they_are_wanted(numbered_video: Path) -
     assert slower.times == pytest.approx([1.0, 1.2, 1.4, 1.6, 1.8, 2.0])
 
 
-def test_pictures_of_a_folder_are_read_when_they_are_wanted(tmp_path: Path) -> None:
+def test_images_of_a_folder_are_read_on_request(tmp_path: Path) -> None:
     from recon4d.io import write_jpeg
 
     for number in range(4):
@@ -557,7 +558,7 @@ def test_pictures_of_a_folder_are_read_when_they_are_wanted(tmp_path: Path) -> N
     assert all(math.isnan(time) for time in clip.times)
     assert [round(float(image.float().mean())) for image in clip.images([1, 2])] == [50, 100]
     images = clip.images([2, 3])
-    next(images)  # the odd one is met only when its turn comes
+    next(images)  # an image of another size is an error only when it is read
     with pytest.raises(ValueError, match=r"p3.jpg is 32x40 but .*p0.jpg is 32x32"):
         next(images)
     assert open_long_clip(tmp_path, fps=2, start=0.5, stop=1).times == (0.5, 1.0)
@@ -570,7 +571,7 @@ def test_pictures_of_a_folder_are_read_when_they_are_wanted(tmp_path: Path) -> N
 def test_the_python_block_of_the_page_on_long_clips_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = Path(__file__).parents[3]
     (block,) = re.findall(r"```python\n(.*?)```", (root / "docs" / "long_clips.md").read_text(), re.DOTALL)
-    # Sooner done with the tiny model, smaller pictures and half the frames.
+    # Faster with the tiny model, smaller images and half of the frames.
     shortened = {
         '"recon4d_mini"': '"recon4d_tiny", weights=None',
         "anchors=()": "anchors=(), processing_size=32",

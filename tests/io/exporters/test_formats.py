@@ -37,8 +37,8 @@ from recon4d.io.exporters.exr import write_exr
 from recon4d.io.exporters.gaussian_splats import PROPERTIES, gaussians
 from recon4d.io.exporters.meshes import voxel_length
 from recon4d.records import ClipSource, Scene
-from recon4d.records.leveling import leveled
-from recon4d.records.metric_scale import in_meters, in_meters_by_distance, scaled
+from recon4d.records.ground_alignment import align_to_ground
+from recon4d.records.metric_scale import convert_to_meters, convert_to_meters_by_distance, scale_scene
 
 TIMES = torch.tensor([0.2, 0.0, 0.1])
 NAMES = ("first picture", "second", "third")
@@ -231,7 +231,7 @@ class TestNerfstudio:
         """As nerfstudio reads it: the value times the factor, 0.001 unless it is told another."""
         scene = results.scene
         scene.depth_confidence[1, 2, 3] = 0.0
-        results = results.with_scene(scaled(scene, length))
+        results = results.with_scene(scale_scene(scene, length))
         (exported,) = export_results(tmp_path / "out", results, ["nerfstudio"], EVERYTHING)
         folder = tmp_path / "out" / "nerfstudio"
         content = json.loads((folder / "transforms.json").read_text())
@@ -486,32 +486,32 @@ class TestSurfaces:
 class TestWorlds:
     def test_scaling_changes_units_and_not_meters(self):
         scene = make_scene(metres_per_unit=3.0)
-        twice = scaled(scene, 2.0)
+        twice = scale_scene(scene, 2.0)
         torch.testing.assert_close(twice.depths, 2 * scene.depths)
         torch.testing.assert_close(twice.cameras.centers, 2 * scene.cameras.centers)
         assert float(twice.metres_per_unit) == 1.5
-        metric = in_meters(scene, 0.5)
+        metric = convert_to_meters(scene, 0.5)
         torch.testing.assert_close(metric.points, 0.5 * scene.points)
         assert float(metric.metres_per_unit) == 1.0
         with pytest.raises(ValueError, match="scaled by 0"):
-            scaled(scene, 0.0)
+            scale_scene(scene, 0.0)
 
     def test_one_known_distance_makes_meters(self):
         scene = make_scene()
-        metric = in_meters_by_distance(scene, 1, (3, 2), (12, 9), 7.0)
+        metric = convert_to_meters_by_distance(scene, 1, (3, 2), (12, 9), 7.0)
         apart = metric.points_from_depth[1, 2, 3] - metric.points_from_depth[1, 9, 12]
         assert float(apart.norm()) == pytest.approx(7.0, rel=1e-5)
         assert float(metric.metres_per_unit) == 1.0
-        for pixels, message in ((((3, 2), (3, 2)), "one place"), (((3, 2), (WIDTH, 0)), "not in maps")):
+        for pixels, message in ((((3, 2), (3, 2)), "same point"), (((3, 2), (WIDTH, 0)), "outside maps")):
             with pytest.raises(ValueError, match=message):
-                in_meters_by_distance(scene, 0, *pixels, 1.0)
+                convert_to_meters_by_distance(scene, 0, *pixels, 1.0)
 
     def test_the_floor_becomes_level(self):
         trace = exact_scene()
         _, scene = trace(torch.arange(3) / 6)
         # In any world: turned, and moved.
         turn = g.rotation_from_axis_angle(torch.tensor([0.7, -2.0, 0.4]))
-        scene = leveled(scene.transformed(g.rigid(turn, torch.tensor([3.0, -1.0, 2.0]))))
+        scene = align_to_ground(scene.transformed(g.rigid(turn, torch.tensor([3.0, -1.0, 2.0]))))
         points = scene.points_from_depth[scene.depth_confidence > 0]
         on_floor = points[:, 1].abs() < 0.01
         # More than half of what is seen is floor, and nothing is below it.
@@ -525,8 +525,8 @@ class TestWorlds:
         torch.testing.assert_close(forward, wanted, atol=0.005, rtol=0)
 
     def test_a_wall_is_no_floor(self):
-        with pytest.raises(ValueError, match="no floor is found"):
-            leveled(make_scene())
+        with pytest.raises(ValueError, match="no ground plane found"):
+            align_to_ground(make_scene())
 
 
 def exact_scene():
@@ -610,7 +610,7 @@ class TestCommand:
             assert not (tmp_path / "out").exists()
         assert not [path for path in tmp_path.iterdir() if "partial" in path.name]
         assert main(["export", str(folder), "--to", "tum", "--out", str(tmp_path / "out"), "--level"]) == 2
-        assert "no floor is found" in capsys.readouterr().err
+        assert "no ground plane found" in capsys.readouterr().err
         # One bad format among good ones leaves nothing either.
         assert main(["export", str(tmp_path / "blind"), "--to", "tum", "ply", "--out", str(tmp_path / "out")]) == 2
         assert not (tmp_path / "out").exists()

@@ -1,4 +1,4 @@
-"""Cameras that turn on the spot are found with their lens, and then no depth is proven."""
+"""Tests of rotation-only cameras: rotations and focal length are recovered, and depth stays as predicted."""
 
 import math
 from dataclasses import replace
@@ -16,19 +16,20 @@ from recon4d.geometry import (
     rotation_from_axis_angle,
 )
 from recon4d.records import Cameras, FeatureTracks, Scene
-from recon4d.refine import RefineConfig, refine_scene
+from recon4d.refine import refine_scene
+from recon4d.refine.cameras import model_selection
+from recon4d.refine.cameras.bundle_adjustment import LOSS_SCALES
 from recon4d.refine.cameras.rotation_only import rotation_only_cameras
 
 SIZE = (144, 192)
 FRAMES = 6
-SCALES = RefineConfig.loss_scales
 
 
-def turning(degrees: float, lens: float, frames: int = FRAMES) -> Cameras:
-    """Cameras at (1, 2, 3) that pan and nod, `degrees` further each time, `lens` degrees wide."""
+def rotating_cameras(degrees: float, angle: float, frames: int = FRAMES) -> Cameras:
+    """Return cameras at (1, 2, 3) that pan and tilt by `degrees` per frame, with a field of view of `angle` degrees."""
     steps = torch.arange(frames, dtype=torch.float64)[:, None] * math.radians(degrees)
     rotation = rotation_from_axis_angle(steps * torch.tensor([0.3, 1.0, 0.1], dtype=torch.float64))
-    across = math.radians(lens)
+    across = math.radians(angle)
     down = 2 * math.atan(math.tan(across / 2) * SIZE[0] / SIZE[1])
     center = torch.tensor([90.0, 75.0]).double()
     intrinsics = intrinsics_from_field_of_view(torch.tensor([across, down]).double(), center, *SIZE)
@@ -37,12 +38,12 @@ def turning(degrees: float, lens: float, frames: int = FRAMES) -> Cameras:
 
 
 def tracks_of(cameras: Cameras, count: int = 300, wrong: float = 0.0) -> FeatureTracks:
-    """Directions from the cameras' place, seen where they are inside, a share of `wrong` anywhere else."""
+    """Return tracks of directions, observed where they are inside the image, with a share of `wrong` observations."""
     generator = torch.Generator().manual_seed(0)
     middle = cameras.world_from_cam[len(cameras.intrinsics) // 2, :3, :3]
     width = torch.tan(field_of_view(cameras.intrinsics[:1], *SIZE).amax())
-    spread = width * (torch.rand(count, 2, generator=generator).double() - 0.5)
-    directions = torch.cat([spread, torch.ones(count, 1)], dim=1).double() @ middle.T
+    offsets = width * (torch.rand(count, 2, generator=generator).double() - 0.5)
+    directions = torch.cat([offsets, torch.ones(count, 1)], dim=1).double() @ middle.T
     in_camera = torch.einsum("tji,kj->tki", cameras.world_from_cam[:, :3, :3], directions)
     pixels = project(in_camera, cameras.intrinsics)
     inside = (in_camera[..., 2] > 0) & (pixels > 0).all(-1) & (pixels < torch.tensor([SIZE[1], SIZE[0]])).all(-1)
@@ -54,7 +55,7 @@ def tracks_of(cameras: Cameras, count: int = 300, wrong: float = 0.0) -> Feature
 
 
 def predicted(cameras: Cameras, zoom: float = 1.0) -> Cameras:
-    """Like a network's answer: turned and moved a little wrong, with a lens `zoom` times as long."""
+    """Imitate a prediction: rotations and positions with errors, and focal lengths `zoom` times as long."""
     generator = torch.Generator().manual_seed(1)
     frames = len(cameras.intrinsics)
     axes, ways = 0.03 * torch.randn(2, frames, 3, generator=generator).double()
@@ -67,89 +68,93 @@ def predicted(cameras: Cameras, zoom: float = 1.0) -> Cameras:
 
 
 def scene_of(cameras: Cameras, zoom: float = 1.0) -> Scene:
-    """A predicted scene of those cameras, its depth a guess."""
+    """Return a predicted scene with these cameras and the depth of another scene."""
     scene = replace(WORLDS_V1["8"].sample(4).scene, tracks=None).resized(*SIZE).frames(range(len(cameras.intrinsics)))
     return scene.with_cameras(predicted(cameras, zoom))
 
 
 def rotation_errors(found: Cameras, truth: Cameras) -> torch.Tensor:
-    """Degrees of each camera to the first."""
-    turned, wanted = (
+    """Return the error of each camera's rotation relative to the first, in degrees."""
+    turned, expected = (
         one.world_from_cam[:1, :3, :3].double().transpose(1, 2) @ one.world_from_cam[:, :3, :3].double()
         for one in (found, truth)
     )
-    return rotation_angle(turned.transpose(1, 2) @ wanted).rad2deg()
+    return rotation_angle(turned.transpose(1, 2) @ expected).rad2deg()
 
 
 @pytest.mark.parametrize("zoom", [0.6, 1.0, 1.5])
 @pytest.mark.parametrize("wrong", [0.0, 0.05])
-def test_rotations_and_lens_are_found_together(zoom: float, wrong: float) -> None:
-    truth = turning(degrees=4, lens=55)
+def test_rotations_and_focal_length_are_recovered_jointly(zoom: float, wrong: float) -> None:
+    truth = rotating_cameras(degrees=4, angle=55)
     start = predicted(truth, zoom)
     assert rotation_errors(start, truth).max() > 1
-    found = rotation_only_cameras(start, tracks_of(truth, wrong=wrong), SIZE, True, SCALES)
+    found = rotation_only_cameras(start, tracks_of(truth, wrong=wrong), SIZE, True, LOSS_SCALES)
     assert rotation_errors(found, truth).max() < 0.01
     torch.testing.assert_close(found.intrinsics, truth.intrinsics, rtol=2e-3, atol=1e-2)
     torch.testing.assert_close(found.centers, truth.centers[:1].expand(FRAMES, 3), rtol=0, atol=1e-6)
     torch.testing.assert_close(found.world_from_cam[0], start.world_from_cam[0].double(), rtol=0, atol=1e-6)
 
 
-def test_a_lens_that_is_to_stay_stays() -> None:
-    truth = turning(degrees=4, lens=55)
-    found = rotation_only_cameras(predicted(truth), tracks_of(truth), SIZE, False, SCALES)
+def test_the_focal_length_does_not_change_if_it_is_not_refined() -> None:
+    truth = rotating_cameras(degrees=4, angle=55)
+    found = rotation_only_cameras(predicted(truth), tracks_of(truth), SIZE, False, LOSS_SCALES)
     torch.testing.assert_close(found.intrinsics, truth.intrinsics, rtol=1e-6, atol=0)
     assert rotation_errors(found, truth).max() < 0.01
 
 
-def test_no_lens_is_answered_that_hardly_exists() -> None:
-    """Seen through 12 degrees: the longest lens that there plausibly is turns less for the same pixels."""
-    truth = turning(degrees=0.8, lens=12)
-    found = rotation_only_cameras(predicted(truth, zoom=0.3), tracks_of(truth), SIZE, True, SCALES)
+def test_focal_lengths_stay_plausible() -> None:
+    """The true field of view is 12 degrees; the smallest plausible one needs larger rotations for the same pixels."""
+    truth = rotating_cameras(degrees=0.8, angle=12)
+    found = rotation_only_cameras(predicted(truth, zoom=0.3), tracks_of(truth), SIZE, True, LOSS_SCALES)
     angle = float(field_of_view(found.intrinsics[:1], *SIZE).amax().rad2deg())
     assert 20 <= angle < 23
     turned = rotation_angle(found.world_from_cam[0, :3, :3].T @ found.world_from_cam[-1, :3, :3]).rad2deg()
     assert turned > 6  # 4 degrees of 12, as 6.7 of 20
 
 
-def test_a_frame_without_tracks_does_not_turn() -> None:
-    truth = turning(degrees=4, lens=55)
+def test_a_frame_without_tracks_does_not_rotate() -> None:
+    truth = rotating_cameras(degrees=4, angle=55)
     tracks, start = tracks_of(truth), predicted(truth)
     tracks.visibility[3] = 0
     tracks = FeatureTracks(tracks.pixels[:, tracks.visibility.any(0)], tracks.visibility[:, tracks.visibility.any(0)])
-    found = rotation_only_cameras(start, tracks, SIZE, True, SCALES)
+    found = rotation_only_cameras(start, tracks, SIZE, True, LOSS_SCALES)
     torch.testing.assert_close(found.world_from_cam[3, :3, :3], start.world_from_cam[3, :3, :3].double())
     others = [0, 1, 2, 4, 5]
     assert rotation_errors(found, truth)[others].max() < 0.01
 
 
-@pytest.mark.parametrize(("degrees", "lens", "zoom"), [(4, 55, 0.8), (0.0, 60, 1.0), (1, 25, 0.35)])
-def test_a_turning_camera_is_not_taken_for_one_that_moves(degrees: float, lens: float, zoom: float) -> None:
-    """The last is a long lens that follows something far away: moving before something flat looks like it."""
-    truth = turning(degrees, lens)
+@pytest.mark.parametrize(("degrees", "angle", "zoom"), [(4, 55, 0.8), (0.0, 60, 1.0), (1, 25, 0.35)])
+def test_a_rotating_camera_is_not_mistaken_for_a_moving_one(degrees: float, angle: float, zoom: float) -> None:
+    """The last case is a long focal length aimed at a distant object, which resembles a moving camera."""
+    truth = rotating_cameras(degrees, angle)
     scene = scene_of(truth, zoom)
     tracks = tracks_of(truth)
     noise = 0.05 * torch.randn(tracks.pixels.shape, generator=torch.Generator().manual_seed(2))
     refinement = refine_scene(scene, FeatureTracks(tracks.pixels + noise, tracks.visibility))
-    assert refinement.accepted
+    assert refinement.is_accepted
     assert refinement.is_rotation_only
-    assert "turning on the spot, which proves no depth" in str(refinement)
+    assert "rotation only, which determines no depth" in str(refinement)
     cameras = refinement.scene.cameras
     assert rotation_errors(cameras, truth).max() < 0.2
     assert (cameras.centers - cameras.centers[0]).norm(dim=-1).max() < 1e-5
     torch.testing.assert_close(refinement.scene.depths, scene.depths)
-    assert math.isnan(refinement.depth_after)
-    # Without turning, nothing is told of the lens: it stays.
-    wanted = truth if degrees else scene.cameras
-    torch.testing.assert_close(cameras.intrinsics.double(), wanted.intrinsics.double(), rtol=0.05, atol=0.5)
+    assert math.isnan(refinement.depth_error_after)
+    # Without rotation, nothing determines the focal length, which stays as predicted.
+    expected = truth if degrees else scene.cameras
+    torch.testing.assert_close(cameras.intrinsics.double(), expected.intrinsics.double(), rtol=0.05, atol=0.5)
 
 
-def test_where_cameras_hardly_turn_another_lens_is_not_worth_it() -> None:
-    truth = turning(degrees=0.05, lens=55)
+def test_small_rotations_do_not_justify_another_focal_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    truth = rotating_cameras(degrees=0.05, angle=55)
     scene, tracks = scene_of(truth, zoom=0.85), tracks_of(truth)
     noise = 0.05 * torch.randn(tracks.pixels.shape, generator=torch.Generator().manual_seed(2))
     noisy = FeatureTracks(tracks.pixels + noise, tracks.visibility)
-    for config in (RefineConfig(), RefineConfig(significance=0), RefineConfig(least_gain=0)):
-        kept = refine_scene(scene, noisy, config).scene.cameras
+    original = model_selection.SIGNIFICANCE, model_selection.MIN_GAIN
+    for significance, min_gain in (original, (0.0, original[1]), (original[0], 0.0)):
+        monkeypatch.setattr(model_selection, "SIGNIFICANCE", significance)
+        monkeypatch.setattr(model_selection, "MIN_GAIN", min_gain)
+        kept = refine_scene(scene, noisy).scene.cameras
         torch.testing.assert_close(kept.intrinsics, scene.cameras.intrinsics)
-    changed = refine_scene(scene, noisy, RefineConfig(significance=0, least_gain=0)).scene.cameras
+    monkeypatch.setattr(model_selection, "SIGNIFICANCE", 0.0)
+    changed = refine_scene(scene, noisy).scene.cameras
     assert changed.intrinsics[0, 0, 0] > 1.05 * kept.intrinsics[0, 0, 0]

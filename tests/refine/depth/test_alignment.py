@@ -1,4 +1,4 @@
-"""Depth goes through points whose depth is known, keeps its detail, and stays as it is where nothing is known."""
+"""Tests of depth alignment: depth passes through points, keeps its detail, and is unchanged without points."""
 
 from dataclasses import replace
 
@@ -9,7 +9,7 @@ from recon4d.records import Scene
 from recon4d.refine.depth.alignment import (
     PointDepths,
     correlation,
-    disagreement,
+    depth_errors,
     fit_depth_alignment,
     scale_depth,
 )
@@ -23,20 +23,20 @@ def lattice(step: int = 6) -> torch.Tensor:
 
 
 def points_on(depths: torch.Tensor, pixels: torch.Tensor) -> PointDepths:
-    """Points on true depth maps, seen in every frame."""
+    """Return points on true depth maps that every frame observes."""
     column, row = pixels.long().unbind(-1)
     values = depths[:, row, column]
     return PointDepths(pixels.expand(len(depths), -1, -1), values, torch.ones_like(values, dtype=torch.bool))
 
 
 def slanted() -> torch.Tensor:
-    """Depth of a floor that recedes, with a box before it."""
+    """Return the depth of a receding ground plane with a box in front of it."""
     depths = torch.linspace(6, 2, HEIGHT)[:, None].expand(HEIGHT, WIDTH).clone()
     depths[16:32, 20:40] = 1.5
     return depths[None]
 
 
-def off(depths: torch.Tensor, truth: torch.Tensor) -> float:
+def error(depths: torch.Tensor, truth: torch.Tensor) -> float:
     return float((depths / truth).log().abs().mean())
 
 
@@ -45,92 +45,92 @@ def test_scale_contrast_and_slope_are_undone() -> None:
     slope = torch.linspace(-0.3, 0.3, WIDTH).exp()
     wrong = 3 * truth**0.6 * slope
     factors = fit_depth_alignment(wrong, points_on(truth, lattice()))
-    assert off(wrong, truth) > 0.5
-    assert off(wrong * factors, truth) < 0.03
+    assert error(wrong, truth) > 0.5
+    assert error(wrong * factors, truth) < 0.03
 
 
-def test_what_is_wrong_on_one_side_of_an_edge_is_mended_there_alone() -> None:
+def test_an_error_on_one_side_of_an_edge_is_corrected_on_that_side_only() -> None:
     truth = slanted()
     wrong = truth.clone()
     wrong[0, 16:32, 20:40] = 1.2
     right = wrong * fit_depth_alignment(wrong, points_on(truth, lattice(4)))
     box = torch.zeros(HEIGHT, WIDTH, dtype=torch.bool)
     box[16:32, 20:40] = True
-    assert off(right[:, box], truth[:, box]) < 0.25 * off(wrong[:, box], truth[:, box])
-    assert off(right[:, ~box], truth[:, ~box]) < 0.02
+    assert error(right[:, box], truth[:, box]) < 0.25 * error(wrong[:, box], truth[:, box])
+    assert error(right[:, ~box], truth[:, ~box]) < 0.02
 
 
 def test_detail_between_points_stays() -> None:
     truth = slanted()
     ripples = 1 + 0.02 * torch.sin(torch.arange(WIDTH) * 2.0)
     right = 2 * truth * ripples
-    mended = right * fit_depth_alignment(right, points_on(truth, lattice()))
-    kept = (mended[0, 40] / truth[0, 40]).log()
+    aligned = right * fit_depth_alignment(right, points_on(truth, lattice()))
+    kept = (aligned[0, 40] / truth[0, 40]).log()
     kept = kept - kept.mean()
-    wanted = ripples.log() - ripples.log().mean()
-    assert torch.nn.functional.cosine_similarity(kept, wanted, dim=0) > 0.6
+    expected = ripples.log() - ripples.log().mean()
+    assert torch.nn.functional.cosine_similarity(kept, expected, dim=0) > 0.6
 
 
-def test_a_fifth_of_wrong_points_does_not_pull_the_rest_away() -> None:
+def test_a_fifth_of_outliers_is_tolerated() -> None:
     truth = slanted()
     points = points_on(truth, lattice(4))
     generator = torch.Generator().manual_seed(0)
     is_wrong = torch.rand(points.depths.shape, generator=generator) < 0.2
-    spoilt = replace(points, depths=torch.where(is_wrong, points.depths * 4, points.depths))
+    with_outliers = replace(points, depths=torch.where(is_wrong, points.depths * 4, points.depths))
     wrong = 2 * truth
-    assert off(wrong * fit_depth_alignment(wrong, spoilt), truth) < 0.06
+    assert error(wrong * fit_depth_alignment(wrong, with_outliers), truth) < 0.06
 
 
 def test_without_enough_points_nothing_changes() -> None:
     truth = slanted()
     few = points_on(truth, lattice()[:10])
     assert torch.equal(fit_depth_alignment(2 * truth, few), torch.ones_like(truth))
-    unseen = replace(points_on(truth, lattice()), known=torch.zeros(1, len(lattice()), dtype=torch.bool))
-    assert torch.equal(fit_depth_alignment(2 * truth, unseen), torch.ones_like(truth))
-    assert len(disagreement(truth, unseen)) == 0
+    unobserved = replace(points_on(truth, lattice()), is_valid=torch.zeros(1, len(lattice()), dtype=torch.bool))
+    assert torch.equal(fit_depth_alignment(2 * truth, unobserved), torch.ones_like(truth))
+    assert len(depth_errors(truth, unobserved)) == 0
 
 
-def test_unknown_depth_stays_unknown_and_spoils_nothing() -> None:
+def test_unknown_depth_stays_unknown_and_has_no_influence() -> None:
     truth = slanted()
     gaps = 2 * truth
     gaps[0, :10] = 0
     factors = fit_depth_alignment(gaps, points_on(truth, lattice()))
     assert factors.isfinite().all()
     assert (gaps * factors)[0, :10].abs().max() == 0
-    assert off((gaps * factors)[:, 12:], truth[:, 12:]) < 0.1
+    assert error((gaps * factors)[:, 12:], truth[:, 12:]) < 0.1
     nothing = torch.zeros_like(truth)
     assert fit_depth_alignment(nothing, points_on(truth, lattice())).isfinite().all()
-    assert disagreement(gaps, points_on(truth, lattice())).isfinite().all()
+    assert depth_errors(gaps, points_on(truth, lattice())).isfinite().all()
 
 
-def test_disagreement_is_the_difference_of_logs() -> None:
+def test_depth_errors_are_differences_of_log_depth() -> None:
     truth = slanted()
     torch.testing.assert_close(
-        disagreement(truth * 1.1, points_on(truth, lattice())), torch.full((len(lattice()),), 1.1).log()
+        depth_errors(truth * 1.1, points_on(truth, lattice())), torch.full((len(lattice()),), 1.1).log()
     )
-    assert (disagreement(truth * 100, points_on(truth, lattice())) == 1).all()
+    assert (depth_errors(truth * 100, points_on(truth, lattice())) == 1).all()
 
 
-def test_correlation_is_of_what_is_near_and_far() -> None:
+def test_correlation_is_that_of_log_depth() -> None:
     truth = slanted()
     assert abs(correlation(3 * truth**0.5, points_on(truth, lattice())) - 1) < 1e-4
     assert abs(correlation(3 / truth, points_on(truth, lattice())) + 1) < 1e-4
 
 
-def bent_scene() -> tuple[Scene, Scene]:
+def scaled_scene() -> tuple[Scene, Scene]:
     scene = make_scene(anchors=(0, 2))
     generator = torch.Generator().manual_seed(0)
     factors = 0.7 + 0.6 * torch.rand(scene.depths.shape, generator=generator)
     return scene, scale_depth(scene, factors)
 
 
-def test_points_follow_from_bent_depth() -> None:
-    _, after = bent_scene()
+def test_points_follow_from_scaled_depth() -> None:
+    _, after = scaled_scene()
     torch.testing.assert_close(after.points, after.points_from_depth)
 
 
-def test_still_tracks_stay_where_their_bent_pixels_are() -> None:
-    scene, after = bent_scene()
+def test_static_tracks_stay_at_their_scaled_pixels() -> None:
+    scene, after = scaled_scene()
     assert scene.tracks is not None
     assert after.tracks is not None
     torch.testing.assert_close(after.tracks.points, after.tracks.points[:, :1].expand_as(after.tracks.points))

@@ -1,4 +1,4 @@
-"""Corners are followed to a fraction of a pixel from guides that are several off, and only where they are seen."""
+"""Tests of corner tracking: sub-pixel accuracy from guides that are several pixels off, and only where surface."""
 
 from dataclasses import replace
 
@@ -16,13 +16,13 @@ from recon4d.records import (
 )
 from recon4d.refine import (
     CornerTrackingConfig,
+    feature_tracks_of_scene,
     scene_guides,
-    static_tracks,
     track_corners,
 )
 
 CALM, DYNAMIC = 11, 2
-FEW = CornerTrackingConfig(corners_a_frame=100)
+FEW = CornerTrackingConfig(corners_per_frame=100)
 
 
 @pytest.fixture(scope="module")
@@ -36,9 +36,9 @@ def dynamic() -> Sample:
 
 
 def rough_guides(scene: Scene, pixels: float = 2.0, wrong: float = 0.05) -> FeatureTracks:
-    """What a network's matches are like: `pixels` off in each direction, some of them anywhere."""
+    """Imitate the matches of a network: Gaussian noise of `pixels`, and a share of `wrong` ones anywhere."""
     generator = torch.Generator().manual_seed(0)
-    tracks = static_tracks(scene, count=3000)
+    tracks = feature_tracks_of_scene(scene, num_tracks=3000)
     off = pixels * torch.randn(tracks.pixels.shape, generator=generator)
     anywhere = torch.rand(tracks.pixels.shape, generator=generator) * scene.size[0]
     is_wrong = torch.rand(tracks.visibility.shape, generator=generator) < wrong
@@ -46,13 +46,13 @@ def rough_guides(scene: Scene, pixels: float = 2.0, wrong: float = 0.05) -> Feat
 
 
 def own_frames(tracks: FeatureTracks) -> torch.Tensor:
-    """The frame in which each corner was chosen: there it is at the very center of a pixel."""
+    """Return the frame in which each corner was detected: there it is exactly at the center of a pixel."""
     at_center = ((tracks.pixels % 1) - 0.5).abs().amax(dim=-1) < 1e-4
     return (at_center & (tracks.visibility > 0)).int().argmax(dim=0)
 
 
-def true_places(sample: Sample, tracks: FeatureTracks) -> tuple[torch.Tensor, torch.Tensor]:
-    """Where each corner's surface truly is in every frame, and how far behind the visible surface it lies there."""
+def true_pixels(sample: Sample, tracks: FeatureTracks) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the true pixels of each corner in every frame, and its relative depth behind the surface surface there."""
     scene, own = sample.scene, own_frames(tracks)
     column, row = tracks.pixels[own, torch.arange(len(own))].long().unbind(-1)
     points = scene.points[own, row, column].expand(scene.num_frames, -1, -1)
@@ -60,33 +60,34 @@ def true_places(sample: Sample, tracks: FeatureTracks) -> tuple[torch.Tensor, to
     pixels = project(in_camera, scene.cameras.intrinsics)
     height, width = scene.size
     x, y = (pixels[..., axis].long().clamp(0, side - 1) for axis, side in ((0, width), (1, height)))
-    visible = scene.depths[torch.arange(scene.num_frames)[:, None], y, x]
-    return pixels, in_camera[..., 2] / visible - 1
+    surface = scene.depths[torch.arange(scene.num_frames)[:, None], y, x]
+    return pixels, in_camera[..., 2] / surface - 1
 
 
-def test_corners_are_found_ten_times_closer_than_the_guides_say(calm: Sample) -> None:
+def test_corners_are_ten_times_as_accurate_as_the_guides(calm: Sample) -> None:
     guides = rough_guides(calm.scene)
     tracks = track_corners(calm.clip, calm.scene, guides, FEW)
-    true, _ = true_places(calm, tracks)
+    true, _ = true_pixels(calm, tracks)
     found = (tracks.visibility > 0) & (torch.arange(8)[:, None] != own_frames(tracks))
     off = (tracks.pixels - true).norm(dim=-1)[found]
     assert found.float().mean() > 0.4
     assert off.median() < 0.2
-    # The rest began at the edge of something nearer, or in a pattern that repeats: the epipolar check is for those.
+    # The rest are at occlusion boundaries or on repetitive texture; the two-view filter removes them.
     assert (off < 1).float().mean() > 0.7
-    exact = static_tracks(calm.scene, count=3000)
+    exact = feature_tracks_of_scene(calm.scene, num_tracks=3000)
     assert (guides.pixels - exact.pixels).norm(dim=-1)[exact.visibility > 0].median() > 2
 
 
-def test_what_is_hidden_is_not_found(calm: Sample) -> None:
+def test_occluded_corners_are_not_found(calm: Sample) -> None:
     tracks = track_corners(calm.clip, calm.scene, rough_guides(calm.scene), FEW)
-    _, behind = true_places(calm, tracks)
-    is_hidden = behind > 0.1
-    assert is_hidden.float().mean() > 0.02
-    assert (tracks.visibility > 0)[is_hidden].float().mean() < 0.25 * (tracks.visibility > 0)[~is_hidden].float().mean()
+    _, behind = true_pixels(calm, tracks)
+    is_occluded = behind > 0.1
+    assert is_occluded.float().mean() > 0.02
+    is_found = (tracks.visibility > 0).float()
+    assert is_found[is_occluded].mean() < 0.25 * is_found[~is_occluded].mean()
 
 
-def test_every_track_is_seen_where_it_began_at_the_center_of_a_pixel(calm: Sample) -> None:
+def test_every_track_is_visible_at_the_pixel_center_where_it_was_detected(calm: Sample) -> None:
     tracks = track_corners(calm.clip, calm.scene, rough_guides(calm.scene), FEW)
     assert tracks.pixels.shape == (8, tracks.visibility.shape[1], 2)
     assert 300 < tracks.visibility.shape[1] <= 8 * 140
@@ -96,10 +97,10 @@ def test_every_track_is_seen_where_it_began_at_the_center_of_a_pixel(calm: Sampl
     assert set(own.tolist()) == set(range(8))
 
 
-def test_nothing_begins_on_what_moves_or_is_to_be_ignored(dynamic: Sample) -> None:
+def test_no_corner_is_detected_on_dynamic_or_ignored_pixels(dynamic: Sample) -> None:
     ignore = torch.zeros_like(dynamic.scene.dynamic, dtype=torch.bool)
     ignore[:, :, :100] = True
-    clip = replace(dynamic.clip, priors=replace(Priors.nothing(8), ignore=ignore))
+    clip = replace(dynamic.clip, priors=replace(Priors.unknown(8), ignore=ignore))
     tracks = track_corners(clip, dynamic.scene, rough_guides(dynamic.scene), FEW)
     own = own_frames(tracks)
     column, row = tracks.pixels[own, torch.arange(len(own))].long().unbind(-1)
@@ -108,7 +109,7 @@ def test_nothing_begins_on_what_moves_or_is_to_be_ignored(dynamic: Sample) -> No
     assert (column >= 100).all()
 
 
-def test_pixels_are_those_of_the_scene_whatever_its_size(calm: Sample) -> None:
+def test_pixels_refer_to_the_maps_of_the_scene(calm: Sample) -> None:
     half = calm.scene.resized(96, 128)
     guides = rough_guides(calm.scene)
     small = FeatureTracks(guides.pixels / 2, guides.visibility)
@@ -121,7 +122,7 @@ def test_pixels_are_those_of_the_scene_whatever_its_size(calm: Sample) -> None:
     assert ((whole.pixels / 2 - halved.pixels).norm(dim=-1)[same] < 0.02).float().mean() > 0.97
 
 
-def test_frames_that_are_the_same_have_every_corner_where_it_was(calm: Sample) -> None:
+def test_corners_do_not_move_between_equal_frames(calm: Sample) -> None:
     clip, scene = calm.clip.frames([0, 0, 0]), replace(calm.scene, tracks=None).frames([0, 0, 0])
     column, row = torch.meshgrid(torch.arange(8.5, 256, 16), torch.arange(8.5, 192, 16), indexing="xy")
     pixels = torch.stack([column, row], dim=-1).flatten(0, 1).expand(3, -1, -1)
@@ -133,8 +134,8 @@ def test_frames_that_are_the_same_have_every_corner_where_it_was(calm: Sample) -
     assert off[tracks.visibility > 0].quantile(0.99) < 0.05
 
 
-def test_the_order_of_frames_does_not_matter_where_guides_know_all_of_them(calm: Sample) -> None:
-    """Photos: what was lost in one frame is looked for again from where it was last seen."""
+def test_shuffled_frames_give_nearly_as_many_tracks(calm: Sample) -> None:
+    """Unordered photos: a corner that is lost in one frame is searched for from where it was last found."""
     order = torch.tensor([0, 5, 2, 7, 1, 4, 6, 3])
     guides = rough_guides(calm.scene)
     scene = replace(calm.scene, tracks=None)
@@ -145,7 +146,7 @@ def test_the_order_of_frames_does_not_matter_where_guides_know_all_of_them(calm:
     assert shuffled.visibility.mean() > 0.8 * ordered.visibility.mean()
 
 
-def test_without_guides_or_corners_nothing_is_found(calm: Sample) -> None:
+def test_without_guides_or_texture_no_corner_is_found(calm: Sample) -> None:
     none = FeatureTracks(torch.zeros(8, 0, 2), torch.zeros(8, 0))
     alone = track_corners(calm.clip, calm.scene, none, FEW)
     assert (alone.visibility.sum(dim=0) == 1).all()
@@ -155,27 +156,27 @@ def test_without_guides_or_corners_nothing_is_found(calm: Sample) -> None:
     assert one.visibility.shape[0] == 1
 
 
-def test_a_scene_guides_to_where_its_own_surfaces_are_seen(dynamic: Sample) -> None:
+def test_guides_of_a_scene_lead_to_its_unoccluded_surfaces(dynamic: Sample) -> None:
     scene = dynamic.scene
     guides = scene_guides(scene)
     assert guides.pixels.shape == (8, 8 * (192 // 8) * (256 // 8), 2)
     of_first = guides.frames(list(range(8)))
     column, row = guides.pixels[0, : 24 * 32].long().unbind(-1)
-    moves = scene.dynamic[0, row, column] > 0.5
-    assert moves.any()
-    assert (of_first.visibility[:, : 24 * 32][:, moves] == 0).all()
-    # What the scene's own tracks of the first frame say of still pixels, where both see them.
+    is_dynamic = scene.dynamic[0, row, column] > 0.5
+    assert is_dynamic.any()
+    assert (of_first.visibility[:, : 24 * 32][:, is_dynamic] == 0).all()
+    # Compare with the scene's own tracks of static pixels of the first frame, where both are visible.
     assert scene.tracks is not None
     query = row * 256 + column
-    visible = (scene.tracks.visibility[0][:, query] > 0.5) & (guides.visibility[:, : 24 * 32] > 0)
+    surface = (scene.tracks.visibility[0][:, query] > 0.5) & (guides.visibility[:, : 24 * 32] > 0)
     off = (scene.track_pixels[0][:, query] - guides.pixels[:, : 24 * 32]).norm(dim=-1)
-    assert visible.float().mean() > 0.2
-    assert off[visible].max() < 0.1
-    hidden = (scene.tracks.visibility[0][:, query] < 0.5) & ~moves
-    assert guides.visibility[:, : 24 * 32][hidden].mean() < 0.2
+    assert surface.float().mean() > 0.2
+    assert off[surface].max() < 0.1
+    is_hidden = (scene.tracks.visibility[0][:, query] < 0.5) & ~is_dynamic
+    assert guides.visibility[:, : 24 * 32][is_hidden].mean() < 0.2
 
 
-def test_frames_that_do_not_correspond_are_refused(calm: Sample) -> None:
+def test_different_numbers_of_frames_are_rejected(calm: Sample) -> None:
     guides = rough_guides(calm.scene)
     with pytest.raises(ValueError, match="guides through 7"):
         track_corners(calm.clip, calm.scene, guides.frames(list(range(7))), FEW)

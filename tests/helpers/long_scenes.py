@@ -1,4 +1,4 @@
-"""A world that moves, its clip handed out frame by frame, and a perfect model of it in any world and unit."""
+"""A synthetic clip with dynamic objects, and an oracle that reconstructs its windows exactly up to world and unit."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -25,17 +25,20 @@ INFO = SceneInfo("oracle", True, "0", None, (HEIGHT, WIDTH), {})
 
 
 @dataclass(frozen=True)
-class World:
+class LongSample:
+    """A clip with its ground truth."""
+
     clip: Clip
     scene: Scene
 
     @property
     def long_clip(self) -> LongClip:
+        """The clip, to be read frame by frame."""
         return in_memory(self.clip)
 
 
 def in_memory(clip: Clip) -> LongClip:
-    """The frames of a clip handed out one by one."""
+    """Convert a clip in memory to a long clip that yields copies of its frames one by one."""
 
     def images(positions: Sequence[int]) -> Iterator[Tensor]:
         return (clip.images[position].clone() for position in positions)
@@ -45,44 +48,48 @@ def in_memory(clip: Clip) -> LongClip:
     return LongClip(tuple(clip.times.tolist()), clip.size, source, images)
 
 
-def make_world(size: tuple[int, int] = (HEIGHT, WIDTH), anchors: Sequence[int] = (0,)) -> World:
-    """A clip of a room in which a third of what is seen moves, with tracks of all pixels of the `anchors`."""
+def make_long_sample(size: tuple[int, int] = (HEIGHT, WIDTH), anchors: Sequence[int] = (0,)) -> LongSample:
+    """Make a clip with 3 to 50 % dynamic pixels, with tracks of all pixels of the `anchors`."""
     config = SyntheticConfig(FRAMES, *size, static_share=0, still_share=0)
     made = make_scenes(config, 0, [3])
     hits = cast_rays(made, *size)
     scene = ground_truth_of(made, hits, torch.tensor([list(anchors)]))[0]
     assert 0.03 < scene.dynamic.mean() < 0.5
-    # Painted by depth: enough to tell places apart, and far cheaper than the renderer's own surfaces.
+    # Colors are a function of depth: enough to distinguish places, and much cheaper than rendering.
     waves = torch.sin(hits.depths[0, :, None] * torch.tensor([2.0, 3.0, 5.0])[:, None, None])
-    return World(Clip((127.5 + 127 * waves).to(torch.uint8), torch.arange(FRAMES) / 10), scene)
+    return LongSample(Clip((127.5 + 127 * waves).to(torch.uint8), torch.arange(FRAMES) / 10), scene)
 
 
 @dataclass
 class Oracle:
-    """The truth of a window, begun at its first camera and measured in a unit of its own; `spoil` may damage it."""
+    """Reconstructs a window as the ground truth in the frame of its first camera and in a unit of its own."""
 
     truth: Scene
-    spoil: Callable[[Scene, torch.Generator], Scene] | None = None
-    asked: list[tuple[int, ...]] = field(default_factory=list)
+    corrupt: Callable[[Scene, torch.Generator], Scene] | None = None
+    """Adds errors to the reconstruction."""
+    calls: list[tuple[int, ...]] = field(default_factory=list)
+    """Frame numbers of each reconstructed window."""
     fails_at: int | None = None
+    """Number of the call that raises an error; None for no error."""
 
     def __call__(self, clip: Clip) -> Scene:
         assert clip.source is not None
         numbers = clip.source.numbers
-        if self.fails_at == len(self.asked):
-            raise RuntimeError("the machine was taken away")
-        self.asked.append(numbers)
-        scene = self.truth_of(numbers).in_frame(0).transformed(scaled(unit_of(numbers)))
-        if self.spoil is not None:
-            scene = self.spoil(scene, torch.Generator().manual_seed(sum(numbers)))
+        if self.fails_at == len(self.calls):
+            raise RuntimeError("simulated failure")
+        self.calls.append(numbers)
+        scene = self.truth_of(numbers).in_frame(0).transformed(scaling(unit_of(numbers)))
+        if self.corrupt is not None:
+            scene = self.corrupt(scene, torch.Generator().manual_seed(sum(numbers)))
         return scene
 
     def truth_of(self, numbers: tuple[int, ...]) -> Scene:
+        """Return the ground truth of some frames."""
         return self.truth.frames(numbers)
 
 
 class TrackingOracle(Oracle):
-    """One that answers the tracks of each window's first frame, and of no other."""
+    """Returns the tracks of each window's first frame only."""
 
     def truth_of(self, numbers: tuple[int, ...]) -> Scene:
         tracks = self.truth.tracks
@@ -92,47 +99,55 @@ class TrackingOracle(Oracle):
 
 
 def unit_of(numbers: Sequence[int]) -> float:
+    """Return the scale of the oracle's reconstruction of some frames."""
     return math.exp(math.sin(7.0 * sum(numbers)))
 
 
-def scaled(factor: float) -> Tensor:
+def scaling(factor: float) -> Tensor:
+    """Return a similarity that only scales."""
     return g.similarity(torch.tensor(factor), torch.eye(3), torch.zeros(3))
 
 
 def expected(truth: Scene, first_window: Sequence[int]) -> Scene:
-    """The truth from the first camera, in the unit of the first window."""
-    return truth.in_frame(0).transformed(scaled(unit_of(first_window)))
+    """Return the ground truth in the frame of the first camera and the unit of the first window."""
+    return truth.in_frame(0).transformed(scaling(unit_of(first_window)))
 
 
 def assert_same_scene(found: Scene, wanted: Scene, tolerance: float = 1e-4) -> None:
-    known = wanted.depth_confidence > 0
-    length = float(wanted.depths[known].median())
+    """Compare scenes; `tolerance` is relative to the median depth."""
+    valid = wanted.depth_confidence > 0
+    length = float(wanted.depths[valid].median())
     assert torch.equal(found.depth_confidence, wanted.depth_confidence)
     assert torch.equal(found.dynamic, wanted.dynamic)
-    torch.testing.assert_close(found.depths[known], wanted.depths[known], rtol=tolerance, atol=tolerance * length)
-    torch.testing.assert_close(found.points[known], wanted.points[known], rtol=tolerance, atol=tolerance * length)
+    torch.testing.assert_close(found.depths[valid], wanted.depths[valid], rtol=tolerance, atol=tolerance * length)
+    torch.testing.assert_close(found.points[valid], wanted.points[valid], rtol=tolerance, atol=tolerance * length)
     assert_same_cameras(found, wanted, tolerance * length)
 
 
 def assert_same_cameras(found: Scene, wanted: Scene, tolerance: float) -> None:
+    """Compare cameras; `tolerance` is the largest distance between centers."""
     torch.testing.assert_close(found.cameras.centers, wanted.cameras.centers, rtol=0, atol=tolerance)
-    turned = found.cameras.cam_from_world[..., :3, :3] @ wanted.cameras.world_from_cam[..., :3, :3]
-    assert g.rotation_angle(turned).max() < max(tolerance, 1e-3)
+    rotation = found.cameras.cam_from_world[..., :3, :3] @ wanted.cameras.world_from_cam[..., :3, :3]
+    assert g.rotation_angle(rotation).max() < max(tolerance, 1e-3)
     torch.testing.assert_close(found.cameras.intrinsics, wanted.cameras.intrinsics)
 
 
-def run(oracle: Oracle, world: World, folder: Path, window: int = 8, overlap: int = 3, **options: float) -> LongScene:
+def run(
+    oracle: Oracle, sample: LongSample, folder: Path, window: int = 8, overlap: int = 3, **options: float
+) -> LongScene:
+    """Reconstruct the sample in overlapping windows."""
     config = WindowConfig(window, overlap, **options)  # pyright: ignore[reportArgumentType]
-    return reconstruct_windows(oracle, world.long_clip, folder, INFO, config)
+    return reconstruct_windows(oracle, sample.long_clip, folder, INFO, config)
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
+    """Return the content of all files below a folder by relative path."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 @contextmanager
 def stopped_at(where: object, step: str, wait: int) -> Iterator[None]:
-    """The run inside is stopped, as by Ctrl-C, when it calls `step` of `where` for the time after `wait` others."""
+    """Interrupt the run inside, as by Ctrl-C, when it calls `step` of `where` after `wait` earlier calls."""
     calls: list[object] = []
     original = getattr(where, step)
 

@@ -1,0 +1,83 @@
+"""Accuracy of matches and corner tracks: ``python -m benchmarks.corner_tracking --model recon4d_mini``.
+
+On clips of worlds-v1, the network's confident matches and the corners tracked from them are compared with the true
+pixels of static points, for frames one, three and seven apart, in pixels of the network's maps.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import tyro
+from torch import Tensor
+
+from recon4d.eval import BenchmarkConfig, load_benchmark
+from recon4d.geometry import project, transform_points
+from recon4d.inference import ReconstructConfig, reconstruct_and_match
+from recon4d.records import FeatureTracks, Scene
+from recon4d.refine import track_corners
+from recon4d.zoo import create_model, load_model
+
+FRAME_DISTANCES = (1, 3, 7)
+"""Numbers of frames between the compared frames."""
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Measure the accuracy of matches and corner tracks on the same clips."""
+
+    model: str = "recon4d_mini"
+    """A name of `recon4d models`, or a checkpoint file."""
+    clips: int = 16
+    """Number of clips."""
+    split: str = "8"
+    """Split of worlds-v1."""
+
+
+def main(arguments: Arguments) -> None:
+    """Run the benchmark and print one row per kind of track and distance."""
+    is_file = Path(arguments.model).is_file()
+    model = load_model(arguments.model) if is_file else create_model(arguments.model)
+    benchmark = load_benchmark("worlds-v1", BenchmarkConfig(split=arguments.split, clips=arguments.clips))
+    errors: dict[tuple[str, int], list[Tensor]] = {}
+    for name in benchmark.clips:
+        sample = benchmark.read(name)
+        scene, matches = reconstruct_and_match(model, sample.clip, ReconstructConfig(anchors=()))
+        truth = sample.scene.resized(*scene.size)
+        for kind, tracks in (("matches", matches), ("corners", track_corners(sample.clip, scene, matches))):
+            for distance in FRAME_DISTANCES:
+                errors.setdefault((kind, distance), []).append(_errors(tracks, truth, distance))
+
+    print(f"{model.name}, the first {len(benchmark.clips)} clips of worlds-v1, split {arguments.split}")
+    print(f"{'':10}{'frames apart':>14}{'found':>10}{'median px':>12}{'within 1 px':>14}")
+    for (kind, distance), clip_errors in errors.items():
+        all_errors = torch.cat(clip_errors)
+        within = float((all_errors < 1).float().mean())
+        print(f"{kind:10}{distance:>14}{len(all_errors):>10}{float(all_errors.median()):>12.2f}{within:>14.0%}")
+
+
+def _errors(tracks: FeatureTracks, truth: Scene, distance: int) -> Tensor:
+    """Compute the distance between tracked and true pixels in every two frames that both observe a static point.
+
+    The first of the two frames determines the point of a track.
+    """
+    height, width = truth.size
+    errors = []
+    for frame in range(truth.num_frames - distance):
+        other = frame + distance
+        in_both = (tracks.visibility[frame] > 0) & (tracks.visibility[other] > 0)
+        pixels = tracks.pixels[frame, in_both]
+        column, row = pixels[:, 0].long().clamp(0, width - 1), pixels[:, 1].long().clamp(0, height - 1)
+        is_static = (truth.dynamic[frame, row, column] <= 0.5) & (truth.point_confidence[frame, row, column] > 0)
+        # The true point of the pixel's center; the offset from the center is assumed to stay the same.
+        points = truth.points[frame, row, column]
+        expected = project(
+            transform_points(truth.cameras.cam_from_world[other], points), truth.cameras.intrinsics[other]
+        )
+        offset = pixels - torch.stack([column, row], dim=-1) - 0.5
+        errors.append((tracks.pixels[other, in_both] - offset - expected).norm(dim=-1)[is_static])
+    return torch.cat(errors)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Arguments))

@@ -1,0 +1,162 @@
+"""Options of `recon4d reconstruct`, and which of them exclude each other."""
+
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+
+from recon4d.errors import UserError
+
+if TYPE_CHECKING:
+    from recon4d.inference import PriorFiles, ReconstructConfig
+
+
+@dataclass(frozen=True)
+class LongClipOptions:
+    """Clips of any length, reconstructed in parts with bounded memory. All frames are used, or those at --fps."""
+
+    window: int = 0
+    """Number of frames in a window; 0 reconstructs the whole clip in a single pass."""
+    overlap: int = 4
+    """Number of frames that a window shares with the previous one."""
+    static_below: float = 0.5
+    """Windows are aligned by pixels whose dynamic probability is below this; a value above 1 uses all pixels."""
+    loops: bool = False
+    """Detect loops (places that the camera returns to) and distribute the drift."""
+    lens: Literal["auto", "one", "each"] = "auto"
+    """one: all frames have the same intrinsics, the median over windows. each: every window keeps its own. auto: one
+    for frames with times, such as those of a video, else each."""
+    anchored: bool = False
+    """Reconstruct every frame together with the first one only, instead of in windows."""
+    tracks: int = 0
+    """Track every n-th pixel of the first frame, along both axes, through all windows; 1 tracks every pixel, 0 none."""
+
+    def __post_init__(self) -> None:
+        if self.tracks and self.anchored:
+            raise UserError("--anchored already tracks every pixel of the first frame; remove --tracks")
+        if self.tracks and not self.window:
+            raise UserError("--tracks stitches tracks across windows; give --window too")
+
+    @property
+    def is_enabled(self) -> bool:
+        """Whether the clip is reconstructed in parts instead of in a single pass."""
+        return self.window > 0 or self.anchored
+
+
+@dataclass(frozen=True)
+class ReconstructOptions:
+    """Options of `recon4d reconstruct`."""
+
+    clips: tyro.conf.Positional[tuple[Path, ...]]
+    """A video, a picture or a folder of pictures; or several of these."""
+    out: Path
+    """Output folder; it must be new or empty unless --overwrite is given. Several clips get one folder each inside it,
+    and clips that are finished with the same settings are skipped."""
+    model: str = "recon4d_mini"
+    """A name that `recon4d models` lists, or a checkpoint file (.safetensors)."""
+    num_frames: int = 16
+    """Number of frames, evenly spaced; with --fps the largest number of frames."""
+    fps: float | None = None
+    """Frame rate to sample a video at; for a folder of pictures, the rate at which they were taken."""
+    start: float | None = None
+    """First second to use."""
+    stop: float | None = None
+    """Last second to use."""
+    anchors: tuple[int, ...] = (0,)
+    """Frames (of those sampled, from 0) whose pixels are all tracked to every time."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, mps ..."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """auto: bfloat16 if the device is faster with it, else float32."""
+    key_stride: int = 1
+    """Above 1, attention across frames uses only every n-th row and column of patches as keys: faster, less exact."""
+    compile: bool = False
+    """Compile the transformer blocks: takes a minute or more at first, faster for many frames."""
+    processing_size: int | None = None
+    """Process at about the area of a square with sides of this many pixels; the model's own size by default."""
+    full_resolution: bool = False
+    """Write maps at the clip's own size instead of the processing size."""
+    intrinsics: str | None = None
+    """Known intrinsics: fx,fy,cx,cy in pixels of the clip (the center of the first pixel is at .5), or a file with one
+    such row for all frames or one for each."""
+    cameras: Path | None = None
+    """Known cameras: a TUM trajectory, a COLMAP folder, a transforms.json or a scene.npz."""
+    depth: Path | None = None
+    """Known depth: an npz file with depths (time, height, width), or depths, pixels and frames of single points."""
+    mask: Path | None = None
+    """Pixels to ignore: a picture, or a folder of pictures, white at the sky, people, a car's hood ..."""
+    distortion: str | None = None
+    """Known lens distortion: k1,k2,p1,p2 or k1,k2,p1,p2,k3. It is removed; results are of the undistorted pictures."""
+    refine: bool = False
+    """Refine cameras with corner tracks on the static parts of the scene, then depth by stereo (needs pycolmap). The
+    refined result is kept only if it is better. Known cameras stay fixed, and only depth is refined."""
+    colmap_intrinsics: bool = False
+    """Let COLMAP estimate the focal length first and give it to the network (needs pycolmap)."""
+    overwrite: bool = False
+    """Replace an earlier reconstruction in the output folder."""
+    long: Annotated[LongClipOptions, tyro.conf.arg(name="")] = LongClipOptions()
+
+    @property
+    def prior_files(self) -> "PriorFiles":
+        """The files and values that give priors."""
+        from recon4d.inference import PriorFiles
+
+        return PriorFiles(self.intrinsics, self.cameras, self.depth, self.mask, self.distortion)
+
+    @property
+    def single_pass(self) -> "ReconstructConfig":
+        """The configuration of a single pass, with a progress bar if stderr is a terminal."""
+        from recon4d.inference import ReconstructConfig
+
+        return ReconstructConfig(
+            anchors=self.anchors,
+            processing_size=self.processing_size,
+            precision=self.precision,
+            key_stride=self.key_stride,
+            progress=sys.stderr.isatty(),
+        )
+
+    def check(self) -> None:
+        """Check that the options do not exclude each other.
+
+        Raises:
+            UserError: If no clip is given, or if options exclude each other.
+        """
+        if not self.clips:
+            raise UserError("give at least one clip: a video, a picture or a folder of pictures")
+        if self.long.is_enabled:
+            self._check_long_clip()
+        if len(self.clips) > 1 and (self.cameras or self.depth or (self.mask and self.mask.is_dir())):
+            raise UserError("--cameras, --depth and a folder as --mask describe a single clip; several were given")
+
+    def settings(self, clip_name: str) -> dict[str, str | int | float | bool | list | None]:
+        """Return the options as JSON values, stored with the scene and compared to find finished clips.
+
+        Args:
+            clip_name: The clip that the scene is of, as it is stored.
+
+        Returns:
+            All options that determine the content of the result: not the output folder.
+        """
+        left_out = ("clips", "out", "overwrite", "long")
+        values = {name: value for name, value in asdict(self).items() if name not in left_out}
+        plain = {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
+        # How windows are aligned does not change their predictions, so a run may continue with other values of these.
+        long = {"window": self.long.window, "overlap": self.long.overlap, "anchored": self.long.anchored}
+        return {**plain, **long, "clip": clip_name, "anchors": list(self.anchors)}
+
+    def _check_long_clip(self) -> None:
+        """Check that no option is given that needs the whole clip in a single pass."""
+        only_single_pass = {
+            "--refine": self.refine,
+            "--colmap-intrinsics": self.colmap_intrinsics,
+            "--full-resolution": self.full_resolution,
+            "--overwrite": self.overwrite,
+            "--depth": self.depth is not None,
+        }
+        if given := [option for option, is_given in only_single_pass.items() if is_given]:
+            raise UserError(f"{', '.join(given)}: cannot be combined with --window or --anchored")
+        if self.long.loops and self.cameras is not None:
+            raise UserError("--loops moves windows but --cameras fixes them; give only one of the two")

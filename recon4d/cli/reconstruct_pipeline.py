@@ -1,0 +1,255 @@
+"""`recon4d reconstruct` for one clip: read it, add priors, run the network, refine, write the results."""
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from recon4d.cli.arguments import check_outside, find_device, find_model
+from recon4d.cli.formatting import describe_clip, describe_priors, describe_results
+from recon4d.cli.reconstruct_options import ReconstructOptions
+
+if TYPE_CHECKING:
+    from recon4d.inference import ReconstructConfig
+    from recon4d.io import SceneInfo
+    from recon4d.io.long_archive import LongScene
+    from recon4d.io.long_clips import LongClip
+    from recon4d.models import Model
+    from recon4d.records import Calibration, Clip, FeatureTracks, Scene
+    from recon4d.refine import Refinement
+
+    Settings = dict[str, str | int | float | bool | list | None]
+
+LARGE_MODEL = 100_000_000
+"""Number of parameters from which the expected memory is printed before the pass. Hand-tuned."""
+
+
+def prepare_model(options: ReconstructOptions, device_name: str) -> "Model":
+    """Create or load the model, ready to run.
+
+    Args:
+        options: The options of the command.
+        device_name: Device as `find_device` takes it.
+
+    Returns:
+        The model on the device, in bfloat16 if it runs in bfloat16, compiled if requested.
+
+    Raises:
+        UserError: If the device or the model cannot be used.
+    """
+    from recon4d.inference import runs_in_bfloat16
+    from recon4d.models import cast_to_bfloat16, compile_blocks
+
+    device = find_device(device_name)  # before the model, which may take minutes to load
+    model = find_model(options.model)
+    if runs_in_bfloat16(options.precision, device):
+        cast_to_bfloat16(model)
+    if options.compile:
+        compile_blocks(model)
+    return model.to(device)
+
+
+def reconstruct_clip(
+    path: Path, out: Path, options: ReconstructOptions, settings: "Settings", load_model: Callable[[], "Model"]
+) -> int:
+    """Reconstruct one clip in a single pass, or in parts if the options say so, and write a folder of results.
+
+    Args:
+        path: A video, a picture or a folder of pictures.
+        out: The folder to write.
+        options: The options of the command.
+        settings: Settings to store with the scene.
+        load_model: Returns the model; called once the clip has been read, so that unsuitable clips fail early.
+
+    Returns:
+        The number of frames.
+
+    Raises:
+        UserError: If the clip, the priors or the output folder are unsuitable.
+    """
+    if options.long.is_enabled:
+        return _reconstruct_in_parts(path, out, options, settings, load_model)
+    from recon4d.io import atomic_folder, check_output_folder, write_results
+
+    check_output_folder(out, options.overwrite)
+    check_outside(path, out)
+    _check_optional_packages(options)
+    clip = _read_clip_with_priors(path, options)
+    if options.colmap_intrinsics:
+        clip = _with_colmap_intrinsics(clip)
+    if options.refine:
+        _check_refinable(clip)
+
+    model = load_model()
+    scene, matches = _run_network(model, clip, options)
+    calibration = model.calibration
+    if matches is not None:
+        refinement = _refine(clip, scene, matches)
+        scene, calibration = refinement.scene, refinement.calibration(calibration)
+    if options.full_resolution:
+        scene = scene.resized(*clip.size)
+
+    info = _scene_info(model, clip, calibration, settings)
+    with atomic_folder(out, options.overwrite) as folder:
+        write_results(folder, clip, scene, info)
+    print(describe_results(out, scene))
+    return clip.num_frames
+
+
+def _check_optional_packages(options: ReconstructOptions) -> None:
+    """Check that pycolmap is installed if the options need it, before anything is computed."""
+    if options.refine or options.colmap_intrinsics:
+        from recon4d.refine import load_pycolmap
+
+        load_pycolmap()
+
+
+def _read_clip_with_priors(path: Path, options: ReconstructOptions) -> "Clip":
+    from recon4d.inference import with_prior_files
+    from recon4d.io import read_clip
+
+    clip = read_clip(path, options.num_frames, options.fps, options.start, options.stop)
+    print(describe_clip(path, clip, options.fps))
+    clip = with_prior_files(clip, options.prior_files)
+    if clip.priors is not None:
+        print(describe_priors(clip.priors))
+    return clip
+
+
+def _with_colmap_intrinsics(clip: "Clip") -> "Clip":
+    """Add the focal length that COLMAP estimates; print the reason and return the same clip if it fails."""
+    from recon4d.eval import with_colmap_intrinsics
+    from recon4d.refine import ColmapFailure
+
+    started = time.perf_counter()
+    try:
+        clip = with_colmap_intrinsics(clip)
+    except ColmapFailure as failure:
+        print(f"COLMAP estimated no focal length, the network predicts it: {failure}")
+        return clip
+    assert clip.priors is not None
+    focal, seconds = float(clip.priors.intrinsics[0, 0, 0]), time.perf_counter() - started
+    print(f"COLMAP: focal length of {focal:.0f} pixels in {seconds:.1f} s")
+    return clip
+
+
+def _check_refinable(clip: "Clip") -> None:
+    """Check before the pass that the priors of the clip allow refinement."""
+    from recon4d.refine import has_camera_priors
+
+    has_camera_priors(clip)
+
+
+def _run_network(model: "Model", clip: "Clip", options: ReconstructOptions) -> "tuple[Scene, FeatureTracks | None]":
+    """Run a single pass over the clip; feature tracks come with it if they are needed for refinement."""
+    from recon4d.inference import reconstruct, reconstruct_and_match
+
+    config = options.single_pass
+    if model.num_parameters() > LARGE_MODEL:
+        print(_describe_memory(model, clip, config))
+    started = time.perf_counter()
+    scene, matches = (
+        reconstruct_and_match(model, clip, config) if options.refine else (reconstruct(model, clip, config), None)
+    )
+    seconds, device = time.perf_counter() - started, next(model.parameters()).device
+    print(f"{model.name} on {device}: {scene.size[1]} x {scene.size[0]} pixels in {seconds:.1f} s")
+    return scene, matches
+
+
+def _describe_memory(model: "Model", clip: "Clip", config: "ReconstructConfig") -> str:
+    from recon4d.inference import processing_size, runs_in_bfloat16
+    from recon4d.models import plan_memory
+
+    size = processing_size(clip.size, config.processing_size or model.config.processing_size, model.patch_size)
+    is_bfloat16 = runs_in_bfloat16(config.precision, next(model.parameters()).device)
+    plan = plan_memory(model, clip.num_frames, size, len(config.anchors), config.frame_chunk, is_bfloat16)
+    return f"{model.name} needs about {plan}"
+
+
+def _refine(clip: "Clip", scene: "Scene", matches: "FeatureTracks") -> "Refinement":
+    """Refine cameras and depth, and print a summary."""
+    from recon4d.refine import refine_clip
+
+    started = time.perf_counter()
+    refinement = refine_clip(clip, scene, matches)
+    print(f"{refinement} ({time.perf_counter() - started:.1f} s)")
+    return refinement
+
+
+def _scene_info(
+    model: "Model", clip: "Clip | LongClip", calibration: "Calibration | None", settings: "Settings"
+) -> "SceneInfo":
+    from recon4d import __version__
+    from recon4d.io import SceneInfo
+
+    return SceneInfo(
+        model=model.name,
+        trained=model.trained,
+        version=__version__,
+        source=clip.source,
+        original_size=clip.size,
+        settings=settings,
+        calibration=calibration,
+    )
+
+
+def _reconstruct_in_parts(
+    path: Path, out: Path, options: ReconstructOptions, settings: "Settings", load_model: Callable[[], "Model"]
+) -> int:
+    """Reconstruct a clip of any length; the same call continues a run that was stopped."""
+    from recon4d.inference import long_clip_with_prior_files
+    from recon4d.io.long_clips import open_long_clip
+
+    check_outside(path, out)
+    clip = open_long_clip(path, options.fps, options.start, options.stop)
+    clip = long_clip_with_prior_files(clip, options.prior_files)
+    if options.prior_files.has_any:
+        print(_describe_long_priors(clip))
+    model = load_model()
+    info = _scene_info(model, clip, model.calibration, settings)
+    started = time.perf_counter()
+    index = _run_windows(model, clip, out, options, info)
+    seconds = time.perf_counter() - started
+    (height, width), error = index.size, 100 * float(index.errors.nanmedian())
+    print(
+        f"{out}: {clip.num_frames} frames of {width} x {height} pixels and pictures in frames/, cameras in index.npz, "
+        f"in {seconds:.1f} s; median alignment error between windows: {error:.1f} % of the depth"
+    )
+    return clip.num_frames
+
+
+def _describe_long_priors(clip: "LongClip") -> str:
+    masks, priors = "masks, read frame by frame", clip.priors
+    if priors is None or not (priors.intrinsics.isfinite().any() or priors.world_from_cam.isfinite().any()):
+        return f"priors: {masks}"
+    return describe_priors(priors) + (f", {masks}" if clip.ignore is not None else "")
+
+
+def _run_windows(
+    model: "Model", clip: "LongClip", out: Path, options: ReconstructOptions, info: "SceneInfo"
+) -> "LongScene":
+    from recon4d.inference import reconstruct
+    from recon4d.inference.windows import (
+        AnchorConfig,
+        LoopConfig,
+        WindowConfig,
+        reconstruct_anchored,
+        reconstruct_windows,
+    )
+
+    long, progress = options.long, sys.stderr.isatty()
+    # Anchored: the clip's first frame is the anchor of every part. Windows: tracks start at each window's first frame
+    # and are stitched.
+    anchors = (0,) if long.anchored or long.tracks else ()
+    config = replace(options.single_pass, anchors=anchors, progress=False)
+
+    def reconstruct_window(window: "Clip") -> "Scene":
+        return reconstruct(model, window, config)
+
+    if long.anchored:
+        return reconstruct_anchored(reconstruct_window, clip, out, info, AnchorConfig(lens=long.lens), progress)
+    loops = LoopConfig() if long.loops else None
+    windows = WindowConfig(long.window, long.overlap, long.static_below, loops, long.lens, long.tracks)
+    return reconstruct_windows(reconstruct_window, clip, out, info, windows, progress)

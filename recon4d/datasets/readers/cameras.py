@@ -1,0 +1,95 @@
+"""Cameras from stored matrices, and visibility in their images."""
+
+from pathlib import Path
+
+import torch
+from jaxtyping import Bool, Float, Float64
+from torch import Tensor
+
+from recon4d.errors import DataError
+from recon4d.geometry import invert, nearest_rotation, rigid
+from recon4d.records import Cameras
+
+MAX_ROTATION_ERROR = 0.01
+"""Largest entry of R R^T - I of a stored rotation. Rotations rounded to float16 stay below 1e-3."""
+
+
+def cameras_from_first(
+    sequence: str, file: str, world_from_cam: Float64[Tensor, "time 4 4"], intrinsics: Float64[Tensor, "time 3 3"]
+) -> tuple[Cameras, Float64[Tensor, "4 4"]]:
+    """Express cameras in the coordinates of the first one.
+
+    The computation is in float64, because some data sets lie kilometers from their origin.
+
+    Args:
+        sequence: Name of the sequence, for error messages.
+        file: File that holds the intrinsics, for error messages.
+        world_from_cam: Poses in OpenCV axes, as rigid transforms.
+        intrinsics: Camera matrices in pixels; the center of the first pixel is (0.5, 0.5).
+
+    Returns:
+        float32 cameras of shape (time), and ``first_from_world`` (4, 4), which transforms world points likewise.
+
+    Raises:
+        DataError: If the intrinsics are not those of a pinhole camera.
+    """
+    _check_pinhole(sequence, file, intrinsics)
+    first_from_world = invert(world_from_cam[0])
+    return Cameras((first_from_world @ world_from_cam).float(), intrinsics.float()), first_from_world
+
+
+def cameras_from_rounded(
+    sequence: str,
+    file: Path,
+    cam_from_world: Float[Tensor, "time 4 4"],
+    intrinsics: Float[Tensor, "time 3 3"],
+) -> Cameras:
+    """Create cameras from matrices whose rotations are not orthonormal because of rounding.
+
+    The orientation is the nearest rotation. The center is the point that the stored matrix maps to 0, -R^-1 t. The
+    formula -R^T t would move it by the rounding error times its distance from the origin.
+
+    Args:
+        sequence: Name of the sequence, for error messages.
+        file: File that holds the matrices, for error messages.
+        cam_from_world: Stored matrices in OpenCV axes.
+        intrinsics: Camera matrices in pixels; the center of the first pixel is (0.5, 0.5).
+
+    Returns:
+        Cameras in the stored world coordinates, with the dtype of the matrices.
+
+    Raises:
+        DataError: If matrices are not finite, not close to rotations, or intrinsics are not those of a pinhole camera.
+    """
+    rotation, translation = cam_from_world[..., :3, :3], cam_from_world[..., :3, 3]
+    if not (cam_from_world.isfinite().all() and intrinsics.isfinite().all()):
+        raise DataError(sequence, file, "holds cameras that are not finite")
+    error = rotation @ rotation.transpose(-1, -2) - torch.eye(3, dtype=rotation.dtype)
+    if error.abs().max() > MAX_ROTATION_ERROR or (torch.linalg.det(rotation) < 0).any():
+        raise DataError(sequence, file, "holds camera rotations that are not rotation matrices")
+    _check_pinhole(sequence, file, intrinsics)
+    centers = -torch.linalg.solve(rotation, translation)
+    return Cameras(rigid(nearest_rotation(rotation).transpose(-1, -2), centers), intrinsics)
+
+
+def is_in_image(
+    pixels: Float[Tensor, "time query 2"], depths: Float[Tensor, "time query"], size: tuple[int, int]
+) -> Bool[Tensor, "time query"]:
+    """Test whether points project into the image.
+
+    Args:
+        pixels: Projections (x, y).
+        depths: z in the camera frame.
+        size: Height and width of the image.
+
+    Returns:
+        True for points inside the image and in front of the camera; False for NaN.
+    """
+    bounds = pixels.new_tensor([size[1], size[0]])
+    return ((pixels >= 0) & (pixels < bounds)).all(dim=-1) & (depths > 0)
+
+
+def _check_pinhole(sequence: str, file: str | Path, intrinsics: Float[Tensor, "time 3 3"]) -> None:
+    last_row = intrinsics.new_tensor([0.0, 0.0, 1.0])
+    if (intrinsics[:, [0, 1], [0, 1]] <= 0).any() or (intrinsics[:, 2] != last_row).any():
+        raise DataError(sequence, file, f"its intrinsics are not those of a pinhole camera: {intrinsics[0].tolist()}")

@@ -1,0 +1,131 @@
+"""The description of how a scene was made, stored in its archive as one JSON string."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from recon4d.errors import UserError
+from recon4d.records import Calibration, ClipSource, config_from_json, config_to_json
+
+NEWEST_FORMAT = 1
+"""Newest version of the archive format that this package reads, and the one that it writes."""
+
+PlainValue = str | int | float | bool | list | None
+
+
+@dataclass(frozen=True)
+class SceneInfo:
+    """How a scene was made: facts that a later reader needs and the arrays do not contain.
+
+    Raises:
+        UserError: If a value has the wrong type, or if JSON would change a setting.
+    """
+
+    model: str
+    """Name of the model, or ``custom`` for a scene that other code made."""
+    trained: bool
+    """Whether the model's weights were trained. False means random weights."""
+    version: str
+    """Version of recon4d."""
+    source: ClipSource | None
+    """File or folder of the clip with the names and numbers of its frames. None if unknown."""
+    original_size: tuple[int, int]
+    """Height and width in pixels of the frames before any resizing."""
+    settings: dict[str, PlainValue]
+    """Options of the run as plain JSON values."""
+    format: int = NEWEST_FORMAT
+    """Version of the archive format."""
+    calibration: Calibration | None = None
+    """Meaning of the model's confidences. None if the model was not calibrated."""
+
+    # Values from files may have any type, which is checked below with messages for the user.
+    __no_type_check__ = True
+
+    def __post_init__(self) -> None:
+        kinds = {"model": str, "trained": bool, "version": str, "settings": dict, "format": int}
+        for name, kind in kinds.items():
+            if not isinstance(getattr(self, name), kind):
+                raise UserError(f"info: {name} is {getattr(self, name)!r}, wanted {kind.__name__}")
+        if not isinstance(self.source, ClipSource | None):
+            raise UserError(f"info: source is {self.source!r}, wanted a ClipSource or None")
+        if not isinstance(self.calibration, Calibration | None):
+            raise UserError(f"info: calibration is {self.calibration!r}, wanted a Calibration or None")
+        if len(self.original_size) != 2 or not all(isinstance(length, int) for length in self.original_size):
+            raise UserError(f"info: original_size is {self.original_size}, wanted (height, width) in pixels")
+        for name, value in self.settings.items():
+            # Checked at construction rather than after hours of computing, when the archive is written.
+            if not _survives_json(value):
+                raise UserError(f"info: setting {name!r} is {value!r}, wanted a plain, finite JSON value or a list")
+
+    def to_json(self) -> str:
+        """Convert to one JSON object.
+
+        Returns:
+            The fields by name. `calibration` is left out if it is None, so that versions before it can read the rest.
+        """
+        values = dataclasses.asdict(self) | {"calibration": config_to_json(self.calibration)}
+        if self.calibration is None:
+            del values["calibration"]
+        return json.dumps(values, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> "SceneInfo":
+        """Parse the string that `to_json` returned.
+
+        Args:
+            text: One JSON object.
+
+        Returns:
+            The info.
+
+        Raises:
+            UserError: If the text is not such an object, has unknown or missing keys, or has a newer format.
+        """
+        try:
+            values = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise UserError(f"info is not JSON: {error}") from error
+        if not isinstance(values, dict):
+            raise UserError(f"info is {text[:60]!r}, wanted a JSON object")
+        # Checked before the keys, which may differ in a newer format.
+        if isinstance(values.get("format"), int) and values["format"] > NEWEST_FORMAT:
+            raise UserError(
+                f"it has format {values['format']}, this recon4d reads up to {NEWEST_FORMAT}; please upgrade"
+            )
+        values = {"calibration": None, **values}
+        _check_keys("info", values, cls)
+        source, original_size, calibration = values["source"], values["original_size"], values["calibration"]
+        if not isinstance(original_size, list):
+            raise UserError(f"info: original_size is {original_size!r}, wanted [height, width]")
+        if calibration is not None:
+            calibration = config_from_json(Calibration, calibration)
+        parsed = {"source": _parse_source(source), "original_size": tuple(original_size), "calibration": calibration}
+        return cls(**{**values, **parsed})
+
+
+def _parse_source(source: Any) -> ClipSource | None:
+    if source is None:
+        return None
+    _check_keys("info: source", source, ClipSource)
+    path, names, numbers = source["path"], source["names"], source["numbers"]
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise UserError(f"info: source.names is {names!r}, wanted a list of strings")
+    if not isinstance(numbers, list) or not all(isinstance(number, int) for number in numbers):
+        raise UserError(f"info: source.numbers is {numbers!r}, wanted a list of whole numbers")
+    return ClipSource(str(path), tuple(names), tuple(numbers))
+
+
+def _check_keys(place: str, values: Any, record_type: type) -> None:
+    wanted = [field.name for field in dataclasses.fields(record_type)]
+    given = list(values) if isinstance(values, dict) else []
+    if set(given) != set(wanted):
+        missing, unknown = sorted(set(wanted) - set(given)), sorted(set(given) - set(wanted))
+        raise UserError(f"{place} lacks {missing or 'nothing'} and has unknown {unknown or 'nothing'}")
+
+
+def _survives_json(value: Any) -> bool:
+    try:
+        return not isinstance(value, dict) and json.loads(json.dumps(value, allow_nan=False)) == value
+    except (TypeError, ValueError):
+        return False

@@ -1,0 +1,65 @@
+"""Unsuitable scenes, options and stored calibrations are user errors; batches of scenes are defects of the caller."""
+
+import pytest
+import torch
+from scenes import make_scene
+
+from recon4d.errors import UserError
+from recon4d.records import (
+    ErrorCurve,
+    Scene,
+    align_to_ground,
+    convert_to_meters,
+    convert_to_meters_by_distance,
+    scale_scene,
+)
+
+
+@pytest.mark.parametrize("factor", [0.0, -1.0, torch.inf, torch.nan])
+def test_the_scale_must_be_positive_and_finite(factor: float) -> None:
+    with pytest.raises(UserError, match="cannot be scaled by"):
+        scale_scene(make_scene(), factor)
+    with pytest.raises(UserError, match="cannot be scaled by"):
+        convert_to_meters(make_scene(), factor)
+
+
+@pytest.mark.parametrize(
+    ("frame", "pixel", "meters", "message"),
+    [
+        (0, (1, 1), 0.0, "the measured distance is 0 m"),
+        (9, (1, 1), 1.0, "frame 9 does not exist; wanted 0 to 1"),
+        (0, (99, 1), 1.0, r"pixel \(99, 1\) is outside maps"),
+        (0, (3, 2), 1.0, "show the same point"),
+        (0, (5, 5), 1.0, r"the depth of pixel \(5, 5\) of frame 0 is unknown"),
+    ],
+)
+def test_unsuitable_measurements(frame: int, pixel: tuple[int, int], meters: float, message: str) -> None:
+    scene = make_scene(frames=2)
+    mask = torch.zeros_like(scene.depths, dtype=torch.bool)
+    mask[0, 5, 5] = True
+    with pytest.raises(UserError, match=message):
+        convert_to_meters_by_distance(scene.with_unknown(mask), frame, (3, 2), pixel, meters)
+
+
+def test_a_scene_without_ground() -> None:
+    with pytest.raises(UserError, match="the largest plane below the cameras contains"):
+        align_to_ground(make_scene())
+    scene = make_scene()
+    with pytest.raises(UserError, match="too few static points"):
+        align_to_ground(scene.with_unknown(torch.ones_like(scene.depths, dtype=torch.bool)))
+
+
+def test_batches_are_not_user_errors() -> None:
+    batch = Scene.stack([make_scene(), make_scene()])
+    for function in (align_to_ground, lambda scene: convert_to_meters_by_distance(scene, 0, (1, 1), (2, 2), 1.0)):
+        with pytest.raises(ValueError, match=r"wanted a single scene, given a batch of shape \(2,\)") as caught:
+            function(batch)
+        assert not isinstance(caught.value, UserError)
+
+
+def test_damaged_error_curves() -> None:
+    for fields in (((), ()), ((1.0,), (-0.1,)), ((2.0, 1.0), (0.2, 0.1)), ((1.0, 2.0), (0.1, 0.2))):
+        with pytest.raises(UserError, match="an error curve has"):
+            ErrorCurve(*fields)
+    with pytest.raises(UserError, match="wanted a fraction of depth above 0"):
+        ErrorCurve((1.0,), (0.1,)).confidence_for_error(-0.5)
