@@ -13,7 +13,7 @@ from typing import Annotated
 
 import tyro
 
-from recon4d.datasets.synthetic.worlds_v1 import WORLDS_V1, statistics
+from recon4d.datasets.synthetic.worlds_v1 import WORLDS_V1, measure_statistics
 
 METRICS = ("auc_30", "auc_5", "abs_rel", "point_epe")
 """Columns of the printed table."""
@@ -55,8 +55,8 @@ def main(arguments: Arguments) -> None:
 
 def _kind(split: str, clip: str) -> str:
     of_split = WORLDS_V1[split]
-    found = statistics(of_split.world(int(clip.removeprefix("world_"))), of_split.config)
-    return "still" if found.has_still_camera else "dynamic" if found.is_dynamic else "calm"
+    found = measure_statistics(of_split.scene(int(clip.removeprefix("world_"))), of_split.config)
+    return "still" if found.has_static_camera else "dynamic" if found.is_dynamic else "calm"
 
 
 def _number(text: str) -> float:

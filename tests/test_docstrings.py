@@ -16,7 +16,12 @@ from torch import Tensor
 
 import recon4d
 
-DEEPER = ("recon4d.datasets.synthetic", "recon4d.eval.baselines.static", "recon4d.io.long_archive", "recon4d.io.long_clips")
+DEEPER = (
+    "recon4d.datasets.synthetic",
+    "recon4d.eval.baselines.static",
+    "recon4d.io.long_archive",
+    "recon4d.io.long_clips",
+)
 """Modules inside a subpackage that the documentation imports from."""
 MODULES = [f"recon4d.{found.name}" for found in pkgutil.iter_modules(recon4d.__path__)] + list(DEEPER)
 SHAPE = re.compile(r"\([*\w]+(, [*\w]+)+\)|\([*\w]+\)|\bscalars?\b|\bany shape\b", re.IGNORECASE)

@@ -52,7 +52,17 @@ FORBIDDEN = {
     "spread": "standard_deviation",
 }
 """Coined word inside a name -> the standard term to use."""
-FORBIDDEN_CLASSES = {"Known", "KnownEncoder", "Trainee", "Share", "Sequences", "Part", "Candidate", "Evidence", "Outcome"}
+FORBIDDEN_CLASSES = {
+    "Known",
+    "KnownEncoder",
+    "Trainee",
+    "Share",
+    "Sequences",
+    "Part",
+    "Candidate",
+    "Evidence",
+    "Outcome",
+}
 FORBIDDEN_MODULES = {"words", "patches", "usable", "grey", "known"}
 ALLOWED = {
     # Options of the command line and keys of configuration files.

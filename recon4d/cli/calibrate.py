@@ -37,7 +37,7 @@ class CalibrateCommand:
     held_out: int = 32
     """Number of other scenes that it is checked on."""
     num_frames: int = 8
-    """Frames of each scene, at most 32."""
+    """Frames of each scene, at most 256."""
     size: tuple[int, int] | None = None
     """Height and width of the scenes in pixels, rounded to multiples of the model's patch; by default aspect ratio 4:3
     at the model's own processing size."""

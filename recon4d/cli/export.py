@@ -43,24 +43,17 @@ class ExportCommand:
             UserError: If a format is unknown, the scene cannot be read or has nothing to write, or the output folder
                 cannot be written.
         """
-        from recon4d.io import (
-            PointSelection,
-            check_formats,
-            check_output_folder,
-            export_results,
-            read_results,
-        )
+        from recon4d.io import PointSelection, check_formats, check_output_folder, export_results
         from recon4d.io.exporters.export_record import check_export
-        from recon4d.records.ground_alignment import align_to_ground
-        from recon4d.records.metric_scale import convert_to_meters
+        from recon4d.io.exporters.frame_source import open_frames
 
         selection = PointSelection(self.drop, self.min_confidence, self.max_points)
         check_formats(self.to)
         check_output_folder(self.out, self.overwrite, check_export)
-        results = read_results(self.scene)
+        frames = open_frames(self.scene)
         if self.metres_per_unit is not None:
-            results = results.with_scene(convert_to_meters(results.scene, self.metres_per_unit))
+            frames = frames.converted_to_meters(self.metres_per_unit)
         if self.level:
-            results = results.with_scene(align_to_ground(results.scene))
-        for exported in export_results(self.out, results, self.to, selection, self.overwrite):
+            frames = frames.aligned_to_ground()
+        for exported in export_results(self.out, frames, self.to, selection, self.overwrite):
             print(f"{self.out / exported.format}: {exported.summary}")

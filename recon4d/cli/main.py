@@ -5,11 +5,13 @@ stderr with exit code 2; set RECON4D_DEBUG=1 to see its traceback. Every other e
 surfaces with its traceback.
 """
 
+import contextlib
+import io
 import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -57,14 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     warnings.showwarning = _warning_printer(None)
     command = None
     try:
-        # Parsing is inside: configurations check their values when they are created.
-        command = tyro.cli(
-            Command,  # pyright: ignore[reportArgumentType]
-            prog="recon4d",
-            description="Reconstruct cameras, depth, points and 3D tracks from a video in one forward pass.",
-            args=arguments,
-            config=(tyro.conf.FlagCreatePairsOff,),
-        )
+        command = _parse(arguments)
         warnings.showwarning = _warning_printer(type(command))
         command.run()
     except UserError as error:
@@ -77,6 +72,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"recon4d: {'interrupted' if command is None else command.interrupted}", file=sys.stderr)
         return EXIT_INTERRUPTED
     return 0
+
+
+def _parse(arguments: Sequence[str] | None) -> Any:
+    """Create a command from arguments; values that its configuration rejects raise the configuration's `UserError`."""
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(printed):
+            return tyro.cli(
+                Command,  # pyright: ignore[reportArgumentType]
+                prog="recon4d",
+                description="Reconstruct cameras, depth, points and 3D tracks from a video in one forward pass.",
+                args=arguments,
+                config=(tyro.conf.FlagCreatePairsOff,),
+            )
+    except SystemExit as stop:
+        # tyro prints a ValueError of a nested configuration in a box of several lines and exits.
+        error: BaseException | None = stop
+        while error is not None:
+            if isinstance(error, UserError):
+                raise error from None
+            error = error.__context__
+        sys.stderr.write(printed.getvalue())
+        raise
 
 
 def _warning_printer(command: type | None) -> Callable[..., None]:

@@ -27,7 +27,7 @@ class RenderCommand:
     clips: int = 4
     """Number of scenes."""
     num_frames: int = 24
-    """Frames of each scene, at most 32."""
+    """Frames of each scene, at most 256."""
     size: tuple[int, int] = (192, 256)
     """Height and width in pixels."""
     tracks: int = 1024

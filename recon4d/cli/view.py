@@ -1,5 +1,6 @@
 """`recon4d view`: a reconstruction over time in rerun's viewer, in a browser or as a file."""
 
+import math
 import time
 import warnings
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import tyro
 
+from recon4d.cli.arguments import is_long_clip
 from recon4d.errors import UserError
 
 if TYPE_CHECKING:
@@ -15,6 +17,9 @@ if TYPE_CHECKING:
 
     from recon4d.io.saved_results import SavedResults
     from recon4d.viewer import View
+
+MAX_PIXELS = 2**25
+"""Largest number of pixels of the maps of a long clip that are read: about 2 GB of maps and pictures. Hand-tuned."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +81,7 @@ class ViewCommand:
         from recon4d.viewer import ViewConfig, record_scene
 
         config = ViewConfig(self.max_points, self.max_tracks, self.tail, self.max_side)
-        results = read_results(self.results)
+        results = _read_long_results(self.results) if is_long_clip(self.results) else read_results(self.results)
         if not results.info.trained:
             print(f"{results.info.model} was never trained: the scene is meaningless")
         path = self.results.resolve()
@@ -87,6 +92,28 @@ class ViewCommand:
             config,
             name=path.name if path.is_dir() else path.parent.name,
         )
+
+
+def _read_long_results(folder: Path) -> "SavedResults":
+    """Read evenly spaced frames of a long clip, from the first on: as many as `MAX_PIXELS` allows."""
+    from recon4d.io.long_archive import image_file, load_frames, load_index
+    from recon4d.io.results import frame_file_names
+    from recon4d.io.saved_results import SavedResults
+
+    index = load_index(folder)
+    height, width = index.size
+    max_frames = max(1, MAX_PIXELS // (height * width))
+    numbers = range(0, index.num_frames, math.ceil(index.num_frames / max_frames))
+    if len(numbers) < index.num_frames:
+        print(f"showing {len(numbers)} of {index.num_frames} frames, one in {numbers.step}, to limit memory")
+    names = frame_file_names(index.info.source, index.num_frames)
+    return SavedResults(
+        scene=load_frames(folder, numbers),
+        times=index.times[numbers.start : numbers.stop : numbers.step],
+        info=index.info,
+        frame_files=tuple(image_file(folder, number) for number in numbers),
+        frame_names=tuple(Path(names[number]).stem for number in numbers),
+    )
 
 
 def _check_file(path: Path, overwrite: bool, web: bool) -> None:

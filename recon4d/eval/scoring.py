@@ -10,7 +10,7 @@ from recon4d.eval.benchmarks import Benchmark
 from recon4d.eval.metrics.calibration import CALIBRATION_METRICS, calibration_scores
 from recon4d.eval.metrics.cameras import CAMERA_METRICS, camera_scores
 from recon4d.eval.metrics.depth import DEPTH_METRICS, depth_scores
-from recon4d.eval.metrics.dynamic_mask import MOVING_METRICS, dynamic_mask_scores
+from recon4d.eval.metrics.dynamic_mask import DYNAMIC_MASK_METRICS, dynamic_mask_scores
 from recon4d.eval.metrics.pixel_tracks import PIXEL_TRACK_METRICS, pixel_track_scores
 from recon4d.eval.metrics.points import POINT_METRICS, point_scores
 from recon4d.eval.metrics.score import Metric, Score, undefined
@@ -43,7 +43,7 @@ METRICS: dict[str, Metric] = {
         *POINT_METRICS,
         *TRACK_METRICS,
         *PIXEL_TRACK_METRICS,
-        *MOVING_METRICS,
+        *DYNAMIC_MASK_METRICS,
         *CALIBRATION_METRICS,
         *VIDEO_DEPTH_METRICS,
         *MULTIVIEW_POINT_METRICS,

@@ -1,4 +1,4 @@
-"""Heads: what the tokens say about cameras, about every pixel, and about where pixels move."""
+"""Prediction heads: cameras from special tokens, dense maps from patch tokens, motion from pairs of frames."""
 
 from recon4d.heads.activations import DENSE_FIELDS, ConfidentValues, decode_depth, decode_displacement, decode_points
 from recon4d.heads.camera import CameraHead, CameraHeadConfig, decode_cameras, encode_cameras

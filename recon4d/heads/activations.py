@@ -1,4 +1,4 @@
-"""What the raw numbers of a dense head mean: depth, points, moving, displacement, and their confidences."""
+"""Activations that convert raw maps of a dense head to depth, points, displacement and confidence."""
 
 import math
 from typing import NamedTuple
@@ -8,37 +8,61 @@ from jaxtyping import Float
 from torch import Tensor
 
 MAX_LOG = 20.0
-"""Raw numbers are clamped here before an exponential, so nothing an untrained head says is infinite."""
+"""Limit of raw values before an exponential, so that untrained heads predict finite values. Hand-tuned."""
 
 DENSE_FIELDS: dict[str, tuple[float, ...]] = {
     "depth": (0.0, 0.0),
     "points": (0.0, 0.0, math.log(2.0), 0.0),
     "moving": (-2.0,),
 }
-"""Every field a dense head can have, and the bias its raw channels start from: depth 1, points at z = 1, still."""
+"""Fields of a dense head with the initial bias of their raw channels: depth 1, points at z = 1, mostly static.
+
+The names are values in checkpoints; "moving" is the logit of the dynamic probability.
+"""
 
 
 class ConfidentValues(NamedTuple):
-    """Values of a field and how far to trust them (1 and upwards)."""
+    """Values of a field with their confidence, which is at least 1."""
 
     values: Tensor
     confidence: Tensor
 
 
 def decode_depth(raw: Float[Tensor, "*batch 2 height width"]) -> ConfidentValues:
-    """Depth = exp(raw) and confidence = 1 + exp(raw) (VGGT; DUSt3R, Wang et al. 2024), both (*batch, height, width)."""
+    """Convert raw maps to depth exp(raw) and confidence 1 + exp(raw) (VGGT; DUSt3R, Wang et al. 2024).
+
+    Args:
+        raw: Raw depth and raw confidence.
+
+    Returns:
+        Depth and confidence, both (*batch, height, width).
+    """
     depth, confidence = raw.unbind(-3)
     return ConfidentValues(_exp(depth), _confidence(confidence))
 
 
 def decode_points(raw: Float[Tensor, "*batch 4 height width"]) -> ConfidentValues:
-    """World points (*batch, height, width, 3) = sign(raw) (exp|raw| - 1), so far points need no large numbers."""
+    """Convert raw maps to world points sign(raw) (exp|raw| - 1), so that distant points need no large raw values.
+
+    Args:
+        raw: Three raw coordinates and raw confidence.
+
+    Returns:
+        Points (*batch, height, width, 3) and confidence (*batch, height, width).
+    """
     points = raw[..., :3, :, :].movedim(-3, -1).clamp(-MAX_LOG, MAX_LOG)
     return ConfidentValues(points.sign() * torch.expm1(points.abs()), _confidence(raw[..., 3, :, :]))
 
 
 def decode_displacement(raw: Float[Tensor, "*batch 5 height width"]) -> tuple[ConfidentValues, Tensor]:
-    """Displacement (*batch, height, width, 3) with confidence, and the logit of being seen (*batch, height, width)."""
+    """Split raw motion maps.
+
+    Args:
+        raw: Displacement (3), visibility logit and raw confidence.
+
+    Returns:
+        Displacement (*batch, height, width, 3) with confidence, and visibility logits (*batch, height, width).
+    """
     displacement = raw[..., :3, :, :].movedim(-3, -1)
     return ConfidentValues(displacement, _confidence(raw[..., 4, :, :])), raw[..., 3, :, :]
 

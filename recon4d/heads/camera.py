@@ -1,4 +1,4 @@
-"""The camera head: from the camera tokens of all frames to where each camera stood and how it sees."""
+"""The camera head: poses and intrinsics from the camera tokens of all frames."""
 
 import math
 from dataclasses import dataclass, replace
@@ -21,51 +21,74 @@ from recon4d.layers import Block, BlockConfig
 from recon4d.records import Cameras, full_precision
 
 ENCODING_WIDTH = 11
-"""Center (3), quaternion w x y z (4), horizontal and vertical field of view (2), principal point (2)."""
+"""Center (3), quaternion w x y z (4), horizontal and vertical field of view in radians (2), principal point (2)."""
 
 
 @dataclass(frozen=True)
 class CameraHeadConfig:
-    """Blocks in which camera tokens attend to each other."""
+    """Configuration of the camera head."""
 
     block: BlockConfig
+    """Configuration of the self-attention blocks over the camera tokens of all frames."""
     blocks: int = 2
+    """Number of blocks."""
 
 
 class CameraHead(CameraPredictor):
-    """One pass over the camera tokens of all frames, which answers centers and principal points too."""
+    """Predicts centers, rotations, fields of view and principal points in one pass over the camera tokens.
 
-    def __init__(self, config: CameraHeadConfig, tap_width: int) -> None:
+    Args:
+        config: Configuration of the head.
+        feature_width: Channels of the tokens that `forward` receives.
+    """
+
+    def __init__(self, config: CameraHeadConfig, feature_width: int) -> None:
         super().__init__()
         width = config.block.width
-        self.project = nn.Linear(tap_width, width)
+        self.project = nn.Linear(feature_width, width)
         self.blocks = nn.ModuleList([Block(config.block) for _ in range(config.blocks)])
         self.norm = nn.LayerNorm(width)
         self.hidden = nn.Linear(width, width)
         self.out = nn.Linear(width, ENCODING_WIDTH)
 
     def reset_parameters(self) -> None:
-        """Every camera starts as the prior."""
+        """Initialize every camera to the prior."""
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
     def forward(
-        self, tokens: Float[Tensor, "batch time special tap_width"], size: tuple[int, int]
+        self, tokens: Float[Tensor, "batch time special feature_width"], size: tuple[int, int]
     ) -> Float[Tensor, "stage batch time encoding"]:
-        """Camera encodings for images of `size` (height, width), in one stage."""
+        """Predict camera encodings in a single stage.
+
+        Args:
+            tokens: Special tokens of the last aggregator output; the first of each frame is the camera token.
+            size: Height and width of the images in pixels.
+
+        Returns:
+            Encodings as `decode_cameras` reads them.
+        """
         camera_tokens = full_precision(self.project(tokens[:, :, 0]))
         for block in self.blocks:
             camera_tokens = block(camera_tokens)
-        # The encoding is geometry: float32 whatever the network runs in.
+        # The encoding is geometry and stays in float32, whatever the precision of the network.
         with torch.autocast(tokens.device.type, enabled=False):
             hidden = self.hidden(self.norm(full_precision(camera_tokens)))
             encoding = self.out(nn.functional.gelu(hidden))
         return (encoding + _prior(size, encoding))[None]
 
     def decode(self, encoding: Float[Tensor, "*batch time encoding"], size: tuple[int, int]) -> Cameras:
-        """The cameras of one stage, the first of which is where the world begins.
+        """Decode the cameras of one stage, in the world of the first camera.
 
-        Losses of pairs leave open how all cameras turn together; point maps and tracks are about the first camera.
+        Losses on camera pairs do not determine the common rotation of all cameras, while point maps and tracks refer
+        to the first camera.
+
+        Args:
+            encoding: Encodings of one stage.
+            size: Height and width of the images in pixels.
+
+        Returns:
+            The cameras; the first is the identity.
         """
         cameras = decode_cameras(encoding, size)
         world_from_cam = full_precision(cameras.world_from_cam)
@@ -73,12 +96,20 @@ class CameraHead(CameraPredictor):
             return replace(cameras, world_from_cam=invert(world_from_cam[..., :1, :, :]) @ world_from_cam)
 
     def encode(self, cameras: Cameras, size: tuple[int, int]) -> Float[Tensor, "*batch time encoding"]:
-        """The encoding of any cameras."""
+        """See `CameraPredictor.encode`."""
         return encode_cameras(cameras, size)
 
 
 def encode_cameras(cameras: Cameras, size: tuple[int, int]) -> Float[Tensor, "*batch time encoding"]:
-    """Cameras as the camera head predicts them, for images of `size` (height, width)."""
+    """Encode cameras as the camera head predicts them.
+
+    Args:
+        cameras: Any cameras.
+        size: Height and width in pixels of the images that the intrinsics refer to.
+
+    Returns:
+        Encodings with `ENCODING_WIDTH` entries.
+    """
     world_from_cam = cameras.world_from_cam
     principal_point = resized_intrinsics(cameras.intrinsics, size, (1, 1))[..., :2, 2]
     return torch.cat(
@@ -93,7 +124,15 @@ def encode_cameras(cameras: Cameras, size: tuple[int, int]) -> Float[Tensor, "*b
 
 
 def decode_cameras(encoding: Float[Tensor, "*batch time encoding"], size: tuple[int, int]) -> Cameras:
-    """The cameras of an encoding, for images of `size` (height, width); the field of view is kept in its range."""
+    """Decode cameras from the predictions of the camera head.
+
+    Args:
+        encoding: Encodings with `ENCODING_WIDTH` entries. Fields of view are clamped to `FIELD_OF_VIEW_RANGE`.
+        size: Height and width of the images in pixels.
+
+    Returns:
+        The cameras, with intrinsics for images of this size.
+    """
     height, width = size
     center, quaternion, angles, offset = encoding.split([3, 4, 2, 2], dim=-1)
     principal_point = (offset + 0.5) * encoding.new_tensor([float(width), float(height)])
@@ -104,7 +143,7 @@ def decode_cameras(encoding: Float[Tensor, "*batch time encoding"], size: tuple[
 
 
 def _prior(size: tuple[int, int], like: Tensor) -> Float[Tensor, "encoding"]:
-    """A camera at the origin with square pixels, so that width and height of the picture need not be learned."""
+    """Return the encoding of a camera at the origin with square pixels; the aspect ratio need not be learned."""
     height, width = size
     focal = math.sqrt(height * width) / (2 * math.tan(PRIOR_FIELD_OF_VIEW / 2))
     angles = [2 * math.atan(side / (2 * focal)) for side in (width, height)]

@@ -1,4 +1,4 @@
-"""What every camera head promises: special tokens of all frames in, encodings of cameras out, and what those mean."""
+"""Base class of camera heads, which predict camera encodings from the special tokens of all frames."""
 
 from abc import abstractmethod
 
@@ -8,32 +8,56 @@ from torch import Tensor, nn
 from recon4d.records import Cameras
 
 PRIOR_FIELD_OF_VIEW = 1.1
-"""Radians across the geometric-mean side of the picture, where a head starts."""
+"""Initial field of view in radians, over the geometric mean of width and height. Hand-tuned: 63 degrees."""
 
 FIELD_OF_VIEW_RANGE = (0.05, 3.0)
-"""Radians that a field of view is held to where Cameras are made: about 3 and 172 degrees."""
+"""Limits in radians of a decoded field of view: about 3 and 172 degrees. Hand-tuned."""
 
 
 class CameraPredictor(nn.Module):
-    """Turns the special tokens of the last tap into camera encodings, of a width that each head chooses.
+    """Base class of heads that predict camera encodings from the special tokens of the last aggregator output.
 
-    Constructed as ``(config, tap_width)``. Sizes are (height, width) of the pictures in pixels.
+    Subclasses are constructed as ``(config, feature_width)`` and choose the width of their encodings.
     """
 
     @abstractmethod
     def reset_parameters(self) -> None:
-        """Start every camera near the prior, at the origin."""
+        """Initialize every camera to the prior, at the origin."""
 
     @abstractmethod
     def forward(
-        self, tokens: Float[Tensor, "batch time special tap_width"], size: tuple[int, int]
+        self, tokens: Float[Tensor, "batch time special feature_width"], size: tuple[int, int]
     ) -> Float[Tensor, "stage batch time encoding"]:
-        """Raw encodings, one stage for each refinement, the last being the answer; `tokens` begin with the camera's."""
+        """Predict raw encodings.
+
+        Args:
+            tokens: Special tokens; the first of each frame is the camera token.
+            size: Height and width of the images in pixels.
+
+        Returns:
+            Encodings of every refinement stage; the last stage is the prediction.
+        """
 
     @abstractmethod
     def decode(self, encoding: Float[Tensor, "*batch time encoding"], size: tuple[int, int]) -> Cameras:
-        """The cameras of one stage; fields of view are kept in `FIELD_OF_VIEW_RANGE` here and nowhere before."""
+        """Decode the cameras of one stage. Only here are fields of view clamped to `FIELD_OF_VIEW_RANGE`.
+
+        Args:
+            encoding: Encodings of one stage.
+            size: Height and width of the images in pixels.
+
+        Returns:
+            The cameras, with intrinsics for images of this size.
+        """
 
     @abstractmethod
     def encode(self, cameras: Cameras, size: tuple[int, int]) -> Float[Tensor, "*batch time encoding"]:
-        """The encoding that `decode` turns into these cameras."""
+        """Encode cameras; the inverse of `decode`.
+
+        Args:
+            cameras: Any cameras.
+            size: Height and width in pixels of the images that the intrinsics refer to.
+
+        Returns:
+            The encodings.
+        """

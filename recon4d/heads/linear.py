@@ -1,4 +1,4 @@
-"""The linear dense head: each patch token becomes a block of pixels, smoothed by a few convolutions."""
+"""The linear dense head: a linear layer converts each patch token to a block of pixels, refined by convolutions."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,29 +19,39 @@ from recon4d.records import full_precision
 
 @dataclass(frozen=True)
 class LinearHeadConfig:
-    """Width of the tokens once the taps are fused, and of the feature maps at about a quarter of the picture."""
+    """Configuration of the linear dense head."""
 
     width: int = 384
+    """Channels of the tokens after the layers are fused."""
     channels: int = 64
+    """Channels of the feature maps at about a quarter of the image size."""
 
 
 class LinearHead(DenseHead):
-    """Taps are fused, spread over about stride 4, joined by finer features, and spread to the full size."""
+    """Fuses the layers, expands tokens to stride 4, adds finer features and expands to full resolution.
+
+    Args:
+        config: Configuration of the head.
+        feature_widths: Channels of the patch tokens of each layer.
+        patch_size: Side of a patch in pixels.
+        skip_channels: Channels of the finer backbone features; 0 if there are none.
+        out_channels: Number of raw maps.
+    """
 
     def __init__(
         self,
         config: LinearHeadConfig,
-        tap_widths: Sequence[int],
+        feature_widths: Sequence[int],
         patch_size: int,
         skip_channels: int,
         out_channels: int,
     ) -> None:
         super().__init__()
         channels = config.channels
-        # 4 x 4 for patches of 16; patches of 14 have only 2 x 7.
+        # A patch of 16 is expanded to 4 x 4 cells of 4 pixels, a patch of 14 to 2 x 2 cells of 7.
         self.upscale = 4 if patch_size % 4 == 0 else 2
         self.final_upscale = patch_size // self.upscale
-        self.fuse = nn.Linear(sum(tap_widths), config.width)
+        self.fuse = nn.Linear(sum(feature_widths), config.width)
         self.norm = nn.LayerNorm(config.width)
         self.spread = nn.Linear(config.width, self.upscale**2 * channels)
         self.skip = nn.Conv2d(skip_channels, channels, 1) if skip_channels else None
@@ -55,6 +65,7 @@ class LinearHead(DenseHead):
         grid: tuple[int, int],
         skip: Float[Tensor, "n skip_channels skip_height skip_width"] | None,
     ) -> Float[Tensor, "n out_channels height width"]:
+        """Predict raw maps. See `DenseHead.forward`."""
         tokens = self.spread(self.norm(self.fuse(torch.cat(list(features), dim=-1))))
         maps = F.pixel_shuffle(tokens.transpose(1, 2).unflatten(2, grid), self.upscale)
         if self.skip is not None:
@@ -65,10 +76,12 @@ class LinearHead(DenseHead):
             return F.pixel_shuffle(self.out(full_precision(F.gelu(maps))), self.final_upscale)
 
     def initialize(self, bias: Float[Tensor, "out_channels"]) -> None:
+        """See `DenseHead.initialize`."""
         nn.init.normal_(self.out.weight, std=0.01)
         assert self.out.bias is not None
         with torch.no_grad():
             self.out.bias.copy_(bias.repeat_interleave(self.final_upscale**2))
 
     def shift(self, channel: int, amount: float) -> None:
+        """See `DenseHead.shift`."""
         shift_bias(self.out, channel, self.final_upscale**2, amount)

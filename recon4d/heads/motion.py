@@ -1,8 +1,8 @@
-"""The motion head: where every pixel of an anchor frame is at the time of another frame, and whether it is seen.
+"""The motion head: displacement and visibility of every pixel of an anchor frame at the time of another frame.
 
-The tokens of the anchor attend to the tokens of frame t, for all t side by side: one pass tracks every pixel of the
-anchor to every time at a cost linear in frames (the anchor-based pipeline of St4RTrack, Feng et al. 2025). It starts
-from geometry: the matched position, and the difference of the two point maps there.
+The tokens of the anchor attend to the tokens of frame t, for all t in parallel. One pass tracks every pixel of the
+anchor to every time at a cost linear in the number of frames (the anchor-based pipeline of St4RTrack, Feng et al.
+2025). The initial estimate is geometric: the matched position and the difference of the two point maps there.
 """
 
 from collections.abc import Sequence
@@ -18,64 +18,85 @@ from recon4d.layers import CELLS_PER_PATCH_SIDE, BlockConfig, CrossBlock, Rotary
 from recon4d.records import full_precision
 
 MOTION_CHANNELS = 5
-"""Displacement (3), logit of being seen, raw confidence."""
+"""Displacement (3), visibility logit, raw confidence."""
 START_CHANNELS = 10
-"""Flow features of a cell (4), difference of points (3), and that difference times the match's mass (3)."""
+"""Flow features of a cell (4), difference of points (3), and that difference times the probability of the match (3)."""
 MAX_START = 1.5
-"""Point differences are clamped here (scenes have unit size): a wrong match must not shout."""
+"""Limit of point differences, in units of the scene, which limits the effect of wrong matches. Hand-tuned."""
 
 
 @dataclass(frozen=True)
 class MotionHeadConfig:
-    """Blocks in which anchor tokens attend to the tokens of another frame."""
+    """Configuration of the motion head."""
 
     block: BlockConfig
+    """Configuration of the blocks in which anchor tokens attend to the tokens of another frame."""
     blocks: int = 2
+    """Number of blocks."""
 
 
 @dataclass(frozen=True)
 class MotionPairs:
-    """Pairs of an anchor and a target among n flattened frames, and the matches from one to the other."""
+    """Pairs of an anchor and a target frame among n flattened frames, with the matches from anchor to target."""
 
     anchor: Int[Tensor, "pair"]
+    """Index of the anchor frame."""
     target: Int[Tensor, "pair"]
+    """Index of the target frame."""
     flow: Float[Tensor, "pair cells 4"]
     """Flow features of `Matching.flow_features`."""
     positions: Float[Tensor, "pair cells 2"]
     """Matched pixels (x, y) in the target."""
 
     def split(self, size: int) -> list["MotionPairs"]:
-        """The pairs in chunks of at most `size`."""
+        """Split the pairs into chunks.
+
+        Args:
+            size: Largest number of pairs in a chunk.
+
+        Returns:
+            The chunks in order.
+        """
         parts = zip(*(getattr(self, name).split(size) for name in self.__dataclass_fields__), strict=True)
         return [MotionPairs(*part) for part in parts]
 
 
 @dataclass(frozen=True)
 class MotionFrames:
-    """What the motion head knows of n flattened frames."""
+    """Inputs of the motion head for n flattened frames."""
 
     tokens: Float[Tensor, "n tokens fused_width"]
-    """Tapped tokens side by side, special tokens first."""
+    """Fused tokens of the aggregator's output layers, special tokens first."""
     points: Float[Tensor, "n height width 3"]
-    """World point maps; no gradient flows into them from here."""
+    """World point maps; the head propagates no gradient into them."""
     skip: Float[Tensor, "n skip_channels skip_height skip_width"] | None
+    """Finer backbone features; None if the backbone has none."""
     grid: tuple[int, int]
+    """Number of rows and columns of patches."""
     rotary: RotaryTable
+    """Rotary position embedding of the tokens of a frame."""
     num_special: int
+    """Number of special tokens per frame."""
 
     @property
     def cell_grid(self) -> tuple[int, int]:
-        """Rows and columns of cells, which are half a patch wide."""
+        """Number of rows and columns of matching cells, which are half a patch wide."""
         return self.grid[0] * CELLS_PER_PATCH_SIDE, self.grid[1] * CELLS_PER_PATCH_SIDE
 
 
 class MotionHead(nn.Module):
-    """Anchor tokens that attend to another frame, then a dense head over them."""
+    """Cross-attention from anchor tokens to the tokens of another frame, followed by a dense head.
 
-    def __init__(self, config: MotionHeadConfig, tap_widths: Sequence[int], dense: DenseHead) -> None:
+    Args:
+        config: Configuration of the head.
+        feature_widths: Channels of the tokens of each aggregator output layer.
+        dense: Dense head that predicts `MOTION_CHANNELS` raw maps.
+    """
+
+    def __init__(self, config: MotionHeadConfig, feature_widths: Sequence[int], dense: DenseHead) -> None:
         super().__init__()
         width = config.block.width
-        self.fuse = nn.Linear(sum(tap_widths), width)
+        self.fuse = nn.Linear(sum(feature_widths), width)
         self.start = nn.Sequential(
             nn.Linear(START_CHANNELS * CELLS_PER_PATCH_SIDE**2, 256), nn.GELU(), nn.Linear(256, width)
         )
@@ -84,23 +105,38 @@ class MotionHead(nn.Module):
         self.dense = dense
 
     def reset_parameters(self) -> None:
-        """The geometric start must matter from the first step."""
+        """Initialize the weights of the geometric estimate large enough to matter from the first training step."""
         nn.init.normal_(self.start[0].weight, std=0.3)  # pyright: ignore[reportArgumentType]
         nn.init.normal_(self.start[2].weight, std=0.05)  # pyright: ignore[reportArgumentType]
 
     def fuse_features(self, features: Sequence[Float[Tensor, "n tokens _"]]) -> Float[Tensor, "n tokens width"]:
-        """The tokens this head works on, made once for all pairs."""
+        """Fuse the tokens of several layers, once for all pairs.
+
+        Args:
+            features: Tokens of each aggregator output layer.
+
+        Returns:
+            Fused tokens.
+        """
         return self.fuse(torch.cat(list(features), dim=-1))
 
     def forward(self, frames: MotionFrames, pairs: MotionPairs) -> Float[Tensor, "pair motion_channels height width"]:
-        """Raw motion of every pixel of each pair's anchor to the time of its target."""
+        """Predict the raw motion of every anchor pixel to the time of the target frame.
+
+        Args:
+            frames: The flattened frames.
+            pairs: Pairs of frames and their matches.
+
+        Returns:
+            Raw maps, converted by `decode_displacement`.
+        """
         start = self._geometric_start(frames, pairs)
-        patches = frames.tokens[:, frames.num_special :]
-        at_match = self._token_at_match(patches[pairs.target], start, pairs, frames)
+        patch_tokens = frames.tokens[:, frames.num_special :]
+        at_match = self._token_at_match(patch_tokens[pairs.target], start, pairs, frames)
         rotary = frames.rotary.rows(slice(frames.num_special, None))
 
-        told = self.start(cells_to_patch_tokens(start, frames.grid))
-        query = full_precision(patches[pairs.anchor]) + told + self.matched(at_match)
+        geometric = self.start(cells_to_patch_tokens(start, frames.grid))
+        query = full_precision(patch_tokens[pairs.anchor]) + geometric + self.matched(at_match)
         layers = [query]
         context = frames.tokens[pairs.target]
         for block in self.blocks:
@@ -109,19 +145,19 @@ class MotionHead(nn.Module):
         return self.dense(layers, frames.grid, self._skip(frames, pairs, start))
 
     def _geometric_start(self, frames: MotionFrames, pairs: MotionPairs) -> Float[Tensor, "pair cells start"]:
-        """What matching and point maps say already: flow, and how far the matched point is from the anchor's own."""
+        """Return flow features and the difference between the matched target point and the anchor point."""
         points = frames.points.detach().movedim(-1, 1)
         own = _sample(points, _centers(frames.cell_grid, points)).flatten(2).transpose(1, 2)
         size = points.new_tensor([float(points.shape[-1]), float(points.shape[-2])])
-        there = _sample(points[pairs.target], pairs.positions.detach()[:, None] / size).squeeze(2).transpose(1, 2)
-        difference = (there - own[pairs.anchor]).clamp(-MAX_START, MAX_START) * 3
+        matched = _sample(points[pairs.target], pairs.positions.detach()[:, None] / size).squeeze(2).transpose(1, 2)
+        difference = (matched - own[pairs.anchor]).clamp(-MAX_START, MAX_START) * 3
         flow = pairs.flow.detach()
         return torch.cat([flow, difference, difference * flow[..., 2:3]], dim=-1)
 
     def _token_at_match(
         self, tokens: Tensor, start: Tensor, pairs: MotionPairs, frames: MotionFrames
     ) -> Float[Tensor, "pair patches width"]:
-        """The target's token where each anchor patch was matched: the mean over its cells, weighted by mass."""
+        """Sample target tokens at the matched position of each anchor patch, the weighted mean over its cells."""
         mass = start[..., 2:3] + 1e-3
         weighted = torch.cat([pairs.positions.detach() * mass, mass], dim=-1)
         per_patch = cells_to_patch_tokens(weighted, frames.grid).unflatten(-1, (-1, 3)).sum(dim=-2)
@@ -132,7 +168,7 @@ class MotionHead(nn.Module):
         return sampled.squeeze(2).transpose(1, 2).to(tokens.dtype)
 
     def _skip(self, frames: MotionFrames, pairs: MotionPairs, start: Tensor) -> Tensor:
-        """The geometric start as a map, beside the anchor's finer features where there are any."""
+        """Return the geometric estimate as maps, concatenated to the anchor's finer features if there are any."""
         maps = start.transpose(1, 2).unflatten(2, frames.cell_grid)
         if frames.skip is None:
             return maps
@@ -142,13 +178,13 @@ class MotionHead(nn.Module):
 
 
 def _centers(grid: tuple[int, int], like: Tensor) -> Float[Tensor, "1 rows columns 2"]:
-    """The centers (x, y) of a grid of cells over the unit square."""
+    """Return the centers (x, y) of a grid of cells over the unit square."""
     rows, columns = ((torch.arange(n, device=like.device, dtype=like.dtype) + 0.5) / n for n in grid)
     return torch.cartesian_prod(rows, columns).reshape(1, *grid, 2).flip(-1)
 
 
 def _sample(maps: Tensor, positions: Tensor) -> Tensor:
-    """Bilinear values of (n, channels, height, width) maps at positions (n or 1, rows, columns, 2) in [0, 1]."""
+    """Sample (n, channels, height, width) maps bilinearly at positions (n or 1, rows, columns, 2) in [0, 1]."""
     positions = positions.expand(maps.shape[0], -1, -1, -1).to(maps.dtype)
     with torch.autocast(maps.device.type, enabled=False):
         return F.grid_sample(maps, 2 * positions - 1, align_corners=False, padding_mode="border")

@@ -1,6 +1,6 @@
-"""The trunk of DPT: layers of tokens as a pyramid of feature maps, fused from coarse to fine (Ranftl et al. 2021).
+"""The feature pyramid of DPT (Ranftl et al. 2021): tokens of several layers, fused from coarse to fine.
 
-Numbers and order are those of VGGT (Wang et al. 2025), so that its published weights run here.
+Operations and their order are those of VGGT (Wang et al. 2025), so that its published weights can be used.
 """
 
 from collections.abc import Sequence
@@ -10,42 +10,50 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from recon4d.errors import UserError
 from recon4d.heads.dense import ResidualConvolutions, match_size
 from recon4d.heads.uv_positions import add_uv_positions
 
 LEVELS = 4
+"""Number of pyramid levels (DPT)."""
 FINEST_PER_PATCH = 4
-"""Rows and columns of the finest level for each patch; the other levels have 2, 1 and a half."""
+"""Rows and columns of the finest level per patch (DPT); the other levels have 2, 1 and 1/2."""
 
 
 @dataclass(frozen=True)
 class PyramidConfig:
-    """The shape of a pyramid; each head that stands on one says which it needs."""
+    """Configuration of a pyramid."""
 
     channels: tuple[int, int, int, int]
     """Channels of the four levels before fusion, fine to coarse."""
     features: int
-    """Channels of every level in fusion, and of the answer."""
+    """Channels of every level during fusion, and of the output."""
     positions: bool = True
-    """Whether each level is told where its features lie (`uv_positions`)."""
+    """Whether position encodings are added to each level (`uv_positions`)."""
     rectified: bool = True
-    """Whether a residual unit also rectifies what it adds to: VGGT does, VGGT-Omega does not."""
+    """Whether residual units rectify their identity branch too: true for VGGT, false for VGGT-Omega."""
 
     def __post_init__(self) -> None:
         if self.positions and any(channels % 4 for channels in self.channels):
-            raise ValueError(f"channels {self.channels} must be multiples of 4, to hold sines and cosines of x and y")
+            raise UserError(f"channels are {self.channels}; wanted multiples of 4 for sines and cosines of x and y")
 
 
 class Pyramid(nn.Module):
-    """Levels at 4x, 2x, 1x and 1/2 of the token grid; fewer than four taps serve several levels each."""
+    """Pyramid with levels at 4x, 2x, 1x and 1/2 of the token grid; fewer than four layers serve several levels each.
 
-    def __init__(self, config: PyramidConfig, tap_widths: Sequence[int], skip_channels: int = 0) -> None:
+    Args:
+        config: Configuration of the pyramid.
+        feature_widths: Channels of the patch tokens of each layer, all equal.
+        skip_channels: Channels of finer backbone features; 0 if there are none.
+    """
+
+    def __init__(self, config: PyramidConfig, feature_widths: Sequence[int], skip_channels: int = 0) -> None:
         super().__init__()
-        assert len(set(tap_widths)) == 1, "one norm serves all taps: the projections after it tell them apart"
-        width, features = tap_widths[0], config.features
+        assert len(set(feature_widths)) == 1, "all layers share one norm"
+        width, features = feature_widths[0], config.features
         self.positions = config.positions
-        # Fine levels from early layers, coarse from late ones, evenly.
-        self.tap_of_level = [round(level * (len(tap_widths) - 1) / (LEVELS - 1)) for level in range(LEVELS)]
+        # Early layers feed fine levels and late layers coarse levels, evenly distributed.
+        self.layer_of_level = [round(level * (len(feature_widths) - 1) / (LEVELS - 1)) for level in range(LEVELS)]
         self.norm = nn.LayerNorm(width)
         self.project = nn.ModuleList([nn.Conv2d(width, channels, 1) for channels in config.channels])
         first, second, _, last = config.channels
@@ -66,12 +74,21 @@ class Pyramid(nn.Module):
 
     def forward(
         self,
-        features: Sequence[Float[Tensor, "n patches tap_width"]],
+        features: Sequence[Float[Tensor, "n patches feature_width"]],
         grid: tuple[int, int],
         skip: Float[Tensor, "n skip_channels skip_height skip_width"] | None = None,
     ) -> Float[Tensor, "n features finest_height finest_width"]:
-        """Fused features, 4 x 4 for each patch of the (rows, columns) `grid`."""
-        levels = [self._level(level, features[tap], grid) for level, tap in enumerate(self.tap_of_level)]
+        """Fuse the levels from coarse to fine.
+
+        Args:
+            features: Patch tokens of each layer, in row-major order.
+            grid: Number of rows and columns of patches.
+            skip: Finer backbone features, added to the finest level.
+
+        Returns:
+            Fused features, 4 x 4 per patch.
+        """
+        levels = [self._level(level, features[layer], grid) for level, layer in enumerate(self.layer_of_level)]
         if self.skip is not None:
             assert skip is not None
             levels[0] = levels[0] + match_size(self.skip(skip), levels[0])
@@ -83,7 +100,7 @@ class Pyramid(nn.Module):
         return fused
 
     def _level(self, level: int, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-        """The tokens of one tap as the feature maps of one level."""
+        """Convert the tokens of one layer to the feature maps of one level."""
         maps = self.project[level](self.norm(tokens).transpose(1, 2).unflatten(2, grid))
         if self.positions:
             maps = add_uv_positions(maps, grid[1] / grid[0])
@@ -91,31 +108,40 @@ class Pyramid(nn.Module):
 
 
 class PlainConvolutions(ResidualConvolutions):
-    """x + conv(relu(conv(relu(x))))."""
+    """Residual unit x + conv(relu(conv(relu(x))))."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels, F.relu)
 
 
 class RectifiedConvolutions(PlainConvolutions):
-    """relu(x) + conv(relu(conv(relu(x)))): what a residual unit is when its first ReLU works in place."""
+    """Residual unit relu(x) + conv(relu(conv(relu(x)))), the effect of an in-place first ReLU."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """Apply the unit to maps (n, channels, height, width)."""
         return super().forward(F.relu(x))
 
 
 def resize_by_corners(
     maps: Float[Tensor, "n channels _ _"], size: tuple[int, int]
 ) -> Float[Tensor, "n channels height width"]:
-    """Bilinear, the centers of the corner pixels staying the corners of the picture: a ramp stays a ramp."""
+    """Resize maps bilinearly with aligned corners.
+
+    Args:
+        maps: Maps of any size.
+        size: Wanted height and width.
+
+    Returns:
+        Maps of the wanted size; the centers of corner cells map to each other.
+    """
     return F.interpolate(maps, size, mode="bilinear", align_corners=True)
 
 
 class _Fusion(nn.Module):
-    """A level plus the coarser map (where there is one), refined.
+    """Adds the coarser map, if there is one, to a level and refines the sum.
 
-    The 1x1 convolution comes before the resize that follows, not after it as in DPT: the two commute, since bilinear
-    weights sum to one, and this way it has a quarter of the pixels.
+    The 1x1 convolution precedes the following resize, unlike in DPT. The two commute because bilinear weights sum to
+    one, and this order has a quarter of the pixels.
     """
 
     def __init__(self, features: int, residual: type[PlainConvolutions], has_coarser: bool) -> None:

@@ -1,4 +1,4 @@
-"""Where in the picture a feature lies, as sines and cosines added to feature maps of any size and aspect."""
+"""Sinusoidal encodings of image position, added to feature maps of any size and aspect ratio (VGGT)."""
 
 import math
 
@@ -7,15 +7,23 @@ from jaxtyping import Float
 from torch import Tensor
 
 STRENGTH = 0.1
-"""What the table is multiplied by where it is added (VGGT)."""
+"""Factor of the encoding when it is added (VGGT)."""
 BASE = 100.0
-"""Frequencies fall from 1 toward 1 / BASE, in radians per half diagonal of the picture."""
+"""Frequencies decrease from 1 toward 1 / BASE, in radians per half diagonal of the image (VGGT)."""
 
 
 def add_uv_positions(
     maps: Float[Tensor, "n channels rows columns"], aspect: float
 ) -> Float[Tensor, "n channels rows columns"]:
-    """`maps` of pictures whose width over height is `aspect`, told where each feature lies."""
+    """Add position encodings to feature maps.
+
+    Args:
+        maps: Feature maps; the number of channels is a multiple of 4.
+        aspect: Width over height of the image.
+
+    Returns:
+        Maps with the encoding added.
+    """
     table = uv_table(maps.shape[1], (maps.shape[2], maps.shape[3]), aspect, maps.device)
     return maps + (STRENGTH * table).to(maps.dtype)
 
@@ -23,11 +31,20 @@ def add_uv_positions(
 def uv_table(
     channels: int, size: tuple[int, int], aspect: float, device: torch.device | None = None
 ) -> Float[Tensor, "channels rows columns"]:
-    """Sines, then cosines, of the horizontal position; then both of the vertical one: a quarter of `channels` each.
+    """Compute position encodings: sine and cosine of the horizontal, then of the vertical position.
 
-    Positions are of the centers of a (rows, columns) grid over the picture, whose half diagonal is 1 and whose origin
-    is its center. A quarter of q channels has the frequencies BASE^(-k / q), k = 0 ... q - 1. float32, made in
-    float64 on the CPU, since not every device has it: only a row and a column are computed, and repeated over the grid.
+    Each of the four takes a quarter q of the channels, with frequencies BASE^(-k / q), k = 0 ... q - 1. Positions are
+    cell centers, relative to the image center, in units of half the image diagonal. One row and one column are computed
+    in float64 on the CPU, because not every device supports it, and repeated over the grid.
+
+    Args:
+        channels: Number of channels; a multiple of 4.
+        size: Number of rows and columns of cells.
+        aspect: Width over height of the image.
+        device: Device of the result.
+
+    Returns:
+        The encodings in float32.
     """
     assert channels % 4 == 0
     rows, columns = size
@@ -39,7 +56,7 @@ def uv_table(
 
 
 def _waves(half_side: float, cells: int, frequencies: int) -> Float[Tensor, "waves cells"]:
-    """Sines, then cosines, at the centers of `cells` equal parts of a side from -half_side to half_side."""
+    """Return sines, then cosines, at the centers of `cells` equal parts of the interval [-half_side, half_side]."""
     centers = half_side * ((2 * torch.arange(cells, dtype=torch.float64) + 1) / cells - 1)
     angular = BASE ** (-torch.arange(frequencies, dtype=torch.float64) / frequencies)
     angles = angular[:, None] * centers

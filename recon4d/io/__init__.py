@@ -6,6 +6,7 @@ from recon4d.io.clips import read_clip
 from recon4d.io.complete_results import is_complete_result
 from recon4d.io.confined_paths import confined_path
 from recon4d.io.exporters.formats import FORMATS, Exported, check_formats, export_results
+from recon4d.io.exporters.frame_source import FrameSource, open_frames
 from recon4d.io.exporters.point_selection import PointSelection
 from recon4d.io.files import atomic_file
 from recon4d.io.long_archive import iter_frames
@@ -23,6 +24,7 @@ __all__ = [
     "FORMATS",
     "CameraFile",
     "Exported",
+    "FrameSource",
     "NoConfidentPointsError",
     "PointSelection",
     "SavedResults",
@@ -42,6 +44,7 @@ __all__ = [
     "load_scene",
     "load_scene_info",
     "load_times",
+    "open_frames",
     "read_camera_file",
     "read_clip",
     "read_photo",

@@ -48,7 +48,7 @@ def get_entry(sequence: str, file: str, record: Any, *keys: str) -> Any:
         The value.
 
     Raises:
-        DataError: If a key is missing or what it is looked up in is not a dictionary.
+        DataError: If a key is missing, or a value on the way to it is not a dictionary.
     """
     for key in keys:
         if not isinstance(record, Mapping) or key not in record:

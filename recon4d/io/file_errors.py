@@ -11,16 +11,14 @@ from pathlib import Path
 
 from recon4d.errors import DataError, one_line
 
-NPZ_DAMAGE = (
-    *(ValueError, TypeError, KeyError, EOFError, OverflowError, SyntaxError, RuntimeError, MemoryError),
+_DAMAGE = (
+    *(ValueError, TypeError, KeyError, EOFError, OverflowError, SyntaxError, RuntimeError),
     *(zipfile.BadZipFile, zlib.error, struct.error, tokenize.TokenError),
 )
-"""Exceptions that ``numpy.load`` and ``zipfile`` raise for damaged or foreign bytes. Guard only their calls with it."""
-
-FILE_DAMAGE = (
-    *NPZ_DAMAGE,
-    *(OSError, AttributeError, IndexError, pickle.UnpicklingError),
-)
+NPZ_DAMAGE = (*_DAMAGE, MemoryError)
+"""Exceptions that ``numpy.load`` and ``zipfile`` raise for damaged or foreign bytes. A damaged shape can lead to
+`MemoryError`. Guard only calls of these two libraries with it."""
+FILE_DAMAGE = (*_DAMAGE, OSError, AttributeError, IndexError, pickle.UnpicklingError)
 """Exceptions that parsers of JSON, text, images, pickles, npz, HDF5 and torch files raise for damaged files."""
 
 

@@ -130,7 +130,7 @@ def _resolved(path: str | Path) -> Path:
 
 
 def _recover(target: Path) -> None:
-    """Restore or remove what a killed run left beside `target`, with a warning."""
+    """Restore or remove the leftovers of a killed run beside `target`, with a warning."""
     if not os.path.lexists(target):
         # Killed between the two renames of `_move_into_place`. The latest was the content of `target`.
         replaced = max(leftovers(target, [OLD]), key=lambda path: path.stat().st_ctime_ns, default=None)

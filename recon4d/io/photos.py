@@ -92,7 +92,7 @@ def list_photos(folder: str | Path) -> list[Path]:
 
 
 def list_clip_photos(folder: str | Path) -> list[Path]:
-    """List the pictures of a clip, of which there must be at least one.
+    """List the pictures of a clip; an empty folder is an error.
 
     Args:
         folder: An existing folder.

@@ -115,6 +115,21 @@ def unproject_pixels(
     return torch.cat(points), torch.cat(colors)
 
 
+def known_pixels(scene: Scene) -> Bool[Tensor, "time height width"]:
+    """Select pixels of known depth and camera.
+
+    Args:
+        scene: The scene, without batch axes.
+
+    Returns:
+        Mask of shape (time, height, width).
+    """
+    is_known = (scene.depth_confidence > 0) & torch.isfinite(scene.depths) & (scene.depths > 0)
+    has_camera = torch.isfinite(scene.cameras.world_from_cam).all(-1).all(-1)
+    has_camera &= torch.isfinite(scene.cameras.intrinsics).all(-1).all(-1)
+    return is_known & has_camera[:, None, None]
+
+
 def confident_pixels(
     scene: Scene, percentile: float = CONFIDENCE_PERCENTILE, min_confidence: float = 0.0
 ) -> Bool[Tensor, "time height width"]:
@@ -128,10 +143,7 @@ def confident_pixels(
     Returns:
         Mask of shape (time, height, width).
     """
-    is_known = (scene.depth_confidence > 0) & torch.isfinite(scene.depths) & (scene.depths > 0)
-    has_camera = torch.isfinite(scene.cameras.world_from_cam).all(-1).all(-1)
-    has_camera &= torch.isfinite(scene.cameras.intrinsics).all(-1).all(-1)
-    is_known &= has_camera[:, None, None]
+    is_known = known_pixels(scene)
     if not is_known.any():
         return is_known
     # numpy, because torch.quantile is limited to 16 million values; >= keeps all pixels if confidence is constant.

@@ -1,4 +1,8 @@
-"""Losses: what a predicted Scene and its matches cost beside the truth, one term for each thing that can be wrong."""
+"""Loss terms that compare a predicted scene and its matches with the ground truth, or several frames with each other.
+
+Each function returns a `Term`, the sum and the count of its errors, so that terms can be averaged over ranks and
+micro-batches.
+"""
 
 from recon4d.losses.cameras import (
     center_term,
@@ -13,13 +17,13 @@ from recon4d.losses.depth import depth_gradient_term, log_depth_term
 from recon4d.losses.local_alignment import affine_invariant_point_term, local_point_terms
 from recon4d.losses.matching import MatchingTerms, matching_terms
 from recon4d.losses.motion import (
-    at_queries,
     depths_at_anchors,
     dynamic_term,
     is_known_off_anchor,
     motion_term,
+    sample_at_pixels,
+    sample_tracks,
     track_confidence_term,
-    tracks_at,
     visibility_term,
 )
 from recon4d.losses.normalization import normalized, scene_scale
@@ -27,8 +31,8 @@ from recon4d.losses.normals import normal_angle_term, normal_cosine_terms
 from recon4d.losses.photometric import best_neighbor_photometric_term, photometric_term
 from recon4d.losses.points import point_term, tracking_point_term
 from recon4d.losses.semantic import semantic_term
-from recon4d.losses.term import Term, masked_term, mean, together
-from recon4d.losses.warping import Warp, choose_warp, seen_in_target, warp_still, warp_tracked
+from recon4d.losses.term import Term, masked_term, mean, merge_terms
+from recon4d.losses.warping import Warp, is_unoccluded, select_warp, warp_static, warp_tracked
 
 __all__ = [
     "MatchingTerms",
@@ -36,10 +40,8 @@ __all__ = [
     "TrueMatches",
     "Warp",
     "affine_invariant_point_term",
-    "at_queries",
     "best_neighbor_photometric_term",
     "center_term",
-    "choose_warp",
     "confidence_terms",
     "depth_gradient_term",
     "depths_at_anchors",
@@ -48,11 +50,13 @@ __all__ = [
     "filtered_term",
     "gradient_terms",
     "is_known_off_anchor",
+    "is_unoccluded",
     "local_point_terms",
     "log_depth_term",
     "masked_term",
     "matching_terms",
     "mean",
+    "merge_terms",
     "motion_term",
     "normal_angle_term",
     "normal_cosine_terms",
@@ -62,15 +66,15 @@ __all__ = [
     "principal_point_term",
     "relative_translation_term",
     "rotation_term",
+    "sample_at_pixels",
+    "sample_tracks",
     "scene_scale",
-    "seen_in_target",
+    "select_warp",
     "semantic_term",
-    "together",
     "track_confidence_term",
     "tracking_point_term",
-    "tracks_at",
     "true_matches",
     "visibility_term",
-    "warp_still",
+    "warp_static",
     "warp_tracked",
 ]

@@ -1,7 +1,7 @@
-"""Regression that trusts itself: residuals weighted by predicted confidence, outliers left out, and image gradients.
+"""Regression with confidence-weighted residuals, outlier rejection and image gradients, as in VGGT.
 
-The pieces are element by element and meet in `confidence_terms`: residuals, what confidence makes of them
-(DUSt3R, Wang et al. 2024, eq. 4), and a filter that keeps the worst fiftieth from steering (VGGT, Wang et al. 2025).
+`confidence_terms` combines the elementwise parts: residuals, their confidence weighting (DUSt3R, Wang et al. 2024,
+eq. 4) and a filter that ignores the largest 2% of the values (VGGT, Wang et al. 2025).
 """
 
 from typing import NamedTuple
@@ -12,27 +12,31 @@ from torch import Tensor
 
 from recon4d.losses.term import Term, masked_term
 
-CONFIDENCE_SHARE = 1.0
-"""Gamma: how much the residual under its confidence counts."""
+CONFIDENCE_WEIGHT = 1.0
+"""Gamma, the weight of confidence times residual. From VGGT."""
 
-CERTAINTY_REWARD = 0.2
-"""Alpha: what a factor of e in confidence is worth; a residual of alpha is best trusted with confidence 1."""
+LOG_CONFIDENCE_WEIGHT = 0.2
+"""Alpha, the weight of the log confidence. The optimal confidence is alpha / (gamma residual). From VGGT."""
 
-MAX_ELEMENT = 100.0
-"""No single element of a loss counts for more."""
+MAX_ERROR = 100.0
+"""Upper bound of the loss of a single element. From VGGT."""
 
-KEPT_QUANTILE = 0.98
-MIN_KEPT = 1000
-"""The filter acts only where it leaves more elements than this: the quantile of a handful means nothing."""
+INLIER_QUANTILE = 0.98
+"""Fraction of the elements that are kept by the outlier filter. From VGGT."""
+MIN_INLIERS = 1000
+"""The outlier filter is skipped if it would leave this many elements or fewer. From VGGT."""
 
 GRADIENT_SCALES = 4
+"""Number of scales at which image gradients are compared; the stride doubles with each. From VGGT."""
 
 
 class ConfidenceTerms(NamedTuple):
-    """The two terms that are added: the residual under confidence, and the plain residual."""
+    """The two terms of confidence regression, which are added."""
 
     weighted: Term
+    """Residuals weighted by confidence, minus the weighted log confidence."""
     plain: Term
+    """Residuals without weights."""
 
 
 def confidence_terms(
@@ -41,10 +45,18 @@ def confidence_terms(
     confidence: Float[Tensor, "*batch"],
     valid: Bool[Tensor, "*batch"],
 ) -> ConfidenceTerms:
-    """Gamma c ||x - x*|| - alpha log c, and ||x - x*||, each over its own elements below the 0.98 quantile.
+    """Compute gamma c r - alpha log c and r for the residuals r = ||x - x*||, each over its own inliers.
 
-    Values are in any one unit (depths have one channel); `confidence` is above 0, from 1 upwards in this package.
-    The first term falls below zero where confidence is high and right. What stands at invalid elements is ignored.
+    The weighted term is negative where the confidence is high and the residual is small.
+
+    Args:
+        predicted: Predicted values in any unit; depth has one channel.
+        true: True values in the same unit.
+        confidence: Predicted confidence, above 0.
+        valid: Mask of the elements to compare; all other elements are ignored and may be NaN.
+
+    Returns:
+        The confidence-weighted term and the plain term.
     """
     residuals = residual_norms(predicted, true, valid)
     weighted = confidence_weighted(residuals, torch.where(valid, confidence, torch.ones_like(confidence)))
@@ -54,7 +66,16 @@ def confidence_terms(
 def residual_norms(
     predicted: Float[Tensor, "*batch channels"], true: Float[Tensor, "*batch channels"], valid: Bool[Tensor, "*batch"]
 ) -> Float[Tensor, "*batch"]:
-    """Euclidean distances, 0 where invalid; the gradient is 0 where there is no distance."""
+    """Compute Euclidean distances of predicted and true values.
+
+    Args:
+        predicted: Predicted values.
+        true: True values in the same unit.
+        valid: Mask of the elements to compare.
+
+    Returns:
+        Distances, 0 at invalid elements. The gradient is 0 where the distance is 0.
+    """
     difference = torch.where(valid[..., None], predicted - true, torch.zeros_like(predicted))
     return torch.linalg.vector_norm(difference, dim=-1)
 
@@ -62,30 +83,54 @@ def residual_norms(
 def confidence_weighted(
     residuals: Float[Tensor, "*batch"], confidence: Float[Tensor, "*batch"]
 ) -> Float[Tensor, "*batch"]:
-    """Gamma c r - alpha log c for each residual r: least at c = alpha / (gamma r), so doubt must be paid for."""
-    return CONFIDENCE_SHARE * confidence * residuals - CERTAINTY_REWARD * confidence.log()
+    """Compute gamma c r - alpha log c for each residual r, which is minimal at c = alpha / (gamma r).
+
+    Args:
+        residuals: Residuals, not negative.
+        confidence: Predicted confidence, above 0.
+
+    Returns:
+        Weighted residuals.
+    """
+    return CONFIDENCE_WEIGHT * confidence * residuals - LOG_CONFIDENCE_WEIGHT * confidence.log()
 
 
 def filtered_term(values: Float[Tensor, "*shape"], valid: Bool[Tensor, "*shape"]) -> Term:
-    """The term of `values` clamped to at most 100, over those that `below_quantile` keeps."""
-    clamped = values.clamp(max=MAX_ELEMENT)
+    """Average values clamped to `MAX_ERROR` over the inliers that `below_quantile` selects.
+
+    Args:
+        values: Loss of each element.
+        valid: Mask of the elements to use.
+
+    Returns:
+        The term over the inliers.
+    """
+    clamped = values.clamp(max=MAX_ERROR)
     return masked_term(clamped, below_quantile(clamped, valid))
 
 
 def below_quantile(values: Float[Tensor, "*shape"], valid: Bool[Tensor, "*shape"]) -> Bool[Tensor, "*shape"]:
-    """Valid values strictly below their 0.98 quantile; all valid ones where that would leave 1000 or fewer.
+    """Select the valid values that are strictly below their 0.98 quantile.
 
-    The quantile is interpolated between neighbors in order. The choice carries no gradient and no host waits for it.
+    The quantile interpolates linearly between order statistics. It is computed without gradient and without a transfer
+    from the device to the host.
+
+    Args:
+        values: Values of any shape; invalid ones may be NaN.
+        valid: Mask of the values to use.
+
+    Returns:
+        Mask of the inliers; all valid values if `MIN_INLIERS` or fewer would be left.
     """
     with torch.no_grad():
         ordered = torch.where(valid, values, torch.inf).flatten().sort().values
-        # Float64: float32 cannot count the elements of a large batch.
-        rank = KEPT_QUANTILE * (valid.sum() - 1).clamp(min=0).double()
-        # Not ordered[rank]: an index of no dimensions is read by the host.
+        # float64, because float32 cannot represent every index of a large batch.
+        rank = INLIER_QUANTILE * (valid.sum() - 1).clamp(min=0).double()
+        # Not ordered[rank]: indexing by a scalar tensor would wait for the device.
         lower, upper = ordered.gather(0, torch.stack([rank.floor(), rank.ceil()]).long()).unbind()
         threshold = torch.where(lower == upper, lower, lower + rank.frac().to(lower.dtype) * (upper - lower))
         kept = valid & (values < threshold)
-        return torch.where(kept.sum() > MIN_KEPT, kept, valid)
+        return torch.where(kept.sum() > MIN_INLIERS, kept, valid)
 
 
 def gradient_terms(
@@ -94,32 +139,42 @@ def gradient_terms(
     valid: Bool[Tensor, "*batch height width"],
     confidence: Float[Tensor, "*batch height width"] | None = None,
 ) -> tuple[Term, ...]:
-    """|d/dx (x - x*)| + |d/dy (x - x*)| at each of 4 scales, every 1st, 2nd, 4th and 8th pixel (VGGT's `grad`).
+    """Compare image gradients at 4 scales: |d/dx (x - x*)| + |d/dy (x - x*)| with strides of 1, 2, 4 and 8 pixels.
 
-    Differences between neighbors that are both valid, at most 100, averaged over channels; with `confidence` each is
-    weighted by that of its right or lower pixel. A term counts valid pixels, not pairs. Steps that leave no neighbors
-    give a term of nothing.
+    This is the `grad` loss of VGGT. Differences use neighbors that are both valid, are clamped to `MAX_ERROR` and
+    averaged over channels.
+
+    Args:
+        predicted: Predicted maps.
+        true: True maps in the same unit.
+        valid: Mask of the pixels to compare.
+        confidence: Predicted confidence, above 0, which weights each difference by the value of its right or lower
+            pixel. None weights all differences by 1.
+
+    Returns:
+        One term per scale. Its count is the number of valid pixels, not of pairs. A stride that leaves no neighbors
+        gives a total of 0.
     """
     error = torch.where(valid[..., None], predicted - true, torch.zeros_like(predicted))
-    trust = None if confidence is None else torch.where(valid, confidence, torch.ones_like(confidence))
+    filled_confidence = None if confidence is None else torch.where(valid, confidence, torch.ones_like(confidence))
     terms = []
     for step in (2**scale for scale in range(GRADIENT_SCALES)):
         coarse = slice(None, None, step)
-        few_trust = None if trust is None else trust[..., coarse, coarse]
-        few_valid = valid[..., coarse, coarse]
-        down, right = _slopes(error[..., coarse, coarse, :], few_valid, few_trust)
-        terms.append(Term(down + right, few_valid.sum().to(error.dtype)))
+        coarse_confidence = None if filled_confidence is None else filled_confidence[..., coarse, coarse]
+        coarse_valid = valid[..., coarse, coarse]
+        down, right = _slopes(error[..., coarse, coarse, :], coarse_valid, coarse_confidence)
+        terms.append(Term(down + right, coarse_valid.sum().to(error.dtype)))
     return tuple(terms)
 
 
 def _slopes(error: Tensor, valid: Tensor, confidence: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Sums of absolute differences between rows and between columns."""
+    """Sum the absolute differences between neighboring rows and between neighboring columns."""
     sums = []
-    for axis in (-2, -1):  # of `valid`; `error` has one more
+    for axis in (-2, -1):  # axes of `valid`; `error` has a trailing channel axis
         size = valid.shape[axis] - 1
         both = valid.narrow(axis, 0, size) & valid.narrow(axis, 1, size)
         slope = (error.narrow(axis - 1, 1, size) - error.narrow(axis - 1, 0, size)).abs()
-        values = slope.clamp(max=MAX_ELEMENT).mean(dim=-1)
+        values = slope.clamp(max=MAX_ERROR).mean(dim=-1)
         if confidence is not None:
             values = confidence_weighted(values, confidence.narrow(axis, 1, size))
         sums.append(masked_term(values, both).total)

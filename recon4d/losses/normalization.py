@@ -1,4 +1,4 @@
-"""Truth in the unit of the network: lengths over the mean distance of the scene, in the first camera's world."""
+"""Normalization of ground truth to the unit of the network: the mean distance of points from the first camera."""
 
 from dataclasses import replace
 
@@ -9,17 +9,24 @@ from torch import Tensor
 from recon4d.geometry import invert, similarity
 from recon4d.records import Scene, full_precision
 
-FAR = 10.0
-"""A point counts as at most this many median distances away: a mountain must not shrink the table before it."""
-NO_LENGTH = 1e-6
-"""Mean distances at or below this are rounding errors of a camera that stands still, and no unit."""
+MAX_RELATIVE_DISTANCE = 10.0
+"""Upper bound of a point's distance relative to the median; limits the effect of far background. Hand-tuned."""
+MIN_SCALE = 1e-6
+"""Mean distances up to this are rounding errors of a static camera and define no scale."""
 
 
 def scene_scale(truth: Scene) -> Float[Tensor, "*batch"]:
-    """Mean distance of the known points from the first camera's center, each at most `FAR` times their median.
+    """Compute the mean distance of the known points from the center of the first camera.
 
-    In the scene's own unit. Where no point is known, the mean distance of the other known cameras from the first; 1
-    where that says nothing either. The world's origin stands in for an unknown first camera.
+    Each distance is clamped to `MAX_RELATIVE_DISTANCE` times the median distance. If no point is known, the scale is
+    the mean distance of the other known cameras from the first; if that is unknown or 0 too, it is 1. The origin
+    replaces an unknown first camera.
+
+    Args:
+        truth: True scene.
+
+    Returns:
+        The scale in the unit of the scene.
     """
     centers = full_precision(truth.cameras.centers)
     first = centers[..., :1, :]
@@ -32,14 +39,18 @@ def scene_scale(truth: Scene) -> Float[Tensor, "*batch"]:
 
     has_camera = torch.isfinite(centers).all(dim=-1)
     of_cameras = _mean((centers - first).norm(dim=-1)[..., 1:], has_camera[..., 1:])
-    scale = torch.where(of_points > NO_LENGTH, of_points, of_cameras)
-    return torch.where(scale > NO_LENGTH, scale, torch.ones_like(scale))
+    scale = torch.where(of_points > MIN_SCALE, of_points, of_cameras)
+    return torch.where(scale > MIN_SCALE, scale, torch.ones_like(scale))
 
 
 def normalized(truth: Scene) -> Scene:
-    """`truth` with all lengths over its `scene_scale`, in the world whose origin is the first camera.
+    """Divide all lengths of a scene by its `scene_scale`, and make the first camera the world frame.
 
-    Where the first camera is unknown the world stays where it is.
+    Args:
+        truth: True scene. If its first camera is unknown, the world frame is kept.
+
+    Returns:
+        The normalized scene, with unknown points at the origin.
     """
     scale = scene_scale(truth)
     first = truth.cameras.world_from_cam[..., 0, :, :]
@@ -48,7 +59,7 @@ def normalized(truth: Scene) -> Scene:
     with torch.autocast(first.device.type, enabled=False):
         new_from_first = similarity(1 / scale, identity[..., :3, :3], torch.zeros_like(first[..., :3, 3]))
         scene = truth.transformed(new_from_first @ invert(torch.where(known, first, identity)))
-    # The first camera is the identity up to rounding; say so exactly.
+    # The first camera is the identity up to rounding; make it exact.
     world_from_cam = scene.cameras.world_from_cam
     start = torch.where(known, identity, world_from_cam[..., 0, :, :])[..., None, :, :]
     world_from_cam = torch.cat([start, world_from_cam[..., 1:, :, :]], dim=-3)
@@ -56,13 +67,14 @@ def normalized(truth: Scene) -> Scene:
 
 
 def _capped_mean(values: Float[Tensor, "*batch n"], known: Bool[Tensor, "*batch n"]) -> Float[Tensor, "*batch"]:
-    """The mean of the known values, each at most `FAR` times their (lower) median; 0 where nothing is known."""
+    """Average the known values, each at most `MAX_RELATIVE_DISTANCE` times their lower median; 0 if none are known."""
     ordered = torch.where(known, values, torch.inf).sort(dim=-1).values
     middle = (known.sum(dim=-1, keepdim=True) - 1).clamp(min=0) // 2
     median = torch.take_along_dim(ordered, middle, dim=-1)
-    return _mean(torch.minimum(values, FAR * median), known)
+    return _mean(torch.minimum(values, MAX_RELATIVE_DISTANCE * median), known)
 
 
 def _mean(values: Float[Tensor, "*batch n"], known: Bool[Tensor, "*batch n"]) -> Float[Tensor, "*batch"]:
+    """Average the known values; 0 if none are known."""
     total = torch.where(known, values, torch.zeros_like(values)).sum(dim=-1)
     return total / known.sum(dim=-1).clamp(min=1)

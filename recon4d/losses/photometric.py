@@ -1,7 +1,7 @@
-"""Photometric consistency: a pixel looks the same where it is seen in another frame.
+"""Photometric consistency: a pixel looks the same in every frame in which it is in view.
 
-||I_t(p) - I_t'(w(p))||, mixed from colors (Charbonnier) and structure (SSIM), over pixels that are seen in both. It
-needs no truth, so it serves unlabeled clips and the adaptation to one clip.
+The error ||I_t(p) - I_t'(w(p))|| combines colors (Charbonnier) and structure (SSIM) over the pixels that are visible
+in both frames. It needs no ground truth, so it serves unlabeled clips and test-time adaptation.
 """
 
 import torch
@@ -10,63 +10,90 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from recon4d.losses.term import Term, masked_term
-from recon4d.losses.warping import Warp, sample
+from recon4d.losses.warping import Warp, sample_bilinear
 
-STRUCTURE_SHARE = 0.85
-"""Weight of the SSIM part, the rest is color (Godard et al. 2017, eq. 2)."""
+SSIM_WEIGHT = 0.85
+"""Weight of SSIM; colors weigh the rest (Godard et al. 2017, eq. 2)."""
 
-CHARBONNIER_WIDTH = 1e-3
-"""Differences of color (0 to 1) below this count quadratically; a quarter of one step of eight bits."""
+CHARBONNIER_EPSILON = 1e-3
+"""Color differences (0 to 1) below this are penalized quadratically; a quarter of one 8-bit step. Hand-tuned."""
 
 SSIM_WINDOW = 3
-LUMINANCE_FLOOR = 0.01**2
-CONTRAST_FLOOR = 0.03**2
-"""C1 and C2 for colors from 0 to 1 (Wang et al. 2004)."""
+"""Side of the SSIM window in pixels (Godard et al. 2017)."""
+SSIM_C1 = 0.01**2
+"""C1 of SSIM for colors from 0 to 1 (Wang et al. 2004)."""
+SSIM_C2 = 0.03**2
+"""C2 of SSIM for colors from 0 to 1 (Wang et al. 2004)."""
 
 
 def photometric_term(
     source_image: Float[Tensor, "*batch channels height width"],
     target_image: Float[Tensor, "*batch channels height width"],
     warp: Warp,
-    seen: Bool[Tensor, "*batch height width"],
+    valid: Bool[Tensor, "*batch height width"],
 ) -> Term:
-    """How different the pixels of the source look where `warp` finds them in the target, over those that are `seen`.
+    """Compare the source image with the target image warped into it.
 
-    Images are RGB from 0 to 1, of the size of the scene's maps. 0 for equal pictures and a warp that stays
-    where it is.
+    Args:
+        source_image: Image with values from 0 to 1, of the size of the scene's maps.
+        target_image: Target image of the same size.
+        warp: Position of every source pixel in the target frame.
+        valid: Mask of the source pixels that are visible in the target frame.
+
+    Returns:
+        The term over the valid pixels; 0 for identical images and an identity warp.
     """
-    errors = warped_photometric_errors(source_image, target_image, warp, seen)
-    return masked_term(errors, seen)
+    errors = warped_photometric_errors(source_image, target_image, warp, valid)
+    return masked_term(errors, valid)
 
 
 def best_neighbor_photometric_term(
     source_image: Float[Tensor, "*batch channels height width"],
     target_images: tuple[Float[Tensor, "*batch channels height width"], ...],
     warps: tuple[Warp, ...],
-    seen: tuple[Bool[Tensor, "*batch height width"], ...],
+    valid: tuple[Bool[Tensor, "*batch height width"], ...],
 ) -> Term:
-    """For each pixel the smallest error among the targets in which it is seen (Godard et al. 2019, eq. 4).
+    """Compute the smallest photometric error of each pixel over several targets (Godard et al. 2019, eq. 4).
 
-    Forgives what the occlusion test missed in one target if another shows the pixel. Pixels seen nowhere are out.
+    The minimum tolerates pixels that are occluded in one target but pass its occlusion test.
+
+    Args:
+        source_image: Image with values from 0 to 1, of the size of the scene's maps.
+        target_images: One or more target images of the same size.
+        warps: Position of every source pixel in each target frame.
+        valid: Masks of the source pixels that are visible in each target frame.
+
+    Returns:
+        The term over the pixels that are valid in at least one target.
     """
     per_target = [
-        warped_photometric_errors(source_image, *target) for target in zip(target_images, warps, seen, strict=True)
+        warped_photometric_errors(source_image, *target) for target in zip(target_images, warps, valid, strict=True)
     ]
-    errors, shown = torch.stack(per_target), torch.stack(seen)
-    # No error exceeds 2, so what is not seen is never the smallest.
-    best = torch.where(shown, errors, torch.full_like(errors, 2.0)).amin(dim=0)
-    return masked_term(best, shown.any(dim=0))
+    errors, masks = torch.stack(per_target), torch.stack(valid)
+    # Errors never exceed 2, so invalid targets are never the minimum.
+    best = torch.where(masks, errors, torch.full_like(errors, 2.0)).amin(dim=0)
+    return masked_term(best, masks.any(dim=0))
 
 
 def warped_photometric_errors(
     source_image: Float[Tensor, "*batch channels height width"],
     target_image: Float[Tensor, "*batch channels height width"],
     warp: Warp,
-    seen: Bool[Tensor, "*batch height width"],
+    valid: Bool[Tensor, "*batch height width"],
 ) -> Float[Tensor, "*batch height width"]:
-    """`photometric_errors` between the source and the target as `warp` samples it."""
+    """Compute `photometric_errors` between the source image and the warped target image.
+
+    Args:
+        source_image: Image with values from 0 to 1.
+        target_image: Target image of the same size.
+        warp: Position of every source pixel in the target frame.
+        valid: Mask of the source pixels to compare.
+
+    Returns:
+        Errors, 0 at invalid pixels.
+    """
     size = (target_image.shape[-2], target_image.shape[-1])
-    return photometric_errors(source_image, sample(target_image, warp.pixels, size), seen)
+    return photometric_errors(source_image, sample_bilinear(target_image, warp.pixels, size), valid)
 
 
 def photometric_errors(
@@ -74,16 +101,22 @@ def photometric_errors(
     other: Float[Tensor, "*batch channels height width"],
     valid: Bool[Tensor, "*batch height width"],
 ) -> Float[Tensor, "*batch height width"]:
-    """0.85 (1 - SSIM) / 2 + 0.15 sqrt(d^2 + e^2) - e, each the mean over channels; 0 where invalid.
+    """Compute 0.85 (1 - SSIM) / 2 + 0.15 (sqrt(d^2 + e^2) - e), averaged over channels.
 
-    SSIM compares windows of 3x3 pixels, of which only the valid ones count.
+    Args:
+        image: Image with values from 0 to 1.
+        other: Image of the same size.
+        valid: Mask of the pixels to compare; only valid pixels of a window contribute to its SSIM.
+
+    Returns:
+        Errors, at most 2; 0 at invalid pixels.
     """
     inside = valid[..., None, :, :]
-    image, other = (torch.where(inside, picture, torch.zeros_like(picture)) for picture in (image, other))
+    image, other = (torch.where(inside, values, torch.zeros_like(values)) for values in (image, other))
     structure = (1 - structural_similarity(image, other, valid)) / 2
-    width = CHARBONNIER_WIDTH
+    width = CHARBONNIER_EPSILON
     color = ((image - other).square() + width**2).sqrt() - width
-    mixed = (STRUCTURE_SHARE * structure + (1 - STRUCTURE_SHARE) * color).mean(dim=-3)
+    mixed = (SSIM_WEIGHT * structure + (1 - SSIM_WEIGHT) * color).mean(dim=-3)
     return torch.where(valid, mixed, torch.zeros_like(mixed))
 
 
@@ -92,9 +125,15 @@ def structural_similarity(
     other: Float[Tensor, "*batch channels height width"],
     valid: Bool[Tensor, "*batch height width"],
 ) -> Float[Tensor, "*batch channels height width"]:
-    """SSIM of the windows about each pixel (Wang et al. 2004, eq. 13), from means over their valid pixels.
+    """Compute SSIM of the 3x3 window around each pixel from its valid pixels (Wang et al. 2004, eq. 13).
 
-    Both pictures are finite everywhere. A window without valid pixels answers 1.
+    Args:
+        image: Image with finite values from 0 to 1.
+        other: Image of the same size, with finite values.
+        valid: Mask of the pixels that contribute.
+
+    Returns:
+        SSIM of each pixel and channel; 1 for windows without valid pixels.
     """
     mask = valid[..., None, :, :].to(image.dtype)
     share = _window_mean(mask).clamp(min=0.5 / SSIM_WINDOW**2)
@@ -105,12 +144,12 @@ def structural_similarity(
     mean_a, mean_b = mean(image), mean(other)
     variance_a, variance_b = mean(image.square()) - mean_a.square(), mean(other.square()) - mean_b.square()
     covariance = mean(image * other) - mean_a * mean_b
-    luminance = (2 * mean_a * mean_b + LUMINANCE_FLOOR) / (mean_a.square() + mean_b.square() + LUMINANCE_FLOOR)
-    contrast = (2 * covariance + CONTRAST_FLOOR) / (variance_a + variance_b + CONTRAST_FLOOR)
+    luminance = (2 * mean_a * mean_b + SSIM_C1) / (mean_a.square() + mean_b.square() + SSIM_C1)
+    contrast = (2 * covariance + SSIM_C2) / (variance_a + variance_b + SSIM_C2)
     return luminance * contrast
 
 
 def _window_mean(maps: Tensor) -> Tensor:
-    """Mean over the window about each pixel, zeros beyond the border included."""
+    """Average the window around each pixel; pixels outside of the image count as 0."""
     flat = maps.reshape(-1, 1, *maps.shape[-2:])
     return F.avg_pool2d(flat, SSIM_WINDOW, stride=1, padding=SSIM_WINDOW // 2).reshape(maps.shape)

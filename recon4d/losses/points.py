@@ -1,19 +1,21 @@
-"""Errors of world points: where the pixels of a frame are, now (reconstruction) or at another time (tracking).
+"""Losses of world points: positions of a frame's pixels at their own time (reconstruction) or at another (tracking).
 
-Lengths are in units of the scene (`normalised`). The two branches of St4RTrack (Feng et al. 2025) are `point_term`, for
-frame j's own pixels at their own time, and `tracking_point_term`, for an anchor's pixels at the time of frame j.
+Lengths are in units of the scene (see `normalized`). The two branches of St4RTrack (Feng et al. 2025) are `point_term`
+for the pixels of frame j at their own time and `tracking_point_term` for the pixels of an anchor at the time of frame
+j.
 """
 
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from recon4d.losses.errors import confidence_weighted_error, smooth_length
-from recon4d.losses.term import Term, masked_term, replaced_where_unknown
+from recon4d.losses.term import Term, fill_unknown, masked_term
 from recon4d.records import Tracks
 
 POINT_SMOOTHNESS = 1e-4
-NEAREST = 0.15
-"""Errors are divided by at least this: a surface at the lens must not outweigh the scene."""
+"""Point errors below this are penalized quadratically, in units of the scene. Hand-tuned."""
+MIN_DEPTH = 0.15
+"""Lower bound of the depth that divides errors, in units of the scene; limits close surfaces. Hand-tuned."""
 
 
 def point_term(
@@ -23,19 +25,32 @@ def point_term(
     true_depths: Float[Tensor, "*shape"],
     valid: Bool[Tensor, "*shape"],
 ) -> Term:
-    """Distance of a point from the true one over its true depth, weighed by the prediction's own confidence.
+    """Compute the distance of points from the true ones relative to true depth, weighted by predicted confidence.
 
-    Shapes are those of maps (*batch, time, height, width) or any other.
+    Args:
+        points: Predicted points, as maps (*batch, time, height, width, 3) or in any other shape.
+        confidence: Predicted confidence, above 0.
+        true_points: True points in the same frame.
+        true_depths: True depth that divides the distances.
+        valid: Mask of the points to compare.
+
+    Returns:
+        The term over the valid points.
     """
     errors = errors_over_depth(points, true_points, true_depths, valid)
-    return masked_term(confidence_weighted_error(errors, replaced_where_unknown(confidence, valid, 1.0)), valid)
+    return masked_term(confidence_weighted_error(errors, fill_unknown(confidence, valid, 1.0)), valid)
 
 
 def tracking_point_term(tracks: Tracks, truth: Tracks, anchor_depths: Float[Tensor, "*batch anchor query"]) -> Term:
-    """`point_term` of where an anchor's pixels are at every time, over their depth in the anchor frame.
+    """Compute `point_term` of an anchor's pixels at every time, relative to their depth in the anchor frame.
 
-    `tracks` answer the queries of `truth` (see `motion.tracks_at`); `anchor_depths` are `motion.depths_at_anchors`, NaN
-    where unknown. Queries count at the times when the truth knows where they are.
+    Args:
+        tracks: Predicted tracks at the queries of `truth` (see `sample_tracks`).
+        truth: True tracks.
+        anchor_depths: True depth of the queries in their anchor frame, from `depths_at_anchors`; NaN if unknown.
+
+    Returns:
+        The term over the queries and times at which the true position is known.
     """
     depths = anchor_depths[..., None, :].expand_as(truth.confidence)
     valid = (truth.confidence > 0) & (depths > 0)
@@ -48,9 +63,19 @@ def errors_over_depth(
     true_depths: Float[Tensor, "*shape"],
     valid: Bool[Tensor, "*shape"],
 ) -> Float[Tensor, "*shape"]:
-    """Length of the difference of two vectors over the true depth, smooth at zero; 0 where not `valid`."""
-    in_all_axes = valid[..., None].expand_as(vectors)
-    given = replaced_where_unknown(vectors, in_all_axes, 0.0)
-    wanted = replaced_where_unknown(true_vectors, in_all_axes, 0.0)
-    depths = replaced_where_unknown(true_depths, valid, 1.0).clamp(min=NEAREST)
-    return smooth_length(given - wanted, POINT_SMOOTHNESS) / depths
+    """Compute the smooth length of the difference of two vectors divided by depth.
+
+    Args:
+        vectors: Predicted vectors.
+        true_vectors: True vectors.
+        true_depths: True depth, bounded below by `MIN_DEPTH`.
+        valid: Mask of the vectors to compare.
+
+    Returns:
+        Relative errors; 0 at invalid entries.
+    """
+    valid_axes = valid[..., None].expand_as(vectors)
+    estimated = fill_unknown(vectors, valid_axes, 0.0)
+    target = fill_unknown(true_vectors, valid_axes, 0.0)
+    depths = fill_unknown(true_depths, valid, 1.0).clamp(min=MIN_DEPTH)
+    return smooth_length(estimated - target, POINT_SMOOTHNESS) / depths

@@ -1,8 +1,8 @@
-"""Semantic consistency: a patch means the same where it is seen in another frame, whatever the light does.
+"""Semantic consistency: the features of a surface stay the same in other frames, even if the light changes.
 
-||f(I_t(p)) - f(I_t'(w(p)))|| with f the features of a frozen network such as DINO, once for every patch. Only the
-warp learns: features carry no gradient, so they cannot be made equal. Raw features match coarsely, and are good for a
-weight of 0.1 or less beside other losses.
+The error compares f(I_t(p)) with f(I_t'(w(p))) once per patch token, where f are the features of a frozen network such
+as DINO. Features carry no gradient, so only the warp is trained. These features localize coarsely: use a weight of 0.1
+or less beside other losses.
 """
 
 import torch
@@ -11,46 +11,67 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from recon4d.losses.term import Term, masked_term
-from recon4d.losses.warping import Warp, sample
+from recon4d.losses.warping import Warp, sample_bilinear
 
 MAX_SELF_SIMILARITY = 0.95
-"""Mean cosine to the patches beside it from which a patch says nothing about where it is (sky, bare walls)."""
+"""Patches with a mean cosine to their neighbors above this, such as sky, do not determine a position. Hand-tuned."""
 
 
 def semantic_term(
     source_features: Float[Tensor, "*batch channels rows columns"],
     target_features: Float[Tensor, "*batch channels rows columns"],
     warp: Warp,
-    seen: Bool[Tensor, "*batch height width"],
+    valid: Bool[Tensor, "*batch height width"],
     max_self_similarity: float = MAX_SELF_SIMILARITY,
 ) -> Term:
-    """1 - cos between features of the source's patches and of where `warp` finds them in the target.
+    """Compute 1 - cos between source features and target features sampled where the warp maps the source patches.
 
-    Features cover the whole picture, `height` x `width` pixels. For each patch one pixel speaks, the one at (or just
-    below and right of) its center; it counts where it is `seen` and its patch is not like the patches beside it.
+    Each patch is represented by the pixel at, or just below and right of, its center. Patches without texture
+    (`has_texture`) are left out.
+
+    Args:
+        source_features: Features of the source image, one per patch.
+        target_features: Features of the target image.
+        warp: Position of every source pixel in the target frame.
+        valid: Mask of the source pixels that are visible in the target frame. Features cover the whole image of this
+            size.
+        max_self_similarity: Largest mean cosine between a patch and its neighbors; 1 keeps all patches.
+
+    Returns:
+        The term over the patches whose central pixel is valid.
     """
     rows, columns = source_features.shape[-2:]
-    size = (seen.shape[-2], seen.shape[-1])
-    at_y, at_x = (_centers(patches, side, seen.device) for patches, side in zip((rows, columns), size, strict=True))
+    size = (valid.shape[-2], valid.shape[-1])
+    center_y, center_x = (
+        _center_pixels(count, length, valid.device) for count, length in zip((rows, columns), size, strict=True)
+    )
 
-    def chosen(maps: Tensor, row_axis: int) -> Tensor:
-        return maps.index_select(row_axis, at_y).index_select(row_axis + 1, at_x)
+    def select(maps: Tensor, row_axis: int) -> Tensor:
+        return maps.index_select(row_axis, center_y).index_select(row_axis + 1, center_x)
 
-    y, x = torch.meshgrid(at_y + 0.5, at_x + 0.5, indexing="ij")
-    counts = chosen(seen, -2) & has_texture(source_features, max_self_similarity)
-    here = torch.stack([x, y], dim=-1).to(warp.pixels.dtype).expand(*seen.shape[:-2], rows, columns, 2)
-    # Where the warp means nothing the source's own place stands in, so that nothing is sampled with NaN.
-    there = torch.where(counts[..., None], chosen(warp.pixels, -3), here)
-    source = sample(_frozen(source_features, here), here, size)
-    target = sample(_frozen(target_features, there), there, size)
+    y, x = torch.meshgrid(center_y + 0.5, center_x + 0.5, indexing="ij")
+    is_used = select(valid, -2) & has_texture(source_features, max_self_similarity)
+    source_pixels = torch.stack([x, y], dim=-1).to(warp.pixels.dtype).expand(*valid.shape[:-2], rows, columns, 2)
+    # Patches that are left out sample the source's own pixels, which are always finite.
+    target_pixels = torch.where(is_used[..., None], select(warp.pixels, -3), source_pixels)
+    source = sample_bilinear(_frozen(source_features, source_pixels), source_pixels, size)
+    target = sample_bilinear(_frozen(target_features, target_pixels), target_pixels, size)
     distance = 1 - (_unit(source) * _unit(target)).sum(dim=-3)
-    return masked_term(distance, counts)
+    return masked_term(distance, is_used)
 
 
 def has_texture(
     features: Float[Tensor, "*batch channels rows columns"], max_self_similarity: float = MAX_SELF_SIMILARITY
 ) -> Bool[Tensor, "*batch rows columns"]:
-    """Patches whose mean cosine to the patches above, below, left and right (as many as there are) is not above."""
+    """Find patches that differ from their neighbors.
+
+    Args:
+        features: Features, one per patch.
+        max_self_similarity: Largest mean cosine to the neighbors above, below, left and right (fewer at the border).
+
+    Returns:
+        Mask of the patches whose mean cosine does not exceed the maximum.
+    """
     unit = _unit(features.detach())
     down = (unit[..., 1:, :] * unit[..., :-1, :]).sum(dim=-3)
     right = (unit[..., :, 1:] * unit[..., :, :-1]).sum(dim=-3)
@@ -60,7 +81,7 @@ def has_texture(
 
 
 def _both_sides(between: Tensor, padding: tuple[int, int, int, int]) -> Tensor:
-    """For each patch the sum of what stands between it and the patches on both sides of it."""
+    """For each patch, sum values that belong to the edges to its two neighbors along an axis."""
     padded = F.pad(between, padding)
     left, right, top, bottom = padding
     rows, columns = padded.shape[-2:]
@@ -68,16 +89,16 @@ def _both_sides(between: Tensor, padding: tuple[int, int, int, int]) -> Tensor:
     return first + padded[..., bottom:, right:]
 
 
-def _centers(patches: int, side: int, device: torch.device) -> Tensor:
-    """The position of the pixel at the center of each of `patches` patches along `side` pixels."""
-    return ((2 * torch.arange(patches, device=device) + 1) * side) // (2 * patches)
+def _center_pixels(count: int, length: int, device: torch.device) -> Tensor:
+    """Return the index of the pixel at the center of each of `count` equal intervals of `length` pixels."""
+    return ((2 * torch.arange(count, device=device) + 1) * length) // (2 * count)
 
 
 def _frozen(features: Tensor, like: Tensor) -> Tensor:
-    """Unit features without a gradient, in the precision of the geometry (a network may answer in a half type)."""
+    """Return unit features without gradient, in the data type of the geometry."""
     return _unit(features.detach().to(like.dtype))
 
 
 def _unit(features: Tensor) -> Tensor:
-    """Features of length 1 along channels; zero ones stay zero, and without a gradient that is not finite."""
+    """Normalize features along channels; zero features stay 0 and have a finite gradient."""
     return F.normalize(features, dim=-3, eps=1e-6)

@@ -1,8 +1,7 @@
-"""Where the pixels of one frame are seen in the picture of another, and whether they are seen there at all.
+"""Warps between frames: where the pixels of a source frame are in a target frame, and which of them are occluded there.
 
-A pixel of frame t goes to the world by depth and camera, or by its track to where it is at the other frame's time,
-and from the world into the other picture. Everything is differentiable in depth, cameras and tracks; what decides
-whether a pixel is seen is not.
+A pixel is lifted to the world by depth and camera, or by its track at the target's time, and projected to the target.
+Warps are differentiable in depth, cameras and tracks; the occlusion test is not.
 """
 
 from dataclasses import dataclass
@@ -22,29 +21,37 @@ from recon4d.geometry.pinhole import MIN_PROJECTED_DEPTH
 from recon4d.records import Scene, TensorRecord
 
 BORDER = 0.49
-"""Pixels from the picture's border to the outermost centers, less a little for rounding: inside of it nothing that
-is sampled is extrapolated, and a frame warped onto itself keeps every pixel."""
+"""Distance in pixels from the image border to the outermost pixel centers, minus a margin for rounding.
+
+Samples inside of it need no extrapolation, and a frame warped onto itself keeps all its pixels.
+"""
 
 DEPTH_TOLERANCE = 0.05
-"""A point farther away than the surface seen there by more than this share of its depth is behind it."""
+"""A point is occluded if it is behind the target's surface by more than this fraction of its depth. Hand-tuned."""
 
 
 @dataclass(frozen=True, eq=False)
 class Warp(TensorRecord):
-    """For every pixel of a source frame, where it is in the picture and the camera of a target frame."""
+    """Position of every pixel of a source frame in the image and camera of a target frame."""
 
     pixels: Float[Tensor, "*batch height width 2"]
-    """(x, y) in the target's maps; finite, but without meaning, where it is unknown or behind the camera."""
+    """Pixel (x, y) in the target's maps; finite but arbitrary for unknown pixels and behind the camera."""
     depths: Float[Tensor, "*batch height width"]
-    """z in the target's camera."""
-    in_picture: Bool[Tensor, "*batch height width"]
-    """Known, in front of the camera and within the picture."""
+    """Depth in the target's camera."""
+    in_view: Bool[Tensor, "*batch height width"]
+    """True for known pixels in front of the camera and inside the target image."""
 
 
-def warp_still(scene: Scene, source: int, target: int) -> Warp:
-    """Pixels of frame `source` in frame `target` as if nothing moved, by depth and both cameras.
+def warp_static(scene: Scene, source: int, target: int) -> Warp:
+    """Warp pixels by depth and cameras, as if the scene were static.
 
-    Pixels of depth confidence 0 are unknown.
+    Args:
+        scene: Scene; pixels with depth confidence 0 are unknown.
+        source: Index of the source frame.
+        target: Index of the target frame.
+
+    Returns:
+        The warp from source to target.
     """
     known = scene.depth_confidence[..., source, :, :] > 0
     depths = scene.depths[..., source, :, :]
@@ -55,13 +62,22 @@ def warp_still(scene: Scene, source: int, target: int) -> Warp:
 
 
 def warp_tracked(scene: Scene, anchor: int, target: int) -> Warp:
-    """Pixels of the frame of `anchor` (a position in `tracks.anchors`) in frame `target`, by their tracks.
+    """Warp the pixels of an anchor by their tracks.
 
-    Points of confidence 0 are unknown. Raises ``ValueError`` without tracks, or with other than one for every pixel.
+    Args:
+        scene: Scene with dense tracks; track points with confidence 0 are unknown.
+        anchor: Position of the source frame in `tracks.anchors`.
+        target: Index of the target frame.
+
+    Returns:
+        The warp from the anchor to the target.
+
+    Raises:
+        ValueError: If the scene has no tracks or they are not dense.
     """
     if scene.tracks is None or scene.tracks.points.shape[-2] != scene.size[0] * scene.size[1]:
         given = "none" if scene.tracks is None else str(scene.tracks.points.shape[-2])
-        raise ValueError(f"{given} tracks for maps of {scene.size}; wanted one for every pixel of the anchor")
+        raise ValueError(f"maps of size {scene.size} need one track per pixel of the anchor, given {given}")
     points = scene.tracks.points[..., anchor, target, :, :].unflatten(-2, scene.size)
     known = scene.tracks.confidence[..., anchor, target, :].unflatten(-1, scene.size) > 0
     return warp_points(points, known, scene, target)
@@ -73,63 +89,98 @@ def warp_points(
     scene: Scene,
     target: int,
 ) -> Warp:
-    """World points, one for every pixel and where they are at the time of frame `target`, in that frame's picture."""
+    """Project one world point per pixel to a target frame.
+
+    Args:
+        points: World points at the time of the target frame.
+        known: Mask of the known points.
+        scene: Scene that contains the cameras.
+        target: Index of the target frame.
+
+    Returns:
+        The warp to the target.
+    """
     cam_from_world = invert(scene.cameras.world_from_cam[..., target, :, :])
     safe = torch.where(known[..., None], points, torch.zeros_like(points))
     in_camera = transform_points(cam_from_world, safe)
     depths = in_camera[..., 2]
     in_front = known & (depths > MIN_PROJECTED_DEPTH)
-    # Behind the camera there is no pixel, and a gradient divided by a depth of nothing would not be finite.
+    # Points behind the camera have no pixel, and a division by a depth near 0 would have an infinite gradient.
     ahead = torch.where(in_front[..., None], in_camera, torch.ones_like(in_camera))
     pixels = project(ahead, scene.cameras.intrinsics[..., target, :, :])
     height, width = scene.size
     x, y = pixels.unbind(-1)
     inside = (x >= BORDER) & (x <= width - BORDER) & (y >= BORDER) & (y <= height - BORDER)
-    return Warp(pixels=pixels, depths=depths, in_picture=in_front & inside)
+    return Warp(pixels=pixels, depths=depths, in_view=in_front & inside)
 
 
-def choose_warp(moving: Bool[Tensor, "*batch height width"], tracked: Warp, still: Warp) -> Warp:
-    """`tracked` where pixels move and `still` elsewhere."""
+def select_warp(is_dynamic: Bool[Tensor, "*batch height width"], tracked: Warp, static: Warp) -> Warp:
+    """Combine two warps by a mask of dynamic pixels.
+
+    Args:
+        is_dynamic: Mask of dynamic pixels of the source frame.
+        tracked: Warp of dynamic pixels.
+        static: Warp of all other pixels.
+
+    Returns:
+        The combined warp.
+    """
     return Warp(
-        pixels=torch.where(moving[..., None], tracked.pixels, still.pixels),
-        depths=torch.where(moving, tracked.depths, still.depths),
-        in_picture=torch.where(moving, tracked.in_picture, still.in_picture),
+        pixels=torch.where(is_dynamic[..., None], tracked.pixels, static.pixels),
+        depths=torch.where(is_dynamic, tracked.depths, static.depths),
+        in_view=torch.where(is_dynamic, tracked.in_view, static.in_view),
     )
 
 
-def seen_in_target(
+def is_unoccluded(
     warp: Warp,
     target_depths: Float[Tensor, "*batch height width"],
-    target_known: Bool[Tensor, "*batch height width"],
+    target_valid: Bool[Tensor, "*batch height width"],
     tolerance: float = DEPTH_TOLERANCE,
 ) -> Bool[Tensor, "*batch height width"]:
-    """Pixels in the target's picture that no nearer surface hides, by its own depth map (a z-buffer already there).
+    """Find pixels that are in view of the target frame and not behind its surface.
 
-    A pixel is hidden where it is deeper than the depth map at its place by more than `tolerance`, a share of it. What
-    is nearer than the map is not hidden: one of the depths is wrong, which is what a loss is to find. Where any depth
-    that is interpolated is unknown, nothing is seen.
+    A pixel is occluded if its depth exceeds the target's depth map by more than the tolerance. A pixel in front of the
+    surface is not occluded: one of the depths is wrong, which is for a loss to correct.
+
+    Args:
+        warp: Warp from the source to the target frame.
+        target_depths: Depth of the target frame.
+        target_valid: Mask of known target depth; a pixel is rejected if any depth that it interpolates is unknown.
+        tolerance: Tolerated depth difference, as a fraction of the target's depth.
+
+    Returns:
+        Mask of the source pixels that are visible in the target frame, without gradient.
     """
-    unknown = (~target_known).to(target_depths.dtype)
-    depths = torch.where(target_known, target_depths, torch.zeros_like(target_depths))
+    unknown = (~target_valid).to(target_depths.dtype)
+    depths = torch.where(target_valid, target_depths, torch.zeros_like(target_depths))
     with torch.no_grad():
         size = (target_depths.shape[-2], target_depths.shape[-1])
-        surface, share_unknown = sample(torch.stack([depths, unknown], dim=-3), warp.pixels, size).unbind(-3)
+        surface, share_unknown = sample_bilinear(torch.stack([depths, unknown], dim=-3), warp.pixels, size).unbind(-3)
         in_front = warp.depths <= surface * (1 + tolerance)
-        return warp.in_picture & in_front & (share_unknown < 1e-3)
+        return warp.in_view & in_front & (share_unknown < 1e-3)
 
 
-def sample(
+def sample_bilinear(
     maps: Float[Tensor, "*batch channels map_height map_width"],
     pixels: Float[Tensor, "*batch height width 2"],
     size: tuple[int, int],
 ) -> Float[Tensor, "*batch channels height width"]:
-    """Bilinear values of maps that cover a picture of `size` (height, width) at its `pixels`.
+    """Sample maps bilinearly at pixels of the image that they cover.
 
-    The maps may be coarser than the picture (features of patches). The first value stands at the center of the first
-    cell, (0.5, 0.5) for maps of the picture's own size; beyond the outermost centers the nearest value goes on.
+    The centers of the first cell of a map and of the first pixel are at half their size, see `F.grid_sample` with
+    ``align_corners=False``. Outside of the outermost centers, values of the border are repeated.
+
+    Args:
+        maps: Maps of any resolution, such as features of patches.
+        pixels: Pixels (x, y) to sample at.
+        size: Height and width of the image in pixels.
+
+    Returns:
+        Sampled values.
     """
     height, width = size
-    # From -1 to 1 across the whole picture, which is align_corners=False.
+    # From -1 to 1 across the whole image, which is the convention of align_corners=False.
     unit = torch.stack([2 * pixels[..., 0] / width - 1, 2 * pixels[..., 1] / height - 1], dim=-1)
     flat_maps = maps.flatten(0, -4) if maps.ndim > 3 else maps[None]
     flat_unit = unit.reshape(-1, *unit.shape[-3:])

@@ -1,6 +1,8 @@
-"""The settings of refinement that are worth tuning; constants of single steps stand beside the code that uses them."""
+"""Settings of refinement that are worth tuning. Other constants are defined beside the code that uses them."""
 
 from dataclasses import dataclass
+
+from recon4d.errors import UserError
 
 DYNAMIC_THRESHOLD = 0.5
 """Dynamic probability up to which a pixel counts as static. Networks are calibrated to this threshold."""
@@ -8,7 +10,11 @@ DYNAMIC_THRESHOLD = 0.5
 
 @dataclass(frozen=True)
 class RefineConfig:
-    """Settings of `refine_clip` and `refine_scene`."""
+    """Settings of `refine_clip` and `refine_scene`.
+
+    Raises:
+        UserError: If a value is outside of its range.
+    """
 
     num_tracks: int = 1200
     """Largest number of static tracks to use, fitted and held out together."""
@@ -24,3 +30,16 @@ class RefineConfig:
     """Whether focal length and principal point may change. They never change where a clip's priors contain them."""
     seed: int = 0
     """Seed of the selection of tracks, of RANSAC and of COLMAP's mapper; equal seeds give equal results."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.held_out_fraction < 1:
+            raise UserError(f"held_out_fraction is {self.held_out_fraction}; it must be between 0 and 1")
+        if not 2 <= self.min_tracks <= self.num_tracks:
+            raise UserError(
+                f"min_tracks is {self.min_tracks} and num_tracks is {self.num_tracks}; expected "
+                "2 <= min_tracks <= num_tracks"
+            )
+        if not 0 <= self.min_exact_fraction <= 1:
+            raise UserError(f"min_exact_fraction is {self.min_exact_fraction}; it must be from 0 to 1")
+        if not self.exact_error > 0:
+            raise UserError(f"exact_error is {self.exact_error}; it must be positive")

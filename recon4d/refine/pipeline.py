@@ -22,8 +22,7 @@ from recon4d.refine.tracks.located_tracks import locate_tracks
 from recon4d.refine.tracks.selection import hold_out, sample_tracks, select_static_tracks
 
 SUFFICIENT_COVERAGE = 0.5
-"""Fraction of all pairs of a corner and a frame that are found from which on corners are tracked only once.
-Hand-tuned."""
+"""Smallest mean visibility of corner tracks for which no second tracking pass runs. Hand-tuned."""
 
 
 def refine_clip(clip: Clip, scene: Scene, matches: FeatureTracks, config: RefineConfig | None = None) -> Refinement:
@@ -33,9 +32,9 @@ def refine_clip(clip: Clip, scene: Scene, matches: FeatureTracks, config: Refine
     is deterministic.
 
     Args:
-        clip: A single clip.
-        scene: Its predicted scene.
-        matches: Approximate tracks of the network in pixels of the scene's maps (`reconstruct_and_match`).
+        clip: The clip, without batch axes.
+        scene: The prediction to refine, in the world of its first camera.
+        matches: Approximate tracks of the network in pixels of the scene's maps (`recon4d.reconstruct_and_match`).
         config: Settings; None for the defaults.
 
     Returns:
@@ -44,13 +43,14 @@ def refine_clip(clip: Clip, scene: Scene, matches: FeatureTracks, config: Refine
     Raises:
         UserError: If the priors do not allow refinement (`has_camera_priors`), or if the scene has cameras that are
             not finite.
+        NoPycolmapError: If pycolmap is not installed.
         ValueError: If one of the inputs is a batch, or if their numbers of frames differ.
     """
     config = config or RefineConfig()
     has_cameras = has_camera_priors(clip)
     # 1. Track corners.
     tracks = track_corners(clip, scene, matches)
-    # 2. to 8. Refine the cameras, and align depth to their points.
+    # 2. to 8. Refine the cameras, and align depth to their points. With given cameras only steps 3 and 8 run.
     if has_cameras:
         refinement, points = _align_to_given_cameras(scene, tracks, config)
     else:
@@ -59,10 +59,10 @@ def refine_clip(clip: Clip, scene: Scene, matches: FeatureTracks, config: Refine
         refinement, points = _refine_cameras(scene, tracks, config, refine_intrinsics, focal_ratio)
         if _found_few_corners(tracks):
             tracks = track_corners(clip, refinement.scene, scene_guides(refinement.scene))
-            second, second_points = _refine_cameras(refinement.scene, tracks, config, refine_intrinsics, focal_ratio)
-            if second.is_accepted:
-                error_before = refinement.error_before if refinement.is_accepted else second.error_before
-                refinement, points = replace(second, error_before=error_before), second_points
+            again, again_points = _refine_cameras(refinement.scene, tracks, config, refine_intrinsics, focal_ratio)
+            if again.is_accepted:
+                error_before = refinement.error_before if refinement.is_accepted else again.error_before
+                refinement, points = replace(again, error_before=error_before), again_points
     if points is None or not can_run_stereo(refinement, points):
         return refinement
     # 9. Compute depth by a plane sweep.
@@ -97,7 +97,7 @@ def has_camera_priors(clip: Clip) -> bool:
     """Check whether the cameras of a clip are given by its priors, so that refinement keeps them.
 
     Args:
-        clip: A single clip.
+        clip: The clip, without batch axes.
 
     Returns:
         Whether the priors contain the pose and the intrinsics of every frame.
@@ -135,7 +135,7 @@ def _refine_cameras(
     """Run steps 2 to 8; also return the points of the accepted cameras, if parallax determines any."""
     _check_input(scene, tracks)
     if scene.num_frames < 2:
-        return _unchanged(scene, "one frame has no other view to agree with"), None
+        return _unchanged(scene, "refinement needs at least 2 frames"), None
     try:
         return _camera_steps(scene, tracks, config, refine_intrinsics, focal_ratio)
     except NoSolution as failure:
@@ -148,7 +148,10 @@ def _camera_steps(
     # 2. Select static tracks.
     static = select_static_tracks(scene, locate_tracks(scene, tracks), config)
     if len(static) < config.min_tracks:
-        return _unchanged(scene, f"{len(static)} static tracks agree, {config.min_tracks} are needed"), None
+        return _unchanged(
+            scene,
+            f"only {len(static)} tracks are consistent with a static scene, at least {config.min_tracks} are needed",
+        ), None
     # 3. Hold out a share.
     fitted, held_out = hold_out(static, config)
     # 4. Build hypotheses.
@@ -164,7 +167,7 @@ def _camera_steps(
     refined = scene.with_cameras(selection.cameras)
     points = triangulate_depths(refined, fitted, held_out)
     if is_mirrored(scene, points):
-        return replace(refinement, reason="the best other cameras would interchange near and far"), None
+        return replace(refinement, reason="the best hypothesis is depth-reversed, with near and far interchanged"), None
     # 7. Transfer tracks.
     refined = replace(refined, tracks=transfer_tracks(scene, refined))
     refinement = replace(refinement, scene=refined, is_accepted=True, is_rotation_only=selection.is_rotation_only)
@@ -195,7 +198,7 @@ def _reason_to_reject(
     """Explain why selected cameras are not accepted; None if they are."""
     if is_predicted or not refinement.error_after < refinement.error_before:
         error = f"{refinement.error_before:.2f} pixels"
-        none_better = f"no other cameras are better on held-out tracks, which the predicted ones fit to {error}"
+        none_better = f"no hypothesis has a lower held-out error than the predicted cameras ({error})"
         return selection.failures[0] if selection.failures else none_better
     if selection.exact_fraction < config.min_exact_fraction:
         return (

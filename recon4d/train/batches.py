@@ -28,10 +28,10 @@ from recon4d.datasets.mixture import SkippedSequence
 from recon4d.datasets.sampling import random_stream
 from recon4d.datasets.synthetic import (
     Lattice,
-    RenderParts,
+    RenderSteps,
     SyntheticConfig,
-    compiled_parts,
-    load_pictures,
+    compile_render_steps,
+    load_textures,
     make_scenes,
     render_scenes,
 )
@@ -75,8 +75,8 @@ class Batches:
         data = config.data
         self._config, self._rank_info = data, rank_info
         self._seed, self._steps, self._accumulate = config.seed, config.steps, config.accumulate
-        self._render_parts = compiled_parts() if config.compile else RenderParts()
-        self._textures = load_pictures(Path(data.textures)).to(rank_info.device) if data.textures else None
+        self._render_parts = compile_render_steps() if config.compile else RenderSteps()
+        self._textures = load_textures(Path(data.textures)).to(rank_info.device) if data.textures else None
         self._shapes, self._sets = data.parsed_shapes, data.parsed_sets
         for shape in self._shapes:
             self._clips_per_micro_batch(shape)

@@ -74,8 +74,8 @@ def _neighbor_views(scene: Scene, source: int) -> tuple[_View, ...]:
     views = []
     for target in (source - 1, source + 1):
         if 0 <= target < scene.num_frames:
-            warp = losses.warp_still(scene, source, target)
-            valid = _is_visible(scene, warp, target) & (scene.dynamic[:, source] < DYNAMIC_THRESHOLD)
+            warp = losses.warp_static(scene, source, target)
+            valid = _visibility_mask(scene, warp, target) & (scene.dynamic[:, source] < DYNAMIC_THRESHOLD)
             views.append(_View(_frame_index(scene, source), target, warp, valid))
     return tuple(views)
 
@@ -90,12 +90,12 @@ def _tracked_views(scene: Scene) -> list[_View]:
     for target in range(scene.num_frames):
         warp = losses.warp_tracked(scene, 0, target)
         is_other = (anchors != target)[:, None, None]
-        views.append(_View(anchors, target, warp, _is_visible(scene, warp, target) & is_dynamic & is_other))
+        views.append(_View(anchors, target, warp, _visibility_mask(scene, warp, target) & is_dynamic & is_other))
     return views
 
 
-def _is_visible(scene: Scene, warp: Warp, target: int) -> Bool[Tensor, "batch height width"]:
-    return losses.seen_in_target(warp, scene.depths[:, target].detach(), scene.depth_confidence[:, target] > 0)
+def _visibility_mask(scene: Scene, warp: Warp, target: int) -> Bool[Tensor, "batch height width"]:
+    return losses.is_unoccluded(warp, scene.depths[:, target].detach(), scene.depth_confidence[:, target] > 0)
 
 
 def _best_neighbor(images: Images, views: tuple[_View, ...]) -> Term:
@@ -132,4 +132,4 @@ def _select_frames(maps: Tensor, frames: Int[Tensor, "batch"]) -> Tensor:
 
 def _sum_terms(scene: Scene, parts: list[Term]) -> Term:
     """Combine the terms of all views; the result has count 0 if a clip has a single frame."""
-    return losses.together(*parts) if parts else losses.masked_term(scene.depths, torch.zeros_like(scene.depths))
+    return losses.merge_terms(*parts) if parts else losses.masked_term(scene.depths, torch.zeros_like(scene.depths))

@@ -52,7 +52,7 @@ def _local_points(outputs: Outputs, truth: Scene, seed: int) -> Term:
     focal = truth.cameras.intrinsics[..., 0, 0]
     focal = torch.where(torch.isfinite(focal), focal, torch.ones_like(focal))
     # Levels are weighted by their numbers of points; a region of any size has at most 16 x 16 of them.
-    return losses.together(*losses.local_point_terms(*_camera_points(outputs, truth), focal, generator))
+    return losses.merge_terms(*losses.local_point_terms(*_camera_points(outputs, truth), focal, generator))
 
 
 def _normal_angles(outputs: Outputs, truth: Scene, seed: int) -> Term:

@@ -17,15 +17,15 @@ from recon4d.errors import UserError
 from recon4d.losses import (
     Term,
     Warp,
+    is_unoccluded,
     masked_term,
     mean,
+    merge_terms,
     photometric_term,
-    seen_in_target,
     semantic_term,
-    together,
-    warp_still,
+    warp_static,
 )
-from recon4d.losses.warping import sample
+from recon4d.losses.warping import sample_bilinear
 from recon4d.records import Scene
 from recon4d.train.adaptation_config import AdaptConfig, AdaptWeights
 
@@ -58,9 +58,9 @@ class ClipObservations:
             A mask of the source frame.
         """
         scene = self.initial_scene
-        warp = warp_still(scene, source, target)
-        is_visible = seen_in_target(warp, scene.depths[target], scene.depth_confidence[target] > 0)
-        return is_visible & (scene.dynamic[source] < DYNAMIC_THRESHOLD)
+        warp = warp_static(scene, source, target)
+        unoccluded = is_unoccluded(warp, scene.depths[target], scene.depth_confidence[target] > 0)
+        return unoccluded & (scene.dynamic[source] < DYNAMIC_THRESHOLD)
 
 
 @dataclass(frozen=True)
@@ -158,12 +158,12 @@ def consistency(scene: Scene, observations: ClipObservations, pairs: Sequence[Fr
         valid = observations.comparable_pixels(source, target)
         # A pixel that projects outside the image is compared with the image border. The position of a pixel behind the
         # camera is arbitrary.
-        warp = warp_still(scene, source, target)
+        warp = warp_static(scene, source, target)
         images, features = observations.images, observations.features
         terms[0].append(photometric_term(images[source], images[target], warp, valid))
         terms[1].append(semantic_term(features[source], features[target], warp, valid))
         terms[2].append(_geometric_term(warp, scene.depths[target], valid))
-    return Consistency(*(mean(together(*of_kind)) for of_kind in terms))
+    return Consistency(*(mean(merge_terms(*of_kind)) for of_kind in terms))
 
 
 def without_camera_motion(scene: Scene) -> Scene:
@@ -220,8 +220,8 @@ def _geometric_term(
 ) -> Term:
     """Compare projected depth a with the target's depth map b by |a - b| / (a + b) (Bian et al. 2019)."""
     size = (target_depths.shape[-2], target_depths.shape[-1])
-    surface = sample(target_depths[None], warp.pixels, size)[0]
-    is_inside = valid & warp.in_picture
+    surface = sample_bilinear(target_depths[None], warp.pixels, size)[0]
+    is_inside = valid & warp.in_view
     depths = torch.where(is_inside, warp.depths, surface.detach())
     # Pixels that project outside the image have the largest error, 1, so that moving them there does not help.
     errors = torch.where(is_inside, (depths - surface).abs() / (depths + surface), torch.ones_like(surface))

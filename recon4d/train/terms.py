@@ -67,7 +67,7 @@ def _motion_terms(outputs: Outputs, truth: Scene) -> NamedTerms:
     tracks, scene = sampled
     true = scene.tracks
     assert true is not None
-    logits = losses.at_queries(outputs.visibility_logits[..., None], true.pixels, truth.size)[..., 0]
+    logits = losses.sample_at_pixels(outputs.visibility_logits[..., None], true.pixels, truth.size)[..., 0]
     depths = losses.depths_at_anchors(scene)
     return [
         ("motion", losses.motion_term(tracks, true, depths)),
@@ -87,9 +87,9 @@ def _match_terms(model: Model, outputs: Outputs, truth: Scene) -> NamedTerms:
             true = losses.true_matches(truth, matches.query_frames, matches.target_frames, matching.cell_size)
             parts.append(losses.matching_terms(matches, outputs.cell_features, matching, true, grid))
     return [
-        ("match", losses.together(*(part.cross_entropy for part in parts))),
-        ("no_match", losses.together(*(part.dustbin for part in parts))),
-        ("match_position", losses.together(*(part.position for part in parts))),
+        ("match", losses.merge_terms(*(part.cross_entropy for part in parts))),
+        ("no_match", losses.merge_terms(*(part.dustbin for part in parts))),
+        ("match_position", losses.merge_terms(*(part.position for part in parts))),
     ]
 
 
@@ -108,7 +108,7 @@ def tracks_at_queries(outputs: Outputs, truth: Scene) -> tuple[Tracks, Scene] | 
     if predicted is None or truth.tracks is None:
         return None
     true = select_anchors(truth.tracks, predicted.anchors)
-    return losses.tracks_at(predicted, true.pixels, truth.size), replace(truth, tracks=true)
+    return losses.sample_tracks(predicted, true.pixels, truth.size), replace(truth, tracks=true)
 
 
 def zero_term(outputs: Outputs) -> Term:

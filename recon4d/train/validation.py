@@ -68,7 +68,7 @@ def describe_validation(config: DataConfig, num_clips: int) -> str:
 def _synthetic_sample(shape: Shape, track_stride: int, number: int, device: torch.device) -> Sample:
     config = SyntheticConfig(num_frames=shape.num_frames, height=shape.height, width=shape.width)
     scenes = make_scenes(config, VALIDATION_FAMILY, [number], device)
-    return render_scenes(scenes, config, (0,), tracked=Lattice(track_stride))
+    return render_scenes(scenes, config, (0,), query_lattice=Lattice(track_stride))
 
 
 def _disk_samples(shape: Shape, sources: tuple[Source, ...], num_clips: int) -> list[Sample]:

@@ -1,4 +1,4 @@
-"""Looking at a scene: a rerun recording of it, saved, in a window or in the browser."""
+"""Viewer: a scene as a rerun recording, saved to a file or shown in a window or the browser."""
 
 from recon4d.viewer.recording import View, ViewConfig, record_scene
 from recon4d.viewer.rerun_loader import NoRerunError, load_rerun

@@ -1,4 +1,4 @@
-"""How the viewer is laid out: the world large, frames, depth and moving mask beside it, upright and from behind."""
+"""Layout of the viewer: the 3D world, with frame, depth and dynamic mask beside it."""
 
 from typing import Any
 
@@ -13,33 +13,41 @@ from recon4d.viewer.selection import BANDS, has_camera, known_depth
 
 WORLD, CAMERA = "world", "world/camera"
 FRAME, DEPTH = f"{CAMERA}/frame", f"{CAMERA}/depth"
-UNKNOWN, MOVING = f"{CAMERA}/unknown", f"{CAMERA}/moving"
+UNKNOWN, DYNAMIC = f"{CAMERA}/unknown", f"{CAMERA}/moving"
 MAP, POINTS, TRACKS = f"{WORLD}/map", f"{WORLD}/points", f"{WORLD}/tracks"
 CAMERA_PATH, CAMERAS = f"{WORLD}/camera_path", f"{WORLD}/cameras"
-"""Names of what is logged; each can be hidden and shown in the viewer's list."""
+"""Entity paths of the recording; each can be hidden and shown in the viewer."""
 
 BACKGROUND = (24, 26, 30)
-"""Dark in light and dark themes alike: the map is dimmed, not whitened."""
+"""RGB of the background, dark in every theme, because the static map is dimmed. Hand-tuned."""
 
 FRAMES_PER_SECOND = 8.0
-"""How fast frames without times are played."""
+"""Playback rate of frames without times. Hand-tuned."""
 
 
 def blueprint(scene: Scene, has_images: bool, has_times: bool) -> Any:
-    """The `rerun.blueprint.Blueprint` for a scene.
+    """Create the layout for a scene.
 
-    The world is seen from behind the cameras with y down on the screen. The least confident band is hidden at first,
-    and time stands still until it is played.
+    The view starts behind the cameras with y pointing down on the screen. The least confident band is hidden, and
+    playback is paused.
+
+    Args:
+        scene: The recorded scene.
+        has_images: Whether frames are recorded.
+        has_times: Whether the frames have times in seconds.
+
+    Returns:
+        A `rerun.blueprint.Blueprint`.
     """
     rerun = load_rerun()
     views = rerun.blueprint
-    position, target = _eye(scene)
+    position, target = _initial_view(scene)
     hidden = views.EntityBehavior(visible=False)
     world = views.Spatial3DView(
         name="world",
         origin=WORLD,
-        # A depth image in the view would be shown as points of its own, over and above those that were chosen.
-        contents=[f"+ {WORLD}/**", f"- {DEPTH}", f"- {UNKNOWN}", f"- {MOVING}"],
+        # The 3D view would show a depth image as additional points.
+        contents=[f"+ {WORLD}/**", f"- {DEPTH}", f"- {UNKNOWN}", f"- {DYNAMIC}"],
         background=BACKGROUND,
         overrides={f"{part}/{BANDS[0]}": hidden for part in (MAP, POINTS)},
         line_grid=False,
@@ -53,8 +61,8 @@ def blueprint(scene: Scene, has_images: bool, has_times: bool) -> Any:
     beside = [views.Spatial2DView(name="depth", origin=CAMERA, contents=[DEPTH, UNKNOWN])]
     if has_images:
         beside.insert(0, views.Spatial2DView(name="frame", origin=CAMERA, contents=[FRAME]))
-    if says_what_moves(scene):
-        beside.append(views.Spatial2DView(name="moving", origin=CAMERA, contents=[FRAME, MOVING]))
+    if has_dynamic_mask(scene):
+        beside.append(views.Spatial2DView(name="moving", origin=CAMERA, contents=[FRAME, DYNAMIC]))
     return views.Blueprint(
         views.Horizontal(world, views.Vertical(*beside), column_shares=[3, 1]),
         views.BlueprintPanel(state="expanded"),
@@ -70,23 +78,37 @@ def blueprint(scene: Scene, has_images: bool, has_times: bool) -> Any:
     )
 
 
-def says_what_moves(scene: Scene) -> bool:
-    """Whether the scene tells of any pixel whether it moves."""
+def has_dynamic_mask(scene: Scene) -> bool:
+    """Whether the dynamic probability of any pixel is known.
+
+    Args:
+        scene: Any scene.
+
+    Returns:
+        True if at least one value is finite.
+    """
     return bool(torch.isfinite(scene.dynamic).any())
 
 
 def scene_length(scene: Scene) -> float:
-    """The depth at which the scene mostly lies, in its own unit: the median of what is known; 1 where nothing is."""
+    """Return the typical depth of a scene.
+
+    Args:
+        scene: Any scene.
+
+    Returns:
+        Median of the known depths in the unit of the scene; 1 if none is known.
+    """
     depths = scene.depths[known_depth(scene)]
     return float(depths.median()) if len(depths) else 1.0
 
 
-def _eye(scene: Scene) -> tuple[Float[Tensor, "3"], Float[Tensor, "3"]]:
-    """Where to look from and at: from behind and above the middle camera, at what lies in front of it."""
+def _initial_view(scene: Scene) -> tuple[Float[Tensor, "3"], Float[Tensor, "3"]]:
+    """Return the initial eye position and target: behind and above the middle camera, looking in its direction."""
     world_from_cam = scene.cameras.world_from_cam[has_camera(scene)]
     if not len(world_from_cam):
         return torch.tensor([0.0, -1.0, -2.0]), torch.zeros(3)
     length = scene_length(scene)
-    seen_from_camera = torch.tensor([[0.3, -0.4, -0.6], [0.0, 0.15, 0.8]]) * length
-    position, target = transform_points(world_from_cam[len(world_from_cam) // 2].float(), seen_from_camera)
+    in_camera = torch.tensor([[0.3, -0.4, -0.6], [0.0, 0.15, 0.8]]) * length
+    position, target = transform_points(world_from_cam[len(world_from_cam) // 2].float(), in_camera)
     return position, target

@@ -1,4 +1,4 @@
-"""The points that are shown: those of each time and those of the static map, under a name for each confidence."""
+"""Displayed points: the points of each time and the static map, in bands of confidence."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -12,65 +12,93 @@ from recon4d.records import Scene
 from recon4d.viewer.selection import (
     BANDS,
     band_map,
+    displayable_pixels,
     is_dynamic,
-    showable,
 )
 
 GRAY = 170
-"""Color of points without frames."""
+"""Gray value of points without frames. Hand-tuned."""
 
 
 @dataclass(frozen=True)
 class Cloud:
-    """Chosen pixels of a scene, to be shown under one name."""
+    """Selected pixels of a scene that form one entity of the recording."""
 
     band: str
+    """Name of the confidence band, one of `BANDS`."""
     scene: Scene
+    """The scene."""
     images: UInt8[Tensor, "time 3 height width"]
-    chosen: Bool[Tensor, "time height width"]
+    """Frames at the size of the maps."""
+    selected: Bool[Tensor, "time height width"]
+    """Pixels of the cloud."""
 
     def points(self, frame: int) -> Float[Tensor, "n 3"]:
-        """Where the chosen pixels of `frame` are in the world, from their depth and its camera."""
-        # One frame at a time: the points of a whole clip would fill the memory before most are dropped.
-        return self.scene.frames([frame]).points_from_depth[0][self.chosen[frame]].float()
+        """Unproject the selected pixels of a frame.
+
+        Args:
+            frame: Index of the frame.
+
+        Returns:
+            World points from depth and camera.
+        """
+        # One frame at a time bounds memory; most points of the clip are not selected.
+        return self.scene.frames([frame]).points_from_depth[0][self.selected[frame]].float()
 
     def colors(self, frame: int) -> UInt8[Tensor, "n 3"]:
-        """Their RGB."""
-        return self.images[frame].movedim(0, -1)[self.chosen[frame]]
+        """Return the colors of the selected pixels of a frame.
+
+        Args:
+            frame: Index of the frame.
+
+        Returns:
+            RGB values.
+        """
+        return self.images[frame].movedim(0, -1)[self.selected[frame]]
 
 
 @dataclass(frozen=True)
 class Clouds:
-    """All points of a scene: `at_time` has those of each time, `still` those of the map."""
+    """All displayed points of a scene."""
 
     at_time: tuple[Cloud, ...]
-    still: tuple[Cloud, ...]
+    """Points of the current time, one cloud per confidence band."""
+    static: tuple[Cloud, ...]
+    """Points of the static map, merged over all times, one cloud per confidence band."""
 
 
-def choose_clouds(scene: Scene, images: UInt8[Tensor, "time 3 height width"] | None, max_points: int) -> Clouds:
-    """The points to show, at most `max_points` of all times together and as many of the map, by band of confidence.
+def select_clouds(scene: Scene, images: UInt8[Tensor, "time 3 height width"] | None, max_points: int) -> Clouds:
+    """Select the points to display, split into bands of confidence.
 
-    The map holds what does not move, of all times. Bands without a pixel are left out; a scene without any known
-    depth has no cloud.
+    The static map contains all pixels that are not dynamic. Bands without pixels are omitted; a scene without known
+    depth has no clouds.
+
+    Args:
+        scene: The scene.
+        images: Frames at the size of the maps; None for gray points.
+        max_points: Largest number of points of all times together, and of the static map.
+
+    Returns:
+        The clouds.
     """
-    shown = showable(scene)
-    bands = band_map(scene.depth_confidence, shown)
+    displayable = displayable_pixels(scene)
+    bands = band_map(scene.depth_confidence, displayable)
     if images is None:
         images = torch.full((1, 1, 1, 1), GRAY, dtype=torch.uint8).expand(scene.num_frames, 3, *scene.size)
     untracked = replace(scene, tracks=None)
     return Clouds(
-        at_time=tuple(_by_band(untracked, images, subsample_mask(shown, max_points), bands)),
-        still=tuple(_by_band(untracked, images, subsample_mask(shown & ~is_dynamic(scene), max_points), bands)),
+        at_time=tuple(_by_band(untracked, images, subsample_mask(displayable, max_points), bands)),
+        static=tuple(_by_band(untracked, images, subsample_mask(displayable & ~is_dynamic(scene), max_points), bands)),
     )
 
 
 def _by_band(
     scene: Scene,
     images: UInt8[Tensor, "time 3 height width"],
-    chosen: Bool[Tensor, "time height width"],
+    selected: Bool[Tensor, "time height width"],
     bands: Int[Tensor, "time height width"],
 ) -> Iterator[Cloud]:
     for number, band in enumerate(BANDS):
-        in_band = chosen & (bands == number)
+        in_band = selected & (bands == number)
         if in_band.any():
             yield Cloud(band, scene, images, in_band)

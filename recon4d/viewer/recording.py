@@ -1,4 +1,4 @@
-"""A scene as a rerun recording: time lines, frames, depth, cameras, points, moving mask and tracks, each by name."""
+"""Converts a scene to a rerun recording: frames, depth, cameras, points, dynamic mask and tracks over time."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from recon4d.errors import UserError
 from recon4d.geometry import stratified_indices, transform_points, unproject
 from recon4d.records import Clip, Scene
 from recon4d.viewer.layout import (
@@ -14,64 +15,68 @@ from recon4d.viewer.layout import (
     CAMERA_PATH,
     CAMERAS,
     DEPTH,
+    DYNAMIC,
     FRAME,
     MAP,
-    MOVING,
     POINTS,
     TRACKS,
     UNKNOWN,
     WORLD,
     blueprint,
-    says_what_moves,
+    has_dynamic_mask,
     scene_length,
 )
-from recon4d.viewer.point_clouds import Cloud, choose_clouds
+from recon4d.viewer.point_clouds import Cloud, select_clouds
 from recon4d.viewer.rerun_loader import load_rerun
 from recon4d.viewer.selection import has_camera, is_dynamic, known_depth
-from recon4d.viewer.trails import Trails, choose_trails, rainbow
+from recon4d.viewer.trails import Trails, rainbow, select_trails
 
 APPLICATION = "recon4d"
+"""Application id of the recordings."""
 
 MAX_FRUSTA = 24
-"""The most cameras drawn at once, spread evenly over the clip; the camera of the current time is always there."""
+"""Largest number of camera frusta drawn at once, evenly distributed over the clip. Hand-tuned."""
 
 FRUSTUM_LENGTH, FRAME_LENGTH = 0.04, 0.12
-"""Length of all cameras' frusta, and of the current one with its frame, as a share of the scene's depth."""
+"""Length of the frusta of all cameras, and of the current one, as a share of the median depth. Hand-tuned."""
 
 MAP_SHADE = 0.5
-"""Brightness of the static map, so that the points of the current time stand out."""
+"""Brightness of the static map relative to the points of the current time. Hand-tuned."""
 
 MAP_SIZE, POINT_SIZE, TRACK_SIZE, LINE_SIZE = 1.5, 2.0, 3.0, 1.2
-"""Radii on the screen, whatever the distance. Of two points at one place, in the map and now, the larger is seen."""
+"""Radii on the screen in points. Current points are larger than map points and cover them. Hand-tuned."""
 
-PATH_COLOR, MOVING_COLOR, UNKNOWN_COLOR = (255, 210, 80), (255, 96, 32, 170), (50, 50, 55)
+PATH_COLOR, DYNAMIC_COLOR, UNKNOWN_COLOR = (255, 210, 80), (255, 96, 32, 170), (50, 50, 55)
+"""RGB or RGBA of the camera path, the dynamic mask and unknown depth. Hand-tuned."""
 
 
 @dataclass(frozen=True)
 class ViewConfig:
-    """How much of a scene is shown, so that 64 frames stay light."""
+    """Limits on the size of a recording; the defaults suit clips of 64 frames."""
 
     max_points: int = 1_000_000
-    """The most points of all times together, and the most of the static map."""
+    """Largest number of points of all times together, and of the static map."""
     max_tracks: int = 400
-    """The most tracks of all anchors together."""
+    """Largest number of tracks of all anchors together."""
     tail: int = 12
-    """Frames that the tail of a track goes back."""
+    """Length of the tail of a track in frames; 0 for no tails."""
     max_side: int = 384
-    """Longest side in pixels of frames and maps; larger ones are made smaller, and points are taken from these."""
+    """Longest side of frames and maps in pixels; larger ones are reduced, and points come from the reduced maps."""
 
     def __post_init__(self) -> None:
         for name, least in (("max_points", 1), ("max_tracks", 0), ("tail", 0), ("max_side", 16)):
             if getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)}, wanted at least {least}")
+                raise UserError(f"{name} is {getattr(self, name)}; wanted at least {least}")
 
 
 @dataclass(frozen=True)
 class View:
-    """A recording that waits to be saved or shown (`rerun.RecordingStream`), and its `rerun.blueprint.Blueprint`."""
+    """A recording that can be saved or shown once."""
 
     recording: Any
+    """The `rerun.RecordingStream`."""
     blueprint: Any
+    """The `rerun.blueprint.Blueprint` with the layout."""
 
 
 def record_scene(
@@ -81,11 +86,23 @@ def record_scene(
     config: ViewConfig | None = None,
     name: str = "scene",
 ) -> View:
-    """Everything that is shown of one `scene` whose frames were taken at `times` (seconds; NaN: no order).
+    """Record a scene for the viewer.
 
-    `images` are the frames at any size; without them points are gray. Positions are in the scene's own unit and world
-    (OpenCV axes). Frames are put in the order of time. Raises ``ValueError`` for a batch, for times or images that do
-    not fit the scene, and where rerun is not installed.
+    Positions are in the unit and world of the scene (OpenCV axes). Frames are sorted by time.
+
+    Args:
+        scene: The scene, without batch axes.
+        times: Time of each frame in seconds; NaN for photos without an order.
+        images: The frames at any size; None for gray points.
+        config: Limits on the size of the recording; None for the defaults.
+        name: Name of the recording in the viewer.
+
+    Returns:
+        The recording and its layout.
+
+    Raises:
+        NoRerunError: If rerun is not installed.
+        ValueError: If the scene is a batch, or times or images do not fit it.
     """
     rerun = load_rerun()
     config = config or ViewConfig()
@@ -95,23 +112,23 @@ def record_scene(
     if has_times:
         order = times.argsort(stable=True)
         scene, times, images = scene.frames(order.tolist()), times[order], None if images is None else images[order]
-    scene, images = _lightened(scene, images, config.max_side)
+    scene, images = _resize_to_limit(scene, images, config.max_side)
 
     recording = rerun.RecordingStream(APPLICATION)
     recording.send_recording_name(name)
-    # When something was logged says nothing about the scene.
+    # The time of logging is irrelevant for a scene.
     recording.set_log_time_enabled(False)
     recording.set_log_tick_enabled(False)
-    clouds = choose_clouds(scene, images, config.max_points)
-    trails = list(choose_trails(scene, config.max_tracks))
+    clouds = select_clouds(scene, images, config.max_points)
+    trails = list(select_trails(scene, config.max_tracks))
     depth_range, length = _depth_range(scene), scene_length(scene)
-    is_moving_told = says_what_moves(scene)
+    is_dynamic_known = has_dynamic_mask(scene)
     untracked = replace(scene, tracks=None)
 
     recording.log(WORLD, rerun.ViewCoordinates.RDF, static=True)
-    _log_class(recording, MOVING, "moving", MOVING_COLOR)
+    _log_class(recording, DYNAMIC, "moving", DYNAMIC_COLOR)
     _log_class(recording, UNKNOWN, "unknown", UNKNOWN_COLOR)
-    for cloud in clouds.still:
+    for cloud in clouds.static:
         _log_map(recording, cloud)
     _log_cameras(recording, scene, FRUSTUM_LENGTH * length)
     if has_times:
@@ -120,32 +137,32 @@ def record_scene(
         recording.set_time("frame", sequence=frame)
         if has_times:
             recording.set_time("time", duration=float(times[frame]))
-        now = untracked.frames([frame])
-        _log_camera(recording, now, FRAME_LENGTH * length)
+        current = untracked.frames([frame])
+        _log_camera(recording, current, FRAME_LENGTH * length)
         if images is not None:
             _log_frame(recording, images[frame])
         if depth_range is not None:
-            _log_depth(recording, now, depth_range)
-        if is_moving_told:
-            _log_moving(recording, now)
+            _log_depth(recording, current, depth_range)
+        if is_dynamic_known:
+            _log_dynamic_mask(recording, current)
         for cloud in clouds.at_time:
             _log_points(recording, cloud, frame)
-        for one in trails:
-            _log_trails(recording, one, frame, config.tail)
+        for anchor_trails in trails:
+            _log_trails(recording, anchor_trails, frame, config.tail)
     return View(recording, blueprint(scene, images is not None, has_times))
 
 
 def _check_fit(scene: Scene, times: Tensor, images: Tensor | None) -> None:
     if scene.batch_shape:
-        raise ValueError(f"one scene is viewed, given a batch of {tuple(scene.batch_shape)}")
+        raise ValueError(f"wanted a single scene, given a batch of shape {tuple(scene.batch_shape)}")
     if times.shape != (scene.num_frames,):
         raise ValueError(f"times have shape {tuple(times.shape)}, wanted ({scene.num_frames},), one for every frame")
     if images is not None and len(images) != scene.num_frames:
         raise ValueError(f"given {len(images)} images, wanted {scene.num_frames}, one for every frame")
 
 
-def _lightened(scene: Scene, images: Tensor | None, max_side: int) -> tuple[Scene, Tensor | None]:
-    """Scene and images at one size, its longest side at most `max_side`."""
+def _resize_to_limit(scene: Scene, images: Tensor | None, max_side: int) -> tuple[Scene, Tensor | None]:
+    """Resize scene and images to a common size whose longest side is at most `max_side` pixels."""
     factor = min(1.0, max_side / max(scene.size))
     size = (max(1, round(factor * scene.size[0])), max(1, round(factor * scene.size[1])))
     if size != scene.size:
@@ -156,7 +173,7 @@ def _lightened(scene: Scene, images: Tensor | None, max_side: int) -> tuple[Scen
 
 
 def _log_class(recording: Any, name: str, label: str, color: tuple[int, ...]) -> None:
-    """What 1 means in the masks called `name`; 0 is not seen."""
+    """Log label and color of the value 1 in the masks of an entity; the value 0 is transparent."""
     classes = [(0, f"not {label}", (0, 0, 0, 0)), (1, label, color)]
     recording.log(name, load_rerun().AnnotationContext(classes), static=True)
 
@@ -172,7 +189,7 @@ def _log_map(recording: Any, cloud: Cloud) -> None:
 
 
 def _log_cameras(recording: Any, scene: Scene, length: float) -> None:
-    """Frusta of cameras over the whole clip, each one line, in colors that run with time."""
+    """Log camera frusta of the whole clip, each as one line, colored by time."""
     rerun = load_rerun()
     with_camera = has_camera(scene).nonzero()[:, 0]
     if not len(with_camera):
@@ -184,7 +201,7 @@ def _log_cameras(recording: Any, scene: Scene, length: float) -> None:
     lengths = corners.new_full((len(shown), 4), length)
     in_camera = unproject(corners.expand(len(shown), 4, 2), lengths, cameras.intrinsics)
     outline = torch.cat([torch.zeros_like(in_camera[:, :1]), in_camera], dim=1)
-    # Around the picture, then through the center (0) to the other corners: one edge is drawn twice.
+    # The outline of the image, then through the camera center (0) to the other corners; one edge is drawn twice.
     line = transform_points(cameras.world_from_cam, outline[:, [1, 2, 3, 4, 1, 0, 2, 3, 0, 4]])
     colors, radius = rainbow(len(shown)).numpy(), rerun.Radius.ui_points(LINE_SIZE)
     recording.log(CAMERAS, rerun.LineStrips3D(line.numpy(), colors=colors, radii=radius), static=True)
@@ -198,17 +215,17 @@ def _log_camera_path(recording: Any, scene: Scene) -> None:
     recording.log(CAMERA_PATH, path, static=True)
 
 
-def _log_camera(recording: Any, now: Scene, length: float) -> None:
-    """The camera of a scene of one frame, whose picture is drawn at the depth `length`."""
+def _log_camera(recording: Any, current: Scene, length: float) -> None:
+    """Log the camera of a single-frame scene; its image plane is drawn at the depth `length`."""
     rerun = load_rerun()
-    if not has_camera(now)[0]:
-        # Otherwise the camera of the time before would seem to be that of this one.
+    if not has_camera(current)[0]:
+        # Without this, the viewer would keep showing the previous camera.
         recording.log(CAMERA, rerun.Clear(recursive=False))
         return
-    world_from_cam = now.cameras.world_from_cam[0].numpy()
-    height, width = now.size
+    world_from_cam = current.cameras.world_from_cam[0].numpy()
+    height, width = current.size
     pinhole = rerun.Pinhole(
-        image_from_camera=now.cameras.intrinsics[0].numpy(),
+        image_from_camera=current.cameras.intrinsics[0].numpy(),
         resolution=(width, height),
         camera_xyz=rerun.ViewCoordinates.RDF,
         image_plane_distance=length,
@@ -222,22 +239,22 @@ def _log_frame(recording: Any, image: UInt8[Tensor, "3 height width"]) -> None:
     recording.log(FRAME, picture.compress(jpeg_quality=88))
 
 
-def _log_depth(recording: Any, now: Scene, depth_range: tuple[float, float]) -> None:
-    """The depth map of a scene of one frame in its unit; unknown pixels are NaN there and marked in a mask over it."""
+def _log_depth(recording: Any, current: Scene, depth_range: tuple[float, float]) -> None:
+    """Log the depth map of a single-frame scene; unknown pixels are NaN and covered by a mask."""
     rerun = load_rerun()
-    known = known_depth(now)[0]
-    depths = torch.where(known, now.depths[0], torch.nan).float()
-    meters = float(now.metres_per_unit)
-    # How many of the map's units a meter has; without one, a unit is shown as a meter.
+    known = known_depth(current)[0]
+    depths = torch.where(known, current.depths[0], torch.nan).float()
+    meters = float(current.metres_per_unit)
+    # Units per meter; if the scale is unknown, a unit is shown as a meter.
     meter = 1 / meters if meters > 0 else 1.0
     recording.log(DEPTH, rerun.DepthImage(depths.numpy(), meter=meter, depth_range=depth_range))
-    # rerun gives NaN the color of the farthest.
+    # rerun draws NaN in the color of the largest depth.
     recording.log(UNKNOWN, rerun.SegmentationImage((~known).to(torch.uint8).numpy(), opacity=1.0))
 
 
-def _log_moving(recording: Any, now: Scene) -> None:
-    mask = is_dynamic(now)[0].to(torch.uint8).numpy()
-    recording.log(MOVING, load_rerun().SegmentationImage(mask))
+def _log_dynamic_mask(recording: Any, current: Scene) -> None:
+    mask = is_dynamic(current)[0].to(torch.uint8).numpy()
+    recording.log(DYNAMIC, load_rerun().SegmentationImage(mask))
 
 
 def _log_points(recording: Any, cloud: Cloud, frame: int) -> None:
@@ -259,14 +276,14 @@ def _log_trails(recording: Any, trails: Trails, frame: int, length: int) -> None
 
 
 def _depth_range(scene: Scene) -> tuple[float, float] | None:
-    """The depths that get the first and the last color, the same for the whole clip; None where none is known."""
+    """Return the depths of the first and last color, the same for the whole clip; None if no depth is known."""
     depths = scene.depths[known_depth(scene)]
     if not len(depths):
         return None
-    # A million are enough for a color, and torch.quantile refuses more than 16 million.
+    # A sample of a million suffices; torch.quantile accepts at most 16 million.
     sample = depths[stratified_indices(len(depths), 1_000_000)].float()
-    # The ground near the horizon would take most of the colors.
+    # The upper quantile excludes distant ground, which would take most of the color range.
     low, high = torch.quantile(sample, torch.tensor([0.02, 0.9])).tolist()
-    # A wall seen from the front should not show the rounding of its depth in full color.
+    # The margin keeps rounding errors of a fronto-parallel wall from filling the color range.
     margin = max(0.0, 0.01 * high - (high - low)) / 2
     return low - margin, high + margin

@@ -1,17 +1,26 @@
-"""The door of rerun, which is installed by an extra: asked for in one place, missed in one line."""
+"""Loads the optional dependency rerun."""
 
 from typing import Any
 
+from recon4d.errors import UserError
 
-class NoRerunError(ValueError):
-    """rerun is not installed."""
+
+class NoRerunError(UserError):
+    """The optional dependency rerun is not installed."""
 
 
 def load_rerun() -> Any:
-    """The module `rerun`, with `rerun.blueprint`. Raises `NoRerunError` with how to get it."""
+    """Import rerun.
+
+    Returns:
+        The module `rerun`, with `rerun.blueprint` imported.
+
+    Raises:
+        NoRerunError: If rerun is not installed.
+    """
     try:
         import rerun  # pyright: ignore[reportMissingImports]
         import rerun.blueprint  # pyright: ignore[reportMissingImports]
     except ImportError as error:
-        raise NoRerunError(f"viewing needs rerun: pip install 'recon4d[view]' ({error})") from error
+        raise NoRerunError(f"the viewer needs rerun: pip install -e '.[view]' ({error})") from error
     return rerun

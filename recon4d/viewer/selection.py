@@ -1,4 +1,4 @@
-"""Which pixels and tracks of a scene are shown: away from depth edges, in bands of confidence, thinned evenly."""
+"""Selection of displayed pixels and tracks: away from depth edges, in bands of confidence, evenly subsampled."""
 
 import numpy as np
 import torch
@@ -9,51 +9,86 @@ from recon4d.geometry import is_depth_edge, stratified_indices
 from recon4d.records import Scene, Tracks
 
 BANDS = ("low", "middle", "high")
-"""Names of the bands of confidence, least confident first."""
+"""Names of the confidence bands, least confident first."""
 
 BAND_PERCENTILES = (20.0, 60.0)
-"""Where the middle and the high band begin: percentiles of the confidence of all pixels that can be shown."""
+"""Lower bounds of the middle and high band, as percentiles of the confidence of all displayable pixels. Hand-tuned."""
 
-MOVING_PROBABILITY = 0.5
-"""From this probability on a pixel counts as moving; where nothing says so it counts as still."""
+DYNAMIC_PROBABILITY = 0.5
+"""Smallest probability of a dynamic pixel; pixels of unknown probability count as static."""
 
 
-def showable(scene: Scene) -> Bool[Tensor, "time height width"]:
-    """Pixels of known, positive depth and known camera that lie on no depth edge."""
+def displayable_pixels(scene: Scene) -> Bool[Tensor, "time height width"]:
+    """Select pixels with known depth and camera that are not on a depth edge.
+
+    Args:
+        scene: Any scene.
+
+    Returns:
+        Mask of the pixels.
+    """
     is_known = known_depth(scene) & has_camera(scene)[:, None, None]
     return is_known & ~is_depth_edge(scene.depths, is_known)
 
 
 def has_camera(scene: Scene) -> Bool[Tensor, " time"]:
-    """Frames whose camera is known."""
+    """Find the frames whose camera is known.
+
+    Args:
+        scene: Any scene.
+
+    Returns:
+        Mask of the frames.
+    """
     poses = torch.isfinite(scene.cameras.world_from_cam).all(-1).all(-1)
     return poses & torch.isfinite(scene.cameras.intrinsics).all(-1).all(-1)
 
 
 def known_depth(scene: Scene) -> Bool[Tensor, "time height width"]:
-    """Pixels whose depth is known, finite and positive."""
+    """Find the pixels whose depth is known, finite and positive.
+
+    Args:
+        scene: Any scene.
+
+    Returns:
+        Mask of the pixels.
+    """
     return (scene.depth_confidence > 0) & torch.isfinite(scene.depths) & (scene.depths > 0)
 
 
 def is_dynamic(scene: Scene) -> Bool[Tensor, "time height width"]:
-    """Pixels that probably move in the world; NaN says nothing and is false."""
-    return scene.dynamic >= MOVING_PROBABILITY
+    """Find the pixels that are probably dynamic.
+
+    Args:
+        scene: Any scene.
+
+    Returns:
+        Mask of the pixels; False where the probability is unknown.
+    """
+    return scene.dynamic >= DYNAMIC_PROBABILITY
 
 
 def band_map(
     confidence: Float[Tensor, "time height width"], shown: Bool[Tensor, "time height width"]
 ) -> Int[Tensor, "time height width"]:
-    """The band of every pixel as an index of `BANDS`, -1 where it is not `shown`.
+    """Assign each pixel to a confidence band.
 
-    One pair of thresholds holds for the whole clip. Pixels at a threshold belong above it, so that where confidence
-    is constant, as for truth, all are in the high band.
+    The thresholds are percentiles over the whole clip. Pixels at a threshold belong to the upper band, so that constant
+    confidence, as in ground truth, falls into the high band.
+
+    Args:
+        confidence: Confidence of each pixel.
+        shown: Pixels to assign.
+
+    Returns:
+        Index into `BANDS` for each pixel; -1 for pixels that are not shown.
     """
     bands = torch.full(confidence.shape, -1, dtype=torch.int64, device=confidence.device)
     if not shown.any():
         return bands
-    # numpy: torch.quantile refuses more than 16 million values.
+    # torch.quantile accepts at most 16 million values, numpy any number.
     values = confidence[shown].detach().cpu().numpy()
-    # "higher" answers a value that occurs: interpolation could round to just above a constant.
+    # "higher" returns a value that occurs; interpolation could round to just above a constant.
     thresholds = np.percentile(values, BAND_PERCENTILES, method="higher").tolist()
     bands[shown] = 0
     for threshold in thresholds:
@@ -61,28 +96,42 @@ def band_map(
     return bands
 
 
-def chosen_queries(scene: Scene, tracks: Tracks, anchor: int, limit: int) -> Int[Tensor, " n"]:
-    """At most `limit` queries of the `anchor`-th anchor, ascending, that are known at some time.
+def select_queries(scene: Scene, tracks: Tracks, anchor: int, limit: int) -> Int[Tensor, " n"]:
+    """Select the displayed tracks of an anchor.
 
-    Up to half of the places go to queries on pixels that move, which are few and what one wants to see; the others
-    are spread evenly.
+    Up to half of them start on dynamic pixels, which are few and most interesting; the others are distributed evenly.
+
+    Args:
+        scene: The scene of the tracks.
+        tracks: All tracks.
+        anchor: Index of the anchor.
+        limit: Largest number of tracks.
+
+    Returns:
+        Ascending indices of queries whose position is known at some time.
     """
     known = is_track_known(tracks)[anchor].any(dim=0)
-    moves = known & _starts_on_moving(scene, tracks, anchor)
-    moving, still = moves.nonzero()[:, 0], (known & ~moves).nonzero()[:, 0]
-    places_for_moving = max(limit - len(still), (limit + 1) // 2)
-    moving = moving[stratified_indices(len(moving), places_for_moving)]
-    still = still[stratified_indices(len(still), limit - len(moving))]
-    return torch.cat([moving, still]).sort().values
+    starts_dynamic = known & _starts_on_dynamic_pixel(scene, tracks, anchor)
+    dynamic, static = starts_dynamic.nonzero()[:, 0], (known & ~starts_dynamic).nonzero()[:, 0]
+    dynamic = dynamic[stratified_indices(len(dynamic), max(limit - len(static), (limit + 1) // 2))]
+    static = static[stratified_indices(len(static), limit - len(dynamic))]
+    return torch.cat([dynamic, static]).sort().values
 
 
 def is_track_known(tracks: Tracks) -> Bool[Tensor, "anchor time query"]:
-    """Where the position of a tracked point is known and finite."""
+    """Find the track entries whose position is known and finite.
+
+    Args:
+        tracks: Any tracks.
+
+    Returns:
+        Mask of the entries.
+    """
     return (tracks.confidence > 0) & torch.isfinite(tracks.points).all(dim=-1)
 
 
-def _starts_on_moving(scene: Scene, tracks: Tracks, anchor: int) -> Bool[Tensor, " query"]:
-    """Whether the pixel of each query moves in its anchor's frame; false where that frame was sliced away."""
+def _starts_on_dynamic_pixel(scene: Scene, tracks: Tracks, anchor: int) -> Bool[Tensor, " query"]:
+    """Whether each query starts on a dynamic pixel; False if the anchor frame is not part of the scene."""
     frame = int(tracks.anchors[anchor])
     if frame < 0:
         return torch.zeros(tracks.pixels.shape[1], dtype=torch.bool, device=tracks.pixels.device)

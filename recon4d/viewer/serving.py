@@ -1,4 +1,4 @@
-"""Showing a view: a file to share, rerun's window, or a page for the browser."""
+"""Shows a recording: as a file, in rerun's window, or on a page for the browser."""
 
 import os
 import socketserver
@@ -13,61 +13,93 @@ from threading import Thread
 from typing import Any
 from urllib.parse import urlencode
 
+from recon4d.errors import UserError, os_errors_as_user_errors
 from recon4d.viewer.recording import View
 from recon4d.viewer.rerun_loader import load_rerun
 
 DEFAULT_PORT = 9090
+"""Default port of the page (rerun's own default)."""
 RECORDING_SUFFIX = ".rrd"
+"""File suffix of rerun recordings."""
 
 
 def save_view(path: str | Path, view: View) -> None:
-    """Write `view` to `path`, an .rrd file that anyone with rerun opens; whole or not at all.
+    """Write a recording to an .rrd file, atomically.
 
-    What was at `path` is replaced. Raises ``OSError`` where it cannot be written.
+    Args:
+        path: The file; an existing one is replaced.
+        view: The recording.
+
+    Raises:
+        UserError: If the file cannot be written.
     """
     path = Path(path)
     if not path.parent.is_dir():
-        raise FileNotFoundError(f"cannot write {path}: there is no folder {path.parent}")
-    # Beside it, so that taking its place is one step.
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.partial-", dir=path.parent) as folder:
+        raise UserError(f"cannot write {path}: the folder {path.parent} does not exist")
+    # A temporary file in the same folder makes the final rename atomic.
+    with (
+        os_errors_as_user_errors(),
+        tempfile.TemporaryDirectory(prefix=f".{path.name}.partial-", dir=path.parent) as folder,
+    ):
         partial_path = Path(folder) / path.name
         view.recording.save(partial_path, default_blueprint=view.blueprint)
-        view.recording.disconnect()  # writes what still waits, and the end of the file
+        view.recording.disconnect()  # flushes the recording and ends the file
         partial_path.replace(path)
 
 
 def has_display() -> bool:
-    """Whether a window can be opened here; asked on Linux only, elsewhere there is always one."""
+    """Whether a window can be opened.
+
+    Returns:
+        On Linux, whether an X or Wayland display is set; elsewhere True.
+    """
     return not sys.platform.startswith("linux") or any(map(os.environ.get, ("DISPLAY", "WAYLAND_DISPLAY")))
 
 
 def open_window(view: View) -> None:
-    """Show `view` in rerun's own window, which stays when this process ends. Raises ``ValueError`` where it cannot."""
+    """Show a recording in rerun's window, which stays open after this process ends.
+
+    Args:
+        view: The recording.
+
+    Raises:
+        UserError: If the window does not open.
+    """
     rerun = load_rerun()
-    # The program lies beside this Python even where its folder is not on the path.
-    beside = Path(sys.executable).with_name("rerun")
+    # rerun is installed beside this Python, even if that folder is not on the path.
+    executable = Path(sys.executable).with_name("rerun")
     try:
         rerun.spawn(
             recording=view.recording,
             default_blueprint=view.blueprint,
-            executable_path=str(beside) if beside.exists() else None,
+            executable_path=str(executable) if executable.exists() else None,
             hide_welcome_screen=True,
         )
         view.recording.flush()
     except RuntimeError as error:
-        raise ValueError(f"rerun's window does not open ({error}); try --web") from error
+        raise UserError(f"rerun's window does not open ({error}); show the scene in the browser instead") from error
 
 
 @contextmanager
 def served(view: View, port: int = DEFAULT_PORT) -> Iterator[str]:
-    """Serve `view` to browsers on this machine while the block runs; gives the address to open.
+    """Serve a recording to browsers on this machine during the ``with`` block.
 
-    rerun's page comes from `port`, which it opens to the network, but the page is the same for everyone: the recording
-    comes from the next port, and that answers this machine only. Raises ``OSError`` where one of the two is taken.
+    rerun opens `port` to the network, but its page is the same for every scene. The recording is served on the next
+    port, which only accepts connections from this machine.
+
+    Args:
+        view: The recording.
+        port: Port of the page; the next port serves the recording.
+
+    Yields:
+        Address of the page.
+
+    Raises:
+        UserError: If the ports are invalid or in use.
     """
     rerun = load_rerun()
     if not 0 < port < 65535:
-        raise ValueError(f"port is {port}, wanted 1 to 65534 (the next one is needed too)")
+        raise UserError(f"port is {port}; wanted 1 to 65534 (the next port is needed too)")
     with tempfile.TemporaryDirectory(prefix="recon4d-view-") as folder:
         name = f"scene{RECORDING_SUFFIX}"
         save_view(Path(folder) / name, view)
@@ -76,7 +108,7 @@ def served(view: View, port: int = DEFAULT_PORT) -> Iterator[str]:
             try:
                 rerun.serve_web_viewer(web_port=port, open_browser=False)
             except RuntimeError as error:
-                raise OSError(f"port {port} cannot be used; try another with --port ({error})") from error
+                raise UserError(f"port {port} cannot be used; choose another port ({error})") from error
             Thread(target=server.serve_forever, daemon=True).start()
             try:
                 recording_url = f"http://localhost:{port + 1}/{name}"
@@ -86,14 +118,15 @@ def served(view: View, port: int = DEFAULT_PORT) -> Iterator[str]:
 
 
 class _RecordingHandler(SimpleHTTPRequestHandler):
-    """Files of one folder, for the page of the viewer and no other."""
+    """Serves the files of one folder to the viewer's page only."""
 
     def __init__(self, *arguments, pages: tuple[str, ...], **options) -> None:
         self._pages = pages
         super().__init__(*arguments, **options)
 
     def end_headers(self) -> None:
-        # Any page that is open in the browser could read the recording otherwise.
+        """Allow cross-origin access from the viewer's page only."""
+        # Otherwise every page that is open in the browser could read the recording.
         origin = self.headers.get("Origin") if self.headers else None
         if origin in self._pages:
             self.send_header("Access-Control-Allow-Origin", origin)
@@ -101,12 +134,12 @@ class _RecordingHandler(SimpleHTTPRequestHandler):
         super().end_headers()
 
     def copyfile(self, source: Any, outputfile: Any) -> None:
-        # A browser that leaves before it has everything is no failure of ours.
+        """Send a file; a browser that disconnects early is not an error."""
         with suppress(ConnectionError):
             super().copyfile(source, outputfile)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-        """Say nothing of each request."""
+        """Suppress the log of requests."""
 
 
 def _origins(port: int) -> tuple[str, ...]:
@@ -117,4 +150,4 @@ def _listening(port: int, handler: partial) -> socketserver.TCPServer:
     try:
         return ThreadingHTTPServer(("127.0.0.1", port), handler)
     except OSError as error:
-        raise OSError(f"port {port} cannot be used; try another with --port ({error.strerror or error})") from error
+        raise UserError(f"port {port} cannot be used; choose another port ({error.strerror or error})") from error

@@ -1,4 +1,4 @@
-"""The tracks that are shown: where each point is at a time, and the tail of where it came from."""
+"""Displayed tracks: the current position of each point and a tail of earlier positions."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,47 +8,75 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from recon4d.records import Scene
-from recon4d.viewer.selection import chosen_queries, is_track_known
+from recon4d.viewer.selection import is_track_known, select_queries
 
-UNSEEN = 0.35
-"""Brightness of points that are hidden from the camera; 1 is that of visible ones."""
+HIDDEN_BRIGHTNESS = 0.35
+"""Brightness of occluded points relative to visible ones. Hand-tuned."""
 
 
 @dataclass(frozen=True)
 class Trails:
-    """Tracks from one anchor, each in its own color; `anchor` counts the anchors of the scene."""
+    """Tracks of one anchor, each with its own color."""
 
     anchor: int
+    """Index of the anchor in the scene."""
     positions: Float[Tensor, "time query 3"]
+    """World positions."""
     is_known: Bool[Tensor, "time query"]
-    is_visible: Bool[Tensor, "time query"]
+    """Whether the position is known."""
+    visibility: Bool[Tensor, "time query"]
+    """Whether the point is visible in the frame."""
     colors: UInt8[Tensor, "query 3"]
+    """RGB of each track."""
 
     def heads(self, frame: int) -> tuple[Float[Tensor, "n 3"], UInt8[Tensor, "n 3"]]:
-        """Where the points are at `frame`, and their colors, dark where they are hidden."""
+        """Return the current points.
+
+        Args:
+            frame: Index of the frame.
+
+        Returns:
+            Positions and colors of the points with known positions; occluded points are dark.
+        """
         known = self.is_known[frame]
-        brightness = torch.where(self.is_visible[frame], 1.0, UNSEEN)[:, None]
+        brightness = torch.where(self.visibility[frame], 1.0, HIDDEN_BRIGHTNESS)[:, None]
         return self.positions[frame, known], (self.colors * brightness).to(torch.uint8)[known]
 
     def tails(self, frame: int, length: int) -> tuple[Float[Tensor, "n steps 3"], UInt8[Tensor, "n 3"]]:
-        """The lines from up to `length` frames before `frame` to it, and their colors; none at the first frame."""
+        """Return the tails of the points.
+
+        Args:
+            frame: Index of the frame.
+            length: Number of earlier frames in a tail.
+
+        Returns:
+            Lines through the last positions, and their colors. Tails with an unknown position are omitted.
+        """
         window = slice(max(0, frame - length), frame + 1)
-        # A tail with a gap would be a straight line through whatever lies between.
-        whole = self.is_known[window].all(dim=0)
+        # A tail with a gap would draw a straight line across it.
+        complete = self.is_known[window].all(dim=0)
         if frame == 0 or length == 0:
-            whole = torch.zeros_like(whole)
-        return self.positions[window, whole].transpose(0, 1), self.colors[whole]
+            complete = torch.zeros_like(complete)
+        return self.positions[window, complete].transpose(0, 1), self.colors[complete]
 
 
-def choose_trails(scene: Scene, max_tracks: int) -> Iterator[Trails]:
-    """The tracks to show, at most `max_tracks` in equal parts from each anchor; see `chosen_queries`."""
+def select_trails(scene: Scene, max_tracks: int) -> Iterator[Trails]:
+    """Select the displayed tracks of a scene; see `select_queries`.
+
+    Args:
+        scene: The scene.
+        max_tracks: Largest number of tracks, in equal parts from all anchors.
+
+    Yields:
+        The tracks of each anchor.
+    """
     tracks = scene.tracks
     if tracks is None:
         return
     known = is_track_known(tracks)
     num_anchors = len(tracks.anchors)
     for anchor in range(num_anchors):
-        chosen = chosen_queries(scene, tracks, anchor, max_tracks // num_anchors)
+        chosen = select_queries(scene, tracks, anchor, max_tracks // num_anchors)
         if len(chosen):
             yield Trails(
                 anchor,
@@ -60,7 +88,14 @@ def choose_trails(scene: Scene, max_tracks: int) -> Iterator[Trails]:
 
 
 def rainbow(count: int) -> UInt8[Tensor, "count 3"]:
-    """As many colors, neighbors alike, from red by green to blue."""
+    """Return distinct colors from red over green to blue.
+
+    Args:
+        count: Number of colors.
+
+    Returns:
+        RGB values; neighboring colors are similar.
+    """
     hue = 0.75 * torch.arange(count)[:, None] / max(count, 1)
     waves = torch.cos(2 * torch.pi * (hue - torch.tensor([0.0, 1 / 3, 2 / 3])))
     return (255 * (0.55 + 0.45 * waves)).to(torch.uint8)

@@ -46,6 +46,24 @@ def test_errors_of_the_user_are_one_line(monkeypatch: pytest.MonkeyPatch, capsys
         run("info", tmp_path)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [("train", "--config.steps", 0), ("train", "--config.data.batch-size", 0), ("adapt", "a.mp4", "--steps", 0)],
+)
+def test_rejected_values_of_configurations_are_one_line(options: tuple, tmp_path: Path, capsys) -> None:
+    line = fails(capsys, *options, "--out", tmp_path / "out")
+    name = options[-2].rpartition(".")[2].strip("-").replace("-", "_")
+    assert f"{name} = 0; wanted at least 1" in line or f"{name} is 0; it must be at least 1" in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_unknown_options_are_explained_by_the_parser(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        run("info", "scene.npz", "--nothing")
+    assert stop.value.code == 2
+    assert "Unrecognized options" in capsys.readouterr().err
+
+
 class TestBundleAdjustment:
     """A shape mismatch inside bundle adjustment is a defect, wherever refinement is started from."""
 

@@ -12,7 +12,7 @@ from recon4d.cli.main import main
 from recon4d.io import load_scene, read_photo, write_raster
 from recon4d.io.long_archive import load_frames, load_index
 from recon4d.io.long_clips import open_long_clip
-from recon4d.viewer.trails import choose_trails
+from recon4d.viewer.trails import select_trails
 
 DOG = Path(__file__).parents[2] / "examples" / "dog.mp4"
 COMMON = ["reconstruct", str(DOG), "--model", "recon4d_tiny", "--fps", "4", "--processing-size", "64"]
@@ -43,7 +43,7 @@ def test_every_frame_is_written_and_the_same_command_does_not_repeat_it(
     printed = capsys.readouterr().out
     assert "frames: 12, over" in printed
     assert f"tracks: {num_tracks or 'none'}\n" in printed
-    assert any(choose_trails(load_frames(out, range(12)), 400)) == (step > 0)  # as `recon4d view` shows them
+    assert any(select_trails(load_frames(out, range(12)), 400)) == (step > 0)  # as `recon4d view` shows them
     assert main(["export", str(out), "--to", "tum", "colmap", "--out", str(tmp_path / "exported")]) == 0
     assert len((tmp_path / "exported" / "tum" / "trajectory.txt").read_text().splitlines()) >= 12
     assert index.info.source is not None

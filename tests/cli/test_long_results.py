@@ -1,5 +1,6 @@
 """`recon4d info` and other readers of results take a long clip frame by frame, in bounded memory."""
 
+import shutil
 import weakref
 from pathlib import Path
 
@@ -7,10 +8,13 @@ import pytest
 import torch
 import walls
 from commands import run
+from recordings import read_recording
 
+from recon4d.cli import view
 from recon4d.io import long_archive as archive
 from recon4d.io import save_scene
 from recon4d.records import ClipSource
+from recon4d.viewer.layout import DEPTH
 
 NUM_FRAMES = 12
 MAX_FRAMES_IN_MEMORY = 3
@@ -41,8 +45,11 @@ def long_results(tmp_path: Path) -> Path:
         info=info,
     )
     archive.save_index(folder, index)
-    (tmp_path / "short").mkdir()
-    save_scene(tmp_path / "short" / "scene.npz", scene, times, info)
+    short = tmp_path / "short"
+    (short / "frames").mkdir(parents=True)
+    save_scene(short / "scene.npz", scene, times, info)
+    for number, name in enumerate(source.names):
+        shutil.copy(archive.image_file(folder, number), short / "frames" / f"{name}.jpg")
     return folder
 
 
@@ -72,3 +79,43 @@ def test_info_prints_the_same_as_for_a_single_scene(
     assert max(loaded) <= MAX_FRAMES_IN_MEMORY
     assert run("info", long_results.parent / "short") == 0
     assert capsys.readouterr().out == printed
+
+
+def test_export_writes_the_same_as_for_a_single_scene(
+    long_results: Path, loaded: list[int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    formats = ("tum", "npz", "depth-png", "ply", "colmap-text")
+    options = ("--to", *formats, "--metres-per-unit", 2)
+    assert run("export", long_results, *options, "--out", tmp_path / "from_long") == 0
+    summaries = capsys.readouterr().out
+    assert len(loaded) >= NUM_FRAMES
+    assert max(loaded) <= MAX_FRAMES_IN_MEMORY
+    assert run("export", long_results.parent / "short", *options, "--out", tmp_path / "from_short") == 0
+    assert capsys.readouterr().out.replace("from_short", "from_long") == summaries
+    files = {path.relative_to(tmp_path / "from_long") for path in (tmp_path / "from_long").rglob("*.*")}
+    assert {file.parts[0] for file in files} >= set(formats)
+    for file in files:
+        if file.suffix in (".txt", ".ply"):
+            assert (tmp_path / "from_long" / file).read_bytes() == (tmp_path / "from_short" / file).read_bytes()
+
+
+def test_view_shows_as_many_frames_as_memory_allows(
+    long_results: Path,
+    loaded: list[int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pytest.importorskip("rerun", reason="rerun comes with the extra `view`")
+    file = tmp_path / "wall.rrd"
+    monkeypatch.setattr(view, "MAX_PIXELS", MAX_FRAMES_IN_MEMORY * walls.HEIGHT * walls.WIDTH)
+    assert run("view", long_results, "--save", file) == 0
+    assert f"showing 3 of {NUM_FRAMES} frames, one in 4" in capsys.readouterr().out
+    assert len(loaded) == 3
+    depths = read_recording(file)[DEPTH]
+    assert [row.frame for row in depths] == [0, 1, 2]
+    assert [row.seconds for row in depths] == pytest.approx([0.0, 0.4, 0.8])
+    monkeypatch.undo()
+    assert run("view", long_results, "--save", file, "--overwrite") == 0
+    assert "showing" not in capsys.readouterr().out
+    assert len(read_recording(file)[DEPTH]) == NUM_FRAMES

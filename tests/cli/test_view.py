@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 import torch
 import walls
+from commands import fails
 from recordings import read_recording
 
 from recon4d import viewer
 from recon4d.cli.main import main
+from recon4d.errors import UserError
 from recon4d.io import write_results
 
 NUM_FRAMES, HEIGHT, WIDTH = walls.NUM_FRAMES, walls.HEIGHT, walls.WIDTH
@@ -85,8 +87,8 @@ def test_untrained_models_are_named(tmp_path: Path, capsys: pytest.CaptureFixtur
         (["foreign.npz", "--save", "no/a.rrd"], "the folder no does not exist"),
         (["foreign.npz", "--save", "folder.rrd"], "folder.rrd, which is a folder"),
         (["foreign.npz", "--save", "a.rrd", "--web"], "give only one of the two"),
-        (["street", "--web", "--port", "65535"], "port is 65535, wanted 1 to 65534"),
-        (["street", "--save", "a.rrd", "--max-points", "0"], "max_points is 0, wanted at least 1"),
+        (["street", "--web", "--port", "65535"], "port is 65535; wanted 1 to 65534"),
+        (["street", "--save", "a.rrd", "--max-points", "0"], "max_points is 0; wanted at least 1"),
     ],
 )
 def test_mistakes_are_one_line(arguments, wanted: str, tmp_path: Path, monkeypatch, capsys):
@@ -144,17 +146,19 @@ def test_only_the_viewer_page_may_read_the_recording():
 
 @pytest.mark.usefixtures("with_rerun")
 @pytest.mark.parametrize("taken", [0, 1])
-def test_a_taken_port_is_one_line(taken: int):
+def test_a_taken_port_is_one_line(taken: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     port = free_port()
     with socket() as other:
         other.bind(("0.0.0.0", port + taken))
         other.listen()
         view = viewer.record_scene(walls.make_scene(), torch.arange(3.0))
         with (
-            pytest.raises(OSError, match=f"port {port + taken} cannot be used; try another with --port"),
+            pytest.raises(UserError, match=f"port {port + taken} cannot be used; choose another port"),
             viewer.served(view, port),
         ):
             pass
+        line = fails(capsys, "view", results_folder(tmp_path), "--web", "--port", port)
+        assert line.endswith("(give another --port)")
 
 
 @pytest.mark.usefixtures("with_rerun")

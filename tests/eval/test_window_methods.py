@@ -34,7 +34,7 @@ from recon4d.models import Model
 from recon4d.records import Clip, Priors, Scene
 from recon4d.zoo import create_model, save_model
 
-CONFIG = SyntheticConfig(num_frames=8, height=48, width=64, static_share=0.6, candidates=1)
+CONFIG = SyntheticConfig(num_frames=8, height=48, width=64, static_scene_share=0.6, attempts=1)
 
 
 @pytest.fixture(scope="module")

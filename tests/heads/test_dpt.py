@@ -26,7 +26,7 @@ from recon4d.heads.pyramid import (
 from recon4d.heads.uv_positions import add_uv_positions, uv_table
 
 CHANNELS = (8, 8, 8, 8)
-TAP_WIDTH = 12
+FEATURE_WIDTH = 12
 
 
 @pytest.fixture(autouse=True)
@@ -34,8 +34,8 @@ def _seed() -> None:
     torch.manual_seed(0)
 
 
-def random_taps(grid: tuple[int, int], taps: int = 4) -> list[Tensor]:
-    return [torch.randn(2, grid[0] * grid[1], TAP_WIDTH) for _ in range(taps)]
+def random_features(grid: tuple[int, int], layers: int = 4) -> list[Tensor]:
+    return [torch.randn(2, grid[0] * grid[1], FEATURE_WIDTH) for _ in range(layers)]
 
 
 class TestUvPositions:
@@ -58,8 +58,10 @@ class TestUvPositions:
         assert add_uv_positions(torch.zeros(1, 4, 2, 2, dtype=torch.bfloat16), 1.0).dtype == torch.bfloat16
 
     def test_a_checkpoint_knows_nothing_of_it(self) -> None:
-        with_table, without = (Pyramid(PyramidConfig(CHANNELS, 8, positions=on), [TAP_WIDTH]) for on in (True, False))
-        with_table(random_taps((2, 3), taps=1), (2, 3))
+        with_table, without = (
+            Pyramid(PyramidConfig(CHANNELS, 8, positions=on), [FEATURE_WIDTH]) for on in (True, False)
+        )
+        with_table(random_features((2, 3), layers=1), (2, 3))
         assert with_table.state_dict().keys() == without.state_dict().keys()
 
     def test_channels_that_hold_no_table_are_refused(self) -> None:
@@ -89,7 +91,7 @@ class TestPyramid:
     @pytest.mark.parametrize("rectified", [False, True])
     def test_fusion_by_hand(self, rectified: bool) -> None:
         """Residual units that add 1 to the level and 2 to the sum, and a convolution that multiplies by ten."""
-        fusion = Pyramid(PyramidConfig((4, 4, 4, 4), 1, rectified=rectified), [TAP_WIDTH]).fusion[0]
+        fusion = Pyramid(PyramidConfig((4, 4, 4, 4), 1, rectified=rectified), [FEATURE_WIDTH]).fusion[0]
         assert isinstance(fusion.refine_level, ResidualConvolutions)
         assert isinstance(fusion.refine_sum, ResidualConvolutions)
         fill_constant_(fusion.refine_level.conv2, 0.0, 1.0)
@@ -102,7 +104,7 @@ class TestPyramid:
         assert fusion(level, coarser).flatten().tolist() == pytest.approx(expected)
 
     def test_vggt_rectifies_and_omega_does_not(self) -> None:
-        widths = [TAP_WIDTH] * 4
+        widths = [FEATURE_WIDTH] * 4
         heads = (
             DptHead(DptHeadConfig(CHANNELS, 8), widths, 14, 0, 2),
             DptFeatures(DptFeaturesConfig(CHANNELS, 8), widths, 14),
@@ -120,45 +122,45 @@ class TestPyramid:
 
     @pytest.mark.parametrize("grid", [(5, 9), (4, 6), (1, 1)])
     def test_levels_meet_at_their_own_sizes(self, grid: tuple[int, int]) -> None:
-        pyramid = Pyramid(PyramidConfig(CHANNELS, 16), [TAP_WIDTH] * 4)
+        pyramid = Pyramid(PyramidConfig(CHANNELS, 16), [FEATURE_WIDTH] * 4)
         sizes = {}
         for level, fusion in enumerate(pyramid.fusion):
             fusion.register_forward_hook(lambda *call, level=level: sizes.update({level: call[-1].shape[-2:]}))
-        fused = pyramid(random_taps(grid), grid)
+        fused = pyramid(random_features(grid), grid)
         rows, columns = grid
         halves = ((rows + 1) // 2, (columns + 1) // 2)
         assert list(sizes) == [3, 2, 1, 0]
         assert [sizes[level] for level in range(4)] == [(4 * rows, 4 * columns), (2 * rows, 2 * columns), grid, halves]
         assert fused.shape == (2, 16, 4 * rows, 4 * columns)
 
-    @pytest.mark.parametrize(("taps", "expected"), [(4, [0, 1, 2, 3]), (2, [0, 0, 1, 1]), (1, [0, 0, 0, 0])])
-    def test_early_taps_are_the_fine_levels(self, taps: int, expected: list[int]) -> None:
-        pyramid = Pyramid(PyramidConfig(CHANNELS, 8), [TAP_WIDTH] * taps)
+    @pytest.mark.parametrize(("layers", "expected"), [(4, [0, 1, 2, 3]), (2, [0, 0, 1, 1]), (1, [0, 0, 0, 0])])
+    def test_early_layers_are_the_fine_levels(self, layers: int, expected: list[int]) -> None:
+        pyramid = Pyramid(PyramidConfig(CHANNELS, 8), [FEATURE_WIDTH] * layers)
         heard = record_inputs(*pyramid.project)
-        tokens = random_taps((2, 3), taps)
+        tokens = random_features((2, 3), layers)
         pyramid(tokens, (2, 3))
-        for level, tap in enumerate(expected):
-            maps = pyramid.norm(tokens[tap]).transpose(1, 2).unflatten(2, (2, 3))
+        for level, layer in enumerate(expected):
+            maps = pyramid.norm(tokens[layer]).transpose(1, 2).unflatten(2, (2, 3))
             torch.testing.assert_close(heard[level], maps)
 
     def test_a_resize_and_a_convolution_of_single_pixels_commute(self) -> None:
-        out, maps = Pyramid(PyramidConfig(CHANNELS, 8), [TAP_WIDTH]).fusion[0].out, torch.randn(1, 8, 5, 9)
+        out, maps = Pyramid(PyramidConfig(CHANNELS, 8), [FEATURE_WIDTH]).fusion[0].out, torch.randn(1, 8, 5, 9)
         assert isinstance(out, nn.Conv2d)
         torch.testing.assert_close(resize_by_corners(out(maps), (11, 18)), out(resize_by_corners(maps, (11, 18))))
 
-    def test_every_tap_is_normalized(self) -> None:
-        pyramid = Pyramid(PyramidConfig(CHANNELS, 8), [TAP_WIDTH] * 4)
-        taps = random_taps((3, 4))
-        louder = [(2 + index) * tap + index for index, tap in enumerate(taps)]
-        torch.testing.assert_close(pyramid(louder, (3, 4)), pyramid(taps, (3, 4)), atol=1e-4, rtol=1e-4)
+    def test_every_layer_is_normalized(self) -> None:
+        pyramid = Pyramid(PyramidConfig(CHANNELS, 8), [FEATURE_WIDTH] * 4)
+        layers = random_features((3, 4))
+        louder = [(2 + index) * layer + index for index, layer in enumerate(layers)]
+        torch.testing.assert_close(pyramid(louder, (3, 4)), pyramid(layers, (3, 4)), atol=1e-4, rtol=1e-4)
 
     def test_each_level_is_told_positions_of_the_token_grid_before_it_is_resized(self) -> None:
-        told, untold = (Pyramid(PyramidConfig(CHANNELS, 8, positions=on), [TAP_WIDTH] * 4) for on in (True, False))
+        told, untold = (Pyramid(PyramidConfig(CHANNELS, 8, positions=on), [FEATURE_WIDTH] * 4) for on in (True, False))
         untold.load_state_dict(told.state_dict())
         with_tables, without_tables = record_inputs(*told.resize), record_inputs(*untold.resize)
-        taps = random_taps((3, 4))
-        told(taps, (3, 4))
-        untold(taps, (3, 4))
+        layers = random_features((3, 4))
+        told(layers, (3, 4))
+        untold(layers, (3, 4))
         table = 0.1 * uv_table(8, (3, 4), 4 / 3)
         for with_table, without in zip(with_tables, without_tables, strict=True):
             torch.testing.assert_close(with_table - without, table.expand_as(without), atol=1e-6, rtol=1e-5)
@@ -167,37 +169,37 @@ class TestPyramid:
 class TestEnds:
     def test_the_convolutional_end_is_told_positions_at_the_full_size(self) -> None:
         """Nothing else is left of the picture once `hidden1` is silent."""
-        head = DptHead(DptHeadConfig(CHANNELS, 16), [TAP_WIDTH] * 4, 14, 0, 2)
+        head = DptHead(DptHeadConfig(CHANNELS, 16), [FEATURE_WIDTH] * 4, 14, 0, 2)
         fill_constant_(head.hidden1, 0.0, 0.0)
         seen = record_inputs(head.hidden2)
-        head(random_taps((3, 5)), (3, 5), None)
+        head(random_features((3, 5)), (3, 5), None)
         torch.testing.assert_close(seen[0], 0.1 * uv_table(8, (42, 70), 5 / 3).expand(2, -1, -1, -1))
 
     def test_the_shuffled_end_is_told_positions_at_a_quarter_of_it(self) -> None:
-        head = ShuffleHead(ShuffleHeadConfig(CHANNELS, 8), [TAP_WIDTH] * 4, 16, 0, 2)
+        head = ShuffleHead(ShuffleHeadConfig(CHANNELS, 8), [FEATURE_WIDTH] * 4, 16, 0, 2)
         out = head.pyramid.fusion[0].out
         assert isinstance(out, nn.Conv2d)
         fill_constant_(out, 0.0, 0.0)
         seen = record_inputs(head.out)
-        head(random_taps((3, 5)), (3, 5), None)
+        head(random_features((3, 5)), (3, 5), None)
         torch.testing.assert_close(seen[0], 0.1 * uv_table(8, (12, 20), 5 / 3).expand(2, -1, -1, -1))
 
     def test_a_feature_is_a_block_of_pixels_row_by_row(self) -> None:
-        head = ShuffleHead(ShuffleHeadConfig(CHANNELS, 8), [TAP_WIDTH] * 4, 16, 0, 2)
+        head = ShuffleHead(ShuffleHeadConfig(CHANNELS, 8), [FEATURE_WIDTH] * 4, 16, 0, 2)
         nn.init.zeros_(head.out.weight)
         assert head.out.bias is not None
         with torch.no_grad():
             head.out.bias.copy_(torch.arange(32))
-        maps = head(random_taps((3, 5)), (3, 5), None)
+        maps = head(random_features((3, 5)), (3, 5), None)
         assert maps.shape == (2, 2, 48, 80)
         block = torch.arange(16.0).reshape(4, 4)
         torch.testing.assert_close(maps[1, 0], block.repeat(12, 20))
         torch.testing.assert_close(maps[1, 1], 16 + block.repeat(12, 20))
 
-    def test_the_shuffled_end_starts_near_its_bias_and_hears_taps_and_skip(self) -> None:
-        head = ShuffleHead(ShuffleHeadConfig(CHANNELS, 8), [TAP_WIDTH] * 4, 16, 5, 3)
+    def test_the_shuffled_end_starts_near_its_bias_and_uses_features_and_skip(self) -> None:
+        head = ShuffleHead(ShuffleHeadConfig(CHANNELS, 8), [FEATURE_WIDTH] * 4, 16, 5, 3)
         head.initialize(torch.tensor([0.0, 5.0, -3.0]))
-        inputs = [*random_taps((3, 5)), torch.randn(2, 5, 12, 20)]
+        inputs = [*random_features((3, 5)), torch.randn(2, 5, 12, 20)]
         for tensor in inputs:
             tensor.requires_grad_()
         maps = head(inputs[:4], (3, 5), inputs[4])
@@ -206,41 +208,41 @@ class TestEnds:
         assert all(tensor.grad is not None and tensor.grad.abs().sum() > 0 for tensor in inputs)
 
     def test_patches_without_a_quarter_are_refused(self) -> None:
-        with pytest.raises(ValueError, match="patches of 14"):
-            ShuffleHead(ShuffleHeadConfig(CHANNELS, 8), [TAP_WIDTH], 14, 0, 2)
+        with pytest.raises(ValueError, match="patch size is 14"):
+            ShuffleHead(ShuffleHeadConfig(CHANNELS, 8), [FEATURE_WIDTH], 14, 0, 2)
 
     @pytest.mark.parametrize("patch_size", [14, 16])
     def test_features_have_half_the_size(self, patch_size: int) -> None:
-        head = DptFeatures(DptFeaturesConfig(CHANNELS, 6), [TAP_WIDTH] * 4, patch_size)
-        features = head(random_taps((5, 9)), (5, 9))
+        head = DptFeatures(DptFeaturesConfig(CHANNELS, 6), [FEATURE_WIDTH] * 4, patch_size)
+        features = head(random_features((5, 9)), (5, 9))
         assert features.shape == (2, 6, 5 * patch_size // 2, 9 * patch_size // 2)
 
     def test_features_are_not_told_where_they_are(self) -> None:
-        head = DptFeatures(DptFeaturesConfig(CHANNELS, 6), [TAP_WIDTH] * 4, 14)
+        head = DptFeatures(DptFeaturesConfig(CHANNELS, 6), [FEATURE_WIDTH] * 4, 14)
         levels = record_inputs(*head.pyramid.resize)
-        head([torch.randn(TAP_WIDTH).expand(1, 6, -1) for _ in range(4)], (2, 3))
+        head([torch.randn(FEATURE_WIDTH).expand(1, 6, -1) for _ in range(4)], (2, 3))
         for maps in levels:
             torch.testing.assert_close(maps, maps[..., :1, :1].expand_as(maps))
 
     def test_the_first_convolutions_of_the_ends_see_eight_features_a_patch(self) -> None:
-        maps = DptHead(DptHeadConfig(CHANNELS, 8), [TAP_WIDTH] * 4, 14, 0, 2)
-        features = DptFeatures(DptFeaturesConfig(CHANNELS, 8), [TAP_WIDTH] * 4, 14)
+        maps = DptHead(DptHeadConfig(CHANNELS, 8), [FEATURE_WIDTH] * 4, 14, 0, 2)
+        features = DptFeatures(DptFeaturesConfig(CHANNELS, 8), [FEATURE_WIDTH] * 4, 14)
         seen = record_inputs(maps.hidden1, features.out)
-        maps(random_taps((3, 5)), (3, 5), None)
-        features(random_taps((3, 5)), (3, 5))
+        maps(random_features((3, 5)), (3, 5), None)
+        features(random_features((3, 5)), (3, 5))
         assert [tensor.shape for tensor in seen] == [(2, 8, 24, 40), (2, 8, 24, 40)]
 
     def test_the_last_convolution_sees_nothing_negative(self) -> None:
-        head = DptHead(DptHeadConfig(CHANNELS, 8), [TAP_WIDTH] * 4, 14, 0, 2)
+        head = DptHead(DptHeadConfig(CHANNELS, 8), [FEATURE_WIDTH] * 4, 14, 0, 2)
         seen = record_inputs(head.out)
-        head(random_taps((3, 5)), (3, 5), None)
+        head(random_features((3, 5)), (3, 5), None)
         assert seen[0].min() == 0
 
     @pytest.mark.parametrize("kind", [DptHead, ShuffleHead])
     def test_the_last_layer_works_in_float32_under_autocast(self, kind: type[DptHead | ShuffleHead]) -> None:
         config = DptHeadConfig(CHANNELS, 8) if kind is DptHead else ShuffleHeadConfig(CHANNELS, 8)
-        head = kind(config, [TAP_WIDTH] * 4, 16, 0, 2)  # pyright: ignore[reportArgumentType]
+        head = kind(config, [FEATURE_WIDTH] * 4, 16, 0, 2)  # pyright: ignore[reportArgumentType]
         seen = record_inputs(head.out)
         with torch.autocast("cpu", torch.bfloat16):
-            maps = head(random_taps((2, 3)), (2, 3), None)
+            maps = head(random_features((2, 3)), (2, 3), None)
         assert (seen[0].dtype, maps.dtype) == (torch.float32, torch.float32)

@@ -50,7 +50,7 @@ class TestCameraEncoding:
         assert (cameras.intrinsics[..., 0, 0] < 1000).all()
 
     def test_the_world_begins_at_the_first_camera_however_the_head_turns_it(self) -> None:
-        head = CameraHead(CameraHeadConfig(BlockConfig(16, 2, 32), blocks=1), tap_width=24)
+        head = CameraHead(CameraHeadConfig(BlockConfig(16, 2, 32), blocks=1), feature_width=24)
         with torch.no_grad():
             head.out.weight.normal_(std=0.3)
         encoding = head(torch.randn(2, 3, 5, 24), (12, 16))[-1]
@@ -64,7 +64,7 @@ class TestCameraEncoding:
 
     @pytest.mark.parametrize("size", [(224, 224), (192, 336), (336, 192)])
     def test_the_head_starts_at_the_origin_with_square_pixels(self, size: tuple[int, int]) -> None:
-        head = CameraHead(CameraHeadConfig(BlockConfig(16, 2, 32), blocks=1), tap_width=24)
+        head = CameraHead(CameraHeadConfig(BlockConfig(16, 2, 32), blocks=1), feature_width=24)
         head.reset_parameters()
         stages = head(torch.randn(2, 3, 5, 24), size)
         assert stages.shape == (1, 2, 3, 11)
@@ -127,9 +127,9 @@ class TestDenseHeads:
         self, config: LinearHeadConfig | DptHeadConfig, patch_size: int, skip_channels: int
     ) -> None:
         head = self.make(config, patch_size, skip_channels)
-        taps = [torch.randn(2, 6, 20) for _ in range(2)]
+        layers = [torch.randn(2, 6, 20) for _ in range(2)]
         skip = torch.randn(2, 5, 9, 13) if skip_channels else None
-        assert head(taps, (2, 3), skip).shape == (2, 3, 2 * patch_size, 3 * patch_size)
+        assert head(layers, (2, 3), skip).shape == (2, 3, 2 * patch_size, 3 * patch_size)
 
     @pytest.mark.parametrize("config", CONFIGS, ids=["linear", "dpt"])
     def test_every_tap_and_the_skip_are_heard(self, config: LinearHeadConfig | DptHeadConfig) -> None:
@@ -143,11 +143,11 @@ class TestDenseHeads:
     @pytest.mark.parametrize("config", CONFIGS, ids=["linear", "dpt"])
     def test_patches_come_out_where_they_lie(self, config: LinearHeadConfig | DptHeadConfig) -> None:
         head = self.make(config, 16, 0)
-        taps = [torch.randn(1, 24, 20) for _ in range(2)]
-        before = head(taps, (4, 6), None)
-        changed = [tap.clone() for tap in taps]
-        for tap in changed:
-            tap[:, 6 * 2 + 4] = torch.randn(20)
+        layers = [torch.randn(1, 24, 20) for _ in range(2)]
+        before = head(layers, (4, 6), None)
+        changed = [layer.clone() for layer in layers]
+        for layer in changed:
+            layer[:, 6 * 2 + 4] = torch.randn(20)
         difference = (head(changed, (4, 6), None) - before).abs().sum(dim=(0, 1))
         row, column = (grid := torch.stack(torch.where(difference > 0.5 * difference.max()))).float().mean(dim=1)
         assert grid.shape[1] < 4 * 16 * 16

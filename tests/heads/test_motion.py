@@ -29,10 +29,10 @@ class Listener(DenseHead):
         self.layers: list[Tensor] = []
         self.skip = torch.empty(0)
 
-    def forward(self, taps: Sequence[Tensor], grid: tuple[int, int], skip: Tensor | None) -> Tensor:
+    def forward(self, layers: Sequence[Tensor], grid: tuple[int, int], skip: Tensor | None) -> Tensor:
         assert skip is not None
-        self.layers, self.skip = list(taps), skip
-        return torch.zeros(taps[0].shape[0], 5, grid[0] * PATCH, grid[1] * PATCH)
+        self.layers, self.skip = list(layers), skip
+        return torch.zeros(layers[0].shape[0], 5, grid[0] * PATCH, grid[1] * PATCH)
 
 
 @pytest.fixture

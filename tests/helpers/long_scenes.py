@@ -12,7 +12,7 @@ from torch import Tensor
 
 from recon4d import geometry as g
 from recon4d.datasets.synthetic import SyntheticConfig, make_scenes
-from recon4d.datasets.synthetic.ground_truth import ground_truth_of
+from recon4d.datasets.synthetic.ground_truth import make_ground_truth
 from recon4d.datasets.synthetic.ray_casting import cast_rays
 from recon4d.inference.windows import WindowConfig, reconstruct_windows
 from recon4d.io import SceneInfo
@@ -50,10 +50,10 @@ def in_memory(clip: Clip) -> LongClip:
 
 def make_long_sample(size: tuple[int, int] = (HEIGHT, WIDTH), anchors: Sequence[int] = (0,)) -> LongSample:
     """Make a clip with 3 to 50 % dynamic pixels, with tracks of all pixels of the `anchors`."""
-    config = SyntheticConfig(FRAMES, *size, static_share=0, still_share=0)
+    config = SyntheticConfig(FRAMES, *size, static_scene_share=0, static_camera_share=0)
     made = make_scenes(config, 0, [3])
     hits = cast_rays(made, *size)
-    scene = ground_truth_of(made, hits, torch.tensor([list(anchors)]))[0]
+    scene = make_ground_truth(made, hits, torch.tensor([list(anchors)]))[0]
     assert 0.03 < scene.dynamic.mean() < 0.5
     # Colors are a function of depth: enough to distinguish places, and much cheaper than rendering.
     waves = torch.sin(hits.depths[0, :, None] * torch.tensor([2.0, 3.0, 5.0])[:, None, None])

@@ -172,6 +172,18 @@ def test_wrong_types_are_refused_by_name(archive):
         load_times(rewritten(archive, times=np.zeros((3, 1), np.float32)))
 
 
+def test_header_with_an_absurd_shape_is_refused(archive):
+    with zipfile.ZipFile(archive) as zipped:
+        members = {name: zipped.read(name) for name in zipped.namelist()}
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": (10**17,)})
+    with zipfile.ZipFile(archive, "w") as zipped:
+        for name, content in {**members, "depths.npy": header.getvalue()}.items():
+            zipped.writestr(name, content)
+    with pytest.raises(UserError, match=r"cannot read .*scene\.npz: "):
+        load_scene(archive)
+
+
 def test_cameras_are_read_alone(archive):
     cameras = make_scene().cameras
     # Damaged maps do not matter, because they are not read.

@@ -12,6 +12,7 @@ from walls import names_in
 from recon4d.errors import UserError
 from recon4d.io import atomic_folder, check_output_folder
 from recon4d.io import output_folder as folder
+from recon4d.io.exchange import exchange
 from recon4d.io.output_folder import check_adaptation, check_reconstruction
 
 
@@ -221,10 +222,13 @@ def test_contents_are_synchronized_before_the_rename(tmp_path, monkeypatch):
     assert sorted(synchronized) == [(3, False), (7, False)]
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="other systems cannot exchange folders")
 def test_target_exists_at_every_moment_of_overwriting(tmp_path, monkeypatch):
     target = tmp_path / "out"
     target.mkdir()
+    (tmp_path / "other").mkdir()
+    if not exchange(target, tmp_path / "other"):
+        pytest.skip("this file system cannot exchange folders")
+    (tmp_path / "other").rmdir()
     fill(target, "old")
     rename = Path.rename
 

@@ -1,4 +1,4 @@
-"""Losses of cameras, depth, points and motion: their values by hand, their gradients, and what unknown truth does."""
+"""Losses of cameras, depth, points and motion: values by hand, gradients, and unknown ground truth."""
 
 import math
 from dataclasses import replace
@@ -12,7 +12,6 @@ from torch.testing import assert_close
 from recon4d import geometry as g
 from recon4d.losses import (
     Term,
-    at_queries,
     center_term,
     depth_gradient_term,
     depths_at_anchors,
@@ -22,17 +21,18 @@ from recon4d.losses import (
     log_depth_term,
     masked_term,
     mean,
+    merge_terms,
     motion_term,
     normalized,
     point_term,
     principal_point_term,
     relative_translation_term,
     rotation_term,
+    sample_at_pixels,
+    sample_tracks,
     scene_scale,
-    together,
     track_confidence_term,
     tracking_point_term,
-    tracks_at,
     visibility_term,
 )
 from recon4d.losses.errors import confidence_weighted_error, smooth_length
@@ -60,19 +60,19 @@ class TestTerms:
         first = masked_term(tensor(1, 2, 3), torch.tensor([True, True, False]))
         second = masked_term(tensor(7), torch.tensor([True]))
         assert (first.total, first.count) == (3, 2)
-        assert mean(together(first, second)).item() == pytest.approx(10 / 3)
+        assert mean(merge_terms(first, second)).item() == pytest.approx(10 / 3)
 
-    def test_weights_weigh(self) -> None:
+    def test_weights_scale_total_and_count(self) -> None:
         term = masked_term(tensor(1, 5), tensor(3, 0.5))
         assert (term.total, term.count) == (5.5, 3.5)
         assert mean(masked_term(tensor(4), tensor(0.5))) == 4
 
-    def test_negative_and_unknown_weights_count_as_nothing(self) -> None:
+    def test_negative_and_unknown_weights_count_as_zero(self) -> None:
         term = masked_term(tensor(1, 5, 7), tensor(2, -1, math.nan))
         assert (term.total, term.count) == (2, 2)
 
     @pytest.mark.parametrize("unknown", UNKNOWN)
-    def test_what_is_left_out_may_be_anything(self, unknown: float) -> None:
+    def test_invalid_values_may_be_anything(self, unknown: float) -> None:
         values = tensor(2, unknown).requires_grad_()
         term = masked_term(values, torch.tensor([True, False]))
         mean(term).backward()
@@ -80,7 +80,7 @@ class TestTerms:
         assert values.grad is not None
         assert values.grad.tolist() == [1, 0]
 
-    def test_nothing_valid_is_zero_with_zero_gradient(self) -> None:
+    def test_no_valid_entries_give_zero_with_zero_gradient(self) -> None:
         values = tensor(2, math.nan).requires_grad_()
         average = mean(masked_term(values, torch.tensor([False, False])))
         average.backward()
@@ -102,7 +102,7 @@ class TestTerms:
 
 
 class TestErrors:
-    def test_a_smooth_length_is_a_length_far_from_zero_and_a_parabola_near(self) -> None:
+    def test_smooth_length_is_quadratic_near_zero_and_a_length_far_from_it(self) -> None:
         assert smooth_length(tensor(3, 4), 0.1) == pytest.approx(math.sqrt(25.01) - 0.1)
         assert smooth_length(tensor(1e-6, 0), 1e-2) == pytest.approx(1e-12 / 2e-2)
         zero = torch.zeros(3, dtype=torch.float64, requires_grad=True)
@@ -110,10 +110,10 @@ class TestErrors:
         assert zero.grad is not None
         assert zero.grad.tolist() == [0, 0, 0]
 
-    def test_confidence_weighs_the_error_and_is_rewarded(self) -> None:
+    def test_confidence_scales_the_error_and_is_rewarded(self) -> None:
         assert confidence_weighted_error(tensor(0.5), tensor(3)) == pytest.approx(0.5 + 1.5 - 0.1 * math.log(3))
 
-    def test_the_best_confidence_is_a_tenth_over_the_error(self) -> None:
+    def test_the_optimal_confidence_is_a_tenth_divided_by_the_error(self) -> None:
         confidence = torch.linspace(1, 100, 99001, dtype=torch.float64)
         best = confidence_weighted_error(torch.full_like(confidence, 0.004), confidence).argmin()
         assert confidence[best].item() == pytest.approx(25, abs=1e-3)
@@ -132,7 +132,7 @@ class TestNormalization:
         distances = (scene.points - scene.cameras.centers[0]).norm(dim=-1)
         assert_close(scene_scale(scene), distances.mean())
 
-    def test_only_known_points_count(self) -> None:
+    def test_the_scale_uses_known_points_only(self) -> None:
         scene = make_scene()
         points, confidence = scene.points.clone(), torch.zeros_like(scene.depths)
         points[...] = math.nan
@@ -148,7 +148,7 @@ class TestNormalization:
         pixels = HEIGHT * WIDTH
         assert scene_scale(with_points(scene, points)).item() == pytest.approx(((pixels - 1) * 2 + 20) / pixels)
 
-    def test_the_median_is_that_of_known_points(self) -> None:
+    def test_the_median_is_over_known_points(self) -> None:
         scene = make_scene(frames=1)
         points = torch.tensor([0.0, 0.0, 1e-3]).repeat(1, HEIGHT, WIDTH, 1)
         confidence = torch.zeros(1, HEIGHT, WIDTH)
@@ -157,12 +157,12 @@ class TestNormalization:
         # Lower median 2, so the last counts as 20.
         assert scene_scale(with_points(scene, points, confidence)).item() == pytest.approx(26 / 4)
 
-    def test_distances_are_from_the_first_camera_wherever_the_world_is(self) -> None:
+    def test_the_scale_does_not_depend_on_the_world_frame(self) -> None:
         scene = make_scene()
         elsewhere = g.rigid(g.rotation_from_axis_angle(torch.tensor([0.3, 0.2, 0.9])), torch.tensor([5.0, -3.0, 2.0]))
         assert_close(scene_scale(scene.transformed(elsewhere)), scene_scale(scene))
 
-    def test_without_points_cameras_give_the_unit(self) -> None:
+    def test_without_points_the_scale_comes_from_cameras(self) -> None:
         scene = make_scene(frames=3)
         scene = with_points(scene, scene.points * math.nan, torch.zeros_like(scene.depths))
         distances = scene.cameras.centers.norm(dim=-1)
@@ -173,7 +173,7 @@ class TestNormalization:
         assert_close(scene_scale(scene), distances[1])
 
     @pytest.mark.parametrize("frames", [1, 3])
-    def test_without_any_length_the_unit_stays(self, frames: int) -> None:
+    def test_without_any_length_the_scale_is_one(self, frames: int) -> None:
         scene = make_scene(frames=frames)
         cameras = replace(scene.cameras, world_from_cam=torch.eye(4).repeat(frames, 1, 1))
         scene = replace(with_points(scene, scene.points, torch.zeros_like(scene.depths)), cameras=cameras)
@@ -207,7 +207,7 @@ class TestNormalization:
         for given, alone in zip((both[0], both[1]), (near, far), strict=True):
             assert_close(given.points, normalized(alone).points)
 
-    def test_an_unknown_first_camera_leaves_the_world_where_it_is(self) -> None:
+    def test_an_unknown_first_camera_keeps_the_world_frame(self) -> None:
         scene = make_scene()
         world_from_cam = scene.cameras.world_from_cam.clone()
         world_from_cam[0] = math.nan
@@ -239,7 +239,7 @@ POSE_TERMS = (rotation_term, relative_translation_term, center_term)
 
 
 class TestCameras:
-    def test_truth_against_itself_costs_nothing(self) -> None:
+    def test_equal_cameras_have_no_loss(self) -> None:
         truth = random_cameras()
         for term in POSE_TERMS:
             assert mean(term(truth, truth)).item() == pytest.approx(0, abs=1e-7)
@@ -248,9 +248,9 @@ class TestCameras:
 
     @pytest.mark.parametrize("angle", [0.05, 1.0, 3.0])
     def test_rotation_is_the_angle_between_relative_rotations(self, angle: float) -> None:
-        still = torch.zeros(2, 3, dtype=torch.float64)
+        static = torch.zeros(2, 3, dtype=torch.float64)
         turned = torch.stack([tensor(0, 0, 0), angle * tensor(0.6, 0, 0.8)])
-        term = rotation_term(make_cameras(turned, still), make_cameras(still, still))
+        term = rotation_term(make_cameras(turned, static), make_cameras(static, static))
         assert term.count == 2
         assert mean(term).item() == pytest.approx(angle, abs=1.1e-3)
 
@@ -265,24 +265,24 @@ class TestCameras:
         assert term.count == 24
         assert mean(term).item() == pytest.approx(torch.stack(angles).mean().item(), abs=1.1e-3)
 
-    def test_small_rotations_cost_a_parabola(self) -> None:
-        still = torch.zeros(2, 3, dtype=torch.float64)
+    def test_small_rotations_have_a_quadratic_loss(self) -> None:
+        static = torch.zeros(2, 3, dtype=torch.float64)
         turned = torch.stack([tensor(0, 0, 0), tensor(0, 1e-4, 0)])
-        term = rotation_term(make_cameras(turned, still), make_cameras(still, still))
+        term = rotation_term(make_cameras(turned, static), make_cameras(static, static))
         assert mean(term).item() == pytest.approx(math.hypot(1e-4, 1e-3) - 1e-3, rel=1e-3)
 
-    def test_half_a_turn_has_a_finite_gradient(self) -> None:
-        still = torch.zeros(2, 3, dtype=torch.float64)
+    def test_rotations_by_180_degrees_have_a_finite_gradient(self) -> None:
+        static = torch.zeros(2, 3, dtype=torch.float64)
         for angle in (0.0, math.pi):
-            given = make_cameras(torch.stack([tensor(0, 0, 0), tensor(0, 0, angle)]), still)
+            given = make_cameras(torch.stack([tensor(0, 0, 0), tensor(0, 0, angle)]), static)
             matrices = given.world_from_cam.clone().requires_grad_()
-            term = rotation_term(replace(given, world_from_cam=matrices), make_cameras(still, still))
+            term = rotation_term(replace(given, world_from_cam=matrices), make_cameras(static, static))
             assert mean(term).item() == pytest.approx(angle, abs=1e-6)
             mean(term).backward()
             assert matrices.grad is not None
             assert matrices.grad.isfinite().all()
 
-    def test_the_world_does_not_matter_to_relative_errors(self) -> None:
+    def test_relative_errors_do_not_depend_on_the_world_frame(self) -> None:
         given, truth = random_cameras(), random_cameras(seed=1)
         elsewhere = g.rigid(g.rotation_from_axis_angle(noise(2, 3, seed=5)), noise(2, 3, seed=6))
         for term in (rotation_term, relative_translation_term):
@@ -291,10 +291,10 @@ class TestCameras:
             )
         assert mean(center_term(given.transformed(elsewhere), truth)) != mean(center_term(given, truth))
 
-    def test_translation_is_over_its_length_with_a_floor(self) -> None:
-        still = torch.zeros(3, 3, dtype=torch.float64)
-        truth = make_cameras(still, torch.stack([tensor(0, 0, 0), tensor(0.1, 0, 0), tensor(2.1, 0, 0)]))
-        given = make_cameras(still, torch.stack([tensor(0, 0, 0), tensor(0.1, 0.2, 0), tensor(2.1, 0, 0)]))
+    def test_translation_errors_are_relative_to_a_bounded_length(self) -> None:
+        static = torch.zeros(3, 3, dtype=torch.float64)
+        truth = make_cameras(static, torch.stack([tensor(0, 0, 0), tensor(0.1, 0, 0), tensor(2.1, 0, 0)]))
+        given = make_cameras(static, torch.stack([tensor(0, 0, 0), tensor(0.1, 0.2, 0), tensor(2.1, 0, 0)]))
         # Pairs (0, 1), (0, 2), (1, 2); the first is shorter than .15 times the longest.
         wanted = (0.2 / (0.15 * 2.1 + 0.03) + 0 + 0.2 / (2 + 0.03)) / 3
         term = relative_translation_term(given, truth)
@@ -308,37 +308,37 @@ class TestCameras:
         assert mean(term).item() == pytest.approx(2 / 1.03, abs=1e-3)
 
     def test_translation_errors_are_bounded(self) -> None:
-        still = torch.zeros(2, 3, dtype=torch.float64)
-        far = make_cameras(still, torch.stack([tensor(0, 0, 0), tensor(1e4, 0, 0)]))
-        assert mean(relative_translation_term(far, make_cameras(still, still))) == 4
+        static = torch.zeros(2, 3, dtype=torch.float64)
+        far = make_cameras(static, torch.stack([tensor(0, 0, 0), tensor(1e4, 0, 0)]))
+        assert mean(relative_translation_term(far, make_cameras(static, static))) == 4
 
-    def test_the_longest_translation_is_that_of_known_pairs_of_the_clip(self) -> None:
-        still = torch.zeros(2, 3, dtype=torch.float64)
-        truth = make_cameras(still, torch.stack([tensor(5, 0, 0), tensor(5.1, 0, 0)]))
-        given = make_cameras(still, torch.stack([tensor(5, 0, 0), tensor(5.1, 0.05, 0)]))
+    def test_the_longest_translation_is_over_known_pairs_of_the_clip(self) -> None:
+        static = torch.zeros(2, 3, dtype=torch.float64)
+        truth = make_cameras(static, torch.stack([tensor(5, 0, 0), tensor(5.1, 0, 0)]))
+        given = make_cameras(static, torch.stack([tensor(5, 0, 0), tensor(5.1, 0.05, 0)]))
         wanted = relative_translation_term(given, truth).total
         third = truth.frames([0, 1, 1])
         world_from_cam = third.world_from_cam.clone()
         world_from_cam[2] = math.nan
         unknown = replace(third, world_from_cam=world_from_cam)
         assert_close(relative_translation_term(given.frames([0, 1, 1]), unknown).total, wanted)
-        long = make_cameras(still, torch.stack([tensor(0, 0, 0), tensor(50, 0, 0)]))
+        long = make_cameras(static, torch.stack([tensor(0, 0, 0), tensor(50, 0, 0)]))
         beside = relative_translation_term(Cameras.stack([given, long]), Cameras.stack([truth, long]))
         assert_close(beside.total, wanted)
 
-    def test_centers_cost_smooth_l1(self) -> None:
-        still = torch.zeros(2, 3, dtype=torch.float64)
-        given = make_cameras(still, torch.stack([tensor(0.01, 0, 0), tensor(0, -0.5, 0)]))
+    def test_center_loss_is_smooth_l1(self) -> None:
+        static = torch.zeros(2, 3, dtype=torch.float64)
+        given = make_cameras(static, torch.stack([tensor(0.01, 0, 0), tensor(0, -0.5, 0)]))
         wanted = (0.5 * 0.01**2 / 0.02 + (0.5 - 0.01)) / 6
-        assert mean(center_term(given, make_cameras(still, still))).item() == pytest.approx(wanted)
+        assert mean(center_term(given, make_cameras(static, static))).item() == pytest.approx(wanted)
 
     def test_field_of_view_is_in_radians(self) -> None:
-        still = torch.zeros(1, 3, dtype=torch.float64)
-        given, truth = make_cameras(still, still, focal=20), make_cameras(still, still, focal=10)
+        static = torch.zeros(1, 3, dtype=torch.float64)
+        given, truth = make_cameras(static, static, focal=20), make_cameras(static, static, focal=10)
         wanted = sum(2 * math.atan(side / 20) - 2 * math.atan(side / 40) for side in SIZE) / 2
         assert mean(field_of_view_term(given, truth, SIZE)).item() == pytest.approx(wanted)
 
-    def test_principal_points_are_shares_of_the_picture(self) -> None:
+    def test_principal_point_loss_is_relative_to_the_image_size(self) -> None:
         truth = random_cameras()
         given = truth.padded(WIDTH / 4, HEIGHT / 2)
         assert mean(principal_point_term(given, truth, SIZE)).item() == pytest.approx((0.25 + 0.5) / 2)
@@ -360,11 +360,11 @@ class TestCameras:
             left_out.total.backward()
             assert matrices.grad is not None
             assert matrices.grad.isfinite().all()
-        for seeing in (field_of_view_term, principal_point_term):
-            assert seeing(given, partly, SIZE).count == 6
-            assert seeing(given, partly, SIZE).total.isfinite()
+        for term in (field_of_view_term, principal_point_term):
+            assert term(given, partly, SIZE).count == 6
+            assert term(given, partly, SIZE).total.isfinite()
 
-    def test_no_true_camera_at_all_is_zero_with_zero_gradient(self) -> None:
+    def test_without_true_cameras_the_loss_is_zero_with_zero_gradient(self) -> None:
         given = random_cameras()
         matrices = given.world_from_cam.clone().requires_grad_()
         nothing = given.map(lambda values: torch.full_like(values, torch.nan))
@@ -387,7 +387,7 @@ class TestCameras:
         inputs = (0.5 * noise(2, 4, 3), noise(2, 4, 3, seed=9), torch.tensor(1.3, dtype=torch.float64))
         assert torch.autograd.gradcheck(loss, tuple(value.requires_grad_() for value in inputs))
 
-    def test_autocast_does_not_reach_them(self) -> None:
+    def test_autocast_has_no_effect(self) -> None:
         given, truth = random_cameras().to(dtype=torch.float32), random_cameras(seed=1).to(dtype=torch.float32)
         for term in POSE_TERMS:
             with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -406,7 +406,7 @@ class TestDepth:
         assert term.count == 2
         assert mean(term).item() == pytest.approx(4 * math.log(2) / 2 - 0.1 * math.log(3))
 
-    def test_near_depths_are_clamped(self) -> None:
+    def test_small_true_depths_are_clamped(self) -> None:
         depths = tensor(0.02).view(1, 1, 1)
         value = mean(log_depth_term(depths, torch.ones_like(depths), torch.full_like(depths, 1e-5), all_valid(depths)))
         assert value == 0
@@ -416,12 +416,12 @@ class TestDepth:
         value = mean(log_depth_term(depths, torch.ones_like(depths), torch.ones(1, 1, 1), all_valid(depths)))
         assert value.item() == pytest.approx(-2 * math.log(1e-9), rel=1e-5)
 
-    def test_gradients_ignore_scale(self) -> None:
+    def test_depth_gradients_ignore_scale(self) -> None:
         truth = 1 + noise(2, 9, 10).abs()
         assert mean(depth_gradient_term(3 * truth, truth, all_valid(truth))).item() == pytest.approx(0, abs=1e-12)
         assert mean(depth_gradient_term(truth + 0.1, truth, all_valid(truth))) > 0
 
-    def test_gradients_of_a_ramp_grow_with_the_stride(self) -> None:
+    def test_depth_gradients_of_a_ramp_grow_with_the_stride(self) -> None:
         ramp = torch.exp(0.01 * torch.arange(9, dtype=torch.float64)).expand(1, 9, 9)
         # Along x a difference is .01, .02, .04; along y there is none. Weights: pairs times the stride squared.
         pairs = {1: 9 * 8, 2: 5 * 4 * 4, 4: 3 * 2 * 16}
@@ -445,16 +445,16 @@ class TestDepth:
         assert value.total.item() == pytest.approx(6 * (math.log(2) + math.log(5 / 4) + 16))
 
     @pytest.mark.parametrize("unknown", UNKNOWN)
-    def test_unknown_depths_neither_cost_nor_pull(self, unknown: float) -> None:
+    def test_unknown_depths_have_neither_loss_nor_gradient(self, unknown: float) -> None:
         truth, valid = 1 + noise(1, 6, 7).abs(), noise(1, 6, 7, seed=1) > 0
         given = 1 + noise(1, 6, 7, seed=2).abs()
         confidence = 1 + noise(1, 6, 7, seed=3).abs()
 
         def losses(fill: float) -> tuple[torch.Tensor, torch.Tensor]:
             depths = torch.where(valid, given, fill).requires_grad_()
-            believed = torch.where(valid, confidence, fill).requires_grad_()
+            confidences = torch.where(valid, confidence, fill).requires_grad_()
             wanted = torch.where(valid, truth, fill)
-            terms = log_depth_term(depths, believed, wanted, valid), depth_gradient_term(depths, wanted, valid)
+            terms = log_depth_term(depths, confidences, wanted, valid), depth_gradient_term(depths, wanted, valid)
             loss = mean(terms[0]) + mean(terms[1])
             loss.backward()
             assert depths.grad is not None
@@ -463,7 +463,7 @@ class TestDepth:
 
         assert_close(losses(unknown), losses(1.5))
 
-    def test_nothing_valid_is_zero_with_zero_gradient(self) -> None:
+    def test_no_valid_entries_give_zero_with_zero_gradient(self) -> None:
         depths = torch.full((1, 6, 6), math.nan, requires_grad=True)
         none = torch.zeros(1, 6, 6, dtype=torch.bool)
         loss = mean(log_depth_term(depths, depths, depths.detach(), none))
@@ -473,7 +473,7 @@ class TestDepth:
         assert depths.grad is not None
         assert depths.grad.abs().max() == 0
 
-    def test_gradients_by_differences(self) -> None:
+    def test_gradients_equal_finite_differences(self) -> None:
         truth, valid = 1 + noise(1, 5, 6).abs(), noise(1, 5, 6, seed=1) > -1
         inputs = (1 + noise(1, 5, 6, seed=2).abs(), 1 + noise(1, 5, 6, seed=3).abs())
         assert torch.autograd.gradcheck(
@@ -483,18 +483,18 @@ class TestDepth:
 
 
 class TestPoints:
-    def test_the_error_is_over_depth(self) -> None:
+    def test_point_errors_are_relative_to_depth(self) -> None:
         points, truth = tensor(3, 4, 2).view(1, 3), tensor(0, 0, 2).view(1, 3)
         value = mean(point_term(points, tensor(2), truth, tensor(2), torch.tensor([True])))
         assert value.item() == pytest.approx(3 * 2.5 - 0.1 * math.log(2), abs=1e-3)
 
-    def test_near_depths_do_not_outweigh_the_scene(self) -> None:
+    def test_depth_that_divides_errors_is_bounded(self) -> None:
         value = mean(
             point_term(tensor(0.3, 0, 0)[None], tensor(1), tensor(0, 0, 0)[None], tensor(1e-3), torch.tensor([True]))
         )
         assert value.item() == pytest.approx(2 * 0.3 / 0.15, abs=2e-3)
 
-    def test_truth_is_the_minimum(self) -> None:
+    def test_equal_points_have_no_loss(self) -> None:
         scene = make_scene()
         valid = all_valid(scene.depths)
         truth = point_term(scene.points, scene.point_confidence, scene.points, scene.depths, valid)
@@ -502,7 +502,7 @@ class TestPoints:
         assert truth.count == scene.depths.numel()
 
     @pytest.mark.parametrize("unknown", UNKNOWN)
-    def test_unknown_points_neither_cost_nor_pull(self, unknown: float) -> None:
+    def test_unknown_points_have_neither_loss_nor_gradient(self, unknown: float) -> None:
         valid = torch.tensor([True, False])
         points = torch.stack([tensor(1, 2, 3), tensor(unknown, 1, 1)]).requires_grad_()
         fill = tensor(2, unknown)
@@ -518,7 +518,7 @@ class TestPoints:
         inputs = (noise(2, 3, 3, seed=1).requires_grad_(), (1 + noise(2, 3, seed=2).abs()).requires_grad_())
         assert torch.autograd.gradcheck(lambda p, c: mean(point_term(p, c, truth, depths, valid)), inputs)
 
-    def test_tracking_asks_where_anchors_pixels_are_at_every_time(self) -> None:
+    def test_tracking_compares_positions_at_every_time(self) -> None:
         scene = make_scene(anchors=(0, 2))
         truth, depths = scene.tracks, depths_at_anchors(scene)
         assert truth is not None
@@ -529,7 +529,7 @@ class TestPoints:
         assert term.count == truth.confidence.numel()
         assert term.total.item() == pytest.approx((2 * 0.5 / depths[1]).sum().item(), rel=1e-3)
 
-    def test_tracking_leaves_out_what_truth_does_not_know(self) -> None:
+    def test_tracking_ignores_unknown_ground_truth(self) -> None:
         scene = make_scene()
         assert scene.tracks is not None
         confidence = scene.tracks.confidence.clone()
@@ -541,7 +541,7 @@ class TestPoints:
 
 
 def make_tracks(displacement: torch.Tensor, anchor: int = 0) -> Tracks:
-    """One anchor; its queries start at (q, 0, 2) and are displaced by (time, query, 3)."""
+    """Return tracks of one anchor; queries start at (q, 0, 2) and are displaced by (time, query, 3)."""
     time, queries = displacement.shape[:2]
     start = torch.arange(queries, dtype=torch.float64)[:, None] * tensor(1, 0, 0) + tensor(0, 0, 2)
     ones = torch.ones(1, time, queries, dtype=torch.float64)
@@ -551,21 +551,21 @@ def make_tracks(displacement: torch.Tensor, anchor: int = 0) -> Tracks:
 
 class TestMotion:
     def displaced(self) -> torch.Tensor:
-        """Three times, two queries: the second moves by 1, then by 2, of depth 2."""
+        """Return displacements of two queries at three times: the second is displaced by 1, then by 2, at depth 2."""
         displacement = torch.zeros(3, 2, 3, dtype=torch.float64)
         displacement[1, 1, 0], displacement[2, 1, 0] = 1, 2
         return displacement
 
     depths = torch.full((1, 2), 2.0, dtype=torch.float64)
 
-    def test_moving_pixels_weigh_ten_times(self) -> None:
+    def test_dynamic_pixels_weigh_ten_times_as_much(self) -> None:
         truth = make_tracks(self.displaced())
-        still = make_tracks(0 * self.displaced())
-        term = motion_term(still, truth, self.depths)
+        static = make_tracks(0 * self.displaced())
+        term = motion_term(static, truth, self.depths)
         assert term.count == 2 * 1 + 2 * 10
         assert term.total.item() == pytest.approx(10 * (0.5 + 1), abs=5e-3)
 
-    def test_a_pixel_moves_from_a_fiftieth_of_its_depth(self) -> None:
+    def test_a_displacement_above_a_fiftieth_of_depth_is_dynamic(self) -> None:
         displacement = torch.zeros(2, 2, 3, dtype=torch.float64)
         displacement[1] = torch.stack([tensor(0, 0, 0.039), tensor(0, 0, 0.0415)])
         truth = make_tracks(displacement)
@@ -578,13 +578,13 @@ class TestMotion:
 
     def test_the_anchor_need_not_be_the_first_frame(self) -> None:
         truth = make_tracks(self.displaced(), anchor=2)
-        still = make_tracks(0 * self.displaced(), anchor=2)
-        # Seen from the last frame the second query was displaced by -2, then by -1.
-        term = motion_term(still, truth, self.depths)
+        static = make_tracks(0 * self.displaced(), anchor=2)
+        # Relative to the last frame the second query is displaced by -2, then by -1.
+        term = motion_term(static, truth, self.depths)
         assert term.count == 22
         assert term.total.item() == pytest.approx(10 * (1 + 0.5), abs=5e-3)
 
-    def test_only_known_times_of_points_known_in_the_anchor_count(self) -> None:
+    def test_only_known_times_of_points_known_in_the_anchor_are_used(self) -> None:
         truth = make_tracks(self.displaced())
         confidence = truth.confidence.clone()
         confidence[0, 1, 1] = 0
@@ -599,13 +599,13 @@ class TestMotion:
         truth = make_tracks(self.displaced())
         assert motion_term(truth, truth, torch.tensor([[2.0, math.nan]])).count == 2
 
-    def test_an_anchor_that_was_sliced_away_tells_nothing(self) -> None:
+    def test_an_anchor_removed_by_slicing_has_no_loss(self) -> None:
         truth = make_tracks(self.displaced(), anchor=-1)
         assert motion_term(truth, truth, self.depths).count == 0
         assert not is_known_off_anchor(truth).any()
 
     @pytest.mark.parametrize("unknown", UNKNOWN)
-    def test_unknown_points_neither_cost_nor_pull(self, unknown: float) -> None:
+    def test_unknown_points_have_neither_loss_nor_gradient(self, unknown: float) -> None:
         truth = make_tracks(self.displaced())
         confidence, points = truth.confidence.clone(), truth.points.clone()
         confidence[0, 1, 1], points[0, 1, 1] = 0, unknown
@@ -625,7 +625,7 @@ class TestMotion:
             lambda p: mean(motion_term(replace(truth, points=p), truth, self.depths)), given
         )
 
-    def test_confidence_of_tracks_is_best_where_it_tells_the_error(self) -> None:
+    def test_the_optimal_track_confidence_matches_the_error(self) -> None:
         truth = make_tracks(self.displaced())
         off = (truth.points + tensor(0, 0, 0.1)).requires_grad_()  # a twentieth of the depth of 2
         best = 0.1 / 0.05
@@ -639,7 +639,7 @@ class TestMotion:
         assert cost(best).item() == pytest.approx(0.05 + 0.1 - 0.1 * math.log(2), abs=5e-3)
         assert not cost(best).requires_grad
 
-    def test_confidence_of_tracks_learns_where_the_truth_follows_them(self) -> None:
+    def test_track_confidence_has_gradients_where_ground_truth_is_known(self) -> None:
         truth = make_tracks(self.displaced())
         known = truth.confidence.clone()
         known[0, 1, 1] = 0
@@ -648,7 +648,7 @@ class TestMotion:
         term = track_confidence_term(given, replace(truth, confidence=known), self.depths)
         assert term.count == 3
         (gradient,) = torch.autograd.grad(term.total, confidence)
-        # Nothing at the anchor's own time, nothing where unknown; elsewhere the answer is right and should be surer.
+        # No gradient at the anchor's own time or where unknown; elsewhere points are exact, so confidence should rise.
         assert (gradient < 0).tolist() == [[[False, False], [True, False], [True, True]]]
         assert (gradient > 0).sum() == 0
 
@@ -673,7 +673,7 @@ class TestMotion:
         assert term.count == 2
         assert term.total.item() == pytest.approx(wanted)
 
-    def test_moving_is_asked_where_it_is_told(self) -> None:
+    def test_dynamic_loss_is_over_known_pixels(self) -> None:
         logits = tensor(0.3, math.nan, -1).requires_grad_()
         term = dynamic_term(logits, tensor(1, math.nan, 0))
         term.total.backward()
@@ -692,17 +692,17 @@ class TestQueries:
         share = torch.rand(2, 5, 2, generator=generator, dtype=torch.float64)
         pixels = 0.5 + share * tensor(WIDTH - 1, HEIGHT - 1)
         wanted = pixels @ tensor(2, -3) + 1
-        read = at_queries(values, pixels, SIZE)
+        read = sample_at_pixels(values, pixels, SIZE)
         assert read.shape == (2, 3, 5, 2)
         assert_close(read[:, 2], torch.stack([wanted, 10 * wanted], dim=-1))
 
-    def test_every_pixel_reads_itself(self) -> None:
+    def test_sampling_at_all_pixels_is_the_identity(self) -> None:
         tracks = make_scene(anchors=(0, 1)).tracks
         assert tracks is not None
         moved = replace(
             tracks, points=noise(*tracks.points.shape).float(), visibility=noise(*tracks.visibility.shape).float()
         )
-        read = tracks_at(moved, tracks.pixels, SIZE)
+        read = sample_tracks(moved, tracks.pixels, SIZE)
         assert_close(read.points, moved.points)
         assert_close(read.visibility, moved.visibility)
         assert_close(read.confidence, moved.confidence)
@@ -710,26 +710,26 @@ class TestQueries:
     def test_beyond_the_outermost_centers_is_the_border(self) -> None:
         values = torch.arange(HEIGHT * WIDTH, dtype=torch.float64)[None, None, :, None]
         pixels = torch.tensor([[[-5.0, -5.0], [WIDTH + 9.0, HEIGHT + 0.0], [math.nan, 0.5]]], dtype=torch.float64)
-        assert at_queries(values, pixels, SIZE).flatten().tolist() == [0, HEIGHT * WIDTH - 1, 0]
+        assert sample_at_pixels(values, pixels, SIZE).flatten().tolist() == [0, HEIGHT * WIDTH - 1, 0]
 
     def test_gradients_go_to_the_four_pixels_around(self) -> None:
         values = torch.zeros(1, 1, HEIGHT * WIDTH, 1, dtype=torch.float64, requires_grad=True)
-        at_queries(values, tensor(3.75, 2.5).view(1, 1, 2), SIZE).sum().backward()
+        sample_at_pixels(values, tensor(3.75, 2.5).view(1, 1, 2), SIZE).sum().backward()
         assert values.grad is not None
         pulls = values.grad.view(HEIGHT, WIDTH)
         assert pulls[2, 3:5].tolist() == [0.75, 0.25]
         assert pulls.sum() == 1
 
 
-def test_nothing_waits_for_a_number() -> None:
-    """Fake tensors have no numbers: whoever asks for one fails."""
+def test_no_transfer_to_the_host() -> None:
+    """Fake tensors have no values, so reading one on the host raises an error."""
     with FakeTensorMode() as mode:
         scene = normalized(make_scene(anchors=(0, 2)).map(mode.from_tensor))
         assert scene.tracks is not None
         depths = scene.depths.clone().requires_grad_()
         valid, anchor_depths = scene.depth_confidence > 0, depths_at_anchors(scene)
-        tracks = tracks_at(scene.tracks, scene.tracks.pixels, SIZE)
-        terms = together(
+        tracks = sample_tracks(scene.tracks, scene.tracks.pixels, SIZE)
+        terms = merge_terms(
             rotation_term(scene.cameras, scene.cameras),
             relative_translation_term(scene.cameras, scene.cameras),
             center_term(scene.cameras, scene.cameras),

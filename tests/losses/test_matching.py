@@ -1,4 +1,4 @@
-"""Losses of matching: where cells truly are in other frames, and what a softmax over all cells says of it."""
+"""Losses of matching: true positions of cells in other frames, and the likelihood of matches."""
 
 import math
 from dataclasses import replace
@@ -33,11 +33,11 @@ from recon4d.records import Cameras, Scene, Tracks
 HEIGHT, WIDTH = 12, 16
 GRID, CELL = (3, 4), 2.0
 CELLS = cell_centers(GRID, CELL, torch.zeros(()))
-"""48 cells of 2 x 2 pixels; the pixel that stands for a cell is the one below and right of its center."""
+"""48 cells of 2 x 2 pixels; the central pixel of a cell is the one below and right of its center."""
 
 
 def flat_scene(centers: list[list[float]], depths: list[float]) -> Scene:
-    """A batch of one clip: cameras that look along z at a wall right before them, nothing moving, no tracks."""
+    """Return a batch of one static clip: cameras look along z at a wall, and there are no tracks."""
     time = len(centers)
     intrinsics = torch.tensor([[20.0, 0.0, 8.0], [0.0, 20.0, 6.0], [0.0, 0.0, 1.0]]).expand(time, 3, 3)
     cameras = Cameras(g.rigid(torch.eye(3).expand(time, 3, 3), torch.tensor(centers)), intrinsics)
@@ -48,7 +48,7 @@ def flat_scene(centers: list[list[float]], depths: list[float]) -> Scene:
 
 
 SHIFTED = flat_scene([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0]], [10.0, 10.0])
-"""The second picture shows everything two pixels further left."""
+"""In the second frame everything is two pixels further left."""
 
 
 def first_to_second(scene: Scene, cell_size: float = CELL) -> TrueMatches:
@@ -62,7 +62,7 @@ def changed(scene: Scene, field: str, frame: int, rows: slice, columns: slice, v
 
 
 def tracked(scene: Scene, shift: tuple[float, float, float], anchor: int = 0) -> Scene:
-    """The scene with every pixel of the anchor moving by `shift` from each frame to the next, always visible."""
+    """Return the scene with every pixel of the anchor displaced by `shift` per frame, always visible."""
     time = torch.arange(scene.num_frames) - anchor
     start = scene.points[0, anchor].flatten(0, 1)
     points = start + time[:, None, None] * torch.tensor(shift)
@@ -73,28 +73,28 @@ def tracked(scene: Scene, shift: tuple[float, float, float], anchor: int = 0) ->
 
 
 class TestTrueMatches:
-    def test_still_cells_are_where_their_points_project(self) -> None:
+    def test_static_cells_are_at_the_projection_of_their_points(self) -> None:
         found = first_to_second(SHIFTED)
         assert found.has_match[0].view(6, 8).all(dim=0).tolist() == [False] + 7 * [True]
         wanted = torch.where(found.has_match[0, :, None], CELLS - torch.tensor([2.0, 0.0]), 0)
         assert_close(found.positions[0], wanted, atol=1e-5, rtol=0)
 
-    def test_what_left_the_picture_is_unseen(self) -> None:
+    def test_cells_outside_of_the_image_are_unmatched(self) -> None:
         found = first_to_second(SHIFTED)
-        assert found.has_no_match[0].view(6, 8).any(dim=0).tolist() == [True] + 7 * [False]
+        assert found.is_unmatched[0].view(6, 8).any(dim=0).tolist() == [True] + 7 * [False]
         for center in ([0.0, 9.0, 0.0], [0.0, -9.0, 0.0], [9.0, 0.0, 0.0], [-9.0, 0.0, 0.0]):
             found = first_to_second(flat_scene([[0.0, 0.0, 0.0], center], [10.0, 10.0]))
-            assert found.has_no_match.all()
+            assert found.is_unmatched.all()
             assert not found.has_match.any()
 
-    def test_what_is_behind_the_camera_is_unseen(self) -> None:
-        assert first_to_second(flat_scene([[0.0, 0.0, 0.0], [0.0, 0.0, 20.0]], [10.0, 10.0])).has_no_match.all()
+    def test_cells_behind_the_camera_are_unmatched(self) -> None:
+        assert first_to_second(flat_scene([[0.0, 0.0, 0.0], [0.0, 0.0, 20.0]], [10.0, 10.0])).is_unmatched.all()
 
-    def test_a_slanted_wall_is_matched_as_its_plane_says(self) -> None:
+    def test_matches_on_a_slanted_wall_follow_from_its_plane(self) -> None:
         scene = make_scene(frames=3)
         pairs = torch.tensor([[0, 1, 2, 2]]), torch.tensor([[1, 2, 0, 1]])
-        still = replace(scene, tracks=None)
-        found = true_matches(Scene.stack([still]), *pairs, CELL)[0]
+        static = replace(scene, tracks=None)
+        found = true_matches(Scene.stack([static]), *pairs, CELL)[0]
         for k, (query, target) in enumerate(zip(*(frames[0].tolist() for frames in pairs), strict=True)):
             cameras = scene.cameras
             rays = g.unproject(CELLS, torch.ones(48), cameras.intrinsics[query])
@@ -112,11 +112,11 @@ class TestTrueMatches:
         cells = cell_centers((2, 4), 3.0, torch.zeros(()))
         assert_close(found.positions[0][found.has_match[0]], (cells - torch.tensor([3.0, 0.0]))[found.has_match[0]])
 
-    def test_what_is_hidden_is_unseen(self) -> None:
+    def test_occluded_cells_are_unmatched(self) -> None:
         found = first_to_second(changed(SHIFTED, "depths", 1, slice(None), slice(8, 16), 5.0))
-        # Cells end at x - 2; those that land right of pixel 8's left neighbor are behind the near half.
+        # Cells move to x - 2; those that arrive in the right half are behind the closer surface.
         assert found.has_match[0].view(6, 8).all(dim=0).tolist() == [False, True, True, True, True, False, False, False]
-        assert found.has_no_match[0].view(6, 8).all(dim=0).tolist() == [
+        assert found.is_unmatched[0].view(6, 8).all(dim=0).tolist() == [
             True,
             False,
             False,
@@ -127,9 +127,9 @@ class TestTrueMatches:
             True,
         ]
 
-    def test_the_farthest_of_the_four_pixels_around_decides(self) -> None:
+    def test_the_depth_test_uses_the_farthest_of_the_four_surrounding_pixels(self) -> None:
         scene = flat_scene([[0.0, 0.0, 0.0], [0.25, -0.25, 0.0]], [10.0, 10.0])
-        # Everything is seen half a pixel further left and down: between four pixels.
+        # Everything moves by half a pixel left and down, so points lie between four pixels.
         near = changed(scene, "depths", 1, slice(None), slice(None), 5.0)
         for row, column in ((3, 4), (3, 5), (4, 4), (4, 5)):
             found = first_to_second(changed(near, "depths", 1, slice(row, row + 1), slice(column, column + 1), 10.0))
@@ -137,36 +137,36 @@ class TestTrueMatches:
             assert found.has_match[0].nonzero().flatten().tolist() == [1 * 8 + 2]
 
     @pytest.mark.parametrize(("depth", "seen"), [(9.86, True), (9.84, False), (30.0, True)])
-    def test_a_little_behind_still_counts_as_seen(self, depth: float, seen: bool) -> None:
+    def test_points_slightly_behind_the_surface_are_matched(self, depth: float, seen: bool) -> None:
         found = first_to_second(changed(SHIFTED, "depths", 1, slice(None), slice(None), depth))
         assert found.has_match[0, 20].item() is seen
-        assert found.has_no_match[0, 20].item() is not seen
+        assert found.is_unmatched[0, 20].item() is not seen
 
-    def test_near_things_have_a_tolerance_of_length(self) -> None:
+    def test_close_surfaces_have_an_absolute_tolerance(self) -> None:
         scene = flat_scene([[0.0, 0.0, 0.0], [0.0, 0.0, 0.0]], [0.01, 0.01])
         assert first_to_second(changed(scene, "depths", 1, slice(None), slice(None), 0.006)).has_match.all()
 
-    def test_where_the_target_is_not_measured_hidden_is_not_known(self) -> None:
+    def test_occlusion_is_unknown_where_the_target_has_no_depth(self) -> None:
         hole = changed(SHIFTED, "depth_confidence", 1, slice(None), slice(None), 0.0)
         hole = changed(hole, "depths", 1, slice(None), slice(None), math.nan)
         found = first_to_second(hole)
         assert not found.has_match.any()
-        assert found.has_no_match[0].view(6, 8).any(dim=0).tolist() == [True] + 7 * [False]
+        assert found.is_unmatched[0].view(6, 8).any(dim=0).tolist() == [True] + 7 * [False]
 
-    def test_a_hole_beside_a_near_surface_is_not_known_but_beside_the_own_surface_seen(self) -> None:
+    def test_a_hole_in_the_target_depth_is_unknown_next_to_a_closer_surface_only(self) -> None:
         scene = flat_scene([[0.0, 0.0, 0.0], [0.25, -0.25, 0.0]], [10.0, 10.0])
         for depth, seen in ((5.0, False), (10.0, True)):
             scene = changed(scene, "depths", 1, slice(None), slice(None), depth)
             holed = changed(scene, "depth_confidence", 1, slice(3, 4), slice(4, 5), 0.0)
             found = first_to_second(holed)
             assert found.has_match[0, 10].item() is seen
-            assert not found.has_no_match[0, 10]
-            assert found.has_no_match[0, 11].item() is not seen
+            assert not found.is_unmatched[0, 10]
+            assert found.is_unmatched[0, 11].item() is not seen
 
-    @pytest.mark.parametrize("moving", [1.0, math.nan])
-    def test_what_may_move_is_not_known_without_tracks(self, moving: float) -> None:
-        found = first_to_second(changed(SHIFTED, "moving", 0, slice(0, 6), slice(None), moving))
-        told = (found.has_match | found.has_no_match)[0].view(6, 8)
+    @pytest.mark.parametrize("dynamic", [1.0, math.nan])
+    def test_dynamic_pixels_are_unknown_without_tracks(self, dynamic: float) -> None:
+        found = first_to_second(changed(SHIFTED, "dynamic", 0, slice(0, 6), slice(None), dynamic))
+        told = (found.has_match | found.is_unmatched)[0].view(6, 8)
         assert not told[:3].any()
         assert told[3:].all()
 
@@ -174,59 +174,59 @@ class TestTrueMatches:
         unknown = changed(SHIFTED, "point_confidence", 0, slice(0, 6), slice(None), 0.0)
         unknown = changed(unknown, "points", 0, slice(0, 6), slice(None), math.nan)
         found = first_to_second(unknown)
-        assert not (found.has_match | found.has_no_match)[0, :24].any()
+        assert not (found.has_match | found.is_unmatched)[0, :24].any()
         assert found.positions.isfinite().all()
 
     @pytest.mark.parametrize("field", ["world_from_cam", "intrinsics"])
-    def test_unknown_target_cameras_leave_everything_open(self, field: str) -> None:
+    def test_nothing_is_known_without_the_target_camera(self, field: str) -> None:
         values = getattr(SHIFTED.cameras, field).clone()
         values[:, 1] = math.nan
-        following = tracked(SHIFTED, (0.5, 0.0, 0.0))
-        assert following.tracks is not None
-        hidden = replace(following, tracks=replace(following.tracks, visibility=0 * following.tracks.visibility))
-        for scene in (SHIFTED, following, hidden):
+        dynamic = tracked(SHIFTED, (0.5, 0.0, 0.0))
+        assert dynamic.tracks is not None
+        hidden = replace(dynamic, tracks=replace(dynamic.tracks, visibility=0 * dynamic.tracks.visibility))
+        for scene in (SHIFTED, dynamic, hidden):
             found = first_to_second(replace(scene, cameras=replace(scene.cameras, **{field: values})))
-            assert not (found.has_match | found.has_no_match).any()
+            assert not (found.has_match | found.is_unmatched).any()
             assert found.positions.isfinite().all()
 
-    def test_moving_cells_of_anchors_follow_their_tracks(self) -> None:
+    def test_dynamic_cells_of_anchors_follow_their_tracks(self) -> None:
         # The camera moves by two pixels one way, the surface by one pixel the other way.
         found = first_to_second(tracked(SHIFTED, (0.5, 0.0, 0.0)))
         wanted = torch.where(found.has_match[0, :, None], CELLS - torch.tensor([1.0, 0.0]), 0)
         assert found.has_match.all()
         assert_close(found.positions[0], wanted, atol=1e-5, rtol=0)
 
-    def test_tracks_say_what_is_visible(self) -> None:
+    def test_visibility_of_anchors_comes_from_tracks(self) -> None:
         scene = tracked(SHIFTED, (0.5, 0.0, 0.0))
         assert scene.tracks is not None
         visible = scene.tracks.visibility.clone()
         visible[..., 1, : 6 * WIDTH] = 0
         found = first_to_second(replace(scene, tracks=replace(scene.tracks, visibility=visible)))
-        assert found.has_no_match[0, :24].all()
+        assert found.is_unmatched[0, :24].all()
         assert found.has_match[0, 24:].all()
-        # The depth map is not asked.
+        # The depth map is not used.
         hidden = changed(scene, "depths", 1, slice(None), slice(None), 1.0)
         for found in (first_to_second(hidden), first_to_second(replace(hidden, dynamic=0 * scene.dynamic))):
             assert found.has_match.all()
-            assert not found.has_no_match.any()
+            assert not found.is_unmatched.any()
 
     def test_a_visible_track_outside_the_picture_is_not_known(self) -> None:
         found = first_to_second(tracked(SHIFTED, (100.0, 0.0, 0.0)))
-        assert not (found.has_match | found.has_no_match).any()
+        assert not (found.has_match | found.is_unmatched).any()
 
-    def test_where_tracks_are_not_believed_still_points_are(self) -> None:
+    def test_static_points_replace_tracks_without_confidence(self) -> None:
         scene = tracked(SHIFTED, (0.5, 0.0, 0.0))
-        scene = changed(scene, "moving", 0, slice(6, 12), slice(None), 0.0)
+        scene = changed(scene, "dynamic", 0, slice(6, 12), slice(None), 0.0)
         assert scene.tracks is not None
         confidence = scene.tracks.confidence.clone()
         confidence[..., 1, :] = 0
         unbelieved = replace(scene.tracks, confidence=confidence)
         found = first_to_second(replace(scene, tracks=unbelieved))
-        assert not (found.has_match | found.has_no_match)[0, :24].any()
+        assert not (found.has_match | found.is_unmatched)[0, :24].any()
         assert_close(found.positions[0, 25:32], CELLS[25:32] - torch.tensor([2.0, 0.0]), atol=1e-5, rtol=0)
 
     def sparse(self, pixels: torch.Tensor, shifts: torch.Tensor) -> Scene:
-        """`SHIFTED`, all moving, with tracks of a few `pixels` of the first frame that move by `shifts` in x."""
+        """Return `SHIFTED` with unknown motion and tracks of a few pixels of the first frame, displaced in x."""
         scene = replace(SHIFTED, dynamic=torch.full_like(SHIFTED.dynamic, torch.nan))
         start = g.unproject(pixels, torch.full(pixels.shape[:1], 10.0), scene.cameras.intrinsics[0, 0])
         step = shifts[:, None] * torch.tensor([1.0, 0.0, 0.0])
@@ -234,14 +234,14 @@ class TestTrueMatches:
         ones = torch.ones(points.shape[:-1])
         return replace(scene, tracks=Tracks(points, ones, ones, torch.tensor([[0]]), pixels[None, None]))
 
-    def test_sparse_tracks_speak_for_the_cells_about_them(self) -> None:
-        # Cell 20 is centered at (9, 5), cell 21 at (11, 5): one track within reach, one just not.
+    def test_sparse_tracks_match_the_cells_around_them(self) -> None:
+        # Cell 20 is centered at (9, 5), cell 21 at (11, 5): one track is close enough, the other just not.
         found = first_to_second(self.sparse(torch.tensor([[9.3, 4.42], [11.0, 5.65]]), torch.tensor([0.5, 0.5])))
         assert found.has_match[0].nonzero().flatten().tolist() == [20]
         assert_close(found.positions[0, 20], CELLS[20] - torch.tensor([1.0, 0.0]), atol=1e-5, rtol=0)
-        assert not found.has_no_match.any()
+        assert not found.is_unmatched.any()
 
-    def test_of_several_tracks_the_nearest_believed_one_speaks(self) -> None:
+    def test_the_nearest_known_track_of_a_cell_is_used(self) -> None:
         pixels = torch.tensor(
             [[9.4, 5.0], [9.1, 5.1], [9.0, 5.0], [9.0, math.nan], [9.0, 1.2], [-9.0, 99.0], [99.0, 99.0]]
         )
@@ -253,13 +253,13 @@ class TestTrueMatches:
         assert found.has_match[0].nonzero().flatten().tolist() == [4, 20]
         assert_close(found.positions[0, [4, 20]], CELLS[[4, 20]] - torch.tensor([1.0, 0.0]), atol=1e-5, rtol=0)
 
-    def test_tracks_of_no_anchor_or_no_query_say_nothing(self) -> None:
+    def test_tracks_without_queries_have_no_effect(self) -> None:
         scene = self.sparse(torch.zeros(0, 2), torch.zeros(0))
         assert not first_to_second(scene).has_match.any()
-        still = replace(scene, dynamic=0 * SHIFTED.dynamic)
-        assert torch.equal(first_to_second(still).has_match, first_to_second(SHIFTED).has_match)
+        static = replace(scene, dynamic=0 * SHIFTED.dynamic)
+        assert torch.equal(first_to_second(static).has_match, first_to_second(SHIFTED).has_match)
 
-    def test_thinned_tracks_say_the_same_as_dense_ones(self) -> None:
+    def test_subsampled_tracks_give_the_same_matches_as_dense_ones(self) -> None:
         scene = tracked(SHIFTED, (0.5, 0.0, 0.0))
         assert scene.tracks is not None
         dense = scene.tracks
@@ -278,7 +278,7 @@ class TestTrueMatches:
         other = tracked(SHIFTED, (0.25, 0.0, 0.0), anchor=0)[0]
         queries, targets = torch.tensor([[1, 0], [1, 0]]), torch.tensor([[0, 1], [0, 1]])
         found = true_matches(Scene.stack([one, other]), queries, targets, CELL)
-        told = (found.has_match | found.has_no_match).any(dim=-1)
+        told = (found.has_match | found.is_unmatched).any(dim=-1)
         assert told.tolist() == [[True, False], [False, True]]
         # Back in time: the camera by +2 pixels, the surface by -1; and forth: -2 and +.5.
         assert_close(found.positions[0, 0, 20], CELLS[20] + torch.tensor([1.0, 0.0]), atol=1e-5, rtol=0)
@@ -291,13 +291,13 @@ class TestTrueMatches:
         both = Tracks(
             *(
                 torch.cat([getattr(first.tracks, name), getattr(second.tracks, name)], dim=1)
-                for name in ("points", "visible", "confidence", "anchors", "pixels")
+                for name in ("points", "visibility", "confidence", "anchors", "pixels")
             )
         )
         found = true_matches(replace(first, tracks=both), torch.tensor([[1]]), torch.tensor([[0]]), CELL)
         assert_close(found.positions[0, 0, 20], CELLS[20] + torch.tensor([1.0, 0.0]), atol=1e-5, rtol=0)
 
-    def test_still_points_and_tracks_of_a_still_scene_agree(self) -> None:
+    def test_points_and_tracks_of_a_static_scene_agree(self) -> None:
         scene = Scene.stack([make_scene(frames=3)])
         pairs = torch.tensor([[0, 0]]), torch.tensor([[1, 2]])
         by_track, by_point = true_matches(scene, *pairs, CELL), true_matches(replace(scene, tracks=None), *pairs, CELL)
@@ -318,7 +318,7 @@ def unit(features: torch.Tensor) -> torch.Tensor:
 
 
 class Problem:
-    """Two clips of three frames with four pairs, the third of which is no pair and the fourth a frame with itself."""
+    """Two clips of three frames with four pairs; the third pair is invalid, the fourth is a frame with itself."""
 
     def __init__(self) -> None:
         config = MatchingConfig(channels=5, temperature=0.3, dustbin_logit=1.5)
@@ -338,7 +338,7 @@ class Problem:
         return self.matching.match(features, self.queries, self.targets, self.valid, PATCHES)
 
     def log_probabilities(self, clip: int, pair: int) -> torch.Tensor:
-        """By the definition: log softmax over all target cells and the bin."""
+        """Compute the log softmax over all target cells and the dustbin by its definition."""
         query, target = self.features[clip, self.queries[clip, pair]], self.features[clip, self.targets[clip, pair]]
         logits = query @ target.T * torch.exp(-self.matching.log_temperature)
         bins = self.matching.no_match.expand(COUNT, 1)
@@ -346,7 +346,7 @@ class Problem:
 
 
 def bilinear(position: torch.Tensor) -> torch.Tensor:
-    """Weights of all 4 x 6 cells of two pixels for a position in pixels: hat functions, constant at the border."""
+    """Return the bilinear weights of all 4 x 6 cells of two pixels for a position in pixels, constant at the border."""
     centers = cell_centers(PATCHES, 2.0, torch.zeros((), dtype=torch.float64))
     held = torch.stack([position[0].clamp(1, 11), position[1].clamp(1, 7)])
     return (1 - (centers - held).abs() / 2).clamp(min=0).prod(dim=-1)
@@ -369,13 +369,13 @@ class TestMatchingTerms:
         assert term.count == len(losses)
         assert_close(term.total, torch.stack(losses).sum())
 
-    def test_no_match_is_the_log_probability_of_the_bin(self) -> None:
+    def test_dustbin_loss_is_the_negative_log_probability_of_the_dustbin(self) -> None:
         problem = Problem()
         term = matching_terms(
             problem.match(problem.features), problem.features, problem.matching, problem.truth, PATCHES
         ).dustbin
         losses = [
-            -problem.log_probabilities(clip, pair)[problem.truth.has_no_match[clip, pair], -1]
+            -problem.log_probabilities(clip, pair)[problem.truth.is_unmatched[clip, pair], -1]
             for clip in range(2)
             for pair in range(2)
         ]
@@ -412,18 +412,18 @@ class TestMatchingTerms:
 
         assert cost(0) < min(cost(-1), cost(1), cost(-2), cost(2))
 
-    def test_a_frame_with_itself_and_pairs_that_are_none_teach_nothing(self) -> None:
+    def test_invalid_pairs_and_pairs_of_equal_frames_have_no_loss(self) -> None:
         problem = Problem()
         seen = torch.zeros(2, 4, COUNT, dtype=torch.bool)
         seen[:, 2:] = True
         for truth in (
-            replace(problem.truth, has_match=seen, has_no_match=~seen & False),
-            replace(problem.truth, has_match=~seen & False, has_no_match=seen),
+            replace(problem.truth, has_match=seen, is_unmatched=~seen & False),
+            replace(problem.truth, has_match=~seen & False, is_unmatched=seen),
         ):
             terms = matching_terms(problem.match(problem.features), problem.features, problem.matching, truth, PATCHES)
             assert [term.count.item() for term in terms] == [0, 0, 0]
 
-    def test_nothing_told_is_zero_with_zero_gradient_whatever_is_there(self) -> None:
+    def test_without_known_cells_the_loss_is_zero_with_a_gradient(self) -> None:
         problem = Problem()
         features = problem.features.clone().requires_grad_()
         matches = problem.match(features)
@@ -437,7 +437,7 @@ class TestMatchingTerms:
             assert mean(term) == 0
             assert mean(term).requires_grad
 
-    def test_unknown_positions_of_unseen_cells_neither_cost_nor_pull(self) -> None:
+    def test_unknown_positions_have_neither_loss_nor_gradient(self) -> None:
         problem = Problem()
         features = problem.features.clone().requires_grad_()
         unknown = torch.where(problem.truth.has_match[..., None], problem.truth.positions, math.nan)
@@ -449,7 +449,7 @@ class TestMatchingTerms:
         assert features.grad.isfinite().all()
         assert features.grad.abs().max() > 0
 
-    def test_temperature_and_bin_learn(self) -> None:
+    def test_temperature_and_dustbin_have_gradients(self) -> None:
         problem = Problem()
         terms = matching_terms(
             problem.match(problem.features), problem.features, problem.matching, problem.truth, PATCHES
@@ -485,8 +485,8 @@ class TestMatchingTerms:
             assert term.total.dtype == torch.float32
             assert_close(term.total, wanted.total)
 
-    def test_nothing_waits_for_a_number(self) -> None:
-        """Fake tensors have no numbers: whoever asks for one fails."""
+    def test_no_transfer_to_the_host(self) -> None:
+        """Fake tensors have no values, so reading one on the host raises an error."""
         problem = Problem()
         matches = problem.match(problem.features).detach()
         with FakeTensorMode(allow_non_fake_inputs=True) as mode:
@@ -501,42 +501,44 @@ class TestMatchingTerms:
 
 @pytest.fixture(scope="module")
 def scenes() -> tuple[Scene, Scene]:
-    """Two worlds with tracks of every pixel of frames 0 and 2, and of every fourth in x and y."""
-    config = SyntheticConfig(num_frames=3, height=48, width=64, static_share=0.0, still_share=0.0)
-    worlds = make_scenes(config, 7, (0, 1))
-    dense, thin = (render_scenes(worlds, config, anchors=(0, 2), tracked=Lattice(stride)).scene for stride in (1, 4))
+    """Two scenes with tracks from frames 0 and 2, of every pixel and of every fourth in x and y."""
+    config = SyntheticConfig(num_frames=3, height=48, width=64, static_scene_share=0.0, static_camera_share=0.0)
+    scenes = make_scenes(config, 7, (0, 1))
+    dense, thin = (
+        render_scenes(scenes, config, anchors=(0, 2), query_lattice=Lattice(stride)).scene for stride in (1, 4)
+    )
     return dense, thin
 
 
-class TestWorlds:
-    """In rendered worlds, where the truth about everything comes from elsewhere."""
+class TestRenderedScenes:
+    """Matches in rendered scenes, whose ground truth is computed independently."""
 
     pairs = torch.tensor([[0, 0, 2, 2]] * 2), torch.tensor([[1, 2, 1, 0]] * 2)
 
-    def moving(self, scene: Scene) -> torch.Tensor:
-        """Whether the pixel that stands for each cell (of 4 x 4 pixels) moves."""
+    def is_dynamic(self, scene: Scene) -> torch.Tensor:
+        """Return whether the central pixel of each cell of 4 x 4 pixels is dynamic."""
         return scene.dynamic[:, :, 2::4, 2::4].flatten(2)[:, [0, 0, 2, 2]] > 0
 
-    def test_depth_and_tracks_agree_about_what_stands_still(self, scenes: tuple[Scene, Scene]) -> None:
+    def test_depth_and_tracks_agree_on_static_cells(self, scenes: tuple[Scene, Scene]) -> None:
         by_track = true_matches(scenes[0], *self.pairs, 4.0)
         by_point = true_matches(replace(scenes[0], tracks=None), *self.pairs, 4.0)
-        still = ~self.moving(scenes[0])
+        static = ~self.is_dynamic(scenes[0])
         both = by_track.has_match & by_point.has_match
         assert both.sum() > 400
         assert_close(by_point.positions[both], by_track.positions[both], atol=1e-3, rtol=0)
-        agree = (by_track.has_match == by_point.has_match)[still & (by_point.has_match | by_point.has_no_match)]
+        agree = (by_track.has_match == by_point.has_match)[static & (by_point.has_match | by_point.is_unmatched)]
         assert agree.float().mean() > 0.99
 
-    def test_only_tracks_know_what_moves(self, scenes: tuple[Scene, Scene]) -> None:
+    def test_dynamic_cells_are_known_from_tracks_only(self, scenes: tuple[Scene, Scene]) -> None:
         by_track = true_matches(scenes[0], *self.pairs, 4.0)
         by_point = true_matches(replace(scenes[0], tracks=None), *self.pairs, 4.0)
-        moving = self.moving(scenes[0])
-        assert moving.sum() > 100
-        assert not (by_point.has_match | by_point.has_no_match)[moving].any()
-        assert (by_track.has_match | by_track.has_no_match)[moving].float().mean() > 0.95
+        dynamic = self.is_dynamic(scenes[0])
+        assert dynamic.sum() > 100
+        assert not (by_point.has_match | by_point.is_unmatched)[dynamic].any()
+        assert (by_track.has_match | by_track.is_unmatched)[dynamic].float().mean() > 0.95
 
-    def test_thinned_tracks_say_what_dense_ones_say(self, scenes: tuple[Scene, Scene]) -> None:
+    def test_sparse_and_dense_tracks_agree(self, scenes: tuple[Scene, Scene]) -> None:
         dense, thin = (true_matches(scene, *self.pairs, 4.0) for scene in scenes)
         assert torch.equal(dense.has_match, thin.has_match)
-        assert torch.equal(dense.has_no_match, thin.has_no_match)
+        assert torch.equal(dense.is_unmatched, thin.is_unmatched)
         assert_close(dense.positions, thin.positions, atol=1e-3, rtol=1e-4)

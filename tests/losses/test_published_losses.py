@@ -1,4 +1,4 @@
-"""Losses of the field: confidence regression, image gradients, normals, and affine alignment of wholes and patches."""
+"""Losses from the literature: confidence regression, image gradients, normals, and affine-invariant point losses."""
 
 import math
 
@@ -21,7 +21,7 @@ from recon4d.losses.local_alignment import (
     align_scale_and_shift,
     local_point_terms,
     patch_pixels,
-    random_anchors,
+    sample_patch_centers,
 )
 from recon4d.losses.normals import corner_normals, normal_angle_term, normal_cosine_terms
 from recon4d.losses.term import Term, mean
@@ -38,23 +38,23 @@ def everywhere(*shape: int) -> torch.Tensor:
 
 
 def hilly_points(height: int = HEIGHT, width: int = WIDTH) -> torch.Tensor:
-    """Points of a smooth surface about 3 away, as its camera sees them."""
+    """Return points of a smooth surface at a depth of about 3, in the camera frame."""
     grid = pixel_grid(height, width, dtype=torch.float64) / width
     depths = 3 + 0.5 * torch.sin(5 * grid[..., 0]) + 0.4 * torch.cos(7 * grid[..., 1] + 2 * grid[..., 0])
     k = torch.tensor([[1.1 * width, 0, width / 2], [0, 1.1 * width, height / 2], [0, 0, 1]], dtype=torch.float64)
     return unproject_map(depths, k)
 
 
-def both_spoilt(
+def corrupt_invalid(
     predicted: torch.Tensor, true: torch.Tensor, valid: torch.Tensor, wrong: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Prediction and truth with `wrong` where they are not valid."""
+    """Return prediction and truth with `wrong` at invalid elements."""
     where = valid[..., None]
     return torch.where(where, predicted, wrong), torch.where(where, true, wrong)
 
 
-def assert_silent(terms: tuple[Term, ...], *inputs: torch.Tensor) -> None:
-    """Nothing valid: the means are 0 and the gradients are 0, whatever stood there."""
+def assert_no_effect(terms: tuple[Term, ...], *inputs: torch.Tensor) -> None:
+    """Check that means and gradients are 0 if nothing is valid."""
     value = torch.stack([mean(term) for term in terms]).sum()
     assert value == 0
     for gradient in torch.autograd.grad(value, inputs):
@@ -74,7 +74,7 @@ def test_confidence_terms_by_hand() -> None:
     assert terms.weighted.count == 2
 
 
-def test_confidence_is_best_at_a_fifth_over_the_residual() -> None:
+def test_the_optimal_confidence_is_a_fifth_divided_by_the_residual() -> None:
     residual = torch.tensor([0.01, 0.1], dtype=torch.float64)
     best = (0.2 / residual).requires_grad_()
     (slope,) = torch.autograd.grad(confidence_weighted(residual, best).sum(), best)
@@ -83,14 +83,14 @@ def test_confidence_is_best_at_a_fifth_over_the_residual() -> None:
         assert (confidence_weighted(residual, factor * best) > confidence_weighted(residual, best)).all()
 
 
-def test_truth_has_no_residual_and_no_slope() -> None:
+def test_equal_values_have_neither_residual_nor_gradient() -> None:
     predicted = noise(5, 3).requires_grad_()
     residuals = residual_norms(predicted, predicted.detach(), everywhere(5))
     assert (residuals == 0).all()
     assert (torch.autograd.grad(residuals.sum(), predicted)[0] == 0).all()
 
 
-def test_confidence_gradients_are_those_of_finite_differences() -> None:
+def test_confidence_gradients_equal_finite_differences() -> None:
     valid = torch.tensor([True, True, False, True])
 
     def loss(predicted: torch.Tensor, confidence: torch.Tensor) -> torch.Tensor:
@@ -101,21 +101,21 @@ def test_confidence_gradients_are_those_of_finite_differences() -> None:
 
 
 @pytest.mark.parametrize("wrong", [math.nan, math.inf])
-def test_invalid_elements_say_nothing_to_regression(wrong: float) -> None:
+def test_invalid_elements_have_no_effect_on_regression(wrong: float) -> None:
     predicted, confidence = noise(4, 5, 3).requires_grad_(), (1 + noise(4, 5).exp()).requires_grad_()
     true = noise(4, 5, 3, seed=1)
     valid = everywhere(4, 5)
     valid[1, 2] = valid[3, 0] = False
-    spoilt = both_spoilt(predicted, true, valid, wrong)
-    spoilt_confidence = torch.where(valid, confidence, wrong)
+    corrupted = corrupt_invalid(predicted, true, valid, wrong)
+    corrupted_confidence = torch.where(valid, confidence, wrong)
     for clean, dirty in zip(
         [
             *confidence_terms(predicted, true, confidence, valid),
             *gradient_terms(predicted, true, valid, confidence),
         ],
         [
-            *confidence_terms(*spoilt, spoilt_confidence, valid),
-            *gradient_terms(*spoilt, valid, spoilt_confidence),
+            *confidence_terms(*corrupted, corrupted_confidence, valid),
+            *gradient_terms(*corrupted, valid, corrupted_confidence),
         ],
         strict=True,
     ):
@@ -127,11 +127,11 @@ def test_invalid_elements_say_nothing_to_regression(wrong: float) -> None:
     nothing = torch.zeros_like(valid)
     bad = torch.full_like(true, wrong).requires_grad_()
     bad_confidence = torch.full_like(confidence, wrong).requires_grad_()
-    assert_silent(confidence_terms(bad, true, bad_confidence, nothing), bad, bad_confidence)
-    assert_silent(gradient_terms(bad, true, nothing, bad_confidence), bad, bad_confidence)
+    assert_no_effect(confidence_terms(bad, true, bad_confidence, nothing), bad, bad_confidence)
+    assert_no_effect(gradient_terms(bad, true, nothing, bad_confidence), bad, bad_confidence)
 
 
-def test_the_worst_fiftieth_is_left_out_of_many() -> None:
+def test_the_largest_two_percent_are_left_out() -> None:
     values = torch.randperm(2000, generator=torch.Generator().manual_seed(0)).double().reshape(40, 50) / 100
     valid = everywhere(40, 50)
     kept = below_quantile(values, valid)
@@ -151,12 +151,12 @@ def test_the_quantile_lies_between_two_values() -> None:
 
 def test_few_elements_and_equal_elements_are_all_kept() -> None:
     assert below_quantile(noise(1000), everywhere(1000)).all()
-    assert below_quantile(noise(1020), everywhere(1020)).all()  # 1000 would be left
+    assert below_quantile(noise(1020), everywhere(1020)).all()  # 1000 would be left, which is too few
     assert below_quantile(noise(1100), everywhere(1100)).sum() < 1100
     assert below_quantile(torch.ones(3000), everywhere(3000)).all()
 
 
-def test_no_element_counts_more_than_a_hundred() -> None:
+def test_elements_are_clamped_to_100() -> None:
     values = torch.tensor([1e6, 1.0, 99.0]).requires_grad_()
     term = filtered_term(values, everywhere(3))
     assert term.total == 200
@@ -213,7 +213,7 @@ def test_image_gradients_under_confidence_are_weighted_by_the_later_pixel() -> N
 # Normals.
 
 
-def test_normals_of_a_wall_look_at_the_camera() -> None:
+def test_normals_of_a_wall_face_the_camera() -> None:
     wall = torch.cat([pixel_grid(3, 4), torch.full((3, 4, 1), 5.0)], dim=-1)
     normals, exists = corner_normals(wall, everywhere(3, 4))
     assert normals.shape == (4, 2, 3, 3)
@@ -231,7 +231,7 @@ def test_a_normal_needs_its_three_pixels() -> None:
     assert exists[:, 0, 1].all()
 
 
-def test_each_corner_spans_the_normal_of_its_own_three_pixels() -> None:
+def test_each_corner_normal_comes_from_its_own_three_pixels() -> None:
     points = noise(2, 2, 3)
     normals, _ = corner_normals(points, everywhere(2, 2))
     (upper_left, upper_right), (lower_left, lower_right) = points
@@ -247,7 +247,7 @@ def test_each_corner_spans_the_normal_of_its_own_three_pixels() -> None:
 
 
 @pytest.mark.parametrize("degrees", [0.5, 2.0, 20.0, 120.0])
-def test_a_turned_surface_costs_its_angle(degrees: float) -> None:
+def test_a_rotated_surface_has_the_loss_of_its_angle(degrees: float) -> None:
     wall = torch.cat([pixel_grid(9, 9, dtype=torch.float64), torch.zeros(9, 9, 1, dtype=torch.float64)], dim=-1)
     turn = rotation_from_axis_angle(torch.tensor([math.radians(degrees), 0, 0], dtype=torch.float64))
     turned = wall @ turn.transpose(-1, -2)
@@ -255,13 +255,13 @@ def test_a_turned_surface_costs_its_angle(degrees: float) -> None:
     assert [term.count.item() for term in cosines] == [4 * 8 * 8, 4 * 4 * 4, 4 * 2 * 2]
     for term in cosines:
         torch.testing.assert_close(mean(term).item(), 1 - math.cos(math.radians(degrees)))
-    seen = math.radians(min(max(degrees, 1), 90))
+    clamped = math.radians(min(max(degrees, 1), 90))
     beta = math.radians(3)
-    expected = seen**2 / (2 * beta) if degrees < 3 else seen - beta / 2
+    expected = clamped**2 / (2 * beta) if degrees < 3 else clamped - beta / 2
     torch.testing.assert_close(mean(normal_angle_term(turned, wall, everywhere(9, 9))).item(), expected)
 
 
-def test_truth_is_the_least_of_normals_and_scale_and_shift_do_not_matter() -> None:
+def test_normal_losses_are_minimal_at_the_truth_up_to_scale_and_shift() -> None:
     true = hilly_points()
     valid = everywhere(HEIGHT, WIDTH)
     for answer in (true, 7 * true + torch.tensor([3.0, -2.0, 1.0])):
@@ -274,7 +274,7 @@ def test_truth_is_the_least_of_normals_and_scale_and_shift_do_not_matter() -> No
     assert mean(normal_angle_term(disturbed, true, valid)) > 2 * floor
 
 
-def test_normal_gradients_are_those_of_finite_differences() -> None:
+def test_normal_gradients_equal_finite_differences() -> None:
     true, start = hilly_points(5, 6), (hilly_points(5, 6) + 0.1 * noise(5, 6, 3)).requires_grad_()
     valid = everywhere(5, 6)
     valid[2, 3] = False
@@ -287,7 +287,7 @@ def test_normal_gradients_are_those_of_finite_differences() -> None:
 
 
 @pytest.mark.parametrize("wrong", [math.nan, math.inf])
-def test_invalid_pixels_say_nothing_to_normals(wrong: float) -> None:
+def test_invalid_pixels_have_no_effect_on_normals(wrong: float) -> None:
     true, valid = hilly_points(), everywhere(HEIGHT, WIDTH)
     valid[4, 5] = False
     start = (true + 0.01 * noise(HEIGHT, WIDTH, 3)).requires_grad_()
@@ -295,16 +295,16 @@ def test_invalid_pixels_say_nothing_to_normals(wrong: float) -> None:
     def terms(predicted: torch.Tensor, truth: torch.Tensor) -> list[Term]:
         return [*normal_cosine_terms(predicted, truth, valid), normal_angle_term(predicted, truth, valid)]
 
-    spoilt = both_spoilt(start, true, valid, wrong)
-    for clean, dirty in zip(terms(start, true), terms(*spoilt), strict=True):
+    corrupted = corrupt_invalid(start, true, valid, wrong)
+    for clean, dirty in zip(terms(start, true), terms(*corrupted), strict=True):
         torch.testing.assert_close(dirty.total, clean.total)
         torch.testing.assert_close(dirty.count, clean.count)
         assert torch.autograd.grad(dirty.total, start, retain_graph=True)[0].isfinite().all()
     bad, nothing = torch.full_like(true, wrong).requires_grad_(), torch.zeros_like(valid)
-    assert_silent((*normal_cosine_terms(bad, true, nothing), normal_angle_term(bad, true, nothing)), bad)
+    assert_no_effect((*normal_cosine_terms(bad, true, nothing), normal_angle_term(bad, true, nothing)), bad)
 
 
-def test_points_that_span_nothing_cost_the_most_and_do_not_explode() -> None:
+def test_degenerate_points_have_the_largest_loss_and_no_gradient() -> None:
     true, valid = hilly_points(), everywhere(HEIGHT, WIDTH)
     on_a_line = torch.cat([pixel_grid(HEIGHT, WIDTH, dtype=torch.float64)[..., :1].expand(-1, -1, 3)], dim=-1)
     for collapsed in (torch.ones_like(true), on_a_line.contiguous()):
@@ -313,7 +313,7 @@ def test_points_that_span_nothing_cost_the_most_and_do_not_explode() -> None:
         assert mean(cosine) == 1
         torch.testing.assert_close(mean(angle).item(), math.radians(88.5))
         assert (torch.autograd.grad(cosine.total + angle.total, collapsed)[0] == 0).all()
-    # A truth that spans nothing is no truth.
+    # Degenerate true points have no normals to compare.
     assert normal_angle_term(true, torch.ones_like(true), valid).count == 0
     assert normal_cosine_terms(true, on_a_line, valid)[0].count == 0
 
@@ -322,7 +322,7 @@ def test_points_that_span_nothing_cost_the_most_and_do_not_explode() -> None:
 
 
 def cost_of(points: torch.Tensor, true: torch.Tensor, weights: torch.Tensor, fit: torch.Tensor) -> torch.Tensor:
-    """The truncated weighted L1 distance of one picture, written out; `fit` is s, tx, ty, tz."""
+    """Compute the truncated weighted L1 distance of one image; `fit` is (s, tx, ty, tz)."""
     residual = weights[:, None] * (fit[0] * points + fit[1:] - true).abs()
     return residual.clamp(max=1).sum()
 
@@ -378,7 +378,7 @@ def test_refinement_improves_on_the_best_pivot(monkeypatch: pytest.MonkeyPatch) 
     assert (refined < 0.999 * unrefined).sum() > 10
 
 
-def test_alignment_weighs_points() -> None:
+def test_alignment_uses_weights() -> None:
     points = noise(1, 100, 3)
     true = torch.cat([points[:, :40] * 2, points[:, 40:] * 3], dim=1)
     weights = torch.cat([torch.full((1, 40), 5.0), torch.full((1, 60), 0.5)], dim=1).double()
@@ -388,7 +388,7 @@ def test_alignment_weighs_points() -> None:
     assert align_scale_and_shift(points, true, weights, ALONG_Z)[0] == pytest.approx(3)
 
 
-def test_alignment_never_mirrors_and_answers_where_there_is_nothing() -> None:
+def test_alignment_never_mirrors_and_handles_degenerate_points() -> None:
     points = noise(1, 50, 3)
     ones = torch.ones(1, 50, dtype=torch.float64)
     assert align_scale_and_shift(points, -points, ones, ALONG_ALL)[0] > 0
@@ -401,7 +401,7 @@ def test_alignment_never_mirrors_and_answers_where_there_is_nothing() -> None:
     assert (shift == 0).all()
 
 
-def test_the_global_term_forgives_scale_and_shift_along_z_only() -> None:
+def test_the_global_term_is_invariant_to_scale_and_shift_along_z_only() -> None:
     true = torch.stack([hilly_points(), 2 * hilly_points()])
     valid = everywhere(2, HEIGHT, WIDTH)
 
@@ -431,7 +431,7 @@ def test_the_global_term_is_relative_to_depth() -> None:
     torch.testing.assert_close(scaled.total, term.total, rtol=1e-3, atol=1e-6)
 
 
-def test_points_at_the_lens_do_not_outweigh_the_rest() -> None:
+def test_weights_of_close_points_are_bounded() -> None:
     true = hilly_points()
     true[0, 0, 2] = 1e-9
     valid = everywhere(HEIGHT, WIDTH)
@@ -443,7 +443,7 @@ def test_points_at_the_lens_do_not_outweigh_the_rest() -> None:
     torch.testing.assert_close(total.item(), 0.1 * 10 * median, rtol=0.02, atol=0)
 
 
-def test_few_points_are_not_compared() -> None:
+def test_images_with_few_points_are_left_out() -> None:
     valid = torch.zeros(2, HEIGHT, WIDTH, dtype=torch.bool)
     valid[0, :2] = True  # 28 points
     valid[1, :3] = True  # 42 points
@@ -482,21 +482,21 @@ def test_gradient_descent_finds_the_shape_up_to_scale() -> None:
 FOCAL = torch.tensor(40.0, dtype=torch.float64)
 
 
-def test_patches_forgive_a_scale_and_shift_of_their_own() -> None:
+def test_local_terms_are_invariant_to_scale_and_shift() -> None:
     true = hilly_points(40, 48)
     valid = everywhere(40, 48)
     moved = 0.3 * true + torch.tensor([5.0, -3.0, 2.0])
     for term in local_point_terms(moved, true, valid, FOCAL, torch.Generator().manual_seed(0)):
         assert mean(term) < 1e-6
-    bent = true + 0.05 * noise(40, 48, 3)
-    coarse, middle, fine = local_point_terms(bent, true, valid, FOCAL, torch.Generator().manual_seed(0))
+    disturbed = true + 0.05 * noise(40, 48, 3)
+    coarse, middle, fine = local_point_terms(disturbed, true, valid, FOCAL, torch.Generator().manual_seed(0))
     assert mean(coarse) > 0.005
     assert coarse.count > 16 * 32
     # The middle radius is under 2 pixels here, and the fine one under 1: no patch holds 32 points.
     assert middle.count == fine.count == 0
 
 
-def test_a_jump_between_two_things_costs_patches_nothing_inside_each() -> None:
+def test_a_depth_jump_between_objects_does_not_affect_local_terms() -> None:
     # The right half is twice as far, and the prediction gets each half right but not the jump between them.
     true = torch.cat([pixel_grid(40, 48, dtype=torch.float64) / 20, torch.ones(40, 48, 1, dtype=torch.float64)], dim=-1)
     true[:, 24:] *= 20
@@ -510,7 +510,7 @@ def test_a_jump_between_two_things_costs_patches_nothing_inside_each() -> None:
 
 
 def test_a_patch_is_a_ball_in_space() -> None:
-    """With a long focal length the ball is small, and no patch holds enough points."""
+    """With a long focal length the ball is small, and no patch has enough points."""
     true, valid = hilly_points(40, 48), everywhere(40, 48)
     counts = [
         local_point_terms(true, true, valid, focal * torch.ones((), dtype=torch.float64), generator)[0].count
@@ -518,9 +518,9 @@ def test_a_patch_is_a_ball_in_space() -> None:
         for generator in [torch.Generator().manual_seed(0)]
     ]
     assert counts[0] > counts[1] > counts[2] == 0
-    # Everything in reach: the count is that of the pixels within the square about each anchor.
+    # With a large ball, the count is that of the pixels in the square around each center.
     radius = 0.5 * math.hypot(40, 48) / 4
-    anchors, _ = random_anchors(valid.reshape(1, -1), torch.Generator().manual_seed(0))
+    anchors, _ = sample_patch_centers(valid.reshape(1, -1), torch.Generator().manual_seed(0))
     assert counts[0] == patch_pixels(anchors, (40, 48), radius)[1].sum()
 
 
@@ -535,22 +535,22 @@ def test_patches_are_relative_to_depth_and_the_error_by_hand() -> None:
     assert mean(term).item() == pytest.approx(3 * 0.02 * 0.8 / 3, rel=0.15)
 
 
-def test_patches_are_drawn_by_the_seed_among_valid_pixels() -> None:
-    seen = torch.zeros(2, 300, dtype=torch.bool)
-    seen[0, 100:200] = True
-    seen[1, 7:12] = True
-    anchors, exists = random_anchors(seen, torch.Generator().manual_seed(0))
-    again, _ = random_anchors(seen, torch.Generator().manual_seed(0))
-    other, _ = random_anchors(seen, torch.Generator().manual_seed(1))
+def test_patch_centers_are_random_valid_pixels() -> None:
+    valid = torch.zeros(2, 300, dtype=torch.bool)
+    valid[0, 100:200] = True
+    valid[1, 7:12] = True
+    anchors, exists = sample_patch_centers(valid, torch.Generator().manual_seed(0))
+    again, _ = sample_patch_centers(valid, torch.Generator().manual_seed(0))
+    other, _ = sample_patch_centers(valid, torch.Generator().manual_seed(1))
     assert torch.equal(anchors, again)
     assert not torch.equal(anchors[0], other[0])
     assert exists.sum(dim=-1).tolist() == [16, 5]
-    assert seen[0, anchors[0]].all()
+    assert valid[0, anchors[0]].all()
     assert len(set(anchors[0].tolist())) == 16
     assert sorted(anchors[1, exists[1]].tolist()) == [7, 8, 9, 10, 11]
 
 
-def test_a_patch_covers_the_square_about_its_anchor_and_stays_in_the_picture() -> None:
+def test_a_patch_covers_the_square_around_its_center_inside_the_image() -> None:
     anchors = torch.tensor([[0, 5 * 12 + 6]])
     pixels, inside = patch_pixels(anchors, (10, 12), 2.7)
     assert pixels.shape == (1, 2, 25)
@@ -567,7 +567,7 @@ def test_a_patch_covers_the_square_about_its_anchor_and_stays_in_the_picture() -
 
 
 @pytest.mark.parametrize("wrong", [math.nan, math.inf])
-def test_invalid_points_say_nothing_to_alignment(wrong: float) -> None:
+def test_invalid_points_have_no_effect_on_alignment(wrong: float) -> None:
     true, valid = hilly_points(40, 48), everywhere(40, 48)
     valid[10:15, 20:30] = False
     start = (true + 0.02 * noise(40, 48, 3)).requires_grad_()
@@ -576,15 +576,15 @@ def test_invalid_points_say_nothing_to_alignment(wrong: float) -> None:
         local = local_point_terms(predicted, truth, where, FOCAL, torch.Generator().manual_seed(0))
         return (affine_invariant_point_term(predicted, truth, where), *local)
 
-    spoilt = both_spoilt(start, true, valid, wrong)
-    for clean, dirty in zip(terms(start, true, valid), terms(*spoilt, valid), strict=True):
+    corrupted = corrupt_invalid(start, true, valid, wrong)
+    for clean, dirty in zip(terms(start, true, valid), terms(*corrupted, valid), strict=True):
         torch.testing.assert_close(dirty.total, clean.total)
         torch.testing.assert_close(dirty.count, clean.count)
         gradient = torch.autograd.grad(dirty.total, start, retain_graph=True)[0]
         assert gradient.isfinite().all()
         assert (gradient[~valid] == 0).all()
     bad = torch.full_like(true, wrong).requires_grad_()
-    assert_silent(terms(bad, torch.full_like(true, wrong), torch.zeros_like(valid)), bad)
+    assert_no_effect(terms(bad, torch.full_like(true, wrong), torch.zeros_like(valid)), bad)
 
 
 def test_added_losses_have_added_gradients() -> None:

@@ -32,9 +32,9 @@ def test_the_network(heads: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_synthetic_scenes() -> None:
     config = SyntheticConfig(num_frames=FRAMES, height=SIZE[0], width=SIZE[1])
-    world = make_scenes(config, 0, range(BATCH), device="meta", num_pictures=2)
+    world = make_scenes(config, 0, range(BATCH), device="meta", num_textures=2)
     pictures = torch.zeros(2, 3, 8, 8, dtype=torch.uint8, device="meta")
-    sample = render_scenes(world, config, anchors=(0, 2), pictures=pictures)
+    sample = render_scenes(world, config, anchors=(0, 2), textures=pictures)
     assert sample.scene.tracks is not None
     for tensor in (sample.clip.images, sample.scene.depths, sample.scene.tracks.points):
         assert tensor.device.type == "meta"

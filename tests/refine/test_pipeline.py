@@ -231,7 +231,7 @@ def test_mirrored_cameras_are_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     refinement = refine_scene(inverted, tracks)
     assert not refinement.is_accepted
     assert refinement.scene is inverted
-    assert "interchange near and far" in str(refinement)
+    assert "near and far interchanged" in str(refinement)
     monkeypatch.setattr("recon4d.refine.depth.steps.MIN_CORRELATION", -1.0)
     assert refine_scene(inverted, tracks).is_accepted
 
@@ -361,6 +361,22 @@ def test_unsuitable_input_is_rejected() -> None:
     lost[3] = torch.nan
     with pytest.raises(UserError, match="unknown"):
         refine_scene(replace(truth, cameras=replace(truth.cameras, world_from_cam=lost)), tracks)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("held_out_fraction", 0.0),
+        ("held_out_fraction", 1.0),
+        ("min_tracks", 1),
+        ("num_tracks", 29),
+        ("min_exact_fraction", 1.1),
+        ("exact_error", 0.0),
+    ],
+)
+def test_settings_outside_of_their_range_are_rejected(name: str, value: float) -> None:
+    with pytest.raises(UserError, match=name):
+        replace(RefineConfig(), **{name: value})
 
 
 def test_the_result_is_deterministic() -> None:

@@ -16,7 +16,7 @@ from recon4d.datasets.synthetic import SyntheticConfig, SyntheticScenes
 from recon4d.geometry import pixel_grid, rotation_from_axis_angle
 from recon4d.inference import ReconstructConfig, reconstruct
 from recon4d.io import load_scene, write_video
-from recon4d.losses import warp_still
+from recon4d.losses import warp_static
 from recon4d.models import Model
 from recon4d.records import (
     Calibration,
@@ -47,7 +47,7 @@ SETTINGS = ReconstructConfig(processing_size=SIDE, precision="float32")
 def sample() -> Sample:
     """A static scene with a moving camera, in the frame of the first camera and in units of the mean depth."""
     world = SyntheticScenes(
-        SyntheticConfig(num_frames=4, height=HEIGHT, width=WIDTH, static_share=1.0, still_share=0.0)
+        SyntheticConfig(num_frames=4, height=HEIGHT, width=WIDTH, static_scene_share=1.0, static_camera_share=0.0)
     ).sample(0)
     unit = torch.eye(4) / world.scene.depths.mean()
     unit[3, 3] = 1
@@ -224,10 +224,10 @@ def test_pairs_must_overlap() -> None:
 def test_identical_cameras_project_pixels_to_themselves() -> None:
     scene = make_scene(3)
     identical = without_camera_motion(scene)
-    assert not torch.equal(warp_still(scene, 0, 2).pixels, warp_still(identical, 0, 2).pixels)
+    assert not torch.equal(warp_static(scene, 0, 2).pixels, warp_static(identical, 0, 2).pixels)
     grid = pixel_grid(*scene.size)
     for source, target in ((0, 2), (2, 1), (1, 0)):
-        torch.testing.assert_close(warp_still(identical, source, target).pixels, grid, atol=1e-4, rtol=0)
+        torch.testing.assert_close(warp_static(identical, source, target).pixels, grid, atol=1e-4, rtol=0)
 
 
 def test_dynamic_pixels_are_not_compared() -> None:

@@ -232,14 +232,14 @@ def test_static_data_sets_give_matches_and_others_do_not(tmp_path: Path, is_stat
     matches = true_matches(truth, torch.tensor([[0]]), torch.tensor([[1]]), cell_size=4)
     if not is_static:
         assert truth.dynamic.isnan().all()
-        assert not (matches.has_match | matches.has_no_match).any()
+        assert not (matches.has_match | matches.is_unmatched).any()
         return
     assert (truth.dynamic == 0).all()
     x = torch.arange(16) * 4.0 + 2
-    is_visible = (x + 0.5 > 6).expand(12, -1).flatten()  # a cell is represented by its central pixel
-    assert torch.equal(matches.has_match[0, 0], is_visible)
-    assert torch.equal(matches.has_no_match[0, 0], ~is_visible)
-    torch.testing.assert_close(matches.positions[0, 0, is_visible, 0], (x - 6).expand(12, -1).flatten()[is_visible])
+    in_both = (x + 0.5 > 6).expand(12, -1).flatten()  # a cell is represented by its central pixel
+    assert torch.equal(matches.has_match[0, 0], in_both)
+    assert torch.equal(matches.is_unmatched[0, 0], ~in_both)
+    torch.testing.assert_close(matches.positions[0, 0, in_both, 0], (x - 6).expand(12, -1).flatten()[in_both])
 
 
 def test_seven_scenes_is_static_by_default_and_tum_is_not() -> None:

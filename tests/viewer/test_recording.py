@@ -275,5 +275,5 @@ def test_what_does_not_fit_the_scene_is_refused(times, images, wanted: str):
 
 @pytest.mark.parametrize("name", ["max_points", "max_tracks", "tail", "max_side"])
 def test_limits_that_make_no_sense_are_refused(name: str):
-    with pytest.raises(ValueError, match=f"{name} is -1, wanted at least"):
+    with pytest.raises(ValueError, match=f"{name} is -1; wanted at least"):
         viewer.ViewConfig(**{name: -1})

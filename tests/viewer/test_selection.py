@@ -10,11 +10,11 @@ import walls
 from recon4d.geometry import stratified_indices, subsample_mask
 from recon4d.viewer.selection import (
     band_map,
-    chosen_queries,
+    displayable_pixels,
     is_dynamic,
-    showable,
+    select_queries,
 )
-from recon4d.viewer.trails import UNSEEN, choose_trails
+from recon4d.viewer.trails import HIDDEN_BRIGHTNESS, select_trails
 
 NUM_FRAMES, HEIGHT, WIDTH = walls.NUM_FRAMES, walls.HEIGHT, walls.WIDTH
 
@@ -53,10 +53,10 @@ def test_unknown_pixels_and_edges_and_frames_without_camera_are_not_shown():
     expected[0, 0, :5] = False
     expected[0, 4:6, 8:] = expected[0, 5:, 7:9] = False  # both sides of the step, which is a corner
     expected[2] = False
-    assert torch.equal(showable(changed), expected)
+    assert torch.equal(displayable_pixels(changed), expected)
     depths[0, 5:, 8:] = 1.04 * walls.DEPTH
     expected[0, 4:6, 8:] = expected[0, 5:, 7:9] = True
-    assert torch.equal(showable(replace(changed, depths=depths)), expected)
+    assert torch.equal(displayable_pixels(replace(changed, depths=depths)), expected)
 
 
 def test_where_nothing_says_so_nothing_moves():
@@ -92,19 +92,19 @@ def test_movers_get_up_to_half_of_the_tracks():
     moving[0, 3, 4:8] = 1  # queries 3 * 16 + 4 to 3 * 16 + 7
     movers = {3 * 16 + column for column in range(4, 8)}
     moved = replace(scene, dynamic=moving)
-    few = chosen_queries(moved, scene.tracks, 0, 6).tolist()
+    few = select_queries(moved, scene.tracks, 0, 6).tolist()
     assert len(set(few)) == 6
     assert len(movers & set(few)) == 3
-    many = chosen_queries(moved, scene.tracks, 0, 40).tolist()
+    many = select_queries(moved, scene.tracks, 0, 40).tolist()
     assert movers < set(many)
     assert many == sorted(set(many))
     assert len(many) == 40
     # Where all move, still ones leave their places, and where the anchor is not in the archive none is known to move.
     everything = replace(scene, dynamic=torch.ones_like(moving))
-    assert len(chosen_queries(everything, scene.tracks, 0, 40)) == 40
+    assert len(select_queries(everything, scene.tracks, 0, 40)) == 40
     away = replace(scene.tracks, anchors=torch.tensor([-1]))
     moving[-1] = moving[0]  # frame -1 is no frame
-    assert torch.equal(chosen_queries(replace(scene, dynamic=moving), away, 0, 6), stratified_indices(12 * 16, 6))
+    assert torch.equal(select_queries(replace(scene, dynamic=moving), away, 0, 6), stratified_indices(12 * 16, 6))
 
 
 def test_trails_show_where_points_were_and_whether_they_are_seen():
@@ -120,11 +120,11 @@ def test_trails_show_where_points_were_and_whether_they_are_seen():
         visibility=visible,
         confidence=confidence,
     )
-    (trails,) = choose_trails(replace(scene, tracks=tracks), 1000)
+    (trails,) = select_trails(replace(scene, tracks=tracks), 1000)
     known = [0, 1, *range(3, 192)]
     positions, colors = trails.heads(2)
     torch.testing.assert_close(positions, tracks.points[0, 2, known])
-    assert torch.equal(colors[0], (UNSEEN * trails.colors[0]).to(torch.uint8))
+    assert torch.equal(colors[0], (HIDDEN_BRIGHTNESS * trails.colors[0]).to(torch.uint8))
     assert torch.equal(colors[1:], trails.colors[1:])
     assert len(trails.heads(1)[0]) == len(known) - 1
     # A tail of two steps at frame 3 begins at frame 1, where query 1 is unknown; of one step, it does not.
@@ -137,4 +137,4 @@ def test_trails_show_where_points_were_and_whether_they_are_seen():
 
 
 def test_a_scene_without_tracks_has_no_trails():
-    assert list(choose_trails(walls.make_scene(), 10)) == []
+    assert list(select_trails(walls.make_scene(), 10)) == []

@@ -140,7 +140,7 @@ def test_nothing_in_a_file_is_run(tmp_path: Path) -> None:
 
 
 def test_what_holds_no_tensors_is_named(tmp_path: Path) -> None:
-    for content, reason in (({}, "it contains nothing"), ({"epoch": 3}, "holds dict, wanted a state dict")):
+    for content, reason in (({}, "it contains nothing"), ({"epoch": 3}, "contains dict, wanted a state dict")):
         torch.save(content, tmp_path / "other.pt")
         with pytest.raises(UserError, match=reason):
             load_model(tmp_path / "other.pt")

@@ -1,9 +1,9 @@
-"""Endless dynamic synthetic scenes with exact ground truth, ray cast in plain torch on any device."""
+"""Procedural dynamic scenes with exact ground truth, rendered by ray casting in PyTorch on any device."""
 
-from recon4d.datasets.synthetic.counter_rng import Draws, scene_keys
+from recon4d.datasets.synthetic.counter_rng import CounterRng, scene_keys
 from recon4d.datasets.synthetic.generation import (
-    RenderParts,
-    compiled_parts,
+    RenderSteps,
+    compile_render_steps,
     make_scenes,
     overlap_and_motion,
     render_scenes,
@@ -11,17 +11,17 @@ from recon4d.datasets.synthetic.generation import (
 from recon4d.datasets.synthetic.ground_truth import Lattice
 from recon4d.datasets.synthetic.scene import SyntheticConfig, SyntheticScene
 from recon4d.datasets.synthetic.source import SyntheticScenes
-from recon4d.datasets.synthetic.textures import load_pictures
+from recon4d.datasets.synthetic.textures import load_textures
 
 __all__ = [
-    "Draws",
+    "CounterRng",
     "Lattice",
-    "RenderParts",
+    "RenderSteps",
     "SyntheticConfig",
     "SyntheticScene",
     "SyntheticScenes",
-    "compiled_parts",
-    "load_pictures",
+    "compile_render_steps",
+    "load_textures",
     "make_scenes",
     "overlap_and_motion",
     "render_scenes",

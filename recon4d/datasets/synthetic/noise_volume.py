@@ -1,4 +1,4 @@
-"""Periodic noise in three dimensions that patterns are cut from: clouds at several scales, cracks and cells."""
+"""Periodic 3D noise that patterns sample: clouds at several scales, cracks and cells."""
 
 import functools
 import itertools
@@ -8,45 +8,61 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from recon4d.datasets.synthetic.counter_rng import Draws, mix
+from recon4d.datasets.synthetic.counter_rng import CounterRng, mix
 
 SIDE = 64
+"""Side of a volume in voxels."""
 CELL = 8
-"""Voxels across one Voronoi cell."""
-VOLUMES = 8
-"""How many there are; each world picks one."""
+"""Side of a Voronoi cell in voxels."""
+NUM_VOLUMES = 8
+"""Number of different volumes; each scene uses one."""
 
 
 @functools.lru_cache(maxsize=4)
 def noise_volumes(device: torch.device) -> Float[Tensor, "volume 4 side side side"]:
-    """The same volumes on every device: clouds, other clouds, cracks between cells, and the cells' own gray.
+    """Compute all noise volumes, which are the same on every device.
 
-    One voxel is repeated at the end of each axis, so that interpolation closes the period.
+    The channels are two independent cloud noises, cracks between cells, and the gray value of the cell. The first voxel
+    is repeated at the end of each axis, so that interpolation is periodic.
+
+    Args:
+        device: Device of the result.
+
+    Returns:
+        The volumes.
     """
-    keys = mix(torch.arange(VOLUMES, dtype=torch.int64))
-    draws = Draws(keys)
-    clouds = [_clouds(draws) for _ in range(2)]
-    volumes = torch.stack([*clouds, *_voronoi(draws)], dim=1)
+    keys = mix(torch.arange(NUM_VOLUMES, dtype=torch.int64))
+    rng = CounterRng(keys)
+    clouds = [_clouds(rng) for _ in range(2)]
+    volumes = torch.stack([*clouds, *_voronoi(rng)], dim=1)
     for axis in (2, 3, 4):
         volumes = torch.cat([volumes, volumes.narrow(axis, 0, 1)], dim=axis)
     return volumes.to(device)
 
 
-def look_up(
+def sample_noise(
     volumes: Float[Tensor, "batch 4 side side side"], positions: Float[Tensor, "batch time n 3"]
 ) -> Float[Tensor, "batch time n 4"]:
-    """Noise at positions in cells (one period is SIDE / CELL of them)."""
+    """Sample noise trilinearly at periodic positions.
+
+    Args:
+        volumes: One volume per scene.
+        positions: Positions in cells; the period is SIDE / CELL cells.
+
+    Returns:
+        The four channels at each position.
+    """
     period = positions * (CELL / SIDE)
     wrapped = 2 * (period - period.floor()) - 1
     values = F.grid_sample(volumes, wrapped[:, :, :, None], align_corners=True)
     return values[..., 0].permute(0, 2, 3, 1)
 
 
-def _clouds(draws: Draws) -> Float[Tensor, "volume side side side"]:
-    """Sums of smooth noise whose detail doubles and fades (fractal Brownian motion)."""
-    total, weight, height = torch.zeros(len(draws.keys), SIDE, SIDE, SIDE), 0.0, 1.0
+def _clouds(rng: CounterRng) -> Float[Tensor, "volume side side side"]:
+    """Sum smooth noise of doubling frequency and decreasing amplitude (fractal Brownian motion)."""
+    total, weight, height = torch.zeros(len(rng.keys), SIDE, SIDE, SIDE), 0.0, 1.0
     for lattice in (8, 16, 32, 64):
-        values = draws.uniform(lattice, lattice, lattice) - 0.5
+        values = rng.uniform(lattice, lattice, lattice) - 0.5
         for axis in (1, 2, 3):
             values = _upsample(values, axis)
         total, weight, height = total + height * values, weight + height**2, 0.6 * height
@@ -54,7 +70,7 @@ def _clouds(draws: Draws) -> Float[Tensor, "volume side side side"]:
 
 
 def _upsample(values: Tensor, axis: int) -> Tensor:
-    """One periodic axis at SIDE samples, with smooth steps between lattice points."""
+    """Upsample one periodic axis to `SIDE` samples with smoothstep interpolation."""
     lattice = values.shape[axis]
     place = torch.arange(SIDE) / (SIDE // lattice)
     below = place.floor().long()
@@ -64,18 +80,18 @@ def _upsample(values: Tensor, axis: int) -> Tensor:
     return one + (other - one) * share
 
 
-def _voronoi(draws: Draws) -> tuple[Tensor, Tensor]:
-    """The distance to the border between the two nearest points, and the nearest point's gray."""
+def _voronoi(rng: CounterRng) -> tuple[Tensor, Tensor]:
+    """Compute the difference of the distances to the two nearest points, and the gray value of the nearest point."""
     cells = SIDE // CELL
-    inside, gray = draws.uniform(cells, cells, cells, 3), draws.uniform(cells, cells, cells)
+    inside, gray = rng.uniform(cells, cells, cells, 3), rng.uniform(cells, cells, cells)
     within = (torch.arange(CELL) + 0.5) / CELL
-    # Voxels by cell and place in it, axis for axis: (volume, x cell, x, y cell, y, z cell, z).
-    nearest = torch.full((VOLUMES, cells, CELL, cells, CELL, cells, CELL), torch.inf)
+    # Voxels by cell and position in the cell, per axis: (volume, x cell, x, y cell, y, z cell, z).
+    nearest = torch.full((NUM_VOLUMES, cells, CELL, cells, CELL, cells, CELL), torch.inf)
     second, gray_of_nearest = nearest, torch.zeros_like(nearest)
     for offset in itertools.product((-1, 0, 1), repeat=3):
         back = tuple(-step for step in offset)
         points = inside.roll(back, dims=(1, 2, 3)) + torch.tensor(offset)
-        # A squared distance is a sum over the axes, each of which knows the three cells and its own place alone.
+        # The squared distance is a sum over axes, and each summand depends on the cells and one voxel coordinate only.
         x, y, z = (points[..., None] - within).square().unbind(-2)
         x = x.permute(0, 1, 4, 2, 3)[:, :, :, :, None, :, None]
         y = y.permute(0, 1, 2, 4, 3)[:, :, None, :, :, :, None]
@@ -84,5 +100,5 @@ def _voronoi(draws: Draws) -> tuple[Tensor, Tensor]:
         gray_of_nearest = torch.where(distance < nearest, its_gray, gray_of_nearest)
         second = torch.minimum(second, torch.maximum(nearest, distance))
         nearest = torch.minimum(nearest, distance)
-    cube = (VOLUMES, SIDE, SIDE, SIDE)
+    cube = (NUM_VOLUMES, SIDE, SIDE, SIDE)
     return (second.sqrt() - nearest.sqrt()).clamp(0, 1).reshape(cube), gray_of_nearest.reshape(cube)

@@ -1,4 +1,4 @@
-"""Worlds as a source of samples for training: any number is a scene."""
+"""Synthetic scenes as a source of training samples, one per integer."""
 
 from collections.abc import Sequence
 
@@ -9,25 +9,38 @@ from recon4d.datasets.sample import Sample
 from recon4d.datasets.synthetic.generation import make_scenes, render_scenes
 from recon4d.datasets.synthetic.scene import SyntheticConfig
 
-FAMILY = 0
-"""The seed under which training draws its worlds; benchmarks have seeds of their own."""
+TRAINING_SEED = 0
+"""Seed of the scenes used for training; benchmarks use other seeds."""
 
 
 class SyntheticScenes:
-    """Samples by number, each without a batch axis; the same for any number of workers."""
+    """Source of synthetic samples, identical for any number of workers.
+
+    Args:
+        config: Configuration of the scenes.
+        anchors: Frames to track all pixels from.
+        textures: Image textures from `load_textures`. None renders procedural patterns only.
+    """
 
     def __init__(
         self,
         config: SyntheticConfig,
         anchors: Sequence[int] = (0,),
-        pictures: UInt8[Tensor, "picture 3 side side"] | None = None,
+        textures: UInt8[Tensor, "texture 3 side side"] | None = None,
     ) -> None:
         self.config = config
         self.anchors = tuple(anchors)
-        self.pictures = pictures
+        self.textures = textures
 
     def sample(self, seed: int) -> Sample:
-        """The clip and truth of world number `seed`."""
-        count = 0 if self.pictures is None else len(self.pictures)
-        world = make_scenes(self.config, FAMILY, [seed], num_pictures=count)
-        return render_scenes(world, self.config, self.anchors, self.pictures)[0]
+        """Render a clip with its ground truth.
+
+        Args:
+            seed: Index of the scene.
+
+        Returns:
+            The sample, without a batch axis.
+        """
+        count = 0 if self.textures is None else len(self.textures)
+        scene = make_scenes(self.config, TRAINING_SEED, [seed], num_textures=count)
+        return render_scenes(scene, self.config, self.anchors, self.textures)[0]

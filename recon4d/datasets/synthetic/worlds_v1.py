@@ -1,4 +1,4 @@
-"""The frozen benchmark worlds-v1: chosen clips of a fixed seed, and the statistics that they were chosen by."""
+"""The frozen benchmark worlds-v1: selected synthetic scenes of a fixed seed, and the statistics that selected them."""
 
 from dataclasses import dataclass, replace
 from itertools import count as count_from
@@ -19,87 +19,128 @@ from recon4d.datasets.synthetic.scene import SyntheticConfig, SyntheticScene
 from recon4d.geometry import rotation_angle
 
 SEED = 20261120
+"""Seed of all scenes of the benchmark."""
 PREVIEW_SIDE = 64
-"""Longer side in pixels of the picture in which statistics are measured."""
-MIN_MOVING = 0.16
-"""Share of the first frame's pixels that have moved, on average over the frames, in a dynamic clip."""
-STILL_CAMERA = 1e-6
-"""Meters that the camera moves at most in a clip with a still camera."""
+"""Longer side in pixels of the image in which statistics are measured."""
+MIN_DYNAMIC_SHARE = 0.16
+"""Smallest `Statistics.dynamic_share` of a dynamic clip. Hand-tuned."""
+MAX_STATIC_CAMERA_MOTION = 1e-6
+"""Largest distance of a static camera from its first position, in meters."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """Clips of worlds-v1: the same on every machine, up to rounding in the pixels."""
+    """The clips of one split of worlds-v1, identical on every machine up to rounding of pixel values."""
 
     config: SyntheticConfig
+    """Configuration of the scenes."""
     indices: tuple[int, ...]
+    """Index of each scene of the seed."""
 
     def sample(self, position: int) -> Sample:
-        """One clip and its truth, without a batch axis."""
-        return render_scenes(self.world(position), self.config)[0]
+        """Render one clip with its ground truth.
 
-    def world(self, position: int) -> SyntheticScene:
-        """One clip's scene, as a batch of one."""
+        Args:
+            position: Position in the split, from 0.
+
+        Returns:
+            The sample, without a batch axis.
+        """
+        return render_scenes(self.scene(position), self.config)[0]
+
+    def scene(self, position: int) -> SyntheticScene:
+        """Build one scene.
+
+        Args:
+            position: Position in the split, from 0.
+
+        Returns:
+            The scene as a batch of one.
+        """
         return make_scenes(self.config, SEED, [self.indices[position]])
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """What decides whether a clip belongs into the benchmark."""
+    """The statistics that decide whether a clip belongs to the benchmark."""
 
     overlap: float
-    """Smallest share of the first frame's surface that a later frame sees."""
-    moving: float
-    """Share of the first frame's pixels that have moved by 2 % of their depth, mean over later frames."""
+    """Smallest fraction of the first frame's surface that is visible in a later frame."""
+    dynamic_share: float
+    """Fraction of the first frame's pixels that moved by more than 2% of their depth, averaged over later frames."""
     rotation: float
-    """Median over later frames of the rotation to the first, in degrees."""
+    """Median rotation of later cameras relative to the first, in degrees."""
     field_of_view: float
-    """Across the longer side, in degrees."""
-    has_still_camera: bool
+    """Field of view across the longer image side, in degrees."""
+    has_static_camera: bool
+    """True if the camera does not move."""
 
     @property
     def is_dynamic(self) -> bool:
-        return self.moving >= MIN_MOVING
+        """Whether enough pixels move for the clip to count as dynamic."""
+        return self.dynamic_share >= MIN_DYNAMIC_SHARE
 
 
-def statistics(world: SyntheticScene, config: SyntheticConfig) -> Statistics:
-    """The statistics of one scene (a batch of one), measured in a small picture."""
-    overlap, moving = overlap_and_motion(*preview(world, config, PREVIEW_SIDE))
-    rotation = world.cameras.world_from_cam[0, :, :3, :3]
-    turned = rotation_angle(rotation[0].T @ rotation[1:]).rad2deg()
-    centers = world.cameras.centers[0]
-    angles = world.cameras.field_of_view(config.height, config.width)[0, 0]
+def measure_statistics(scene: SyntheticScene, config: SyntheticConfig) -> Statistics:
+    """Measure the statistics of one scene in a small image.
+
+    Args:
+        scene: A batch of one scene.
+        config: Configuration of the scene.
+
+    Returns:
+        The statistics.
+    """
+    overlap, dynamic = overlap_and_motion(*preview(scene, config, PREVIEW_SIDE))
+    rotation = scene.cameras.world_from_cam[0, :, :3, :3]
+    angles_to_first = rotation_angle(rotation[0].T @ rotation[1:]).rad2deg()
+    centers = scene.cameras.centers[0]
+    fields_of_view = scene.cameras.field_of_view(config.height, config.width)[0, 0]
     return Statistics(
         overlap=overlap[0, 1:].min().item(),
-        moving=moving[0, 1:].mean().item(),
-        rotation=turned.median().item(),
-        field_of_view=angles.max().rad2deg().item(),
-        has_still_camera=(centers - centers[0]).norm(dim=-1).max().item() < STILL_CAMERA,
+        dynamic_share=dynamic[0, 1:].mean().item(),
+        rotation=angles_to_first.median().item(),
+        field_of_view=fields_of_view.max().rad2deg().item(),
+        has_static_camera=(centers - centers[0]).norm(dim=-1).max().item() < MAX_STATIC_CAMERA_MOTION,
     )
 
 
-def choose_indices(config: SyntheticConfig, count: int) -> list[int]:
-    """The first scenes of the seed that fill the benchmark's quotas; `worlds_v1` holds what this answers.
+def select_indices(config: SyntheticConfig, count: int) -> list[int]:
+    """Select the first scenes of the seed that fill the quotas of the benchmark.
 
-    Half are dynamic, a tenth has a still camera. A moving camera turns by 10 degrees or more and keeps sight of .3 to
-    .9 of the first frame.
+    Half of the clips are dynamic and a tenth have a static camera. Other cameras rotate by at least 10 degrees and keep
+    an overlap of 0.3 to 0.9 with the first frame.
+
+    Args:
+        config: Configuration of the scenes.
+        count: Number of scenes to select.
+
+    Returns:
+        Indices in ascending order. `WORLDS_V1` contains the result.
     """
-    places = {"still": round(count / 10), "dynamic": count // 2}
-    places["calm"] = count - sum(places.values())
-    chosen = []
+    quota = {"static_camera": round(count / 10), "dynamic": count // 2}
+    quota["calm"] = count - sum(quota.values())
+    selected = []
     for index in count_from(0):
-        world = make_scenes(config, SEED, [index])
-        kind = _kind(statistics(world, config))
-        if kind is not None and places[kind] > 0 and _is_seen_well(world, config):
-            places[kind] -= 1
-            chosen.append(index)
-        if not any(places.values()):
+        scene = make_scenes(config, SEED, [index])
+        kind = _kind(measure_statistics(scene, config))
+        if kind is not None and quota[kind] > 0 and _has_clear_view(scene, config):
+            quota[kind] -= 1
+            selected.append(index)
+        if not any(quota.values()):
             break
-    return chosen
+    return selected
 
 
-def checksum(world: SyntheticScene) -> Float[Tensor, "values"]:
-    """Numbers that change when anything about the scene does: means over each of its tensors."""
+def checksum(scene: SyntheticScene) -> Float[Tensor, "values"]:
+    """Average each floating-point tensor of a scene, to detect changes of any of them.
+
+    Args:
+        scene: Batch of scenes.
+
+    Returns:
+        One float64 mean per tensor (values,).
+    """
     parts: list[Tensor] = []
 
     def collect(tensor: Tensor) -> Tensor:
@@ -107,27 +148,28 @@ def checksum(world: SyntheticScene) -> Float[Tensor, "values"]:
             parts.append(torch.where(tensor.isfinite(), tensor, 0.0).double().mean())
         return tensor
 
-    world.map(collect)
+    scene.map(collect)
     return torch.stack(parts)
 
 
-def _kind(found: Statistics) -> str | None:
-    if found.has_still_camera:
-        return "still" if found.moving > 0.02 else None
-    if found.rotation < 10 or not 0.3 <= found.overlap <= 0.9:
+def _kind(statistics: Statistics) -> str | None:
+    """Return the quota that a scene counts toward, or None if it is not suitable."""
+    if statistics.has_static_camera:
+        return "static_camera" if statistics.dynamic_share > 0.02 else None
+    if statistics.rotation < 10 or not 0.3 <= statistics.overlap <= 0.9:
         return None
-    return "dynamic" if found.is_dynamic else "calm"
+    return "dynamic" if statistics.is_dynamic else "calm"
 
 
-def _is_seen_well(world: SyntheticScene, config: SyntheticConfig) -> bool:
-    """No frame whose picture is filled by something nearer than .6 m, or by sky."""
-    small, hits = preview(world, config, PREVIEW_SIDE)
+def _has_clear_view(scene: SyntheticScene, config: SyntheticConfig) -> bool:
+    """Test that no frame is dominated by surfaces closer than 0.6 m or by sky."""
+    small, hits = preview(scene, config, PREVIEW_SIDE)
     near_share = (hits.depths < 0.6).float().mean(dim=(2, 3)).max()
     sky_share = 1 - is_surface(small, hits.surfaces).float().mean(dim=(2, 3)).min()
     return bool(near_share < 0.3) and bool(sky_share < 0.65)
 
 
-_PICTURES = SyntheticConfig(height=192, width=256, static_share=0.25, still_share=0.2, candidates=1)
+_PICTURES = SyntheticConfig(height=192, width=256, static_scene_share=0.25, static_camera_share=0.2, attempts=1)
 
 # fmt: off
 _SPLIT_8 = (
@@ -147,4 +189,4 @@ WORLDS_V1: dict[str, Split] = {
     ),
     "32": Split(replace(_PICTURES, num_frames=32), _SPLIT_32),
 }
-"""Found once by `choose_indices`; they never change again under this name."""
+"""The splits by name. `select_indices` found their scenes once; they never change under this name."""

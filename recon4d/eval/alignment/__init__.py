@@ -1,1 +1,1 @@
-"""Alignment of predictions to the ground truth."""
+"""Alignment of predictions to the ground truth by scale, shift and similarity transforms."""

@@ -1,8 +1,8 @@
-"""Scale and shift between depths of the same pixels: exact minimizers, and the published iterations under their names.
+"""Scale and shift between predicted and true depths: exact minimizers and the published iterative methods.
 
-All functions take flat vectors of the pixels that count and work in float64. Medians of an even count are the lower of
-the two in the middle, as `torch.median` and the scripts of the field have it. All raise ``ValueError`` for vectors that
-are empty, of different lengths, or not finite.
+All functions take vectors of the pixels to align and compute in float64. The median of an even number of values is the
+lower of the two middle ones, as in `torch.median` and in published evaluation scripts. All functions raise `ValueError`
+for vectors that are empty, differ in length or are not finite. P is the predicted and G the true depth.
 """
 
 import math
@@ -12,53 +12,95 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-GAP = 1e-12
-"""The exact line is found when its sum is within this share of a lower bound of all sums."""
+L1_TOLERANCE = 1e-12
+"""Relative tolerance of the L1 fit: the search stops when the best sum is this close to a lower bound of all sums."""
 
 
 @dataclass(frozen=True)
 class DepthAlignment:
-    """True depth = scale * predicted depth + shift, and how many pixels it was computed from."""
+    """Affine map from predicted to true depth: true = scale * predicted + shift."""
 
     name: str
+    """Name of the method, as shown in reports."""
     scale: float
+    """Factor of the predicted depth."""
     shift: float
+    """Offset in the unit of the truth; 0 for methods that fit only a scale."""
     count: int
+    """Number of pixels that were fitted."""
 
     def apply(self, depths: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        """Predicted depths in the unit of the truth; a shift may bring them to 0 and below."""
+        """Align predicted depths.
+
+        Args:
+            depths: Predicted depths of any shape.
+
+        Returns:
+            Depths in the unit of the truth; a negative shift can make them 0 or negative.
+        """
         return self.scale * depths + self.shift
 
 
 def median_scale(predicted: Float[Tensor, "n"], true: Float[Tensor, "n"]) -> DepthAlignment:
-    """s = median(G) / median(P). Raises ``ValueError`` where the median predicted depth is not above 0."""
-    p, g = _checked(predicted, true)
+    """Compute the ratio of medians s = median(G) / median(P).
+
+    Args:
+        predicted: Predicted depths of the pixels to align.
+        true: True depths of the same pixels.
+
+    Returns:
+        The alignment, without shift.
+
+    Raises:
+        ValueError: If the median predicted depth is not above 0.
+    """
+    p, g = _validated(predicted, true)
     return DepthAlignment("median scale", _ratio_of_medians(p, g), 0.0, len(g))
 
 
 def l1_scale(predicted: Float[Tensor, "n"], true: Float[Tensor, "n"]) -> DepthAlignment:
-    """The s that minimizes sum |s P - G| exactly: the median of G / P in which every pixel weighs |P|.
+    """Minimize sum |s P - G| over s exactly.
 
-    Pixels with P = 0 have no say. Raises ``ValueError`` where all are 0.
+    The minimizer is the median of G / P, weighted by |P|. Pixels with P = 0 have no influence.
+
+    Args:
+        predicted: Predicted depths of the pixels to align.
+        true: True depths of the same pixels.
+
+    Returns:
+        The alignment, without shift.
+
+    Raises:
+        ValueError: If all predicted depths are 0.
     """
-    p, g = _checked(predicted, true)
-    speaks = p != 0
-    if not speaks.any():
-        raise ValueError(f"all of {len(p)} predicted depths are 0; wanted at least one other to scale")
-    scale = _weighted_median(g[speaks] / p[speaks], p[speaks].abs())
+    p, g = _validated(predicted, true)
+    is_nonzero = p != 0
+    if not is_nonzero.any():
+        raise ValueError(f"all of {len(p)} predicted depths are 0, so they cannot be scaled")
+    scale = _weighted_median(g[is_nonzero] / p[is_nonzero], p[is_nonzero].abs())
     return DepthAlignment("L1 scale", float(scale), 0.0, len(g))
 
 
 def l1_scale_weiszfeld(predicted: Float[Tensor, "n"], true: Float[Tensor, "n"]) -> DepthAlignment:
-    """The published approach to `l1_scale` (MonST3R, CUT3R: per-sequence scale): ten reweighted least squares.
+    """Approximate `l1_scale` by ten iterations of reweighted least squares, as published (MonST3R, CUT3R).
 
-    s = mean(G) / mean(P); ten times w = 1 / (|s P - G| + 1e-8), s = sum(w P G) / sum(w P^2); at least 1e-3 at the end
-    (Weiszfeld 1937), which is too much for predictions in millimeters. Raises ``ValueError`` where the mean predicted
-    depth is 0.
+    This is the algorithm of Weiszfeld (1937). The scale starts at mean(G) / mean(P). Each iteration computes w = 1 /
+    (|s P - G| + 1e-8) and s = sum(w P G) / sum(w P^2). The result is at least 1e-3, which is too large for predictions
+    in millimeters.
+
+    Args:
+        predicted: Predicted depths of the pixels to align.
+        true: True depths of the same pixels.
+
+    Returns:
+        The alignment, without shift.
+
+    Raises:
+        ValueError: If the mean predicted depth is 0.
     """
-    p, g = _checked(predicted, true)
+    p, g = _validated(predicted, true)
     if p.mean() == 0:
-        raise ValueError(f"the mean of {len(p)} predicted depths is 0; wanted another to start from")
+        raise ValueError(f"the mean of {len(p)} predicted depths is 0, so there is no initial scale")
     scale = g.mean() / p.mean()
     for _ in range(10):
         weights = 1 / ((scale * p - g).abs() + 1e-8)
@@ -67,8 +109,16 @@ def l1_scale_weiszfeld(predicted: Float[Tensor, "n"], true: Float[Tensor, "n"]) 
 
 
 def least_squares_scale_and_shift(predicted: Float[Tensor, "n"], true: Float[Tensor, "n"]) -> DepthAlignment:
-    """The s and t that minimize sum (s P + t - G)^2. Predicted depths all equal: s = 1, t = mean(G - P)."""
-    p, g = _checked(predicted, true)
+    """Minimize sum (s P + t - G)^2 over s and t.
+
+    Args:
+        predicted: Predicted depths of the pixels to align.
+        true: True depths of the same pixels.
+
+    Returns:
+        The alignment; s = 1 and t = mean(G - P) if all predicted depths are equal.
+    """
+    p, g = _validated(predicted, true)
     name = "least squares scale and shift"
     if (p == p[0]).all():
         return DepthAlignment(name, 1.0, float((g - p).mean()), len(g))
@@ -78,32 +128,47 @@ def least_squares_scale_and_shift(predicted: Float[Tensor, "n"], true: Float[Ten
 
 
 def l1_scale_and_shift(predicted: Float[Tensor, "n"], true: Float[Tensor, "n"]) -> DepthAlignment:
-    """The s and t that minimize sum |s P + t - G| exactly (least absolute deviations), to a share of 1e-12.
+    """Minimize sum |s P + t - G| over s and t exactly (least absolute deviations), to a relative tolerance of 1e-12.
 
-    Over t the best shift of each s is a median, and what remains, f(s), is convex in s. Every s tried gives its tangent
-    to f: two tangents bound f from below between them, and a third s is tried between them until the smallest sum
-    found is as low as that bound. Where many lines are best, one of them is given. Predicted depths all equal: s = 1,
-    t = median(G - P).
+    For a given s the best t is a median, and the remaining function f(s) is convex. Each evaluation of f yields a
+    tangent. Two tangents bound f from below between their slopes; new slopes between them are evaluated until the
+    smallest value found reaches this bound.
+
+    Args:
+        predicted: Predicted depths of the pixels to align.
+        true: True depths of the same pixels.
+
+    Returns:
+        The alignment, one of them if the minimizer is not unique; s = 1 and t = median(G - P) if all predicted depths
+        are equal.
     """
-    p, g = _checked(predicted, true)
+    p, g = _validated(predicted, true)
     name = "L1 scale and shift"
     if (p == p[0]).all():
         return DepthAlignment(name, 1.0, float((g - p).median()), len(g))
-    middle = p.median()
-    scale = _best_slope(p - middle, g)
+    scale = _best_slope(p - p.median(), g)
     return DepthAlignment(name, scale, float((g - scale * p).median()), len(g))
 
 
 def l1_scale_and_shift_by_adam(predicted: Float[Tensor, "n"], true: Float[Tensor, "n"]) -> DepthAlignment:
-    """The published approach to `l1_scale_and_shift` (MonST3R, CUT3R: "lad2"), which stops short of it for far scenes.
+    """Approximate `l1_scale_and_shift` by Adam, as published (MonST3R, CUT3R: "lad2").
 
-    From s = median(G) / median(P) and t = 0, at most 1000 steps of Adam (Kingma and Ba 2015) with rate 1e-4 on
-    sum |s P + t - G|, ended by the first step whose loss differs from the one before by less than 1e-6. As a step is
-    about 1e-4, neither s nor t moves by much more than 0.1, and the answer depends on the units of both. In float32, as
-    published, the rounding of the sum may end it sooner. Raises ``ValueError`` where the median predicted depth is not
-    above 0.
+    Adam (Kingma and Ba 2015) starts at s = median(G) / median(P) and t = 0 and minimizes sum |s P + t - G| with a step
+    size of 1e-4 for at most 1000 steps, until the loss changes by less than 1e-6. Neither s nor t can therefore change
+    by much more than 0.1, so the minimum is not reached for distant scenes, and the result depends on the units of
+    prediction and truth. The published scripts use float32, where rounding of the sum may stop the iteration earlier.
+
+    Args:
+        predicted: Predicted depths of the pixels to align.
+        true: True depths of the same pixels.
+
+    Returns:
+        The alignment.
+
+    Raises:
+        ValueError: If the median predicted depth is not above 0.
     """
-    p, g = _checked(predicted, true)
+    p, g = _validated(predicted, true)
     position = torch.tensor([_ratio_of_medians(p, g), 0.0], dtype=torch.float64)
     mean, mean_square = torch.zeros_like(position), torch.zeros_like(position)
     previous = math.inf
@@ -126,41 +191,44 @@ def l1_scale_and_shift_by_adam(predicted: Float[Tensor, "n"], true: Float[Tensor
 
 @dataclass(frozen=True)
 class _Tangent:
-    """The smallest sum over all shifts at one slope, and how fast it rises with the slope there."""
+    """Tangent of f(s), the smallest sum of absolute deviations over all shifts, at one slope s."""
 
     slope: float
+    """Slope s of the line at which f was evaluated."""
     total: float
+    """Value of f."""
     rise: float
+    """Subgradient of f."""
 
 
 def _best_slope(p: Tensor, g: Tensor) -> float:
-    """The minimizer of f(s) = min over t of sum |s p + t - g|, for p of median 0 that are not all equal."""
+    """Minimize f(s) = min over t of sum |s p + t - g| for p with median 0 and at least two different values."""
     centered = p - p.mean()
     middle = _tangent(p, g, float((centered @ g) / (centered @ centered)))
-    # By the triangle inequality f(s) >= |s - s0| sum|p| - f(s0): farther away than this, f is above f(s0).
+    # By the triangle inequality f(s) >= |s - s0| sum|p| - f(s0), so f(s) > f(s0) at larger distances from s0.
     reach = 2 * middle.total / float(p.abs().sum())
     left, right = (_tangent(p, g, middle.slope + side * reach) for side in (-1, 1))
     best = min(left, middle, right, key=lambda tangent: tangent.total)
     rounding = 4 * torch.finfo(p.dtype).eps * float(g.abs().sum())
-    for turn in range(200):
+    for iteration in range(200):
         left, right = (left, middle) if middle.rise > 0 else (middle, right)
-        slope, bound = _crossing(left, right)
-        if best.total - bound <= GAP * best.total + rounding:
+        slope, bound = _intersection(left, right)
+        if best.total - bound <= L1_TOLERANCE * best.total + rounding:
             break
-        if turn % 3 == 0:  # Halves what is left even where the tangents' crossing creeps along one side.
+        if iteration % 3 == 0:  # Bisection guarantees progress if the intersections stay on one side.
             slope = (left.slope + right.slope) / 2
         if not left.slope < slope < right.slope:
-            break  # No number lies between them.
+            break  # There is no floating-point number between them.
         middle = _tangent(p, g, slope)
         best = min(best, middle, key=lambda tangent: tangent.total)
     return best.slope
 
 
 def _tangent(p: Tensor, g: Tensor, slope: float) -> _Tangent:
-    """f and a subgradient of it at `slope`: sum of l_i p_i, where l_i is the sign of residual i, and sums to 0.
+    """Evaluate f and a subgradient at a slope: sum of l_i p_i, where l_i is the sign of residual i and sum l_i = 0.
 
-    The shift is a median of g - s p, so the residuals that are 0 can share what the others' signs leave over: each of
-    them has l_i in [-1, 1], as a subgradient of |r| at 0 may.
+    The shift is a median of g - s p. The residuals of 0 share the remaining sum of signs: their l_i are in [-1, 1], the
+    subgradients of |r| at 0.
     """
     residuals = slope * p - g
     residuals = residuals - residuals.median()
@@ -171,17 +239,17 @@ def _tangent(p: Tensor, g: Tensor, slope: float) -> _Tangent:
     return _Tangent(slope, float(residuals.abs().sum()), float(rise))
 
 
-def _crossing(left: _Tangent, right: _Tangent) -> tuple[float, float]:
-    """Where two tangents meet, and their height there: no f between them is lower."""
-    bend = right.rise - left.rise
-    if bend <= 0:
+def _intersection(left: _Tangent, right: _Tangent) -> tuple[float, float]:
+    """Return slope and value of the intersection of two tangents, which is a lower bound of f between them."""
+    difference = right.rise - left.rise
+    if difference <= 0:
         return left.slope, min(left.total, right.total)
-    step = (left.total - right.total + right.rise * (right.slope - left.slope)) / bend
+    step = (left.total - right.total + right.rise * (right.slope - left.slope)) / difference
     return left.slope + step, left.total + left.rise * step
 
 
 def _weighted_median(values: Tensor, weights: Tensor) -> Tensor:
-    """The lower of the values that minimize sum of weight * |value - m|."""
+    """Return the lower weighted median, which minimizes sum of weight * |value - m| over m."""
     order = values.argsort()
     below = weights[order].cumsum(dim=0)
     return values[order][int((below < below[-1] / 2).sum())]
@@ -189,18 +257,19 @@ def _weighted_median(values: Tensor, weights: Tensor) -> Tensor:
 
 def _ratio_of_medians(p: Tensor, g: Tensor) -> float:
     if not p.median() > 0:
-        raise ValueError(f"the median of {len(p)} predicted depths is {float(p.median()):g}; wanted one above 0")
+        raise ValueError(f"the median of {len(p)} predicted depths is {float(p.median()):g}; it must be above 0")
     return float(g.median() / p.median())
 
 
-def _checked(predicted: Tensor, true: Tensor) -> tuple[Tensor, Tensor]:
+def _validated(predicted: Tensor, true: Tensor) -> tuple[Tensor, Tensor]:
+    """Check the depths to align and return them in float64."""
     if len(predicted) != len(true) or len(true) < 1:
         raise ValueError(
-            f"{len(predicted)} predicted and {len(true)} true depths cannot be aligned; wanted the same number, "
-            "at least 1"
+            f"{len(predicted)} predicted and {len(true)} true depths cannot be aligned; their numbers must be equal "
+            "and at least 1"
         )
     for name, depths in (("predicted", predicted), ("true", true)):
         wrong = int((~depths.isfinite()).sum())
         if wrong:
-            raise ValueError(f"{wrong} of {len(depths)} {name} depths are not finite; leave them out before aligning")
+            raise ValueError(f"{wrong} of {len(depths)} {name} depths are not finite; exclude them from the alignment")
     return predicted.double(), true.double()

@@ -1,7 +1,7 @@
-"""Alignments by a majority that agrees: seeded RANSAC for similarities of points and for inverse depth.
+"""Seeded RANSAC: similarity transforms between point clouds, and affine alignment of inverse depth.
 
-The published Sim(3) of the WorldTrack benchmark draws unseeded samples, so its numbers change from run to run; here
-the same points and the same seed give the same answer.
+The published Sim(3) alignment of the WorldTrack benchmark draws unseeded samples, so its results vary between runs.
+Here the same points and seed give the same result.
 """
 
 from collections.abc import Iterator
@@ -16,40 +16,51 @@ from recon4d.eval.alignment.similarity import Alignment, align_sim3
 from recon4d.geometry import fit_similarity, transform_points
 
 NUM_HYPOTHESES = 1000
+"""Number of RANSAC hypotheses. Hand-tuned."""
 MAX_POINTS = 16384
-"""More points than this are represented by a random choice of this many."""
-
-BATCH = 50
-"""Hypotheses tried at a time: at most about 20 MB of residuals."""
-
+"""Largest number of points; larger sets are subsampled at random. Hand-tuned for run time."""
+BATCH_SIZE = 50
+"""Number of hypotheses that are evaluated at a time, which limits the residuals to about 20 MB."""
 MIN_THRESHOLD = 1e-6
-"""The least inlier threshold of inverse depths, as a share of their median: flat truth has no deviation at all."""
+"""Smallest inlier threshold of inverse depths, as a share of their median; the deviation of constant depths is 0."""
 
 
 def align_sim3_ransac(
     predicted: Float[Tensor, "n 3"], true: Float[Tensor, "n 3"], threshold: float, seed: int = 0
 ) -> Alignment:
-    """Sim(3) that the most points agree with: residual ||s R p + t - g|| < `threshold`, in the unit of the truth.
+    """Fit a similarity transform by RANSAC.
 
-    1000 hypotheses of 3 points each on at most 16384 random points; the one with the most inliers (the first of equals)
-    is replaced by the closed form (Umeyama 1991) over its inliers. `count` is the number of these inliers. Fewer than
-    3 points, or no hypothesis with 3 inliers: the closed form over all points, and `count` is 0.
+    Each of 1000 hypotheses is fitted to 3 of at most 16384 randomly selected points. The hypothesis with the most
+    inliers (the first of equals) is refined by the closed form (Umeyama 1991) over its inliers.
+
+    Args:
+        predicted: Predicted points.
+        true: True points in the same order.
+        threshold: Largest residual ||s R p + t - g|| of an inlier, exclusive, in the unit of the truth.
+        seed: Seed of the random samples.
+
+    Returns:
+        The alignment; its `count` is the number of inliers. With fewer than 3 points, or if no hypothesis has 3
+        inliers, it is the closed form over all points and `count` is 0.
+
+    Raises:
+        ValueError: If the threshold is not positive and finite, or for points that `align_sim3` rejects.
     """
     if not 0 < threshold < float("inf"):
-        raise ValueError(f"an inlier threshold of {threshold} is no distance; wanted one above 0, in the truth's unit")
-    over_all = align_sim3(predicted, true)  # Refuses what cannot be aligned at all.
+        raise ValueError(f"the inlier threshold must be positive and finite, given {threshold}")
+    over_all = align_sim3(predicted, true)
     no_consensus = Alignment("sim3 RANSAC", over_all.truth_from_prediction, 0)
     if len(true) < 3:
         return no_consensus
 
     rng = np.random.default_rng(seed)
-    chosen = _choice(rng, len(true), predicted.device)
-    a, b = predicted[chosen], true[chosen]
+    subset = _random_subset(rng, len(true), predicted.device)
+    a, b = predicted[subset], true[subset]
     best = torch.zeros(len(a), dtype=torch.bool, device=a.device)
     for triples in _hypotheses(rng, len(a), 3, a.device):
         b_from_a = fit_similarity(a[triples].double(), b[triples].double())
-        moved = transform_points(b_from_a, a.double().expand(len(triples), -1, -1))
-        best = _most((moved - b.double()).norm(dim=-1) < threshold, best)
+        aligned = transform_points(b_from_a, a.double().expand(len(triples), -1, -1))
+        best = _most_inliers((aligned - b.double()).norm(dim=-1) < threshold, best)
     count = int(best.sum())
     if count < 3:
         return no_consensus
@@ -58,91 +69,109 @@ def align_sim3_ransac(
 
 @dataclass(frozen=True)
 class InverseDepthFit:
-    """A line from predicted to true inverse depth: 1 / true depth = scale * predicted + offset."""
+    """Affine map from predicted to true inverse depth: 1 / true depth = scale * predicted + offset."""
 
     scale: float
-    """Above 0; exactly 0 where the prediction says nothing about depth."""
+    """Factor above 0; exactly 0 if the prediction is not correlated with depth."""
     offset: float
+    """Offset in units of true inverse depth."""
     count: int
-    """How many inliers it was computed from; 0 where the prediction says nothing about depth."""
+    """Number of inliers that were fitted; 0 if the prediction is not correlated with depth."""
 
     def apply(self, predicted_inverse: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        """Inverse depths in the unit of the truth; values at or below 0 are at infinity or beyond."""
+        """Align predicted inverse depths.
+
+        Args:
+            predicted_inverse: Predicted inverse depths of any shape.
+
+        Returns:
+            Inverse depths in the unit of the truth; values of 0 or below mean infinite depth.
+        """
         return self.scale * predicted_inverse + self.offset
 
 
 def align_inverse_depth(
     predicted_inverse: Float[Tensor, "n"], true_depths: Float[Tensor, "n"], seed: int = 0
 ) -> InverseDepthFit:
-    """The rising line that the most points agree with, which puts monocular disparity into the scene of known depths.
+    """Fit monocular inverse depth (disparity) to known depths by RANSAC.
 
-    1000 lines through 2 points each on at most 16384 random points. Inliers are closer to it than the median absolute
-    deviation of the true inverse depths, a wide band that turns away gross outliers only; the line of the most inliers
-    (the first of equals) is replaced by least squares over them. Disparity rises with inverse depth, so falling lines
-    are not considered. Predictions that are all equal, and those for which no line rises or the least squares do not,
-    say nothing about depth: scale 0, and the offset is the median true inverse depth. Raises ``ValueError`` for fewer
-    than 2 points, values that are not finite, depths not above 0.
+    Each of 1000 hypotheses is a line through 2 of at most 16384 randomly selected pixels. Inliers are closer to the
+    line than the median absolute deviation of the true inverse depths, a wide band that rejects only gross outliers.
+    The line with the most inliers (the first of equals) is refined by least squares over them. Lines with a negative
+    slope are not considered, because disparity increases with inverse depth.
+
+    Args:
+        predicted_inverse: Predicted inverse depths, up to scale and shift.
+        true_depths: True depths of the same pixels, above 0.
+        seed: Seed of the random samples.
+
+    Returns:
+        The fit. If all predictions are equal, or if no hypothesis or the refined line does not increase, the scale is 0
+        and the offset is the median true inverse depth.
+
+    Raises:
+        ValueError: For fewer than 2 pixels, values that are not finite, or depths not above 0.
     """
-    _check_inverse_depths(predicted_inverse, true_depths)
+    _validate_inverse_depths(predicted_inverse, true_depths)
     rng = np.random.default_rng(seed)
-    chosen = _choice(rng, len(true_depths), true_depths.device)
-    x, y = predicted_inverse[chosen].double(), true_depths[chosen].double().reciprocal()
+    subset = _random_subset(rng, len(true_depths), true_depths.device)
+    x, y = predicted_inverse[subset].double(), true_depths[subset].double().reciprocal()
     median = y.median()
     threshold = torch.maximum((y - median).abs().median(), MIN_THRESHOLD * median)
 
     best = torch.zeros(len(x), dtype=torch.bool, device=x.device)
     for pairs in _hypotheses(rng, len(x), 2, x.device):
-        # Two equal predictions make a slope of inf or NaN, which is not a line and has no inliers.
+        # Equal predictions give a slope of inf or NaN and therefore no inliers.
         slope = (y[pairs[:, 1]] - y[pairs[:, 0]]) / (x[pairs[:, 1]] - x[pairs[:, 0]])
         offset = y[pairs[:, 0]] - slope * x[pairs[:, 0]]
         residuals = (slope[:, None] * x + offset[:, None] - y).abs()
-        best = _most((residuals < threshold) & (slope > 0)[:, None], best)
+        best = _most_inliers((residuals < threshold) & (slope > 0)[:, None], best)
 
-    nothing_said = InverseDepthFit(0.0, float(median), 0)
+    constant = InverseDepthFit(0.0, float(median), 0)
     if not best.any():
-        return nothing_said
-    # A rising line that has inliers goes through two different predictions, so the variance is above 0.
+        return constant
+    # An increasing line with inliers passes through two different predictions, so the variance is above 0.
     centered = x[best] - x[best].mean()
     slope = (centered @ y[best]) / (centered @ centered)
     if not slope > 0:
-        return nothing_said
+        return constant
     return InverseDepthFit(float(slope), float(y[best].mean() - slope * x[best].mean()), int(best.sum()))
 
 
-def _most(inliers: Tensor, best: Tensor) -> Tensor:
-    """The row of `inliers` with the most of them, or `best` where none has more."""
+def _most_inliers(inliers: Tensor, best: Tensor) -> Tensor:
+    """Return the mask with the most inliers among the rows of `inliers` and `best`, which wins ties."""
     counts = inliers.sum(dim=-1).cpu().numpy()
-    first = int(counts.argmax())  # numpy's argmax is the first of equals, on every machine.
+    first = int(counts.argmax())  # NumPy returns the first of equal maxima on every machine, torch does not.
     return inliers[first] if counts[first] > int(best.sum()) else best
 
 
-def _choice(rng: np.random.Generator, count: int, device: torch.device) -> Tensor:
-    """Positions of at most `MAX_POINTS` of `count` points; all of them, in order, where they are few enough."""
-    chosen = np.arange(count) if count <= MAX_POINTS else rng.choice(count, MAX_POINTS, replace=False)
-    return torch.from_numpy(chosen).to(device)
+def _random_subset(rng: np.random.Generator, count: int, device: torch.device) -> Tensor:
+    """Return the indices of at most `MAX_POINTS` of `count` points; all in order if there are no more."""
+    indices = np.arange(count) if count <= MAX_POINTS else rng.choice(count, MAX_POINTS, replace=False)
+    return torch.from_numpy(indices).to(device)
 
 
 def _hypotheses(rng: np.random.Generator, count: int, size: int, device: torch.device) -> Iterator[Tensor]:
-    """`NUM_HYPOTHESES` samples of `size` different positions below `count`, in batches (batch, size)."""
+    """Yield `NUM_HYPOTHESES` samples of `size` different indices below `count`, in batches of shape (batch, size)."""
     samples = np.empty((NUM_HYPOTHESES, 0), dtype=np.int64)
     for drawn in range(size):
-        # A number among those not drawn yet, moved up past the smaller ones that are.
+        # Draw among the indices that are not used yet: increase the number past each smaller index in use.
         position = rng.integers(count - drawn, size=NUM_HYPOTHESES)
         for earlier in np.sort(samples, axis=1).T:
             position += position >= earlier
         samples = np.column_stack([samples, position])
-    yield from torch.from_numpy(samples).to(device).split(BATCH)
+    yield from torch.from_numpy(samples).to(device).split(BATCH_SIZE)
 
 
-def _check_inverse_depths(predicted_inverse: Tensor, true_depths: Tensor) -> None:
+def _validate_inverse_depths(predicted_inverse: Tensor, true_depths: Tensor) -> None:
     if len(predicted_inverse) != len(true_depths) or len(true_depths) < 2:
         raise ValueError(
             f"{len(predicted_inverse)} predicted inverse depths and {len(true_depths)} true depths cannot be aligned; "
-            "wanted the same number, at least 2"
+            "their numbers must be equal and at least 2"
         )
-    wrong = ~(predicted_inverse.isfinite() & true_depths.isfinite() & (true_depths > 0))
-    if wrong.any():
+    is_wrong = ~(predicted_inverse.isfinite() & true_depths.isfinite() & (true_depths > 0))
+    if is_wrong.any():
         raise ValueError(
-            f"{int(wrong.sum())} of {len(true_depths)} pixels have a prediction that is not finite or a true depth "
-            "that is not finite and above 0; leave them out before aligning"
+            f"{int(is_wrong.sum())} of {len(true_depths)} pixels have a prediction that is not finite or a true depth "
+            "that is not finite and above 0; exclude them from the alignment"
         )

@@ -112,7 +112,7 @@ def _track_samples(prediction: Scene, truth: Scene, scale: Tensor) -> Confidence
     predicted, true = prediction.tracks, truth.tracks
     if predicted is None or true is None or not _is_comparable(predicted, true, truth.size):
         return _samples(*[truth.depths.new_zeros(0)] * 3)
-    sampled = losses.tracks_at(predicted, true.pixels, truth.size)
+    sampled = losses.sample_tracks(predicted, true.pixels, truth.size)
     depths = losses.depths_at_anchors(truth)[..., None, :].expand_as(true.confidence)
     is_known = losses.is_known_off_anchor(true) & (depths > 0)
     errors = (scale * sampled.points - true.points).norm(dim=-1)

@@ -62,6 +62,6 @@ def synthetic_samples(
     device = next(model.parameters()).device
     for number in range(clips):
         scene = make_scenes(config, seed, [number], device)
-        sample = render_scenes(scene, config, (0,), tracked=Lattice(TRACK_STRIDE))[0].to("cpu")
+        sample = render_scenes(scene, config, (0,), query_lattice=Lattice(TRACK_STRIDE))[0].to("cpu")
         prediction = reconstruct(model, sample.clip, settings)
         yield scene_samples(prediction, sample.scene), dynamic_mask_ious(prediction, sample.scene)

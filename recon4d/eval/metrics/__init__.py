@@ -1,1 +1,1 @@
-"""Metrics: one file per quantity."""
+"""Metrics: one module per quantity, each a function of a predicted and a true scene."""

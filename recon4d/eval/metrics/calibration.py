@@ -1,4 +1,4 @@
-"""Whether a calibrated method knows how wrong it is: the error its confidence foretells beside the one measured."""
+"""Calibration metrics: the error expected from the confidence, compared with the measured error."""
 
 from recon4d.eval.calibration.reliability import calibration_error, compute_reliability
 from recon4d.eval.calibration.samples import scene_samples
@@ -6,32 +6,42 @@ from recon4d.eval.metrics.score import Metric, Score, undefined
 from recon4d.records import Calibration, Scene
 
 _DEFINITION = (
-    "Mean over pixels of |ln(expected / measured)| of their bins, 16 of equal count by confidence: the median relative "
-    "error that the method's calibration expects there, and the median found, after one median scale of depth a clip. "
-    "Only of networks that are calibrated (recon4d calibrate)."
+    "mean over pixels of |ln(expected / measured)|, where both are median relative errors of the pixel's bin, one of "
+    "16 bins of equal count by confidence. The expected error comes from the calibration of the network, the measured "
+    "one is taken after one median scale of depth per clip. Only for calibrated networks (recon4d calibrate)."
 )
 
 CALIBRATION_METRICS: tuple[Metric, ...] = (
-    Metric("depth_calibration", "log", "lower", f"Of depth: {_DEFINITION}"),
-    Metric("point_calibration", "log", "lower", f"Of point maps: {_DEFINITION}"),
+    Metric("depth_calibration", "log", "lower", f"For depth: {_DEFINITION}"),
+    Metric("point_calibration", "log", "lower", f"For point maps: {_DEFINITION}"),
 )
+"""Metrics of this module, in the order of reports."""
 
 
 def calibration_scores(prediction: Scene, truth: Scene, calibration: Calibration | None) -> tuple[Score, ...]:
-    """The scores of `CALIBRATION_METRICS` of paired scenes; none where the method has no calibration of a field.
+    """Compare the errors that the confidence predicts with the measured ones.
 
-    `count` is the number of pixels that were looked at (see `scene_evidence`), `total` of those known to the truth. A
-    truth without known depth has no scores.
+    The `count` of a score is the number of sampled pixels (see `scene_samples`), its `total` the number of pixels with
+    known true depth.
+
+    Args:
+        prediction: Predicted scene, after `pair_with_truth`.
+        truth: True scene.
+        calibration: Calibration of the network; None if it is not calibrated.
+
+    Returns:
+        The scores of `CALIBRATION_METRICS` for the calibrated fields. Empty without a calibration or if the truth has
+        no known depth.
     """
     total = int((truth.depth_confidence > 0).sum())
     if calibration is None or not total:
         return ()
-    found = scene_samples(prediction, truth)
-    fields = (("depth", calibration.depth, found.depth), ("point", calibration.points, found.points))
+    samples = scene_samples(prediction, truth)
+    fields = (("depth", calibration.depth, samples.depth), ("point", calibration.points, samples.points))
     return tuple(
-        Score(f"{name}_calibration", calibration_error(compute_reliability(curve, evidence)), len(evidence), total)
-        if len(evidence)
+        Score(f"{name}_calibration", calibration_error(compute_reliability(curve, field)), len(field), total)
+        if len(field)
         else undefined(f"{name}_calibration", total, "no pixel is known to both prediction and truth")
-        for name, curve, evidence in fields
+        for name, curve, field in fields
         if curve is not None
     )

@@ -1,9 +1,9 @@
-"""Whether pixels that move in the world are found: overlap with the true mask, over the clip and frame by frame.
+"""Metrics of the dynamic mask: overlap with the true mask over the whole clip and per frame.
 
-Only pixels count of which the truth says whether they move. A pixel moves where its probability is above one half;
-where the prediction says nothing it does not move, and the note says of how many pixels that is. Mean and recall over
-frames are DAVIS's JM and JR (Perazzi et al. 2016), of the one mask of all that moves; frames in which nothing truly
-moves are left out.
+Only pixels with known true dynamic probability count. A pixel is dynamic if its probability is above one half. Pixels
+that the prediction leaves unknown count as static, and a note states their number. Mean and recall over frames follow
+DAVIS (JM and JR; Perazzi et al. 2016), with a single mask of all dynamic objects; frames without dynamic pixels in the
+truth are skipped.
 """
 
 from dataclasses import replace
@@ -14,92 +14,118 @@ from torch import Tensor
 from recon4d.eval.metrics.score import Metric, Score, undefined
 from recon4d.records import Scene
 
-IS_MOVING = 0.5
-IS_FOUND = 0.5
-"""A frame's mask is found where its overlap is above this (DAVIS's recall)."""
+DYNAMIC_THRESHOLD = 0.5
+"""Probability above which a pixel is dynamic."""
+RECALL_THRESHOLD = 0.5
+"""Intersection over union above which the mask of a frame counts as found (recall of DAVIS)."""
 
-MOVING_METRICS: tuple[Metric, ...] = (
+DYNAMIC_MASK_METRICS: tuple[Metric, ...] = (
     Metric(
         "moving_iou",
         "share",
         "higher",
-        "Pixels that move in prediction and truth over pixels that move in either, over all frames together.",
+        "Intersection over union of the dynamic masks, over all frames together. Pixels without a prediction count as "
+        "static.",
         worst=0.0,
     ),
     Metric(
         "moving_iou_frames",
         "share",
         "higher",
-        "Mean over frames in which something truly moves of intersection over union of moving pixels (DAVIS's JM).",
+        "Mean intersection over union of the dynamic masks over frames with dynamic pixels in the truth (JM of DAVIS).",
         worst=0.0,
     ),
     Metric(
         "moving_recall_frames",
         "share",
         "higher",
-        "Share of the frames in which something truly moves whose intersection over union is above 0.5 (DAVIS's JR).",
+        "Share of frames with dynamic pixels in the truth whose intersection over union is above 0.5 (JR of DAVIS).",
         worst=0.0,
     ),
     Metric(
         "moving_accuracy",
         "share",
         "higher",
-        "Share of pixels of which it is told rightly whether they move; what is not told counts as not moving.",
+        "Share of pixels correctly classified as dynamic or static. Pixels without a prediction count as static.",
         worst=0.0,
     ),
 )
+"""Metrics of this module, in the order of reports."""
 
 
-def is_dynamic(moving: Float[Tensor, "time height width"]) -> Bool[Tensor, "time height width"]:
-    """Where the probability of moving is above one half; NaN is not."""
-    return moving > IS_MOVING
+def is_dynamic(probability: Float[Tensor, "time height width"]) -> Bool[Tensor, "time height width"]:
+    """Convert dynamic probabilities to a mask.
+
+    Args:
+        probability: Probability that a pixel is dynamic; NaN if unknown.
+
+    Returns:
+        True where the probability is above one half; False for NaN.
+    """
+    return probability > DYNAMIC_THRESHOLD
 
 
 def intersection_over_union(
     predicted: Bool[Tensor, "*batch n"], true: Bool[Tensor, "*batch n"]
 ) -> Float[Tensor, "*batch"]:
-    """|A and B| / |A or B| along the last axis, in float64; NaN where nothing moves in either."""
+    """Compute the intersection over union of masks along the last axis.
+
+    Args:
+        predicted: Predicted masks.
+        true: True masks.
+
+    Returns:
+        Values in float64; NaN if both masks are empty.
+    """
     return (predicted & true).sum(dim=-1).double() / (predicted | true).sum(dim=-1)
 
 
 def dynamic_mask_scores(prediction: Scene, truth: Scene) -> tuple[Score, ...]:
-    """The scores of `MOVING_METRICS` of paired scenes, in their order; none where the truth tells nothing.
+    """Score the predicted dynamic mask.
 
-    Undefined where the prediction tells nothing of the pixels that the truth tells of.
+    Args:
+        prediction: Predicted scene, after `pair_with_truth`.
+        truth: True scene.
+
+    Returns:
+        The scores of `DYNAMIC_MASK_METRICS`, in their order; empty if the truth has no dynamic probabilities. All are
+        undefined if the prediction has none at the pixels known in the truth.
     """
-    told = truth.dynamic.isfinite()
-    total = int(told.sum())
+    is_known = truth.dynamic.isfinite()
+    total = int(is_known.sum())
     if not total:
         return ()
-    untold = int((told & ~prediction.dynamic.isfinite()).sum())
-    if untold == total:
-        return tuple(undefined(metric.name, total, "the prediction tells nothing") for metric in MOVING_METRICS)
-    predicted, true = (is_dynamic(scene.dynamic) & told for scene in (prediction, truth))
+    missing = int((is_known & ~prediction.dynamic.isfinite()).sum())
+    if missing == total:
+        note = "the prediction has no dynamic mask"
+        return tuple(undefined(metric.name, total, note) for metric in DYNAMIC_MASK_METRICS)
+    predicted, true = (is_dynamic(scene.dynamic) & is_known for scene in (prediction, truth))
     scores = (
         _clip_score(predicted, true, total),
         *_frame_scores(predicted.flatten(1), true.flatten(1)),
         Score("moving_accuracy", 1 - int((predicted != true).sum()) / total, total, total),
     )
-    if not untold:
+    if not missing:
         return scores
-    note = f"{untold} of {total} pixels are not told by the prediction and count as not moving"
+    note = f"{missing} of {total} pixels have no predicted dynamic probability and count as static"
     return tuple(replace(score, note=f"{score.note}; {note}" if score.note else note) for score in scores)
 
 
 def _clip_score(predicted: Tensor, true: Tensor, total: int) -> Score:
     if not (predicted | true).any():
-        return undefined("moving_iou", total, "nothing moves, neither in the prediction nor in the truth")
+        return undefined("moving_iou", total, "neither prediction nor truth has dynamic pixels")
     return Score("moving_iou", float(intersection_over_union(predicted.flatten(), true.flatten())), total, total)
 
 
 def _frame_scores(predicted: Tensor, true: Tensor) -> tuple[Score, Score]:
-    with_motion = true.any(dim=-1)
-    count = int(with_motion.sum())
+    """Return mean and recall over frames, for masks of shape (time, pixel)."""
+    has_motion = true.any(dim=-1)
+    count = int(has_motion.sum())
     if not count:
-        note = "nothing moves in the truth"
+        note = "the truth has no dynamic pixels"
         return undefined("moving_iou_frames", 0, note), undefined("moving_recall_frames", 0, note)
-    overlaps = intersection_over_union(predicted[with_motion], true[with_motion])
+    overlaps = intersection_over_union(predicted[has_motion], true[has_motion])
     return (
         Score("moving_iou_frames", float(overlaps.mean()), count, count),
-        Score("moving_recall_frames", float((overlaps > IS_FOUND).double().mean()), count, count),
+        Score("moving_recall_frames", float((overlaps > RECALL_THRESHOLD).double().mean()), count, count),
     )

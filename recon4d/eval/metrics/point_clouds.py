@@ -1,8 +1,8 @@
-"""Distances between clouds of points that do not correspond: nearest neighbors, normals, and a fit by ICP.
+"""Distances between point clouds without correspondences: nearest neighbors, normals and ICP.
 
-Degenerate clouds have stated answers. To an empty cloud every distance is infinite; an empty cloud has accuracy and
-completeness infinite, F-score 0 and normal consistency NaN. A cloud of one or two points has no surface: its normals
-are along z, as Open3D has it.
+Results for degenerate clouds: the distance to an empty cloud is infinite, and so are accuracy and completeness; the
+F-score is 0 and the normal consistency NaN. Clouds of one or two points define no surface: their normals are along z,
+as in Open3D.
 """
 
 import math
@@ -16,65 +16,88 @@ from torch import Tensor
 
 from recon4d.eval.alignment.similarity import Alignment
 
-LEAST_FOR_ICP = 3
-"""Fewer points leave a turn free, and ICP is not tried."""
+MIN_POINTS_FOR_ICP = 3
+"""Minimum number of points of a cloud for ICP: fewer do not determine a rotation."""
 NEIGHBORS = 30
-"""How many points a normal is estimated from, where there are as many."""
+"""Number of nearest points that a normal is estimated from (all points if there are fewer); default of Open3D."""
 
 
 @dataclass(frozen=True)
 class CloudDistances:
-    """Distances to the nearest neighbor, in the unit of the clouds.
-
-    Accuracy is from the prediction to the truth, completeness from the truth to the prediction.
-    """
+    """Distances to the nearest neighbor in the other cloud, in the unit of the clouds; infinite if a cloud is empty."""
 
     accuracy: float
+    """Mean distance from predicted points to the truth."""
     accuracy_median: float
+    """Median distance from predicted points to the truth."""
     completeness: float
+    """Mean distance from true points to the prediction."""
     completeness_median: float
+    """Median distance from true points to the prediction."""
 
     @property
     def chamfer(self) -> float:
-        """Mean of mean accuracy and mean completeness; the field also calls it overall."""
+        """Mean of accuracy and completeness, also known as overall distance."""
         return (self.accuracy + self.completeness) / 2
 
 
 @dataclass(frozen=True)
 class NormalConsistency:
-    """|cosine| between a normal and that of its nearest neighbor in the other cloud: 1 where surfaces are parallel.
-
-    `of_prediction` (NC1) is over the predicted points, `of_truth` (NC2) over the true points.
-    """
+    """|cosine| between the normals of nearest neighbors: 1 for parallel surfaces, NaN if a cloud is empty."""
 
     of_prediction: float
+    """Mean over predicted points (NC1)."""
     of_prediction_median: float
+    """Median over predicted points."""
     of_truth: float
+    """Mean over true points (NC2)."""
     of_truth_median: float
+    """Median over true points."""
 
     @property
     def mean(self) -> float:
-        """The mean of the two means (NC)."""
+        """Mean of both means (NC)."""
         return (self.of_prediction + self.of_truth) / 2
 
 
-def thinned(
-    points: Float[Tensor, "n 3"], count: int, seed: int, known: Bool[Tensor, "n"] | None = None
+def subsample(
+    points: Float[Tensor, "n 3"], count: int, seed: int, is_known: Bool[Tensor, "n"] | None = None
 ) -> Float[Tensor, "m 3"]:
-    """The first `count` known points (all are, where `known` is not given) in an order that depends on n and seed only.
+    """Draw a random subset of the points.
 
-    Two maps of one size so keep the same pixels, where both are known: thinning alone does not move them apart.
+    The order of the points depends only on their number and the seed. Two maps of the same size therefore keep the same
+    pixels where both are known, so that subsampling adds no distance between them.
+
+    Args:
+        points: Points of the cloud or map.
+        count: Largest number of points to keep, at least 1.
+        seed: Seed of the random order.
+        is_known: Points that may be kept; None for all.
+
+    Returns:
+        At most `count` known points, in random order.
+
+    Raises:
+        ValueError: If `count` is below 1.
     """
     if count < 1:
-        raise ValueError(f"a cloud cannot be thinned to {count} points; wanted at least 1")
+        raise ValueError(f"count must be at least 1 to subsample a point cloud, given {count}")
     order = torch.randperm(len(points), generator=torch.Generator().manual_seed(seed)).to(points.device)
-    if known is not None:
-        order = order[known[order]]
+    if is_known is not None:
+        order = order[is_known[order]]
     return points[order[:count]]
 
 
 def nearest_neighbors(a: Float[Tensor, "n 3"], b: Float[Tensor, "m 3"]) -> tuple[Float[Tensor, "n"], Int[Tensor, "n"]]:
-    """For every point of a the distance to the nearest of b, in float64, and its number; inf and 0 where b is empty."""
+    """Find the nearest neighbor of every point of `a` in `b`.
+
+    Args:
+        a: Query points.
+        b: Points to search.
+
+    Returns:
+        Distances in float64 and indices into `b`, both on the CPU; infinity and 0 if `b` is empty.
+    """
     from scipy.spatial import KDTree
 
     if not len(b):
@@ -84,12 +107,28 @@ def nearest_neighbors(a: Float[Tensor, "n 3"], b: Float[Tensor, "m 3"]) -> tuple
 
 
 def nearest_distances(a: Float[Tensor, "n 3"], b: Float[Tensor, "m 3"]) -> Float[Tensor, "n"]:
-    """For every point of a the distance to the nearest point of b, in float64 on the CPU; inf where b is empty."""
+    """Compute the distance from every point of `a` to the nearest point of `b`.
+
+    Args:
+        a: Query points.
+        b: Points to search.
+
+    Returns:
+        Distances in float64 on the CPU; infinity if `b` is empty.
+    """
     return nearest_neighbors(a, b)[0]
 
 
 def accuracy_and_completeness(predicted: Float[Tensor, "n 3"], true: Float[Tensor, "m 3"]) -> CloudDistances:
-    """Means and medians of the nearest distances both ways; infinite where either cloud is empty."""
+    """Compute the distances between nearest neighbors in both directions.
+
+    Args:
+        predicted: Predicted points.
+        true: True points.
+
+    Returns:
+        Means and medians in both directions; infinite if either cloud is empty.
+    """
     if not (len(predicted) and len(true)):
         return CloudDistances(math.inf, math.inf, math.inf, math.inf)
     to_truth, to_prediction = nearest_distances(predicted, true).numpy(), nearest_distances(true, predicted).numpy()
@@ -102,14 +141,29 @@ def accuracy_and_completeness(predicted: Float[Tensor, "n 3"], true: Float[Tenso
 
 
 def chamfer(predicted: Float[Tensor, "n 3"], true: Float[Tensor, "m 3"]) -> float:
-    """Mean of mean accuracy and mean completeness, in the unit of the clouds; infinite where either is empty."""
+    """Compute the Chamfer distance.
+
+    Args:
+        predicted: Predicted points.
+        true: True points.
+
+    Returns:
+        Mean of accuracy and completeness in the unit of the clouds; infinite if either cloud is empty.
+    """
     return accuracy_and_completeness(predicted, true).chamfer
 
 
 def f_score(predicted: Float[Tensor, "n 3"], true: Float[Tensor, "m 3"], threshold: float) -> float:
-    """2PR / (P + R), P and R the shares of predicted and true points nearer than `threshold` to the other cloud.
+    """Compute the F-score of Tanks and Temples (Knapitsch et al. 2017).
 
-    0 where neither finds the other, or where either cloud is empty (Knapitsch et al. 2017).
+    Args:
+        predicted: Predicted points.
+        true: True points.
+        threshold: Distance below which a point is correct, in the unit of the clouds.
+
+    Returns:
+        2PR / (P + R), where precision P and recall R are the shares of predicted and true points closer than the
+        threshold to the other cloud; 0 if both are 0 or either cloud is empty.
     """
     if not (len(predicted) and len(true)):
         return 0.0
@@ -119,9 +173,13 @@ def f_score(predicted: Float[Tensor, "n 3"], true: Float[Tensor, "m 3"], thresho
 
 
 def normals(points: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
-    """Unit normals, of either sign, in float64: the least spread of the 30 nearest points, the point itself included.
+    """Estimate normals as the direction of least variance of the 30 nearest points, including the point itself.
 
-    Of fewer than three points: along z.
+    Args:
+        points: Points of the cloud.
+
+    Returns:
+        Unit normals of arbitrary sign in float64 on the CPU; along z for clouds of fewer than three points.
     """
     cloud = _cloud(points)
     if len(points):
@@ -130,7 +188,16 @@ def normals(points: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
 
 
 def normal_consistency(predicted: Float[Tensor, "n 3"], true: Float[Tensor, "m 3"]) -> NormalConsistency:
-    """How parallel the surfaces of two clouds are where they are nearest; NaN where either cloud is empty."""
+    """Compute the normal consistency of two clouds.
+
+    Args:
+        predicted: Predicted points.
+        true: True points.
+
+    Returns:
+        Means and medians of |cosine| between the normals of nearest neighbors, in both directions; NaN if either cloud
+        is empty.
+    """
     if not (len(predicted) and len(true)):
         return NormalConsistency(math.nan, math.nan, math.nan, math.nan)
     predicted_normals, true_normals = normals(predicted), normals(true)
@@ -147,25 +214,36 @@ def normal_consistency(predicted: Float[Tensor, "n 3"], true: Float[Tensor, "m 3
 def align_icp(
     predicted: Float[Tensor, "n 3"], true: Float[Tensor, "m 3"], max_distance: float, start: Float[Tensor, "4 4"]
 ) -> Alignment:
-    """Rigid point-to-point ICP from `start` (Besl and McKay 1992) by Open3D, at most 30 rounds, in float64.
+    """Align two clouds by rigid point-to-point ICP (Besl and McKay 1992) in float64, with at most 30 iterations.
 
-    Neighbors further than `max_distance` do not pull; the alignment's `count` is how many do in the end. Where fewer
-    than three points are in either cloud, or none pulls, it is `start`.
+    Args:
+        predicted: Points to move.
+        true: Target points.
+        max_distance: Largest distance of corresponding points, in the unit of the clouds; farther neighbors are
+            ignored.
+        start: Initial transform from prediction to truth.
+
+    Returns:
+        The alignment; its `count` is the final number of correspondences. It equals `start` if either cloud has fewer
+        than three points or there are no correspondences.
+
+    Raises:
+        ValueError: If `max_distance` is not positive and finite.
     """
     if not (math.isfinite(max_distance) and max_distance > 0):
-        raise ValueError(f"a largest distance of {max_distance:g} for ICP; wanted a positive number")
-    if min(len(predicted), len(true)) < LEAST_FOR_ICP:
+        raise ValueError(f"max_distance of ICP must be positive and finite, given {max_distance:g}")
+    if min(len(predicted), len(true)) < MIN_POINTS_FOR_ICP:
         return Alignment("ICP", start.double().cpu(), 0)
     registration = _open3d().pipelines.registration
-    found = registration.registration_icp(
+    result = registration.registration_icp(
         _cloud(predicted),
         _cloud(true),
         max_distance,
         _array(start),
         registration.TransformationEstimationPointToPoint(),
     )
-    moved = torch.as_tensor(np.array(found.transformation))
-    return Alignment("ICP", moved, len(found.correspondence_set))
+    truth_from_prediction = torch.as_tensor(np.array(result.transformation))
+    return Alignment("ICP", truth_from_prediction, len(result.correspondence_set))
 
 
 def _cosines(a: Tensor, b: Tensor) -> np.ndarray:
@@ -184,7 +262,7 @@ def _cloud(points: Tensor) -> Any:
 
 
 def _open3d() -> Any:
-    """Open3D, saying nothing but errors: its warnings on small clouds are answered by what is stated above."""
+    """Import Open3D and silence its warnings about small clouds, which this module handles itself."""
     import open3d
 
     open3d.utility.set_verbosity_level(open3d.utility.VerbosityLevel.Error)

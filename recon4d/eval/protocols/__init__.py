@@ -1,1 +1,1 @@
-"""Evaluation protocols of published benchmarks."""
+"""Published evaluation protocols: video depth, multi-view points, WorldTrack and TAPVid-3D."""

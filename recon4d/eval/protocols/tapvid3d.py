@@ -1,17 +1,17 @@
-"""TAPVid-3D (Koppula et al. 2024): tracks in each frame's camera, within thresholds that grow with depth.
+"""TAPVid-3D (Koppula et al. 2024): tracks in the camera frame of each time, with thresholds proportional to depth.
 
-A threshold of k pixels is the width of k pixels, of a picture whose smaller side has 256, at the true point's depth.
-All frames of all tracks count, those of the anchors included.
+A threshold of k pixels is the width of k pixels at the depth of the true point, in an image whose shorter side has 256
+pixels. All frames of all tracks count, including the anchors.
 """
 
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from recon4d.eval.metrics.score import Metric, Score, undefined
-from recon4d.eval.metrics.track_pairs import TrackPairs, in_cameras, track_pairs
+from recon4d.eval.metrics.track_pairs import TrackPairs, points_in_cameras, track_pairs
 from recon4d.eval.metrics.tracks import (
     NO_QUERIES,
     NO_TRACKS,
@@ -22,42 +22,61 @@ from recon4d.eval.metrics.units import meters_of
 from recon4d.eval.protocols.worldtrack import median_of_columns
 from recon4d.records import Scene
 
-SIDE = 256
+IMAGE_SIDE = 256
+"""Shorter side of the image that defines the width of a pixel, in pixels (TAPVid-3D)."""
 PIXELS = (1, 2, 4, 8, 16)
+"""Thresholds in pixels (TAPVid-3D)."""
 METERS = (0.01, 0.04, 0.16, 0.64, 2.56)
+"""Fixed thresholds in meters (TAPVid-3D)."""
 MIN_DEPTH = 1e-12
+"""Lower bound of depths in the scale per trajectory, in units of each scene (published code)."""
 MIN_NORM = 1e-6
+"""Lower bound of norms in the median scale, in units of each scene (published code)."""
 
-_WIDTHS = "the widths of 1, 2, 4, 8 and 16 pixels at the point's depth"
+_WIDTHS = "the widths of 1, 2, 4, 8 and 16 pixels at the depth of the point"
 _LENGTHS = "0.01, 0.04, 0.16, 0.64 and 2.56 m"
 
 
 def _pair_of_metrics(suffix: str, thresholds: str, scale: str) -> tuple[Metric, Metric]:
-    """APD and AJ under one scale and one kind of threshold."""
-    share = f"TAPVid-3D: mean over {thresholds} of the share of visible points nearer than that, {scale}"
+    """Define APD and AJ for one alignment and one kind of threshold."""
+    points = f"points with an error below {thresholds}, averaged over the thresholds, {scale}"
+    apd = f"TAPVid-3D: share of visible true {points}."
+    aj = f"TAPVid-3D: Jaccard index of visible {points}."
     return (
-        Metric(f"tapvid3d_apd{suffix}", "share", "higher", share, worst=0.0),
-        Metric(
-            f"tapvid3d_aj{suffix}", "share", "higher", f"TAPVid-3D: mean Jaccard at {thresholds}, {scale}", worst=0.0
-        ),
+        Metric(f"tapvid3d_apd{suffix}", "share", "higher", apd, worst=0.0),
+        Metric(f"tapvid3d_aj{suffix}", "share", "higher", aj, worst=0.0),
     )
 
 
-MEDIAN = _pair_of_metrics("", _WIDTHS, "after the ratio of median norms of points visible in both")
-PER_TRAJECTORY = _pair_of_metrics("_per_trajectory", _WIDTHS, "each track scaled to the true depth at its anchor")
-UNSCALED = _pair_of_metrics("_none", _WIDTHS, "in the prediction's own meters")
-FIXED = _pair_of_metrics("_fixed", _LENGTHS, "after the ratio of median norms of points visible in both")
+MEDIAN = _pair_of_metrics("", _WIDTHS, "after one median scale over points visible in both scenes")
+PER_TRAJECTORY = _pair_of_metrics(
+    "_per_trajectory", _WIDTHS, "after scaling each track to the true depth at its anchor"
+)
+UNSCALED = _pair_of_metrics("_none", _WIDTHS, "in the metric scale of the prediction")
+FIXED = _pair_of_metrics("_fixed", _LENGTHS, "after one median scale over points visible in both scenes")
 OCCLUSION = Metric(
-    "tapvid3d_oa", "share", "higher", "TAPVid-3D: share of all points rightly said seen or hidden", worst=0.0
+    "tapvid3d_oa",
+    "share",
+    "higher",
+    "TAPVid-3D: share of points whose visibility (threshold 0.5) is correct. Missing points count as errors.",
+    worst=0.0,
 )
 TAPVID3D_METRICS = (*MEDIAN, OCCLUSION, *PER_TRAJECTORY, *UNSCALED, *FIXED)
+"""Metrics of this protocol, in the order of reports."""
 
 
 def tapvid3d_scores(prediction: Scene, truth: Scene) -> tuple[Score, ...]:
-    """The scores of `TAPVID3D_METRICS` for `paired` scenes; none where the truth has no tracks.
+    """Score the predicted tracks by the TAPVid-3D protocol.
 
-    Points that are not found, and those in frames that were not placed, are wrong. Where no point is said to be visible
-    that is, no scale is known and all are wrong.
+    Missing points and points in unregistered frames count as errors. If no visible point is predicted to be visible,
+    there is no median scale and all points count as errors.
+
+    Args:
+        prediction: Predicted scene, after `pair_with_truth`.
+        truth: True scene.
+
+    Returns:
+        The scores of `TAPVID3D_METRICS`, in their order; empty if the truth has no tracks.
     """
     if truth.tracks is None:
         return ()
@@ -73,10 +92,19 @@ def tapvid3d_scores(prediction: Scene, truth: Scene) -> tuple[Score, ...]:
 def median_scale(
     predicted: Float[Tensor, "time query 3"],
     true: Float[Tensor, "time query 3"],
-    visible_in_both: Bool[Tensor, "time query"],
+    is_counted: Bool[Tensor, "time query"],
 ) -> Float[Tensor, ""]:
-    """s = median ||G|| / median ||P|| over points visible in both, norms at least 1e-6; NaN where there are none."""
-    norms = [points.norm(dim=-1).clamp(min=MIN_NORM)[visible_in_both][:, None] for points in (true, predicted)]
+    """Compute the scale s = median ||G|| / median ||P||, with norms of at least 1e-6.
+
+    Args:
+        predicted: Predicted points P in the camera frames.
+        true: True points G in the camera frames.
+        is_counted: Points to use: those that are visible in both scenes.
+
+    Returns:
+        Scale, a scalar; NaN without points.
+    """
+    norms = [points.norm(dim=-1).clamp(min=MIN_NORM)[is_counted][:, None] for points in (true, predicted)]
     if not len(norms[0]):
         return torch.full((), torch.nan).to(true)
     true_median, predicted_median = (median_of_columns(column, torch.ones_like(column) > 0)[0] for column in norms)
@@ -84,9 +112,18 @@ def median_scale(
 
 
 def depth_scales(
-    predicted: Float[Tensor, "time query 3"], true: Float[Tensor, "time query 3"], anchors: Tensor
+    predicted: Float[Tensor, "time query 3"], true: Float[Tensor, "time query 3"], anchors: Int[Tensor, "query"]
 ) -> Float[Tensor, "query"]:
-    """s = z_G / z_P of each track at its anchor, depths at least 1e-12 ("per_trajectory")."""
+    """Compute the scale s = z_G / z_P of each track at its anchor, with depths of at least 1e-12 ("per_trajectory").
+
+    Args:
+        predicted: Predicted points P in the camera frames.
+        true: True points G in the camera frames.
+        anchors: Index of the anchor frame of each query.
+
+    Returns:
+        Scale of each track.
+    """
     queries = torch.arange(len(anchors), device=anchors.device)
     return true[anchors, queries, 2].clamp(min=MIN_DEPTH) / predicted[anchors, queries, 2].clamp(min=MIN_DEPTH)
 
@@ -94,23 +131,43 @@ def depth_scales(
 def pixel_widths(
     true: Float[Tensor, "time query 3"], intrinsics: Float[Tensor, "time 3 3"], size: tuple[int, int]
 ) -> Float[Tensor, "time query"]:
-    """How wide a pixel is at each true point in its camera: z / sqrt(fx fy), the picture's smaller side being 256."""
-    focal = (intrinsics[:, 0, 0] * intrinsics[:, 1, 1]).sqrt() * (SIDE / min(size))
+    """Compute the width of a pixel at the depth of each true point, z / sqrt(fx fy).
+
+    Args:
+        true: True points in the camera frames.
+        intrinsics: True intrinsics of each frame, in pixels of the maps.
+        size: Height and width of the maps in pixels; the intrinsics are scaled to a shorter side of 256.
+
+    Returns:
+        Widths in the unit of the truth.
+    """
+    focal = (intrinsics[:, 0, 0] * intrinsics[:, 1, 1]).sqrt() * (IMAGE_SIDE / min(size))
     return true[..., 2] / focal[:, None]
 
 
 def apd_and_aj(
     errors: Float[Tensor, "time query"],
     thresholds: Sequence[Tensor | float],
-    predicted_visible: Bool[Tensor, "time query"],
-    true_visible: Bool[Tensor, "time query"],
-    counted: Bool[Tensor, "time query"],
+    predicted_visibility: Bool[Tensor, "time query"],
+    true_visibility: Bool[Tensor, "time query"],
+    is_counted: Bool[Tensor, "time query"],
 ) -> tuple[float, float]:
-    """The share of visible points with errors below a threshold, and the Jaccard, both averaged over the thresholds."""
+    """Compute the average share of visible points within thresholds (APD) and the average Jaccard index (AJ).
+
+    Args:
+        errors: Errors; NaN is never below a threshold.
+        thresholds: Thresholds in the unit of the errors, scalars or of shape (time, query).
+        predicted_visibility: Points that are predicted to be visible.
+        true_visibility: True points that are visible.
+        is_counted: Points to evaluate.
+
+    Returns:
+        APD and AJ, both averaged over the thresholds.
+    """
     within = [errors < threshold for threshold in thresholds]
-    visible = counted & true_visible
-    shares = [float(is_within[visible].double().mean()) for is_within in within]
-    jaccards = [jaccard(is_within, predicted_visible, true_visible, counted) for is_within in within]
+    is_scored = is_counted & true_visibility
+    shares = [float(is_within[is_scored].double().mean()) for is_within in within]
+    jaccards = [jaccard(is_within, predicted_visibility, true_visibility, is_counted) for is_within in within]
     return sum(shares) / len(shares), sum(jaccards) / len(jaccards)
 
 
@@ -118,19 +175,19 @@ def _pixel_scores(pairs: TrackPairs, prediction: Scene, truth: Scene) -> tuple[S
     predicted, true = _camera_tracks(pairs)
     widths = pixel_widths(true, pairs.true_cameras.intrinsics, truth.size)
     thresholds = [widths * pixels for pixels in PIXELS]
-    by_median = predicted * _scale_of_visible(pairs, predicted, true)
+    by_median = predicted * _median_scale(pairs, predicted, true)
     by_depth = predicted * depth_scales(predicted, true, pairs.anchors)[:, None]
     predicted_meters, true_meters = meters_of(prediction), meters_of(truth)
     if predicted_meters and true_meters:
         unscaled = _scores(UNSCALED, pairs, predicted * (predicted_meters / true_meters) - true, thresholds, "none")
     else:
         note = "the prediction's unit is not known in meters" if true_meters else NO_UNIT
-        unscaled = tuple(undefined(metric.name, _num_visible(pairs), note) for metric in UNSCALED)
-    said = pairs.predicted_visibility > 0.5
-    is_right = (pairs.found & (said == pairs.true_visibility))[pairs.believed]
+        unscaled = tuple(undefined(metric.name, _num_positions(pairs), note) for metric in UNSCALED)
+    predicted_visibility = pairs.predicted_visibility > 0.5
+    is_correct = (pairs.is_found & (predicted_visibility == pairs.true_visibility))[pairs.is_known]
     return (
         *_scores(MEDIAN, pairs, by_median - true, thresholds, "median of visible"),
-        Score(OCCLUSION.name, float(is_right.double().mean()), len(is_right), len(is_right)),
+        Score(OCCLUSION.name, float(is_correct.double().mean()), len(is_correct), len(is_correct)),
         *_scores(PER_TRAJECTORY, pairs, by_depth - true, thresholds, "depth at each anchor"),
         *unscaled,
     )
@@ -139,32 +196,35 @@ def _pixel_scores(pairs: TrackPairs, prediction: Scene, truth: Scene) -> tuple[S
 def _fixed_scores(pairs: TrackPairs, truth: Scene) -> tuple[Score, ...]:
     meters = meters_of(truth)
     if not meters:
-        return tuple(undefined(metric.name, _num_visible(pairs), NO_UNIT, "median of visible") for metric in FIXED)
+        return tuple(undefined(metric.name, _num_positions(pairs), NO_UNIT, "median of visible") for metric in FIXED)
     predicted, true = _camera_tracks(pairs)
-    by_median = predicted * _scale_of_visible(pairs, predicted, true)
+    by_median = predicted * _median_scale(pairs, predicted, true)
     return _scores(FIXED, pairs, (by_median - true) * meters, METERS, "median of visible")
 
 
 def _camera_tracks(pairs: TrackPairs) -> tuple[Tensor, Tensor]:
-    """Predicted and true points, each in its own scene's cameras."""
-    return in_cameras(pairs.predicted, pairs.predicted_cameras), in_cameras(pairs.true, pairs.true_cameras)
+    """Return predicted and true points in the camera frames of their own scene."""
+    return points_in_cameras(pairs.predicted, pairs.predicted_cameras), points_in_cameras(
+        pairs.true, pairs.true_cameras
+    )
 
 
-def _scale_of_visible(pairs: TrackPairs, predicted: Tensor, true: Tensor) -> Tensor:
-    in_both = (pairs.predicted_visibility > 0.5) & pairs.true_visibility & pairs.believed
-    return median_scale(predicted, true, in_both & predicted.isfinite().all(dim=-1))
+def _median_scale(pairs: TrackPairs, predicted: Tensor, true: Tensor) -> Tensor:
+    """Return the median scale over known points that are visible in both scenes."""
+    is_counted = (pairs.predicted_visibility > 0.5) & pairs.true_visibility & pairs.is_known
+    return median_scale(predicted, true, is_counted & predicted.isfinite().all(dim=-1))
 
 
 def _scores(
     metrics: tuple[Metric, Metric], pairs: TrackPairs, offsets: Tensor, thresholds: Sequence[Tensor | float], scale: str
 ) -> tuple[Score, ...]:
-    total = _num_visible(pairs)
+    total = _num_positions(pairs)
     if not total:
         return tuple(undefined(metric.name, 0, "no true track is visible", scale) for metric in metrics)
-    said = pairs.predicted_visibility > 0.5
-    values = apd_and_aj(offsets.norm(dim=-1), thresholds, said, pairs.true_visibility, pairs.believed)
+    predicted_visibility = pairs.predicted_visibility > 0.5
+    values = apd_and_aj(offsets.norm(dim=-1), thresholds, predicted_visibility, pairs.true_visibility, pairs.is_known)
     return tuple(Score(metric.name, value, total, total, scale) for metric, value in zip(metrics, values, strict=True))
 
 
-def _num_visible(pairs: TrackPairs) -> int:
-    return int((pairs.believed & pairs.true_visibility).sum())
+def _num_positions(pairs: TrackPairs) -> int:
+    return int((pairs.is_known & pairs.true_visibility).sum())

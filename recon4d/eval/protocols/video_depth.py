@@ -1,8 +1,9 @@
-"""Video depth by the published protocol of MonST3R and CUT3R: one scale, or scale and shift, for each sequence.
+"""Video depth protocol of MonST3R and CUT3R: one scale, or one scale and shift, per sequence.
 
-It differs from the scripts in three ways: predictions come at the truth's size from `paired`, by bilinear means of
-known pixels, where the scripts use cv2.INTER_CUBIC; sums are float64 where theirs are float32; and pixels at which the
-prediction is not known are left out, which the scripts have no word for (`count` against `total` tells how many).
+There are three differences from the published scripts. Predictions are resized by `pair_with_truth` with bilinear
+interpolation of known pixels, instead of `cv2.INTER_CUBIC`. Sums are computed in float64, instead of float32. Pixels
+without a prediction are excluded, and `count` and `total` of a score state their number; the scripts require dense
+predictions.
 """
 
 import math
@@ -11,21 +12,21 @@ from torch import Tensor
 
 from recon4d.eval.alignment.depth import DepthAlignment, l1_scale_and_shift_by_adam, l1_scale_weiszfeld
 from recon4d.eval.metrics.depth import (
-    known_depths,
     relative_error,
     root_mean_square,
-    share_within,
+    threshold_accuracy,
+    valid_depths,
 )
 from recon4d.eval.metrics.score import Metric, Score, undefined
 from recon4d.eval.metrics.units import unit_of
 from recon4d.records import Scene
 
 MIN_DEPTH = 1e-5
-"""The published floor of predicted depths before ratios, in the unit of the truth."""
+"""Lower bound of predicted depths in ratios, in the unit of the truth (published scripts)."""
 
-_SCALE = "after one scale a sequence by ten steps of Weiszfeld (MonST3R, CUT3R)"
-_SCALE_SHIFT = "after one scale and shift a sequence by 1000 steps of Adam (MonST3R, CUT3R)"
-_RATIO = f"Share of max(P / G, G / P) < 1.25, P at least {MIN_DEPTH:g},"
+_SCALE = "after one scale per sequence from ten Weiszfeld iterations (MonST3R, CUT3R)"
+_SCALE_SHIFT = "after one scale and shift per sequence from 1000 steps of Adam (MonST3R, CUT3R)"
+_RATIO = f"Share of max(P / G, G / P) < 1.25, with P clamped to at least {MIN_DEPTH:g},"
 
 VIDEO_DEPTH_METRICS: tuple[Metric, ...] = (
     Metric("video_depth_abs_rel_scale", "ratio", "lower", f"Mean of |P - G| / G {_SCALE}.", is_pooled=True),
@@ -36,33 +37,45 @@ VIDEO_DEPTH_METRICS: tuple[Metric, ...] = (
         "video_depth_delta_1_scale_shift", "share", "higher", f"{_RATIO} {_SCALE_SHIFT}.", worst=0.0, is_pooled=True
     ),
 )
+"""Metrics of this protocol, in the order of reports."""
 
 
 def video_depth_scores(prediction: Scene, truth: Scene, max_depth: float | None) -> tuple[Score, ...]:
-    """Every score of `VIDEO_DEPTH_METRICS` for a prediction `paired` with its truth and not yet aligned.
+    """Score the predicted depth by the published video depth protocol.
 
-    Over pixels of known true depth below `max_depth` (70 for Sintel and Bonn, None for KITTI; in meters where the
-    truth's unit is known, else in its unit), at which the aligned prediction is clipped, too. `count` is the number of
-    these pixels at which the prediction is known, `total` the number of all. A truth without any such pixel has no
-    scores. A prediction that knows none of them, or whose mean or median depth there is not above 0, is undefined.
+    Only pixels with a known true depth below `max_depth` count, and aligned predictions are clipped to it. The `count`
+    of a score is the number of these pixels with a prediction, its `total` the number of all of them. The scores are
+    undefined if no such pixel has a prediction, or if the mean or median predicted depth is not above 0.
+
+    Args:
+        prediction: Predicted scene, after `pair_with_truth` and without alignment.
+        truth: True scene.
+        max_depth: Upper bound of the depth in meters (in the unit of the truth if its length is unknown); None for no
+            bound. The published values are 70 for Sintel and Bonn and None for KITTI.
+
+    Returns:
+        The scores of `VIDEO_DEPTH_METRICS`, in their order; empty if no pixel counts.
+
+    Raises:
+        ValueError: If `max_depth` is not above 0, or if known depths of the truth are not finite and above 0.
     """
     if max_depth is not None and not max_depth > 0:
-        raise ValueError(f"a max_depth of {max_depth} leaves nothing; wanted one above 0, or None")
+        raise ValueError(f"max_depth must be above 0 or None, given {max_depth}")
     meters, unit_note = unit_of(truth)
     true_depths = truth.depths.double() * meters
     far = math.inf if max_depth is None else max_depth
-    is_measured = known_depths(truth) & (true_depths < far)
-    is_believed = is_measured & (prediction.depth_confidence > 0)
-    total, count = int(is_measured.sum()), int(is_believed.sum())
+    is_true = valid_depths(truth) & (true_depths < far)
+    is_known = is_true & (prediction.depth_confidence > 0)
+    total, count = int(is_true.sum()), int(is_known.sum())
     if not total:
         return ()
     names = [metric.name for metric in VIDEO_DEPTH_METRICS]
     if not count:
-        note = "the prediction knows no depth where the truth does"
+        note = "the prediction has no depth at pixels with known true depth"
         return tuple(undefined(name, total, note) for name in names)
 
-    # As it was predicted: both iterations stop short, and where depends on the prediction's own unit.
-    predicted, true = prediction.depths[is_believed].double(), true_depths[is_believed]
+    # The prediction stays in its own unit: both iterations stop early, so their results depend on the unit.
+    predicted, true = prediction.depths[is_known].double(), true_depths[is_known]
     if not (predicted.mean() > 0 and predicted.median() > 0):
         note = f"no scale: predicted depths have mean {float(predicted.mean()):g}, median {float(predicted.median()):g}"
         return tuple(undefined(name, total, note) for name in names)
@@ -83,4 +96,4 @@ def _aligned(predicted: Tensor, alignment: DepthAlignment, far: float) -> Tensor
 
 
 def _delta_1(predicted: Tensor, true: Tensor) -> Tensor:
-    return share_within(predicted.clamp(min=MIN_DEPTH), true, 1.25)
+    return threshold_accuracy(predicted.clamp(min=MIN_DEPTH), true, 1.25)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from recon4d.eval.metrics.calibration import CALIBRATION_METRICS
 from recon4d.eval.metrics.cameras import CAMERA_METRICS
 from recon4d.eval.metrics.depth import DEPTH_METRICS
-from recon4d.eval.metrics.dynamic_mask import MOVING_METRICS
+from recon4d.eval.metrics.dynamic_mask import DYNAMIC_MASK_METRICS
 from recon4d.eval.metrics.pixel_tracks import PIXEL_TRACK_METRICS
 from recon4d.eval.metrics.points import POINT_METRICS
 from recon4d.eval.metrics.score import Metric
@@ -41,7 +41,7 @@ GROUPS: tuple[tuple[str, str, tuple[Metric, ...]], ...] = (
     ("Depth", "Depth of every pixel.", DEPTH_METRICS),
     ("Points", "Position of every pixel in the world.", POINT_METRICS),
     ("Tracks", "Positions of the anchor frames' points at other times.", (*TRACK_METRICS, *PIXEL_TRACK_METRICS)),
-    ("Dynamic mask", "Pixels of objects that move in the world.", MOVING_METRICS),
+    ("Dynamic mask", "Pixels of objects that move in the world.", DYNAMIC_MASK_METRICS),
     ("Confidence", "Agreement of expected and measured error of calibrated networks.", CALIBRATION_METRICS),
     (
         "Published protocols",

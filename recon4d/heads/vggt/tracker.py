@@ -1,8 +1,8 @@
-"""The point tracker: where chosen pixels of one frame are in every other frame, refined a few times.
+"""The point tracker of VGGT: positions of query pixels in every frame, refined iteratively.
 
-Every track keeps, for each frame, a position and a feature. Each refinement compares the feature with the frame's
-feature maps around the position, and a transformer over all tracks and frames answers how both should change (Karaev
-et al. 2023, "CoTracker"; Wang et al. 2025, "VGGT", whose track head this is, weight for weight).
+Every track has a position and a feature in each frame. Each iteration correlates the feature with the feature maps
+around the position, and a transformer over all tracks and frames predicts updates of both (Karaev et al. 2023,
+"CoTracker"; Wang et al. 2025, "VGGT", whose weights it uses).
 """
 
 import math
@@ -15,99 +15,112 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from recon4d.errors import UserError
 from recon4d.heads.vggt.tracker_update import UpdateTransformer
 from recon4d.layers import BlockConfig
 from recon4d.records import TensorRecord, full_precision
 
 MAX_WINDOW_VALUES = 2**27
-"""Feature values of correlation windows held at once (half a GiB in float32); more queries are taken in chunks."""
+"""Largest number of feature values in correlation windows at once (512 MiB in float32)."""
 MAX_FLOW_FREQUENCY = 1000.0
-"""Radians per cell that the frequencies of the flow embedding stay below."""
+"""Upper limit of the frequencies of the flow embedding, in radians per cell (VGGT)."""
 POSITION_BASE = 10000.0
-"""Frequencies of the position embedding fall from 1 radian per cell toward this many times less."""
+"""Frequencies of the position embedding decrease from 1 radian per cell toward 1 / POSITION_BASE (VGGT)."""
 
 
 @dataclass(frozen=True)
 class TrackerConfig:
-    """The shape of a tracker; the defaults are VGGT's."""
+    """Configuration of the tracker; the defaults are VGGT's."""
 
     channels: int = 128
-    """Channels of the feature maps, and of a track's feature; a multiple of 4."""
+    """Channels of the feature maps and of the feature of a track; a multiple of 4."""
     stride: int = 2
     """Pixels of the image per cell of the feature maps."""
     first_centre: float = 0.5
-    """The pixel coordinate of the first cell's center: 0.5 where maps were resized with aligned corners, as VGGT's
-    are; stride / 2 where cells tile the picture."""
+    """Pixel coordinate of the first cell's center: 0.5 if maps were resized with aligned corners, as in VGGT;
+    stride / 2 if cells tile the image."""
     levels: int = 7
-    """Levels of the pyramid of feature maps, each half the size of the one before."""
+    """Levels of the pyramid of feature maps; each has half the size of the previous one."""
     radius: int = 4
-    """Cells on each side of a position that are compared, at every level."""
+    """Radius of the correlation window in cells, at every level."""
     width: int = 384
+    """Channels of the update transformer."""
     heads: int = 8
+    """Attention heads of the update transformer."""
     mlp_width: int = 1536
+    """Hidden channels of its MLPs."""
     depth: int = 6
+    """Number of its blocks."""
     virtual_tracks: int = 64
+    """Number of learned virtual tracks through which tracks exchange information."""
     flow_scale: float = 518.0
-    """Cells by which the plain flow is divided before the transformer sees it."""
+    """Divisor of the raw flow, in cells, at the input of the transformer."""
     iterations: int = 4
+    """Number of refinements."""
 
     def __post_init__(self) -> None:
         if self.channels < 4 or self.channels % 4:
-            raise ValueError(f"a tracker was given {self.channels} channels; wanted a multiple of 4")
+            raise UserError(f"the tracker has {self.channels} channels; wanted a multiple of 4")
         if min(self.stride, self.levels, self.depth, self.virtual_tracks, self.iterations) < 1 or self.radius < 0:
-            raise ValueError(f"a tracker needs a radius of 0 or more, and of all else 1 or more; given {self}")
+            raise UserError(f"wanted a radius of at least 0 and all other sizes of at least 1; given {self}")
 
     @property
     def block(self) -> BlockConfig:
-        """What each block of the update transformer is made of."""
+        """Configuration of the blocks of the update transformer."""
         return BlockConfig(self.width, self.heads, self.mlp_width, qk_norm="none", qkv_bias=True)
 
     @property
     def window(self) -> int:
-        """Correlations of one position at one level."""
+        """Number of correlations of one position at one level."""
         return (2 * self.radius + 1) ** 2
 
 
 @dataclass(frozen=True, eq=False)
 class TrackedPoints(TensorRecord):
-    """Where each query is in each frame, after every refinement, and how sure the tracker is."""
+    """Positions of queries in every frame after each refinement, with visibility and confidence."""
 
     stages: Float[Tensor, "*batch stage time query 2"]
-    """Pixels (x, y) after each refinement; exactly the query in the frame that it was asked in."""
+    """Pixels (x, y) after each refinement; in the query frame exactly the query."""
     visibility_logits: Float[Tensor, "*batch time query"]
+    """Logits of the visibility."""
     confidence_logits: Float[Tensor, "*batch time query"]
+    """Logits of the confidence."""
 
     @property
     def pixels(self) -> Float[Tensor, "*batch time query 2"]:
-        """The last refinement: pixels (x, y) of the full image."""
+        """Pixels (x, y) of the full-resolution image after the last refinement."""
         return self.stages[..., -1, :, :, :]
 
     @property
     def visibility(self) -> Float[Tensor, "*batch time query"]:
-        """The probability that the point is seen in the frame."""
+        """Probability that the point is visible in the frame."""
         return self.visibility_logits.sigmoid()
 
     @property
     def confidence(self) -> Float[Tensor, "*batch time query"]:
-        """The probability that the pixel is right (VGGT: within a few pixels of the truth)."""
+        """Probability that the position is correct (VGGT: within a few pixels of the ground truth)."""
         return self.confidence_logits.sigmoid()
 
 
 class Tracker(nn.Module):
-    """Iterative refinement of tracks from feature maps; frames other than the query's are a set without order."""
+    """Refines tracks iteratively on feature maps; the order of frames other than the query frame does not matter.
+
+    Args:
+        config: Configuration of the tracker.
+    """
 
     def __init__(self, config: TrackerConfig) -> None:
         super().__init__()
         self.config = config
         channels = config.channels
-        # Flow embedding and features of the correlations and of the track, and the flow itself, twice.
+        # Flow embedding, correlation features, track features, and the raw flow twice (VGGT).
         token_width = 3 * channels + 4
         self.map_norm = nn.LayerNorm(channels)
         self.correlation = nn.Sequential(
             nn.Linear(config.levels * config.window, config.width), nn.GELU(), nn.Linear(config.width, channels)
         )
         self.frame_tokens = nn.Parameter(torch.empty(1, 2, token_width))
-        """Tells the query's frame (first) from the others (second)."""
+        """Embeddings of the query frame (first) and of all other frames (second)."""
         self.update = UpdateTransformer(config.block, config.depth, config.virtual_tracks, token_width, 2 + channels)
         self.feature_norm = nn.LayerNorm(channels)
         self.feature_update = nn.Linear(channels, channels)
@@ -116,7 +129,7 @@ class Tracker(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Every point stays where its query was, and whether it is seen is even odds."""
+        """Initialize the tracker so that points stay at their queries with a visibility of one half."""
         self.update.reset_parameters()
         nn.init.zeros_(self.update.output.weight[:2])
         nn.init.normal_(self.frame_tokens)
@@ -133,11 +146,22 @@ class Tracker(nn.Module):
         queries: Float[Tensor, "batch query 2"],
         query_frame: Int[Tensor, "batch"] | int = 0,
     ) -> TrackedPoints:
-        """Follow `queries`, pixels (x, y) of the full image in frame `query_frame` (of each clip), through all frames.
+        """Track query pixels through all frames.
 
-        Raises ``ValueError`` where shapes, the frame, or the size of the maps do not fit. Whether the queries are
-        inside the image is for `check_queries`: values in tensors are not looked at here, which would wait for the
-        device.
+        Whether queries are inside the image is checked by `check_queries`, not here: reading values would synchronize
+        with the device.
+
+        Args:
+            features: Feature maps of all frames.
+            queries: Pixels (x, y) of the full-resolution image.
+            query_frame: Frame of the queries, for each clip or for all.
+
+        Returns:
+            Positions, visibility and confidence in every frame.
+
+        Raises:
+            UserError: If the query frame does not exist, or the maps are too small for the pyramid.
+            ValueError: If shapes do not fit.
         """
         self._check(features, queries, query_frame)
         config, (batch, time, _, height, width) = self.config, features.shape
@@ -150,23 +174,23 @@ class Tracker(nn.Module):
             query_frame = torch.full((batch,), query_frame, device=maps.device)
         is_query_frame = (torch.arange(time, device=maps.device) == query_frame[:, None])[..., None, None]
         frame_token = torch.where(is_query_frame, *self.frame_tokens.unbind(1))
-        told = frame_token + position_embedding(query_cells, (height, width), frame_token.shape[-1])[:, None]
+        track_embedding = frame_token + position_embedding(query_cells, (height, width), frame_token.shape[-1])[:, None]
 
         start = query_cells[:, None].expand(-1, time, -1, -1)
         cells = start
-        asked = maps[torch.arange(batch, device=maps.device), query_frame]
-        followed = read_maps(asked, query_cells[:, :, None], "border").squeeze(-1).transpose(1, 2)
-        track = followed[:, None].expand(-1, time, -1, -1)
+        query_maps = maps[torch.arange(batch, device=maps.device), query_frame]
+        query_features = read_maps(query_maps, query_cells[:, :, None], "border").squeeze(-1).transpose(1, 2)
+        track = query_features[:, None].expand(-1, time, -1, -1)
         stages = []
         for _ in range(config.iterations):
-            # Positions carry no gradient from one refinement to the next (Teed and Deng 2020, "RAFT").
+            # Positions propagate no gradient from one refinement to the next (Teed and Deng 2020, "RAFT").
             cells = cells.detach()
             windows = local_correlation(pyramid, track.flatten(0, 1), cells.flatten(0, 1), config.radius)
-            compared = self.correlation(windows).unflatten(0, (batch, time))
+            correlation = self.correlation(windows).unflatten(0, (batch, time))
             flow = cells - start
-            plain = flow / config.flow_scale
-            known = [flow_embedding(flow, config.channels), plain, plain, compared, track]
-            step, change = self.update(torch.cat(known, dim=-1) + told).split([2, config.channels], dim=-1)
+            scaled_flow = flow / config.flow_scale
+            inputs = [flow_embedding(flow, config.channels), scaled_flow, scaled_flow, correlation, track]
+            step, change = self.update(torch.cat(inputs, dim=-1) + track_embedding).split([2, config.channels], dim=-1)
             track = track + full_precision(F.gelu(self.feature_update(self.feature_norm(change))))
             cells = torch.where(is_query_frame, start, cells + step)
             stages.append(queries[:, None] + config.stride * (cells - start))
@@ -185,22 +209,30 @@ class Tracker(nn.Module):
             wanted = f"({features.shape[0]}, query, 2) with one query or more"
             raise ValueError(f"the tracker was given queries of shape {tuple(queries.shape)}; wanted {wanted}")
         if isinstance(query_frame, int) and not 0 <= query_frame < features.shape[1]:
-            raise ValueError(f"the query frame is {query_frame}; wanted one of the {features.shape[1]} frames from 0")
+            raise UserError(f"the query frame is {query_frame}; wanted 0 to {features.shape[1] - 1}")
         smallest = 2 ** (self.config.levels - 1)
         if min(features.shape[-2:]) < smallest:
             given = f"{self.config.levels} levels of feature maps of {tuple(features.shape[-2:])} cells"
-            raise ValueError(f"the tracker wants {given}; they need {smallest} cells or more each way, or fewer levels")
+            raise UserError(f"the tracker needs {given}; wanted at least {smallest} cells per axis, or fewer levels")
 
 
 def check_queries(queries: Float[Tensor, "*batch query 2"], size: tuple[int, int]) -> None:
-    """Raises ``ValueError`` where a query, a pixel (x, y), is not inside an image of `size` (height, width)."""
+    """Verify that queries are inside the image.
+
+    Args:
+        queries: Pixels (x, y).
+        size: Height and width of the image in pixels.
+
+    Raises:
+        UserError: If a query is outside the image or NaN.
+    """
     height, width = size
     x, y = queries.unbind(-1)
-    # Said this way round, NaN is outside too.
+    # This form treats NaN as outside.
     outside = ~((x >= 0) & (x <= width) & (y >= 0) & (y <= height))
     if outside.any():
         first = tuple(queries[outside][0].tolist())
-        raise ValueError(
+        raise UserError(
             f"{int(outside.sum())} of {outside.numel()} queries are outside the image, the first at {first}; "
             f"wanted x from 0 to {width} and y from 0 to {height}"
         )
@@ -209,7 +241,15 @@ def check_queries(queries: Float[Tensor, "*batch query 2"], size: tuple[int, int
 def feature_pyramid(
     maps: Float[Tensor, "n channels height width"], levels: int
 ) -> list[Float[Tensor, "n channels _ _"]]:
-    """The maps, and `levels` - 1 times their means over two by two cells; an odd last row or column is left out."""
+    """Build a pyramid by repeated 2 x 2 average pooling; an odd last row or column is dropped.
+
+    Args:
+        maps: Feature maps.
+        levels: Number of levels, including the maps themselves.
+
+    Returns:
+        Maps of all levels, fine to coarse.
+    """
     pyramid = [maps]
     while len(pyramid) < levels:
         pyramid.append(F.avg_pool2d(pyramid[-1], 2))
@@ -222,19 +262,28 @@ def local_correlation(
     cells: Float[Tensor, "n query 2"],
     radius: int,
 ) -> Float[Tensor, "n query correlations"]:
-    """What `features` have in common with the maps around `cells` (x, y), level by level, the column slowest.
+    """Correlate track features with the feature maps around their positions.
 
-    A bilinear reading is linear, so the product of a feature with what is read from the maps is what would be read
-    from its products with all cells. Nothing is outside the maps. Queries are taken in chunks, and the windows are
-    read again in the backward pass, so that few of them are held at once.
+    Bilinear sampling is linear, so sampling features and then multiplying equals sampling a correlation volume. Outside
+    the maps, features are zero. Queries are processed in chunks and windows are recomputed in the backward pass, which
+    bounds memory.
+
+    Args:
+        pyramid: Feature maps of all levels.
+        features: Feature of each track.
+        cells: Positions (x, y) in cells of the finest level.
+        radius: Radius of the window in cells.
+
+    Returns:
+        Correlations, level by level, with the column as the slower index.
     """
     n, _, channels = features.shape
     chunk = max(1, MAX_WINDOW_VALUES // (n * (2 * radius + 1) ** 2 * channels))
     parts = [
-        checkpoint(_correlate, pyramid, *some, radius, use_reentrant=False, preserve_rng_state=False)
+        checkpoint(_correlate, pyramid, *chunks, radius, use_reentrant=False, preserve_rng_state=False)
         if torch.is_grad_enabled()
-        else _correlate(pyramid, *some, radius)
-        for some in zip(features.split(chunk, dim=1), cells.split(chunk, dim=1), strict=True)
+        else _correlate(pyramid, *chunks, radius)
+        for chunks in zip(features.split(chunk, dim=1), cells.split(chunk, dim=1), strict=True)
     ]
     return torch.cat(parts, dim=1)  # pyright: ignore[reportArgumentType, reportCallIssue]
 
@@ -246,7 +295,7 @@ def _correlate(pyramid: Sequence[Tensor], features: Tensor, cells: Tensor, radiu
     correlations = []
     for level, maps in enumerate(pyramid):
         windows = read_maps(maps, cells[:, :, None] / 2**level + offsets, "zeros")
-        # Not a matrix product, which would first copy the windows and, under autocast, round them.
+        # A matrix product would copy the windows first and, under autocast, round them.
         correlations.append((windows * features[..., None]).sum(dim=1))
     return torch.cat(correlations, dim=-1)
 
@@ -254,9 +303,16 @@ def _correlate(pyramid: Sequence[Tensor], features: Tensor, cells: Tensor, radiu
 def read_maps(
     maps: Float[Tensor, "n channels height width"], cells: Float[Tensor, "n rows columns 2"], outside: str
 ) -> Float[Tensor, "n channels rows columns"]:
-    """Bilinear values at `cells` (x, y), the first cell's center being at 0; `outside` is "zeros" or "border".
+    """Sample maps bilinearly.
 
-    Along an axis of one cell that cell is read from everywhere: so it was where the published weights were trained.
+    Args:
+        maps: Maps to sample.
+        cells: Positions (x, y) in cells; the center of the first cell is 0. Along an axis with a single cell, every
+            position reads that cell, as in the training of the published weights.
+        outside: Padding mode of `grid_sample`: "zeros" or "border".
+
+    Returns:
+        Sampled values.
     """
     height, width = maps.shape[-2:]
     x, y = cells.unbind(-1)
@@ -265,7 +321,15 @@ def read_maps(
 
 
 def flow_embedding(flow: Float[Tensor, "*batch 2"], channels: int) -> Float[Tensor, "*batch channels"]:
-    """Sines and cosines, side by side, of x and then of y at evenly spaced frequencies from 0."""
+    """Embed flow as interleaved sines and cosines of x, then of y, at evenly spaced frequencies from 0.
+
+    Args:
+        flow: Displacement (x, y) in cells.
+        channels: Channels of the embedding; a multiple of 4.
+
+    Returns:
+        The embedding.
+    """
     count = channels // 4
     frequencies = torch.arange(count, device=flow.device, dtype=flow.dtype) * (MAX_FLOW_FREQUENCY / count)
     angles = flow[..., None] * frequencies
@@ -275,18 +339,26 @@ def flow_embedding(flow: Float[Tensor, "*batch 2"], channels: int) -> Float[Tens
 def position_embedding(
     cells: Float[Tensor, "batch query 2"], size: tuple[int, int], width: int
 ) -> Float[Tensor, "batch query width"]:
-    """Sines and cosines of the column, then of the row, of a position in maps of `size` (height, width).
+    """Embed positions as sines and cosines of the column, then of the row.
 
-    Between cells it is what a bilinear reading gives of a table with one entry for each cell, and outside the maps it
-    is that of the border. A bilinear reading of what depends on one axis only is linear along that axis.
+    The result equals bilinear sampling of a table with one entry per cell, clamped to the border. Because each entry
+    depends on one axis only, linear interpolation along that axis suffices.
+
+    Args:
+        cells: Positions (x, y) in cells.
+        size: Height and width of the maps in cells.
+        width: Channels of the embedding; a multiple of 4.
+
+    Returns:
+        The embedding.
     """
-    # In float64 as the published table was: hundreds of cells times a frequency would lose the sine's last digits.
+    # float64 as in the published table: float32 would lose the last digits of the sine for hundreds of cells.
     exponents = torch.arange(width // 4, device=cells.device, dtype=torch.float64) / (width // 4)
-    embedded = []
-    for place, count in zip(cells.unbind(-1), size[::-1], strict=True):
-        inside = place.clamp(0, count - 1)[..., None]
+    axes = []
+    for position, count in zip(cells.unbind(-1), size[::-1], strict=True):
+        inside = position.clamp(0, count - 1)[..., None]
         before = inside.floor()
         angles = [cell.double() * POSITION_BASE**-exponents for cell in (before, (before + 1).clamp(max=count - 1))]
         left, right = (torch.cat([angle.sin(), angle.cos()], dim=-1).to(cells.dtype) for angle in angles)
-        embedded.append(torch.lerp(left, right, inside - before))
-    return torch.cat(embedded, dim=-1)
+        axes.append(torch.lerp(left, right, inside - before))
+    return torch.cat(axes, dim=-1)

@@ -1,7 +1,7 @@
-"""The update transformer of the point tracker: from what each track knows in every frame to how it should change.
+"""The update transformer of the point tracker, which predicts updates of position and feature for every track.
 
-Attention runs over time within a track, and between tracks within a frame. Tracks speak to each other through a few
-learned virtual tracks, so that the cost is linear in their number (Karaev et al. 2024, "CoTracker3").
+Attention alternates over time within a track and over tracks within a frame. Tracks exchange information through a few
+learned virtual tracks, so that the cost is linear in the number of tracks (Karaev et al. 2024, "CoTracker3").
 """
 
 import torch
@@ -18,7 +18,15 @@ from recon4d.records import full_precision
 
 
 class UpdateTransformer(nn.Module):
-    """Blocks over time and over tracks, from tokens of `in_width` to changes of `out_width`."""
+    """Transformer over time and over tracks.
+
+    Args:
+        block: Configuration of the blocks.
+        depth: Number of blocks of each kind.
+        virtual_tracks: Number of learned virtual tracks.
+        in_width: Channels of the input tokens.
+        out_width: Channels of the predicted updates.
+    """
 
     def __init__(self, block: BlockConfig, depth: int, virtual_tracks: int, in_width: int, out_width: int) -> None:
         super().__init__()
@@ -33,7 +41,7 @@ class UpdateTransformer(nn.Module):
         self.output = nn.Linear(block.width, out_width)
 
     def reset_parameters(self) -> None:
-        """Glorot's uniform weights, zero biases, virtual tracks that differ from each other."""
+        """Initialize linear layers with Glorot uniform weights and zero biases, and virtual tracks at random."""
         for part in self.modules():
             if isinstance(part, nn.Linear):
                 nn.init.xavier_uniform_(part.weight)
@@ -44,6 +52,7 @@ class UpdateTransformer(nn.Module):
     def forward(
         self, tokens: Float[Tensor, "batch time query in_width"]
     ) -> Float[Tensor, "batch time query out_width"]:
+        """Predict the update of every track in every frame."""
         start = full_precision(self.input(self.input_norm(tokens)))
         batch, time, queries, _ = start.shape
         points, virtual = start, self.virtual_tracks.transpose(1, 2).expand(batch, time, -1, -1)
@@ -57,13 +66,17 @@ class UpdateTransformer(nn.Module):
             virtual = over_virtual(virtual_from_points(virtual, points))
             points = points_from_virtual(points, virtual)
             points, virtual = points.unflatten(0, (batch, time)), virtual.unflatten(0, (batch, time))
-        # The changes are geometry: full precision whatever the blocks run in.
+        # Updates are geometry and stay in full precision, whatever the precision of the blocks.
         with torch.autocast(start.device.type, enabled=False):
             return self.output(self.output_norm(full_precision(points) + start))
 
 
 class NormedBlock(nn.Module):
-    """x = norm(x), then x + attention(x), then x + mlp(norm(x)): the sum starts from the normed x, as VGGT's does."""
+    """Block x = norm(x), then x + attention(x), then x + mlp(norm(x)): the residual starts at the normalized x (VGGT).
+
+    Args:
+        config: Configuration of the block.
+    """
 
     def __init__(self, config: BlockConfig) -> None:
         super().__init__()
@@ -73,13 +86,18 @@ class NormedBlock(nn.Module):
         self.mlp = Mlp(config)
 
     def forward(self, x: Float[Tensor, "batch tokens width"]) -> Float[Tensor, "batch tokens width"]:
+        """Apply the block."""
         x = self.norm1(x)
         x = x + self.attention(x, None)
         return x + self.mlp(self.norm2(x))
 
 
 class NormedCrossBlock(nn.Module):
-    """The same with attention to another sequence, which has its own norm."""
+    """The same block with cross-attention to another sequence, which has its own norm.
+
+    Args:
+        config: Configuration of the block.
+    """
 
     def __init__(self, config: BlockConfig) -> None:
         super().__init__()
@@ -92,12 +110,13 @@ class NormedCrossBlock(nn.Module):
     def forward(
         self, x: Float[Tensor, "batch tokens width"], context: Float[Tensor, "batch context_tokens width"]
     ) -> Float[Tensor, "batch tokens width"]:
+        """Apply the block; `x` attends to `context`."""
         x = self.norm1(x)
         x = x + self._attend(x, self.norm_context(context))
         return x + self.mlp(self.norm2(x))
 
     def _attend(self, x: Tensor, context: Tensor) -> Tensor:
-        """Attention without positions: tracks are a set, and where each is it has been told."""
+        """Attend without rotary positions: tracks are a set, and their positions are part of the tokens."""
         attention = self.attention
         (q,) = attention.split_heads(attention.q(x), 1)
         k, v = attention.split_heads(attention.kv(context), 2)

@@ -1,8 +1,9 @@
-"""A COLMAP model of a scene's static part: pinhole cameras, images, and points with the pixels that see them.
+"""COLMAP model of the static part of a scene: pinhole cameras, images, and points with their observations.
 
-A point is a still, confident pixel of one frame. Its observations are that pixel's center, and its projection into
-every other frame whose own depth there agrees: evidence of where it can be seen, not of where a feature was measured.
-Points of the scene's tracks come beside these (`colmap_tracks`), observed where they were followed to.
+A point comes from a static, confident pixel of one frame. It is observed at the center of that pixel and, by
+projection, in every other frame whose own depth agrees. The latter show where the point is visible; they are not
+measured features.
+Points from the tracks of the scene are added (`colmap_tracks`), observed where they were tracked to.
 """
 
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import torch
 from jaxtyping import Bool, Float64, Int64, UInt8
 from torch import Tensor
 
+from recon4d.errors import UserError
 from recon4d.geometry import (
     pixel_grid,
     project,
@@ -20,134 +22,160 @@ from recon4d.geometry import (
     transform_points,
 )
 from recon4d.io.exporters.colmap_tracks import TrackedPoints
+from recon4d.io.exporters.frame_source import FrameSource
 from recon4d.io.exporters.point_selection import is_dynamic
-from recon4d.io.point_cloud import unproject_pixels
-from recon4d.io.saved_results import SavedResults
-from recon4d.records import Cameras
+from recon4d.io.exporters.selected_frames import SelectedFrames, StaticPoints
+from recon4d.records import Cameras, Scene
 
-AGREEMENT = 0.02
-"""A frame sees a point where its depth is that of the point but for this share."""
-LEAST_SKEW = 1e-4
-"""Pixels of skew that may be dropped."""
+MAX_DEPTH_ERROR = 0.02
+"""Largest difference between the depth of a point and the depth map of a frame that observes it, as a fraction of the
+former. Hand-tuned."""
+MAX_SKEW = 1e-4
+"""Largest skew that is neglected, in pixels. Hand-tuned."""
 
 
 @dataclass(frozen=True, eq=False)
 class ColmapImage:
-    """One registered picture; `pose` is cam_from_world as qw qx qy qz tx ty tz, `pinhole` fx fy cx cy in pixels.
-
-    `pixels` are where it sees the points whose rows `seen` names, the first pixel's center at (0.5, 0.5).
-    """
+    """A registered image with its observations."""
 
     name: str
+    """File name."""
     pose: Float64[Tensor, "7"]
+    """cam_from_world as qw, qx, qy, qz, tx, ty, tz, of shape (7)."""
     pinhole: Float64[Tensor, "4"]
-    pixels: Float64[Tensor, "seen 2"]
-    visibility: Int64[Tensor, "visibility"]
+    """fx, fy, cx, cy in original pixels, of shape (4)."""
+    pixels: Float64[Tensor, "observation 2"]
+    """Observations (x, y) in original pixels, of shape (observation, 2); the first pixel center is (0.5, 0.5)."""
+    point_indices: Int64[Tensor, " observation"]
+    """Index in `ColmapModel.points` of the point that each observation shows, of shape (observation,)."""
 
 
 @dataclass(frozen=True, eq=False)
 class ColmapModel:
-    """What the three files of a COLMAP model say; `size` is (height, width) of every picture."""
+    """Contents of the three files of a COLMAP model."""
 
     size: tuple[int, int]
+    """Height and width of every image in pixels."""
     images: tuple[ColmapImage, ...]
+    """Images, frame by frame."""
     points: Float64[Tensor, "n 3"]
+    """World points of shape (n, 3), in scene units."""
     colors: UInt8[Tensor, "n 3"]
+    """RGB colors of shape (n, 3)."""
 
-    def errors(self) -> list[Float64[Tensor, "seen"]]:
-        """For each picture how far, in pixels, each of its observations is from the projection of its point.
+    def errors(self) -> list[Float64[Tensor, " observation"]]:
+        """Compute reprojection errors from the numbers in the files: quaternion, translation, fx, fy, cx, cy.
 
-        Taken from what is written: quaternion, translation, focal lengths and principal point.
+        Returns:
+            For each image the distances in pixels, of shape (observation,), from its observations to the projections of
+            their points.
         """
         distances = []
         for image in self.images:
             cam_from_world = rigid(rotation_from_quaternion(image.pose[:4]), image.pose[4:])
             projected = project(
-                transform_points(cam_from_world, self.points[image.visibility]), _intrinsics_of_pinhole(image.pinhole)
+                transform_points(cam_from_world, self.points[image.point_indices]),
+                _intrinsics_of_pinhole(image.pinhole),
             )
             distances.append((projected - image.pixels).norm(dim=-1))
         return distances
 
 
-def colmap_model(
-    results: SavedResults,
-    names: list[str],
-    chosen: Bool[Tensor, "time height width"],
-    tracked: TrackedPoints | None = None,
+def build_colmap_model(
+    frames: SelectedFrames, names: list[str], static: StaticPoints, tracked: TrackedPoints | None = None
 ) -> ColmapModel:
-    """The model whose points are the `chosen` pixels and then the `tracked` ones, in original pixels.
+    """Build a model of static points and tracked points, in original pixels.
 
-    Pictures are called `names`.
+    The frames are read one at a time, but the observations of all frames are held in memory, 24 bytes each.
 
-    Raises ``ValueError`` where a camera is unknown or no pinhole.
+    Args:
+        frames: The frames to export.
+        names: File name of each frame.
+        static: Points from static pixels.
+        tracked: Points from tracks, which follow after `static`; None if there are none.
+
+    Returns:
+        The model.
+
+    Raises:
+        UserError: If a camera is unknown or has skew.
     """
-    cameras = results.original_cameras()
+    source = frames.source
+    cameras = source.original_cameras
     check_pinholes(cameras)
-    points, colors = unproject_pixels(results.scene, results.images_at_map_size(), chosen)
-    owners = chosen.nonzero()[:, 0]
     cam_from_world = Cameras(cameras.world_from_cam.double(), cameras.intrinsics.double()).cam_from_world
+    original_from_maps = _original_from_maps(source)
     images = []
-    for frame, name in enumerate(names):
-        pixels, seen = _observations(results, frame, points, owners, chosen)
+    for number, frame in frames.numbered():
+        pixels, point_indices = _observations(frame, static, number)
+        pixels = pixels * original_from_maps
         if tracked is not None:
-            followed = tracked.visibility[frame].nonzero()[:, 0]
-            pixels = torch.cat([pixels, tracked.pixels[frame, followed] * _original_from_maps(results)])
-            seen = torch.cat([seen, len(points) + followed])
-        rotation, translation = cam_from_world[frame, :3, :3], cam_from_world[frame, :3, 3]
-        intrinsics = cameras.intrinsics[frame].double()
+            is_observed = tracked.visibility[number].nonzero()[:, 0]
+            pixels = torch.cat([pixels, tracked.pixels[number, is_observed] * original_from_maps])
+            point_indices = torch.cat([point_indices, len(static.points) + is_observed])
+        rotation, translation = cam_from_world[number, :3, :3], cam_from_world[number, :3, 3]
+        intrinsics = cameras.intrinsics[number].double()
         images.append(
             ColmapImage(
-                name=name,
+                name=names[number],
                 pose=torch.cat([quaternion_from_rotation(rotation), translation]),
                 pinhole=torch.stack([intrinsics[0, 0], intrinsics[1, 1], intrinsics[0, 2], intrinsics[1, 2]]),
                 pixels=pixels,
-                visibility=seen,
+                point_indices=point_indices,
             )
         )
-    points = points.double()
+    points, colors = static.points.double(), static.colors
     if tracked is not None:
         points, colors = torch.cat([points, tracked.points]), torch.cat([colors, tracked.colors])
-    return ColmapModel(results.info.original_size, tuple(images), points, colors)
+    return ColmapModel(source.original_size, tuple(images), points, colors)
 
 
 def check_pinholes(cameras: Cameras) -> None:
-    """Refuse cameras that are not known (NaN) or have skew, in one line."""
+    """Refuse cameras that a pinhole model without skew cannot represent.
+
+    Args:
+        cameras: Cameras of all frames.
+
+    Raises:
+        UserError: If a camera is unknown (NaN) or has skew.
+    """
     for frame, intrinsics in enumerate(cameras.intrinsics):
         if not (torch.isfinite(intrinsics).all() and torch.isfinite(cameras.world_from_cam[frame]).all()):
-            raise ValueError(f"the camera of frame {frame} is not known; this format needs all of them")
-        if abs(float(intrinsics[0, 1])) > LEAST_SKEW:
-            raise ValueError(f"the camera of frame {frame} has a skew of {float(intrinsics[0, 1]):g}; wanted none")
+            raise UserError(f"the camera of frame {frame} is unknown; this format needs all cameras")
+        if abs(float(intrinsics[0, 1])) > MAX_SKEW:
+            raise UserError(
+                f"the camera of frame {frame} has a skew of {float(intrinsics[0, 1]):g}; "
+                "this format needs cameras without skew"
+            )
 
 
 def _observations(
-    results: SavedResults,
-    frame: int,
-    points: Tensor,
-    owners: Int64[Tensor, "n"],
-    chosen: Bool[Tensor, "time height width"],
-) -> tuple[Float64[Tensor, "seen 2"], Int64[Tensor, "seen"]]:
-    """Where `frame` sees which points, in original pixels: its own, in their order, and others' by agreement."""
-    scene = results.scene
-    camera = Cameras(scene.cameras.world_from_cam[frame].double()[None], scene.cameras.intrinsics[frame].double()[None])
-    in_camera = transform_points(camera.cam_from_world[0], points.double())
+    frame: Scene, static: StaticPoints, number: int
+) -> tuple[Float64[Tensor, "observation 2"], Int64[Tensor, " observation"]]:
+    """Find the points that a frame observes: its own, and others by agreement of depths.
+
+    Returns their pixels in the maps and their indices, in ascending order.
+    """
+    camera = Cameras(frame.cameras.world_from_cam.double(), frame.cameras.intrinsics.double())
+    in_camera = transform_points(camera.cam_from_world[0], static.points.double())
     pixels = project(in_camera, camera.intrinsics[0])
-    height, width = scene.size
+    height, width = frame.size
     columns, rows = pixels.floor().long().unbind(-1)
     is_inside = (in_camera[:, 2] > 0) & (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
     columns, rows = columns.clamp(0, width - 1), rows.clamp(0, height - 1)
-    depths = scene.depths[frame, rows, columns].double()
-    agrees = (depths - in_camera[:, 2]).abs() <= AGREEMENT * in_camera[:, 2]
-    agrees &= (scene.depth_confidence[frame, rows, columns] > 0) & ~is_dynamic(scene)[frame, rows, columns]
-    is_own = owners == frame
-    pixels[is_own] = pixel_grid(height, width, dtype=torch.float64)[chosen[frame]]
-    seen = (is_own | (is_inside & agrees)).nonzero()[:, 0]
-    return pixels[seen] * _original_from_maps(results), seen
+    depths = frame.depths[0, rows, columns].double()
+    agrees = (depths - in_camera[:, 2]).abs() <= MAX_DEPTH_ERROR * in_camera[:, 2]
+    agrees &= (frame.depth_confidence[0, rows, columns] > 0) & ~is_dynamic(frame)[0, rows, columns]
+    is_own = static.frames == number
+    pixels[is_own] = pixel_grid(height, width, dtype=torch.float64).reshape(-1, 2)[static.pixels[is_own]]
+    is_observed: Bool[Tensor, " n"] = is_own | (is_inside & agrees)
+    return pixels[is_observed], is_observed.nonzero()[:, 0]
 
 
-def _original_from_maps(results: SavedResults) -> Float64[Tensor, "2"]:
-    """What x and y in pixels of the maps are multiplied by to be those of the original pictures."""
-    original = torch.tensor(results.info.original_size, dtype=torch.float64).flip(0)
-    return original / torch.tensor(results.scene.size, dtype=torch.float64).flip(0)
+def _original_from_maps(source: FrameSource) -> Float64[Tensor, "2"]:
+    """Factors from x and y in pixels of the maps to those of the original pictures."""
+    original = torch.tensor(source.original_size, dtype=torch.float64).flip(0)
+    return original / torch.tensor(source.size, dtype=torch.float64).flip(0)
 
 
 def _intrinsics_of_pinhole(pinhole: Float64[Tensor, "4"]) -> Float64[Tensor, "3 3"]:

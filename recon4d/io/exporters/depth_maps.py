@@ -1,7 +1,7 @@
-"""Depth maps as pictures: PNG of sixteen bits with a stated scale, and EXR of floats; both in pixels of the maps.
+"""Depth maps as files, in pixels of the maps: 16-bit PNG with a scale, and EXR of 32-bit floats.
 
-Depth is z in each camera. 0 is unknown. Confidence chooses nothing here but what is unknown (0) or below the least that
-was asked for; a sidecar ``depth.json`` says what the numbers mean and which cameras they belong to.
+Depth is z in the camera of the frame, and 0 is unknown. Pixels less confident than the minimum are unknown; the
+percentile of the least confident pixels is not applied. ``depth.json`` contains the scale and the cameras.
 """
 
 import json
@@ -15,98 +15,139 @@ from jaxtyping import Float
 from torch import Tensor
 
 from recon4d.io.exporters.exr import write_exr
-from recon4d.io.exporters.point_selection import PointSelection
+from recon4d.io.exporters.frame_source import FrameSource
+from recon4d.io.exporters.selected_frames import SelectedFrames
 from recon4d.io.point_cloud import NoConfidentPointsError
 from recon4d.io.rasters import write_raster
-from recon4d.io.saved_results import SavedResults
-from recon4d.records import Scene
 
-LARGEST = 65535
-PER_METER = 1000.0
-"""Steps of a meter in a PNG where meters are known: millimeters, as most readers expect."""
-REACH = 10.0
-"""Depths up to this many times the median are sure to fit a PNG; a horizon beyond would make every step too coarse."""
+MAX_VALUE = 65535
+"""Largest value of a 16-bit PNG."""
+STEPS_PER_METER = 1000.0
+"""Steps per meter of a PNG if the length of the unit is known: millimeters, as most readers expect."""
+MAX_MEDIANS = 10.0
+"""Largest depth, in median depths, that a PNG must be able to hold. Hand-tuned: a horizon beyond it would make every
+step too coarse."""
 
 
 @dataclass(frozen=True)
 class DepthSidecar:
-    """What ``depth.json`` says: depth in the world's unit is the stored value times `units_per_value`.
-
-    `metres_per_value` is None where nothing is known of meters. `width` and `height` are in pixels; `intrinsics` belong
-    to them and `world_from_cam` is in OpenCV axes, each by the order of `files`.
-    """
+    """The contents of ``depth.json``. The depth in scene units is the stored value times `units_per_value`."""
 
     units_per_value: float
+    """Scene units per stored value."""
     metres_per_value: float | None
+    """Meters per stored value; None if the length of the unit is unknown."""
     unknown: int
+    """Stored value of pixels of unknown depth."""
     width: int
+    """Width of the maps in pixels."""
     height: int
+    """Height of the maps in pixels."""
     files: list[str]
+    """Name of the file of each frame."""
     intrinsics: list
+    """Intrinsics of each frame in pixels of the maps, of shape (time, 3, 3)."""
     world_from_cam: list
+    """Camera of each frame, camera to world in OpenCV axes, of shape (time, 4, 4)."""
 
 
-def write_depth_png(folder: Path, results: SavedResults, choice: PointSelection) -> str:
-    """``<frame>.png`` of sixteen bits for each frame and ``depth.json``.
+def write_depth_png(folder: Path, frames: SelectedFrames) -> str:
+    """Write ``<frame>.png`` of 16 bits for each frame and ``depth.json``.
 
-    One scale holds for the whole clip: a millimeter a step where meters are known and the reach fits, otherwise that
-    in which the reach is 65535; the reach is the farthest depth, or 10 times the median where that is nearer. Rounding
-    errs by half a step at the most. What is nearer than a step is stored as one, what does not fit as unknown.
+    All frames have the same scale, see `steps_per_unit`. The rounding error is at most half a step. Depths below one
+    step are stored as 1, depths beyond the range as unknown.
+
+    Args:
+        folder: An existing, empty folder.
+        frames: The frames to export.
+
+    Returns:
+        A summary for the user.
+
+    Raises:
+        UserError: If no depth is known.
     """
-    depths = known_depths(results.scene, choice).double()
-    scale = values_per_unit(depths[depths > 0], float(results.scene.metres_per_unit))
-    steps = depth_steps(depths, scale)
-    for name, values in zip(results.names, steps, strict=True):
-        write_raster(folder / f"{name}.png", values.numpy().astype(np.uint16))
-    _write_sidecar(folder, results, 1 / scale, ".png")
-    lost = 100 * float(((depths > 0) & (steps == 0)).sum() / (depths > 0).sum())
-    return f"{len(depths)} maps, one step is {1 / scale:.6g} of the world's unit, {lost:.2f} % too far and left out"
+    source, known = frames.source, frames.depths
+    scale = steps_per_unit(known.maximum, known.median, source.metres_per_unit)
+    num_lost = 0
+    for number, frame in frames.numbered():
+        depths = frames.depth_map(frame)[0].double()
+        steps = depth_steps(depths, scale)
+        write_raster(folder / f"{source.names[number]}.png", steps.numpy().astype(np.uint16))
+        num_lost += int(((depths > 0) & (steps == 0)).sum())
+    _write_sidecar(folder, source, 1 / scale, ".png")
+    lost = 100 * num_lost / known.count
+    return f"{source.num_frames} maps, one step is {1 / scale:.6g} scene units, {lost:.2f} % too far and left out"
 
 
-def write_depth_exr(folder: Path, results: SavedResults, choice: PointSelection) -> str:
-    """``<frame>.exr`` for each frame, 32-bit floats in the channel Z, bit for bit, and ``depth.json``."""
-    depths = known_depths(results.scene, choice)
-    for name, depth in zip(results.names, depths.float(), strict=True):
-        write_exr(folder / f"{name}.exr", depth.numpy())
-    _write_sidecar(folder, results, 1.0, ".exr")
-    return f"{len(depths)} maps, in the world's unit"
+def write_depth_exr(folder: Path, frames: SelectedFrames) -> str:
+    """Write ``<frame>.exr`` for each frame, with depths as 32-bit floats in the channel Z, and ``depth.json``.
 
+    Args:
+        folder: An existing, empty folder.
+        frames: The frames to export.
 
-def known_depths(scene: Scene, choice: PointSelection) -> Float[Tensor, "time height width"]:
-    """Depths with 0 wherever they are unknown or less confident than `choice.min_confidence`."""
-    is_known = (scene.depth_confidence > 0) & torch.isfinite(scene.depths) & (scene.depths > 0)
-    is_known &= scene.depth_confidence >= choice.min_confidence
-    if not is_known.any():
+    Returns:
+        A summary for the user.
+
+    Raises:
+        NoConfidentPointsError: If no depth is known.
+    """
+    has_depths = False
+    for number, frame in frames.numbered():
+        depths = frames.depth_map(frame)[0]
+        has_depths |= bool((depths > 0).any())
+        write_exr(folder / f"{frames.source.names[number]}.exr", depths.float().numpy())
+    if not has_depths:
         raise NoConfidentPointsError("no pixel has a known depth with enough confidence: no depth maps")
-    return torch.where(is_known, scene.depths, torch.zeros_like(scene.depths))
+    _write_sidecar(folder, frames.source, 1.0, ".exr")
+    return f"{frames.source.num_frames} maps, in scene units"
 
 
-def depth_steps(
-    depths: Float[Tensor, "time height width"], values_per_unit: float
-) -> Float[Tensor, "time height width"]:
-    """Depths in whole steps from 1 to 65535; 0 where they are unknown (0) or too far."""
-    steps = (depths * values_per_unit).round()
-    return torch.where((depths > 0) & (steps <= LARGEST), steps.clamp(min=1), torch.zeros_like(steps))
+def depth_steps(depths: Float[Tensor, "*shape"], steps_per_unit: float) -> Float[Tensor, "*shape"]:
+    """Quantize depths.
+
+    Args:
+        depths: Depths of any shape, in scene units; 0 where unknown.
+        steps_per_unit: Steps per scene unit.
+
+    Returns:
+        Whole numbers from 1 to 65535, of the same shape and type; 0 where the depth is unknown or too large.
+    """
+    steps = (depths * steps_per_unit).round()
+    return torch.where((depths > 0) & (steps <= MAX_VALUE), steps.clamp(min=1), torch.zeros_like(steps))
 
 
-def values_per_unit(depths: Float[Tensor, "n"], metres_per_unit: float) -> float:
-    """Stored steps a unit of the world, for known `depths` in that unit."""
-    reach = min(float(depths.max()), REACH * float(depths.median()))
-    if math.isfinite(metres_per_unit) and reach * metres_per_unit * PER_METER <= LARGEST:
-        return metres_per_unit * PER_METER
-    return LARGEST / reach
+def steps_per_unit(max_depth: float, median_depth: float, metres_per_unit: float) -> float:
+    """Choose the scale of a 16-bit depth map.
+
+    The range is the largest depth, or ten times the median if that is less. A step is a millimeter if the length of the
+    unit is known and the range fits; otherwise the end of the range is stored as 65535.
+
+    Args:
+        max_depth: Largest known depth, in scene units.
+        median_depth: Median of the known depths, in scene units.
+        metres_per_unit: Length of the scene unit in meters; NaN if unknown.
+
+    Returns:
+        Steps per scene unit.
+    """
+    depth_range = min(max_depth, MAX_MEDIANS * median_depth)
+    if math.isfinite(metres_per_unit) and depth_range * metres_per_unit * STEPS_PER_METER <= MAX_VALUE:
+        return metres_per_unit * STEPS_PER_METER
+    return MAX_VALUE / depth_range
 
 
-def _write_sidecar(folder: Path, results: SavedResults, units_per_value: float, ending: str) -> None:
-    metres_per_unit = float(results.scene.metres_per_unit)
+def _write_sidecar(folder: Path, source: FrameSource, units_per_value: float, suffix: str) -> None:
+    metres_per_unit = source.metres_per_unit
     sidecar = DepthSidecar(
         units_per_value=units_per_value,
         metres_per_value=units_per_value * metres_per_unit if math.isfinite(metres_per_unit) else None,
         unknown=0,
-        width=results.scene.size[1],
-        height=results.scene.size[0],
-        files=[f"{name}{ending}" for name in results.names],
-        intrinsics=results.scene.cameras.intrinsics.tolist(),
-        world_from_cam=results.scene.cameras.world_from_cam.tolist(),
+        width=source.size[1],
+        height=source.size[0],
+        files=[f"{name}{suffix}" for name in source.names],
+        intrinsics=source.cameras.intrinsics.tolist(),
+        world_from_cam=source.cameras.world_from_cam.tolist(),
     )
     (folder / "depth.json").write_text(json.dumps(asdict(sidecar), indent=1), encoding="utf-8")

@@ -1,7 +1,7 @@
-"""One map of floats as an OpenEXR file, in the plainest form of the format: one part, scan lines, no compression.
+"""Writing of a map of floats as an OpenEXR file: one part, scan lines, no compression.
 
-Written from the public description, "The OpenEXR File Layout" (openexr.com): magic number and version, attributes, a
-table of where each line begins, and for each line its number, its length in bytes and its values, little-endian.
+The layout follows "The OpenEXR File Layout" (openexr.com): magic number and version, attributes, a table of the offsets
+of the lines, and for each line its number, its length in bytes and its values, little-endian.
 """
 
 import struct
@@ -11,13 +11,21 @@ import numpy as np
 from jaxtyping import Float32
 
 MAGIC, VERSION = 20000630, 2
+"""Magic number and version of the file format."""
 FLOAT = 2
-"""The number of 32-bit floats among the pixel types."""
+"""Code of the pixel type of 32-bit floats."""
 NO_COMPRESSION, INCREASING_Y = b"\x00", b"\x00"
+"""Codes of the compression and of the order of lines."""
 
 
 def write_exr(path: str | Path, values: Float32[np.ndarray, "height width"], channel: str = "Z") -> None:
-    """Write `values` bit for bit as the one channel of an EXR file; "Z" is the format's name for depth."""
+    """Write a map bit for bit as an EXR file with one channel.
+
+    Args:
+        path: The file to write or replace.
+        values: float32 values of shape (height, width).
+        channel: Name of the channel in ASCII; "Z" is the name for depth in the format.
+    """
     height, width = values.shape
     header = _header(height, width, channel)
     line_bytes = 4 * width
@@ -29,7 +37,7 @@ def write_exr(path: str | Path, values: Float32[np.ndarray, "height width"], cha
 
 
 def _header(height: int, width: int, channel: str) -> bytes:
-    # Of a channel: its name, its type, whether it is linear and three bytes of nothing, its sampling along x and y.
+    # A channel consists of name, type, linearity, three padding bytes, and the sampling along x and y.
     channels = channel.encode("ascii") + b"\0" + struct.pack("<iB3xii", FLOAT, 0, 1, 1) + b"\0"
     window = struct.pack("<4i", 0, 0, width - 1, height - 1)
     attributes = (

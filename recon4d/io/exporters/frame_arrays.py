@@ -1,37 +1,56 @@
-"""Each frame as an npz of its own, for scripts that read one frame at a time."""
+"""An npz file for each frame, for scripts that read one frame at a time."""
 
 from pathlib import Path
 
 import numpy as np
 
-from recon4d.io.exporters.point_selection import PointSelection, is_dynamic
-from recon4d.io.point_cloud import confident_pixels
-from recon4d.io.saved_results import SavedResults
+from recon4d.io.exporters.point_selection import is_dynamic
+from recon4d.io.exporters.selected_frames import SelectedFrames
 
 
-def write_frame_arrays(folder: Path, results: SavedResults, choice: PointSelection) -> str:
-    """``<frame>.npz`` for each frame, opened by ``numpy.load(..., allow_pickle=False)``; all in pixels of the maps.
+def write_frame_arrays(folder: Path, frames: SelectedFrames) -> str:
+    """Write ``<frame>.npz`` for each frame, which ``numpy.load(..., allow_pickle=False)`` opens.
 
-    For maps of H x W: ``image`` (H, W, 3) uint8 RGB, ``depth`` (H, W) z in the world's unit, ``depth_confidence``
-    (H, W), ``points`` (H, W, 3) in the world, from depth and camera (both without meaning where the confidence is 0),
-    ``confident`` (by `choice`) and ``moving`` (H, W) bool, ``intrinsics`` (3, 3), ``world_from_cam`` (4, 4) in OpenCV
-    axes, ``time`` () in seconds, NaN where unknown, and ``metres_per_unit`` (), NaN where unknown.
+    All arrays are in pixels of the maps, of height H and width W:
+
+    =====================  =========  ==================================================================================
+    name                   shape      meaning
+    =====================  =========  ==================================================================================
+    ``image``              (H, W, 3)  uint8 RGB
+    ``depth``              (H, W)     z in the camera, in scene units; meaningless where ``depth_confidence`` is 0
+    ``depth_confidence``   (H, W)     confidence of ``depth``; 0 where it is unknown
+    ``points``             (H, W, 3)  world points from depth and camera; meaningless where ``depth_confidence`` is 0
+    ``confident``          (H, W)     bool: pixels that the criteria of the export select
+    ``moving``             (H, W)     bool: dynamic pixels
+    ``intrinsics``         (3, 3)     in pixels of the maps
+    ``world_from_cam``     (4, 4)     rigid, camera to world, OpenCV axes
+    ``time``               ()         seconds; NaN if unknown
+    ``metres_per_unit``    ()         length of the scene unit in meters; NaN if unknown
+    =====================  =========  ==================================================================================
+
+    Args:
+        folder: An existing, empty folder.
+        frames: The frames to export.
+
+    Returns:
+        A summary for the user.
+
+    Raises:
+        UserError: If a picture is missing or damaged.
     """
-    scene, images = results.scene, results.images_at_map_size()
-    confident, moving = confident_pixels(scene, choice.drop, choice.min_confidence), is_dynamic(scene)
-    points = scene.points_from_depth
-    for frame, name in enumerate(results.names):
+    source = frames.source
+    for number, frame in frames.numbered():
         np.savez(
-            folder / f"{name}.npz",
-            image=images[frame].permute(1, 2, 0).numpy(),
-            depth=scene.depths[frame].numpy(),
-            depth_confidence=scene.depth_confidence[frame].numpy(),
-            points=points[frame].numpy(),
-            confident=confident[frame].numpy(),
-            moving=moving[frame].numpy(),
-            intrinsics=scene.cameras.intrinsics[frame].numpy(),
-            world_from_cam=scene.cameras.world_from_cam[frame].numpy(),
-            time=results.times[frame].numpy(),
-            metres_per_unit=scene.metres_per_unit.numpy(),
+            folder / f"{source.names[number]}.npz",
+            image=source.read_image(number).permute(1, 2, 0).numpy(),
+            depth=frame.depths[0].numpy(),
+            depth_confidence=frame.depth_confidence[0].numpy(),
+            points=frame.points_from_depth[0].numpy(),
+            confident=frames.confident_mask(frame)[0].numpy(),
+            moving=is_dynamic(frame)[0].numpy(),
+            intrinsics=frame.cameras.intrinsics[0].numpy(),
+            world_from_cam=frame.cameras.world_from_cam[0].numpy(),
+            time=source.times[number].numpy(),
+            metres_per_unit=frame.metres_per_unit.numpy(),
         )
-    return f"{scene.num_frames} frames of {scene.size[1]} x {scene.size[0]} pixels"
+    return f"{source.num_frames} frames of {source.size[1]} x {source.size[0]} pixels"

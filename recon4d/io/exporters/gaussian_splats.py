@@ -1,7 +1,7 @@
-"""Gaussians to begin splatting from, one at each static point, in the PLY of Kerbl et al. 2023 (degree 0).
+"""Initial Gaussians for splatting, one for each static point, in the PLY format of Kerbl et al. 2023 (degree 0).
 
-Their initialization (section 5.1): isotropic, as large as the three nearest points are far (their root mean square
-distance), nearly transparent, the color a constant spherical harmonic.
+They follow the paper's initialization (section 5.1): isotropic, sized by the root mean square distance to the three
+nearest points, nearly transparent, and with a constant color.
 """
 
 import math
@@ -12,37 +12,55 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from recon4d.geometry import subsample_mask
-from recon4d.io.exporters.point_selection import PointSelection, static_pixels
-from recon4d.io.point_cloud import NoConfidentPointsError, unproject_pixels
-from recon4d.io.saved_results import SavedResults
+from recon4d.io.exporters.selected_frames import SelectedFrames
+from recon4d.io.point_cloud import NoConfidentPointsError
 
 CONSTANT_HARMONIC = 0.5 / math.sqrt(math.pi)
-"""The spherical harmonic of degree 0: a color is 0.5 + this times its coefficient."""
+"""Value of the spherical harmonic of degree 0. A color is 0.5 plus this value times its coefficient."""
 OPACITY = 0.1
+"""Opacity of every Gaussian, as in the code of Kerbl et al. 2023."""
 NEIGHBORS = 3
+"""Number of nearest points whose distances give the size, as in Kerbl et al. 2023."""
 PROPERTIES = (
     *("x", "y", "z", "nx", "ny", "nz", "f_dc_0", "f_dc_1", "f_dc_2"),
     *("opacity", "scale_0", "scale_1", "scale_2", "rot_0", "rot_1", "rot_2", "rot_3"),
 )
+"""Names of the stored numbers of a Gaussian, in the order of the file."""
 
 
-def write_gaussian_splats(folder: Path, results: SavedResults, choice: PointSelection) -> str:
-    """``splats.ply``: a Gaussian for each static point, in the world's own axes and unit.
+def write_gaussian_splats(folder: Path, frames: SelectedFrames) -> str:
+    """Write ``splats.ply`` with a Gaussian for each static point, in the axes and unit of the world.
 
-    Stored are what trainers store: the logit of opacity, the logarithm of each scale (a standard deviation), the
-    quaternion with w first, and normals of zero.
+    As trainers expect, the file contains logits of opacities, logarithms of scales (standard deviations), quaternions
+    with w first, and normals of zero.
+
+    Args:
+        folder: An existing, empty folder.
+        frames: The frames to export.
+
+    Returns:
+        A summary for the user.
+
+    Raises:
+        UserError: If there are too few static points, or a picture is missing or damaged.
     """
-    static = subsample_mask(static_pixels(results.scene, choice), choice.max_points)
-    points, colors = unproject_pixels(results.scene, results.images_at_map_size(), static)
-    _write_ply(folder / "splats.ply", gaussians(points, colors))
-    return f"{len(points)} Gaussians"
+    static = frames.static_points(frames.selection.max_points)
+    _write_ply(folder / "splats.ply", gaussians(static.points, static.colors))
+    return f"{len(static.points)} Gaussians"
 
 
 def gaussians(points: Float[Tensor, "n 3"], colors: UInt8[Tensor, "n 3"]) -> Float[np.ndarray, "n 17"]:
-    """The stored numbers of a Gaussian at each point, in the order of `PROPERTIES`.
+    """Compute the stored numbers of a Gaussian at each point.
 
-    Raises `NoConfidentPointsError` where there are too few points at different places to say how large one is.
+    Args:
+        points: Points of shape (n, 3).
+        colors: RGB colors of shape (n, 3).
+
+    Returns:
+        float32 array of shape (n, 17), with columns in the order of `PROPERTIES`.
+
+    Raises:
+        NoConfidentPointsError: If there are too few distinct points to determine the size of a Gaussian.
     """
     stored = torch.zeros(len(points), len(PROPERTIES), dtype=torch.float64)
     stored[:, 0:3] = points.double()
@@ -53,8 +71,8 @@ def gaussians(points: Float[Tensor, "n 3"], colors: UInt8[Tensor, "n 3"]) -> Flo
     return stored.float().numpy()
 
 
-def _spacing(points: Float[Tensor, "n 3"]) -> Float[Tensor, "n"]:
-    """The root mean square distance of each point to its three nearest; the smallest there is where that is zero."""
+def _spacing(points: Float[Tensor, "n 3"]) -> Float[Tensor, " n"]:
+    """Root mean square distance of each point to its three nearest points; zeros become the smallest other value."""
     from scipy.spatial import KDTree
 
     if len(points) <= NEIGHBORS:
@@ -62,7 +80,7 @@ def _spacing(points: Float[Tensor, "n 3"]) -> Float[Tensor, "n"]:
     distances, _ = KDTree(points.numpy()).query(points.numpy(), k=NEIGHBORS + 1)
     spacing = torch.from_numpy(np.asarray(distances)[:, 1:]).square().mean(dim=1).sqrt()
     if not (spacing > 0).any():
-        raise NoConfidentPointsError("all static points are at one place: Gaussians have no size")
+        raise NoConfidentPointsError("all static points coincide: Gaussians have no size")
     return spacing.clamp(min=float(spacing[spacing > 0].min()))
 
 

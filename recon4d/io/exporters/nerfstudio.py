@@ -1,8 +1,9 @@
-"""A data set as nerfstudio and instant-ngp read it: transforms.json with cameras in OpenGL axes, images, depth, points.
+"""Data set for nerfstudio and instant-ngp: transforms.json with cameras in OpenGL axes, images, depth maps and points.
 
-Depth as nerfstudio documents it (docs.nerf.studio/quickstart/data_conventions.html, "Depth images"): `depth_file_path`
-for each frame, sixteen bits, 0 for unknown, any size (it is resized to the images). A reader multiplies by the
-`depth_unit_scale_factor` of its own configuration, 0.001 by default, and gets the unit of the cameras.
+Depth maps follow nerfstudio's documentation (docs.nerf.studio/quickstart/data_conventions.html, "Depth images"): a
+16-bit PNG for each frame, named by `depth_file_path`, with 0 for unknown and of any size (nerfstudio resizes it).
+nerfstudio multiplies values by its option `depth_unit_scale_factor`, 0.001 by default, to obtain the unit of the
+cameras.
 """
 
 import json
@@ -12,44 +13,48 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from recon4d.geometry import subsample_mask
 from recon4d.io.exporters.colmap_model import check_pinholes
-from recon4d.io.exporters.depth_maps import (
-    LARGEST,
-    depth_steps,
-    known_depths,
-    values_per_unit,
-)
-from recon4d.io.exporters.point_selection import PointSelection, static_pixels
-from recon4d.io.point_cloud import unproject_pixels, write_colored_points
+from recon4d.io.exporters.depth_maps import MAX_VALUE, depth_steps, steps_per_unit
+from recon4d.io.exporters.selected_frames import SelectedFrames
+from recon4d.io.point_cloud import write_colored_points
 from recon4d.io.rasters import write_raster
-from recon4d.io.saved_results import SavedResults
 
 OPENCV_FROM_OPENGL = torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0]))
-"""OpenGL cameras have y up and look along -z."""
+"""Transform to OpenCV camera axes from those of OpenGL, which have y up and look along -z."""
+DEFAULT_STEPS_PER_UNIT = 1000.0
+"""Steps per unit of the cameras that nerfstudio assumes by default (the inverse of its scale factor 0.001)."""
+MIN_MEDIAN_STEPS = 200.0
+"""Smallest median depth in steps for the default scale. Hand-tuned: with fewer steps, the rounding error of a median
+depth exceeds 0.25 %."""
 
 
-USUAL_STEPS = 1000.0
-"""Steps to the cameras' unit that nerfstudio reads without being told."""
-LEAST_STEPS = 200.0
-"""Of the median depth: fewer would round by more than a quarter of a per cent."""
+def write_nerfstudio(folder: Path, frames: SelectedFrames) -> str:
+    """Write ``transforms.json``, ``images/`` (copies of the frames), ``depth/`` and ``points.ply`` (the static points).
 
+    `transform_matrix` is world_from_cam of a camera with x right, y up and z backward. The world axes are unchanged and
+    the same as in ``points.ply``; nerfstudio orients and scales the world when it reads it. Intrinsics are in original
+    pixels with the first pixel center at (0.5, 0.5), one set for each frame, without distortion. Depth maps have the
+    size of the maps of the scene and 1000 steps per unit of the cameras if that suits the depths. Otherwise the summary
+    names the scale factor that nerfstudio needs; ``transforms.json`` also contains it, for readers of the file.
 
-def write_nerfstudio(folder: Path, results: SavedResults, choice: PointSelection) -> str:
-    """``transforms.json``, ``images/`` (copies of the frames), ``depth/`` and ``points.ply`` (the static points).
+    Args:
+        folder: An existing, empty folder.
+        frames: The frames to export.
 
-    `transform_matrix` is world_from_cam of a camera with x right, y up, z backward. The world itself is not turned, so
-    that it is that of ``points.ply``; nerfstudio orients and scales it when it reads it. Intrinsics are in original
-    pixels, the first pixel's center at (0.5, 0.5), one set for each frame, without distortion. Depth maps are of the
-    maps' own size, 1000 steps to the cameras' unit where that fits them; else the summary says what nerfstudio must be
-    told, and ``depth_unit_scale_factor`` in ``transforms.json`` holds it for people.
+    Returns:
+        A summary for the user.
+
+    Raises:
+        UserError: If a camera is unknown or has skew, if there are no static points, or if a picture is missing or
+            damaged.
     """
-    cameras, (height, width) = results.original_cameras(), results.info.original_size
+    source = frames.source
+    cameras, (height, width) = source.original_cameras, source.original_size
     check_pinholes(cameras)
-    names = results.copy_frames(folder / "images")
-    depth_names, units_per_value = _write_depths(folder / "depth", results, choice)
+    names = source.copy_frames(folder / "images")
+    depth_names, units_per_value = _write_depths(folder / "depth", frames)
     world_from_gl = cameras.world_from_cam.double() @ OPENCV_FROM_OPENGL.double()
-    frames = [
+    entries = [
         {
             "file_path": f"images/{name}",
             "depth_file_path": f"depth/{depth_name}",
@@ -71,26 +76,30 @@ def write_nerfstudio(folder: Path, results: SavedResults, choice: PointSelection
         **no_distortion,
         "depth_unit_scale_factor": units_per_value,
         "ply_file_path": "points.ply",
-        "frames": frames,
+        "frames": entries,
     }
     (folder / "transforms.json").write_text(json.dumps(content, indent=2, allow_nan=False), encoding="utf-8")
 
-    static = subsample_mask(static_pixels(results.scene, choice), choice.max_points)
-    write_colored_points(folder / "points.ply", *unproject_pixels(results.scene, results.images_at_map_size(), static))
-    told = (
-        "" if units_per_value == 1 / USUAL_STEPS else f", to be read with --depth-unit-scale-factor {units_per_value!r}"
+    static = frames.static_points(frames.selection.max_points)
+    write_colored_points(folder / "points.ply", static.points, static.colors)
+    is_default = units_per_value == 1 / DEFAULT_STEPS_PER_UNIT
+    scale = (
+        " in the default scale" if is_default else f", to be read with --depth-unit-scale-factor {units_per_value!r}"
     )
-    return f"{len(frames)} frames in OpenGL axes, {int(static.sum())} points; depth{told or ' in the usual steps'}"
+    return f"{len(entries)} frames in OpenGL axes, {len(static.points)} points; depth{scale}"
 
 
-def _write_depths(folder: Path, results: SavedResults, choice: PointSelection) -> tuple[list[str], float]:
-    """``<frame>.png`` of sixteen bits for each frame; answers their names, and the units of the world in one step."""
-    depths = known_depths(results.scene, choice).double()
-    known = depths[depths > 0]
-    is_usual = USUAL_STEPS * float(known.median()) >= LEAST_STEPS and USUAL_STEPS * float(known.max()) <= LARGEST
-    steps = USUAL_STEPS if is_usual else values_per_unit(known, math.nan)
+def _write_depths(folder: Path, frames: SelectedFrames) -> tuple[list[str], float]:
+    """Write ``<frame>.png`` of 16 bits for each frame; return the names and the scene units per step."""
+    known = frames.depths
+    is_default = (
+        DEFAULT_STEPS_PER_UNIT * known.median >= MIN_MEDIAN_STEPS
+        and DEFAULT_STEPS_PER_UNIT * known.maximum <= MAX_VALUE
+    )
+    steps = DEFAULT_STEPS_PER_UNIT if is_default else steps_per_unit(known.maximum, known.median, math.nan)
     folder.mkdir()
-    names = [f"{name}.png" for name in results.names]
-    for name, values in zip(names, depth_steps(depths, steps), strict=True):
-        write_raster(folder / name, values.numpy().astype(np.uint16))
+    names = [f"{name}.png" for name in frames.source.names]
+    for number, frame in frames.numbered():
+        values = depth_steps(frames.depth_map(frame)[0].double(), steps)
+        write_raster(folder / names[number], values.numpy().astype(np.uint16))
     return names, 1 / steps

@@ -1,4 +1,4 @@
-"""Colored point clouds: one of the static part, and one for each time, as PLY or as GLB."""
+"""Colored point clouds as PLY or GLB: one of the static part, and one for each time."""
 
 from pathlib import Path
 
@@ -7,41 +7,61 @@ from jaxtyping import Float
 from torch import Tensor
 
 from recon4d.geometry import subsample_mask
-from recon4d.io.exporters.point_selection import PointSelection, chosen_pixels, static_pixels
+from recon4d.io.exporters.selected_frames import SelectedFrames, concatenate
 from recon4d.io.point_cloud import unproject_pixels, write_colored_points
-from recon4d.io.saved_results import SavedResults
 
 GLTF_FROM_WORLD = torch.diag(torch.tensor([1.0, -1.0, -1.0]))
-"""glTF 2.0 (section 3.4) has y up and z toward the viewer; the world has y down and z away from them."""
+"""Rotation to the axes of glTF 2.0 (section 3.4), y up and z toward the viewer, from those of the world."""
 
 
-def write_ply(folder: Path, results: SavedResults, choice: PointSelection) -> str:
-    """``static.ply`` and ``time_<frame>.ply`` for each frame, binary, in the world's own axes and unit."""
-    return _write_clouds(folder, results, choice, ".ply", torch.eye(3))
+def write_ply(folder: Path, frames: SelectedFrames) -> str:
+    """Write ``static.ply`` and ``time_<frame>.ply`` for each frame, in the axes and unit of the world.
+
+    ``static.ply`` merges the static points of all times. The file of a frame contains its static and dynamic points.
+
+    Args:
+        folder: An existing, empty folder.
+        frames: The frames to export.
+
+    Returns:
+        A summary for the user.
+
+    Raises:
+        UserError: If there are no static points, or a picture is missing or damaged.
+    """
+    return _write_clouds(folder, frames, ".ply", torch.eye(3))
 
 
-def write_glb(folder: Path, results: SavedResults, choice: PointSelection) -> str:
-    """``static.glb`` and ``time_<frame>.glb`` for each frame, as glTF points, y up, in the world's unit."""
-    return _write_clouds(folder, results, choice, ".glb", GLTF_FROM_WORLD)
+def write_glb(folder: Path, frames: SelectedFrames) -> str:
+    """Write ``static.glb`` and ``time_<frame>.glb`` for each frame as glTF points, y up, in the unit of the world.
+
+    Args:
+        folder: An existing, empty folder.
+        frames: The frames to export.
+
+    Returns:
+        A summary for the user.
+
+    Raises:
+        UserError: As for `write_ply`.
+    """
+    return _write_clouds(folder, frames, ".glb", GLTF_FROM_WORLD)
 
 
-def _write_clouds(
-    folder: Path, results: SavedResults, choice: PointSelection, ending: str, new_from_world: Float[Tensor, "3 3"]
-) -> str:
-    """Static points are merged over all times; a frame's own file has what it sees, what moves included."""
-    scene, images = results.scene, results.images_at_map_size()
-    static = subsample_mask(static_pixels(scene, choice), choice.max_points)
-    points, colors = unproject_pixels(scene, images, static)
-    write_colored_points(folder / f"static{ending}", points @ new_from_world.T.to(points), colors)
-
-    seen, written = chosen_pixels(scene, choice), 0
-    for frame, name in enumerate(results.names):
-        of_frame = torch.zeros_like(seen)
-        of_frame[frame] = seen[frame]
-        if not of_frame.any():
+def _write_clouds(folder: Path, frames: SelectedFrames, suffix: str, new_from_world: Float[Tensor, "3 3"]) -> str:
+    max_points, parts, num_written = frames.selection.max_points, [], 0
+    for number, frame in frames.numbered():
+        mask = frames.confident_mask(frame)
+        if not mask.any():
             continue
-        points, colors = unproject_pixels(scene, images, subsample_mask(of_frame, choice.max_points))
-        # Not static.ply, whatever a frame is called.
-        write_colored_points(folder / f"time_{name}{ending}", points @ new_from_world.T.to(points), colors)
-        written += 1
-    return f"{int(static.sum())} static points, and {written} of {scene.num_frames} times in a file each"
+        parts.append(frames.unproject_static(number, frame, max_points))
+        image = frames.source.read_image(number)
+        points, colors = unproject_pixels(frame, image[None], subsample_mask(mask, max_points))
+        # The prefix keeps the file apart from static.ply, even if the frame is called "static".
+        path = folder / f"time_{frames.source.names[number]}{suffix}"
+        write_colored_points(path, points @ new_from_world.T.to(points), colors)
+        num_written += 1
+    frames.require_confident(num_written)
+    static = concatenate(parts)
+    write_colored_points(folder / f"static{suffix}", static.points @ new_from_world.T.to(static.points), static.colors)
+    return f"{len(static.points)} static points, and {num_written} of {frames.source.num_frames} times in a file each"

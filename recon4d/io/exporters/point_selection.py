@@ -1,4 +1,4 @@
-"""Which pixels of a scene become points in what is taken along, and which of them stand still."""
+"""Criteria by which pixels of a scene become exported points, and the static part of a scene."""
 
 from dataclasses import dataclass
 
@@ -6,54 +6,48 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from recon4d.io.point_cloud import CONFIDENCE_PERCENTILE, NoConfidentPointsError, confident_pixels
+from recon4d.errors import UserError
+from recon4d.io.point_cloud import CONFIDENCE_PERCENTILE
 from recon4d.records import Scene
 
-MOVING = 0.5
-"""From this probability on a pixel counts as moving; where nothing is said (NaN) it counts as still."""
+DYNAMIC_THRESHOLD = 0.5
+"""Dynamic probability above which a pixel counts as dynamic. Hand-tuned."""
 
 
 @dataclass(frozen=True)
 class PointSelection:
-    """What makes a pixel good enough to be a point, and how many there may be.
+    """Criteria for pixels that become points, and the largest number of points.
 
-    `drop` is the per cent of the known pixels that are left out, the least confident first; `min_confidence` leaves out
-    what is below it whatever its rank; `max_points` thins what is left, evenly over frames and pixels.
+    Raises:
+        UserError: If a value is out of range.
     """
 
     drop: float = CONFIDENCE_PERCENTILE
+    """Percentage of the known pixels, the least confident ones, that are left out; 0 to below 100."""
     min_confidence: float = 0.0
+    """Confidence below which pixels are left out in any case; 0 leaves out none."""
     max_points: int = 500_000
+    """Largest number of points, at least 1. More are sampled evenly over frames and pixels."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.drop < 100:
-            raise ValueError(f"the share to drop is {self.drop:g} %; wanted 0 to below 100")
+            raise UserError(f"the share to drop is {self.drop:g} %; wanted 0 to below 100")
         if not self.min_confidence >= 0:
-            raise ValueError(f"the least confidence is {self.min_confidence:g}; wanted at least 0")
+            raise UserError(f"the minimum confidence is {self.min_confidence:g}; wanted at least 0")
         if self.max_points < 1:
-            raise ValueError(f"max_points is {self.max_points}; wanted at least 1")
-
-
-def chosen_pixels(scene: Scene, choice: PointSelection) -> Bool[Tensor, "time height width"]:
-    """The confident pixels, moving or not. Raises `NoConfidentPointsError` where there is none."""
-    chosen = confident_pixels(scene, choice.drop, choice.min_confidence)
-    if not chosen.any():
-        most = float(scene.depth_confidence.nan_to_num().max())
-        raise NoConfidentPointsError(
-            "no pixel has a known depth with enough confidence, away from depth edges "
-            f"(the greatest confidence is {most:.3g}, asked for was {choice.min_confidence:g})"
-        )
-    return chosen
-
-
-def static_pixels(scene: Scene, choice: PointSelection) -> Bool[Tensor, "time height width"]:
-    """The confident pixels that do not move. Raises `NoConfidentPointsError` where there is none."""
-    still = chosen_pixels(scene, choice) & ~is_dynamic(scene)
-    if not still.any():
-        raise NoConfidentPointsError("every confident pixel moves: there is no static part")
-    return still
+            raise UserError(f"max_points is {self.max_points}; wanted at least 1")
 
 
 def is_dynamic(scene: Scene) -> Bool[Tensor, "*batch time height width"]:
-    """Where the scene says that the surface moves; nowhere where it says nothing."""
-    return torch.where(torch.isfinite(scene.dynamic), scene.dynamic, torch.zeros_like(scene.dynamic)) > MOVING
+    """Select dynamic pixels.
+
+    Args:
+        scene: A scene or a batch of scenes.
+
+    Returns:
+        Mask of shape (time, height, width), with batch axes if the scene has them. Pixels of unknown dynamic
+        probability (NaN) count as static.
+    """
+    return (
+        torch.where(torch.isfinite(scene.dynamic), scene.dynamic, torch.zeros_like(scene.dynamic)) > DYNAMIC_THRESHOLD
+    )

@@ -62,7 +62,7 @@ class CameraHypothesis:
 
 @dataclass(frozen=True)
 class CameraHypotheses:
-    """All camera hypotheses of a scene, computed when they are asked for."""
+    """All camera hypotheses of a scene, computed lazily."""
 
     scene: Scene
     """The predicted scene."""
@@ -202,7 +202,7 @@ def build_hypotheses(
             focal lengths are changed to this ratio with their geometric mean unchanged. None keeps them.
 
     Returns:
-        The hypotheses, which are computed when they are asked for.
+        The hypotheses, which are computed lazily.
     """
     if focal_ratio is not None and refine_intrinsics:
         intrinsics = scene.cameras.intrinsics.clone()

@@ -1,4 +1,4 @@
-"""The benchmark worlds-v1 is frozen: its scenes, its statistics and its pixels."""
+"""The benchmark worlds-v1 is frozen: its scenes, statistics and pixels."""
 
 import statistics as mean_of
 
@@ -9,8 +9,8 @@ from recon4d.datasets.synthetic.worlds_v1 import (
     WORLDS_V1,
     Statistics,
     checksum,
-    choose_indices,
-    statistics,
+    measure_statistics,
+    select_indices,
 )
 
 SIZES = {"8": 64, "32": 16}
@@ -19,31 +19,31 @@ SIZES = {"8": 64, "32": 16}
 @pytest.fixture(scope="module", params=["8", "32"])
 def found(request: pytest.FixtureRequest) -> tuple[str, list[Statistics]]:
     split = WORLDS_V1[request.param]
-    return request.param, [statistics(split.world(i), split.config) for i in range(len(split.indices))]
+    return request.param, [measure_statistics(split.scene(i), split.config) for i in range(len(split.indices))]
 
 
-def test_sizes_and_pictures() -> None:
+def test_sizes_of_splits_and_images() -> None:
     for name, count in SIZES.items():
         split = WORLDS_V1[name]
         assert len(set(split.indices)) == count
         assert (split.config.num_frames, split.config.height, split.config.width) == (int(name), 192, 256)
 
 
-def test_statistics_are_as_promised(found: tuple[str, list[Statistics]]) -> None:
+def test_statistics_meet_the_quotas(found: tuple[str, list[Statistics]]) -> None:
     name, clips = found
-    dynamic = [clip for clip in clips if clip.moving >= 0.16]
-    still = [clip for clip in clips if clip.has_still_camera]
+    dynamic = [clip for clip in clips if clip.dynamic_share >= 0.16]
+    static = [clip for clip in clips if clip.has_static_camera]
     assert SIZES[name] / 2 <= len(dynamic) <= 0.6 * SIZES[name]
-    assert len(still) == round(SIZES[name] / 10)
+    assert len(static) == round(SIZES[name] / 10)
     assert mean_of.median(clip.rotation for clip in clips) >= 10
-    assert all(0.3 <= clip.overlap <= 0.9 for clip in clips if not clip.has_still_camera)
-    assert all(clip.rotation >= 10 for clip in clips if not clip.has_still_camera)
+    assert all(0.3 <= clip.overlap <= 0.9 for clip in clips if not clip.has_static_camera)
+    assert all(clip.rotation >= 10 for clip in clips if not clip.has_static_camera)
     assert all(39.9 <= clip.field_of_view <= 90.1 for clip in clips)
 
 
-def test_the_indices_are_what_the_rule_chooses() -> None:
-    # The first few; the whole choice takes a minute.
-    chosen = choose_indices(WORLDS_V1["8"].config, 10)
+def test_indices_are_those_that_the_rule_selects() -> None:
+    # Only the first few: the whole selection takes a minute.
+    chosen = select_indices(WORLDS_V1["8"].config, 10)
     assert chosen[:4] == list(WORLDS_V1["8"].indices[:4])
 
 
@@ -79,8 +79,8 @@ PINNED: dict[str, list[float]] = {
 @pytest.mark.parametrize("name", ["8", "32"])
 def test_scenes_never_change(name: str) -> None:
     split = WORLDS_V1[name]
-    sums = torch.stack([checksum(split.world(i)) for i in (0, 7, 15)])
-    # Rounding differs between processors; anything else that changes moves these by far more.
+    sums = torch.stack([checksum(split.scene(i)) for i in (0, 7, 15)])
+    # Rounding differs between processors; any other change has a far larger effect.
     torch.testing.assert_close(sums.flatten().tolist(), PINNED[name], atol=1e-4, rtol=1e-4)
 
 
@@ -88,5 +88,5 @@ def test_pixels_never_change() -> None:
     sample = WORLDS_V1["8"].sample(3)
     images = sample.clip.images.float()
     blocks = torch.nn.functional.avg_pool2d(images[0], 64)[0].flatten()
-    # Stated tolerance: one gray level in the mean of a block of 64 x 64 pixels.
+    # The tolerance is one gray level in the mean of a block of 64 x 64 pixels.
     torch.testing.assert_close(blocks, torch.tensor(PINNED["pixels"]), atol=1.0, rtol=0)

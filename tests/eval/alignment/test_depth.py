@@ -1,4 +1,4 @@
-"""Scale and shift of depths: the exact ones are minimal, the published ones are what their formulas say."""
+"""Tests of scale and shift of depths: exact methods reach the minimum, published ones equal their formulas."""
 
 import math
 import time
@@ -32,7 +32,7 @@ WITH_SHIFT = [least_squares_scale_and_shift, l1_scale_and_shift]
 
 
 def frozen(count: int = 501, seed: int = 0, shift: float = 0.5) -> tuple[torch.Tensor, torch.Tensor]:
-    """Depths from 1 to 9 and a prediction at half their scale, with an offset and heavy-tailed errors."""
+    """Draw depths from 1 to 9 and a prediction at half their scale, with an offset and heavy-tailed errors."""
     rng = np.random.default_rng(seed)
     true = rng.uniform(1, 9, count)
     predicted = (true - shift) / 2 * rng.lognormal(0, 0.1, count) + 0.02 * rng.standard_t(2, count)
@@ -44,7 +44,7 @@ def total(alignment: DepthAlignment, p: torch.Tensor, g: torch.Tensor) -> float:
 
 
 def smallest_total(p: torch.Tensor, g: torch.Tensor) -> float:
-    """Least absolute deviations as a linear program: min sum e, -e <= s p + t - g <= e."""
+    """Solve least absolute deviations as a linear program: min sum e, -e <= s p + t - g <= e."""
     n = len(p)
     line = np.column_stack([p.double().numpy(), np.ones(n)])
     above, below = np.hstack([line, -np.eye(n)]), np.hstack([-line, -np.eye(n)])
@@ -52,7 +52,7 @@ def smallest_total(p: torch.Tensor, g: torch.Tensor) -> float:
     costs = np.concatenate([[0, 0], np.ones(n)])
     solved = linprog(costs, np.vstack([above, below]), limits, bounds=[(None, None)] * 2 + [(0, None)] * n)
     assert solved.success
-    # The solver keeps its constraints to 1e-7 only: the sum is taken again at its line.
+    # The solver satisfies its constraints only to 1e-7, so the sum is evaluated at its line.
     return float(np.abs(line @ solved.x[:2] - g.double().numpy()).sum())
 
 
@@ -75,18 +75,19 @@ def test_a_known_line_is_found(align) -> None:
     assert (found.scale, found.shift) == (pytest.approx(3, rel=1e-9), pytest.approx(-7, rel=1e-8))
 
 
-def test_scales_of_four_pixels_are_as_on_paper() -> None:
-    """P = 1, 2, 3, 4 and G = 3, 4, 9, 4: ratios 3, 2, 3, 1 weigh 1, 2, 3, 4; lower medians 2 and 4."""
+def test_scales_of_four_pixels_computed_by_hand() -> None:
+    """P = 1, 2, 3, 4 and G = 3, 4, 9, 4: ratios 3, 2, 3, 1 with weights 1, 2, 3, 4; the lower medians are 2 and 4."""
     p, g = torch.tensor([1.0, 2, 3, 4]), torch.tensor([3.0, 4, 9, 4])
     assert median_scale(p, g) == DepthAlignment("median scale", 2.0, 0.0, 4)
-    # From 1 up the weights are 4, 6, 10: half of 10 is reached at the second.
+    # The cumulative weights of the sorted ratios 1, 2, 3 are 4, 6, 10: half of 10 is reached at ratio 2.
     assert l1_scale(p, g) == DepthAlignment("L1 scale", 2.0, 0.0, 4)
-    # Means 2.5 and 5; P - mean = -1.5, -0.5, 0.5, 1.5; times G: -4.5 - 2 + 4.5 + 6 = 4, over 5.
+    # The means are 2.5 and 5. P - mean = -1.5, -0.5, 0.5, 1.5; its product with G is -4.5 - 2 + 4.5 + 6 = 4, its
+    # squared norm is 5.
     squares = least_squares_scale_and_shift(p, g)
     assert (squares.scale, squares.shift) == (pytest.approx(0.8), pytest.approx(5 - 0.8 * 2.5))
 
 
-def test_a_line_through_most_pixels_is_kept_whatever_the_others_say() -> None:
+def test_an_l1_line_through_most_pixels_ignores_outliers() -> None:
     p = torch.tensor([1.0, 2, 3, 4, 5])
     g = torch.tensor([3.0, 5, 7, 100, 11])
     found = l1_scale_and_shift(p, g)
@@ -94,16 +95,16 @@ def test_a_line_through_most_pixels_is_kept_whatever_the_others_say() -> None:
     assert found.name == "L1 scale and shift"
 
 
-def test_applying_is_scale_and_shift_of_any_map() -> None:
+def test_apply_scales_and_shifts_maps_of_any_shape() -> None:
     applied = DepthAlignment("by hand", 2.0, -1.0, 1).apply(torch.tensor([[1.0, 0.25]]))
     torch.testing.assert_close(applied, torch.tensor([[1.0, -0.5]]))
 
 
-# Oracles
+# Reference solutions
 
 
 def test_the_l1_scale_is_the_best_of_all_ratios() -> None:
-    """The sum is piecewise linear in s, so that one of the corners G / P is best."""
+    """The sum is piecewise linear in s, so one of the ratios G / P is a minimizer."""
     for seed in range(20):
         rng = np.random.default_rng(seed)
         p, g = rng.normal(1, 1, 30 + seed % 2), rng.uniform(1, 5, 30 + seed % 2)
@@ -120,7 +121,7 @@ def test_no_line_has_a_smaller_sum_by_linear_programming(seed: int) -> None:
     assert total(found, p, g) <= smallest_total(p, g) * (1 + 1e-9)
 
 
-# Whole numbers make ties, equal pixels and many pixels on one line, in which a descent from edge to edge gets stuck.
+# Small integers produce ties, equal pixels and many pixels on one line, at which a descent along edges gets stuck.
 pixels = st.lists(st.tuples(st.integers(-4, 4), st.integers(0, 6)), min_size=1, max_size=12)
 
 
@@ -139,20 +140,20 @@ def test_no_line_through_two_pixels_has_a_smaller_sum(given_pixels) -> None:
 
 @pytest.mark.parametrize("scale_p", [1e-6, 1.0, 1e6])
 @pytest.mark.parametrize("offset", [0.0, 1000.0])
-def test_the_smallest_sum_is_found_in_any_unit_and_around_any_depth(scale_p: float, offset: float) -> None:
+def test_the_minimum_is_found_in_any_unit_and_with_any_offset(scale_p: float, offset: float) -> None:
     p, g = frozen(301)
     least = smallest_total(p, g)
     assert total(l1_scale_and_shift(scale_p * (p + offset), g), scale_p * (p + offset), g) <= least * (1 + 1e-9)
 
 
-def test_quantized_float32_depths_are_fitted_as_well() -> None:
+def test_quantized_float32_depths_are_fitted_exactly() -> None:
     p, g = frozen(200)
     p, g = ((10 * p).round() / 10).float(), ((5 * g).round() / 5).float()
     assert total(l1_scale_and_shift(p, g), p, g) <= smallest_total(p, g) * (1 + 1e-9)
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_least_squares_are_those_of_numpy(seed: int) -> None:
+def test_least_squares_equals_numpy(seed: int) -> None:
     p, g = frozen(50, seed)
     scale, shift = np.linalg.lstsq(np.column_stack([p, np.ones(50)]), g.numpy())[0]
     found = least_squares_scale_and_shift(p, g)
@@ -173,7 +174,7 @@ def test_weiszfeld_is_the_published_formula() -> None:
         assert found.scale == pytest.approx(s, rel=1e-12)
 
 
-def test_weiszfeld_ends_at_a_thousandth_at_least() -> None:
+def test_the_weiszfeld_scale_is_at_least_a_thousandth() -> None:
     p, g = frozen()
     assert l1_scale_weiszfeld(p * 1e4, g).scale == 1e-3
     assert l1_scale_weiszfeld(-p, g).scale == 1e-3
@@ -181,7 +182,7 @@ def test_weiszfeld_ends_at_a_thousandth_at_least() -> None:
 
 
 def adam_by_torch(p: torch.Tensor, g: torch.Tensor) -> tuple[float, float, int]:
-    """The published scale and shift by torch's own optimizer and gradients; and the steps taken."""
+    """Compute the published scale and shift with torch's optimizer and gradients, and the number of steps."""
     s = (g.median() / p.median()).clone().requires_grad_()
     t = torch.zeros((), dtype=p.dtype, requires_grad=True)
     adam = torch.optim.Adam([s, t], lr=1e-4)
@@ -198,7 +199,7 @@ def adam_by_torch(p: torch.Tensor, g: torch.Tensor) -> tuple[float, float, int]:
 
 
 @pytest.mark.parametrize("steps", ["all", "few"])
-def test_adam_is_that_of_torch(steps: str) -> None:
+def test_adam_equals_torch(steps: str) -> None:
     p, g = (
         frozen(200) if steps == "all" else (torch.tensor([1.0, 2, 3.0001]).double(), torch.tensor([1.0, 2, 3]).double())
     )
@@ -209,14 +210,14 @@ def test_adam_is_that_of_torch(steps: str) -> None:
     assert found.name == "L1 scale and shift by Adam"
 
 
-def test_adam_stops_at_the_first_step_that_changes_nothing() -> None:
-    """One pixel at 1 predicted at 1: the gradient is 0 from the start and stays so."""
+def test_adam_stops_when_the_loss_is_constant() -> None:
+    """For one pixel at 1 that is predicted at 1, the gradient is always 0."""
     one = torch.ones(1)
     assert l1_scale_and_shift_by_adam(one, one) == DepthAlignment("L1 scale and shift by Adam", 1.0, 0.0, 1)
 
 
-def test_by_how_much_the_published_iterations_miss_the_exact_minimum() -> None:
-    """Weiszfeld is 0.2% off after ten steps; Adam cannot walk from t = 0 to 0.59, and its sum is 22% too large."""
+def test_distance_of_the_published_iterations_from_the_exact_minimum() -> None:
+    """Weiszfeld is 0.2 % off after ten iterations; Adam cannot reach t = 0.59 from 0, so its sum is 22 % too large."""
     p, g = frozen()
     exact, weiszfeld = l1_scale(p, g), l1_scale_weiszfeld(p, g)
     assert weiszfeld.scale / exact.scale == pytest.approx(1.00219, abs=1e-5)
@@ -231,7 +232,7 @@ def test_by_how_much_the_published_iterations_miss_the_exact_minimum() -> None:
 
 
 @pytest.mark.parametrize("align", [median_scale, l1_scale, *WITH_SHIFT])
-def test_the_unit_of_either_side_and_the_order_of_pixels_change_only_what_they_should(align) -> None:
+def test_alignment_is_equivariant_to_units_and_invariant_to_the_order_of_pixels(align) -> None:
     p, g = frozen()
     order = torch.randperm(len(p), generator=torch.Generator().manual_seed(0))
     found, changed = align(p, g), align(4 * p[order], 3 * g[order])
@@ -240,7 +241,7 @@ def test_the_unit_of_either_side_and_the_order_of_pixels_change_only_what_they_s
 
 
 @pytest.mark.parametrize("align", WITH_SHIFT)
-def test_an_offset_of_the_prediction_is_taken_up_by_the_shift(align) -> None:
+def test_an_offset_of_the_prediction_changes_only_the_shift(align) -> None:
     p, g = frozen()
     found, changed = align(p, g), align(p + 10, g)
     assert changed.scale == pytest.approx(found.scale, rel=1e-7)
@@ -250,20 +251,20 @@ def test_an_offset_of_the_prediction_is_taken_up_by_the_shift(align) -> None:
 # Degenerate input
 
 
-def test_equal_predictions_are_shifted_only() -> None:
+def test_equal_predictions_are_only_shifted() -> None:
     p, g = torch.full((4,), 2.0), torch.tensor([1.0, 3.0, 4.0, 12.0])
     assert least_squares_scale_and_shift(p, g) == DepthAlignment("least squares scale and shift", 1.0, 3.0, 4)
     assert l1_scale_and_shift(p, g) == DepthAlignment("L1 scale and shift", 1.0, 1.0, 4)
     assert l1_scale_and_shift(p[:1], g[:1]) == DepthAlignment("L1 scale and shift", 1.0, -1.0, 1)
 
 
-def test_a_prediction_that_falls_where_truth_rises_gets_a_negative_scale() -> None:
+def test_an_anticorrelated_prediction_has_a_negative_scale() -> None:
     _, true = frozen()
     assert l1_scale_and_shift(10 - true, true).scale == pytest.approx(-1)
     assert l1_scale(-true, true).scale == -1
 
 
-def test_predictions_that_cannot_be_scaled_are_refused() -> None:
+def test_predictions_without_a_scale_raise_value_errors() -> None:
     true = torch.tensor([1.0, 2.0, 3.0])
     for align in (median_scale, l1_scale_and_shift_by_adam):
         for middle in (0.0, -1.0):
@@ -276,7 +277,7 @@ def test_predictions_that_cannot_be_scaled_are_refused() -> None:
 
 
 @pytest.mark.parametrize("align", ALL)
-def test_what_is_missing_or_no_number_is_refused(align) -> None:
+def test_empty_and_non_finite_depths_raise_value_errors(align) -> None:
     with pytest.raises(ValueError, match="0 predicted and 0 true depths"):
         align(torch.zeros(0), torch.zeros(0))
     good, bad = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([1.0, torch.nan, torch.inf])
@@ -287,7 +288,7 @@ def test_what_is_missing_or_no_number_is_refused(align) -> None:
 
 
 @pytest.mark.parametrize("align", [l1_scale, l1_scale_weiszfeld, l1_scale_and_shift, l1_scale_and_shift_by_adam])
-def test_a_clip_of_400_thousand_pixels_takes_seconds_at_most(align) -> None:
+def test_400_thousand_pixels_take_at_most_seconds(align) -> None:
     p, g = frozen(400_000)
     start = time.perf_counter()
     found = align(p.float(), g.float())

@@ -69,7 +69,7 @@ def test_all_frames_of_a_real_desk_are_registered(desk: Sample, mapper: str) -> 
     assert is_registered(scene).all()
     assert score(scene, desk.scene, "auc_30") > 0.7
     assert mean_rotation_error(scene, desk.scene) < 1.0
-    # The lens distortion is not modeled: an error of 4 % is what a pinhole camera achieves.
+    # Lens distortion is not modeled; a pinhole camera achieves an error of 4 %.
     assert scene.cameras.intrinsics[0, 0, 0].item() == pytest.approx(520.9, rel=0.05)
 
 

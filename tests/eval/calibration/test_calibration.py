@@ -24,7 +24,7 @@ from recon4d.datasets.synthetic import (
     make_scenes,
     render_scenes,
 )
-from recon4d.datasets.synthetic.source import FAMILY
+from recon4d.datasets.synthetic.source import TRAINING_SEED
 from recon4d.datasets.synthetic.worlds_v1 import SEED
 from recon4d.eval import Benchmark, MethodConfig, evaluate
 from recon4d.eval.benchmarks import BENCHMARK_SEED
@@ -230,13 +230,13 @@ class TestFit:
 
 @pytest.fixture(scope="module")
 def truth() -> Scene:
-    config = SyntheticConfig(num_frames=3, height=32, width=48, candidates=1)
-    return render_scenes(make_scenes(config, 5, [1]), config, (0,), tracked=Lattice(4))[0].scene
+    config = SyntheticConfig(num_frames=3, height=32, width=48, attempts=1)
+    return render_scenes(make_scenes(config, 5, [1]), config, (0,), query_lattice=Lattice(4))[0].scene
 
 
 def disturbed(truth: Scene) -> Scene:
     """Return a prediction in another unit whose nearest 30 % of depths are 25 % too far, with tracks of every pixel."""
-    config = SyntheticConfig(num_frames=3, height=32, width=48, candidates=1)
+    config = SyntheticConfig(num_frames=3, height=32, width=48, attempts=1)
     dense = render_scenes(make_scenes(config, 5, [1]), config, (0,))[0].scene
     tracks = dense.tracks
     assert tracks is not None
@@ -368,7 +368,7 @@ class TestSamples:
 
     def test_seeds_differ_from_those_of_training_and_benchmarks(self) -> None:
         seeds = [FITTING_SEED, HELD_OUT_SEED, TRAINING_FAMILY, VALIDATION_FAMILY, SEED, BENCHMARK_SEED]
-        assert FAMILY == TRAINING_FAMILY
+        assert TRAINING_SEED == TRAINING_FAMILY
         assert len(set(seeds)) == len(seeds)
 
     def test_scenes_are_reconstructed_like_any_clip(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -381,7 +381,7 @@ class TestSamples:
 
         monkeypatch.setattr(synthetic, "reconstruct", recorded)
         model = Model(replace(model_config("recon4d_tiny"), motion=None)).eval()
-        config = SyntheticConfig(num_frames=2, height=48, width=64, candidates=1)
+        config = SyntheticConfig(num_frames=2, height=48, width=64, attempts=1)
         (first, _), (second, _) = synthetic_samples(model, config, FITTING_SEED, 2, "float32")
         ((other, _),) = synthetic_samples(model, config, HELD_OUT_SEED, 1, "float32")
         for one in (second, other):
@@ -396,7 +396,7 @@ class TestSamples:
         assert model_input_size(model, None) == (80, 112)
         height, width = model_input_size(model, (50, 63))
         assert (height, width) == (48, 64)
-        config = SyntheticConfig(num_frames=2, height=height, width=width, candidates=1)
+        config = SyntheticConfig(num_frames=2, height=height, width=width, attempts=1)
         ((one, _),) = synthetic_samples(model, config, FITTING_SEED, 1, "float32")
         assert min(len(one.depth), len(one.points), len(one.tracks)) > 100
         ((again, _),) = synthetic_samples(model, config, FITTING_SEED, 1, "float32")
@@ -554,7 +554,7 @@ class TestScores:
 
 def one_clip() -> Benchmark:
     """Return a benchmark of one tiny clip."""
-    config = SyntheticConfig(num_frames=2, height=32, width=32, candidates=1)
+    config = SyntheticConfig(num_frames=2, height=32, width=32, attempts=1)
     sample = render_scenes(make_scenes(config, 5, [0]), config)[0]
     return Benchmark("one", "", ("world",), lambda _: sample)
 

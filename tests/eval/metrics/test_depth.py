@@ -1,4 +1,4 @@
-"""Scores of depth, the project's own and the published ones, by hand and against plain numpy."""
+"""Tests of depth metrics and the video depth protocol: hand-computed cases and NumPy transcriptions."""
 
 import math
 from dataclasses import replace
@@ -21,7 +21,7 @@ OVER_SCALE = ("abs_rel", "sq_rel", "rmse", "log_rmse", "delta_1", "delta_2", "de
 
 
 def with_depths(values: list[float], metres_per_unit: float = torch.nan) -> Scene:
-    """A scene of which only the first pixels of the last frame are known, at these depths; the rest is wild."""
+    """Create a scene with known depths only at the first pixels of the last frame; all other depths are NaN."""
     scene = make_scene(metres_per_unit=metres_per_unit)
     depths, confidence = torch.full_like(scene.depths, torch.nan), torch.zeros_like(scene.depths)
     depths[-1].view(-1)[: len(values)] = torch.tensor(values)
@@ -32,8 +32,8 @@ def with_depths(values: list[float], metres_per_unit: float = torch.nan) -> Scen
 def noisy(truth: Scene, seed: int = 0) -> Scene:
     generator = torch.Generator().manual_seed(seed)
     noise = torch.exp(0.3 * torch.randn(truth.depths.shape, generator=generator))
-    believed = torch.rand(truth.depths.shape, generator=generator) > 0.2
-    return replace(truth, depths=0.7 * truth.depths * noise - 0.2, depth_confidence=3.5 * believed)
+    is_known = torch.rand(truth.depths.shape, generator=generator) > 0.2
+    return replace(truth, depths=0.7 * truth.depths * noise - 0.2, depth_confidence=3.5 * is_known)
 
 
 def partly_known(truth: Scene, seed: int = 5) -> Scene:
@@ -47,7 +47,7 @@ def values(scores: tuple[Score, ...]) -> dict[str, float]:
     return {score.metric: score.value for score in scores}
 
 
-# Perfect, by hand, by numpy
+# Exact cases
 
 
 def test_truth_against_itself_is_perfect() -> None:
@@ -60,7 +60,7 @@ def test_truth_against_itself_is_perfect() -> None:
             assert (score.count, score.total) == (count, count)
 
 
-def test_every_metric_is_answered_in_its_order() -> None:
+def test_scores_are_in_the_order_of_their_metrics() -> None:
     truth = make_scene()
     assert [s.metric for s in depth_scores(noisy(truth), truth)] == [m.name for m in DEPTH_METRICS]
     assert [s.metric for s in video_depth_scores(noisy(truth), truth, None)] == [m.name for m in VIDEO_DEPTH_METRICS]
@@ -74,8 +74,8 @@ def test_every_metric_is_answered_in_its_order() -> None:
         )
 
 
-def test_four_pixels_are_as_on_paper() -> None:
-    """The lower medians are 2 and 1, so that P becomes 1.9, 2, 4, 12 against 1, 2, 4, 8; a fifth pixel is not told."""
+def test_errors_of_four_pixels_computed_by_hand() -> None:
+    """The lower medians are 2 and 1, so P becomes 1.9, 2, 4, 12 for G = 1, 2, 4, 8; a fifth pixel is not predicted."""
     truth = with_depths([1.0, 2.0, 4.0, 8.0, 3.0], metres_per_unit=1.0)
     prediction = with_depths([0.95, 1.0, 2.0, 6.0])
     found = values(depth_scores(prediction, truth))
@@ -92,8 +92,8 @@ def test_four_pixels_are_as_on_paper() -> None:
     assert (scores["depth_coverage"].count, scores["depth_coverage"].alignment) == (5, "none")
 
 
-def test_ratios_on_the_bound_do_not_count() -> None:
-    """Three pixels hold the scale at 1; the fourth is off by exactly 1.25, or its square or cube."""
+def test_threshold_accuracy_is_exclusive() -> None:
+    """Three pixels keep the scale at 1; the fourth is off by exactly 1.25, or its square or cube."""
     for name, factor in (("delta_1", 1.25), ("delta_2", 1.25**2), ("delta_3", 1.25**3)):
         for depth in (4 * factor, 4 / factor):
             truth, prediction = with_depths([4.0, 4.0, 4.0, 4.0]), with_depths([4.0, 4.0, 4.0, depth])
@@ -111,7 +111,7 @@ def test_a_shifted_prediction_is_perfect_only_after_scale_and_shift() -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_scores_are_those_of_plain_numpy(seed: int) -> None:
+def test_scores_equal_numpy(seed: int) -> None:
     truth = partly_known(make_scene(), seed)
     prediction = noisy(make_scene(), seed + 10)
     scores = depth_scores(prediction, truth)
@@ -138,7 +138,7 @@ def test_scores_are_those_of_plain_numpy(seed: int) -> None:
 
 
 def published(prediction: Scene, truth: Scene, max_depth: float | None) -> dict[str, float]:
-    """The protocol written down once more: masks, Weiszfeld, Adam, clips and means, in numpy."""
+    """Compute the published protocol in NumPy: masks, Weiszfeld, Adam, clipping and means."""
     g = truth.depths.numpy().astype(float)
     mask = (truth.depth_confidence.numpy() > 0) & (g > 0) & (prediction.depth_confidence.numpy() > 0)
     if max_depth is not None:
@@ -178,22 +178,23 @@ def test_video_depth_is_the_published_protocol(max_depth: float | None) -> None:
     assert [score.alignment for score in scores] == ["L1 scale by Weiszfeld"] * 3 + ["L1 scale and shift by Adam"] * 2
 
 
-def test_far_pixels_are_left_out_and_far_predictions_brought_to_the_bound() -> None:
-    """Of 1, 2, 4, 8 at a bound of 8 three are left; the last of them, at 40 predicted, is clipped from 40 to 8."""
+def test_distant_pixels_are_skipped_and_distant_predictions_clipped() -> None:
+    """Of the depths 1, 2, 4 and 8, three are below the bound of 8; the third is predicted at 40."""
     truth, prediction = with_depths([1.0, 2.0, 4.0, 8.0]), with_depths([1.0, 2.0, 40.0, 1.0])
     found = scores_by_name(video_depth_scores(prediction, truth, 8.0))
     scale = found["video_depth_abs_rel_scale"]
     assert (scale.count, scale.total) == (3, 3)
-    # The L1 scale is 0.1, by the weight of the far pixel: 0.1, 0.2, 4.
+    # The L1 scale is 0.1 because of the weight of the distant pixel: the predictions become 0.1, 0.2 and 4.
     assert scale.value == pytest.approx((0.9 + 0.9 + 0) / 3, abs=1e-3)
-    # From median 2 / 2 Adam goes down by about a tenth a thousand steps: the third stays above 8 and is clipped to it.
+    # Adam starts at a scale of 2 / 2 and changes it by about 0.1 at most: the third prediction stays above 8 and is
+    # clipped.
     shift = found["video_depth_abs_rel_scale_shift"]
     assert shift.value == pytest.approx(published(prediction, truth, 8.0)["video_depth_abs_rel_scale_shift"])
     assert 1.0 / 3 < shift.value < 1.5 / 3
 
 
-def test_depths_below_nothing_are_no_hits_though_their_ratios_are_small() -> None:
-    """max(P / G, G / P) of a negative P is negative and below 1.25; the floor makes it a miss, the error is kept."""
+def test_negative_depths_are_errors_although_their_ratios_are_small() -> None:
+    """max(P / G, G / P) of a negative P is below 1.25 unless P is clamped. The relative error is not clamped."""
     truth = with_depths([1.0, 1.0, 1.0, 1.0])
     prediction = with_depths([1.0, 1.0, 1.0, -1.0])
     found = values(depth_scores(prediction, truth))
@@ -205,8 +206,8 @@ def test_depths_below_nothing_are_no_hits_though_their_ratios_are_small() -> Non
     assert found["video_depth_abs_rel_scale"] == pytest.approx(2 / 4, abs=1e-3)
 
 
-def test_a_line_that_goes_below_nothing_is_brought_up_to_the_floor() -> None:
-    """Twelve pixels hold the line P - 4; the last falls to -3 and is brought to 1e-5 of the median true depth, 3."""
+def test_negative_depths_after_scale_and_shift_are_clamped() -> None:
+    """Twelve pixels determine the line P - 4; the last becomes -3 and is clamped to 1e-5 of the median depth, 3."""
     truth = with_depths([1.0, 2.0, 3.0, 4.0] * 3 + [4.0])
     prediction = with_depths([5.0, 6.0, 7.0, 8.0] * 3 + [1.0])
     found = values(depth_scores(prediction, truth))
@@ -216,7 +217,7 @@ def test_a_line_that_goes_below_nothing_is_brought_up_to_the_floor() -> None:
 # Invariances and units
 
 
-def test_the_own_scores_do_not_depend_on_the_unit_of_the_prediction() -> None:
+def test_depth_scores_do_not_depend_on_the_unit_of_the_prediction() -> None:
     truth, prediction = make_scene(), noisy(make_scene())
     scaled = replace(prediction, depths=8 * prediction.depths)
     assert values(depth_scores(scaled, truth)) == pytest.approx(values(depth_scores(prediction, truth)), rel=1e-9)
@@ -224,10 +225,13 @@ def test_the_own_scores_do_not_depend_on_the_unit_of_the_prediction() -> None:
     assert depth_scores(in_meters, truth) == depth_scores(prediction, truth)
 
 
-def test_lengths_are_in_meters_where_they_are_known_and_shares_never_change() -> None:
+def test_only_lengths_depend_on_the_unit_of_the_truth() -> None:
     prediction, unknown = noisy(make_scene()), make_scene()
     known = replace(unknown, metres_per_unit=torch.tensor(2.5))
-    in_meters, in_units = scores_by_name(depth_scores(prediction, known)), scores_by_name(depth_scores(prediction, unknown))
+    in_meters, in_units = (
+        scores_by_name(depth_scores(prediction, known)),
+        scores_by_name(depth_scores(prediction, unknown)),
+    )
     for metric in DEPTH_METRICS:
         factor = 2.5 if metric.unit == "m" else 1.0
         assert in_meters[metric.name].value == pytest.approx(factor * in_units[metric.name].value, rel=1e-9)
@@ -236,13 +240,13 @@ def test_lengths_are_in_meters_where_they_are_known_and_shares_never_change() ->
 
 
 @pytest.mark.parametrize("meters", [0.0, -1.0, float("inf")])
-def test_a_unit_of_no_length_is_an_unknown_one(meters: float) -> None:
+def test_a_unit_without_valid_length_is_unknown(meters: float) -> None:
     truth = replace(make_scene(), metres_per_unit=torch.tensor(meters))
     assert depth_scores(noisy(truth), truth) == depth_scores(noisy(truth), make_scene())
 
 
-def test_the_bound_of_video_depth_is_in_meters_and_the_prediction_is_taken_as_it_was_made() -> None:
-    """Adam's answer depends on the prediction's unit, which the truth's must not change."""
+def test_max_depth_is_in_meters_and_the_prediction_keeps_its_unit() -> None:
+    """The result of Adam depends on the unit of the prediction, which must not depend on the unit of the truth."""
     truth, prediction = make_scene(), noisy(make_scene())
     in_feet = replace(truth, depths=truth.depths / 0.25, metres_per_unit=torch.tensor(0.25))
     in_meters = replace(truth, metres_per_unit=torch.tensor(1.0))
@@ -254,25 +258,25 @@ def test_the_bound_of_video_depth_is_in_meters_and_the_prediction_is_taken_as_it
 
 
 @pytest.mark.parametrize("scores_of", BOTH)
-def test_the_order_of_frames_and_what_lies_at_unknown_pixels_change_nothing(scores_of) -> None:
+def test_scores_do_not_depend_on_the_order_of_frames_and_on_unknown_pixels(scores_of) -> None:
     truth, prediction = partly_known(make_scene()), noisy(make_scene())
     expected = values(scores_of(prediction, truth))
     order = [2, 0, 1]
     assert values(scores_of(prediction.frames(order), truth.frames(order))) == pytest.approx(expected, rel=1e-6)
     known = prediction.depth_confidence > 0
-    wild = replace(prediction, depths=torch.where(known, prediction.depths, torch.inf))
-    assert values(scores_of(wild, truth)) == expected
+    changed = replace(prediction, depths=torch.where(known, prediction.depths, torch.inf))
+    assert values(scores_of(changed, truth)) == expected
 
 
-def test_one_scale_serves_all_frames() -> None:
-    """Each frame right by a scale of its own is not right."""
+def test_all_frames_share_one_scale() -> None:
+    """Frames that are correct only up to a scale of their own have errors."""
     truth = make_scene()
     uneven = replace(truth, depths=truth.depths * torch.tensor([1.0, 2.0, 4.0])[:, None, None])
     assert values(depth_scores(uneven, truth))["abs_rel"] > 0.4
     assert values(video_depth_scores(uneven, truth, None))["video_depth_abs_rel_scale"] > 0.4
 
 
-def test_predictions_of_another_size_are_scored_once_paired() -> None:
+def test_predictions_of_another_size_are_scored_after_pairing() -> None:
     truth = make_scene()
     prediction = pair_with_truth(truth.resized(24, 32), truth)
     assert values(depth_scores(prediction, truth))["abs_rel"] < 0.01
@@ -286,12 +290,12 @@ def test_a_truth_without_depth_has_no_scores(scores_of) -> None:
     assert scores_of(make_scene(), with_depths([])) == ()
 
 
-def test_a_truth_beyond_the_bound_has_no_scores() -> None:
+def test_a_truth_beyond_max_depth_has_no_scores() -> None:
     assert video_depth_scores(make_scene(), make_scene(), 0.5) == ()
 
 
 @pytest.mark.parametrize("scores_of", BOTH)
-def test_a_prediction_that_knows_nothing_is_undefined_and_covers_nothing(scores_of) -> None:
+def test_without_predicted_depth_scores_are_undefined_and_the_coverage_is_zero(scores_of) -> None:
     scores = scores_of(with_depths([]), make_scene())
     assert len(scores) == (9 if scores_of is depth_scores else 5)
     for score in scores:
@@ -300,33 +304,33 @@ def test_a_prediction_that_knows_nothing_is_undefined_and_covers_nothing(scores_
             assert (score.value, score.count, score.note) == (0.0, score.total, "")
         else:
             assert math.isnan(score.value)
-            assert (score.count, score.note) == (0, "the prediction knows no depth where the truth does")
+            assert (score.count, score.note) == (0, "the prediction has no depth at pixels with known true depth")
 
 
-def test_a_prediction_behind_the_camera_has_no_median_scale_and_says_so() -> None:
+def test_without_a_positive_median_depth_there_is_no_scale() -> None:
     truth, prediction = with_depths([1.0, 2.0, 3.0, 4.0]), with_depths([-4.0, -3.0, 0.0, 9.0])
-    own = scores_by_name(depth_scores(prediction, truth))
+    scores = scores_by_name(depth_scores(prediction, truth))
     for name in OVER_SCALE:
-        assert math.isnan(own[name].value)
-        assert own[name].note == "no scale: the median predicted depth is -3"
-        assert own[name].alignment == "median scale"
-    assert own["abs_rel_scale_shift"].value < 1
-    assert own["depth_coverage"].value == 1
+        assert math.isnan(scores[name].value)
+        assert scores[name].note == "no scale: the median predicted depth is -3, not above 0"
+        assert scores[name].alignment == "median scale"
+    assert scores["abs_rel_scale_shift"].value < 1
+    assert scores["depth_coverage"].value == 1
     assert math.isnan(values(depth_scores(with_depths([-1.0, 0.0, 2.0, 3.0]), truth))["abs_rel"])
     for given in ([-1.0, -1.0, 0.0, 9.0], [1.0, 1.0, 1.0, -9.0], [-1.0, 0.0, 2.0, 3.0], [-9.0, 1.0, 4.0, 4.0]):
-        scores = video_depth_scores(with_depths(given), truth, None)
-        assert [score.metric for score in scores] == [metric.name for metric in VIDEO_DEPTH_METRICS]
-        assert all(math.isnan(score.value) and "no scale" in score.note and score.total == 4 for score in scores)
+        undefined = video_depth_scores(with_depths(given), truth, None)
+        assert [score.metric for score in undefined] == [metric.name for metric in VIDEO_DEPTH_METRICS]
+        assert all(math.isnan(score.value) and "no scale" in score.note and score.total == 4 for score in undefined)
 
 
 @pytest.mark.parametrize("scores_of", BOTH)
 @pytest.mark.parametrize("depth", [0.0, -1.0, torch.nan, torch.inf])
-def test_a_truth_that_claims_impossible_depths_is_refused(scores_of, depth: float) -> None:
-    with pytest.raises(ValueError, match="not finite and above 0 at 1 pixels said to be known"):
+def test_known_true_depths_must_be_finite_and_positive(scores_of, depth: float) -> None:
+    with pytest.raises(ValueError, match="1 true depths with a confidence above 0 are not finite and above 0"):
         scores_of(make_scene(), with_depths([1.0, depth]))
 
 
 @pytest.mark.parametrize("max_depth", [0.0, -1.0, float("nan")])
-def test_a_bound_must_leave_something(max_depth: float) -> None:
-    with pytest.raises(ValueError, match="leaves nothing"):
+def test_max_depth_must_be_positive(max_depth: float) -> None:
+    with pytest.raises(ValueError, match="max_depth must be above 0"):
         video_depth_scores(make_scene(), make_scene(), max_depth)

@@ -1,4 +1,4 @@
-"""Track metrics in the pictures: TAP-Vid's three, survival and the median error."""
+"""Tests of track metrics in the image: TAP-Vid, survival and the median trajectory error."""
 
 import math
 from dataclasses import replace
@@ -12,14 +12,14 @@ from scored import scores_by_name, tracks_of
 from recon4d import geometry as g
 from recon4d.eval.metrics.pixel_tracks import (
     PIXEL_TRACK_METRICS,
-    after_anchor,
     average_jaccard,
-    beside_anchor,
+    is_after_anchor,
+    is_off_anchor,
+    mean_share_below,
     pixel_errors,
     pixel_track_scores,
-    share_nearer,
 )
-from recon4d.eval.metrics.track_pairs import in_pictures, track_pairs
+from recon4d.eval.metrics.track_pairs import project_into_frames, track_pairs
 from recon4d.records import Cameras, Scene, Tracks
 
 SIM3 = g.similarity(
@@ -28,8 +28,9 @@ SIM3 = g.similarity(
 STEP_X, STEP_Y = 256 / WIDTH, 256 / HEIGHT
 
 
-def scene_of(pixels: torch.Tensor, visible: torch.Tensor, anchors: tuple[int, ...] = (0,)) -> Scene:
-    """Tracks that project to `pixels` (anchor time query 2) at depth 2, seen by still cameras of focal length 10."""
+def scene_of(pixels: torch.Tensor, visibility: torch.Tensor, anchors: tuple[int, ...] = (0,)) -> Scene:
+    """Create tracks that project to pixels of shape (anchor, time, query, 2), at depth 2, with static cameras of focal
+    length 10."""
     num_frames = pixels.shape[1]
     scene = make_scene(num_frames)
     intrinsics = torch.tensor([[10.0, 0.0, 8.0], [0.0, 10.0, 6.0], [0.0, 0.0, 1.0]])
@@ -39,8 +40,8 @@ def scene_of(pixels: torch.Tensor, visible: torch.Tensor, anchors: tuple[int, ..
         cameras=Cameras(torch.eye(4).expand(num_frames, 4, 4), intrinsics.expand(num_frames, 3, 3)),
         tracks=Tracks(
             points=flat.reshape(*pixels.shape[:-1], 3),
-            visibility=visible,
-            confidence=torch.ones_like(visible),
+            visibility=visibility,
+            confidence=torch.ones_like(visibility),
             anchors=torch.tensor(anchors),
             pixels=torch.stack([pixels[i, anchor] for i, anchor in enumerate(anchors)]),
         ),
@@ -79,23 +80,24 @@ def test_truth_against_itself_is_perfect() -> None:
 
 
 def test_scores_computed_on_paper() -> None:
-    # Two tracks, four frames. In a picture 256 wide, 16 pixels to each of ours: errors of track A are 3, 20 and 60,
-    # those of B 0, 0.5 and 1.5; A is truly hidden at frame 3, and B is called hidden at frame 2.
+    # Two tracks, four frames; one pixel of the maps is 16 pixels wide in the scaled image. The errors of track A are 3,
+    # 20 and 60 pixels, those of B are 0, 0.5 and 1.5. A is occluded in frame 3, and B is predicted to be occluded in
+    # frame 2.
     true = torch.tensor([[8.0, 6.0], [3.0, 4.0]]).expand(1, 4, 2, 2)
     errors = torch.tensor([[90.0, 90.0], [3.0, 0.0], [20.0, 0.5], [60.0, 1.5]])
     predicted = true.clone()
     predicted[0, :, :, 0] += errors / STEP_X
-    visible, said = torch.ones(1, 4, 2), torch.ones(1, 4, 2)
-    visible[0, 3, 0] = 0
-    said[0, 2, 1] = 0.5
-    truth, prediction = scene_of(true, visible), scene_of(predicted, said)
+    visibility, predicted_visibility = torch.ones(1, 4, 2), torch.ones(1, 4, 2)
+    visibility[0, 3, 0] = 0
+    predicted_visibility[0, 2, 1] = 0.5
+    truth, prediction = scene_of(true, visibility), scene_of(predicted, predicted_visibility)
     prediction = with_tracks(prediction, pixels=tracks_of(truth).pixels)
     scores = scores_by_name(pixel_track_scores(prediction, truth))
     assert scores["delta_avg"].value == pytest.approx((2 / 5 + 3 / 5 + 4 / 5 + 4 / 5 + 4 / 5) / 5)
     assert scores["delta_avg"].total == 5
     assert scores["occlusion_accuracy"].value == pytest.approx(4 / 6)
     assert scores["occlusion_accuracy"].total == 6
-    # Said visible are A three times and B twice. Hits: at 1 px B1; at 2 px also B3; from 4 px on also A1.
+    # A is predicted to be visible three times and B twice. Hits: B1 at 1 px, also B3 at 2 px, also A1 from 4 px on.
     assert scores["average_jaccard"].value == pytest.approx((1 / (5 + 4) + 2 / (5 + 3) + 3 * 3 / (5 + 2)) / 5)
     assert scores["pixel_survival"].value == pytest.approx((2 / 3 + 1) / 2)
     assert scores["pixel_survival_16"].value == pytest.approx((1 / 3 + 1) / 2)
@@ -104,7 +106,7 @@ def test_scores_computed_on_paper() -> None:
     assert all(score.alignment == "none" for score in scores.values())
 
 
-def test_each_axis_has_its_own_factor_to_256_pixels() -> None:
+def test_each_axis_has_its_own_scale_to_256_pixels() -> None:
     true = torch.tensor([8.0, 6.0]).expand(1, 2, 1, 2)
     for offset, wanted in (
         ((1.0, 0.0), STEP_X),
@@ -138,11 +140,11 @@ def test_scores_equal_plain_loops(seed: int) -> None:
             for limit, shares in alive.items():
                 shares.append(next((i for i, error in enumerate(path) if error > limit), len(path)) / len(path))
     visible = [e for e in errors if t.visibility[e]]
-    said = [e for e in errors if p.visibility[e] > 0.5 and p.confidence[e] > 0]
+    positives = [e for e in errors if p.visibility[e] > 0.5 and p.confidence[e] > 0]
     jaccards = []
     for limit in (1, 2, 4, 8, 16):
-        hits = len([e for e in said if t.visibility[e] and errors[e] < limit])
-        jaccards.append(hits / (len(visible) + len(said) - hits))
+        hits = len([e for e in positives if t.visibility[e] and errors[e] < limit])
+        jaccards.append(hits / (len(visible) + len(positives) - hits))
     finite = np.sort([error for error in errors.values() if error < np.inf])
     wanted = {
         "delta_avg": np.mean([[errors[e] < limit for e in visible] for limit in (1, 2, 4, 8, 16)]),
@@ -158,7 +160,7 @@ def test_scores_equal_plain_loops(seed: int) -> None:
     assert scores["median_trajectory_error"].count == len(finite) < scores["median_trajectory_error"].total
 
 
-def test_the_predicted_world_does_not_matter() -> None:
+def test_scores_do_not_depend_on_the_predicted_world_frame() -> None:
     prediction, truth = random_scenes(1)
     for one, other in zip(
         pixel_track_scores(prediction, truth), pixel_track_scores(prediction.transformed(SIM3), truth), strict=True
@@ -166,20 +168,20 @@ def test_the_predicted_world_does_not_matter() -> None:
         assert one.value == pytest.approx(other.value, rel=1e-3), one.metric
 
 
-def test_pictures_are_the_scenes_own_where_points_are_before_the_camera() -> None:
+def test_projection_equals_track_pixels_and_is_nan_behind_the_camera() -> None:
     scene = make_scene(4)
     flat = tracks_of(scene).points[0]
-    assert torch.allclose(in_pictures(flat, scene.cameras), scene.track_pixels[0], atol=1e-4)
+    assert torch.allclose(project_into_frames(flat, scene.cameras), scene.track_pixels[0], atol=1e-4)
     behind = flat.clone()
     behind[0] *= -1
     behind[1, 0, :] = scene.cameras.centers[1]
-    seen = in_pictures(behind, scene.cameras)
-    assert seen[0].isnan().all()
-    assert seen[1, 0].isnan().all()
-    assert not seen[2:].isnan().any()
+    projected = project_into_frames(behind, scene.cameras)
+    assert projected[0].isnan().all()
+    assert projected[1, 0].isnan().all()
+    assert not projected[2:].isnan().any()
 
 
-def test_points_behind_a_camera_are_wrong_even_if_they_project_to_the_right_place() -> None:
+def test_points_behind_a_camera_are_errors_even_if_they_project_to_the_correct_pixel() -> None:
     true = torch.tensor([8.5, 6.5]).expand(1, 3, 1, 2)
     truth = scene_of(true, torch.ones(1, 3, 1))
     points = tracks_of(truth).points.clone()
@@ -194,13 +196,13 @@ def test_points_behind_a_camera_are_wrong_even_if_they_project_to_the_right_plac
     points[0, 0] *= -1
     scores = scores_by_name(pixel_track_scores(with_tracks(truth, points=points), truth))
     assert math.isnan(scores["median_trajectory_error"].value)
-    assert scores["median_trajectory_error"].note == "no predicted point falls into a picture"
+    assert scores["median_trajectory_error"].note == "no predicted point is in front of its camera"
 
 
-def test_true_points_behind_the_camera_count_for_being_hidden_only() -> None:
+def test_only_the_visibility_of_true_points_behind_the_camera_counts() -> None:
     true = torch.tensor([8.5, 6.5]).expand(1, 4, 1, 2)
-    visible = torch.tensor([1.0, 1.0, 0.0, 0.0])[None, :, None]
-    truth = scene_of(true, visible)
+    visibility = torch.tensor([1.0, 1.0, 0.0, 0.0])[None, :, None]
+    truth = scene_of(true, visibility)
     points = tracks_of(truth).points.clone()
     points[0, 2] *= -1
     behind = with_tracks(truth, points=points)
@@ -209,13 +211,13 @@ def test_true_points_behind_the_camera_count_for_being_hidden_only() -> None:
     assert scores["median_trajectory_error"].total == 2
     assert scores["occlusion_accuracy"].total == 3
     assert scores["occlusion_accuracy"].value == scores["average_jaccard"].value == 1
-    said_visible = with_tracks(behind, visible=torch.ones(1, 4, 1))
-    scores = scores_by_name(pixel_track_scores(truth, said_visible))
+    predicted_visible = with_tracks(behind, visibility=torch.ones(1, 4, 1))
+    scores = scores_by_name(pixel_track_scores(truth, predicted_visible))
     assert scores["delta_avg"].total == scores["average_jaccard"].total == 2
     assert scores["delta_avg"].value == 1
 
 
-def test_frames_that_were_not_placed_are_wrong_in_the_picture() -> None:
+def test_unregistered_frames_are_errors() -> None:
     truth = make_scene(4)
     world_from_cam = truth.cameras.world_from_cam.clone()
     world_from_cam[2] = torch.nan
@@ -228,21 +230,21 @@ def test_frames_that_were_not_placed_are_wrong_in_the_picture() -> None:
     assert scores["median_trajectory_error"].count * 3 == scores["median_trajectory_error"].total * 2
 
 
-def test_frames_that_are_evaluated() -> None:
+def test_evaluated_frames_of_both_query_modes() -> None:
     anchors = torch.tensor([0, 2])
-    assert after_anchor(anchors, 3).tolist() == [[False, False], [True, False], [True, False]]
-    assert beside_anchor(anchors, 3).tolist() == [[False, True], [True, True], [True, False]]
+    assert is_after_anchor(anchors, 3).tolist() == [[False, False], [True, False], [True, False]]
+    assert is_off_anchor(anchors, 3).tolist() == [[False, True], [True, True], [True, False]]
 
 
-def test_limits_are_below_and_not_at() -> None:
+def test_thresholds_are_exclusive() -> None:
     errors = torch.tensor([[1.0, 0.5, 3.0, torch.nan]])
     everywhere = torch.ones(1, 4, dtype=torch.bool)
-    assert share_nearer(errors, everywhere, (1, 4)) == pytest.approx((1 + 3) / 4 / 2)
-    # At 1 one of four is a hit, at 2 two, from 4 on three; what is not a hit is a false positive.
+    assert mean_share_below(errors, everywhere, (1, 4)) == pytest.approx((1 + 3) / 4 / 2)
+    # Hits of four points: one at 1, two at 2, three from 4 on. All other points are false positives.
     assert average_jaccard(errors, everywhere, everywhere, everywhere) == pytest.approx((1 / 7 + 2 / 6 + 3 * 3 / 5) / 5)
 
 
-def test_survival_ends_above_its_limit() -> None:
+def test_survival_threshold_is_inclusive() -> None:
     true = torch.tensor([8.0, 6.0]).expand(1, 3, 1, 2)
     truth = scene_of(true, torch.ones(1, 3, 1))
     for error, name, wanted in (
@@ -255,7 +257,7 @@ def test_survival_ends_above_its_limit() -> None:
         assert scores_by_name(pixel_track_scores(prediction, truth))[name].value == wanted
 
 
-def test_what_cannot_be_measured_says_why() -> None:
+def test_undefined_scores_give_a_reason() -> None:
     prediction, truth = random_scenes(0)
     assert pixel_track_scores(prediction, replace(truth, tracks=None)) == ()
     for score in pixel_track_scores(replace(prediction, tracks=None), truth):
@@ -264,11 +266,11 @@ def test_what_cannot_be_measured_says_why() -> None:
         assert score.total > 0
     nothing_known = with_tracks(truth, confidence=torch.zeros(2, 6, 7))
     for score in pixel_track_scores(prediction, nothing_known):
-        assert (score.note, score.total) == ("the truth knows no track at its anchor", 0)
+        assert (score.note, score.total) == ("no true track is known at its anchor", 0)
     at_the_end = with_tracks(truth, anchors=torch.tensor([5, 5]))
     for score in pixel_track_scores(prediction, at_the_end):
         assert (score.note, score.total) == ("no true track is known after its anchor", 0)
-    hidden = scores_by_name(pixel_track_scores(prediction, with_tracks(truth, visible=torch.zeros(2, 6, 7))))
+    hidden = scores_by_name(pixel_track_scores(prediction, with_tracks(truth, visibility=torch.zeros(2, 6, 7))))
     for name in ("delta_avg", "average_jaccard"):
         assert hidden[name].note == "no true track is visible after its anchor"
         assert hidden[name].total == 0

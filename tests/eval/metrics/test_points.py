@@ -1,4 +1,5 @@
-"""Point maps and clouds against the truth: cases on paper, slow twins, ICP, and the published multi-view protocol."""
+"""Tests of point map and point cloud metrics, ICP and the multi-view protocol: hand-computed cases, naive loops and
+published formulas."""
 
 import dataclasses
 import math
@@ -23,14 +24,14 @@ from recon4d.eval.metrics.point_clouds import (
     nearest_neighbors,
     normal_consistency,
     normals,
-    thinned,
+    subsample,
 )
 from recon4d.eval.metrics.points import (
     POINT_METRICS,
+    has_point_from_depth,
     median_distance_to_first_camera,
     point_scores,
-    points_known_from_depth,
-    thinned_cloud,
+    subsample_map,
 )
 from recon4d.eval.protocols import multiview_points
 from recon4d.eval.protocols.multiview_points import (
@@ -40,6 +41,7 @@ from recon4d.eval.protocols.multiview_points import (
     shift_and_scale,
 )
 from recon4d.records import Scene
+from recon4d.refine.no_solution import NoSolution
 
 SIM3 = g.similarity(
     torch.tensor(2.5), g.rotation_from_axis_angle(torch.tensor([0.4, -1.0, 0.3])), torch.tensor([3.0, -1.0, 7.0])
@@ -54,14 +56,14 @@ def with_noise(scene: Scene, size: float, seed: int = 0) -> Scene:
     return dataclasses.replace(scene, points=scene.points + noise(tuple(scene.points.shape), size, seed))
 
 
-def knowing(scene: Scene, known: Tensor) -> Scene:
-    """The scene whose points are known where `known`, and not numbers elsewhere."""
+def with_known(scene: Scene, known: Tensor) -> Scene:
+    """Return the scene with points only at known pixels; all others are NaN."""
     unknown = torch.where(known[..., None], scene.points, torch.nan)
     return dataclasses.replace(scene, points=unknown, point_confidence=known.float())
 
 
 def curved(frames: int = 2, seed: int = 0) -> Scene:
-    """A wall with waves in it, so that a fit of clouds has one answer; points only, in the cameras of `make_scene`."""
+    """Create a scene with a wavy surface, for which the alignment of point clouds is unique. Depths are unchanged."""
     scene = make_scene(frames, metres_per_unit=1.0)
     points = scene.points.clone()
     points[..., 2] += 0.2 * torch.sin(3 * points[..., 0]) * torch.cos(4 * points[..., 1] + seed)
@@ -71,7 +73,7 @@ def curved(frames: int = 2, seed: int = 0) -> Scene:
 # --- clouds ------------------------------------------------------------------------------------------------------
 
 
-def test_clouds_on_paper() -> None:
+def test_cloud_distances_computed_by_hand() -> None:
     predicted = torch.tensor([[0.0, 0, 0], [1, 0, 0], [5, 0, 0]])
     true = torch.tensor([[0.0, 0, 0], [1, 1, 0]])
     assert nearest_distances(predicted, true).tolist() == pytest.approx([0, 1, math.sqrt(17)])
@@ -81,7 +83,7 @@ def test_clouds_on_paper() -> None:
     assert distances.accuracy_median == pytest.approx(1)
     assert distances.completeness == distances.completeness_median == pytest.approx(0.5)
     assert distances.chamfer == chamfer(predicted, true) == pytest.approx(((1 + math.sqrt(17)) / 3 + 0.5) / 2)
-    # Nearer than 1: one of three, one of two. Nearer than 1.01: two of three, both.
+    # Closer than 1: one of three, one of two. Closer than 1.01: two of three, both.
     assert f_score(predicted, true, 1.0) == pytest.approx(2 * (1 / 3) * (1 / 2) / (5 / 6))
     assert f_score(predicted, true, 1.01) == pytest.approx(2 * (2 / 3) / (5 / 3))
     assert f_score(predicted, true + 100, 1.0) == 0
@@ -89,7 +91,7 @@ def test_clouds_on_paper() -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 10**6), st.integers(1, 30), st.integers(1, 30))
-def test_distances_are_those_of_all_pairs(seed: int, n: int, m: int) -> None:
+def test_distances_equal_those_over_all_pairs(seed: int, n: int, m: int) -> None:
     a, b = noise((n, 3), 1, seed).double(), noise((m, 3), 1, seed + 1).double()
     every = (a[:, None] - b).norm(dim=-1)
     distances = accuracy_and_completeness(a, b)
@@ -105,7 +107,7 @@ def test_distances_are_those_of_all_pairs(seed: int, n: int, m: int) -> None:
     assert chamfer(a, b) == pytest.approx(chamfer(b, a))
 
 
-def test_empty_clouds_have_a_stated_answer() -> None:
+def test_results_of_empty_clouds() -> None:
     some, empty = torch.zeros(2, 3), torch.zeros(0, 3)
     for a, b in ((some, empty), (empty, some), (empty, empty)):
         distances = accuracy_and_completeness(a, b)
@@ -119,39 +121,39 @@ def test_empty_clouds_have_a_stated_answer() -> None:
     assert normals(empty).shape == (0, 3)
 
 
-def test_single_points_have_a_stated_answer() -> None:
+def test_results_of_single_points() -> None:
     one = torch.tensor([[1.0, 2, 3]])
     assert accuracy_and_completeness(one, one + 1).chamfer == pytest.approx(math.sqrt(3))
     assert normals(one).tolist() == [[0, 0, 1]]
     assert normal_consistency(one, one).mean == 1
 
 
-def test_thinning_keeps_the_same_places_of_two_maps_and_each_once() -> None:
+def test_subsampling_keeps_the_same_pixels_of_two_maps_without_duplicates() -> None:
     cloud = torch.arange(300.0).reshape(100, 3)
-    few = thinned(cloud, 10, seed=3)
+    few = subsample(cloud, 10, seed=3)
     assert few.shape == (10, 3)
     assert len(few.unique(dim=0)) == 10
     assert (few % 3 == torch.arange(3)).all()
-    assert torch.equal(few, thinned(cloud, 10, seed=3))
-    assert not torch.equal(few, thinned(cloud, 10, seed=4))
-    assert torch.equal(thinned(cloud, 1000, seed=3).sort(dim=0).values, cloud)
+    assert torch.equal(few, subsample(cloud, 10, seed=3))
+    assert not torch.equal(few, subsample(cloud, 10, seed=4))
+    assert torch.equal(subsample(cloud, 1000, seed=3).sort(dim=0).values, cloud)
     known = torch.ones(100, dtype=torch.bool)
     known[few[4, 0].int() // 3] = False
-    partly = thinned(cloud, 10, seed=3, known=known)
+    partly = subsample(cloud, 10, seed=3, is_known=known)
     assert torch.equal(partly[:9], torch.cat([few[:4], few[5:]]))
-    assert thinned(cloud, 10, 3, torch.zeros(100, dtype=torch.bool)).shape == (0, 3)
-    with pytest.raises(ValueError, match="thinned to 0 points"):
-        thinned(cloud, 0, seed=3)
+    assert subsample(cloud, 10, 3, torch.zeros(100, dtype=torch.bool)).shape == (0, 3)
+    with pytest.raises(ValueError, match="count must be at least 1"):
+        subsample(cloud, 0, seed=3)
 
 
-def test_the_normals_of_a_plane_are_its_own() -> None:
+def test_normals_of_a_plane() -> None:
     flat = noise((200, 3), 1, 0)
     flat[:, 2] = 0.5 * flat[:, 0]
     expected = torch.tensor([-0.5, 0, 1], dtype=torch.float64) / math.sqrt(1.25)
     torch.testing.assert_close((normals(flat) @ expected).abs(), torch.ones(200, dtype=torch.float64))
 
 
-def test_normals_are_the_least_spread_of_the_thirty_nearest_points() -> None:
+def test_normals_are_the_direction_of_least_variance_of_the_thirty_nearest_points() -> None:
     cloud = noise((80, 3), 1, 1).double()
     nearest = (cloud[:, None] - cloud).norm(dim=-1).argsort(dim=-1)[:, :30]
     for i in range(80):
@@ -161,18 +163,18 @@ def test_normals_are_the_least_spread_of_the_thirty_nearest_points() -> None:
 
 
 def test_normal_consistency_of_planes_is_the_cosine_between_them() -> None:
-    # Two strips of one plane beside each other, and the second of them turned by 60 degrees in the prediction.
+    # A plane, and the same plane rotated by 60 degrees.
     flat = torch.rand(400, 3, generator=torch.Generator().manual_seed(0))
     flat[:, 2] = 0
-    turned = flat @ g.rotation_from_axis_angle(torch.tensor([math.radians(60), 0, 0])).T
+    rotated = flat @ g.rotation_from_axis_angle(torch.tensor([math.radians(60), 0, 0])).T
     assert normal_consistency(flat, flat).mean == pytest.approx(1)
-    consistency = normal_consistency(turned, flat)
+    consistency = normal_consistency(rotated, flat)
     for cosine in dataclasses.astuple(consistency):
         assert cosine == pytest.approx(0.5, abs=1e-5)
-    assert normal_consistency(turned, turned + torch.tensor([0.0, 0, 1])).mean == pytest.approx(1)
+    assert normal_consistency(rotated, rotated + torch.tensor([0.0, 0, 1])).mean == pytest.approx(1)
 
 
-def test_normal_consistency_is_over_each_cloud_in_turn() -> None:
+def test_normal_consistency_averages_over_each_cloud() -> None:
     a, b = noise((60, 3), 1, 2).double(), noise((90, 3), 1, 3).double()
     every = (a[:, None] - b).norm(dim=-1)
     cosines = (normals(a) @ normals(b).T).abs()
@@ -186,7 +188,7 @@ def test_normal_consistency_is_over_each_cloud_in_turn() -> None:
     assert found.mean == pytest.approx((over_a.mean() + over_b.mean()) / 2)
 
 
-def test_icp_brings_a_cloud_back(capfd: pytest.CaptureFixture[str]) -> None:
+def test_icp_recovers_a_transform(capfd: pytest.CaptureFixture[str]) -> None:
     true = curved().points.reshape(-1, 3)
     moved_from_true = g.rigid(
         g.rotation_from_axis_angle(torch.tensor([0.01, -0.01, 0.02])), torch.tensor([0.02, 0, -0.01])
@@ -198,7 +200,7 @@ def test_icp_brings_a_cloud_back(capfd: pytest.CaptureFixture[str]) -> None:
     assert capfd.readouterr() == ("", "")
 
 
-def test_icp_starts_where_it_is_told_and_believes_no_neighbor_further_than_it_is_told() -> None:
+def test_icp_uses_the_initial_transform_and_the_largest_distance() -> None:
     true = curved().points.reshape(-1, 3)
     away = g.rigid(torch.eye(3), torch.tensor([50.0, 0, 0]))
     there = align_icp(g.transform_points(away, true), true, 0.1, g.invert(away))
@@ -208,7 +210,7 @@ def test_icp_starts_where_it_is_told_and_believes_no_neighbor_further_than_it_is
     assert nothing.count == 0
 
 
-def test_icp_of_few_points_is_where_it_starts(capfd: pytest.CaptureFixture[str]) -> None:
+def test_icp_of_few_points_returns_the_initial_transform(capfd: pytest.CaptureFixture[str]) -> None:
     start = g.rigid(torch.eye(3), torch.tensor([1.0, 2, 3]))
     for n, m in ((0, 5), (5, 0), (2, 5), (5, 2)):
         alignment = align_icp(noise((n, 3), 1, 0), noise((m, 3), 1, 1), 10.0, start)
@@ -217,14 +219,14 @@ def test_icp_of_few_points_is_where_it_starts(capfd: pytest.CaptureFixture[str])
     assert align_icp(noise((3, 3), 1, 0), noise((3, 3), 1, 1), 10.0, start).count == 3
     assert capfd.readouterr() == ("", "")
     for wrong in (0.0, -1.0, math.inf, math.nan):
-        with pytest.raises(ValueError, match="largest distance"):
+        with pytest.raises(ValueError, match="max_distance of ICP"):
             align_icp(noise((5, 3), 1, 0), noise((5, 3), 1, 1), wrong, start)
 
 
 # --- point maps --------------------------------------------------------------------------------------------------
 
 
-def test_truth_against_itself_is_perfect_in_any_world() -> None:
+def test_truth_against_itself_is_perfect_in_any_world_frame() -> None:
     truth = make_scene(3, metres_per_unit=1.0)
     for prediction in (truth, truth.transformed(SIM3)):
         for metric, score in zip(POINT_METRICS, point_scores(prediction, truth), strict=True):
@@ -235,15 +237,15 @@ def test_truth_against_itself_is_perfect_in_any_world() -> None:
             assert not score.note
 
 
-def test_metrics_say_what_a_failed_clip_is_worth() -> None:
+def test_worst_values() -> None:
     worst = {metric.name: metric.worst for metric in POINT_METRICS}
     assert worst.pop("f_score") == 0
     assert set(worst.values()) == {None}
     assert {metric.worst for metric in MULTIVIEW_POINT_METRICS} == {None}
 
 
-def test_point_maps_on_paper() -> None:
-    # A square pyramid's base, twice as long as the true one: the best similarity leaves 0.4 and 0.2 at each corner.
+def test_point_maps_computed_by_hand() -> None:
+    # A square is predicted as a rectangle of twice the height: Sim(3) leaves errors of 0.4 and 0.2 at each corner.
     truth = make_scene(1, metres_per_unit=1.0)
     known = torch.zeros(1, 12, 16, dtype=torch.bool)
     known[0, 0, :4] = True
@@ -251,8 +253,8 @@ def test_point_maps_on_paper() -> None:
     rectangle = torch.tensor([[-1.0, -2, 0], [1, -2, 0], [1, 2, 0], [-1, 2, 0]])
     true_points, points_ = truth.points.clone(), truth.points.clone()
     true_points[0, 0, :4], points_[0, 0, :4] = square, rectangle
-    truth = knowing(dataclasses.replace(truth, points=true_points), known)
-    prediction = knowing(dataclasses.replace(truth, points=points_), known)
+    truth = with_known(dataclasses.replace(truth, points=true_points), known)
+    prediction = with_known(dataclasses.replace(truth, points=points_), known)
     scores = scores_by_name(point_scores(prediction, truth))
     off = math.sqrt(0.4**2 + 0.2**2)
     for name in ("point_epe", "accuracy", "completeness", "chamfer"):
@@ -263,7 +265,7 @@ def test_point_maps_on_paper() -> None:
     assert (scores["point_epe"].count, scores["point_epe"].total) == (4, 4)
 
 
-def test_point_maps_are_what_plain_numpy_finds() -> None:
+def test_point_map_scores_equal_numpy() -> None:
     truth = make_scene(2, metres_per_unit=2.0)
     prediction = with_noise(truth, 0.1).transformed(SIM3)
     scores = scores_by_name(point_scores(prediction, truth))
@@ -288,7 +290,7 @@ def test_point_maps_are_what_plain_numpy_finds() -> None:
     assert scores["normal_consistency"].value == pytest.approx(expected, abs=1e-3)
 
 
-def test_points_do_not_change_under_a_similarity_of_the_prediction_and_scale_with_the_truth() -> None:
+def test_point_scores_are_invariant_to_a_similarity_of_the_prediction_and_scale_with_the_truth() -> None:
     truth = make_scene(2)
     prediction = with_noise(truth, 0.1)
     for metric, before, moved, larger in zip(
@@ -303,14 +305,14 @@ def test_points_do_not_change_under_a_similarity_of_the_prediction_and_scale_wit
         assert bool(before.note) == (metric.unit == "m")
 
 
-def test_all_known_predicted_points_are_in_the_cloud_and_only_shared_ones_in_the_fit() -> None:
+def test_clouds_have_all_known_points_and_the_alignment_only_common_ones() -> None:
     truth = make_scene(2, metres_per_unit=1.0)
     known = torch.ones_like(truth.depths, dtype=torch.bool)
     known[:, :6] = False
-    partly = knowing(truth, known)
-    wild = truth.points.clone()
-    wild[:, :6] += 1000
-    prediction = dataclasses.replace(truth, points=wild)
+    partly = with_known(truth, known)
+    shifted = truth.points.clone()
+    shifted[:, :6] += 1000
+    prediction = dataclasses.replace(truth, points=shifted)
     scores = scores_by_name(point_scores(prediction, partly))
     assert scores["point_epe"].value == pytest.approx(0, abs=1e-4)
     assert (scores["point_epe"].count, scores["point_epe"].total) == (192, 192)
@@ -318,28 +320,28 @@ def test_all_known_predicted_points_are_in_the_cloud_and_only_shared_ones_in_the
     assert scores["accuracy"].value > 400
     assert scores["f_score"].value == pytest.approx(2 * 0.5 / 1.5)
     assert scores["accuracy"].count == 2 * scores["completeness"].count == 384
-    # The other way round nothing is wrong but what is missing.
+    # With the roles exchanged, the known points are exact and only completeness suffers.
     scores = scores_by_name(point_scores(partly, truth))
     assert scores["accuracy"].value == pytest.approx(0, abs=1e-4)
     assert scores["completeness"].value > 0.1
     assert (scores["point_epe"].count, scores["point_epe"].total) == (192, 384)
 
 
-def test_clouds_are_thinned_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_clouds_are_subsampled_at_the_same_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
     truth = make_scene(3, metres_per_unit=1.0)
     known = torch.rand(truth.depths.shape, generator=torch.Generator().manual_seed(0)) > 0.01
     monkeypatch.setattr(points, "CLOUD_SIZE", 100)
-    scores = scores_by_name(point_scores(knowing(truth, known), truth))
+    scores = scores_by_name(point_scores(with_known(truth, known), truth))
     assert scores["accuracy"].count == scores["completeness"].count == 100
-    # But for the pixels that are not known, the two clouds are the same.
+    # The two clouds differ only at the unknown pixels.
     assert scores["accuracy"].value < 0.01
     assert scores["point_epe"].count == int(known.sum())
-    cloud = thinned_cloud(truth.points, known)
+    cloud = subsample_map(truth.points, known)
     assert cloud.shape == (100, 3)
     assert cloud.dtype == torch.float64
 
 
-def test_points_from_depth_have_their_own_fit() -> None:
+def test_points_from_depth_have_their_own_alignment() -> None:
     truth = make_scene(3, metres_per_unit=1.0)
     cameras = dataclasses.replace(truth.cameras, world_from_cam=truth.cameras.world_from_cam.clone())
     cameras.world_from_cam[2] = torch.nan
@@ -350,7 +352,7 @@ def test_points_from_depth_have_their_own_fit() -> None:
     prediction = dataclasses.replace(
         with_noise(truth, 0.5), cameras=cameras, depths=depths, depth_confidence=confidence
     ).transformed(SIM3)
-    known = points_known_from_depth(prediction)
+    known = has_point_from_depth(prediction)
     assert known.sum(dim=(-1, -2)).tolist() == [11 * 16, 12 * 16, 0]
     scores = scores_by_name(point_scores(prediction, truth))
     assert scores["points_from_depth_epe"].value == pytest.approx(0, abs=1e-4)
@@ -362,11 +364,14 @@ def test_points_from_depth_have_their_own_fit() -> None:
     assert scores_by_name(point_scores(unknown, truth))["point_epe"].value == pytest.approx(0, abs=1e-4)
 
 
-def test_without_depth_lengths_are_measured_by_the_distance_to_the_first_camera() -> None:
+def test_without_depth_the_distance_to_the_first_camera_is_the_unit_of_length() -> None:
     truth = make_scene(2, metres_per_unit=1.0)
     no_depth = dataclasses.replace(truth, depth_confidence=torch.zeros_like(truth.depths))
     prediction = with_noise(truth, 0.15)
-    with_depth, without = scores_by_name(point_scores(prediction, truth)), scores_by_name(point_scores(prediction, no_depth))
+    with_depth, without = (
+        scores_by_name(point_scores(prediction, truth)),
+        scores_by_name(point_scores(prediction, no_depth)),
+    )
     assert with_depth["f_score"].value < without["f_score"].value < 1
     distance = median_distance_to_first_camera(truth)
     assert distance > float(truth.depths.median())
@@ -384,25 +389,27 @@ def test_without_depth_lengths_are_measured_by_the_distance_to_the_first_camera(
     assert scores["point_epe"].value == pytest.approx(with_depth["point_epe"].value)
 
 
-def test_without_shared_points_nothing_is_defined_but_the_f_score_is_0() -> None:
+def test_without_common_points_only_the_f_score_is_defined() -> None:
     truth = make_scene(2)
     for count in (0, 2):
         known = torch.zeros_like(truth.depths, dtype=torch.bool)
         known[0, 0, :count] = True
-        prediction = dataclasses.replace(knowing(truth, known), depth_confidence=torch.zeros_like(truth.depths))
+        prediction = dataclasses.replace(with_known(truth, known), depth_confidence=torch.zeros_like(truth.depths))
         for metric, score in zip(POINT_METRICS, point_scores(prediction, truth), strict=True):
             assert score.metric == metric.name
             number = 0 if metric.name == "points_from_depth_epe" else count
-            assert score.note == f"{number} points are known in both prediction and truth; wanted at least 3"
+            assert score.note == f"{number} points are known in both prediction and truth; at least 3 are needed"
             assert (score.count, score.total) == (0, 384)
             assert score.value == 0 if metric.name == "f_score" else math.isnan(score.value)
     known[0, 0, :3] = True
-    assert scores_by_name(point_scores(knowing(truth, known), truth))["point_epe"].value == pytest.approx(0, abs=1e-4)
+    assert scores_by_name(point_scores(with_known(truth, known), truth))["point_epe"].value == pytest.approx(
+        0, abs=1e-4
+    )
 
 
 def test_a_truth_without_points_has_no_scores() -> None:
     scene = make_scene(2)
-    truth = knowing(scene, torch.zeros_like(scene.depths, dtype=torch.bool))
+    truth = with_known(scene, torch.zeros_like(scene.depths, dtype=torch.bool))
     assert point_scores(scene, truth) == ()
     assert multiview_point_scores(scene, truth) == ()
 
@@ -410,7 +417,7 @@ def test_a_truth_without_points_has_no_scores() -> None:
 # --- the published multi-view protocol ---------------------------------------------------------------------------
 
 
-def test_multiview_truth_against_itself_is_perfect_in_any_world() -> None:
+def test_multiview_truth_against_itself_is_perfect_in_any_world_frame() -> None:
     truth = curved()
     for prediction in (truth, truth.transformed(SIM3)):
         for metric, score in zip(MULTIVIEW_POINT_METRICS, multiview_point_scores(prediction, truth), strict=True):
@@ -419,9 +426,9 @@ def test_multiview_truth_against_itself_is_perfect_in_any_world() -> None:
             assert score.total == 2 * 12 * 16
 
 
-def test_shift_and_scale_on_paper() -> None:
+def test_shift_and_scale_computed_by_hand() -> None:
     true = torch.tensor([[0.0, 0, 4], [2, 0, 5], [0, 4, 6], [0, 0, 20], [0, 0, 5]])
-    # Medians 0, 0, 5; distances from there 1, 2, sqrt(17), 15, 0.
+    # The medians are 0, 0 and 5; the distances from them are 1, 2, sqrt(17), 15 and 0.
     predicted = true / 4
     fit = shift_and_scale(predicted, true)
     assert (fit.predicted_z, fit.true_z) == (1.25, 5)
@@ -430,19 +437,19 @@ def test_shift_and_scale_on_paper() -> None:
     torch.testing.assert_close(fit.apply(predicted + torch.tensor([0.0, 0, 9])), true + torch.tensor([0.0, 0, 36]))
     again = shift_and_scale(predicted + torch.tensor([1.0, 0, 9]), true)
     assert again.scale == pytest.approx(4)
-    # A shift along z is taken away, one along x is not.
+    # A shift along z is removed, a shift along x is not.
     torch.testing.assert_close(again.apply(predicted + torch.tensor([1.0, 0, 9])), true + torch.tensor([4.0, 0, 0]))
-    # Of an even number the lower of the middle two, as torch has it.
+    # The median of an even number of values is the lower of the two middle ones, as in torch.
     assert shift_and_scale(predicted[:4], true[:4]).true_z == 5
-    with pytest.raises(ValueError, match="wanted both above 0"):
+    with pytest.raises(NoSolution, match="both must be above 0"):
         shift_and_scale(torch.ones(3, 3), torch.eye(3))
-    with pytest.raises(ValueError, match="wanted both above 0"):
+    with pytest.raises(NoSolution, match="both must be above 0"):
         shift_and_scale(torch.tensor([[0.0, 0, 1], [5, 0, 1], [0, 7, 1]]), torch.ones(3, 3))
     with pytest.raises(ValueError, match="0 predicted and 0 true"):
         shift_and_scale(torch.ones(0, 3), torch.ones(0, 3))
 
 
-def test_the_center_is_224_pixels_wide_or_all_there_is() -> None:
+def test_the_central_crop_has_224_pixels_or_the_whole_axis() -> None:
     inside = is_in_center(384, 513)
     assert inside.sum() == 224 * 224
     assert inside[80:304, 144:368].all()
@@ -452,13 +459,13 @@ def test_the_center_is_224_pixels_wide_or_all_there_is() -> None:
     assert is_in_center(300, 100)[38:262].all()
 
 
-def test_the_published_protocol_is_reproduced_on_frozen_maps(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_published_protocol_is_reproduced_on_random_maps(monkeypatch: pytest.MonkeyPatch) -> None:
     import open3d as o3d
 
     monkeypatch.setattr(multiview_points, "CROP", 10)
     truth = curved(frames=2)
     known = torch.rand(truth.depths.shape, generator=torch.Generator().manual_seed(3)) > 0.2
-    truth = dataclasses.replace(knowing(truth, known), metres_per_unit=torch.tensor(0.5)).transformed(SIM3)
+    truth = dataclasses.replace(with_known(truth, known), metres_per_unit=torch.tensor(0.5)).transformed(SIM3)
     prediction = with_noise(curved(frames=2, seed=1), 0.03, seed=4)
     scores = multiview_point_scores(prediction, truth, icp_distance=0.5)
 
@@ -498,7 +505,7 @@ def test_the_published_protocol_is_reproduced_on_frozen_maps(monkeypatch: pytest
     every = np.linalg.norm(a[:, None] - b, axis=-1)
     nc1 = np.abs((normal_a * normal_b[every.argmin(1)]).sum(1))
     nc2 = np.abs((normal_b * normal_a[every.argmin(0)]).sum(1))
-    # The truth's unit is 0.5 / 2.5 meters long.
+    # The unit of the truth is 0.5 / 2.5 meters long.
     expected = {
         "multiview_accuracy": 0.2 * every.min(1).mean(),
         "multiview_accuracy_median": 0.2 * np.median(every.min(1)),
@@ -518,18 +525,18 @@ def test_the_published_protocol_is_reproduced_on_frozen_maps(monkeypatch: pytest
     assert scores_by_name(scores)["multiview_nc"].count == len(b)
 
 
-def test_what_the_prediction_does_not_know_is_missing_from_its_cloud_only() -> None:
+def test_unknown_pixels_are_missing_only_in_the_predicted_cloud() -> None:
     truth = curved()
     known = torch.ones_like(truth.depths, dtype=torch.bool)
     known[:, :, 12:] = False
-    scores = scores_by_name(multiview_point_scores(knowing(truth, known), truth))
+    scores = scores_by_name(multiview_point_scores(with_known(truth, known), truth))
     assert scores["multiview_accuracy"].value == pytest.approx(0, abs=1e-3)
     assert scores["multiview_completeness"].value > 0.05
     assert scores["multiview_completeness"].count == scores["multiview_accuracy"].total == 384
     assert scores["multiview_accuracy"].count == 288
 
 
-def test_multiview_says_why_it_is_undefined(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_undefined_multiview_scores_give_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     truth = curved()
     world_from_cam = truth.cameras.world_from_cam.clone()
     world_from_cam[0] = torch.nan
@@ -542,9 +549,9 @@ def test_multiview_says_why_it_is_undefined(monkeypatch: pytest.MonkeyPatch) -> 
     for prediction, true, why in (
         (lost, truth, "the first camera is not known"),
         (truth, lost, "the first camera is not known"),
-        (knowing(truth, nowhere), truth, "no point is known in both"),
-        (at_one_place, truth, "wanted both above 0"),
-        (knowing(truth, corner), truth, "0 predicted points are in the center"),
+        (with_known(truth, nowhere), truth, "no point is known in both"),
+        (at_one_place, truth, "both must be above 0"),
+        (with_known(truth, corner), truth, "the central crop has 0 predicted and 32 true points"),
     ):
         scores = multiview_point_scores(prediction, true)
         assert [score.metric for score in scores] == [metric.name for metric in MULTIVIEW_POINT_METRICS]

@@ -1,4 +1,4 @@
-"""Track metrics in space: pairs of queries, one alignment a clip, motion, survival and visibility."""
+"""Tests of 3D track metrics: pairs of queries, one alignment per clip, dynamic points, survival and visibility."""
 
 import math
 import time
@@ -17,9 +17,9 @@ from recon4d.eval.metrics.track_pairs import nearest_queries, track_pairs
 from recon4d.eval.metrics.tracks import (
     TRACK_METRICS,
     aligned_errors,
+    is_dynamic_entry,
     jaccard,
-    moving_entries,
-    share_within,
+    mean_share_within,
     survival_shares,
     track_scores,
 )
@@ -28,13 +28,13 @@ from recon4d.records import Cameras, Scene, Tracks
 
 def scene_of(
     points: torch.Tensor,
-    visible: torch.Tensor | None = None,
+    visibility: torch.Tensor | None = None,
     confidence: torch.Tensor | None = None,
     anchors: tuple[int, ...] = (0,),
     pixels: torch.Tensor | None = None,
     metres_per_unit: float = 1.0,
 ) -> Scene:
-    """Tracks (anchor time query 3) seen by still cameras at the origin; no depth is known."""
+    """Create a scene with tracks of shape (anchor, time, query, 3), static cameras at the origin and no known depth."""
     num_frames, num_queries = points.shape[1:3]
     scene = make_scene(num_frames, metres_per_unit=metres_per_unit)
     ones = torch.ones(points.shape[:-1])
@@ -47,7 +47,7 @@ def scene_of(
         point_confidence=torch.zeros_like(scene.depths),
         tracks=Tracks(
             points=points,
-            visibility=ones if visible is None else visible,
+            visibility=ones if visibility is None else visibility,
             confidence=ones if confidence is None else confidence,
             anchors=torch.tensor(anchors),
             pixels=pixels.expand(points.shape[0], -1, -1),
@@ -60,7 +60,7 @@ def with_tracks(scene: Scene, **changes: torch.Tensor) -> Scene:
 
 
 def random_scenes(seed: int, frames: int = 5, queries: int = 6) -> tuple[Scene, Scene]:
-    """A sparse moving truth of two anchors, partly hidden and unknown, and a noisy prediction of it."""
+    """Create sparse dynamic true tracks of two anchors, partly occluded and unknown, and a noisy prediction."""
     generator = torch.Generator().manual_seed(seed)
 
     def noise(*shape: int) -> torch.Tensor:
@@ -70,12 +70,12 @@ def random_scenes(seed: int, frames: int = 5, queries: int = 6) -> tuple[Scene, 
     true = start + (0.2 * noise(2, frames, queries, 3)).cumsum(dim=1)
     confidence = (noise(2, frames, queries) > -1).float()
     confidence[0, 0], confidence[1, 2] = 1, 1
-    visible = (noise(2, frames, queries) > 0).float() * confidence
-    truth = scene_of(true, visible, confidence, (0, 2))
+    visibility = (noise(2, frames, queries) > 0).float() * confidence
+    truth = scene_of(true, visibility, confidence, (0, 2))
     predicted = (true + 0.3 * noise(2, frames, queries, 3)) / 2
-    answered = (noise(2, frames, queries) > -1.5).float() * 3
+    found = (noise(2, frames, queries) > -1.5).float() * 3
     prediction = with_tracks(
-        truth, points=predicted, visible=torch.rand(2, frames, queries, generator=generator), confidence=answered
+        truth, points=predicted, visibility=torch.rand(2, frames, queries, generator=generator), confidence=found
     )
     return prediction, truth
 
@@ -92,7 +92,7 @@ def test_truth_against_itself_is_perfect() -> None:
     assert scores["epe"].count == scores["epe"].total == scores["apd3d"].count
 
 
-def test_dense_truth_against_itself_is_perfect_and_nothing_moves() -> None:
+def test_dense_static_truth_against_itself_is_perfect_and_has_no_dynamic_points() -> None:
     truth = make_scene(4, anchors=(0, 2), metres_per_unit=2.0)
     scores = scores_by_name(track_scores(truth, truth))
     assert scores["apd3d"] == Score("apd3d", 1.0, 2 * 4 * 192, 2 * 4 * 192, "median scale")
@@ -100,52 +100,55 @@ def test_dense_truth_against_itself_is_perfect_and_nothing_moves() -> None:
     assert scores["survival"].count == 2 * 192
     for name in ("apd3d_moving", "epe_moving", "moving_epe", "static_oracle_moving_epe"):
         assert math.isnan(scores[name].value)
-        assert scores[name].note == "nothing moves in the truth"
+        assert scores[name].note == "the truth has no dynamic points"
         assert scores[name].count == scores[name].total == 0
 
 
 def by_hand() -> tuple[Scene, Scene]:
-    """Three tracks over four frames: A and B stand at (0, 0, 4) and (3, 0, 4), C walks by 1 a frame from (0, 0, 2)."""
-    still = torch.tensor([[[0.0, 0.0, 4.0], [3.0, 0.0, 4.0]]]).expand(4, 2, 3)
-    walk = torch.tensor([0.0, 0.0, 2.0]) + torch.arange(4.0)[:, None, None] * torch.tensor([1.0, 0.0, 0.0])
-    true = torch.cat([still, walk], dim=1)[None]
+    """Create three tracks over four frames.
+
+    A stays at (0, 0, 4), B stays at (3, 0, 4), and C moves by 1 per frame from (0, 0, 2).
+    """
+    static = torch.tensor([[[0.0, 0.0, 4.0], [3.0, 0.0, 4.0]]]).expand(4, 2, 3)
+    dynamic = torch.tensor([0.0, 0.0, 2.0]) + torch.arange(4.0)[:, None, None] * torch.tensor([1.0, 0.0, 0.0])
+    true = torch.cat([static, dynamic], dim=1)[None]
     predicted = true.clone()
     predicted[0, 3, 0, 0] += 0.2
     predicted[0, 2, 2, 1] += 0.4
     predicted[0, 3, 2, 1] += 0.6
-    visible = torch.ones(1, 4, 3)
-    visible[0, 2:, 2] = 0
+    visibility = torch.ones(1, 4, 3)
+    visibility[0, 2:, 2] = 0
     confidence = torch.ones(1, 4, 3)
     confidence[0, 1, 1] = 0
-    said = visible.clone()
-    said[0, 2, 2] = 1
-    said[0, 1, 0] = 0.5
-    return scene_of(predicted, said, confidence * 2), scene_of(true, visible)
+    predicted_visibility = visibility.clone()
+    predicted_visibility[0, 2, 2] = 1
+    predicted_visibility[0, 1, 0] = 0.5
+    return scene_of(predicted, predicted_visibility, confidence * 2), scene_of(true, visibility)
 
 
 def test_scores_computed_on_paper() -> None:
     prediction, truth = by_hand()
     scores = scores_by_name(track_scores(prediction, truth))
-    # Median norms are 4 on both sides: of 12 true norms (4 x 4, 5 x 4, and 2, 2.24, 2.83, 3.61) the sixth, and of the
-    # 11 predicted and found the sixth; the twelfth true one, which was not found, is left out.
+    # The median norm is 4 for prediction and truth: the sixth of the 11 found points. The norms of all 12 true points
+    # are 4 (four times), 5 (four times), 2, 2.24, 2.83 and 3.61; one point was not found and is skipped.
     assert scores["epe"].value == pytest.approx((0.2 + 0.4 + 0.6) / 11, abs=1e-6)
     assert (scores["epe"].count, scores["epe"].total) == (11, 12)
     assert scores["apd3d"].value == pytest.approx((8 / 12 + 9 / 12 + 10 / 12 + 11 / 12) / 4)
     assert (scores["apd3d"].count, scores["apd3d"].total) == (12, 12)
-    # C has moved by more than 0.04 at frames 1, 2 and 3.
+    # C is displaced by more than 2 % of its depth, 0.04, in frames 1, 2 and 3.
     assert scores["apd3d_moving"].value == pytest.approx((1 + 1 + 2 + 3) / 3 / 4)
     assert scores["epe_moving"].value == pytest.approx(1.0 / 3)
-    # No depth is known: the median of the anchors' z is 4 (of 4, 4 and 2), and 3 is its unit.
+    # No depth is known, so the median depth at the anchors is used: 4 (of 4, 4 and 2), which becomes 3.
     assert scores["moving_epe"].value == pytest.approx(1.0 / 3 * 3 / 4)
     assert scores["static_oracle_moving_epe"].value == pytest.approx((1 + 2 + 3) / 3 * 3 / 4)
     assert scores["static_oracle_moving_epe"].count == 3
-    # A survives; B is lost at once (not found at frame 1); C exceeds half a meter at its third later frame.
+    # A survives, B is lost at once (not found in frame 1), and C exceeds half a meter in its third later frame.
     assert scores["survival"].value == pytest.approx((1 + 0 + 2 / 3) / 3)
-    # Beside the anchors: 9 entries, wrong are B's not found, A's half, C's at frame 2.
+    # 9 entries are off the anchor. Errors: B is not found, A has a probability of 0.5, C is occluded in frame 2.
     assert scores["visibility_accuracy"].value == pytest.approx(6 / 9)
     assert scores["visibility_accuracy"].total == 9
-    # 10 are truly visible. Said visible and within 0.1: 12 - 1 (not found) - 1 (a half) - 1 (C at 3) = 9 said, of which
-    # A at 3 is 0.2 off and C at 2 is hidden.
+    # 10 true points are visible. 12 - 1 (not found) - 1 (probability 0.5) - 1 (C in frame 3) = 9 points are predicted
+    # to be visible, of which A in frame 3 is 0.2 off and C in frame 2 is occluded.
     assert scores["aj"].value == pytest.approx((7 / 12 + 8 / 11 * 3) / 4)
 
 
@@ -170,7 +173,7 @@ def test_distances_are_in_meters_and_undefined_shares_say_so() -> None:
         assert unknown["visibility_accuracy"].value == once["visibility_accuracy"].value
 
 
-def test_the_clips_median_depth_is_over_known_pixels_of_all_frames() -> None:
+def test_median_depth_of_a_clip_is_over_known_pixels_of_all_frames() -> None:
     prediction, truth = by_hand()
     depths = torch.full_like(truth.depths, 100.0)
     confidence = torch.zeros_like(depths)
@@ -182,7 +185,7 @@ def test_the_clips_median_depth_is_over_known_pixels_of_all_frames() -> None:
     assert scores["static_oracle_moving_epe"].value == pytest.approx(2 * 3 / 6)
 
 
-def test_without_tracks_in_the_truth_there_is_nothing_and_without_predicted_ones_only_the_oracle() -> None:
+def test_no_scores_without_true_tracks_and_only_the_oracle_without_predicted_tracks() -> None:
     prediction, truth = by_hand()
     assert track_scores(prediction, replace(truth, tracks=None)) == ()
     scores = scores_by_name(track_scores(replace(prediction, tracks=None), truth))
@@ -196,7 +199,7 @@ def test_without_tracks_in_the_truth_there_is_nothing_and_without_predicted_ones
             assert score.total > 0
 
 
-def test_nothing_found_is_wrong_in_shares_and_undefined_in_distances() -> None:
+def test_missing_tracks_are_errors_in_accuracy_and_undefined_in_distances() -> None:
     prediction, truth = by_hand()
     elsewhere = with_tracks(prediction, anchors=torch.tensor([1]))
     scores = scores_by_name(track_scores(elsewhere, truth))
@@ -205,26 +208,40 @@ def test_nothing_found_is_wrong_in_shares_and_undefined_in_distances() -> None:
     assert scores["visibility_accuracy"].value == 0
     for name in ("epe", "epe_sim3", "epe_moving", "moving_epe"):
         assert math.isnan(scores[name].value)
-        assert scores[name].note == "no track was found at the true queries"
+        assert scores[name].note == "no predicted track could be aligned with the true queries"
     assert scores["epe"].total == 12
 
 
-def test_tracks_without_queries_find_nothing() -> None:
+def test_tracks_at_the_origin_are_errors_in_accuracy_and_undefined_in_distances() -> None:
+    """No scale maps points at the origin to the truth."""
+    prediction, truth = by_hand()
+    collapsed = with_tracks(prediction, points=torch.zeros_like(tracks_of(prediction).points))
+    scores = scores_by_name(track_scores(collapsed, truth))
+    for name in ("apd3d", "apd3d_median_of_ratios", "apd3d_moving", "survival", "aj"):
+        assert scores[name].value == 0
+    for name in ("epe", "epe_moving", "moving_epe"):
+        assert math.isnan(scores[name].value)
+        assert scores[name].note == "no predicted track could be aligned with the true queries"
+    assert scores["visibility_accuracy"].value == pytest.approx(6 / 9)
+    assert scores["epe_sim3"].value > 0
+
+
+def test_predictions_without_queries_have_no_points() -> None:
     prediction, truth = by_hand()
     tracks = tracks_of(prediction)
     empty = with_tracks(
         prediction,
         points=tracks.points[:, :, :0],
-        visible=tracks.visibility[:, :, :0],
+        visibility=tracks.visibility[:, :, :0],
         confidence=tracks.confidence[:, :, :0],
         pixels=tracks.pixels[:, :0],
     )
     scores = scores_by_name(track_scores(empty, truth))
     assert scores["apd3d"].value == 0
-    assert scores["epe"].note == "no track was found at the true queries"
+    assert scores["epe"].note == "no predicted track could be aligned with the true queries"
 
 
-def test_queries_unknown_at_their_anchor_or_whose_anchor_is_gone_are_left_out() -> None:
+def test_queries_without_a_known_anchor_point_or_anchor_frame_are_skipped() -> None:
     prediction, truth = random_scenes(1)
     confidence = tracks_of(truth).confidence.clone()
     confidence[0, 0, 3] = 0
@@ -246,10 +263,10 @@ def test_a_similarity_of_the_predicted_world_and_its_unit_change_nothing() -> No
         assert one.value == pytest.approx(other.value, abs=2e-5), one.metric
 
 
-def test_sim3_forgives_a_turned_prediction_and_a_median_scale_does_not() -> None:
+def test_sim3_corrects_a_rotated_prediction_and_a_median_scale_does_not() -> None:
     _, truth = random_scenes(3)
-    turned = with_tracks(truth, points=g.transform_points(SIM3, tracks_of(truth).points))
-    scores = scores_by_name(track_scores(turned, truth))
+    rotated = with_tracks(truth, points=g.transform_points(SIM3, tracks_of(truth).points))
+    scores = scores_by_name(track_scores(rotated, truth))
     assert scores["epe_sim3"].value == pytest.approx(0, abs=1e-5)
     assert scores["apd3d_sim3"].value == 1
     assert scores["epe"].value > 0.5
@@ -267,7 +284,7 @@ def test_scores_equal_plain_loops(seed: int) -> None:
 
 
 def loops(prediction: Scene, truth: Scene) -> dict[str, float]:
-    """The scores by going through every entry, in NumPy."""
+    """Compute the scores with loops over all entries in NumPy."""
     p, t = tracks_of(prediction), tracks_of(truth)
     entries = [
         (a, f, q)
@@ -296,9 +313,9 @@ def loops(prediction: Scene, truth: Scene) -> dict[str, float]:
     right = [found[e] and (float(p.visibility[e]) > 0.5) == bool(t.visibility[e]) for e in beside]
     jaccards = []
     for limit in (0.1, 0.3, 0.5, 1.0):
-        said = [e for e in entries if found[e] and p.visibility[e] > 0.5]
-        hits = sum(bool(t.visibility[e]) and bool(by_scale[e] <= limit) for e in said)
-        jaccards.append(hits / (sum(bool(t.visibility[e]) for e in entries) + len(said) - hits))
+        positives = [e for e in entries if found[e] and p.visibility[e] > 0.5]
+        hits = sum(bool(t.visibility[e]) and bool(by_scale[e] <= limit) for e in positives)
+        jaccards.append(hits / (sum(bool(t.visibility[e]) for e in entries) + len(positives) - hits))
     shares = []
     for a in range(2):
         for q in range(6):
@@ -322,7 +339,7 @@ def loops(prediction: Scene, truth: Scene) -> dict[str, float]:
     }
 
 
-def test_a_track_of_the_last_frame_is_followed_backwards() -> None:
+def test_a_track_of_the_last_frame_is_evaluated_backward() -> None:
     true = torch.tensor([0.0, 0.0, 4.0]).expand(1, 4, 1, 3)
     predicted = true.clone()
     predicted[0, 1, 0, 0] = 0.6
@@ -339,40 +356,40 @@ def test_a_track_half_a_meter_off_survives() -> None:
     for offset, wanted in ((0.5, 1), (0.501, 5 / 6)):
         points = tracks_of(truth).points.clone()
         points[0, 2, 1, 0] = offset
-        assert scores_by_name(track_scores(with_tracks(truth, points=points), truth))["survival"].value == pytest.approx(
-            wanted
-        )
+        assert scores_by_name(track_scores(with_tracks(truth, points=points), truth))[
+            "survival"
+        ].value == pytest.approx(wanted)
 
 
-def test_limits_belong_to_what_they_limit() -> None:
+def test_thresholds_are_inclusive() -> None:
     errors = torch.tensor([[0.5, 0.25, torch.nan, 2.0]])
     everywhere = torch.ones(1, 4, dtype=torch.bool)
-    assert share_within(errors, everywhere, (0.25, 0.5)) == pytest.approx((1 + 2) / 4 / 2)
-    assert share_within(errors, torch.tensor([[True, False, False, True]]), (0.5,)) == 0.5
+    assert mean_share_within(errors, everywhere, (0.25, 0.5)) == pytest.approx((1 + 2) / 4 / 2)
+    assert mean_share_within(errors, torch.tensor([[True, False, False, True]]), (0.5,)) == 0.5
     true = torch.tensor([[0.0, 0.0, 50.0], [1.0, 0.0, 50.0], [1.0001, 0.0, 50.0]])[None, :, None]
-    moving = moving_entries(track_pairs(scene_of(true), scene_of(true)))
+    moving = is_dynamic_entry(track_pairs(scene_of(true), scene_of(true)))
     assert moving[:, 0].tolist() == [False, False, True]
 
 
-def test_motion_is_measured_against_the_depth_in_the_anchors_own_camera() -> None:
+def test_displacement_is_relative_to_the_depth_in_the_camera_of_the_anchor() -> None:
     true = torch.tensor([[0.0, 0.0, 4.0], [0.0, 0.0, 4.0], [0.12, 0.0, 4.0]])[None, :, None]
     truth = scene_of(true, anchors=(1,))
     world_from_cam = torch.eye(4).repeat(3, 1, 1)
     world_from_cam[1, 2, 3] = -4.0
     farther = replace(truth, cameras=replace(truth.cameras, world_from_cam=world_from_cam))
-    assert moving_entries(track_pairs(truth, truth))[:, 0].tolist() == [False, False, True]
-    assert not moving_entries(track_pairs(farther, farther)).any()
+    assert is_dynamic_entry(track_pairs(truth, truth))[:, 0].tolist() == [False, False, True]
+    assert not is_dynamic_entry(track_pairs(farther, farther)).any()
 
 
 def test_jaccard_on_paper() -> None:
-    said, seen = (
+    predicted_visibility, true_visibility = (
         torch.tensor([[True, True, True, False, False, True]]),
         torch.tensor([[True, True, False, True, False, True]]),
     )
     within = torch.tensor([[True, False, True, True, True, True]])
     counted = torch.tensor([[True, True, True, True, True, False]])
-    # One hit, a far one, a hidden one, a missed one; the last does not count.
-    assert jaccard(within, said, seen, counted) == pytest.approx(1 / (3 + 2))
+    # One hit, one too far away, one occluded, one missed; the last one does not count.
+    assert jaccard(within, predicted_visibility, true_visibility, counted) == pytest.approx(1 / (3 + 2))
 
 
 def test_survival_counts_known_frames_outwards() -> None:
@@ -387,15 +404,15 @@ def test_survival_counts_known_frames_outwards() -> None:
 def test_alignment_is_once_over_all_found_and_known() -> None:
     prediction, truth = random_scenes(5)
     pairs = track_pairs(prediction, truth)
-    both = pairs.found & pairs.believed
+    both = pairs.is_found & pairs.is_known
     matrix = align_scale(pairs.predicted[both], pairs.true[both]).truth_from_prediction
     errors = aligned_errors(pairs, align_scale)
     assert torch.allclose(
         errors[both], (pairs.predicted[both] * matrix[0, 0] - pairs.true[both]).norm(dim=-1), atol=1e-6
     )
-    assert errors[~pairs.found].isnan().all()
-    assert aligned_errors(pairs, align_scale, least=int(both.sum()) + 1).isnan().all()
-    assert not aligned_errors(pairs, align_scale, least=int(both.sum())).isnan().all()
+    assert errors[~pairs.is_found].isnan().all()
+    assert aligned_errors(pairs, align_scale, min_points=int(both.sum()) + 1).isnan().all()
+    assert not aligned_errors(pairs, align_scale, min_points=int(both.sum())).isnan().all()
     tripled = aligned_errors(pairs, align_scale, unit=3.0)
     assert torch.allclose(tripled[both], 3 * errors[both], rtol=1e-4)
 
@@ -404,19 +421,19 @@ def test_the_order_of_anchors_and_queries_does_not_matter() -> None:
     prediction, truth = random_scenes(6)
     order = torch.tensor([3, 0, 5, 1, 4, 2])
     p = tracks_of(prediction)
-    turned = with_tracks(
+    rotated = with_tracks(
         prediction,
         points=p.points[[1, 0]][:, :, order],
-        visible=p.visibility[[1, 0]][:, :, order],
+        visibility=p.visibility[[1, 0]][:, :, order],
         confidence=p.confidence[[1, 0]][:, :, order],
         anchors=p.anchors[[1, 0]],
         pixels=p.pixels[[1, 0]][:, order] + 0.3,
     )
-    for one, other in zip(track_scores(prediction, truth), track_scores(turned, truth), strict=True):
+    for one, other in zip(track_scores(prediction, truth), track_scores(rotated, truth), strict=True):
         assert one.value == pytest.approx(other.value, nan_ok=True), one.metric
 
 
-def test_both_scenes_are_put_into_the_first_frame_that_both_know() -> None:
+def test_world_frame_is_the_first_camera_registered_in_both_scenes() -> None:
     truth = make_scene(4, anchors=(0, 2), metres_per_unit=1.0)
     world_from_cam = truth.cameras.world_from_cam.clone()
     world_from_cam[:2] = torch.nan
@@ -452,23 +469,23 @@ def test_the_containing_pixel_of_a_dense_prediction_is_the_nearest() -> None:
     assert torch.equal(index[inside], (floored[:, 1] * WIDTH + floored[:, 0])[inside])
 
 
-def test_a_dense_prediction_of_another_size_answers_in_its_own_pixels() -> None:
+def test_a_dense_prediction_of_another_size_is_matched_in_its_own_pixels() -> None:
     size = (48, 64)
     resized = g.pixel_grid(HEIGHT, WIDTH).reshape(-1, 2) * 4
     pixels = torch.tensor([[0.1, 0.1], [3.9, 0.2], [4.1, 7.9], [63.9, 47.9]])
-    answered = torch.ones(len(resized), dtype=torch.bool)
-    assert nearest_queries(pixels, resized, answered, size).tolist() == [0, 0, WIDTH + 1, HEIGHT * WIDTH - 1]
-    # One query more, or a coarse grid, is no dense prediction: then 0.75 pixel is the limit.
+    found = torch.ones(len(resized), dtype=torch.bool)
+    assert nearest_queries(pixels, resized, found, size).tolist() == [0, 0, WIDTH + 1, HEIGHT * WIDTH - 1]
+    # With an additional query or on a coarse grid, the prediction is sparse: the limit is 0.75 pixels.
     more = torch.cat([resized, resized[:1]])
     assert nearest_queries(pixels, more, torch.ones(len(more), dtype=torch.bool), size).tolist() == [-1] * 4
-    assert nearest_queries(pixels, resized + 0.009, answered, size).tolist() == [0, 0, WIDTH + 1, HEIGHT * WIDTH - 1]
-    assert nearest_queries(pixels, resized + 0.011, answered, size).tolist() == [-1] * 4
+    assert nearest_queries(pixels, resized + 0.009, found, size).tolist() == [0, 0, WIDTH + 1, HEIGHT * WIDTH - 1]
+    assert nearest_queries(pixels, resized + 0.011, found, size).tolist() == [-1] * 4
     coarse = g.pixel_grid(4, 4).reshape(-1, 2)
-    assert nearest_queries(pixels, coarse * 16, answered[:16], (64, 64)).tolist() == [0, 0, 0, 11]
-    assert nearest_queries(pixels, coarse * 16.5, answered[:16], (66, 66)).tolist() == [-1] * 4
+    assert nearest_queries(pixels, coarse * 16, found[:16], (64, 64)).tolist() == [0, 0, 0, 11]
+    assert nearest_queries(pixels, coarse * 16.5, found[:16], (66, 66)).tolist() == [-1] * 4
 
 
-def test_sparse_queries_are_the_nearest_answered_ones_within_three_quarters_of_a_pixel() -> None:
+def test_sparse_queries_are_matched_to_the_nearest_one_with_a_track_within_three_quarters_of_a_pixel() -> None:
     generator = torch.Generator().manual_seed(1)
     pixels, predicted = (torch.rand(n, 2, generator=generator) * 20 for n in (200, 150))
     everywhere = torch.ones(150, dtype=torch.bool)
@@ -486,12 +503,12 @@ def test_sparse_queries_are_the_nearest_answered_ones_within_three_quarters_of_a
     assert nearest_queries(limit, centers, everywhere[:3], (20, 20)).tolist() == [0, -1, -1]
 
 
-def test_queries_in_the_order_of_the_truth_are_their_own_even_at_one_place() -> None:
+def test_equal_queries_are_matched_in_order_even_if_they_coincide() -> None:
     pixels = torch.tensor([[3.2, 4.1], [3.2, 4.1], [0.0, 0.0]])
     assert nearest_queries(pixels, pixels.clone(), torch.ones(3, dtype=torch.bool), (20, 20)).tolist() == [0, 1, 2]
 
 
-def test_dense_pairs_are_quick() -> None:
+def test_dense_pairs_are_fast() -> None:
     height, width, frames = 192, 256, 32
     points = torch.rand(1, frames, height * width, 3) + torch.tensor([0.0, 0.0, 2.0])
     pixels = g.pixel_grid(height, width).reshape(-1, 2)
@@ -510,16 +527,16 @@ def test_dense_pairs_are_quick() -> None:
     pairs = track_pairs(scene, shifted)
     assert time.perf_counter() - start < 5
     assert torch.equal(pairs.predicted, pairs.true)
-    assert pairs.found.all()
+    assert pairs.is_found.all()
 
 
-def test_bad_input_is_named_in_one_line() -> None:
+def test_unsuitable_scenes_raise_value_errors() -> None:
     prediction, truth = by_hand()
     with pytest.raises(ValueError, match="has no tracks"):
         track_pairs(prediction, replace(truth, tracks=None))
     with pytest.raises(ValueError, match=r"3 frames of .* the truth 4"):
         track_pairs(prediction.frames([0, 1, 2]), truth)
-    with pytest.raises(ValueError, match="pair them first"):
+    with pytest.raises(ValueError, match="apply pair_with_truth first"):
         track_pairs(prediction.resized(6, 8), truth)
     world_from_cam = truth.cameras.world_from_cam.clone()
     world_from_cam[1] = torch.nan

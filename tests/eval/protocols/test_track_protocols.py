@@ -1,4 +1,4 @@
-"""Published track protocols, WorldTrack and TAPVid-3D, against plain NumPy transcriptions of their formulas."""
+"""Tests of the track protocols WorldTrack and TAPVid-3D against NumPy transcriptions of the published formulas."""
 
 import math
 from dataclasses import replace
@@ -11,7 +11,7 @@ from scored import SIM3, scores_by_name, tracks_of
 
 from recon4d import geometry as g
 from recon4d.eval.alignment.similarity import Alignment, align_scale, align_sim3
-from recon4d.eval.metrics.track_pairs import in_cameras, track_pairs
+from recon4d.eval.metrics.track_pairs import points_in_cameras, track_pairs
 from recon4d.eval.protocols.tapvid3d import (
     TAPVID3D_METRICS,
     apd_and_aj,
@@ -24,7 +24,7 @@ from recon4d.eval.protocols.worldtrack import (
     WORLDTRACK_METRICS,
     align_by_medians,
     align_closed_flawed,
-    median_filtered,
+    median_filter,
     median_of_columns,
     path_lengths,
     worldtrack_scores,
@@ -37,7 +37,7 @@ def with_tracks(scene: Scene, **changes: torch.Tensor) -> Scene:
 
 
 def random_scenes(seed: int, frames: int = 6, queries: int = 10) -> tuple[Scene, Scene]:
-    """A truth in meters whose first half stands still, all of it known, and a noisy prediction in another unit."""
+    """Create known true tracks in meters, the first half of them static, and a noisy prediction in another unit."""
     generator = torch.Generator().manual_seed(seed)
 
     def noise(*shape: int) -> torch.Tensor:
@@ -47,30 +47,30 @@ def random_scenes(seed: int, frames: int = 6, queries: int = 10) -> tuple[Scene,
     steps = 0.1 * noise(1, frames, queries, 3)
     steps[:, :, : queries // 2] = 0
     steps[:, 0] = 0
-    visible = (noise(1, frames, queries) > -0.3).float()
-    visible[0, 0, :8] = 1
-    visible[0, 0, 8:] = 0
+    visibility = (noise(1, frames, queries) > -0.3).float()
+    visibility[0, 0, :8] = 1
+    visibility[0, 0, 8:] = 0
     truth = make_scene(frames, metres_per_unit=1.0)
     truth = replace(
         truth,
         tracks=Tracks(
             points=start + steps.cumsum(dim=1),
-            visibility=visible,
+            visibility=visibility,
             confidence=torch.ones(1, frames, queries),
             anchors=torch.tensor([0]),
             pixels=torch.rand(1, queries, 2, generator=generator) * 10,
         ),
     )
     off = tracks_of(truth).points + 0.15 * noise(1, frames, queries, 3) * noise(1, 1, queries, 1)
-    said = torch.rand(1, frames, queries, generator=generator)
-    predicted = with_tracks(truth, points=off, visible=said)
+    predicted_visibility = torch.rand(1, frames, queries, generator=generator)
+    predicted = with_tracks(truth, points=off, visibility=predicted_visibility)
     return predicted.transformed(g.similarity(torch.tensor(0.5), torch.eye(3), torch.zeros(3))), truth
 
 
 def arrays(prediction: Scene, truth: Scene) -> tuple[np.ndarray, np.ndarray]:
-    """P and G (time, query, 3) of the queries that are visible in frame 0."""
-    seen = tracks_of(truth).visibility[0, 0] > 0
-    return tuple(tracks_of(scene).points[0][:, seen].double().numpy() for scene in (prediction, truth))  # type: ignore[return-value]
+    """Return P and G of shape (time, query, 3) for the queries that are visible in frame 0."""
+    is_visible = tracks_of(truth).visibility[0, 0] > 0
+    return tuple(tracks_of(scene).points[0][:, is_visible].double().numpy() for scene in (prediction, truth))  # type: ignore[return-value]
 
 
 def published_apd3d_epe(p: np.ndarray, g_: np.ndarray) -> tuple[float, float]:
@@ -106,7 +106,7 @@ def test_truth_against_itself_is_perfect() -> None:
             assert scores[metric.name].value == pytest.approx(1 if metric.unit == "share" else 0, abs=1e-5), metric.name
 
 
-def test_the_names_of_worldtrack() -> None:
+def test_names_of_worldtrack_metrics() -> None:
     assert [metric.name for metric in WORLDTRACK_METRICS] == [
         "worldtrack_apd3d_global",
         "worldtrack_epe_global",
@@ -143,23 +143,23 @@ def test_worldtrack_equals_the_published_formulas(seed: int) -> None:
         "moving_realigned": published_apd3d_epe(published_global(p[:, moving], t[:, moving]), t[:, moving]),
     }
     once = published_global(p, t)
-    seen = tracks_of(truth).visibility[0][:, :8].numpy() > 0
+    true_visibility = tracks_of(truth).visibility[0][:, :8].numpy() > 0
     for name, (apd3d, epe) in wanted.items():
         assert scores[f"worldtrack_apd3d_{name}"].value == pytest.approx(apd3d), name
         assert scores[f"worldtrack_epe_{name}"].value == pytest.approx(epe, rel=1e-4), name
     wanted_v2 = {
         "moving": published_apd3d_epe(once[:, moving], t[:, moving]),
-        "visible": published_apd3d_epe(once[seen], t[seen]),
+        "visible": published_apd3d_epe(once[true_visibility], t[true_visibility]),
     }
     for name, (apd3d, epe) in wanted_v2.items():
         assert scores[f"worldtrack_v2_apd3d_{name}"].value == pytest.approx(apd3d), name
         assert scores[f"worldtrack_v2_epe_{name}"].value == pytest.approx(epe, rel=1e-4), name
     assert scores["worldtrack_apd3d_global"].total == 6 * 8
     assert scores["worldtrack_apd3d_moving_realigned"].total == 6 * 3
-    assert scores["worldtrack_v2_epe_visible"].total == seen.sum()
+    assert scores["worldtrack_v2_epe_visible"].total == true_visibility.sum()
 
 
-def test_the_robust_similarity_forgives_a_turned_world_and_a_few_strays() -> None:
+def test_ransac_corrects_a_rotated_world_and_ignores_a_few_outliers() -> None:
     _, truth = random_scenes(1)
     points = g.transform_points(SIM3, tracks_of(truth).points)
     points[0, 2, 3] += 20
@@ -172,11 +172,11 @@ def test_the_robust_similarity_forgives_a_turned_world_and_a_few_strays() -> Non
     assert scores["worldtrack_apd3d_global"].value < 0.5
 
 
-def test_the_robust_similarity_is_asked_for_in_meters_with_the_published_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
+def test_ransac_uses_meters_and_the_published_threshold(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
 
     def fake(predicted: torch.Tensor, true: torch.Tensor, threshold: float, seed: int) -> Alignment:
-        asked.append((len(predicted), float(true.norm(dim=-1).max()), threshold, seed))
+        calls.append((len(predicted), float(true.norm(dim=-1).max()), threshold, seed))
         return align_sim3(predicted, true)
 
     monkeypatch.setattr("recon4d.eval.alignment.ransac.align_sim3_ransac", fake)
@@ -185,20 +185,20 @@ def test_the_robust_similarity_is_asked_for_in_meters_with_the_published_limit(m
     worldtrack_scores(prediction, truth)
     worldtrack_scores(prediction, replace(truth, metres_per_unit=torch.tensor(10.0)))
     farthest = np.linalg.norm(t, axis=-1).max()
-    assert asked == [(48, pytest.approx(farthest), 0.05, 0), (48, pytest.approx(10 * farthest), 0.05, 0)]
-    # Two points do not make a similarity in space.
+    assert calls == [(48, pytest.approx(farthest), 0.05, 0), (48, pytest.approx(10 * farthest), 0.05, 0)]
+    # Two points do not determine a similarity transform.
     confidence = torch.zeros(1, 6, 10)
     confidence[0, 0, :2] = 1
     scores = scores_by_name(worldtrack_scores(with_tracks(prediction, confidence=confidence), truth))
-    assert len(asked) == 2
+    assert len(calls) == 2
     assert scores["worldtrack_apd3d_sim3"].value == 0
-    assert scores["worldtrack_epe_sim3"].note == "no track was found at the true queries"
+    assert scores["worldtrack_epe_sim3"].note == "no predicted track could be aligned with the true queries"
     confidence[0, 0, 2] = 1
     worldtrack_scores(with_tracks(prediction, confidence=confidence), truth)
-    assert len(asked) == 3
+    assert len(calls) == 3
 
 
-def test_the_flawed_similarity_is_umeyamas_unless_a_reflection_fits_better() -> None:
+def test_flawed_similarity_equals_umeyama_unless_a_reflection_fits_better() -> None:
     generator = torch.Generator().manual_seed(0)
     true = torch.randn(200, 3, generator=generator)
     moved = g.transform_points(SIM3, true) + 0.1 * torch.randn(200, 3, generator=generator)
@@ -222,7 +222,7 @@ def test_the_flawed_similarity_is_umeyamas_unless_a_reflection_fits_better() -> 
     assert at_one_place.isfinite().all()
 
 
-def test_published_medians_of_even_numbers_lie_between() -> None:
+def test_published_medians_of_even_numbers_average_the_two_middle_values() -> None:
     true = torch.tensor([[2.0, 0.0, 0.0], [0.0, 4.0, 0.0]])
     predicted = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
     assert float(align_by_medians(predicted, true).truth_from_prediction[0, 0]) == 3
@@ -232,7 +232,7 @@ def test_published_medians_of_even_numbers_lie_between() -> None:
     assert float(at_origin[0, 0]) == pytest.approx(3e12)
 
 
-def test_medians_of_columns_equal_numpys() -> None:
+def test_medians_of_columns_equal_numpy() -> None:
     generator = np.random.default_rng(0)
     values = generator.normal(size=(7, 40))
     known = generator.random((7, 40)) > 0.4
@@ -241,7 +241,7 @@ def test_medians_of_columns_equal_numpys() -> None:
     assert np.allclose(median_of_columns(torch.tensor(values), torch.tensor(known)), wanted, equal_nan=True)
 
 
-def test_path_lengths_pass_over_what_is_unknown() -> None:
+def test_path_lengths_skip_unknown_points() -> None:
     points = torch.zeros(5, 2, 3)
     points[:, 0, 0] = torch.tensor([0.0, 1.0, 100.0, 1.0, 3.0])
     points[:, 1, 1] = torch.tensor([0.0, 0.0, torch.nan, 0.0, torch.nan])
@@ -252,7 +252,7 @@ def test_path_lengths_pass_over_what_is_unknown() -> None:
     assert path_lengths(points[:, :1], known[:, :1] | True).tolist() == [1 + 99 + 99 + 2]
 
 
-def test_one_wrong_frame_of_the_truth_moves_the_published_subset_and_not_the_second_version() -> None:
+def test_an_outlier_frame_of_the_truth_is_dynamic_in_the_published_subset_and_not_in_the_second_version() -> None:
     _, truth = random_scenes(3)
     points = tracks_of(truth).points.clone()
     points[0, :, :, :] = points[0, :1]
@@ -267,14 +267,14 @@ def test_one_wrong_frame_of_the_truth_moves_the_published_subset_and_not_the_sec
 def test_the_median_filter_keeps_straight_paths_and_repeats_the_ends() -> None:
     known = torch.ones(6, 1, dtype=torch.bool)
     straight = torch.arange(6.0)[:, None, None] * torch.tensor([1.0, -2.0, 0.5])
-    assert torch.equal(median_filtered(straight, known), straight)
+    assert torch.equal(median_filter(straight, known), straight)
     bumpy = torch.tensor([5.0, 0.0, 1.0, 9.0, 2.0, 7.0])[:, None, None].expand(6, 1, 3)
-    assert median_filtered(bumpy, known)[:, 0, 0].tolist() == [5, 1, 1, 2, 7, 7]
+    assert median_filter(bumpy, known)[:, 0, 0].tolist() == [5, 1, 1, 2, 7, 7]
     known[3] = False
-    assert median_filtered(bumpy, known)[:, 0, 0].tolist() == [5, 1, 1, 1, 2, 7]
+    assert median_filter(bumpy, known)[:, 0, 0].tolist() == [5, 1, 1, 1, 2, 7]
 
 
-def test_the_moving_subset_is_aligned_again_as_published_and_once_in_the_second_version() -> None:
+def test_the_dynamic_subset_is_realigned_as_published_and_not_in_the_second_version() -> None:
     _, truth = random_scenes(4)
     points = tracks_of(truth).points.clone()
     points[0, :, 5:] *= 1.5
@@ -284,7 +284,7 @@ def test_the_moving_subset_is_aligned_again_as_published_and_once_in_the_second_
     assert scores["worldtrack_epe_per_traj"].value == pytest.approx(0, abs=1e-5)
 
 
-def test_worldtrack_thresholds_are_meters_and_its_limits_strict() -> None:
+def test_worldtrack_thresholds_are_in_meters_and_the_path_threshold_is_exclusive() -> None:
     prediction, truth = random_scenes(0)
     in_centimeters = truth.transformed(g.similarity(torch.tensor(100.0), torch.eye(3), torch.zeros(3)))
     for one, other in zip(
@@ -298,7 +298,7 @@ def test_worldtrack_thresholds_are_meters_and_its_limits_strict() -> None:
     assert scores["worldtrack_apd3d_moving_realigned"].total == scores["worldtrack_v2_apd3d_moving"].total == 6
 
 
-def test_lengths_of_paths_are_in_meters() -> None:
+def test_path_lengths_are_in_meters() -> None:
     prediction, truth = random_scenes(0)
     points = tracks_of(truth).points[:, :1].repeat(1, 6, 1, 1)
     points[0, 1:, 0, 0] += 0.0101
@@ -307,16 +307,15 @@ def test_lengths_of_paths_are_in_meters() -> None:
     assert scores["worldtrack_apd3d_moving_realigned"].total == scores["worldtrack_v2_apd3d_moving"].total == 0
 
 
-def test_scales_of_trajectories_are_over_what_is_found_and_known() -> None:
+def test_scales_per_track_use_found_and_known_points() -> None:
     _, truth = random_scenes(0)
-    known, answered = torch.ones(1, 6, 10), torch.ones(1, 6, 10)
+    known, found = torch.ones(1, 6, 10), torch.ones(1, 6, 10)
     known[0, 1:5, 3] = 0
-    answered[0, 1:5, 4] = 0
+    found[0, 1:5, 4] = 0
     wild = tracks_of(truth).points.clone()
     wild[0, 1:5, 3] = 1000
-    prediction = with_tracks(truth, confidence=answered)
-    visible = torch.ones(1, 6, 10)
-    truth = with_tracks(truth, points=wild, confidence=known, visible=visible)
+    prediction = with_tracks(truth, confidence=found)
+    truth = with_tracks(truth, points=wild, confidence=known, visibility=torch.ones(1, 6, 10))
     scores = scores_by_name(worldtrack_scores(prediction, truth))
     assert scores["worldtrack_v2_apd3d_visible"].total == 6 * 10 - 4
     assert scores["worldtrack_epe_per_traj"].value == pytest.approx(0, abs=1e-6)
@@ -324,7 +323,7 @@ def test_scales_of_trajectories_are_over_what_is_found_and_known() -> None:
     assert scores["worldtrack_apd3d_per_traj"].value == pytest.approx(52 / 56)
 
 
-def test_only_queries_seen_in_frame_0_and_anchored_there_count() -> None:
+def test_only_queries_anchored_and_visible_in_frame_0_count() -> None:
     prediction, truth = random_scenes(0)
     for scene in (prediction, truth):
         assert tracks_of(scene).points.shape == (1, 6, 10, 3)
@@ -332,7 +331,7 @@ def test_only_queries_seen_in_frame_0_and_anchored_there_count() -> None:
         with_tracks(
             scene,
             points=tracks_of(scene).points.repeat(2, 1, 1, 1),
-            visible=tracks_of(scene).visibility.repeat(2, 1, 1),
+            visibility=tracks_of(scene).visibility.repeat(2, 1, 1),
             confidence=tracks_of(scene).confidence.repeat(2, 1, 1),
             anchors=torch.tensor([0, 2]),
             pixels=tracks_of(scene).pixels.repeat(2, 1, 1),
@@ -340,12 +339,12 @@ def test_only_queries_seen_in_frame_0_and_anchored_there_count() -> None:
         for scene in (prediction, truth)
     ]
     assert worldtrack_scores(*two) == worldtrack_scores(prediction, truth)
-    hidden = with_tracks(truth, visible=torch.zeros(1, 6, 10))
+    hidden = with_tracks(truth, visibility=torch.zeros(1, 6, 10))
     for score in worldtrack_scores(prediction, hidden):
-        assert score.note == "no true track of anchor 0 is visible there"
+        assert score.note == "no true track of anchor 0 is visible at its anchor"
 
 
-def test_what_cannot_be_measured_says_why() -> None:
+def test_undefined_scores_give_a_reason() -> None:
     prediction, truth = random_scenes(0)
     without = replace(truth, tracks=None)
     assert worldtrack_scores(prediction, without) == tapvid3d_scores(prediction, without) == ()
@@ -367,30 +366,32 @@ def test_what_cannot_be_measured_says_why() -> None:
     assert scores["tapvid3d_apd_none"].note == "the prediction's unit is not known in meters"
     nothing_known = with_tracks(truth, confidence=torch.zeros(1, 6, 10))
     for score in tapvid3d_scores(prediction, nothing_known):
-        assert score.note == "the truth knows no track at its anchor"
-    hidden = scores_by_name(tapvid3d_scores(prediction, with_tracks(truth, visible=torch.zeros(1, 6, 10))))
+        assert score.note == "no true track is known at its anchor"
+    hidden = scores_by_name(tapvid3d_scores(prediction, with_tracks(truth, visibility=torch.zeros(1, 6, 10))))
     assert not math.isnan(hidden.pop("tapvid3d_oa").value)
     for score in hidden.values():
         assert score.note == "no true track is visible"
     elsewhere = with_tracks(prediction, anchors=torch.tensor([1]))
     assert {score.value for score in tapvid3d_scores(elsewhere, truth)} == {0}
     for score in worldtrack_scores(elsewhere, truth):
-        assert score.value == 0 or score.note == "no track was found at the true queries"
-    still = with_tracks(truth, points=tracks_of(truth).points[:, :1].expand(-1, 6, -1, -1))
-    scores = scores_by_name(worldtrack_scores(prediction, still))
+        assert score.value == 0 or score.note == "no predicted track could be aligned with the true queries"
+    static = with_tracks(truth, points=tracks_of(truth).points[:, :1].expand(-1, 6, -1, -1))
+    scores = scores_by_name(worldtrack_scores(prediction, static))
     for name in ("worldtrack_apd3d_moving_realigned", "worldtrack_v2_epe_moving", "worldtrack_v2_apd3d_moving_sim3"):
         assert scores[name].note == "no true path is longer than 0.01 m"
 
 
 def published_tapvid3d(
-    p: np.ndarray, t: np.ndarray, said: np.ndarray, seen: np.ndarray, taus: list[np.ndarray]
+    p: np.ndarray, t: np.ndarray, predicted_visibility: np.ndarray, true_visibility: np.ndarray, taus: list[np.ndarray]
 ) -> tuple[float, float]:
     shares, jaccards = [], []
     for tau in taus:
         near = ((p - t) ** 2).sum(-1) < tau**2
-        shares.append((near & seen).sum() / seen.sum())
-        false_positives = (said & (~seen | ~near)).sum()
-        jaccards.append((near & seen & said).sum() / (seen.sum() + false_positives))
+        shares.append((near & true_visibility).sum() / true_visibility.sum())
+        false_positives = (predicted_visibility & (~true_visibility | ~near)).sum()
+        jaccards.append(
+            (near & true_visibility & predicted_visibility).sum() / (true_visibility.sum() + false_positives)
+        )
     return float(np.mean(shares)), float(np.mean(jaccards))
 
 
@@ -401,11 +402,14 @@ def test_tapvid3d_equals_the_published_formulas(seed: int) -> None:
         g.transform_points(scene.cameras.cam_from_world.double(), tracks_of(scene).points[0].double()).numpy()
         for scene in (prediction, truth)
     )
-    said, seen = tracks_of(prediction).visibility[0].numpy() > 0.5, tracks_of(truth).visibility[0].numpy() > 0.5
+    predicted_visibility, true_visibility = (
+        tracks_of(prediction).visibility[0].numpy() > 0.5,
+        tracks_of(truth).visibility[0].numpy() > 0.5,
+    )
     side = 256 / min(HEIGHT, WIDTH)
     taus = [k * t[..., 2] / np.sqrt(20 * side * 22 * side) for k in (1, 2, 4, 8, 16)]
     fixed = [np.full_like(taus[0], limit) for limit in (0.01, 0.04, 0.16, 0.64, 2.56)]
-    norms = [np.where(said & seen, np.linalg.norm(x, axis=-1), np.nan) for x in (t, p)]
+    norms = [np.where(predicted_visibility & true_visibility, np.linalg.norm(x, axis=-1), np.nan) for x in (t, p)]
     by_median = p * np.nanmedian(norms[0]) / np.nanmedian(norms[1])
     by_depth = p * (t[0, :, 2] / p[0, :, 2])[None, :, None]
     wanted = {
@@ -416,29 +420,30 @@ def test_tapvid3d_equals_the_published_formulas(seed: int) -> None:
     }
     scores = scores_by_name(tapvid3d_scores(prediction, truth))
     for (share, jaccard), (scaled, limits) in wanted.items():
-        apd, aj = published_tapvid3d(scaled, t, said, seen, limits)
+        apd, aj = published_tapvid3d(scaled, t, predicted_visibility, true_visibility, limits)
         assert scores[share].value == pytest.approx(apd), share
         assert scores[jaccard].value == pytest.approx(aj), jaccard
-    assert scores["tapvid3d_oa"].value == pytest.approx((said == seen).mean())
+    assert scores["tapvid3d_oa"].value == pytest.approx((predicted_visibility == true_visibility).mean())
     assert scores["tapvid3d_oa"].total == 60
-    assert scores["tapvid3d_apd"].total == seen.sum()
+    assert scores["tapvid3d_apd"].total == true_visibility.sum()
 
 
 def test_tapvid3d_on_paper() -> None:
     errors = torch.tensor([[0.05, 0.1, 3.0, 0.0], [torch.nan, 0.0, 0.0, 0.0]])
-    said = torch.tensor([[True, True, True, False], [False, True, True, True]])
-    seen = torch.tensor([[True, True, True, True], [True, False, True, True]])
+    predicted_visibility = torch.tensor([[True, True, True, False], [False, True, True, True]])
+    true_visibility = torch.tensor([[True, True, True, True], [True, False, True, True]])
     counted = torch.tensor([[True, True, True, True], [True, True, True, False]])
-    # Seen and counted: 6. Below 0.1: 0.05, 0 and 0, of which two are said; and four others are said wrongly seen.
-    apd, aj = apd_and_aj(errors, (0.1,), said, seen, counted)
+    # Six counted points are visible. Errors of 0.05, 0 and 0 are below 0.1; two of these points are predicted to be
+    # visible, and so are three points that are occluded or too far away.
+    apd, aj = apd_and_aj(errors, (0.1,), predicted_visibility, true_visibility, counted)
     assert apd == pytest.approx(3 / 6)
     assert aj == pytest.approx(2 / (6 + 3))
-    apd, aj = apd_and_aj(errors, (0.1, 5.0), said, seen, counted)
+    apd, aj = apd_and_aj(errors, (0.1, 5.0), predicted_visibility, true_visibility, counted)
     assert apd == pytest.approx((3 / 6 + 5 / 6) / 2)
     assert aj == pytest.approx((2 / 9 + 4 / 7) / 2)
 
 
-def test_a_pixels_width_is_its_size_on_the_point_in_a_picture_256_pixels_small() -> None:
+def test_pixel_width_is_for_an_image_with_a_shorter_side_of_256_pixels() -> None:
     points = torch.tensor([[[1.0, 2.0, 4.0]], [[1.0, 2.0, 8.0]]])
     intrinsics = torch.tensor([[90.0, 0.0, 64.0], [0.0, 160.0, 128.0], [0.0, 0.0, 1.0]]).repeat(2, 1, 1)
     intrinsics[1, 0, 0] = 360
@@ -457,45 +462,47 @@ def test_tapvid3d_scales_on_paper() -> None:
     assert depth_scales(predicted, true, torch.tensor([1, 1])).tolist() == pytest.approx([7 / 3, 50e12])
 
 
-def test_tapvid3d_does_not_see_the_worlds_or_the_predicted_unit() -> None:
+def test_tapvid3d_does_not_depend_on_the_world_frames_or_the_predicted_unit() -> None:
     prediction, truth = random_scenes(1)
     others = tapvid3d_scores(prediction.transformed(SIM3), truth.transformed(SIM3))
     for one, other in zip(tapvid3d_scores(prediction, truth), others, strict=True):
         assert one.value == pytest.approx(other.value, abs=0.02), one.metric
 
 
-def test_tracks_of_a_wrong_camera_are_wrong_only_in_that_camera() -> None:
+def test_points_of_an_unregistered_frame_are_errors_only_in_that_frame() -> None:
     truth = make_scene(4, metres_per_unit=1.0)
     world_from_cam = truth.cameras.world_from_cam.clone()
     world_from_cam[2] = torch.nan
-    unplaced = replace(truth, cameras=replace(truth.cameras, world_from_cam=world_from_cam))
-    scores = scores_by_name(tapvid3d_scores(unplaced, truth))
+    unregistered = replace(truth, cameras=replace(truth.cameras, world_from_cam=world_from_cam))
+    scores = scores_by_name(tapvid3d_scores(unregistered, truth))
     for name in ("tapvid3d_apd", "tapvid3d_apd_per_trajectory", "tapvid3d_apd_none", "tapvid3d_apd_fixed"):
         assert scores[name].value == pytest.approx(3 / 4)
     assert scores["tapvid3d_oa"].value == 1
     pairs = track_pairs(truth, truth)
-    assert torch.allclose(in_cameras(pairs.true, pairs.true_cameras)[3, :, 2], depth_in_frame(truth, 3), atol=1e-5)
+    assert torch.allclose(
+        points_in_cameras(pairs.true, pairs.true_cameras)[3, :, 2], depth_in_frame(truth, 3), atol=1e-5
+    )
 
 
 def depth_in_frame(scene: Scene, frame: int) -> torch.Tensor:
-    """z of the tracks in one frame's camera, by the camera's own axis."""
+    """Return the depth of the tracks in the camera of one frame, by projection on its viewing direction."""
     camera = scene.cameras.world_from_cam[frame]
     return (tracks_of(scene).points[0, frame] - camera[:3, 3]) @ camera[:3, 2]
 
 
-def test_nothing_said_to_be_visible_has_no_scale_and_is_wrong() -> None:
+def test_without_points_predicted_to_be_visible_there_is_no_scale_and_all_points_are_errors() -> None:
     _, truth = random_scenes(0)
-    scores = scores_by_name(tapvid3d_scores(with_tracks(truth, visible=torch.zeros(1, 6, 10)), truth))
+    scores = scores_by_name(tapvid3d_scores(with_tracks(truth, visibility=torch.zeros(1, 6, 10)), truth))
     assert scores["tapvid3d_apd"].value == scores["tapvid3d_aj"].value == scores["tapvid3d_apd_fixed"].value == 0
     assert scores["tapvid3d_apd_none"].value == 1
     assert scores["tapvid3d_aj_none"].value == 0
 
 
-def test_what_the_truth_does_not_know_has_no_part_in_the_scale_of_tapvid3d() -> None:
+def test_unknown_true_points_do_not_affect_the_scale_of_tapvid3d() -> None:
     _, truth = random_scenes(0)
     known, wild = torch.ones(1, 6, 10), tracks_of(truth).points.clone()
     known[0, 1:, :9] = 0
     wild[0, 1:, :9] = 1000
-    unknown = with_tracks(truth, points=wild, confidence=known, visible=torch.ones(1, 6, 10))
-    prediction = with_tracks(truth, visible=torch.ones(1, 6, 10))
+    unknown = with_tracks(truth, points=wild, confidence=known, visibility=torch.ones(1, 6, 10))
+    prediction = with_tracks(truth, visibility=torch.ones(1, 6, 10))
     assert {score.value for score in tapvid3d_scores(prediction, unknown)} == {1}

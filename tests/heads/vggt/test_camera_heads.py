@@ -81,15 +81,15 @@ BLOCK = BlockConfig(16, 2, 32, qk_norm="none", layer_scale=0.5, qkv_bias=True)
 
 
 def iterated(blocks: int = 2, iterations: int = 4) -> IteratedCameraHead:
-    return IteratedCameraHead(IteratedCameraHeadConfig(BLOCK, blocks, iterations), tap_width=16)
+    return IteratedCameraHead(IteratedCameraHeadConfig(BLOCK, blocks, iterations), feature_width=16)
 
 
 def register() -> RegisterCameraHead:
-    return RegisterCameraHead(RegisterCameraHeadConfig(BLOCK, blocks=2), tap_width=16)
+    return RegisterCameraHead(RegisterCameraHeadConfig(BLOCK, blocks=2), feature_width=16)
 
 
 def ours() -> CameraHead:
-    return CameraHead(CameraHeadConfig(BLOCK, blocks=2), tap_width=16)
+    return CameraHead(CameraHeadConfig(BLOCK, blocks=2), feature_width=16)
 
 
 class TestEveryCameraHead:
@@ -151,7 +151,7 @@ class TestEveryCameraHead:
         torch.testing.assert_close(hidden[0], torch.full_like(hidden[0], gelu))
 
     def test_without_blocks_registers_say_nothing(self) -> None:
-        head = RegisterCameraHead(RegisterCameraHeadConfig(BLOCK, blocks=0), tap_width=16)
+        head = RegisterCameraHead(RegisterCameraHeadConfig(BLOCK, blocks=0), feature_width=16)
         tokens = torch.randn(1, 2, 3, 16)
         before = head(tokens, SIZE)
         tokens[:, :, 1:] = torch.randn(1, 2, 2, 16)
@@ -174,7 +174,7 @@ class TestEveryCameraHead:
         [(IteratedCameraHead, IteratedCameraHeadConfig(BLOCK)), (RegisterCameraHead, RegisterCameraHeadConfig(BLOCK))],
     )
     def test_blocks_of_another_width_are_refused(self, kind: type, config: object) -> None:
-        with pytest.raises(ValueError, match="width 16 for tokens of width 24"):
+        with pytest.raises(ValueError, match="blocks of width 16; wanted 24"):
             kind(config, 24)
 
 

@@ -1,4 +1,4 @@
-"""What is taken along means the same elsewhere: formats read back by other programs, by hand or from their bytes."""
+"""Exported files keep their meaning: formats are read back by other programs, by hand or byte by byte."""
 
 import importlib.util
 import json
@@ -21,6 +21,7 @@ from scipy.spatial.transform import Rotation
 from recon4d import geometry as g
 from recon4d.cli.main import main
 from recon4d.datasets.readers.colmap import ColmapModels
+from recon4d.errors import UserError
 from recon4d.io import (
     FORMATS,
     PointSelection,
@@ -32,7 +33,7 @@ from recon4d.io import (
     save_scene,
     write_jpeg,
 )
-from recon4d.io.exporters.depth_maps import REACH, values_per_unit
+from recon4d.io.exporters.depth_maps import MAX_MEDIANS, steps_per_unit
 from recon4d.io.exporters.exr import write_exr
 from recon4d.io.exporters.gaussian_splats import PROPERTIES, gaussians
 from recon4d.io.exporters.meshes import voxel_length
@@ -47,7 +48,7 @@ EVERYTHING = PointSelection(drop=0.0)
 
 
 def save(folder: Path, scene: Scene, times: torch.Tensor = TIMES, factor: int = 2) -> Path:
-    """A folder of results whose pictures, one color each, are `factor` times as large as the maps."""
+    """Write a result folder whose pictures, one color each, are `factor` times as large as the maps."""
     height, width = scene.size[0] * factor, scene.size[1] * factor
     names = NAMES if scene.num_frames == 3 else tuple(f"view_{frame}" for frame in range(scene.num_frames))
     source = ClipSource("clip.mp4", names, tuple(range(scene.num_frames)))
@@ -60,7 +61,7 @@ def save(folder: Path, scene: Scene, times: torch.Tensor = TIMES, factor: int = 
 
 
 def wall() -> Scene:
-    """The slanted wall, of which the left quarter moves."""
+    """Make the slanted wall, with the left quarter of each map dynamic."""
     scene = make_scene()
     scene.dynamic[:, :, : WIDTH // 4] = 1.0
     return replace(scene, tracks=None)
@@ -71,14 +72,14 @@ def results(tmp_path: Path) -> SavedResults:
     return read_results(save(tmp_path / "results", wall()))
 
 
-def written(tmp_path: Path, results: SavedResults, name: str, choice: PointSelection = EVERYTHING) -> Path:
-    export_results(tmp_path / "out", results, [name], choice)
+def written(tmp_path: Path, results: SavedResults, name: str, selection: PointSelection = EVERYTHING) -> Path:
+    export_results(tmp_path / "out", results, [name], selection)
     return tmp_path / "out" / name
 
 
 class TestColmap:
     @pytest.mark.parametrize("name", ["colmap", "colmap-text"])
-    def test_colmap_reads_the_cameras_and_points_that_were_meant(self, tmp_path, results, name):
+    def test_colmap_reads_the_same_cameras_and_points(self, tmp_path, results, name):
         folder = written(tmp_path, results, name)
         model = pycolmap.Reconstruction(str(folder / "sparse" / "0"))
         assert model.is_valid()
@@ -93,22 +94,22 @@ class TestColmap:
             assert (image.camera.height, image.camera.width) == (2 * HEIGHT, 2 * WIDTH)
         model.update_point_3d_errors()
         assert model.compute_mean_reprojection_error() < 1e-3
-        # The wall is z = 4 + x / 4, and its moving quarter is not there.
+        # The wall is z = 4 + x / 4, without its dynamic quarter.
         points = np.stack([point.xyz for point in model.points3D.values()])
         np.testing.assert_allclose(points[:, 2], 4 + points[:, 0] / 4, atol=1e-5)
         assert len(points) == 3 * HEIGHT * (WIDTH * 3 // 4)
 
-    def test_a_point_is_seen_by_its_own_pixel_and_takes_its_color_from_there(self, tmp_path, results):
+    def test_a_point_is_observed_at_its_own_pixel_and_has_its_color(self, tmp_path, results):
         model = pycolmap.Reconstruction(str(written(tmp_path, results, "colmap") / "sparse" / "0"))
         image = next(image for image in model.images.values() if image.name == "first_picture.jpg")
         own = image.points2D[0]
-        # The first still pixel: column 4 of row 0, twice as large in the picture.
+        # The first static pixel is column 4 of row 0; the picture is twice as large.
         np.testing.assert_allclose(own.xy, [2 * (WIDTH // 4 + 0.5), 1.0], atol=1e-9)
         point = model.points3D[own.point3D_id]
         np.testing.assert_allclose(point.xyz, results.scene.points[0, 0, WIDTH // 4].numpy(), atol=1e-5)
         assert np.abs(point.color.astype(int) - [40, 100, 200]).max() <= 3
 
-    def test_points_are_seen_where_depths_agree_and_nowhere_else(self, tmp_path, results):
+    def test_points_are_observed_only_where_depths_agree(self, tmp_path, results):
         def others(scene: Scene, out: str) -> int:
             folder = written(tmp_path / out, results.with_scene(scene), "colmap")
             model = pycolmap.Reconstruction(str(folder / "sparse" / "0"))
@@ -118,67 +119,67 @@ class TestColmap:
         apart = results.scene.depths * torch.tensor([1.0, 1.1, 1.3])[:, None, None]
         assert others(replace(results.scene, depths=apart), "apart") == 0
 
-    def test_neither_what_moves_nor_what_is_unknown_sees_a_point(self, tmp_path, results):
-        def sighted(change: str) -> set[tuple[int, int]]:
-            """Map pixels of the second picture at which points of other pictures are seen."""
+    def test_dynamic_and_unknown_pixels_observe_no_points(self, tmp_path, results):
+        def observed(change: str) -> set[tuple[int, int]]:
+            """Return map pixels of the second picture at which points are observed."""
             scene = results.scene
-            maps = scene.dynamic if change == "moving" else scene.depth_confidence
+            maps = scene.dynamic if change == "dynamic" else scene.depth_confidence
             maps = maps.clone()
-            maps[1] = 1.0 if change == "moving" else 0.0
+            maps[1] = 1.0 if change == "dynamic" else 0.0
             changed = replace(scene, **{change: maps})
             folder = written(tmp_path / change, results.with_scene(changed), "colmap")
             model = pycolmap.Reconstruction(str(folder / "sparse" / "0"))
             image = next(image for image in model.images.values() if image.name == "second.jpg")
             return {(int(point.xy[0] // 2), int(point.xy[1] // 2)) for point in image.points2D}
 
-        assert sighted("moving") == set()
-        assert sighted("depth_confidence") == set()
+        assert observed("dynamic") == set()
+        assert observed("depth_confidence") == set()
 
-    def test_what_stood_still_and_was_followed_is_a_point_of_its_own(self, tmp_path):
-        """Through three frames, at the pixels it was followed to; nothing of what moved, was hidden or went astray."""
+    def test_static_tracks_become_points(self, tmp_path):
+        """They are observed at the tracked pixels; tracks that are dynamic, hidden or inaccurate are left out."""
         scene = make_scene()
         scene.dynamic[:, :, : WIDTH // 4] = 1.0
         tracks = scene.tracks
         assert tracks is not None
         query = torch.arange(HEIGHT * WIDTH).reshape(HEIGHT, WIDTH)
-        hidden, astray, unsure = query[3, 8], query[4, 8], query[5, 8]
+        hidden, inaccurate, unknown = query[3, 8], query[4, 8], query[5, 8]
         tracks.visibility[0, 1:, hidden] = 0.1
-        tracks.confidence[0, 2, unsure] = 0.0
+        tracks.confidence[0, 2, unknown] = 0.0
         points = tracks.points.clone()
-        points[0, 2, astray] += 0.5
+        points[0, 2, inaccurate] += 0.5
         scene = replace(scene, tracks=replace(tracks, points=points), depth_confidence=scene.depth_confidence.clone())
         results = read_results(save(tmp_path / "results", scene))
         folder = written(tmp_path, results, "colmap")
         model = pycolmap.Reconstruction(str(folder / "sparse" / "0"))
         from_pixels = 3 * HEIGHT * (WIDTH * 3 // 4)
-        followed = {number - from_pixels - 1: point for number, point in model.points3D.items() if number > from_pixels}
+        tracked = {number - from_pixels - 1: point for number, point in model.points3D.items() if number > from_pixels}
         assert results.scene.tracks is not None
         pixels = results.scene.track_pixels[0]
         inside = ((pixels >= 0) & (pixels < torch.tensor([WIDTH, HEIGHT]))).all(dim=-1)
-        seen = (inside & (results.scene.tracks.visibility[0] > 0.5)).clone()
-        seen[2, [astray, unsure]] = False
-        still = (torch.arange(HEIGHT * WIDTH) % WIDTH) >= WIDTH // 4
-        usable = ((seen.sum(dim=0) >= 2) & still).nonzero()[:, 0]
-        assert hidden not in usable
-        assert {int(astray), int(unsure)} <= set(usable.tolist())
-        assert sorted(followed) == list(range(len(usable)))
+        observed = (inside & (results.scene.tracks.visibility[0] > 0.5)).clone()
+        observed[2, [inaccurate, unknown]] = False
+        static = (torch.arange(HEIGHT * WIDTH) % WIDTH) >= WIDTH // 4
+        expected = ((observed.sum(dim=0) >= 2) & static).nonzero()[:, 0]
+        assert hidden not in expected
+        assert {int(inaccurate), int(unknown)} <= set(expected.tolist())
+        assert sorted(tracked) == list(range(len(expected)))
         names = {image.name: number for number, image in model.images.items()}
-        for row, one in enumerate(usable.tolist()):
-            point = followed[row]
+        for row, one in enumerate(expected.tolist()):
+            point = tracked[row]
             np.testing.assert_allclose(point.xyz, scene.points.reshape(3, -1, 3)[0, one].numpy(), atol=1e-5)
             assert np.abs(point.color.astype(int) - [40, 100, 200]).max() <= 3
-            frames = seen[:, one].nonzero()[:, 0].tolist()
+            frames = observed[:, one].nonzero()[:, 0].tolist()
             by_image = {element.image_id: element.point2D_idx for element in point.track.elements}
             assert set(by_image) == {names[("first_picture.jpg", "second.jpg", "third.jpg")[frame]] for frame in frames}
             for frame in frames:
                 number = names[("first_picture.jpg", "second.jpg", "third.jpg")[frame]]
                 at = model.images[number].points2D[by_image[number]].xy
                 np.testing.assert_allclose(at, 2 * pixels[frame, one].numpy(), atol=1e-3)
-        # Tracks take at most half of the points there may be.
+        # At most half of the points come from tracks.
         (exported,) = export_results(tmp_path / "few", results, ["colmap"], PointSelection(drop=0, max_points=40))
-        assert "40 points (20 of them followed through tracks)" in exported.summary
+        assert "40 points (20 of them from tracks)" in exported.summary
         (exported,) = export_results(tmp_path / "one", results, ["colmap"], PointSelection(drop=0, max_points=1))
-        assert "1 points (0 of them followed" in exported.summary
+        assert "1 points (0 of them from tracks)" in exported.summary
 
     def test_our_own_reader_agrees(self, tmp_path, results):
         sample = ColmapModels(written(tmp_path, results, "colmap-text")).read("colmap-text", [0, 1, 2])
@@ -187,7 +188,7 @@ class TestColmap:
         assert sample.scene.tracks is not None
         assert sample.scene.tracks.visibility.sum() > 0
 
-    def test_the_residual_that_is_printed_is_that_of_the_file(self, tmp_path, results):
+    def test_the_summary_has_the_residual_of_the_file(self, tmp_path, results):
         (exported,) = export_results(tmp_path / "out", results, ["colmap"], EVERYTHING)
         residual = float(exported.summary.split("residual ")[1].split()[0])
         model = pycolmap.Reconstruction(str(tmp_path / "out" / "colmap" / "sparse" / "0"))
@@ -199,10 +200,10 @@ class TestColmap:
         intrinsics = results.scene.cameras.intrinsics.clone()
         intrinsics[1, 0, 1] = 0.5
         skewed = replace(results.scene, cameras=replace(results.scene.cameras, intrinsics=intrinsics))
-        with pytest.raises(ValueError, match="frame 1 has a skew of 1;"):
+        with pytest.raises(UserError, match="frame 1 has a skew of 1;"):
             written(tmp_path, results.with_scene(skewed), "colmap")
         intrinsics[1] = torch.nan
-        with pytest.raises(ValueError, match="frame 1 is not known"):
+        with pytest.raises(UserError, match="frame 1 is unknown"):
             written(tmp_path, results.with_scene(skewed), "nerfstudio")
 
 
@@ -217,7 +218,7 @@ class TestNerfstudio:
             assert (folder / entry["file_path"]).read_bytes() == results.frame_files[frame].read_bytes()
             gl = np.linalg.inv(entry["transform_matrix"]) @ [*scene.points[frame, 3, 5].tolist(), 1.0]
             assert gl[2] < 0
-            # OpenGL's projection: to the right of the axis is right, above it is up.
+            # Projection in OpenGL axes: x is right, y is up.
             x = entry["cx"] + entry["fl_x"] * gl[0] / -gl[2]
             y = entry["cy"] - entry["fl_y"] * gl[1] / -gl[2]
             np.testing.assert_allclose([x, y], [2 * 5.5, 2 * 3.5], atol=1e-4)
@@ -226,18 +227,18 @@ class TestNerfstudio:
         cloud = trimesh.load(folder / content["ply_file_path"])
         np.testing.assert_allclose(cloud.vertices[:, 2], 4 + cloud.vertices[:, 0] / 4, atol=1e-5)
 
-    @pytest.mark.parametrize(("length", "told"), [(1.0, None), (50.0, True), (0.01, True)])
-    def test_depth_times_the_factor_is_the_depth_of_the_cameras_unit(self, tmp_path, results, length, told):
-        """As nerfstudio reads it: the value times the factor, 0.001 unless it is told another."""
+    @pytest.mark.parametrize(("length", "has_factor"), [(1.0, False), (50.0, True), (0.01, True)])
+    def test_depth_times_the_factor_is_in_the_unit_of_the_cameras(self, tmp_path, results, length, has_factor):
+        """nerfstudio multiplies values by its option, 0.001 by default; the summary names any other factor."""
         scene = results.scene
         scene.depth_confidence[1, 2, 3] = 0.0
         results = results.with_scene(scale_scene(scene, length))
         (exported,) = export_results(tmp_path / "out", results, ["nerfstudio"], EVERYTHING)
         folder = tmp_path / "out" / "nerfstudio"
         content = json.loads((folder / "transforms.json").read_text())
-        words = re.findall(r"--depth-unit-scale-factor (\S+)", exported.summary)
-        factor = float(words[0]) if words else 1e-3
-        assert bool(words) == bool(told)
+        factors = re.findall(r"--depth-unit-scale-factor (\S+)", exported.summary)
+        factor = float(factors[0]) if factors else 1e-3
+        assert bool(factors) == has_factor
         assert content["depth_unit_scale_factor"] == factor
         for frame, entry in enumerate(content["frames"]):
             values = read_raster(folder / entry["depth_file_path"])
@@ -249,7 +250,7 @@ class TestNerfstudio:
 
 
 class TestClouds:
-    def test_static_parts_leave_out_what_moves_and_times_do_not(self, tmp_path, results):
+    def test_dynamic_points_are_only_in_the_clouds_of_times(self, tmp_path, results):
         folder = written(tmp_path, results, "ply")
         counts = {path.name: len(trimesh.load(path).vertices) for path in folder.iterdir()}
         a_frame = HEIGHT * WIDTH
@@ -263,15 +264,15 @@ class TestClouds:
         (geometry,) = trimesh.load(written(tmp_path, results, "glb") / "time_first_picture.glb").geometry.values()
         wanted = results.scene.points[0].reshape(-1, 3).numpy() * [1, -1, -1]
         np.testing.assert_allclose(geometry.vertices, wanted, atol=1e-5)
-        # What is drawn above the middle of the picture is above the camera.
+        # The upper half of the picture is above the camera.
         assert geometry.vertices[0, 1] > 0
 
-    def test_the_least_confident_are_dropped_and_the_rest_is_thinned(self, tmp_path, results):
+    def test_the_least_confident_are_dropped_and_the_rest_is_subsampled(self, tmp_path, results):
         confidence = torch.arange(results.scene.depths.numel()).reshape(results.scene.depths.shape) + 1.0
         graded = results.with_scene(replace(results.scene, depth_confidence=confidence, dynamic=0 * confidence))
 
-        def count(out: str, choice: PointSelection) -> int:
-            return len(trimesh.load(written(tmp_path / out, graded, "ply", choice) / "static.ply").vertices)
+        def count(out: str, selection: PointSelection) -> int:
+            return len(trimesh.load(written(tmp_path / out, graded, "ply", selection) / "static.ply").vertices)
 
         total = confidence.numel()
         assert count("half", PointSelection(drop=50)) == total // 2
@@ -314,7 +315,7 @@ class TestDepth:
         meters = sidecar["metres_per_value"]
         assert meters is None if math.isnan(metres_per_unit) else meters == pytest.approx(scale * metres_per_unit)
         stored = np.stack([read_raster(folder / name) for name in sidecar["files"]]).astype(np.float64)
-        # Unknown, beyond what fits, and of no confidence.
+        # Unknown, beyond the range, and of confidence 0.
         wanted = depths.double().numpy()
         for pixel in ((0, 0, 0), (0, 0, 1), (2, 5, 5)):
             assert stored[pixel] == 0
@@ -326,7 +327,7 @@ class TestDepth:
         np.testing.assert_allclose(sidecar["world_from_cam"], scene.cameras.world_from_cam)
 
     @pytest.mark.parametrize("name", ["depth-png", "depth-exr"])
-    def test_depth_below_the_least_confidence_is_unknown(self, tmp_path, results, name):
+    def test_depth_below_the_minimum_confidence_is_unknown(self, tmp_path, results, name):
         confidence = results.scene.depth_confidence.clone()
         confidence[1] = 3.0
         doubted = results.with_scene(replace(results.scene, depth_confidence=confidence))
@@ -336,16 +337,15 @@ class TestDepth:
             values = read_raster(path) if name == "depth-png" else read_plain_exr(path.read_bytes())[1]
             assert (values > 0).all() if frame == 1 else (values == 0).all()
 
-    def test_steps_without_meters_reach_the_farthest_or_ten_times_the_median(self):
-        near, with_horizon = torch.tensor([1.0, 2.0, 4.0]), torch.tensor([1.0, 2.0, 400.0])
-        assert values_per_unit(near, math.nan) == 65535 / 4
-        assert values_per_unit(with_horizon, math.nan) == 65535 / (2 * REACH)
-        # Ten meters a unit: forty meters fit in millimeters, hundred a unit do not.
-        assert values_per_unit(near, 10.0) == 10_000
-        assert values_per_unit(near, 100.0) == 65535 / 4
+    def test_the_range_without_meters_is_the_largest_depth_or_ten_medians(self):
+        assert steps_per_unit(4.0, 2.0, math.nan) == 65535 / 4
+        assert steps_per_unit(400.0, 2.0, math.nan) == 65535 / (2 * MAX_MEDIANS)
+        # 40 m fit in millimeters, 400 m do not.
+        assert steps_per_unit(4.0, 2.0, 10.0) == 10_000
+        assert steps_per_unit(4.0, 2.0, 100.0) == 65535 / 4
 
     def test_opencv_reads_sixteen_bits(self, tmp_path, results):
-        """Where OpenCV is installed, which is no dependency of ours."""
+        """OpenCV is an optional dependency of this test only."""
         cv2 = pytest.importorskip("cv2")
         folder = written(tmp_path, results, "depth-png")
         sidecar = json.loads((folder / "depth.json").read_text())
@@ -365,7 +365,7 @@ class TestDepth:
     def test_another_reader_of_exr_agrees(self, tmp_path):
         values = np.random.default_rng(0).uniform(0, 9, (5, 7)).astype(np.float32)
         values[0, 0] = 1e-7
-        # FFmpeg knows colors and luminance only, in the same layout.
+        # FFmpeg reads colors and luminance only, in the same layout.
         write_exr(tmp_path / "y.exr", values, channel="Y")
         with av.open(str(tmp_path / "y.exr")) as opened:
             frame = next(opened.decode(video=0))
@@ -376,7 +376,7 @@ class TestDepth:
 
 
 def read_plain_exr(data: bytes) -> tuple[list[str], np.ndarray]:
-    """The layout as openexr.com describes it, read attribute by attribute."""
+    """Read the layout that openexr.com describes, attribute by attribute."""
     assert struct.unpack_from("<2i", data) == (20000630, 2)
     at, attributes = 8, {}
     while data[at]:
@@ -402,7 +402,7 @@ def read_plain_exr(data: bytes) -> tuple[list[str], np.ndarray]:
     return [name.decode()], np.stack(rows)
 
 
-def test_frame_arrays_say_what_the_scene_says(tmp_path, results):
+def test_frame_arrays_are_those_of_the_scene(tmp_path, results):
     folder = written(tmp_path, results, "npz")
     with np.load(folder / "second.npz", allow_pickle=False) as arrays:
         scene = results.scene
@@ -417,7 +417,7 @@ def test_frame_arrays_say_what_the_scene_says(tmp_path, results):
 
 
 class TestGaussians:
-    def test_names_are_those_that_trainers_and_viewers_read(self, tmp_path, results):
+    def test_properties_have_the_names_that_trainers_and_viewers_read(self, tmp_path, results):
         data = (written(tmp_path, results, "splats") / "splats.ply").read_bytes()
         header, body = data.split(b"end_header\n", 1)
         named = [line.split()[2].decode() for line in header.splitlines() if line.startswith(b"property float")]
@@ -439,10 +439,10 @@ class TestGaussians:
         scales = np.exp(gaussians(points, torch.zeros(16, 3, dtype=torch.uint8))[:, 10:13])
         inner, corner = 5, 0
         np.testing.assert_allclose(scales[inner], 2.0, rtol=1e-6)
-        # Of a corner: two at 2, one at 2 sqrt 2.
+        # A corner has two neighbors at 2 and one at 2 sqrt 2.
         np.testing.assert_allclose(scales[corner], math.sqrt((4 + 4 + 8) / 3), rtol=1e-6)
 
-    def test_points_at_one_place_have_a_size_all_the_same(self):
+    def test_coinciding_points_have_a_finite_size(self):
         points = torch.tensor([[0.0, 0, 0]] * 4 + [[1.0, 0, 0], [1.0, 2, 0]])
         assert np.isfinite(gaussians(points, torch.zeros(6, 3, dtype=torch.uint8))).all()
 
@@ -450,40 +450,40 @@ class TestGaussians:
 class TestSurfaces:
     @pytest.mark.parametrize("name", ["tsdf", "poisson", "alpha"])
     def test_the_mesh_is_the_wall(self, tmp_path, results, name):
-        # What moves is in front of the wall.
+        # The dynamic part is in front of the wall.
         depths = torch.where(results.scene.dynamic > 0, 0.8 * results.scene.depths, results.scene.depths)
         results = results.with_scene(replace(results.scene, depths=depths))
         mesh = open3d.io.read_triangle_mesh(str(written(tmp_path, results, name) / f"{name}.ply"))
         vertices = np.asarray(mesh.vertices)
         assert len(mesh.triangles) > 50
-        voxel = voxel_length(results.scene, results.scene.depths > 0)
+        voxel = voxel_length(results.scene.depths.median(), results.scene.cameras.intrinsics[:, 0, 0].median())
         distances = np.abs(vertices @ [-0.25, 0, 1] - 4) / math.hypot(0.25, 1)
         assert np.quantile(distances, 0.9) < voxel / 4
-        # It is as large as what is seen of the wall and stands still.
+        # It is as large as the static part of the wall in the pictures.
         points = results.scene.points[results.scene.dynamic == 0].numpy()
         assert np.abs(vertices.min(axis=0) - points.min(axis=0)).max() < 3 * voxel
         assert np.abs(vertices.max(axis=0) - points.max(axis=0)).max() < 3 * voxel
         assert np.abs(np.asarray(mesh.vertex_colors)[:, 1] * 255 - 100).max() < 5
-        if name != "alpha":  # An alpha shape is closed, and has a back.
+        if name != "alpha":  # An alpha shape is closed and has a back side.
             mesh.compute_triangle_normals()
             centroids = vertices[np.asarray(mesh.triangles)].mean(axis=1)
             toward = (np.asarray(mesh.triangle_normals) * (0 - centroids)).sum(axis=1) > 0
             assert toward.mean() > 0.9
 
-    def test_poisson_leaves_bare_places_open(self, tmp_path, results):
-        confidence, moving = torch.zeros(3, HEIGHT, WIDTH), torch.zeros(3, HEIGHT, WIDTH)
+    def test_poisson_leaves_holes_open(self, tmp_path, results):
+        confidence, dynamic = torch.zeros(3, HEIGHT, WIDTH), torch.zeros(3, HEIGHT, WIDTH)
         confidence[0] = 1.0
-        moving[0, 2:10, 4:12] = 1.0
-        holed = results.with_scene(replace(results.scene, depth_confidence=confidence, dynamic=moving))
+        dynamic[0, 2:10, 4:12] = 1.0
+        holed = results.with_scene(replace(results.scene, depth_confidence=confidence, dynamic=dynamic))
         mesh = open3d.io.read_triangle_mesh(str(written(tmp_path, holed, "poisson") / "poisson.ply"))
-        # The first camera is the world: how far are the vertices from the middle of the hole, in pixels of the maps?
+        # The first camera is the world. Distances from the center of the hole are in pixels of the maps.
         pixels = g.project(torch.from_numpy(np.asarray(mesh.vertices)).float(), results.scene.cameras.intrinsics[0])
         distances = (pixels - torch.tensor([8.0, 6.0])).norm(dim=-1)
         assert float(distances.min()) > 1.0
         assert float(distances.max()) > 7.0
 
 
-class TestWorlds:
+class TestUnitsAndGround:
     def test_scaling_changes_units_and_not_meters(self):
         scene = make_scene(metres_per_unit=3.0)
         twice = scale_scene(scene, 2.0)
@@ -496,7 +496,7 @@ class TestWorlds:
         with pytest.raises(ValueError, match="scaled by 0"):
             scale_scene(scene, 0.0)
 
-    def test_one_known_distance_makes_meters(self):
+    def test_one_known_distance_gives_meters(self):
         scene = make_scene()
         metric = convert_to_meters_by_distance(scene, 1, (3, 2), (12, 9), 7.0)
         apart = metric.points_from_depth[1, 2, 3] - metric.points_from_depth[1, 9, 12]
@@ -506,31 +506,31 @@ class TestWorlds:
             with pytest.raises(ValueError, match=message):
                 convert_to_meters_by_distance(scene, 0, *pixels, 1.0)
 
-    def test_the_floor_becomes_level(self):
+    def test_the_ground_becomes_level(self):
         trace = exact_scene()
         _, scene = trace(torch.arange(3) / 6)
-        # In any world: turned, and moved.
+        # The world is rotated and translated.
         turn = g.rotation_from_axis_angle(torch.tensor([0.7, -2.0, 0.4]))
         scene = align_to_ground(scene.transformed(g.rigid(turn, torch.tensor([3.0, -1.0, 2.0]))))
         points = scene.points_from_depth[scene.depth_confidence > 0]
-        on_floor = points[:, 1].abs() < 0.01
-        # More than half of what is seen is floor, and nothing is below it.
-        assert on_floor.double().mean() > 0.5
+        on_ground = points[:, 1].abs() < 0.01
+        # More than half of the pixels show the ground, and nothing is below it.
+        assert on_ground.double().mean() > 0.5
         near = scene.depths[scene.depth_confidence > 0] < 20
         assert float(points[near, 1].max()) < 0.01
         center, forward = scene.cameras.centers[0], scene.cameras.world_from_cam[0, :3, 2]
-        # The first camera is 1.7 above the floor, above the origin, and looks along z and 0.12 rad down.
+        # The first camera is 1.7 above the origin, which is on the ground, and looks along z and 0.12 rad down.
         torch.testing.assert_close(center, torch.tensor([0.0, -1.7, 0.0]), atol=0.02, rtol=0)
         wanted = torch.tensor([0.0, math.sin(0.12), math.cos(0.12)])
         torch.testing.assert_close(forward, wanted, atol=0.005, rtol=0)
 
-    def test_a_wall_is_no_floor(self):
+    def test_a_wall_is_no_ground(self):
         with pytest.raises(ValueError, match="no ground plane found"):
             align_to_ground(make_scene())
 
 
 def exact_scene():
-    """The tracing function of examples/exact_scene.py."""
+    """Load the function `trace` of examples/exact_scene.py."""
     path = Path(__file__).parents[3] / "examples" / "exact_scene.py"
     specification = importlib.util.spec_from_file_location("exact_scene", path)
     assert specification is not None
@@ -541,28 +541,28 @@ def exact_scene():
 
 
 class TestCommand:
-    def test_an_earlier_export_is_replaced_where_that_is_asked_for(self, tmp_path, capsys):
+    def test_overwriting_replaces_an_earlier_export_only(self, tmp_path, capsys):
         folder, out = save(tmp_path / "results", wall()), tmp_path / "out"
         command = ["export", str(folder), "--out", str(out), "--to"]
         assert main([*command, "tum"]) == 0
         first = (out / "tum" / "trajectory.txt").read_bytes()
         assert main([*command, "depth-png"]) == 2
-        # What fails leaves the old one: this scene has no frames to copy.
+        # A failed export keeps the earlier one: a picture is missing.
         (folder / "frames" / "second.jpg").rename(folder / "second.jpg")
         assert main([*command, "tum", "colmap", "--overwrite"]) == 2
         assert (out / "tum" / "trajectory.txt").read_bytes() == first
         (folder / "second.jpg").rename(folder / "frames" / "second.jpg")
         assert main([*command, "depth-png", "--overwrite"]) == 0
         assert {path.name for path in out.iterdir()} == {"depth-png", "export.json"}
-        # What somebody put there, however deep, is not ours to delete.
+        # Files that the export did not write are not deleted, at any depth.
         (out / "depth-png" / "trained").mkdir()
         (out / "depth-png" / "trained" / "model.ply").write_text("hours")
         capsys.readouterr()
         assert main([*command, "tum", "--overwrite"]) == 2
         assert "also holds depth-png/trained/model.ply" in capsys.readouterr().err
         assert (out / "depth-png" / "trained" / "model.ply").read_text() == "hours"
-        for mine in ("results", "diary"):
-            other = tmp_path / mine
+        for name in ("results", "notes"):
+            other = tmp_path / name
             other.mkdir(exist_ok=True)
             (other / "note.txt").write_text("mine")
             assert main(["export", str(folder), "--out", str(other), "--to", "tum", "--overwrite"]) == 2
@@ -582,7 +582,7 @@ class TestCommand:
         line = (out / "tum" / "trajectory.txt").read_text().splitlines()[-2]
         np.testing.assert_allclose([float(word) for word in line.split()[1:4]], [0.4, -0.2, 0.8], atol=1e-6)
 
-    def test_what_cannot_be_is_one_line_and_leaves_nothing(self, tmp_path, capsys):
+    def test_user_errors_are_one_line_and_leave_nothing(self, tmp_path, capsys):
         folder = save(tmp_path / "results", wall())
         blind = wall()
         save(tmp_path / "blind", replace(blind, depth_confidence=torch.zeros_like(blind.depths)))
@@ -611,11 +611,11 @@ class TestCommand:
         assert not [path for path in tmp_path.iterdir() if "partial" in path.name]
         assert main(["export", str(folder), "--to", "tum", "--out", str(tmp_path / "out"), "--level"]) == 2
         assert "no ground plane found" in capsys.readouterr().err
-        # One bad format among good ones leaves nothing either.
+        # If one of several formats fails, none is written.
         assert main(["export", str(tmp_path / "blind"), "--to", "tum", "ply", "--out", str(tmp_path / "out")]) == 2
         assert not (tmp_path / "out").exists()
 
-    def test_every_format_is_in_the_help_and_in_the_page(self, capsys):
+    def test_the_help_and_the_page_list_every_format(self, capsys):
         with pytest.raises(SystemExit):
             main(["export", "--help"])
         text = " ".join(capsys.readouterr().out.replace("│", " ").split())
@@ -637,7 +637,7 @@ def test_the_python_block_of_the_page_runs(tmp_path, monkeypatch):
     assert isinstance(results, SavedResults)
     apart = metric.points_from_depth[0, 150, 40] - metric.points_from_depth[0, 150, 90]
     assert float(apart.norm()) == pytest.approx(1.5, rel=1e-5)
-    # The camera is 1.7 units above the floor, and the floor is where y is 0.
+    # The camera is 1.7 units above the ground, where y is 0.
     units = scene.points_from_depth[0, 150, 40] - scene.points_from_depth[0, 150, 90]
     cloud = trimesh.load(tmp_path / "out_level" / "ply" / "static.ply")
     assert np.quantile(cloud.vertices[:, 1], 0.99) == pytest.approx(0.0, abs=0.02)
@@ -645,7 +645,7 @@ def test_the_python_block_of_the_page_runs(tmp_path, monkeypatch):
     assert height == pytest.approx(1.7 * 1.5 / float(units.norm()), rel=0.01)
 
 
-def test_without_motion_everything_counts_as_still(tmp_path):
+def test_pixels_of_unknown_motion_count_as_static(tmp_path):
     scene = replace(make_scene(), tracks=None, dynamic=torch.full((3, HEIGHT, WIDTH), torch.nan))
     folder = written(tmp_path, read_results(save(tmp_path / "results", scene)), "ply")
     assert len(trimesh.load(folder / "static.ply").vertices) == 3 * HEIGHT * WIDTH

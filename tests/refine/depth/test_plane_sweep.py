@@ -231,12 +231,12 @@ def test_given_static_cameras_change_nothing() -> None:
     assert "parallax" in str(refined)
 
 
-@pytest.mark.parametrize("what", ["some cameras", "no intrinsics"])
-def test_incomplete_camera_priors_are_rejected(what: str) -> None:
+@pytest.mark.parametrize("missing", ["some poses", "intrinsics"])
+def test_incomplete_camera_priors_are_rejected(missing: str) -> None:
     sample = exact_sample(STATIC, (0, 4))
     poses = sample.scene.cameras.world_from_cam.clone()
     intrinsics = sample.scene.cameras.intrinsics
-    if what == "some cameras":
+    if missing == "some poses":
         poses[1] = torch.nan
     else:
         intrinsics = torch.full_like(intrinsics, torch.nan)

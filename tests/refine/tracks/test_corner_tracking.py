@@ -52,7 +52,7 @@ def own_frames(tracks: FeatureTracks) -> torch.Tensor:
 
 
 def true_pixels(sample: Sample, tracks: FeatureTracks) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the true pixels of each corner in every frame, and its relative depth behind the surface surface there."""
+    """Return the true pixels of each corner in every frame, and its relative depth behind the visible surface there."""
     scene, own = sample.scene, own_frames(tracks)
     column, row = tracks.pixels[own, torch.arange(len(own))].long().unbind(-1)
     points = scene.points[own, row, column].expand(scene.num_frames, -1, -1)
