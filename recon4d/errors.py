@@ -26,7 +26,11 @@ class DataError(UserError):
 
     def __init__(self, sequence: str, file: str | Path, reason: str) -> None:
         super().__init__(f"{sequence}: {file}: {reason}")
-        self.sequence = sequence
+        self.sequence, self.file, self.reason = sequence, file, reason
+
+    def __reduce__(self) -> tuple[type, tuple[str, str | Path, str]]:
+        # Errors cross process borders (data loader workers); without this, unpickling would pass the message alone.
+        return type(self), (self.sequence, self.file, self.reason)
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Errors of the user: described in one line, and converted from errors of the operating system."""
 
+import pickle
 from pathlib import Path
 
 import pytest
@@ -41,3 +42,9 @@ def test_a_data_error_names_sequence_file_and_reason() -> None:
     error = DataError("kitchen", "pose.txt", "row 3 has 6 numbers, expected 7")
     assert one_line(error) == "kitchen: pose.txt: row 3 has 6 numbers, expected 7"
     assert isinstance(error, UserError)
+
+
+def test_a_data_error_survives_pickling() -> None:
+    error = pickle.loads(pickle.dumps(DataError("desk", "groundtruth.txt", "is empty")))
+    assert str(error) == "desk: groundtruth.txt: is empty"
+    assert (error.sequence, error.file, error.reason) == ("desk", "groundtruth.txt", "is empty")

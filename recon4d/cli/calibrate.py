@@ -94,6 +94,8 @@ class CalibrateCommand:
         """Check options and output files before anything is computed."""
         if self.clips < 1 or self.held_out < 1:
             raise UserError(f"--clips is {self.clips} and --held-out is {self.held_out}; each must be at least 1")
+        if self.size is not None and min(self.size) < 1:
+            raise UserError(f"--size is {self.size[0]} {self.size[1]}; height and width must be at least 1")
         if self.out.suffix != ".safetensors":
             raise UserError(f"--out is {self.out}; the name must end in .safetensors")
         if not self.out.parent.is_dir():

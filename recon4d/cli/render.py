@@ -55,8 +55,10 @@ class RenderCommand:
         from recon4d.datasets.synthetic import SyntheticConfig, make_scenes, render_scenes
         from recon4d.io import check_output_folder
 
-        if self.clips < 1:
-            raise UserError(f"--clips is {self.clips}; it must be at least 1")
+        minima = (("--clips", self.clips, 1), ("--tracks", self.tracks, 0), ("--seed", self.seed, 0))
+        for option, value, minimum in minima:
+            if value < minimum:
+                raise UserError(f"{option} is {value}; it must be at least {minimum}")
         config = SyntheticConfig(num_frames=self.num_frames, height=self.size[0], width=self.size[1])
         check_output_folder(self.out, overwrite=False)
         for number in tqdm(range(self.clips), desc="rendering", unit="clip", disable=not sys.stderr.isatty()):

@@ -268,10 +268,21 @@ class TestRender:
             assert read.tracks is not None
             assert read.tracks.points.shape[-2] == 40
 
+    @pytest.mark.parametrize(("option", "minimum"), [("--clips", 1), ("--tracks", 0), ("--seed", 0)])
+    def test_options_out_of_range(self, tmp_path: Path, capsys, option: str, minimum: int) -> None:
+        line = fails(capsys, "render", "--out", tmp_path / "set", option, minimum - 1)
+        assert line == f"recon4d: {option} is {minimum - 1}; it must be at least {minimum}"
+        assert not (tmp_path / "set").exists()
+
     def test_a_full_folder_is_refused(self, tmp_path: Path, capsys) -> None:
         (tmp_path / "photo.jpg").write_text("precious")
         assert "is not empty" in fails(capsys, "render", "--out", tmp_path, *self.OPTIONS)
-        assert "--clips is 0; it must be at least 1" in fails(capsys, "render", "--out", tmp_path / "new", "--clips", 0)
+
+
+class TestCalibrate:
+    def test_a_size_out_of_range(self, tmp_path: Path, capsys) -> None:
+        line = fails(capsys, "calibrate", "recon4d_tiny", "--out", tmp_path / "tiny.safetensors", "--size", 0, 48)
+        assert line == "recon4d: --size is 0 48; height and width must be at least 1"
 
 
 class TestOther:

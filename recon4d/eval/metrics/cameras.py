@@ -20,7 +20,7 @@ from recon4d.geometry import field_of_view, rotation_angle
 from recon4d.records import Scene
 
 DEGREES = (5, 15, 30)
-"""Thresholds N of `auc_N`, `rra_N` and `rta_N`, in degrees (as in VGGT and DUSt3R evaluations)."""
+"""Thresholds N of `auc_N`, `rra_N` and `rta_N`, in degrees; common in the literature."""
 MIN_BASELINE_SHARE = 0.01
 """Smallest baseline whose direction counts, as a share of the median true depth. Hand-tuned."""
 MIN_BASELINE = 1e-9

@@ -35,7 +35,7 @@ from recon4d.records import Scene
 from recon4d.refine.no_solution import NoSolution
 
 CROP = 224
-"""Side of the central crop of the maps, in pixels (DUSt3R)."""
+"""Side of the central crop of the maps, in pixels (published protocol)."""
 ALIGNED_BY = "median z-shift and scale, ICP"
 """Name of the alignment in scores."""
 

@@ -29,9 +29,9 @@ PIXELS = (1, 2, 4, 8, 16)
 METERS = (0.01, 0.04, 0.16, 0.64, 2.56)
 """Fixed thresholds in meters (TAPVid-3D)."""
 MIN_DEPTH = 1e-12
-"""Lower bound of depths in the scale per trajectory, in units of each scene (published code)."""
+"""Lower bound of depths in the scale per trajectory, in the unit of each scene."""
 MIN_NORM = 1e-6
-"""Lower bound of norms in the median scale, in units of each scene (published code)."""
+"""Lower bound of norms in the median scale, in the unit of each scene."""
 
 _WIDTHS = "the widths of 1, 2, 4, 8 and 16 pixels at the depth of the point"
 _LENGTHS = "0.01, 0.04, 0.16, 0.64 and 2.56 m"
