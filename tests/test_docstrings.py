@@ -64,7 +64,7 @@ def _inherited_docstring(kind: type, attribute: str) -> str:
 
 
 def bare_tensors(value: Any) -> list[str]:
-    """Return parameters, fields or "return" whose annotation is a tensor, or a container of tensors, without a shape."""
+    """Return parameters, fields or "return" that are annotated as tensors (or containers of them) without a shape."""
     if isinstance(value, property):
         value = value.fget
     if inspect.isclass(value):

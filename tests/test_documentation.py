@@ -1,4 +1,4 @@
-"""What pages say in tables and figures is so; their code blocks are run by `test_documented_blocks`."""
+"""Checks tables and figures of the documentation; `test_documented_blocks` runs its code blocks."""
 
 import re
 import subprocess
@@ -58,7 +58,7 @@ def test_the_exact_scene_is_exact(tmp_path: Path) -> None:
     known = scene.depth_confidence > 0
     assert 0.3 < known.float().mean() < 0.8
     torch.testing.assert_close(scene.points_from_depth[known], scene.points[known], atol=1e-3, rtol=1e-4)
-    # What stands still is at the same place in both frames: most floor points of one are near some of the other.
+    # Static points have the same position in both frames: most ground points of one are close to points of the other.
     one, two = (scene.points[i][known[i] & (scene.dynamic[i] == 0)][::50] for i in (0, 1))
     near = one[:, 2] < 8
     assert torch.cdist(one[near], two).amin(dim=1).median() < 0.2
@@ -83,13 +83,14 @@ def test_benchmarks_run(name: str, options: list[str]) -> None:
     command = [sys.executable, "-m", name, *options]
     printed = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout
     assert re.search(
-        r"2 +\d+\.\d|relative error \d|\d clips a second|plain +\d|mean +\d|pairs +\d|the clip +\d|corners +\d|depth +\d",
+        r"2 +\d+\.\d|relative error \d|\d clips a second|plain +\d|mean +\d|pairs +\d|the clip +\d|corners +\d|"
+        r"depth +\d",
         printed,
     )
 
 
 def test_scores_are_taken_apart_by_kind_of_clip(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    """Worlds 0 (a still camera), 2 (dynamic) and 4 and 8 (calm)."""
+    """Clips 0 (static camera), 2 (dynamic), and 4 and 8 (calm)."""
     rows = ["method,clip,auc_30,auc_5,abs_rel,point_epe"]
     for method, gain in (("net", 0.0), ("net+refine", 0.2)):
         rows += [f"{method},world_00,0.5,0.1,0.3,", f"{method},world_02,{0.4 - gain},0.1,0.3,1"]
@@ -105,7 +106,7 @@ def test_scores_are_taken_apart_by_kind_of_clip(tmp_path: Path, capsys: pytest.C
 
 
 def test_the_benchmark_of_windows_compares_ways(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
-    """In this process, which is quicker than one for each way; so its seconds and memory are made up."""
+    """Run the variants in this process, which is faster than one process each; seconds and memory are made up."""
 
     def run(model: str, pictures: Path, out: Path, variant: windows.Variant) -> tuple[float, float]:
         arguments = ["reconstruct", pictures, "--out", out, "--fps", 30, "--model", model, *variant.options]

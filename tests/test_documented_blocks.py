@@ -1,4 +1,4 @@
-"""Every code block of every page is run or, where it says why not, parsed; `documented` has the rule."""
+"""Runs or, if a reason is given, parses every code block of the documentation; see the helper `documented`."""
 
 import contextlib
 import io
@@ -41,16 +41,16 @@ FILES_OF_THE_READER: dict[str, tuple[str, ...]] = {
     "docs/reconstructing.md": ("clip.mp4", "clips", "photos", "colmap", "masks", "lidar.npz"),
     "docs/viewing.md": ("out",),
 }
-"""What the reader of a page has before its first block: out/ is a reconstruction, the others as they are called."""
+"""Files and folders that exist before the first block of a page runs: out/ is a reconstruction."""
 EXTRAS = {"docs/viewing.md": "rerun"}
-"""Packages that a page tells to install first; it is skipped without them."""
+"""Optional packages that a page requires; the page is skipped without them."""
 
 WORLD = SyntheticConfig(num_frames=4, height=192, width=256)
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with everything that readers have: clips, and a world with its exact cameras and depth."""
+    """Create a folder with clips and with a synthetic scene that has exact cameras and depth."""
     folder = tmp_path_factory.mktemp("reader")
     sample = SyntheticScenes(WORLD).sample(1)
     (folder / "out").mkdir()
@@ -63,7 +63,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for photo in (folder / "photos").iterdir():
         recon4d.io.write_jpeg(folder / "masks" / photo.name, torch.zeros_like(sample.clip.images[0]))
     np.savez(folder / "lidar.npz", depths=sample.scene.depths.numpy())
-    # A third of the example's frames, as many seconds, at half its size.
+    # Every third frame of the example at half its size, with the same duration.
     dog = recon4d.read_clip(ROOT / "examples" / "dog.mp4", num_frames=None)
     (folder / "examples").mkdir()
     recon4d.io.write_video(folder / "examples" / "dog.mp4", dog.images[::3, :, ::2, ::2].permute(0, 2, 3, 1), 10.0)
@@ -78,10 +78,10 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def in_a_folder(tmp_path: Path, files: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working directory with the examples, their clip shorter and smaller; the default model is the tiny one."""
+    """Create a working directory with the examples and a reduced clip; the default model is recon4d_tiny."""
     (tmp_path / "examples").symlink_to(files / "examples")
     monkeypatch.chdir(tmp_path)
-    # The command line sets how warnings are shown.
+    # The command line changes the way warnings are shown.
     monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
 
     def quick(name: str = "recon4d_mini", **options) -> Model:
@@ -92,7 +92,7 @@ def in_a_folder(tmp_path: Path, files: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def names_given(page: str) -> dict[str, object]:
-    """What the Python blocks of a page take as given."""
+    """Return the names that the Python blocks of a page assume to exist."""
     if page != "docs/published_models.md":
         return {}
     golden = read_golden("vggt_small")
@@ -103,7 +103,7 @@ def names_given(page: str) -> dict[str, object]:
 
 
 def run_page(page: Path) -> dict[str, object]:
-    """Run what is to be run of a page, in order, in the working directory; answers the names its Python blocks made."""
+    """Run the blocks of a page in order in the working directory and return the names its Python blocks define."""
     names = names_given(page.relative_to(ROOT).as_posix())
     for block in blocks_of(page):
         if block.kind == "python":
@@ -132,7 +132,7 @@ def expect_getting_started(names: dict) -> None:
     with contextlib.redirect_stdout(printed):
         run_command(["recon4d", "info", "out/"])
     shown = re.findall(r"```text\n(.*?)```", (ROOT / "docs" / "getting_started.md").read_text(), re.DOTALL)[0]
-    # The model is another one here, untrained and not calibrated, so numbers and indented lines differ.
+    # This model is untrained and not calibrated, so numbers and indented lines differ.
     assert _topics(shown) == _topics(printed.getvalue())
 
 
@@ -167,7 +167,7 @@ def expect_export(names: dict) -> None:
 
 
 def expect_reconstructing(names: dict) -> None:
-    """What was told is in the answer."""
+    """Verify that priors hold in the result."""
     told = recon4d.load_scene("out/clip").cameras.resized(recon4d.load_scene("out/clip").size, (180, 320))
     torch.testing.assert_close(told.intrinsics[0, 0, 0], torch.tensor(1050.0), atol=0.01, rtol=0)
     answered, truth = recon4d.load_scene("out/photos"), SyntheticScenes(WORLD).sample(1).scene
@@ -186,7 +186,7 @@ EXPECTED: dict[str, Callable[[dict], None]] = {
     "docs/reconstructing.md": expect_reconstructing,
     "docs/viewing.md": lambda names: _expect(Path("scene.rrd").stat().st_size > 10_000),
 }
-"""What has come out when the last block of a page has run, by the names that its Python made and in its folder."""
+"""Checks after the last block of a page, on the defined names and on the working directory."""
 
 
 def _expect(holds: bool) -> None:

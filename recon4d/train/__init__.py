@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from recon4d.train.adaptation import Adaptation, HeldOutError, adapt
     from recon4d.train.adaptation_config import AdaptConfig, AdaptWeights
 
-_HOME_OF = {
+_MODULE_OF = {
     "AdaptConfig": "recon4d.train.adaptation_config",
     "AdaptWeights": "recon4d.train.adaptation_config",
     "Adaptation": "recon4d.train.adaptation",
@@ -22,6 +22,6 @@ __all__ = ["AdaptConfig", "AdaptWeights", "Adaptation", "HeldOutError", "adapt"]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME_OF:
+    if name not in _MODULE_OF:
         raise AttributeError(f"module 'recon4d.train' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOME_OF[name]), name)
+    return getattr(importlib.import_module(_MODULE_OF[name]), name)

@@ -1,4 +1,4 @@
-"""The code blocks of a page, and what can be said of a command without running it.
+"""Code blocks of documentation pages, and checks of commands that do not run them.
 
 A block says after its fence what becomes of it:
 
@@ -33,22 +33,22 @@ ROOT = Path(__file__).parents[2]
 FENCE = re.compile(r"^(?P<indent> *)```(?P<info>[^\n`]*)\n(?P<text>.*?)^(?P=indent)```$", re.DOTALL | re.MULTILINE)
 INFO = re.compile(r"(?P<kind>python|text|sh)|sh parsed-only: (?P<reason>\S.*)")
 OF_THE_HOUSE = {"ruff", "pyright", "pytest"}
-"""Programs that `.ci/run` runs on every change; `pip install` brings them."""
+"""Programs that `.ci/run` runs for every change; `pip install` provides them."""
 OF_OTHERS = {"ssh"}
-"""Programs whose options are not ours to know."""
+"""Programs whose options are not checked."""
 
 
 @dataclass(frozen=True)
 class Block:
-    """One fenced block of a page."""
+    """A fenced code block of a page."""
 
     page: str
     line: int
-    """Of its fence, from 1."""
+    """Line number of its fence, from 1."""
     kind: str
-    """python, text or sh."""
+    """Language: python, text or sh."""
     reason: str | None
-    """Why the commands are parsed only; None where they are run."""
+    """Why the commands are only parsed; None if they are run."""
     text: str
 
     def __str__(self) -> str:
@@ -56,7 +56,7 @@ class Block:
 
 
 def blocks_of(page: Path) -> list[Block]:
-    """The blocks of a page, in order. Raises ``ValueError`` for one of an unknown kind, or that does not end."""
+    """Return the blocks of a page in order. Raises ``ValueError`` for unknown languages and unclosed fences."""
     text, name = page.read_text(), page.relative_to(ROOT).as_posix() if page.is_relative_to(ROOT) else page.name
     blocks = []
     for found in FENCE.finditer(text):
@@ -73,7 +73,7 @@ def blocks_of(page: Path) -> list[Block]:
 
 
 def commands_of(text: str) -> list[list[str]]:
-    """The commands of a shell block as lists of words, without comments, joined lines and `&&`."""
+    """Split a shell block into commands, each a list of words; comments, line continuations and `&&` are resolved."""
     commands: list[list[str]] = []
     for line in text.replace("\\\n", " ").splitlines():
         lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
@@ -89,7 +89,7 @@ def commands_of(text: str) -> list[list[str]]:
 
 
 def check_command(command: Sequence[str]) -> None:
-    """Everything that is wrong with a command before it runs is a ``ValueError`` or an assertion."""
+    """Check a command without running it. Raises ``ValueError`` or ``AssertionError`` if it is invalid."""
     match command:
         case ["recon4d", *arguments] | ["accelerate", "launch", "-m", "recon4d.cli", *arguments]:
             _parse_ours(arguments)
@@ -118,14 +118,14 @@ def check_command(command: Sequence[str]) -> None:
 
 
 def check_options(command: Sequence[str]) -> None:
-    """Of one of our commands that a sentence mentions, perhaps in part: it is there, and takes the options named."""
+    """Check that a command mentioned in prose, perhaps in part, exists and accepts the options."""
     named = {word.partition("=")[0] for word in command if word.startswith("--")}
     assert named <= _options(command[1]), f"recon4d {command[1]} does not take {named - _options(command[1])}"
 
 
 @functools.cache
 def _options(subcommand: str) -> set[str]:
-    """Every option in the help of one of our commands."""
+    """Return every option in the help of a recon4d command."""
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed), pytest.raises(SystemExit) as stop:
         main([subcommand, "--help"])
@@ -134,12 +134,12 @@ def _options(subcommand: str) -> set[str]:
 
 
 def is_run(command: Sequence[str]) -> bool:
-    """Whether a command of a block without a reason is run: what installs, tests and tunnels is not."""
+    """Whether a command is run; commands that install, test or open tunnels are not."""
     return command[0] == "recon4d" or (command[0] == "python" and command[1].startswith("examples/"))
 
 
 def run_command(command: Sequence[str]) -> None:
-    """Run a command in this process and in the working directory, its globs expanded as a shell does it."""
+    """Run a command in this process in the working directory, with globs expanded like in a shell."""
     words = [word for given in command for word in (sorted(map(str, Path().glob(given))) if "*" in given else [given])]
     if words[0] == "recon4d":
         assert main(words[1:]) == 0, f"{shlex.join(command)} failed"
@@ -150,7 +150,7 @@ def run_command(command: Sequence[str]) -> None:
 
 
 def _parse_ours(arguments: Sequence[str]) -> None:
-    """Through the command line itself, whose commands then do nothing."""
+    """Parse the arguments with the command line itself, with the commands disabled."""
     from recon4d.cli.main import Command
 
     done: list[object] = []
@@ -170,7 +170,7 @@ def _parse_ours(arguments: Sequence[str]) -> None:
 
 
 def _parse_program(file: Path, arguments: Sequence[str]) -> None:
-    """Through the program's own parser: it runs up to where its arguments are read."""
+    """Parse the arguments with the program's own parser and stop there."""
     parse, parsed = tyro.cli, []
 
     def parse_and_stop(kind: type, **options) -> None:
@@ -190,9 +190,9 @@ def _parse_program(file: Path, arguments: Sequence[str]) -> None:
 
 
 class _ParsedError(Exception):
-    """The arguments are read, and nothing is to be done with them."""
+    """Raised after the arguments are parsed, to stop the program."""
 
 
 def _extras() -> dict[str, list[str]]:
-    """What `pip install -e '.[extra]'` brings, by extra."""
+    """Return the packages that `pip install -e '.[extra]'` installs, by extra."""
     return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]

@@ -1,4 +1,4 @@
-"""Weights that need no download: every tensor is a fixed function of its published name and its shape.
+"""Weights without a download: every tensor is a fixed function of its published name and shape.
 
 The published code computed the outputs in `goldens/` with the same function, so no checkpoint is needed to compare.
 Scales make every branch count: layer scales near .3, tokens near .5.
@@ -17,7 +17,7 @@ GOLDENS = Path(__file__).parents[1] / "goldens"
 
 
 def named_state_dict(shapes: dict[str, list[int]], salt: int) -> dict[str, Tensor]:
-    """The state dict of these names and shapes; a mask of biases lets all of them through."""
+    """Create the state dict for names and shapes; masks of biases are all ones."""
     return {
         name: torch.ones(shape) if name.endswith("bias_mask") else named_tensor(name, tuple(shape), salt)
         for name, shape in shapes.items()
@@ -25,7 +25,7 @@ def named_state_dict(shapes: dict[str, list[int]], salt: int) -> dict[str, Tenso
 
 
 def named_tensor(name: str, shape: tuple[int, ...], salt: int) -> Tensor:
-    """Standard normal numbers seeded by the name, scaled by what kind of parameter it is."""
+    """Draw standard normal numbers seeded by the name, scaled by the kind of parameter."""
     count = int(np.prod(shape, dtype=np.int64))
     random = np.random.RandomState((zlib.crc32(name.encode()) + salt) % 2**32)
     noise = torch.from_numpy(random.standard_normal(count).astype(np.float32).reshape(shape))
@@ -44,25 +44,25 @@ def named_tensor(name: str, shape: tuple[int, ...], salt: int) -> Tensor:
 
 
 def read_shapes(name: str) -> dict[str, list[int]]:
-    """The published names and shapes of a golden: in its file, ``{}`` stands for each of so many blocks."""
+    """Read the published names and shapes of a golden; ``{}`` in the file stands for a block number."""
     listed = json.loads((GOLDENS / f"{name}.shapes.json").read_text())
     return {pattern.replace("{}", str(i)): shape for pattern, (count, shape) in listed.items() for i in range(count)}
 
 
 def read_golden(name: str) -> dict[str, np.ndarray]:
-    """What the reference computed from `images_uint8`, dense maps at every third row and column."""
+    """Read the outputs of the reference for `images_uint8`; dense maps have every third row and column."""
     with np.load(GOLDENS / f"{name}.npz") as arrays:
         return dict(arrays)
 
 
 def relative_error(found: Tensor, wanted: np.ndarray) -> float:
-    """The norm of the difference over the norm of what is wanted."""
+    """Return the norm of the difference over the norm of the expected values."""
     wanted_tensor = torch.from_numpy(wanted).double()
     return float((found.double() - wanted_tensor).norm() / wanted_tensor.norm())
 
 
 def shrunk_state_dict() -> dict[str, Tensor]:
-    """VGGT's names with two blocks of each kind and no tracker: for tests of anything but numbers."""
+    """Create VGGT weights with two blocks of each kind and no tracker, for tests that do not check numbers."""
 
     def is_kept(name: str) -> bool:
         numbers = re.findall(r"(?:blocks|trunk)\.(\d+)\.", name)

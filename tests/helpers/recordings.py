@@ -1,4 +1,4 @@
-"""Reads a saved view back, for tests: everything that rerun's file holds, by entity and row."""
+"""Reads saved recordings of rerun, by entity and row, for tests."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +9,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Row:
-    """What was logged at one time: `frame` and `seconds` (None: at every time), and the columns by name."""
+    """Data logged at one time: `frame` and `seconds` (None for static data), and the columns by name."""
 
     frame: int | None
     seconds: float | None
@@ -30,7 +30,7 @@ class Row:
 
 
 def read_recording(path: Path) -> dict[str, list[Row]]:
-    """The rows of every entity in the order of time."""
+    """Return the rows of every entity in order of time."""
     from rerun.chunk import RrdReader  # type: ignore[import-not-found]
 
     reader = RrdReader(path)
@@ -39,7 +39,7 @@ def read_recording(path: Path) -> dict[str, list[Row]]:
 
 
 def read_blueprint(path: Path) -> dict[str, list[Row]]:
-    """The rows of every part of the layout."""
+    """Return the rows of every part of the layout."""
     from rerun.chunk import RrdReader  # type: ignore[import-not-found]
 
     reader = RrdReader(path)

@@ -14,7 +14,7 @@ HEIGHT, WIDTH = 12, 16
 
 
 def make_clip(frames: int = 3, height: int = HEIGHT, width: int = WIDTH, seed: int = 0) -> Clip:
-    """Colored noise, a tenth of a second apart."""
+    """Create a clip of colored noise, a tenth of a second between frames."""
     generator = torch.Generator().manual_seed(seed)
     images = torch.randint(0, 256, (frames, 3, height, width), dtype=torch.uint8, generator=generator)
     return Clip(images, torch.arange(frames) / 10)
@@ -23,7 +23,7 @@ def make_clip(frames: int = 3, height: int = HEIGHT, width: int = WIDTH, seed: i
 def make_scene(
     frames: int = 3, anchors: tuple[int, ...] = (0,), seed: int = 0, metres_per_unit: float = torch.nan
 ) -> Scene:
-    """The wall z = 4 + x / 4, exact in depth, points and tracks (every pixel of the anchors, standing still)."""
+    """Create the wall z = 4 + x / 4 with exact depth, points and tracks (every pixel of the anchors, static)."""
     steps = torch.arange(frames, dtype=torch.float32)[:, None]
     rotation = g.rotation_from_axis_angle(steps * torch.tensor([0.02, 0.05 + 0.01 * seed, -0.01]))
     cameras = Cameras(
@@ -54,7 +54,7 @@ def make_scene(
 
 
 def _depth_of_wall(cameras: Cameras) -> torch.Tensor:
-    """Where each pixel's ray meets n . X = 4 with n = (-1/4, 0, 1)."""
+    """Intersect the ray of each pixel with the plane n . X = 4, n = (-1/4, 0, 1)."""
     ones = torch.ones(cameras.intrinsics.shape[0], HEIGHT, WIDTH)
     rays = g.unproject_map(ones, cameras.intrinsics)
     directions = rays @ cameras.world_from_cam[:, None, :3, :3].transpose(-1, -2)

@@ -1,4 +1,4 @@
-"""The type checker of the tests: beartype, with whole numbers where floats are asked for (PEP 484's tower)."""
+"""The type checker of the tests: beartype, which accepts integers for floats (the numeric tower of PEP 484)."""
 
 from beartype import BeartypeConf, beartype
 

@@ -11,7 +11,7 @@ SIZE = (48, 64)
 
 
 def numbered(number: int, height: int = SIZE[0], width: int = SIZE[1]) -> np.ndarray:
-    """A gray picture that tells its number: levels lie six apart, far more than compression moves them."""
+    """Create a gray picture that encodes its number by levels six apart, more than compression changes them."""
     return np.full((height, width, 3), 20 + 6 * number, np.uint8)
 
 
@@ -20,7 +20,7 @@ def numbers_seen(images: torch.Tensor) -> list[int]:
 
 
 def encode(path: Path, pictures, milliseconds=None, codec="libx264", pixel_format="yuv420p", options=None) -> Path:
-    """A video of `pictures`, shown at `milliseconds` (ten a second unless given)."""
+    """Encode pictures as a video with time stamps in milliseconds (by default ten frames per second)."""
     first = pictures[0]
     milliseconds = milliseconds or [100 * i for i in range(len(pictures))]
     with av.open(str(path), "w", options={"movflags": "faststart"} if path.suffix == ".mp4" else {}) as container:
@@ -36,12 +36,12 @@ def encode(path: Path, pictures, milliseconds=None, codec="libx264", pixel_forma
 
 
 def textured(count: int) -> list[np.ndarray]:
-    """Pictures with enough in them that every frame fills some hundred bytes of a file, to be cut or damaged."""
+    """Create pictures with enough content that every encoded frame has some hundred bytes that can be damaged."""
     scenery = np.random.default_rng(0).integers(0, 255, (64, 96 + count, 3), dtype=np.uint8)
     return [np.ascontiguousarray(scenery[:, i : i + 96]) for i in range(count)]
 
 
 def bare_stream(path: Path) -> bytes:
-    """What the packets of a video hold, without the container around them."""
+    """Return the contents of the packets of a video, without the container."""
     with av.open(str(path)) as container:
         return b"".join(bytes(packet) for packet in container.demux(video=0))

@@ -1,4 +1,4 @@
-"""A wall seen by cameras that move sideways past it, with its clip and info, for tests of what is written."""
+"""A wall filmed by cameras that move sideways, with clip and info, for tests of written files."""
 
 import math
 from dataclasses import replace
@@ -24,7 +24,7 @@ PANEL_WIDTH, GAP = 480, 4
 
 
 def make_scene(num_frames: int = NUM_FRAMES) -> Scene:
-    """A wall at z = 2, seen by cameras that look along z and move one unit along x with each frame."""
+    """Create a wall at z = 2, filmed by cameras that look along z and move one unit along x per frame."""
     world_from_cam = torch.eye(4).repeat(num_frames, 1, 1)
     world_from_cam[:, 0, 3] = torch.arange(num_frames)
     intrinsics = torch.tensor([[10.0, 0, WIDTH / 2], [0, 10.0, HEIGHT / 2], [0, 0, 1]]).repeat(num_frames, 1, 1)
@@ -52,7 +52,7 @@ def make_tracks() -> Tracks:
 
 
 def make_clip(num_frames: int = NUM_FRAMES, height: int = HEIGHT, width: int = WIDTH) -> Clip:
-    """The left half of every picture in one color, the right half in another."""
+    """Create pictures with one color in the left half and another in the right half."""
     images = torch.empty(num_frames, 3, height, width, dtype=torch.uint8)
     images[..., : width // 2] = torch.tensor(LEFT_COLOR, dtype=torch.uint8)[:, None, None]
     images[..., width // 2 :] = torch.tensor(RIGHT_COLOR, dtype=torch.uint8)[:, None, None]

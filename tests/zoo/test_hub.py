@@ -1,4 +1,4 @@
-"""Published weights by name: fetched once, converted, kept; and one clear line where they cannot be had."""
+"""Published weights by name: downloaded once, converted and cached, with a one-line error if they are unavailable."""
 
 from functools import partial
 from pathlib import Path
@@ -103,15 +103,15 @@ def test_the_folder_is_that_of_the_environment_or_in_the_home_folder(
 
 
 def test_files_of_others_come_under_their_licenses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Which file is whose is told by one tensor; what is made of it is tested elsewhere."""
-    for mark, maker, license in (
+    """One tensor identifies the family of a file; the conversion is tested elsewhere."""
+    for mark, maker, license_text in (
         (VGGT_KEY, "from_vggt", r"mine\.pt comes under .* CC BY-NC 4\.0"),
         (OMEGA_KEY, "from_vggt_omega", r"mine\.pt comes under .* FAIR Noncommercial"),
     ):
         torch.save({mark: torch.zeros(2)}, tmp_path / "mine.pt")
         made = create_model("recon4d_tiny", weights=None)
         monkeypatch.setattr(f"recon4d.zoo.hub.{maker}", lambda tensors, made=made: made)
-        with pytest.warns(LicenseWarning, match=license):
+        with pytest.warns(LicenseWarning, match=license_text):
             assert load_model(tmp_path / "mine.pt") is made
         assert made.name == "mine"
 
@@ -123,7 +123,7 @@ def test_the_marks_are_in_the_published_files() -> None:
 
 
 class Wicked:
-    """What runs a program where it is unpickled."""
+    """An object that runs a program when it is unpickled."""
 
     def __init__(self, target: Path) -> None:
         self.target = target
