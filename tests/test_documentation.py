@@ -23,7 +23,7 @@ README = (ROOT / "README.md").read_text()
 
 def test_the_page_on_evaluation_names_metrics_and_methods_that_there_are() -> None:
     page = (ROOT / "docs" / "evaluation.md").read_text()
-    table = page.split("| metric | what it is |")[1].split("\n\n")[0]
+    table = page.split("| metric | definition |")[1].split("\n\n")[0]
     cells = re.findall(r"^\| (.*?) \|", table, re.MULTILINE)
     named = [name.replace("_N", "_30") for cell in cells for name in cell.split("`")[1::2]]
     assert len(named) > 15

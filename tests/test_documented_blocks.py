@@ -130,7 +130,7 @@ def expect_getting_started(names: dict) -> None:
     assert names["again"].num_frames == 16
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
-        run_command(["recon4d", "info", "out/"])
+        run_command(["recon4d", "info", "out/dog"])
     shown = re.findall(r"```text\n(.*?)```", (ROOT / "docs" / "getting_started.md").read_text(), re.DOTALL)[0]
     # This model is untrained and not calibrated, so numbers and indented lines differ.
     assert _topics(shown) == _topics(printed.getvalue())

@@ -166,9 +166,9 @@ class TestTrueMatches:
     @pytest.mark.parametrize("dynamic", [1.0, math.nan])
     def test_dynamic_pixels_are_unknown_without_tracks(self, dynamic: float) -> None:
         found = first_to_second(changed(SHIFTED, "dynamic", 0, slice(0, 6), slice(None), dynamic))
-        told = (found.has_match | found.is_unmatched)[0].view(6, 8)
-        assert not told[:3].any()
-        assert told[3:].all()
+        is_known = (found.has_match | found.is_unmatched)[0].view(6, 8)
+        assert not is_known[:3].any()
+        assert is_known[3:].all()
 
     def test_points_without_confidence_are_not_known(self) -> None:
         unknown = changed(SHIFTED, "point_confidence", 0, slice(0, 6), slice(None), 0.0)
@@ -220,8 +220,8 @@ class TestTrueMatches:
         assert scene.tracks is not None
         confidence = scene.tracks.confidence.clone()
         confidence[..., 1, :] = 0
-        unbelieved = replace(scene.tracks, confidence=confidence)
-        found = first_to_second(replace(scene, tracks=unbelieved))
+        unknown = replace(scene.tracks, confidence=confidence)
+        found = first_to_second(replace(scene, tracks=unknown))
         assert not (found.has_match | found.is_unmatched)[0, :24].any()
         assert_close(found.positions[0, 25:32], CELLS[25:32] - torch.tensor([2.0, 0.0]), atol=1e-5, rtol=0)
 
@@ -278,8 +278,8 @@ class TestTrueMatches:
         other = tracked(SHIFTED, (0.25, 0.0, 0.0), anchor=0)[0]
         queries, targets = torch.tensor([[1, 0], [1, 0]]), torch.tensor([[0, 1], [0, 1]])
         found = true_matches(Scene.stack([one, other]), queries, targets, CELL)
-        told = (found.has_match | found.is_unmatched).any(dim=-1)
-        assert told.tolist() == [[True, False], [False, True]]
+        is_known = (found.has_match | found.is_unmatched).any(dim=-1)
+        assert is_known.tolist() == [[True, False], [False, True]]
         # Back in time: the camera by +2 pixels, the surface by -1; and forth: -2 and +.5.
         assert_close(found.positions[0, 0, 20], CELLS[20] + torch.tensor([1.0, 0.0]), atol=1e-5, rtol=0)
         assert_close(found.positions[1, 1, 20], CELLS[20] - torch.tensor([1.5, 0.0]), atol=1e-5, rtol=0)

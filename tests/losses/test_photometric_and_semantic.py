@@ -374,15 +374,15 @@ def test_invalid_colors_may_be_anything(wrong: float) -> None:
     valid = torch.ones(*SIZE, dtype=torch.bool)
     valid[3, 4] = False
     clean = photometric_errors(image, other, valid)
-    spoilt = torch.where(valid, other, wrong).requires_grad_()
-    errors = photometric_errors(torch.where(valid, image, wrong), spoilt, valid)
+    corrupted = torch.where(valid, other, wrong).requires_grad_()
+    errors = photometric_errors(torch.where(valid, image, wrong), corrupted, valid)
     torch.testing.assert_close(errors, clean)
     assert errors[3, 4] == 0
     assert photometric_errors(image, image + wrong, torch.zeros_like(valid)).abs().max() == 0
     only = torch.zeros_like(valid)
     only[3, 5] = True
     assert photometric_errors(image, 1 - image, only).count_nonzero() == 1
-    (slope,) = torch.autograd.grad(errors.sum(), spoilt)
+    (slope,) = torch.autograd.grad(errors.sum(), corrupted)
     assert slope.isfinite().all()
     assert (slope[:, 3, 4] == 0).all()
 
