@@ -31,6 +31,8 @@ from recon4d.errors import UserError, one_line
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 """128 + SIGINT, as shells report it."""
+EXIT_BROKEN_PIPE = 141
+"""128 + SIGPIPE, as shells report it."""
 
 Command = (
     Annotated[ReconstructCommand, tyro.conf.subcommand("reconstruct")]
@@ -54,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The words after `recon4d`; None takes them from the command line.
 
     Returns:
-        The exit code: 0, 2 after a `UserError`, 130 after an interrupt.
+        The exit code: 0, 2 after a `UserError`, 130 after an interrupt, 141 if the reader of the output has closed it.
     """
     warnings.showwarning = _warning_printer(None)
     command = None
@@ -62,6 +64,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command = _parse(arguments)
         warnings.showwarning = _warning_printer(type(command))
         command.run()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader of the output, such as `head`, has closed the pipe: nobody reads the rest.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_BROKEN_PIPE
     except UserError as error:
         if os.environ.get("RECON4D_DEBUG"):
             raise

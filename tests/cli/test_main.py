@@ -12,6 +12,7 @@ from commands import fails, run
 from PIL import Image
 from scenes import make_clip
 
+from recon4d.cli.main import EXIT_BROKEN_PIPE
 from recon4d.datasets import DATASETS
 from recon4d.datasets.synthetic import SyntheticConfig, make_scenes, render_scenes
 from recon4d.errors import UserError
@@ -313,3 +314,14 @@ def _write_silence(path: Path) -> None:
         file.setsampwidth(2)
         file.setframerate(8000)
         file.writeframes(bytes(1600))
+
+
+def test_a_reader_that_closes_the_output_causes_no_trace() -> None:
+    """As in ``recon4d models | head -1``: the pipe is closed before anything is written."""
+    command = [sys.executable, "-c", "import sys; from recon4d.cli import main; sys.exit(main(['models']))"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.stderr is not None
+        assert "Traceback" not in process.stderr.read()
+    assert process.returncode == EXIT_BROKEN_PIPE
