@@ -311,12 +311,12 @@ def test_too_few_tracks_change_nothing() -> None:
     assert refinement.scene is truth
     assert "30 are needed" in refinement.reason
     none = FeatureTracks(torch.zeros(8, 0, 2), torch.zeros(8, 0))
-    assert "0 static tracks" in refine_scene(truth, none).reason
+    assert "only 0 tracks are consistent" in refine_scene(truth, none).reason
     clip = WORLDS_V1["8"].sample(4).clip
     blank = replace(clip, images=torch.full_like(clip.images, 90))
     assert refine_clip(blank, truth, tracks).scene is truth
     one_frame = truth.frames([0])
-    assert "one frame" in refine_scene(one_frame, FeatureTracks(tracks.pixels[:1], tracks.visibility[:1])).reason
+    assert "at least 2 frames" in refine_scene(one_frame, FeatureTracks(tracks.pixels[:1], tracks.visibility[:1])).reason
     unobserved = FeatureTracks(tracks.pixels, torch.zeros_like(tracks.visibility))
     assert refine_scene(truth, unobserved).scene is truth
     unknown = replace(truth, depth_confidence=torch.zeros_like(truth.depths))
