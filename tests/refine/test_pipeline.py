@@ -316,7 +316,9 @@ def test_too_few_tracks_change_nothing() -> None:
     blank = replace(clip, images=torch.full_like(clip.images, 90))
     assert refine_clip(blank, truth, tracks).scene is truth
     one_frame = truth.frames([0])
-    assert "at least 2 frames" in refine_scene(one_frame, FeatureTracks(tracks.pixels[:1], tracks.visibility[:1])).reason
+    assert (
+        "at least 2 frames" in refine_scene(one_frame, FeatureTracks(tracks.pixels[:1], tracks.visibility[:1])).reason
+    )
     unobserved = FeatureTracks(tracks.pixels, torch.zeros_like(tracks.visibility))
     assert refine_scene(truth, unobserved).scene is truth
     unknown = replace(truth, depth_confidence=torch.zeros_like(truth.depths))
