@@ -306,7 +306,7 @@ def _published_entries() -> Iterator[ZooEntry]:
     source = PublishedSource("facebook/VGGT-Omega", "vggt_omega_1b_512.pt", OMEGA_LICENSE, from_vggt_omega, True)
     yield ZooEntry(
         "vggt_omega_1b",
-        "vit_large_patch16_dinov3, trained on",
+        "vit_large_patch16_dinov3, fine-tuned",
         OMEGA_LICENSE.split(",")[0],
         vggt_omega_1b_config,
         source,
