@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from recon4d.errors import UserError
 
 DYNAMIC_THRESHOLD = 0.5
-"""Dynamic probability up to which a pixel counts as static. Networks are calibrated to this threshold."""
+"""Pixels with a larger dynamic probability count as dynamic. `recon4d calibrate` shifts the probabilities of a network
+so that this is its best threshold."""
 
 
 @dataclass(frozen=True)
@@ -22,12 +23,13 @@ class RefineConfig:
     """Smallest number of static tracks; with fewer, the scene is returned unchanged."""
     held_out_fraction: float = 0.2
     """Fraction of the static tracks that no cameras are fitted to and that decide about acceptance, between 0 and 1."""
-    exact_error: float = 0.0016
-    """Largest mean reprojection error of a track that counts as fitted exactly, as a fraction of the longer side."""
-    min_exact_fraction: float = 0.75
-    """Smallest fraction of held-out tracks that accepted cameras fit exactly; 0 accepts any improvement."""
+    inlier_threshold: float = 0.0016
+    """Largest mean reprojection error of an inlier track, as a fraction of the longer side of the maps."""
+    min_inlier_fraction: float = 0.75
+    """Smallest fraction of inliers among the held-out tracks for cameras to be accepted; 0 accepts any improvement."""
     refine_intrinsics: bool = True
-    """Whether focal length and principal point may change. They never change where a clip's priors contain them."""
+    """Whether focal length and principal point may change. They do not change if the priors of a clip
+    contain them for all frames."""
     seed: int = 0
     """Seed of the selection of tracks, of RANSAC and of COLMAP's mapper; equal seeds give equal results."""
 
@@ -39,7 +41,7 @@ class RefineConfig:
                 f"min_tracks is {self.min_tracks} and num_tracks is {self.num_tracks}; expected "
                 "2 <= min_tracks <= num_tracks"
             )
-        if not 0 <= self.min_exact_fraction <= 1:
-            raise UserError(f"min_exact_fraction is {self.min_exact_fraction}; it must be from 0 to 1")
-        if not self.exact_error > 0:
-            raise UserError(f"exact_error is {self.exact_error}; it must be positive")
+        if not 0 <= self.min_inlier_fraction <= 1:
+            raise UserError(f"min_inlier_fraction is {self.min_inlier_fraction}; it must be from 0 to 1")
+        if not self.inlier_threshold > 0:
+            raise UserError(f"inlier_threshold is {self.inlier_threshold}; it must be positive")

@@ -12,7 +12,7 @@ from recon4d.refine.cameras.model_selection import CameraSelection, select_model
 from recon4d.refine.cameras.scoring import track_errors
 from recon4d.refine.config import RefineConfig
 from recon4d.refine.depth.multiview_consistency import plane_sweep_depth
-from recon4d.refine.depth.steps import align_depth, align_scale_and_depth, can_run_stereo, is_mirrored, verify_depth
+from recon4d.refine.depth.steps import align_depth, align_scale_and_depth, is_depth_plausible, is_mirrored, verify_depth
 from recon4d.refine.depth.triangulation import SparseDepths, triangulate_depths
 from recon4d.refine.no_solution import NoSolution
 from recon4d.refine.refinement import Refinement
@@ -63,7 +63,7 @@ def refine_clip(clip: Clip, scene: Scene, matches: FeatureTracks, config: Refine
             if again.is_accepted:
                 error_before = refinement.error_before if refinement.is_accepted else again.error_before
                 refinement, points = replace(again, error_before=error_before), again_points
-    if points is None or not can_run_stereo(refinement, points):
+    if points is None or not is_depth_plausible(refinement):
         return refinement
     # 9. Compute depth by a plane sweep.
     dense = plane_sweep_depth(clip, refinement.scene)
@@ -157,12 +157,12 @@ def _camera_steps(
     # 4. Build hypotheses.
     hypotheses = build_hypotheses(scene, fitted, config, refine_intrinsics, focal_ratio)
     # 5. Select the model.
-    selection = select_model(hypotheses, held_out, config.exact_error)
+    selection = select_model(hypotheses, held_out, config.inlier_threshold)
     # 6. Check acceptance.
     error_before = float(track_errors(scene.cameras, held_out, scene.size).mean())
     refinement = Refinement(scene, False, error_before, float(selection.errors.mean()), len(fitted))
-    is_predicted = selection.cameras is hypotheses.scene.cameras
-    if reason := _reason_to_reject(refinement, selection, is_predicted, config):
+    keeps_prediction = selection.cameras is hypotheses.scene.cameras  # selection returns the same object
+    if reason := _reason_to_reject(refinement, selection, keeps_prediction, config):
         return replace(refinement, reason=reason), None
     refined = scene.with_cameras(selection.cameras)
     points = triangulate_depths(refined, fitted, held_out)
@@ -193,17 +193,17 @@ def _align_to_given_cameras(
 
 
 def _reason_to_reject(
-    refinement: Refinement, selection: CameraSelection, is_predicted: bool, config: RefineConfig
+    refinement: Refinement, selection: CameraSelection, keeps_prediction: bool, config: RefineConfig
 ) -> str | None:
     """Explain why selected cameras are not accepted; None if they are."""
-    if is_predicted or not refinement.error_after < refinement.error_before:
+    if keeps_prediction or not refinement.error_after < refinement.error_before:
         error = f"{refinement.error_before:.2f} pixels"
         none_better = f"no hypothesis has a lower held-out error than the predicted cameras ({error})"
         return selection.failures[0] if selection.failures else none_better
-    if selection.exact_fraction < config.min_exact_fraction:
+    if selection.inlier_fraction < config.min_inlier_fraction:
         return (
-            f"the best other cameras fit {selection.exact_fraction:.0%} of the held-out tracks exactly, "
-            f"{config.min_exact_fraction:.0%} are needed"
+            f"the best other cameras fit {selection.inlier_fraction:.0%} of the held-out tracks exactly, "
+            f"{config.min_inlier_fraction:.0%} are needed"
         )
     return None
 

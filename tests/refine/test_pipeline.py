@@ -101,7 +101,7 @@ def test_the_mapper_also_runs_with_the_predicted_intrinsics_if_its_own_do_not_fi
         (RefineConfig(refine_intrinsics=False), 0.9, [True]),
     ):
         calls.clear()
-        monkeypatch.setattr("recon4d.refine.cameras.model_selection.SUFFICIENT_EXACT_FRACTION", sufficient_fraction)
+        monkeypatch.setattr("recon4d.refine.cameras.model_selection.SUFFICIENT_INLIER_FRACTION", sufficient_fraction)
         assert refine_scene(before, tracks, config).error_after < 1
         assert calls == expected
 
@@ -295,7 +295,7 @@ def test_cameras_that_are_worse_on_held_out_tracks_are_rejected(
     monkeypatch.setattr("recon4d.refine.cameras.hypotheses.adjust", adjust_badly)
     if seem_likelier:
         monkeypatch.setattr("recon4d.refine.cameras.model_selection.negative_log_likelihoods", likelier_each_time)
-    refinement = refine_scene(truth, tracks, RefineConfig(min_exact_fraction=0))
+    refinement = refine_scene(truth, tracks, RefineConfig(min_inlier_fraction=0))
     assert bool(calls) == seem_likelier
     assert not refinement.is_accepted
     assert refinement.scene is truth
@@ -372,8 +372,8 @@ def test_unsuitable_input_is_rejected() -> None:
         ("held_out_fraction", 1.0),
         ("min_tracks", 1),
         ("num_tracks", 29),
-        ("min_exact_fraction", 1.1),
-        ("exact_error", 0.0),
+        ("min_inlier_fraction", 1.1),
+        ("inlier_threshold", 0.0),
     ],
 )
 def test_settings_outside_of_their_range_are_rejected(name: str, value: float) -> None:

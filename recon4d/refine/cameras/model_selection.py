@@ -17,13 +17,13 @@ from recon4d.refine.cameras.hypotheses import CameraHypotheses, CameraHypothesis
 from recon4d.refine.cameras.scoring import negative_log_likelihoods, track_errors
 from recon4d.refine.tracks.located_tracks import LocatedTracks
 
-SUFFICIENT_EXACT_FRACTION = 0.9
-"""Fraction of exactly fitted held-out tracks from which on no further starting points are tried. Hand-tuned."""
+SUFFICIENT_INLIER_FRACTION = 0.9
+"""Fraction of inliers among the held-out tracks at which no further starting points are tried. Hand-tuned."""
 NUM_FIRST_STARTS = 2
 """Number of starting points that are always tried."""
 ROTATION_ONLY_FRACTION = 0.85
-"""Cameras that only rotate are selected if they fit at least this fraction of the held-out tracks exactly that the best
-cameras fit: translation, and a depth for each track, explain noise too. Hand-tuned."""
+"""Rotation-only cameras are selected if they have at least this fraction of the held-out inliers of the best cameras:
+translation, and a depth for each track, explain noise too. Hand-tuned."""
 SIGNIFICANCE = 2.0
 """Smallest gain in log-likelihood that justifies other intrinsics, in standard errors: a camera that hardly moves does
 not determine them. Hand-tuned."""
@@ -40,8 +40,8 @@ class CameraSelection:
     """The predicted cameras of the hypotheses themselves if none are better."""
     errors: Float[Tensor, " held_out"]
     """Mean reprojection error of each held-out track, in pixels (`track_errors`)."""
-    exact_fraction: float
-    """Fraction of the held-out tracks that the cameras fit exactly."""
+    inlier_fraction: float
+    """Fraction of inliers among the held-out tracks."""
     negative_log_likelihoods: Float[Tensor, " fitted"]
     """Negative log-likelihood of each fitted track (`negative_log_likelihoods`)."""
     is_rotation_only: bool = False
@@ -50,7 +50,7 @@ class CameraSelection:
     """Reasons why other hypotheses could not be computed."""
 
 
-def select_model(hypotheses: CameraHypotheses, held_out: LocatedTracks, exact_error: float) -> CameraSelection:
+def select_model(hypotheses: CameraHypotheses, held_out: LocatedTracks, inlier_threshold: float) -> CameraSelection:
     """Select the best cameras; those that only rotate if they are nearly as good.
 
     A camera that moves in front of a plane or of distant objects looks much like a rotating one with a longer focal
@@ -59,8 +59,7 @@ def select_model(hypotheses: CameraHypotheses, held_out: LocatedTracks, exact_er
     Args:
         hypotheses: The hypotheses, with the predicted scene and the fitted tracks.
         held_out: Tracks that no hypothesis is fitted to.
-        exact_error: Largest mean reprojection error of a track that counts as fitted exactly, as a fraction of the
-            longer side.
+        inlier_threshold: Largest mean reprojection error of an inlier track, as a fraction of the longer side.
 
     Returns:
         The selected cameras.
@@ -68,12 +67,12 @@ def select_model(hypotheses: CameraHypotheses, held_out: LocatedTracks, exact_er
     Raises:
         NoSolution: If tracks cannot be triangulated.
     """
-    selector = _Selector(hypotheses, held_out, exact_error)
+    selector = _Selector(hypotheses, held_out, inlier_threshold)
     rotation_only = selector.best_rotation_only()
-    if rotation_only.exact_fraction >= ROTATION_ONLY_FRACTION:  # no cameras can fit sufficiently more
+    if rotation_only.inlier_fraction >= ROTATION_ONLY_FRACTION:  # no cameras can fit sufficiently more
         return rotation_only
     general = selector.best_general()
-    is_simpler_model_enough = rotation_only.exact_fraction >= ROTATION_ONLY_FRACTION * general.exact_fraction
+    is_simpler_model_enough = rotation_only.inlier_fraction >= ROTATION_ONLY_FRACTION * general.inlier_fraction
     return rotation_only if is_simpler_model_enough else general
 
 
@@ -81,13 +80,13 @@ def select_model(hypotheses: CameraHypotheses, held_out: LocatedTracks, exact_er
 class _Selector:
     hypotheses: CameraHypotheses
     held_out: LocatedTracks
-    exact_error: float
+    inlier_threshold: float
 
     def best_general(self) -> CameraSelection:
         """Select among the predicted cameras and all adjusted ones."""
         best, failures = self._score(self.hypotheses.scene.cameras), []
         for number, start in enumerate(self.hypotheses.starting_points()):
-            if number >= NUM_FIRST_STARTS and best.exact_fraction >= SUFFICIENT_EXACT_FRACTION:
+            if number >= NUM_FIRST_STARTS and best.inlier_fraction >= SUFFICIENT_INLIER_FRACTION:
                 break
             found, reasons = self.hypotheses.adjusted(start)
             failures += reasons
@@ -115,6 +114,6 @@ class _Selector:
     def _score(self, cameras: Cameras) -> CameraSelection:
         size = self.hypotheses.scene.size
         errors = track_errors(cameras, self.held_out, size)
-        is_exact = errors <= self.exact_error * max(size)
-        likelihoods = negative_log_likelihoods(cameras, self.hypotheses.tracks, size)
-        return CameraSelection(cameras, errors, float(is_exact.double().mean()), likelihoods)
+        is_inlier = errors <= self.inlier_threshold * max(size)
+        costs = negative_log_likelihoods(cameras, self.hypotheses.tracks, size)
+        return CameraSelection(cameras, errors, float(is_inlier.double().mean()), costs)

@@ -84,17 +84,16 @@ def align_scale_and_depth(refinement: Refinement, points: SparseDepths) -> Refin
     return replace(aligned, depth_error_before=before)
 
 
-def can_run_stereo(refinement: Refinement, points: SparseDepths | None) -> bool:
-    """Check whether the depth of a scene is good enough to start stereo from.
+def is_depth_plausible(refinement: Refinement) -> bool:
+    """Check whether the depth of a scene agrees with the held-out points well enough to start stereo from.
 
     Args:
         refinement: The refinement after `align_depth`.
-        points: Points triangulated with its cameras; None if nothing determines depth.
 
     Returns:
-        Whether there are points, and depth agrees with them.
+        Whether the depth error was measured and is at most `MAX_DEPTH_ERROR`.
     """
-    return points is not None and refinement.depth_error_after <= MAX_DEPTH_ERROR
+    return refinement.depth_error_after <= MAX_DEPTH_ERROR
 
 
 def verify_depth(refinement: Refinement, dense: VerifiedDepth, held_out: PointDepths) -> Refinement:
