@@ -20,10 +20,12 @@ tracks_visible      (A, T, Q)     probability that the query is visible at that 
 tracks_confidence   (A, T, Q)     0: unknown
 tracks_anchors      (A,)          frame number of each anchor, an integer (-1: that frame is not in the archive)
 tracks_pixels       (A, Q, 2)     (x, y) of each query in the map of its anchor
+distortion          (5,)          lens distortion k1, k2, p1, p2, k3 (OpenCV) that was removed from the pictures
 info                ()            a JSON string: the fields of `SceneInfo`
 ==================  ============  =====================================================================================
 
-The five ``tracks_`` arrays are either all present or, if the scene has no tracks, all absent.
+The five ``tracks_`` arrays are either all present or, if the scene has no tracks, all absent. ``distortion`` is absent
+if no distortion was removed.
 """
 
 from collections.abc import Mapping, Sequence
@@ -61,6 +63,7 @@ _TRACK_KEYS = {
     "tracks_anchors": "anchors",
     "tracks_pixels": "pixels",
 }
+_DISTORTION_KEY = "distortion"
 REQUIRED = ("info", "times", *_CAMERA_KEYS, *_SCENE_KEYS)
 """Names of the arrays that every archive holds."""
 SHAPES: dict[str, tuple[str | int, ...]] = {
@@ -78,6 +81,7 @@ SHAPES: dict[str, tuple[str | int, ...]] = {
     "tracks_confidence": ("A", "T", "Q"),
     "tracks_anchors": ("A",),
     "tracks_pixels": ("A", "Q", 2),
+    _DISTORTION_KEY: (5,),
 }
 """Shape of each array but ``info``. Equal letters are equal lengths."""
 
@@ -126,9 +130,15 @@ def load_scene(path: str | Path) -> Scene:
     Raises:
         UserError: If the file is missing, damaged, of a newer format or not a scene, or cannot be read.
     """
-    arrays = _load(path, [*REQUIRED, *_TRACK_KEYS], REQUIRED)
+    arrays = _load(path, [*REQUIRED, *_TRACK_KEYS, _DISTORTION_KEY], REQUIRED)
     tracks = Tracks(**_tensors(arrays, _TRACK_KEYS)) if _TRACK_KEYS.keys() <= arrays.keys() else None
-    return Scene(cameras=Cameras(**_tensors(arrays, _CAMERA_KEYS)), tracks=tracks, **_tensors(arrays, _SCENE_KEYS))
+    distortion = torch.from_numpy(arrays[_DISTORTION_KEY]) if _DISTORTION_KEY in arrays else None
+    return Scene(
+        cameras=Cameras(**_tensors(arrays, _CAMERA_KEYS)),
+        tracks=tracks,
+        distortion=distortion,
+        **_tensors(arrays, _SCENE_KEYS),
+    )
 
 
 def load_scene_info(path: str | Path) -> SceneInfo:
@@ -216,6 +226,8 @@ def _named_tensors(scene: Scene) -> dict[str, Tensor]:
     named |= {key: getattr(scene, field) for key, field in _SCENE_KEYS.items()}
     if scene.tracks is not None:
         named |= {key: getattr(scene.tracks, field) for key, field in _TRACK_KEYS.items()}
+    if scene.distortion is not None:
+        named[_DISTORTION_KEY] = scene.distortion
     return named
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from recon4d.errors import UserError
-from recon4d.records import Calibration, ClipSource, config_from_json, config_to_json
+from recon4d.records import Calibration, ClipSource, RefinementSummary, config_from_json, config_to_json
 
 NEWEST_FORMAT = 1
 """Newest version of the archive format that this package reads, and the one that it writes."""
@@ -38,6 +38,8 @@ class SceneInfo:
     """Version of the archive format."""
     calibration: Calibration | None = None
     """Meaning of the model's confidences. None if the model was not calibrated."""
+    refinement: RefinementSummary | None = None
+    """What was refined, and how far to trust it. None if no refinement was tried."""
 
     # Values from files may have any type, which is checked below with messages for the user.
     __no_type_check__ = True
@@ -51,6 +53,8 @@ class SceneInfo:
             raise UserError(f"info: source is {self.source!r}, wanted a ClipSource or None")
         if not isinstance(self.calibration, Calibration | None):
             raise UserError(f"info: calibration is {self.calibration!r}, wanted a Calibration or None")
+        if not isinstance(self.refinement, RefinementSummary | None):
+            raise UserError(f"info: refinement is {self.refinement!r}, wanted a RefinementSummary or None")
         if len(self.original_size) != 2 or not all(isinstance(length, int) for length in self.original_size):
             raise UserError(f"info: original_size is {self.original_size}, wanted (height, width) in pixels")
         for name, value in self.settings.items():
@@ -62,11 +66,14 @@ class SceneInfo:
         """Convert to one JSON object.
 
         Returns:
-            The fields by name. `calibration` is left out if it is None, so that versions before it can read the rest.
+            The fields by name. `calibration` and `refinement` are left out if they are None, so that versions before
+            them can read the rest.
         """
-        values = dataclasses.asdict(self) | {"calibration": config_to_json(self.calibration)}
-        if self.calibration is None:
-            del values["calibration"]
+        values = dataclasses.asdict(self)
+        for name in ("calibration", "refinement"):
+            values[name] = config_to_json(getattr(self, name))
+            if values[name] is None:
+                del values[name]
         return json.dumps(values, allow_nan=False)
 
     @classmethod
@@ -93,14 +100,22 @@ class SceneInfo:
             raise UserError(
                 f"it has format {values['format']}, this recon4d reads up to {NEWEST_FORMAT}; please upgrade"
             )
-        values = {"calibration": None, **values}
+        values = {"calibration": None, "refinement": None, **values}
         _check_keys("info", values, cls)
         source, original_size, calibration = values["source"], values["original_size"], values["calibration"]
         if not isinstance(original_size, list):
             raise UserError(f"info: original_size is {original_size!r}, wanted [height, width]")
         if calibration is not None:
             calibration = config_from_json(Calibration, calibration)
-        parsed = {"source": _parse_source(source), "original_size": tuple(original_size), "calibration": calibration}
+        refinement = values["refinement"]
+        if refinement is not None:
+            refinement = config_from_json(RefinementSummary, refinement)
+        parsed = {
+            "source": _parse_source(source),
+            "original_size": tuple(original_size),
+            "calibration": calibration,
+            "refinement": refinement,
+        }
         return cls(**{**values, **parsed})
 
 

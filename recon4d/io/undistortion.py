@@ -68,6 +68,22 @@ def undistort_image(
     return sampled.round().clamp(0, 255).to(torch.uint8)
 
 
+def undistort_map(
+    values: Float[Tensor, "channels height width"], intrinsics: Float[Tensor, "3 3"], lens: Float[Tensor, "5"]
+) -> Float[Tensor, "channels height width"]:
+    """Remove lens distortion from a map, whose values move by whole pixels.
+
+    Args:
+        values: Map with any number of channels.
+        intrinsics: Intrinsics of shape (3, 3) in its pixels.
+        lens: Coefficients k1, k2, p1, p2, k3.
+
+    Returns:
+        The map of a pinhole camera; 0 where the original shows nothing.
+    """
+    return _sample(values, _source_pixels((values.shape[-2], values.shape[-1]), intrinsics, lens), "nearest")
+
+
 def undistort_mask(
     mask: Bool[Tensor, "height width"] | None,
     size: tuple[int, int],

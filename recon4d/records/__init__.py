@@ -11,6 +11,7 @@ from recon4d.records.configs import config_from_json, config_to_json
 from recon4d.records.feature_tracks import FeatureTracks
 from recon4d.records.ground_alignment import align_to_ground
 from recon4d.records.metric_scale import convert_to_meters, convert_to_meters_by_distance, scale_scene
+from recon4d.records.refinement_summary import RefinementSummary
 from recon4d.records.scene import Scene
 from recon4d.records.tensors import FrameIndex, TensorRecord, full_precision, take
 from recon4d.records.tracks import Tracks
@@ -24,6 +25,7 @@ __all__ = [
     "FeatureTracks",
     "FrameIndex",
     "Priors",
+    "RefinementSummary",
     "Scene",
     "TensorRecord",
     "Tracks",

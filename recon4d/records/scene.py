@@ -46,6 +46,8 @@ class Scene(TensorRecord):
     """Length of the scene unit in meters; NaN if unknown."""
     tracks: Tracks | None = None
     """3D tracks in the same world frame and unit; None if the scene has none."""
+    distortion: Float[Tensor, "*batch 5"] | None = None
+    """Lens distortion k1, k2, p1, p2, k3 (OpenCV) that was removed from the pictures; None if none was removed."""
 
     @property
     def num_frames(self) -> int:
@@ -137,6 +139,17 @@ class Scene(TensorRecord):
             tracks = replace(tracks, points=by_time.movedim(-3, -4))
         points = self.cameras.transfer_points(self.points, cameras)
         return replace(self, cameras=cameras, points=points, tracks=tracks)
+
+    def without_frames(self, mask: Bool[Tensor, "*batch time"]) -> "Scene":
+        """Mark all pixels of frames as unknown.
+
+        Args:
+            mask: Frames whose depth and points become unknown.
+
+        Returns:
+            The scene with depth and point confidence 0 in these frames.
+        """
+        return self.with_unknown(mask[..., None, None].expand(self.depths.shape)) if mask.any() else self
 
     def with_unknown(self, mask: Bool[Tensor, "*batch time height width"]) -> "Scene":
         """Mark pixels as unknown.

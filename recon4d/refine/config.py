@@ -25,11 +25,9 @@ class RefineConfig:
     """Fraction of the static tracks that no cameras are fitted to and that decide about acceptance, between 0 and 1."""
     inlier_threshold: float = 0.0016
     """Largest mean reprojection error of an inlier track, as a fraction of the longer side of the maps."""
-    min_inlier_fraction: float = 0.75
-    """Smallest fraction of inliers among the held-out tracks for cameras to be accepted; 0 accepts any improvement."""
     refine_intrinsics: bool = True
-    """Whether focal length and principal point may change. They do not change if the priors of a clip
-    contain them for all frames."""
+    """Whether focal length, principal point and radial distortion are estimated. They are not if the priors of a clip
+    contain intrinsics for all frames."""
     seed: int = 0
     """Seed of the selection of tracks, of RANSAC and of COLMAP's mapper; equal seeds give equal results."""
 
@@ -41,7 +39,5 @@ class RefineConfig:
                 f"min_tracks is {self.min_tracks} and num_tracks is {self.num_tracks}; expected "
                 "2 <= min_tracks <= num_tracks"
             )
-        if not 0 <= self.min_inlier_fraction <= 1:
-            raise UserError(f"min_inlier_fraction is {self.min_inlier_fraction}; it must be from 0 to 1")
         if not self.inlier_threshold > 0:
             raise UserError(f"inlier_threshold is {self.inlier_threshold}; it must be positive")

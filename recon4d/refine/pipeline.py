@@ -3,39 +3,61 @@
 The steps have the numbers of the section "Refinement" of docs/evaluation.md.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from recon4d.errors import UserError
 from recon4d.records import Clip, FeatureTracks, Scene
+from recon4d.refine.cameras.bundle_adjustment import triangulation_angles
 from recon4d.refine.cameras.hypotheses import build_hypotheses
-from recon4d.refine.cameras.model_selection import CameraSelection, select_model
-from recon4d.refine.cameras.scoring import track_errors
+from recon4d.refine.cameras.model_selection import CameraSelection, predicted_selection, select_model
+from recon4d.refine.cameras.point_refinement import refine_points
 from recon4d.refine.config import RefineConfig
 from recon4d.refine.depth.multiview_consistency import plane_sweep_depth
-from recon4d.refine.depth.steps import align_depth, align_scale_and_depth, is_depth_plausible, is_mirrored, verify_depth
+from recon4d.refine.depth.steps import align_depth, align_scale_and_depth, is_depth_plausible, verify_depth
 from recon4d.refine.depth.triangulation import SparseDepths, triangulate_depths
 from recon4d.refine.no_solution import NoSolution
 from recon4d.refine.refinement import Refinement
 from recon4d.refine.track_transfer import transfer_tracks
 from recon4d.refine.tracks.corner_tracking import scene_guides, track_corners
-from recon4d.refine.tracks.located_tracks import locate_tracks
+from recon4d.refine.tracks.located_tracks import LocatedTracks, locate_tracks
 from recon4d.refine.tracks.selection import hold_out, sample_tracks, select_static_tracks
+from recon4d.refine.undistortion import undistort_clip, undistort_scene, undistort_tracks
 
 SUFFICIENT_COVERAGE = 0.5
 """Smallest mean visibility of corner tracks for which no second tracking pass runs. Hand-tuned."""
+MIN_INLIER_FRACTION = 0.3
+"""Smallest fraction of inliers among the held-out tracks for cameras to be accepted: with fewer, most corners
+contradict the cameras. Hand-tuned."""
+SIGNIFICANCE = 2.0
+"""Smallest gain in log-likelihood of the held-out tracks for cameras to be accepted, in standard errors."""
+OnStage = Callable[[str], None]
+"""Function that is called with the name of each stage when it starts."""
 
 
-def refine_clip(clip: Clip, scene: Scene, matches: FeatureTracks, config: RefineConfig | None = None) -> Refinement:
+def _ignore_stage(stage: str) -> None:
+    """Report no stages."""
+
+
+def refine_clip(
+    clip: Clip,
+    scene: Scene,
+    matches: FeatureTracks,
+    config: RefineConfig | None = None,
+    on_stage: OnStage = _ignore_stage,
+) -> Refinement:
     """Refine the cameras and the depth of a predicted scene with the images of its clip.
 
-    Intrinsics in the clip's priors are kept. If its priors contain the cameras too, only depth is refined. The result
-    is deterministic.
+    Intrinsics in the clip's priors are kept. If its priors contain the cameras too, only depth is refined. Otherwise,
+    radial lens distortion may be found: the refined scene is then that of undistorted images (`Refinement.clip`). The
+    result is deterministic.
 
     Args:
         clip: The clip, without batch axes.
         scene: The prediction to refine, in the world of its first camera.
         matches: Approximate tracks of the network in pixels of the scene's maps (`recon4d.reconstruct_and_match`).
         config: Settings; None for the defaults.
+        on_stage: Called with the name of each stage when it starts.
 
     Returns:
         The refined scene, or the unchanged scene with the reason.
@@ -49,24 +71,28 @@ def refine_clip(clip: Clip, scene: Scene, matches: FeatureTracks, config: Refine
     config = config or RefineConfig()
     has_cameras = has_camera_priors(clip)
     # 1. Track corners.
+    on_stage("tracking corners")
     tracks = track_corners(clip, scene, matches)
     # 2. to 8. Refine the cameras, and align depth to their points. With given cameras only steps 3 and 8 run.
+    on_stage("fitting cameras")
     if has_cameras:
-        refinement, points = _align_to_given_cameras(scene, tracks, config)
+        refinement, points = _align_to_given_cameras(clip, scene, tracks, config)
     else:
         refine_intrinsics = config.refine_intrinsics and not _has_intrinsics_priors(clip)
-        focal_ratio = _focal_ratio(clip.size, scene.size)
-        refinement, points = _refine_cameras(scene, tracks, config, refine_intrinsics, focal_ratio)
+        refinement, points = _refine_cameras(clip, scene, tracks, config, refine_intrinsics)
         if _found_few_corners(tracks):
-            tracks = track_corners(clip, refinement.scene, scene_guides(refinement.scene))
-            again, again_points = _refine_cameras(refinement.scene, tracks, config, refine_intrinsics, focal_ratio)
+            on_stage("tracking corners again")
+            straight, first = refinement.clip or clip, refinement
+            tracks = track_corners(straight, first.scene, scene_guides(first.scene))
+            on_stage("fitting cameras again")
+            again, again_points = _refine_cameras(straight, first.scene, tracks, config, refine_intrinsics)
             if again.is_accepted:
-                error_before = refinement.error_before if refinement.is_accepted else again.error_before
-                refinement, points = replace(again, error_before=error_before), again_points
+                refinement, points = again.after(first), again_points
     if points is None or not is_depth_plausible(refinement):
         return refinement
     # 9. Compute depth by a plane sweep.
-    dense = plane_sweep_depth(clip, refinement.scene)
+    on_stage("computing depth")
+    dense = plane_sweep_depth(refinement.clip or clip, refinement.scene)
     # 10. Verify it with the held-out points.
     return verify_depth(refinement, dense, points.held_out)
 
@@ -90,7 +116,7 @@ def refine_scene(scene: Scene, tracks: FeatureTracks, config: RefineConfig | Non
         ValueError: If the scene is a batch, or if the tracks have another number of frames.
     """
     config = config or RefineConfig()
-    return _refine_cameras(scene, tracks, config, config.refine_intrinsics)[0]
+    return _refine_cameras(None, scene, tracks, config, config.refine_intrinsics)[0]
 
 
 def has_camera_priors(clip: Clip) -> bool:
@@ -126,62 +152,64 @@ def has_camera_priors(clip: Clip) -> bool:
 
 
 def _refine_cameras(
-    scene: Scene,
-    tracks: FeatureTracks,
-    config: RefineConfig,
-    refine_intrinsics: bool,
-    focal_ratio: float | None = None,
+    clip: Clip | None, scene: Scene, tracks: FeatureTracks, config: RefineConfig, refine_intrinsics: bool
 ) -> tuple[Refinement, SparseDepths | None]:
     """Run steps 2 to 8; also return the points of the accepted cameras, if parallax determines any."""
     _check_input(scene, tracks)
     if scene.num_frames < 2:
-        return _unchanged(scene, "refinement needs at least 2 frames"), None
+        return _unchanged(clip, scene, "refinement needs at least 2 frames"), None
     try:
-        return _camera_steps(scene, tracks, config, refine_intrinsics, focal_ratio)
+        return _camera_steps(clip, scene, tracks, config, refine_intrinsics)
     except NoSolution as failure:
-        return _unchanged(scene, str(failure)), None
+        return _unchanged(clip, scene, str(failure)), None
 
 
 def _camera_steps(
-    scene: Scene, tracks: FeatureTracks, config: RefineConfig, refine_intrinsics: bool, focal_ratio: float | None
+    clip: Clip | None, scene: Scene, tracks: FeatureTracks, config: RefineConfig, refine_intrinsics: bool
 ) -> tuple[Refinement, SparseDepths | None]:
     # 2. Select static tracks.
     static = select_static_tracks(scene, locate_tracks(scene, tracks), config)
     if len(static) < config.min_tracks:
         return _unchanged(
+            clip,
             scene,
             f"only {len(static)} tracks are consistent with a static scene, at least {config.min_tracks} are needed",
         ), None
     # 3. Hold out a share.
     fitted, held_out = hold_out(static, config)
     # 4. Build hypotheses.
-    hypotheses = build_hypotheses(scene, fitted, config, refine_intrinsics, focal_ratio)
+    focal_ratio = None if clip is None else _focal_ratio(clip.size, scene.size)
+    hypotheses = build_hypotheses(scene, fitted, config, refine_intrinsics, focal_ratio, clip is not None)
     # 5. Select the model.
+    predicted = predicted_selection(hypotheses, held_out, config.inlier_threshold)
     selection = select_model(hypotheses, held_out, config.inlier_threshold)
     # 6. Check acceptance.
-    error_before = float(track_errors(scene.cameras, held_out, scene.size).mean())
-    refinement = Refinement(scene, False, error_before, float(selection.errors.mean()), len(fitted))
-    keeps_prediction = selection.cameras is hypotheses.scene.cameras  # selection returns the same object
-    if reason := _reason_to_reject(refinement, selection, keeps_prediction, config):
+    refinement = _measure(clip, scene, fitted, predicted, selection)
+    if reason := _reason_to_reject(predicted, selection):
         return replace(refinement, reason=reason), None
-    refined = scene.with_cameras(selection.cameras)
+    # 7. Remove lens distortion, replace the cameras and transfer tracks.
+    straight = scene
+    if not selection.distortion.is_none and clip is not None:
+        straight = undistort_scene(scene, selection.cameras.intrinsics, selection.distortion)
+        clip = undistort_clip(clip, selection.cameras.resized(scene.size, clip.size).intrinsics, selection.distortion)
+        fitted, held_out = (
+            undistort_tracks(part, selection.cameras.intrinsics, selection.distortion) for part in (fitted, held_out)
+        )
+    refined = straight.with_cameras(selection.cameras).without_frames(~selection.is_determined)
     points = triangulate_depths(refined, fitted, held_out)
-    if is_mirrored(scene, points):
-        return replace(refinement, reason="the best hypothesis is depth-reversed, with near and far interchanged"), None
-    # 7. Transfer tracks.
-    refined = replace(refined, tracks=transfer_tracks(scene, refined))
-    refinement = replace(refinement, scene=refined, is_accepted=True, is_rotation_only=selection.is_rotation_only)
+    refined = replace(refined, tracks=transfer_tracks(straight, refined))
+    refinement = replace(refinement, clip=clip, scene=refined, is_accepted=True)
     # 8. Align depth.
     return align_depth(refinement, points), points
 
 
 def _align_to_given_cameras(
-    scene: Scene, tracks: FeatureTracks, config: RefineConfig
+    clip: Clip, scene: Scene, tracks: FeatureTracks, config: RefineConfig
 ) -> tuple[Refinement, SparseDepths | None]:
     """Align depth to points that are triangulated with given cameras, which also determine the scale."""
     _check_input(scene, tracks)
     fitted, held_out = hold_out(sample_tracks(locate_tracks(scene, tracks), config), config)
-    refinement = _unchanged(scene, "too few corners have sufficient parallax")
+    refinement = _unchanged(clip, scene, "too few corners have sufficient parallax")
     refinement = replace(refinement, num_tracks=len(fitted), is_depth_only=True)
     try:
         points = triangulate_depths(scene, fitted, held_out)
@@ -192,18 +220,48 @@ def _align_to_given_cameras(
     return align_scale_and_depth(refinement, points), points
 
 
-def _reason_to_reject(
-    refinement: Refinement, selection: CameraSelection, keeps_prediction: bool, config: RefineConfig
-) -> str | None:
+def _measure(
+    clip: Clip | None,
+    scene: Scene,
+    fitted: LocatedTracks,
+    predicted: CameraSelection,
+    selection: CameraSelection,
+) -> Refinement:
+    """Describe a selection by its scores, as a refinement that is not accepted yet."""
+    points = refine_points(
+        selection.cameras, fitted.tracks, fitted.points(selection.cameras), distortion=selection.distortion
+    )
+    angles = triangulation_angles(selection.cameras, fitted.tracks, points)
+    return Refinement(
+        scene=scene,
+        is_accepted=False,
+        error_before=float(predicted.errors.mean()),
+        error_after=float(selection.errors.mean()),
+        num_tracks=len(fitted),
+        clip=clip,
+        inlier_fraction_before=predicted.inlier_fraction,
+        inlier_fraction=selection.inlier_fraction,
+        parallax=0.0 if selection.is_rotation_only else float(angles.median().rad2deg()),
+        is_rotation_only=selection.is_rotation_only,
+        unknown_frames=tuple((~selection.is_determined).nonzero()[:, 0].tolist()),
+    )
+
+
+def _reason_to_reject(predicted: CameraSelection, selection: CameraSelection) -> str | None:
     """Explain why selected cameras are not accepted; None if they are."""
-    if keeps_prediction or not refinement.error_after < refinement.error_before:
-        error = f"{refinement.error_before:.2f} pixels"
-        none_better = f"no hypothesis has a lower held-out error than the predicted cameras ({error})"
-        return selection.failures[0] if selection.failures else none_better
-    if selection.inlier_fraction < config.min_inlier_fraction:
+    gains = predicted.held_out_costs - selection.held_out_costs
+    chance = SIGNIFICANCE * float(gains.std()) / len(gains) ** 0.5
+    if selection.cameras is predicted.cameras or not gains.mean() > chance:
         return (
-            f"the best other cameras fit {selection.inlier_fraction:.0%} of the held-out tracks exactly, "
-            f"{config.min_inlier_fraction:.0%} are needed"
+            selection.failures[0]
+            if selection.failures
+            else "no other cameras explain significantly more of the held-out corners than the predicted ones "
+            f"({predicted.inlier_fraction:.0%})"
+        )
+    if selection.inlier_fraction < MIN_INLIER_FRACTION:
+        return (
+            f"the best other cameras explain only {selection.inlier_fraction:.0%} of the held-out corners, and at "
+            f"least {MIN_INLIER_FRACTION:.0%} are needed"
         )
     return None
 
@@ -224,8 +282,8 @@ def _focal_ratio(image_size: tuple[int, int], map_size: tuple[int, int]) -> floa
     return (map_width / width) / (map_height / height)
 
 
-def _unchanged(scene: Scene, reason: str) -> Refinement:
-    return Refinement(scene, False, float("nan"), float("nan"), 0, reason)
+def _unchanged(clip: Clip | None, scene: Scene, reason: str) -> Refinement:
+    return Refinement(scene, False, float("nan"), float("nan"), 0, clip, reason)
 
 
 def _check_input(scene: Scene, tracks: FeatureTracks) -> None:

@@ -1,9 +1,9 @@
 """The result of refinement: a scene, whether it was refined, and the errors before and after."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from recon4d.records import Calibration, Scene
+from recon4d.records import Calibration, Clip, RefinementSummary, Scene
 from recon4d.refine.depth.multiview_consistency import VERIFIED_CONFIDENCE
 
 
@@ -22,6 +22,9 @@ class Refinement:
     """The same error after refinement."""
     num_tracks: int
     """Number of tracks that cameras or depth were fitted to."""
+    clip: Clip | None = None
+    """The clip with the images that the scene is of: without lens distortion if the refinement found any, otherwise
+    the given clip. None if the cameras were refined without images."""
     reason: str = ""
     """Why the scene was not refined; empty if it was."""
     depth_error_before: float = math.nan
@@ -37,20 +40,80 @@ class Refinement:
     """Whether the cameras were given and only depth is refined."""
     is_rotation_only: bool = False
     """Whether the cameras only rotate. They then determine no depth, and the focal length only roughly."""
+    inlier_fraction_before: float = math.nan
+    """Fraction of the held-out tracks that the predicted cameras explain; NaN if it was not measured."""
+    inlier_fraction: float = math.nan
+    """Fraction of the held-out tracks that the refined cameras explain (`RefineConfig.inlier_threshold`)."""
+    parallax: float = math.nan
+    """Median triangulation angle of the tracks, in degrees; NaN if it was not measured."""
+    unknown_frames: tuple[int, ...] = ()
+    """Frames whose cameras no tracks determine. They keep their predicted pose relative to the nearest other camera,
+    and their depth has confidence 0."""
 
     def __str__(self) -> str:
         if not self.is_accepted:
             return f"{'depth is' if self.is_depth_only else 'cameras are'} as predicted: {self.reason}"
-        refined = (
-            f"cameras refined on {self.num_tracks} tracks: held-out error {self.error_before:.2f} to "
-            f"{self.error_after:.2f} pixels"
-        )
-        refined += ", rotation only, which determines no depth" if self.is_rotation_only else ""
-        cameras = "cameras are as given" if self.is_depth_only else refined
+        cameras = "cameras are as given" if self.is_depth_only else self._describe_cameras()
         is_better = self.depth_error_after < self.depth_error_before
         depth = f", depth error {self.depth_error_before:.0%} to {self.depth_error_after:.0%}" if is_better else ""
         verified = f", depth verified at {self.verified_share:.0%} of all pixels" if self.verified_share else ""
         return f"{cameras}{depth}{verified}"
+
+    def _describe_cameras(self) -> str:
+        parts = [
+            f"cameras refined: they explain {self.inlier_fraction:.0%} of the held-out corners "
+            f"({self.inlier_fraction_before:.0%} before)"
+        ]
+        if self.is_rotation_only:
+            parts.append("the camera only rotates, which determines no depth")
+        else:
+            parts.append(f"parallax {self.parallax:.1f} degrees")
+        if self.scene.distortion is not None:
+            k1, k2 = self.scene.distortion[:2].tolist()
+            parts.append(f"radial distortion {k1:.3f}, {k2:.3f} removed")
+        if self.unknown_frames:
+            numbers = ", ".join(map(str, self.unknown_frames))
+            parts.append(f"the cameras of frames {numbers} are unknown")
+        return ", ".join(parts)
+
+    def after(self, first: "Refinement") -> "Refinement":
+        """Combine with an earlier refinement, whose result this one refined again.
+
+        Args:
+            first: The earlier refinement.
+
+        Returns:
+            This refinement with the errors before the first one, if that was accepted.
+        """
+        if not first.is_accepted:
+            return self
+        return replace(
+            self,
+            error_before=first.error_before,
+            inlier_fraction_before=first.inlier_fraction_before,
+            depth_error_before=first.depth_error_before,
+        )
+
+    @property
+    def summary(self) -> RefinementSummary:
+        """What was refined and how far to trust it, as numbers to store with the scene."""
+        return RefinementSummary(
+            is_accepted=self.is_accepted,
+            reason=self.reason,
+            is_depth_only=self.is_depth_only,
+            is_rotation_only=self.is_rotation_only,
+            num_tracks=self.num_tracks,
+            inlier_fraction_before=_or_none(self.inlier_fraction_before),
+            inlier_fraction=_or_none(self.inlier_fraction),
+            error_before=_or_none(self.error_before),
+            error_after=_or_none(self.error_after),
+            parallax=_or_none(self.parallax),
+            depth_error_before=_or_none(self.depth_error_before),
+            depth_error_after=_or_none(self.depth_error_after),
+            verified_fraction=self.verified_share,
+            verified_error=_or_none(self.verified_error),
+            unknown_frames=self.unknown_frames,
+        )
 
     def calibration(self, of_model: Calibration | None) -> Calibration | None:
         """Extend the calibration of a model by the confidence of verified pixels.
@@ -66,3 +129,7 @@ class Refinement:
         return of_model.extended(
             VERIFIED_CONFIDENCE, self.verified_error, "verified pixels: held-out corners of this clip"
         )
+
+
+def _or_none(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -5,7 +5,7 @@ All results are in float64. Images have one observation per visible track; resid
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from recon4d.geometry import (
     transform_points,
 )
 from recon4d.records import Cameras, FeatureTracks
+from recon4d.refine.cameras.radial_distortion import NO_DISTORTION, RadialDistortion
 from recon4d.refine.no_solution import NoSolution
 from recon4d.refine.pycolmap_loader import pycolmap_session
 
@@ -30,8 +31,20 @@ MIN_TRIANGULATION_ANGLE = math.radians(2)
 FIRST_ID = 1
 """First index of COLMAP's cameras, images and points."""
 
-FreeIntrinsics = Literal["none", "focal length", "all"]
-"""Intrinsics that an adjustment may change; "all" are the focal length and the principal point."""
+MAX_ITERATIONS = 30
+"""Largest number of iterations of a round of adjustment: the next round continues. Hand-tuned."""
+
+
+@dataclass(frozen=True)
+class FreeIntrinsics:
+    """Intrinsics that an adjustment may change."""
+
+    focal_length: bool = False
+    """Whether the focal length may change."""
+    principal_point: bool = False
+    """Whether the principal point may change."""
+    num_coefficients: int = 0
+    """Number of coefficients of radial distortion that may change: 0, 1 or 2. With 1, the second one is 0."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +60,8 @@ class BundleProblem:
     """Height and width of the maps that pixels and intrinsics refer to."""
     loss_scale: float = 1.0
     """Scale of the Cauchy loss in pixels: larger residuals lose their influence, so that outliers cannot dominate."""
+    distortion: RadialDistortion = NO_DISTORTION
+    """Initial distortion of the lens."""
 
 
 @dataclass(frozen=True)
@@ -56,10 +71,11 @@ class BundleResult:
     cameras: Cameras
     """The first camera has its initial pose."""
     points: Float[Tensor, "track 3"]
+    distortion: RadialDistortion = NO_DISTORTION
 
 
 def adjust(
-    problem: BundleProblem, is_free: Bool[Tensor, " track"], intrinsics: FreeIntrinsics = "none"
+    problem: BundleProblem, is_free: Bool[Tensor, " track"], intrinsics: FreeIntrinsics = FreeIntrinsics()
 ) -> BundleResult:
     """Adjust cameras and free points jointly, with the first camera fixed.
 
@@ -82,8 +98,10 @@ def adjust(
     # In maps with square pixels, a single parameter is both focal lengths.
     square = _scale_height(replace(problem, cameras=replace(problem.cameras, intrinsics=shared)), aspect)
     with pycolmap_session() as pycolmap:
-        reconstruction = _to_reconstruction(pycolmap, square)
-        config = _config_with_all_images(pycolmap, reconstruction)
+        reconstruction = _to_reconstruction(pycolmap, square, intrinsics)
+        config = pycolmap.BundleAdjustmentConfig()
+        for image_id in reconstruction.images:
+            config.add_image(image_id)
         if is_free.all():
             # Without a fixed scale, it could shrink through zero: the mirrored scene has the same pixels.
             config.fix_gauge(pycolmap.BundleAdjustmentGauge.TWO_CAMS_FROM_WORLD)
@@ -93,26 +111,6 @@ def adjust(
             config.add_constant_point(track + FIRST_ID)
         result = _solve(pycolmap, reconstruction, config, problem, intrinsics)
     return replace(result, cameras=_scale_camera_height(result.cameras, 1 / aspect))
-
-
-def refine_points(problem: BundleProblem) -> Float[Tensor, "track 3"]:
-    """Triangulate points by minimizing their robust reprojection error, with all cameras fixed.
-
-    Args:
-        problem: Fixed cameras, initial points and their observations.
-
-    Returns:
-        The points in world coordinates.
-
-    Raises:
-        NoSolution: If the solver does not return a usable solution.
-    """
-    with pycolmap_session() as pycolmap:
-        reconstruction = _to_reconstruction(pycolmap, problem)
-        config = _config_with_all_images(pycolmap, reconstruction)
-        for frame_id in reconstruction.frames:
-            config.set_constant_rig_from_world_pose(frame_id)
-        return _solve(pycolmap, reconstruction, config, problem, "none").points
 
 
 def triangulation_angles(
@@ -136,7 +134,10 @@ def triangulation_angles(
 
 
 def reprojection_errors(
-    cameras: Cameras, tracks: FeatureTracks, points: Float[Tensor, "track 3"]
+    cameras: Cameras,
+    tracks: FeatureTracks,
+    points: Float[Tensor, "track 3"],
+    distortion: RadialDistortion = NO_DISTORTION,
 ) -> tuple[Float[Tensor, "time track"], Bool[Tensor, "time track"]]:
     """Compute the distance between each observation and the projection of its point.
 
@@ -144,6 +145,7 @@ def reprojection_errors(
         cameras: Cameras of all frames.
         tracks: Observations, in pixels.
         points: Points in world coordinates.
+        distortion: Distortion of the lens.
 
     Returns:
         Distances in pixels (infinite for points behind a camera; meaningless without an observation), and whether
@@ -152,15 +154,13 @@ def reprojection_errors(
     in_camera = transform_points(
         cameras.cam_from_world.double(), points.double().expand(len(tracks.visibility), -1, -1)
     )
-    distance = (project(in_camera, cameras.intrinsics.double()) - tracks.pixels.double()).norm(dim=-1)
+    projected = project(in_camera, cameras.intrinsics.double())
+    if not distortion.is_none:
+        center = cameras.intrinsics[:, None, :2, 2].double()
+        factors = distortion.factors(in_camera[..., :2] / in_camera[..., 2:])
+        projected = center + factors * (projected - center)
+    distance = (projected - tracks.pixels.double()).norm(dim=-1)
     return torch.where(in_camera[..., 2] > 0, distance, torch.inf), tracks.visibility > 0
-
-
-def _config_with_all_images(pycolmap: Any, reconstruction: Any) -> Any:
-    config = pycolmap.BundleAdjustmentConfig()
-    for image_id in reconstruction.images:
-        config.add_image(image_id)
-    return config
 
 
 def _scale_height(problem: BundleProblem, factor: float) -> BundleProblem:
@@ -183,9 +183,11 @@ def _solve(
     pycolmap: Any, reconstruction: Any, config: Any, problem: BundleProblem, intrinsics: FreeIntrinsics
 ) -> BundleResult:
     options = pycolmap.BundleAdjustmentOptions(print_summary=False)
-    options.refine_focal_length, options.refine_principal_point = intrinsics != "none", intrinsics == "all"
+    options.refine_focal_length, options.refine_principal_point = intrinsics.focal_length, intrinsics.principal_point
+    options.refine_extra_params = intrinsics.num_coefficients > 0
     options.ceres.loss_function_type = pycolmap.LossFunctionType.CAUCHY
     options.ceres.loss_function_scale = problem.loss_scale
+    options.ceres.solver_options.max_num_iterations = MAX_ITERATIONS
     options.ceres.solver_options.num_threads = 1  # a fixed order of summation makes the result deterministic
     summary = pycolmap.create_default_bundle_adjuster(options, config, reconstruction).solve()
     if not summary.is_solution_usable():
@@ -193,21 +195,17 @@ def _solve(
     return _from_reconstruction(reconstruction, len(problem.cameras.intrinsics), len(problem.points))
 
 
-def _to_reconstruction(pycolmap: Any, problem: BundleProblem) -> Any:
-    """Make a pycolmap `Reconstruction`: frame t is image t + 1, track i is point i + 1; equal intrinsics are shared."""
+def _to_reconstruction(pycolmap: Any, problem: BundleProblem, free: FreeIntrinsics) -> Any:
+    """Make a pycolmap `Reconstruction`: frame t is image t + 1, track i is point i + 1; all frames share a camera."""
     reconstruction = pycolmap.Reconstruction()
-    intrinsics = problem.cameras.intrinsics.double()
-    is_shared = bool((intrinsics == intrinsics[:1]).all())
     cam_from_world = problem.cameras.cam_from_world.double().numpy()
     is_observed, pixels = (problem.tracks.visibility > 0).numpy(), problem.tracks.pixels.double().numpy()
-    for frame, matrix in enumerate(intrinsics.tolist()):
-        camera_id = FIRST_ID if is_shared else frame + FIRST_ID
-        if camera_id not in reconstruction.cameras:
-            reconstruction.add_camera_with_trivial_rig(_to_colmap_camera(pycolmap, camera_id, matrix, problem.size))
+    reconstruction.add_camera_with_trivial_rig(_to_colmap_camera(pycolmap, problem, free))
+    for frame in range(len(cam_from_world)):
         image = pycolmap.Image(
             name=f"{frame:06d}",
             image_id=frame + FIRST_ID,
-            camera_id=camera_id,
+            camera_id=FIRST_ID,
             keypoints=pixels[frame, is_observed[frame]],
         )
         reconstruction.add_image_with_trivial_frame(image, pycolmap.Rigid3d(cam_from_world[frame, :3]))
@@ -221,17 +219,19 @@ def _to_reconstruction(pycolmap: Any, problem: BundleProblem) -> Any:
     return reconstruction
 
 
-def _to_colmap_camera(pycolmap: Any, camera_id: int, matrix: list[list[float]], size: tuple[int, int]) -> Any:
-    (focal_x, _, *center_x), (_, focal_y, *center_y), _ = matrix
-    is_square = math.isclose(focal_x, focal_y, rel_tol=1e-12)
-    focals = [focal_x] if is_square else [focal_x, focal_y]
-    return pycolmap.Camera(
-        camera_id=camera_id,
-        model="SIMPLE_PINHOLE" if is_square else "PINHOLE",
-        width=size[1],
-        height=size[0],
-        params=[*focals, *center_x, *center_y],
-    )
+def _to_colmap_camera(pycolmap: Any, problem: BundleProblem, free: FreeIntrinsics) -> Any:
+    """Make the shared camera; the maps of the problem have square pixels."""
+    (focal, _, center_x), (_, _, center_y), _ = problem.cameras.intrinsics[0].tolist()
+    distortion = problem.distortion
+    if free.num_coefficients == 0 and distortion.is_none:
+        model, coefficients = "SIMPLE_PINHOLE", []
+    elif free.num_coefficients < 2 and distortion.k2 == 0:
+        model, coefficients = "SIMPLE_RADIAL", [distortion.k1]
+    else:
+        model, coefficients = "RADIAL", [distortion.k1, distortion.k2]
+    height, width = problem.size
+    params = [focal, center_x, center_y, *coefficients]
+    return pycolmap.Camera(camera_id=FIRST_ID, model=model, width=width, height=height, params=params)
 
 
 def _from_reconstruction(reconstruction: Any, num_frames: int, num_points: int) -> BundleResult:
@@ -240,4 +240,6 @@ def _from_reconstruction(reconstruction: Any, num_frames: int, num_points: int) 
     intrinsics = torch.from_numpy(np.stack([np.array(image.camera.calibration_matrix()) for image in images]))
     world_from_cam = invert(rigid(matrices[:, :, :3], matrices[:, :, 3]))
     points = np.stack([reconstruction.points3D[track + FIRST_ID].xyz for track in range(num_points)])
-    return BundleResult(Cameras(world_from_cam, intrinsics), torch.from_numpy(points))
+    # The parameters are focal length, principal point (x, y) and coefficients of distortion.
+    distortion = RadialDistortion(*images[0].camera.params[3:])
+    return BundleResult(Cameras(world_from_cam, intrinsics), torch.from_numpy(points), distortion)

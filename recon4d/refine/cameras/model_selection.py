@@ -6,48 +6,110 @@ move and cameras that only rotate.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from recon4d.records import Cameras
-from recon4d.refine.cameras.hypotheses import CameraHypotheses, CameraHypothesis
+from recon4d.refine.cameras.bundle_adjustment import (
+    LOSS_SCALES,
+    MIN_TRIANGULATION_ANGLE,
+    FreeIntrinsics,
+    triangulation_angles,
+)
+from recon4d.refine.cameras.hypotheses import FINE_LOSS_SCALES, CameraHypotheses, CameraHypothesis
+from recon4d.refine.cameras.point_refinement import refine_points
+from recon4d.refine.cameras.radial_distortion import NO_DISTORTION, RadialDistortion
 from recon4d.refine.cameras.scoring import negative_log_likelihoods, track_errors
+from recon4d.refine.no_solution import NoSolution
 from recon4d.refine.tracks.located_tracks import LocatedTracks
 
 SUFFICIENT_INLIER_FRACTION = 0.9
-"""Fraction of inliers among the held-out tracks at which no further starting points are tried. Hand-tuned."""
-NUM_FIRST_STARTS = 2
-"""Number of starting points that are always tried."""
+"""Fraction of inliers among the held-out tracks at which cameras are not adjusted again. Hand-tuned."""
+SUFFICIENT_INLIER_FRACTIONS = (1.0, 0.9, 0.75)
+"""Fractions of inliers at which the first, second and third starting point are not tried. Hand-tuned."""
+FINAL_LOSS_SCALES = LOSS_SCALES[-2:]
+"""Loss scales of the rounds that only change intrinsics, in pixels."""
+MAX_READJUSTMENTS = 3
+"""Largest number of times that cameras are adjusted again. Hand-tuned."""
+MIN_READJUSTMENT_GAIN = 0.01
+"""Smallest gain in mean log-likelihood after which cameras are adjusted once more. Hand-tuned."""
 ROTATION_ONLY_FRACTION = 0.85
 """Rotation-only cameras are selected if they have at least this fraction of the held-out inliers of the best cameras:
 translation, and a depth for each track, explain noise too. Hand-tuned."""
 SIGNIFICANCE = 2.0
 """Smallest gain in log-likelihood that justifies other intrinsics, in standard errors: a camera that hardly moves does
 not determine them. Hand-tuned."""
-MIN_GAIN = 0.05
+MIN_ROTATION_ONLY_GAIN = 0.05
 """Smallest mean gain in log-likelihood that justifies another focal length of cameras that only rotate: under small
 rotations, lens distortion has more influence on it than the true value. Hand-tuned."""
+MAX_READJUSTMENTS = 3
+"""Largest number of times that cameras are adjusted again. Hand-tuned."""
+MIN_READJUSTMENT_GAIN = 0.01
+"""Smallest gain in mean log-likelihood after which cameras are adjusted once more. Hand-tuned."""
+MIN_PRINCIPAL_POINT_GAIN = 0.03
+"""Smallest relative gain in mean log-likelihood that justifies another principal point. Hand-tuned."""
+MIN_DISTORTION_GAIN = 0.06
+"""Smallest relative gain in mean log-likelihood that justifies radial distortion: with little parallax, it explains
+noise. Hand-tuned."""
+MIN_REVERSED_INLIER_FRACTION = 0.3
+"""Smallest fraction of inliers of cameras whose depth reversal is tried. Hand-tuned."""
+MAX_COST_RATIO = 1.6
+"""Largest ratio of the costs of the best cameras of both orders for other intrinsics of both to be tried.
+Hand-tuned."""
+MIN_DEPTH_CORRELATION = 0.0
+"""Smallest correlation between the depths of points and the predicted ones that counts as the same order of near and
+far. Hand-tuned."""
+DISORDER_PENALTY = 0.15
+"""Relative increase of the negative log-likelihood by which cameras with another order of near and far than the
+predicted one must be better: a mirror image fits nearly as well as the truth if there is little perspective.
+Hand-tuned."""
 
 
 @dataclass(frozen=True)
 class CameraSelection:
     """The selected cameras and their scores."""
 
-    cameras: Cameras
-    """The predicted cameras of the hypotheses themselves if none are better."""
+    hypothesis: CameraHypothesis
+    """The selected hypothesis; that of the predicted cameras if none are better."""
     errors: Float[Tensor, " held_out"]
     """Mean reprojection error of each held-out track, in pixels (`track_errors`)."""
     inlier_fraction: float
     """Fraction of inliers among the held-out tracks."""
     negative_log_likelihoods: Float[Tensor, " fitted"]
     """Negative log-likelihood of each fitted track (`negative_log_likelihoods`)."""
+    held_out_costs: Float[Tensor, " held_out"]
+    """Negative log-likelihood of each held-out track."""
+    is_ordered: bool
+    """Whether the depths of points have the predicted order of near and far."""
     is_rotation_only: bool = False
     """Whether these cameras only rotate."""
     failures: tuple[str, ...] = ()
     """Reasons why other hypotheses could not be computed."""
+
+    @property
+    def cost(self) -> float:
+        """Mean negative log-likelihood, increased if near and far are interchanged."""
+        mean = float(self.negative_log_likelihoods.mean())
+        return mean if self.is_ordered else mean * (1 + DISORDER_PENALTY)
+
+    @property
+    def cameras(self) -> Cameras:
+        """The selected cameras; the predicted ones of the hypotheses themselves if none are better."""
+        return self.hypothesis.cameras
+
+    @property
+    def distortion(self) -> RadialDistortion:
+        """Distortion of the lens."""
+        return self.hypothesis.distortion
+
+    @property
+    def is_determined(self) -> Bool[Tensor, " time"]:
+        """Whether tracks determine the camera of each frame."""
+        return self.hypothesis.is_determined
 
 
 def select_model(hypotheses: CameraHypotheses, held_out: LocatedTracks, inlier_threshold: float) -> CameraSelection:
@@ -63,9 +125,6 @@ def select_model(hypotheses: CameraHypotheses, held_out: LocatedTracks, inlier_t
 
     Returns:
         The selected cameras.
-
-    Raises:
-        NoSolution: If tracks cannot be triangulated.
     """
     selector = _Selector(hypotheses, held_out, inlier_threshold)
     rotation_only = selector.best_rotation_only()
@@ -76,44 +135,155 @@ def select_model(hypotheses: CameraHypotheses, held_out: LocatedTracks, inlier_t
     return rotation_only if is_simpler_model_enough else general
 
 
+def predicted_selection(
+    hypotheses: CameraHypotheses, held_out: LocatedTracks, inlier_threshold: float
+) -> CameraSelection:
+    """Score the predicted cameras.
+
+    Args:
+        hypotheses: The hypotheses, with the predicted scene and the fitted tracks.
+        held_out: Tracks that no hypothesis is fitted to.
+        inlier_threshold: Largest mean reprojection error of an inlier track, as a fraction of the longer side.
+
+    Returns:
+        The predicted cameras and their scores.
+    """
+    return _Selector(hypotheses, held_out, inlier_threshold).predicted()
+
+
+def depth_correlation(cameras: Cameras, tracks: LocatedTracks, distortion: RadialDistortion = NO_DISTORTION) -> float:
+    """Compute the correlation between the log depths of triangulated points and the predicted ones.
+
+    Args:
+        cameras: Cameras of all frames.
+        tracks: Tracks with predicted depths.
+        distortion: Distortion of the lens.
+
+    Returns:
+        Pearson correlation in [-1, 1]; negative if near and far are interchanged; 1 if no point has parallax.
+    """
+    points = refine_points(cameras, tracks.tracks, tracks.points(cameras), distortion=distortion)
+    depths = tracks.reference_depths(points, cameras)
+    has_depth = (depths > 0) & (triangulation_angles(cameras, tracks.tracks, points) >= MIN_TRIANGULATION_ANGLE)
+    if int(has_depth.sum()) < 2:
+        return 1.0
+    return float(torch.corrcoef(torch.stack([depths[has_depth], tracks.depths[has_depth].double()]).log())[0, 1])
+
+
 @dataclass(frozen=True)
 class _Selector:
     hypotheses: CameraHypotheses
     held_out: LocatedTracks
     inlier_threshold: float
 
+    def predicted(self) -> CameraSelection:
+        """Score the predicted cameras."""
+        cameras = self.hypotheses.scene.cameras
+        is_determined = torch.ones(len(cameras.intrinsics), dtype=torch.bool)
+        return self._score(CameraHypothesis(cameras, FreeIntrinsics(), is_determined))
+
     def best_general(self) -> CameraSelection:
         """Select among the predicted cameras and all adjusted ones."""
-        best, failures = self._score(self.hypotheses.scene.cameras), []
-        for number, start in enumerate(self.hypotheses.starting_points()):
-            if number >= NUM_FIRST_STARTS and best.inlier_fraction >= SUFFICIENT_INLIER_FRACTION:
+        predicted, failures = self.predicted(), []
+        best, finalists = predicted, []
+        for start, sufficient in zip(self.hypotheses.starting_points(), SUFFICIENT_INLIER_FRACTIONS, strict=False):
+            if best.inlier_fraction >= sufficient:
                 break
             found, reasons = self.hypotheses.adjusted(start)
             failures += reasons
-            best = self._better(best, found, min_gain=0.0)
+            selection = self._better(best, map(self._score, found))
+            if selection is not best:
+                finalists += self._with_depth_reversal(self._readjusted(selection))
+                best = min(finalists, key=lambda finalist: finalist.cost)
+        if finalists and not best.is_ordered:
+            finalists += self._with_depth_reversal(best)
+        if finalists and self.hypotheses.refine_intrinsics:
+            finalists = [self._with_other_intrinsics(finalist) for finalist in _best_of_each_order(finalists)]
+        best = min([predicted, *finalists], key=lambda finalist: finalist.cost)
         return replace(best, failures=tuple(failures))
 
     def best_rotation_only(self) -> CameraSelection:
         """Select among the cameras that only rotate."""
-        first, *others = self.hypotheses.rotation_only()
-        best = self._better(self._score(first.cameras), others, MIN_GAIN)
-        return replace(best, is_rotation_only=True)
+        first, *others = map(self._score, self.hypotheses.rotation_only())
+        return replace(self._better(first, others, MIN_ROTATION_ONLY_GAIN), is_rotation_only=True)
+
+    def _readjusted(self, best: CameraSelection) -> CameraSelection:
+        """Adjust cameras again while they become likelier."""
+        for _ in range(MAX_READJUSTMENTS):
+            if best.inlier_fraction >= SUFFICIENT_INLIER_FRACTION:
+                return best
+            again = self._readjust(best, best.hypothesis.free, FINE_LOSS_SCALES)
+            if again is None or again.cost >= best.cost:
+                return best
+            gain, best = best.cost - again.cost, again
+            if gain < MIN_READJUSTMENT_GAIN:
+                return best
+        return best
+
+    def _with_depth_reversal(self, best: CameraSelection) -> list[CameraSelection]:
+        """Add the depth reversal of cameras that fit badly or contradict the predicted order of near and far."""
+        if best.inlier_fraction < MIN_REVERSED_INLIER_FRACTION:
+            return [best]
+        if best.is_ordered and best.inlier_fraction >= SUFFICIENT_INLIER_FRACTION:
+            return [best]
+        found, _ = self.hypotheses.depth_reversed(best.hypothesis)
+        return [best, *(self._readjusted(self._score(hypothesis)) for hypothesis in found)]
+
+    def _with_other_intrinsics(self, best: CameraSelection) -> CameraSelection:
+        """Try another focal length, principal point and radial distortion, one after the other."""
+        choices: tuple[tuple[Callable[[FreeIntrinsics], FreeIntrinsics], float], ...] = (
+            (lambda free: replace(free, focal_length=True), 0.0),
+            (lambda free: replace(free, focal_length=True, principal_point=True), MIN_PRINCIPAL_POINT_GAIN),
+            (lambda free: replace(free, focal_length=True, num_coefficients=1), MIN_DISTORTION_GAIN),
+            (lambda free: replace(free, focal_length=True, num_coefficients=2), MIN_DISTORTION_GAIN),
+        )
+        for choose, min_gain in choices:
+            free = choose(best.hypothesis.free)
+            if free == best.hypothesis.free or (free.num_coefficients and not self.hypotheses.find_distortion):
+                continue
+            found = self._readjust(best, free, FINAL_LOSS_SCALES)
+            best = self._better(best, [] if found is None else [found], min_gain * best.cost)
+        return best
+
+    def _readjust(
+        self, best: CameraSelection, free: FreeIntrinsics, loss_scales: tuple[float, ...]
+    ) -> CameraSelection | None:
+        try:
+            return self._score(self.hypotheses.readjusted(best.hypothesis, free, loss_scales))
+        except NoSolution:
+            return None
 
     def _better(
-        self, best: CameraSelection, hypotheses: Iterable[CameraHypothesis], min_gain: float
+        self, best: CameraSelection, others: Iterable[CameraSelection], min_gain: float = 0.0
     ) -> CameraSelection:
-        """Replace `best` by each hypothesis that is likelier; by a significant margin if its intrinsics differ."""
-        for hypothesis in hypotheses:
-            selection = self._score(hypothesis.cameras)
-            gain = best.negative_log_likelihoods - selection.negative_log_likelihoods
-            by_chance = SIGNIFICANCE * float(gain.std()) / math.sqrt(len(gain))
-            if gain.mean() > (0.0 if hypothesis.keeps_intrinsics else max(by_chance, min_gain)):
+        """Replace `best` by each selection that is likelier; by a significant margin if intrinsics were fitted."""
+        for selection in others:
+            gains = best.negative_log_likelihoods - selection.negative_log_likelihoods
+            needed = max(_chance(gains), min_gain) if selection.hypothesis.free.focal_length else 0.0
+            if best.cost - selection.cost > needed:
                 best = selection
         return best
 
-    def _score(self, cameras: Cameras) -> CameraSelection:
-        size = self.hypotheses.scene.size
-        errors = track_errors(cameras, self.held_out, size)
+    def _score(self, hypothesis: CameraHypothesis) -> CameraSelection:
+        size, cameras, distortion = self.hypotheses.scene.size, hypothesis.cameras, hypothesis.distortion
+        errors = track_errors(cameras, self.held_out, distortion=distortion)
         is_inlier = errors <= self.inlier_threshold * max(size)
-        costs = negative_log_likelihoods(cameras, self.hypotheses.tracks, size)
-        return CameraSelection(cameras, errors, float(is_inlier.double().mean()), costs)
+        costs, held_out_costs = (
+            negative_log_likelihoods(cameras, tracks, size, distortion)
+            for tracks in (self.hypotheses.tracks, self.held_out)
+        )
+        is_ordered = depth_correlation(cameras, self.hypotheses.tracks, distortion) >= MIN_DEPTH_CORRELATION
+        return CameraSelection(hypothesis, errors, float(is_inlier.double().mean()), costs, held_out_costs, is_ordered)
+
+
+def _best_of_each_order(finalists: list[CameraSelection]) -> list[CameraSelection]:
+    """Select the likeliest cameras with and without the predicted order of near and far, if both are likely."""
+    by_order = ([f for f in finalists if f.is_ordered is is_ordered] for is_ordered in (True, False))
+    best = [min(group, key=lambda finalist: finalist.cost) for group in by_order if group]
+    limit = MAX_COST_RATIO * min(finalist.cost for finalist in best)
+    return [finalist for finalist in best if finalist.cost <= limit]
+
+
+def _chance(gains: Float[Tensor, " track"]) -> float:
+    """Compute the mean gain that may be due to chance."""
+    return SIGNIFICANCE * float(gains.std()) / math.sqrt(len(gains))

@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
-from torch.func import jvp
 
 from recon4d.geometry import (
     field_of_view,
@@ -88,11 +87,6 @@ class _Step:
     shifts: Float[Tensor, "track 2"]
     """Change of each direction along two axes orthogonal to it."""
 
-    @classmethod
-    def zero(cls, num_frames: int, num_tracks: int) -> "_Step":
-        sizes = (num_frames, 3), (), (num_tracks, 2)
-        return cls(*(torch.zeros(size, dtype=torch.float64) for size in sizes))
-
 
 @dataclass(frozen=True)
 class _State:
@@ -103,11 +97,12 @@ class _State:
     directions: Float[Tensor, "track 3"]
 
     def after(self, step: _Step) -> "_State":
-        orthogonal = torch.linalg.svd(self.directions[:, None])[2][:, 1:]
         return _State(
             self.world_from_cam @ rotation_from_axis_angle(step.rotations),
             self.intrinsics * torch.stack([step.zoom, step.zoom, torch.zeros_like(step.zoom)]).exp(),
-            F.normalize(self.directions + (step.shifts[:, None] @ orthogonal)[:, 0], dim=-1),
+            F.normalize(
+                self.directions + (_orthogonal_basis(self.directions) @ step.shifts[..., None])[..., 0], dim=-1
+            ),
         )
 
     def pixels(self) -> Float[Tensor, "time track 2"]:
@@ -127,21 +122,26 @@ def _initial_state(cameras: Cameras, tracks: FeatureTracks) -> _State:
 
 
 def _jacobian(state: _State) -> Float[Tensor, "six time track 2"]:
-    """Differentiate all pixels by the 3 rotations of their frame, the zoom, and the 2 shifts of their track.
+    """Differentiate all pixels by the 3 rotations of their frame, the zoom, and the 2 shifts of their track."""
+    in_camera = torch.einsum("tji,kj->tki", state.world_from_cam, state.directions)
+    focal_lengths, depths = state.intrinsics.diagonal()[:2], in_camera[..., 2:]
+    normalized = in_camera[..., :2] / depths
+    # A rotation by the axis-angle vector a changes y = in_camera by the cross product of y and a.
+    by_rotation = torch.linalg.cross(
+        in_camera[None], torch.eye(3).to(in_camera)[:, None, None].expand(3, *in_camera.shape)
+    )
+    by_shift = torch.einsum("tji,kjs->stki", state.world_from_cam, _orthogonal_basis(state.directions))
+    by_point = torch.cat([by_rotation, by_shift])
+    pixels = focal_lengths * (by_point[..., :2] - normalized * by_point[..., 2:]) / depths
+    by_zoom = focal_lengths * normalized
+    return torch.cat([pixels[:3], by_zoom[None], pixels[3:]])
 
-    A pixel depends on its own frame and its own track only, so that each derivative is computed for all at once.
-    """
-    zero = _Step.zero(len(state.world_from_cam), len(state.directions))
-    one = torch.ones_like(zero.zoom)
-    tangents = [_Step(zero.rotations + axis, zero.zoom, zero.shifts) for axis in torch.eye(3).double()]
-    tangents += [_Step(zero.rotations, one, zero.shifts)]
-    tangents += [_Step(zero.rotations, zero.zoom, zero.shifts + axis) for axis in torch.eye(2).double()]
 
-    def pixels(rotations: Tensor, zoom: Tensor, shifts: Tensor) -> Tensor:
-        return state.after(_Step(rotations, zoom, shifts)).pixels()
-
-    at = (zero.rotations, zero.zoom, zero.shifts)
-    return torch.stack([jvp(pixels, at, (t.rotations, t.zoom, t.shifts))[1] for t in tangents])
+def _orthogonal_basis(directions: Float[Tensor, "track 3"]) -> Float[Tensor, "track 3 2"]:
+    """Compute two unit vectors that are orthogonal to each direction and to each other."""
+    smallest = F.one_hot(directions.abs().argmin(dim=-1), 3).to(directions)
+    first = F.normalize(torch.linalg.cross(directions, smallest), dim=-1)
+    return torch.stack([first, torch.linalg.cross(directions, first)], dim=-1)
 
 
 def _gauss_newton_step(state: _State, tracks: FeatureTracks, loss_scale: float, refine_zoom: bool) -> _Step:

@@ -5,7 +5,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from recon4d.records import Cameras
-from recon4d.refine.cameras.bundle_adjustment import BundleProblem, refine_points, reprojection_errors
+from recon4d.refine.cameras.bundle_adjustment import reprojection_errors
+from recon4d.refine.cameras.point_refinement import refine_points
+from recon4d.refine.cameras.radial_distortion import NO_DISTORTION, RadialDistortion
 from recon4d.refine.tracks.located_tracks import LocatedTracks
 
 MAX_ERROR = 1.0
@@ -15,28 +17,27 @@ NOISE = 0.0005
 
 
 def track_errors(
-    cameras: Cameras, tracks: LocatedTracks, size: tuple[int, int], max_error: float = MAX_ERROR
+    cameras: Cameras, tracks: LocatedTracks, max_error: float = MAX_ERROR, distortion: RadialDistortion = NO_DISTORTION
 ) -> Float[Tensor, " track"]:
     """Compute the mean reprojection error of each track after re-triangulation.
 
     Args:
         cameras: Cameras of all frames, fixed.
         tracks: The tracks.
-        size: Height and width of the maps that pixels and intrinsics refer to.
         max_error: Upper bound of a single error, in pixels.
+        distortion: Distortion of the lens.
 
     Returns:
         Mean error of each track over the frames that observe it, in pixels.
-
-    Raises:
-        NoSolution: If the triangulation fails.
     """
-    points = refine_points(BundleProblem(cameras, tracks.tracks, tracks.points(cameras), size))
-    errors, is_observed = reprojection_errors(cameras, tracks.tracks, points)
+    points = refine_points(cameras, tracks.tracks, tracks.points(cameras), distortion=distortion)
+    errors, is_observed = reprojection_errors(cameras, tracks.tracks, points, distortion)
     return torch.where(is_observed, errors.clamp(max=max_error), 0.0).sum(dim=0) / is_observed.sum(dim=0)
 
 
-def negative_log_likelihoods(cameras: Cameras, tracks: LocatedTracks, size: tuple[int, int]) -> Float[Tensor, " track"]:
+def negative_log_likelihoods(
+    cameras: Cameras, tracks: LocatedTracks, size: tuple[int, int], distortion: RadialDistortion = NO_DISTORTION
+) -> Float[Tensor, " track"]:
     """Compute the negative log-likelihood of each track after re-triangulation.
 
     Reprojection errors have a Cauchy distribution with the scale `NOISE`; its constant factor is left out, so that a
@@ -46,15 +47,13 @@ def negative_log_likelihoods(cameras: Cameras, tracks: LocatedTracks, size: tupl
         cameras: Cameras of all frames, fixed.
         tracks: The tracks.
         size: Height and width of the maps that pixels and intrinsics refer to.
+        distortion: Distortion of the lens.
 
     Returns:
         Mean of each track over the frames that observe it; smaller is likelier.
-
-    Raises:
-        NoSolution: If the triangulation fails.
     """
     noise = NOISE * max(size)
-    points = refine_points(BundleProblem(cameras, tracks.tracks, tracks.points(cameras), size))
-    errors, is_observed = reprojection_errors(cameras, tracks.tracks, points)
+    points = refine_points(cameras, tracks.tracks, tracks.points(cameras), distortion=distortion)
+    errors, is_observed = reprojection_errors(cameras, tracks.tracks, points, distortion)
     values = (errors.clamp(max=MAX_ERROR) / noise).square().log1p()
     return torch.where(is_observed, values, 0.0).sum(dim=0) / is_observed.sum(dim=0)

@@ -5,10 +5,8 @@ from dataclasses import replace
 import torch
 
 from recon4d.geometry import pixel_indices
-from recon4d.records import Scene
 from recon4d.refine.depth.alignment import (
     PointDepths,
-    correlation,
     depth_errors,
     fit_depth_alignment,
     median_ratio,
@@ -22,27 +20,11 @@ from recon4d.refine.refinement import Refinement
 MAX_DEPTH_ERROR = 0.5
 """Largest mean difference of log depth between maps and held-out points; if it is larger, something else is wrong and
 depth stays unchanged. Hand-tuned."""
-MIN_CORRELATION = -0.3
-"""Smallest correlation of log depth between maps and points. Cameras with less are a mirror image, which fits nearly as
-well as the truth if there is little perspective, as with a long focal length. Hand-tuned."""
 STEREO_ALLOWANCE = 0.02
 """Largest increase of the difference of log depth to held-out points by stereo. Aligned depth passes through
 neighboring points; corners often lie at the border of a surface, where a pixel may show either side. Hand-tuned."""
 MIN_ERROR = 1e-3
 """Lower bound of the reported error of verified depth, in log depth: the accuracy of the points themselves."""
-
-
-def is_mirrored(scene: Scene, points: SparseDepths | None) -> bool:
-    """Check whether points contradict the predicted order of near and far.
-
-    Args:
-        scene: The predicted scene.
-        points: Points triangulated with refined cameras.
-
-    Returns:
-        Whether the cameras are a mirror image of the scene; false without points.
-    """
-    return points is not None and correlation(scene.depths, points.fitted) < MIN_CORRELATION
 
 
 def align_depth(refinement: Refinement, points: SparseDepths | None) -> Refinement:

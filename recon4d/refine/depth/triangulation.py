@@ -9,11 +9,10 @@ from recon4d.records import Scene
 from recon4d.refine.cameras.bundle_adjustment import (
     LOSS_SCALES,
     MIN_TRIANGULATION_ANGLE,
-    BundleProblem,
-    refine_points,
     reprojection_errors,
     triangulation_angles,
 )
+from recon4d.refine.cameras.point_refinement import refine_points
 from recon4d.refine.depth.alignment import PointDepths
 from recon4d.refine.tracks.located_tracks import LocatedTracks
 
@@ -53,7 +52,7 @@ def triangulate_depths(scene: Scene, fitted: LocatedTracks, held_out: LocatedTra
 def _point_depths(scene: Scene, located: LocatedTracks) -> PointDepths:
     """Compute depths that are valid where parallax is sufficient and the errors are small in all frames."""
     cameras, tracks = scene.cameras, located.tracks
-    points = refine_points(BundleProblem(cameras, tracks, located.points(cameras), scene.size, LOSS_SCALES[-1]))
+    points = refine_points(cameras, tracks, located.points(cameras), LOSS_SCALES[-1])
     errors, is_observed = reprojection_errors(cameras, tracks, points)
     is_consistent = torch.where(is_observed, errors, 0.0).amax(dim=0) <= MAX_POINT_ERROR * max(scene.size)
     has_depth = is_consistent & (triangulation_angles(cameras, tracks, points) >= MIN_TRIANGULATION_ANGLE)

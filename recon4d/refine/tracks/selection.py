@@ -41,7 +41,7 @@ def select_static_tracks(scene: Scene, tracks: LocatedTracks, config: RefineConf
     if len(rivals) < min_rivals:
         return static
     static_error, rival_error = (
-        track_errors(scene.cameras, group, scene.size, max_error=torch.inf).median() for group in (static, rivals)
+        track_errors(scene.cameras, group, max_error=torch.inf).median() for group in (static, rivals)
     )
     return rivals if rival_error < MAX_RIVAL_ERROR_RATIO * static_error else static
 

@@ -1,0 +1,77 @@
+"""Resectioning: cameras of single frames from points that the other frames have triangulated (PnP with RANSAC)."""
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from recon4d.geometry import invert, rigid
+from recon4d.records import Cameras, FeatureTracks
+from recon4d.refine.cameras.point_refinement import refine_points
+from recon4d.refine.cameras.radial_distortion import RadialDistortion
+from recon4d.refine.pycolmap_loader import pycolmap_session
+from recon4d.refine.tracks.located_tracks import LocatedTracks
+
+MIN_INLIERS = 12
+"""Smallest number of inliers of an accepted camera; six points fit by chance. Hand-tuned."""
+MIN_INLIER_FRACTION = 0.3
+"""Smallest fraction of inliers of an accepted camera. Hand-tuned."""
+TOLERANCE = 0.008
+"""Largest reprojection error of an inlier, as a fraction of the longer side. Hand-tuned."""
+
+
+def resect_cameras(
+    cameras: Cameras,
+    is_determined: Bool[Tensor, " time"],
+    tracks: LocatedTracks,
+    size: tuple[int, int],
+    distortion: RadialDistortion,
+) -> tuple[Cameras, Bool[Tensor, " time"]]:
+    """Estimate the cameras of frames that bundle adjustment could not determine.
+
+    Args:
+        cameras: Cameras of all frames with shared intrinsics; only those of determined frames are used.
+        is_determined: Whether the camera of each frame is determined.
+        tracks: Tracks through all frames, in pixels.
+        size: Height and width of the maps that pixels and intrinsics refer to.
+        distortion: Distortion of the lens.
+
+    Returns:
+        The cameras, and which of them are determined now. Cameras that cannot be estimated are unchanged.
+    """
+    used = tracks.tracks.visibility * is_determined[:, None]
+    has_point = (used > 0).sum(dim=0) >= 2
+    chosen = tracks.take((has_point & is_determined[tracks.frames]).nonzero()[:, 0])
+    if not len(chosen):
+        return cameras, is_determined
+    fixed = FeatureTracks(chosen.tracks.pixels, chosen.tracks.visibility * is_determined[:, None])
+    points = refine_points(cameras, fixed, chosen.points(cameras), distortion=distortion)
+    pixels = distortion.undistort(chosen.tracks.pixels, cameras.intrinsics[0])
+    world_from_cam, is_found = cameras.world_from_cam.double().clone(), is_determined.clone()
+    for frame in (~is_determined).nonzero()[:, 0].tolist():
+        is_observed = chosen.tracks.visibility[frame] > 0
+        pose = _resect(pixels[frame][is_observed], points[is_observed], cameras.intrinsics[0], size)
+        if pose is not None:
+            world_from_cam[frame], is_found[frame] = pose, True
+    return replace(cameras, world_from_cam=world_from_cam.to(cameras.world_from_cam)), is_found
+
+
+def _resect(pixels: Tensor, points: Tensor, intrinsics: Tensor, size: tuple[int, int]) -> Tensor | None:
+    """Estimate the pose of one camera, or None without enough inliers."""
+    if len(pixels) < MIN_INLIERS:
+        return None
+    with pycolmap_session(seed=0) as pycolmap:
+        params = [float(intrinsics[place]) for place in ((0, 0), (1, 1), (0, 2), (1, 2))]
+        camera = pycolmap.Camera(model="PINHOLE", width=size[1], height=size[0], params=params)
+        options = pycolmap.AbsolutePoseEstimationOptions()
+        options.ransac.max_error = TOLERANCE * max(size)
+        options.ransac.random_seed = 0
+        found = pycolmap.estimate_and_refine_absolute_pose(
+            pixels.numpy().astype(np.float64), points.numpy().astype(np.float64), camera, options
+        )
+    if found is None or found["num_inliers"] < max(MIN_INLIERS, MIN_INLIER_FRACTION * len(pixels)):
+        return None
+    matrix = torch.from_numpy(np.array(found["cam_from_world"].matrix()))
+    return invert(rigid(matrix[:, :3], matrix[:, 3]))
