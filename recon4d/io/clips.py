@@ -11,7 +11,7 @@ from torch import Tensor
 from recon4d.errors import UserError
 from recon4d.io.frame_selection import check_selection, select_at_rate, select_evenly, select_range
 from recon4d.io.photos import PHOTO_SUFFIXES, list_clip_photos, read_photo
-from recon4d.io.videos import read_frames, scan_video
+from recon4d.io.videos import ScannedVideo, read_frames, use_video
 from recon4d.records import Clip, ClipSource
 
 DEFAULT_NUM_FRAMES = 16
@@ -78,18 +78,20 @@ def check_photo_range(path: str | Path, fps: float | None, start: float | None, 
 
 
 def _read_video(path: Path, num_frames: int | None, fps: float | None, start: float | None, stop: float | None) -> Clip:
-    video = scan_video(path, stop)
-    in_range = select_range(str(path), video.times, start, stop)
-    times = [video.times[i] for i in in_range]
-    if fps is None:
-        chosen = select_evenly(times, num_frames or len(times))
-    else:
-        chosen = select_at_rate(times, start or 0.0, fps)[:num_frames]
-    numbers = [in_range[i] for i in chosen]
-    names = [f"{path.stem}_{number:06d}" for number in numbers]
-    images = _gather(zip(names, read_frames(video, numbers), strict=True), len(numbers))
-    source = ClipSource(path=str(path), names=tuple(names), numbers=tuple(numbers))
-    return Clip(images=images, times=torch.tensor([times[i] for i in chosen]), source=source)
+    def read(video: ScannedVideo) -> Clip:
+        in_range = select_range(str(path), video.times, start, stop)
+        times = [video.times[i] for i in in_range]
+        if fps is None:
+            chosen = select_evenly(times, num_frames or len(times))
+        else:
+            chosen = select_at_rate(times, start or 0.0, fps)[:num_frames]
+        numbers = [in_range[i] for i in chosen]
+        names = [f"{path.stem}_{number:06d}" for number in numbers]
+        images = _gather(zip(names, read_frames(video, numbers), strict=True), len(numbers))
+        source = ClipSource(path=str(path), names=tuple(names), numbers=tuple(numbers))
+        return Clip(images=images, times=torch.tensor([times[i] for i in chosen]), source=source)
+
+    return use_video(path, stop, read)
 
 
 def _read_photos(
