@@ -8,6 +8,7 @@ frames in between are all that it can refer to. Decoded frames are compared with
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -50,7 +51,7 @@ class PacketIndex:
 
     packets: tuple[IndexedPacket, ...]
     """Packets in decoding order."""
-    time_base: float
+    time_base: Fraction
     """Unit of the time stamps in seconds."""
 
     def __post_init__(self) -> None:
@@ -71,8 +72,8 @@ class PacketIndex:
     @cached_property
     def times(self) -> tuple[float, ...]:
         """Time of each frame in seconds from the first."""
-        first = self.stamps[0] * self.time_base
-        return tuple(stamp * self.time_base - first for stamp in self.stamps)
+        first = float(self.stamps[0] * self.time_base)
+        return tuple(float(stamp * self.time_base) - first for stamp in self.stamps)
 
     @cached_property
     def key_positions(self) -> tuple[int, ...]:
@@ -164,7 +165,7 @@ def index_packets(path: Path, stop: float | None = None) -> PacketIndex:
         missing = missing_end(end, container) if is_complete else ""
         if missing:
             raise DamageError(missing)
-        return PacketIndex(tuple(packets), float(stream.time_base))
+        return PacketIndex(tuple(packets), stream.time_base)
 
 
 def _indexed(packet: "av.Packet") -> IndexedPacket:
