@@ -53,6 +53,8 @@ class PacketIndex:
     """Packets in decoding order."""
     time_base: Fraction
     """Unit of the time stamps in seconds."""
+    frame_pixels: int
+    """Number of pixels of a frame."""
 
     def __post_init__(self) -> None:
         stamps = [packet.pts for packet in self.packets]
@@ -165,7 +167,7 @@ def index_packets(path: Path, stop: float | None = None) -> PacketIndex:
         missing = missing_end(end, container) if is_complete else ""
         if missing:
             raise DamageError(missing)
-        return PacketIndex(tuple(packets), stream.time_base)
+        return PacketIndex(tuple(packets), stream.time_base, stream.codec_context.width * stream.codec_context.height)
 
 
 def _indexed(packet: "av.Packet") -> IndexedPacket:

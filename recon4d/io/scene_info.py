@@ -62,11 +62,14 @@ class SceneInfo:
         """Convert to one JSON object.
 
         Returns:
-            The fields by name. `calibration` is left out if it is None, so that versions before it can read the rest.
+            The fields by name. `calibration` and the selection of the source are left out if they are None or empty,
+            so that versions before them can read the rest.
         """
         values = dataclasses.asdict(self) | {"calibration": config_to_json(self.calibration)}
         if self.calibration is None:
             del values["calibration"]
+        if self.source is not None and not self.source.selection:
+            del values["source"]["selection"]
         return json.dumps(values, allow_nan=False)
 
     @classmethod
@@ -107,13 +110,14 @@ class SceneInfo:
 def _parse_source(source: Any) -> ClipSource | None:
     if source is None:
         return None
+    source = {"selection": "", **source} if isinstance(source, dict) else source
     _check_keys("info: source", source, ClipSource)
     path, names, numbers = source["path"], source["names"], source["numbers"]
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise UserError(f"info: source.names is {names!r}, wanted a list of strings")
     if not isinstance(numbers, list) or not all(isinstance(number, int) for number in numbers):
         raise UserError(f"info: source.numbers is {numbers!r}, wanted a list of whole numbers")
-    return ClipSource(str(path), tuple(names), tuple(numbers))
+    return ClipSource(str(path), tuple(names), tuple(numbers), str(source["selection"]))
 
 
 def _check_keys(place: str, values: Any, record_type: type) -> None:
