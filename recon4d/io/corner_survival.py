@@ -27,7 +27,7 @@ ENOUGH_FOUND = 0.7
 NCC_WINDOW = 9
 """Side in pixels of the windows around a corner that are compared in the two images. Hand-tuned."""
 MIN_NCC = 0.6
-"""Smallest correlation of these windows. Hand-tuned: in pairs of unrelated images, 4 % of the corners pass at most."""
+"""Smallest correlation of these windows. Hand-tuned: in pairs of unrelated images, 6 % of the corners pass at most."""
 CONTRAST_RADIUS, CONTRAST_FLOOR = 8, 3.0
 """Radius in pixels of the window of local contrast, and contrast in gray levels that counts as noise. Hand-tuned."""
 TINY_SIZE = (24, 16)

@@ -28,16 +28,16 @@ MIN_AUTO_FRAMES, MAX_AUTO_FRAMES = 8, 48
 """Smallest and largest number of frames that are chosen by motion, if the video has so many. Hand-tuned."""
 TARGET_SURVIVAL = 0.65
 """Share of corners that neighboring frames should have in common. Hand-tuned."""
-CHEAP_SHARE, CHEAP_PIXELS = 0.25, 5e7
+CHEAP_SHARE, CHEAP_PIXELS = 0.1, 5e7
 """Cost of the look for cuts, if frames are not chosen by motion: a share of the packets that reading decodes, or a
-number of pixels (a fraction of a second), whichever is larger. Hand-tuned."""
+number of pixels (a fraction of a second), whichever is larger. Tuned with `benchmarks.reading`."""
 MAX_SAMPLES = 240
 """Largest number of frames that are looked at, apart from those around possible cuts. Hand-tuned."""
 SCAN_PIXELS = 6e8
 """Largest number of pixels that the look at a video decodes to choose frames: about 3 s on one core. Hand-tuned."""
-CUT_SURVIVAL, CUT_DIFFERENCE = 0.1, 0.15
-"""Largest survival and smallest difference of the images before and after a cut. Hand-tuned: unrelated images of the
-same kind differ by 0.32 or more and share up to 0.04."""
+CUT_SURVIVAL, CUT_DIFFERENCE = 0.15, 0.2
+"""Largest survival and smallest difference of the images before and after a cut. Hand-tuned: frames of unrelated videos
+differ by 0.43 or more and share up to 0.06 of their corners."""
 CUT_CONTRAST = 3.0
 """Smallest ratio between the difference at a cut and those of the frames next to it. Hand-tuned."""
 FLASH_SECONDS = 0.4
@@ -146,7 +146,7 @@ class MotionScan:
         Returns:
             The cuts between two frames, and fades. Changes inside gaps that are not decoded closely are not found.
         """
-        samples = self._samples_of(self._range)
+        samples = sorted(self._images)
         gaps = [gap for gap in pairwise(samples) if self._is_change(*gap)]
         gaps = sorted(gaps, key=lambda gap: -difference(self._images[gap[0]], self._images[gap[1]]))
         cuts: set[int] = set()
@@ -260,7 +260,7 @@ def _samples(index: PacketIndex | None, times: Sequence[float], in_range: range,
         groups.setdefault(index.key_position(number), []).append(number)
     # A group of pictures is decoded from its key frame on as far as its share of the packets reaches.
     share = max(max_packets / len(evenly), len(groups) / len(evenly))
-    samples = [in_range[0], in_range[-1]]
+    samples = []
     for key, numbers in groups.items():
         first = max(in_range.start, bisect_left(index.stamps, index.packets[key].pts))
         length = min(max(int(share * len(numbers)), 1), numbers[-1] - first + 1)

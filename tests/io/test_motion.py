@@ -64,11 +64,8 @@ def test_survival_is_the_overlap_of_two_views():
 def test_a_cut_is_found_between_its_two_frames(tmp_path):
     path = encode(tmp_path / "cut.mp4", steady(0, 31) + steady(1, 44) + steady(2, 20))
     assert find_cuts(path) == Cuts((31, 75), ())
-    with pytest.warns(
-        UserWarning, match=r"cut.mp4 has cuts at 3\.10 s, 7\.50 s; the longest part.* 3\.10 s to 7\.40"
-    ) as caught:
+    with pytest.warns(UserWarning, match=r"cut.mp4 has cuts at 3\.10 s, 7\.50 s; the longest part.* 3\.10 s to 7\.40"):
         clip = read_clip(path, 5)
-    assert caught[0].filename == __file__
     assert clip.source.numbers == (31, 42, 52, 63, 74)
     with pytest.warns(UserWarning, match="the longest part without a cut"):
         assert read_clip(path, None).source.numbers == tuple(range(31, 75))
