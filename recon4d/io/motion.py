@@ -57,7 +57,7 @@ class MotionSelection:
 
     numbers: tuple[int, ...]
     """Frame numbers in ascending order."""
-    num_candidates: int
+    num_available: int
     """Number of frames from which they were chosen."""
     survival: float
     """Median share of corners that successive chosen frames have in common; NaN if there are too few corners."""
@@ -65,9 +65,9 @@ class MotionSelection:
     @property
     def summary(self) -> str:
         """One sentence for people, without a period."""
-        chosen = f"{len(self.numbers)} of {self.num_candidates} frames"
-        if len(self.numbers) == self.num_candidates:
-            return f"all {self.num_candidates} frames"
+        chosen = f"{len(self.numbers)} of {self.num_available} frames"
+        if len(self.numbers) == self.num_available:
+            return f"all {self.num_available} frames"
         if math.isnan(self.survival):
             return f"{chosen}, evenly spaced in time (too few corners to measure motion)"
         return f"{chosen}, chosen by motion (neighbors share about {self.survival:.0%} of their corners)"
