@@ -31,6 +31,9 @@ TARGET_SURVIVAL = 0.65
 CHEAP_SHARE, CHEAP_PIXELS = 0.1, 5e7
 """Cost of the look for cuts, if frames are not chosen by motion: a share of the packets that reading decodes, or a
 number of pixels (a fraction of a second), whichever is larger. Tuned with `benchmarks.reading`."""
+UNINDEXED_PACKETS = 2000.0
+"""Number of frames that may be decoded to locate cuts in a video that is decoded from its beginning each time.
+Hand-tuned."""
 MAX_SAMPLES = 240
 """Largest number of frames that are looked at, apart from those around possible cuts. Hand-tuned."""
 SCAN_PIXELS = 6e8
@@ -162,7 +165,7 @@ class MotionScan:
         """Estimate the number of packets to decode to locate a cut between two samples."""
         index = self._video.index
         close = range(gap[0], min(gap[1], gap[0] + CLOSE_FRAMES) + 1)
-        return len(close) if index is None else index.decoding_cost(close)
+        return close[-1] if index is None else index.decoding_cost(close)
 
     def _samples_of(self, part: range) -> list[int]:
         """Frames of a part that have been decoded, and its first and last."""
@@ -225,7 +228,7 @@ def max_scan_packets(index: PacketIndex | None, numbers: Sequence[int] | None) -
         Number of packets, for `MotionScan`; 0 if a scan costs too much in relation to the frames that will be read.
     """
     if index is None:
-        return 0.0 if numbers is not None else math.inf
+        return 0.0 if numbers is not None else UNINDEXED_PACKETS
     largest = SCAN_PIXELS / index.frame_pixels
     if numbers is None:
         return largest
