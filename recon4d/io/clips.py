@@ -1,8 +1,11 @@
 """Reading of clips: a video, a folder of pictures or a list of them becomes a `Clip`."""
 
 import math
+import warnings
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from jaxtyping import UInt8
@@ -10,8 +13,9 @@ from torch import Tensor
 
 from recon4d.errors import UserError
 from recon4d.io.frame_selection import check_selection, select_at_rate, select_evenly, select_range
+from recon4d.io.motion import MAX_AUTO_FRAMES, Cuts, MotionScan, max_scan_packets
 from recon4d.io.photos import PHOTO_SUFFIXES, list_clip_photos, read_photo
-from recon4d.io.videos import read_frames, scan_video
+from recon4d.io.videos import ScannedVideo, read_frames, use_video
 from recon4d.records import Clip, ClipSource
 
 DEFAULT_NUM_FRAMES = 16
@@ -20,10 +24,11 @@ DEFAULT_NUM_FRAMES = 16
 
 def read_clip(
     path: str | Path | Sequence[str | Path],
-    num_frames: int | None = DEFAULT_NUM_FRAMES,
+    num_frames: int | Literal["auto"] | None = DEFAULT_NUM_FRAMES,
     fps: float | None = None,
     start: float | None = None,
     stop: float | None = None,
+    keep_cuts: bool = False,
 ) -> Clip:
     """Read a clip and select its frames.
 
@@ -31,13 +36,20 @@ def read_clip(
     included. With `fps`, the frames of a video nearest to start, start + 1 / fps, ... are taken instead. Pictures have
     no times (NaN). Given `fps`, they are a sequence taken at that rate: they have times, and `start` and `stop` apply.
 
+    With ``num_frames="auto"``, 8 to 48 frames of a video are chosen by motion, so that neighbors have about two thirds
+    of their corners in common: many in fast motion, few if the camera stands still. `Clip.source.selection` tells the
+    result. If a video has cuts between scenes, the longest part without a cut is used, with a warning. For a number of
+    frames, cuts are searched for only as far as that adds little to the time of reading.
+
     Args:
         path: A video file, a picture file, a folder of pictures, or a list of picture files.
         num_frames: Number of frames, or the maximum with `fps` for a video. None takes every frame; so does a range
-            with fewer frames.
+            with fewer frames. "auto" chooses the frames of a video by motion; with `fps` and for pictures it means a
+            maximum of 48.
         fps: Frames per second.
         start: Seconds from the first frame. None means the first frame.
         stop: Seconds from the first frame. None means the last frame.
+        keep_cuts: Whether to use the whole range even if it has cuts.
 
     Returns:
         The clip with its source.
@@ -46,19 +58,20 @@ def read_clip(
         UserError: If an option is out of range, the path does not exist, is not a video or picture or holds no
             pictures, if the range has no frames, or if pictures differ in size.
     """
-    if num_frames is not None and num_frames < 1:
-        raise UserError(f"num_frames = {num_frames}; wanted at least 1")
+    if num_frames not in ("auto", None) and not (isinstance(num_frames, int) and num_frames >= 1):
+        raise UserError(f'num_frames = {num_frames}; wanted at least 1, or "auto"')
     check_selection(fps, start, stop)
+    num_photos = MAX_AUTO_FRAMES if num_frames == "auto" else num_frames
     if not isinstance(path, str | Path):
         photos = [Path(photo) for photo in path]
         if not photos:
             raise UserError("the list of pictures is empty; wanted at least one")
-        return _read_photos(str(photos[0].parent), photos, num_frames, fps, start, stop)
+        return _read_photos(str(photos[0].parent), photos, num_photos, fps, start, stop)
     if Path(path).is_dir():
-        return _read_photos(str(path), list_clip_photos(path), num_frames, fps, start, stop)
+        return _read_photos(str(path), list_clip_photos(path), num_photos, fps, start, stop)
     if Path(path).suffix.lower() in PHOTO_SUFFIXES:
-        return _read_photos(str(path), [Path(path)], num_frames, fps, start, stop)
-    return _read_video(Path(path), num_frames, fps, start, stop)
+        return _read_photos(str(path), [Path(path)], num_photos, fps, start, stop)
+    return _read_video(Path(path), _Options(num_frames, fps, start, stop, keep_cuts))
 
 
 def check_photo_range(path: str | Path, fps: float | None, start: float | None, stop: float | None) -> None:
@@ -77,19 +90,77 @@ def check_photo_range(path: str | Path, fps: float | None, start: float | None, 
         raise UserError(f"start and stop need times, and pictures ({path}) have none; give fps if they are a sequence")
 
 
-def _read_video(path: Path, num_frames: int | None, fps: float | None, start: float | None, stop: float | None) -> Clip:
-    video = scan_video(path, stop)
-    in_range = select_range(str(path), video.times, start, stop)
-    times = [video.times[i] for i in in_range]
-    if fps is None:
-        chosen = select_evenly(times, num_frames or len(times))
-    else:
-        chosen = select_at_rate(times, start or 0.0, fps)[:num_frames]
-    numbers = [in_range[i] for i in chosen]
-    names = [f"{path.stem}_{number:06d}" for number in numbers]
+@dataclass(frozen=True)
+class _Options:
+    """Options of `read_clip` for a video."""
+
+    num_frames: int | Literal["auto"] | None
+    fps: float | None
+    start: float | None
+    stop: float | None
+    keep_cuts: bool
+
+
+def _read_video(path: Path, options: _Options) -> Clip:
+    clip, message = use_video(path, options.stop, lambda video: _read_scanned(video, options))
+    if message:
+        warnings.warn(message, stacklevel=3)  # the caller of read_clip
+    return clip
+
+
+def _read_scanned(video: ScannedVideo, options: _Options) -> tuple[Clip, str]:
+    """Read a clip. Also return the warning about its cuts, or ""."""
+    in_range = select_range(str(video.path), video.times, options.start, options.stop)
+    evenly = _select(video, in_range, options.start or 0.0, options)
+    is_by_motion = options.num_frames == "auto" and options.fps is None
+    max_packets = max_scan_packets(video.index, None if is_by_motion else evenly)
+    if not max_packets or (options.keep_cuts and not is_by_motion):
+        return _read_numbers(video, evenly), ""
+    scan = MotionScan(video, in_range, max_packets)
+    part, message = in_range, ""
+    if not options.keep_cuts:
+        cuts = scan.find_cuts()
+        part = cuts.longest_part(video.times, in_range)
+        message = _describe_cuts(video, cuts, part, in_range)
+    if is_by_motion:
+        chosen = scan.choose_frames(part)
+        return _read_numbers(video, chosen.numbers, chosen.summary), message
+    numbers = evenly if part == in_range else _select(video, part, video.times[part[0]], options)
+    return _read_numbers(video, numbers), message
+
+
+def _read_numbers(video: ScannedVideo, numbers: Sequence[int], selection: str = "") -> Clip:
+    names = [f"{video.path.stem}_{number:06d}" for number in numbers]
     images = _gather(zip(names, read_frames(video, numbers), strict=True), len(numbers))
-    source = ClipSource(path=str(path), names=tuple(names), numbers=tuple(numbers))
-    return Clip(images=images, times=torch.tensor([times[i] for i in chosen]), source=source)
+    source = ClipSource(str(video.path), tuple(names), tuple(numbers), selection)
+    return Clip(images=images, times=torch.tensor([video.times[i] for i in numbers]), source=source)
+
+
+def _select(video: ScannedVideo, part: range, first_time: float, options: _Options) -> list[int]:
+    """Select frames of a part of a video by their times; a rate counts from `first_time`."""
+    times = [video.times[i] for i in part]
+    most = MAX_AUTO_FRAMES if options.num_frames == "auto" else options.num_frames
+    if options.fps is None:
+        return [part[i] for i in select_evenly(times, most or len(times))]
+    return [part[i] for i in select_at_rate(times, first_time, options.fps)[:most]]
+
+
+def _describe_cuts(video: ScannedVideo, cuts: Cuts, part: range, in_range: range) -> str:
+    """The warning about the cuts and fades of a video, or ""."""
+    sentences = []
+    if part != in_range:
+        places = ", ".join(f"{video.times[cut]:.2f} s" for cut in cuts.cuts)
+        used = f"{video.times[part[0]]:.2f} s to {video.times[part[-1]]:.2f} s"
+        cut_word = "a cut" if len(cuts.cuts) == 1 else "cuts"
+        sentences.append(
+            f"{video.path} has {cut_word} at {places}; the longest part without a cut, {used}, is used "
+            "(keep_cuts uses all, start and stop choose another part)"
+        )
+    fades = [fade for fade in cuts.fades if fade in part]
+    if fades:
+        places = ", ".join(f"{video.times[fade]:.2f} s" for fade in fades)
+        sentences.append(f"{video.path} seems to fade from one scene to another at {places}; choose start and stop")
+    return "; ".join(sentences)
 
 
 def _read_photos(

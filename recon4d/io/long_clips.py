@@ -13,7 +13,7 @@ from recon4d.errors import UserError
 from recon4d.io.clips import check_photo_range
 from recon4d.io.frame_selection import check_selection, select_at_rate, select_range
 from recon4d.io.photos import list_clip_photos, read_photo
-from recon4d.io.videos import read_frames, scan_video
+from recon4d.io.videos import ScannedVideo, check_frames, read_frames, use_video
 from recon4d.records import Clip, ClipSource, Priors
 
 
@@ -96,18 +96,22 @@ def open_long_clip(
 
 
 def _open_video(path: Path, fps: float | None, start: float | None, stop: float | None) -> LongClip:
-    video = scan_video(path, stop)
-    in_range = select_range(str(path), video.times, start, stop)
-    times = [video.times[i] for i in in_range]
-    chosen = range(len(times)) if fps is None else select_at_rate(times, start or 0.0, fps)
-    numbers = tuple(in_range[i] for i in chosen)
+    def open_scanned(video: ScannedVideo) -> LongClip:
+        in_range = select_range(str(path), video.times, start, stop)
+        times = [video.times[i] for i in in_range]
+        chosen = range(len(times)) if fps is None else select_at_rate(times, start or 0.0, fps)
+        numbers = tuple(in_range[i] for i in chosen)
+        # Damage must show now and not after hours of computing.
+        check_frames(video, numbers)
 
-    def images(positions: Sequence[int]) -> Iterator[Tensor]:
-        return read_frames(video, [numbers[i] for i in positions])
+        def images(positions: Sequence[int]) -> Iterator[Tensor]:
+            return read_frames(video, [numbers[i] for i in positions])
 
-    height, width = next(images([0])).shape[-2:]
-    source = ClipSource(str(path), tuple(f"{path.stem}_{number:06d}" for number in numbers), numbers)
-    return LongClip(tuple(times[i] for i in chosen), (height, width), source, images)
+        height, width = next(images([0])).shape[-2:]
+        source = ClipSource(str(path), tuple(f"{path.stem}_{number:06d}" for number in numbers), numbers)
+        return LongClip(tuple(times[i] for i in chosen), (height, width), source, images)
+
+    return use_video(path, stop, open_scanned)
 
 
 def _open_folder(path: Path, fps: float | None, start: float | None, stop: float | None) -> LongClip:

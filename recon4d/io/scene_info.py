@@ -66,14 +66,16 @@ class SceneInfo:
         """Convert to one JSON object.
 
         Returns:
-            The fields by name. `calibration` and `refinement` are left out if they are None, so that versions before
-            them can read the rest.
+            The fields by name. `calibration`, `refinement` and the selection of the source are left out if they are
+            None or empty, so that versions before them can read the rest.
         """
         values = dataclasses.asdict(self)
         for name in ("calibration", "refinement"):
             values[name] = config_to_json(getattr(self, name))
             if values[name] is None:
                 del values[name]
+        if self.source is not None and not self.source.selection:
+            del values["source"]["selection"]
         return json.dumps(values, allow_nan=False)
 
     @classmethod
@@ -122,13 +124,14 @@ class SceneInfo:
 def _parse_source(source: Any) -> ClipSource | None:
     if source is None:
         return None
+    source = {"selection": "", **source} if isinstance(source, dict) else source
     _check_keys("info: source", source, ClipSource)
     path, names, numbers = source["path"], source["names"], source["numbers"]
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise UserError(f"info: source.names is {names!r}, wanted a list of strings")
     if not isinstance(numbers, list) or not all(isinstance(number, int) for number in numbers):
         raise UserError(f"info: source.numbers is {numbers!r}, wanted a list of whole numbers")
-    return ClipSource(str(path), tuple(names), tuple(numbers))
+    return ClipSource(str(path), tuple(names), tuple(numbers), str(source["selection"]))
 
 
 def _check_keys(place: str, values: Any, record_type: type) -> None:

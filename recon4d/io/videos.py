@@ -1,17 +1,18 @@
 """Reading and writing of videos with PyAV.
 
-Reading takes two passes, so that only the selected frames are held in memory: `scan_video` finds the times of all
-frames, and `read_frames` decodes the video again and converts the selected ones.
+Reading takes two passes, so that only the selected frames are held in memory: the first finds the times of all frames,
+and `read_frames` decodes and converts the selected ones. The first pass reads packets without decoding them, and the
+second one decodes from the key frames before the selected frames (`packet_index`). Where packets do not determine the
+frames, or something is damaged, both passes decode everything instead.
 """
 
 import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +22,8 @@ from torch import Tensor
 from recon4d.errors import UserError
 from recon4d.io.files import atomic_file
 from recon4d.io.frame_selection import TIME_TOLERANCE
+from recon4d.io.packet_index import PacketIndex, decode_indexed, index_packets
+from recon4d.io.video_streams import DamageError, missing_end, opened_video
 
 if TYPE_CHECKING:
     import av
@@ -29,9 +32,8 @@ if TYPE_CHECKING:
 
     FrameDecoder = Callable[[InputContainer, VideoStream], Iterator[av.VideoFrame]]
 
-MISSING_SECONDS = 0.5
-"""Largest difference in seconds between the end of the last packet and the duration that an undamaged file declares.
-Hand-tuned."""
+T = TypeVar("T")
+
 BT709 = LIMITED_RANGE = 1
 """FFmpeg's codes of the color space BT.709 (AVCOL_SPC_BT709) and of luma from 16 to 235 (AVCOL_RANGE_MPEG)."""
 _CORRUPT = "its data are damaged"
@@ -39,7 +41,7 @@ _CORRUPT = "its data are damaged"
 
 @dataclass(frozen=True)
 class ScannedVideo:
-    """A video whose frames have been counted by decoding it once."""
+    """A video whose frames have been counted."""
 
     path: Path
     """The file."""
@@ -47,14 +49,41 @@ class ScannedVideo:
     """Time of each frame that can be decoded, in seconds from the first."""
     is_intact: bool
     """Whether the whole file can be decoded. If not, `times` end at the damage."""
+    index: PacketIndex | None = None
+    """Packets from which single frames can be decoded. None if everything before them must be decoded."""
 
 
-class _DamageError(Exception):
-    """Raised at the first part of a video that cannot be decoded, with the reason."""
+class UnreliableIndexError(UserError):
+    """Raised when the frames of a video differ from its packet index: the file is damaged or has changed."""
+
+
+def use_video(path: str | Path, stop: float | None, use: Callable[[ScannedVideo], T]) -> T:
+    """Call a function with a video whose frame times are cheap to find, and if it turns out damaged, call it again.
+
+    Args:
+        path: The file.
+        stop: Seconds from the first frame. Frames after the first one behind it are not needed.
+        use: Function that reads all the frames that it needs. It is called first with a video that has a packet
+            index, and again with the result of `scan_video` if the file has no reliable index. It must have no effect
+            before it has read the frames.
+
+    Returns:
+        The result of the function.
+
+    Raises:
+        UserError: If the file is missing, cannot be read, is not a video or has no frame that can be decoded.
+    """
+    path = Path(path)
+    try:
+        index = index_packets(path, stop)
+        return use(ScannedVideo(path, index.times, is_intact=True, index=index))
+    except (DamageError, UnreliableIndexError):
+        pass  # not inside the handler, so that the errors below have no misleading context
+    return use(scan_video(path, stop))
 
 
 def scan_video(path: str | Path, stop: float | None = None) -> ScannedVideo:
-    """Find the times of the frames of a video.
+    """Find the times of the frames of a video by decoding it.
 
     Times are presentation timestamps. A frame whose timestamp is missing or does not advance follows one frame
     duration after the previous one. If a part of the file is damaged, the frames before it count, with a warning.
@@ -79,7 +108,7 @@ def scan_video(path: str | Path, stop: float | None = None) -> ScannedVideo:
         warnings.warn(
             f"{path} breaks off after frame {len(times) - 1} ({times[-1]:.2f} s): {damage}; "
             "the frames up to there are used",
-            stacklevel=4,  # the caller of read_clip
+            stacklevel=5,  # the caller of read_clip
         )
     return ScannedVideo(path, tuple(times), is_intact=not first_damage)
 
@@ -99,18 +128,69 @@ def read_frames(video: ScannedVideo, numbers: Sequence[int]) -> Iterator[UInt8[T
 
     Raises:
         UserError: If the file is missing or has changed since it was scanned.
+        UnreliableIndexError: If the video has a packet index and frames differ from it.
     """
+    for frame in _selected_frames(video, numbers):
+        yield _upright_image(frame)
+
+
+def read_thumbnails(
+    video: ScannedVideo, numbers: Sequence[int], longer_side: int
+) -> Iterator[UInt8[np.ndarray, "height width 3"]]:
+    """Decode some frames of a video at low resolution, for measurements of its content.
+
+    Args:
+        video: A scanned video.
+        numbers: Frame numbers in ascending order, from 0.
+        longer_side: Longer side of the images in pixels. Smaller frames keep their size.
+
+    Yields:
+        RGB image of shape (height, width, 3) for each number, not rotated upright.
+
+    Raises:
+        UserError: If the file is missing or has changed since it was scanned.
+        UnreliableIndexError: If the video has a packet index and frames differ from it.
+    """
+    for frame in _selected_frames(video, numbers):
+        scale = min(1.0, longer_side / max(frame.width, frame.height))
+        width, height = (max(1, round(scale * length)) for length in (frame.width, frame.height))
+        small = frame.reformat(width=width, height=height, format="rgb24", interpolation="AREA")
+        yield small.to_ndarray()
+
+
+def check_frames(video: ScannedVideo, numbers: Sequence[int]) -> None:
+    """Decode some frames of a video with a packet index to find damage before they are needed.
+
+    Args:
+        video: A scanned video.
+        numbers: Frame numbers in ascending order, from 0.
+
+    Raises:
+        UnreliableIndexError: If frames differ from the index.
+    """
+    if video.index is not None:
+        for _ in _selected_frames(video, numbers):
+            pass
+
+
+def _selected_frames(video: ScannedVideo, numbers: Sequence[int]) -> "Iterator[av.VideoFrame]":
+    if video.index is not None:
+        try:
+            yield from decode_indexed(video.path, video.index, numbers)
+        except DamageError as damage:
+            raise UnreliableIndexError(f"{video.path} has changed while it was read: {damage}") from damage
+        return
     decode = _all_frames if video.is_intact else _frames_until_damage
     missing = set(numbers)
     try:
-        with _opened(video.path) as (container, stream):
+        with opened_video(video.path) as (container, stream):
             for position, frame in enumerate(decode(container, stream)):
                 if position in missing:
-                    yield _upright_image(frame)
+                    yield frame
                     missing.remove(position)
                 if not missing:
                     return  # the next frame, which is not needed, may be damaged
-    except _DamageError as damage:
+    except DamageError as damage:
         raise UserError(f"{video.path} has changed while it was read: {damage}") from damage
     raise UserError(f"{video.path} has changed while it was read: frame {min(missing)} is gone")
 
@@ -152,51 +232,20 @@ def write_video(
             raise UserError(f"cannot write {path}: {error.strerror}") from error
 
 
-@contextmanager
-def _opened(path: Path) -> "Iterator[tuple[InputContainer, VideoStream]]":
-    """Open the container at `path` and its video stream; errors of FFmpeg in the block become `_DamageError`."""
-    import av
-    from av.error import FFmpegError
-    from av.stream import Disposition
-
-    if not path.exists():
-        raise UserError(f"{path} does not exist")
-    try:
-        # Absolute, because FFmpeg would take text before a colon as the name of a protocol.
-        container = av.open(str(path.absolute()))
-    except PermissionError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
-    except FFmpegError as error:
-        raise UserError(f"{path} is not a video: {error.strerror}") from error
-    with container:
-        # FFmpeg also lists cover pictures of audio files. A stream without a decoder has no codec context.
-        videos = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
-        streams = [stream for stream in videos if stream.codec_context is not None]
-        if not streams:
-            raise UserError(f"{path} has no video stream{' that PyAV can decode' if videos else ''}")
-        # Frame threads are not used. They report damage late, after later frames have been decoded. And a thread that
-        # logs a message while the decoder is closed waits for Python's lock, which the closing thread holds: deadlock.
-        streams[0].thread_type = "SLICE"
-        try:
-            yield container, streams[0]
-        except FFmpegError as error:
-            raise _DamageError(str(error.strerror)) from error
-
-
 def _all_frames(container: "InputContainer", stream: "VideoStream") -> "Iterator[av.VideoFrame]":
-    """Decode every frame of an intact video; raise `_DamageError` at the first sign of damage."""
+    """Decode every frame of an intact video; raise `DamageError` at the first sign of damage."""
     for packet in container.demux(stream):
         frames = stream.decode(packet)
         if packet.is_corrupt or any(frame.is_corrupt for frame in frames):
-            raise _DamageError(_CORRUPT)
+            raise DamageError(_CORRUPT)
         yield from frames
     missing, _ = _missing_end(container, stream)
     if missing:
-        raise _DamageError(missing)
+        raise DamageError(missing)
 
 
 def _frames_until_damage(container: "InputContainer", stream: "VideoStream") -> "Iterator[av.VideoFrame]":
-    """Decode the undamaged frames of a damaged video, and raise `_DamageError` after them.
+    """Decode the undamaged frames of a damaged video, and raise `DamageError` after them.
 
     Damage before the first undamaged frame is skipped: recordings often begin with frames that refer to earlier ones.
     """
@@ -217,7 +266,7 @@ def _frames_until_damage(container: "InputContainer", stream: "VideoStream") -> 
             any_good = True
             yield frame
         if damage and any_good:
-            raise _DamageError(damage)
+            raise DamageError(damage)
         if damage:
             stream.codec_context.flush_buffers()
 
@@ -249,24 +298,19 @@ def _missing_end(container: "InputContainer", stream: "VideoStream") -> tuple[st
                 ends.append(float((packet.pts + (packet.duration or 0)) * packet.time_base))
             if packet.stream_index == stream.index and packet.dts is not None:
                 last_packet = packet.dts
-    if container.duration is None or not ends:
-        return "", last_packet
-    # Formats differ in whether the duration includes a late start. Measured from zero, no complete file is too short.
-    found, declared = max(ends), container.duration / av.time_base
-    missing = f"it declares {declared:.2f} s but has {found:.2f} s" if declared - found > MISSING_SECONDS else ""
-    return missing, last_packet
+    return missing_end(max(ends), container) if ends else "", last_packet
 
 
 def _scan(path: Path, stop: float | None, decode: "FrameDecoder") -> tuple[list[float], str]:
     """The times of the frames from `decode` until one is after `stop`, and "" or the damage that follows them."""
     times: list[float] = []
     try:
-        with _opened(path) as (container, stream):
+        with opened_video(path) as (container, stream):
             for time in _frame_times(decode(container, stream), stream):
                 times.append(time)
                 if stop is not None and time > stop + TIME_TOLERANCE:
                     break
-    except _DamageError as damage:
+    except DamageError as damage:
         return times, str(damage)
     return times, ""
 

@@ -22,6 +22,8 @@ class ClipSource:
     """Name of each frame: its file name, or a name made from its number."""
     numbers: tuple[int, ...]
     """Index of each frame in the file or folder, from 0."""
+    selection: str = ""
+    """How the frames were chosen, in one sentence; "" if evenly, by a rate or unknown."""
 
 
 @dataclass(frozen=True, eq=False)

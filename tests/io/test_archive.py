@@ -34,6 +34,16 @@ def test_times_and_info_are_optional(tmp_path):
     assert torch.equal(load_scene(tmp_path).depths, make_scene().depths)
 
 
+def test_the_selection_of_frames_is_kept_and_may_be_missing(tmp_path):
+    info = make_info()
+    assert info.source is not None
+    assert "selection" not in json.loads(info.to_json())["source"]  # earlier versions refuse unknown keys
+    chosen = replace(info, source=replace(info.source, selection="24 of 289 frames, chosen by motion"))
+    save_scene(tmp_path, make_scene(), info=chosen)
+    assert load_scene_info(tmp_path) == chosen
+    assert SceneInfo.from_json(info.to_json()) == info
+
+
 @pytest.mark.parametrize("with_tracks", [False, True])
 def test_scenes_are_read_back_bit_for_bit(tmp_path, with_tracks):
     scene = replace(make_scene(), tracks=make_tracks() if with_tracks else None)

@@ -44,6 +44,14 @@ def test_some_of_many_pictures_are_selected(tmp_path):
     assert read_clip(tmp_path, num_frames=None).num_frames == 25
 
 
+def test_auto_takes_up_to_48_pictures(tmp_path):
+    save_numbered(tmp_path, [f"{i}.png" for i in range(25)])
+    assert read_clip(tmp_path, num_frames="auto").num_frames == 25
+    for i in range(25, 95):
+        (tmp_path / f"{i}.png").write_bytes((tmp_path / "3.png").read_bytes())
+    assert read_clip(tmp_path, num_frames="auto").source.numbers == tuple(range(0, 95, 2))
+
+
 def test_pictures_taken_at_a_rate_have_times(tmp_path):
     save_numbered(tmp_path, [f"{i}.png" for i in range(20)])
     clip = read_clip(tmp_path, num_frames=3, fps=10, start=0.5, stop=1.5)
