@@ -42,7 +42,7 @@ Hand-tuned."""
 NUM_GUIDES = 4
 """Number of nearest guides that displace a corner. Hand-tuned."""
 NUM_CANDIDATES = 24
-"""Number of nearest guides in one frame among which those that are visible in the other frame are sought. Hand-tuned."""
+"""Number of nearest guides in one frame among which those visible in the other frame are sought. Hand-tuned."""
 GUIDE_REACH = 0.08
 """Largest distance between a corner and its nearest guide, as a fraction of the longer side. Hand-tuned."""
 SCALE_RANGE = (0.45, 2.2)
@@ -217,13 +217,13 @@ class _NearestGuides:
     """Displacement of pixels between frames by the nearest guides."""
 
     def __init__(self, guides: FeatureTracks, reach: float) -> None:
-        from scipy.spatial import cKDTree
+        from scipy.spatial import KDTree
 
         self._guides, self._reach = guides, reach
         self._frames, self._numbers = (guides.visibility > 0).nonzero(as_tuple=True)
         # One tree for all frames: the frame is a third coordinate, with steps beyond the reach.
         places = self._with_frame(guides.pixels[self._frames, self._numbers], self._frames)
-        self._tree = cKDTree(places) if len(places) else None
+        self._tree = KDTree(places) if len(places) else None
 
     def displace(
         self, frames: Int[Tensor, " n"], targets: Int[Tensor, " n"], pixels: Float[Tensor, "n 2"]
@@ -268,11 +268,17 @@ def _pyramid(clip: Clip, config: CornerTrackingConfig) -> list[Float[Tensor, "ti
 
 def _allowed_pixels(clip: Clip, scene: Scene, size: tuple[int, int]) -> Bool[Tensor, "time height width"]:
     """Compute the mask of pixels where corners may be detected: neither dynamic nor ignored."""
-    allowed = ~(scene.dynamic > DYNAMIC_THRESHOLD)
-    allowed = F.interpolate(allowed[:, None].float(), size, mode="nearest-exact")[:, 0] > 0.5
+    allowed = _nearest(~(scene.dynamic > DYNAMIC_THRESHOLD), size)
     if clip.priors is not None and clip.priors.ignore is not None:
-        allowed &= F.interpolate((~clip.priors.ignore)[:, None].float(), size, mode="nearest-exact")[:, 0] > 0.5
+        allowed &= ~_nearest(clip.priors.ignore, size)
     return allowed
+
+
+def _nearest(
+    masks: Bool[Tensor, "time height width"], size: tuple[int, int]
+) -> Bool[Tensor, "time new_height new_width"]:
+    """Resize masks by taking the nearest pixels; as bytes, because the masks of large photos would be too large."""
+    return F.interpolate(masks[:, None].view(torch.uint8), size, mode="nearest-exact")[:, 0].bool()
 
 
 def _detect_corners(
