@@ -32,10 +32,13 @@ from recon4d.refine.tracks.lucas_kanade import (
 
 NUM_LEVELS = 3
 """Levels of the image pyramid; each has half the resolution of the one before."""
-FINE_RADIUS, COARSE_RADIUS = 7, 5
+SEARCH_LEVELS = (2, 3)
+"""Numbers of levels that are searched, one after the other until a corner is found. Hand-tuned."""
+FINE_RADIUS, COARSE_RADIUS = 7, 4
 """Radius of a template in pixels, at the finest level and at the others. Hand-tuned."""
-FINE_STEPS, COARSE_STEPS = 8, 6
-"""Gauss-Newton steps at the finest level and at the others. Hand-tuned."""
+FINE_STEPS, COARSE_STEPS = 12, 6
+"""Largest number of Gauss-Newton steps at the finest level and at the others. With more steps, wrong alignments drift
+away and are rejected. Hand-tuned."""
 FINE_REACH, COARSE_REACH = 4.0, 6.0
 """Largest distance between start and end of a search in pixels of its level, at the finest level and at the others.
 Hand-tuned."""
@@ -180,11 +183,9 @@ class _CornerTracker:
         for gap in range(1, time):
             targets = frames + direction * gap
             active = ((targets >= 0) & (targets < time) & (num_misses < MAX_MISSES)).nonzero()[:, 0]
-            start, is_guided = self._guides.displace(last_frames[active], targets[active], last.centers[active])
-            placement, is_accepted = self._search(
-                corners[active], targets[active], Placement(start, last.shapes[active])
-            )
-            is_found = is_guided & is_accepted
+            guided, is_guided = self._guides.displace(last_frames[active], targets[active], last.centers[active])
+            start = Placement(guided, last.shapes[active])
+            placement, is_found = self._search(corners[active], targets[active], start, is_guided)
             found, found_frames = active[is_found], targets[active[is_found]]
             yield found_frames, corners[found], placement.centers[is_found]
 
@@ -193,11 +194,26 @@ class _CornerTracker:
             num_misses = num_misses.index_copy(0, active, torch.where(is_found, 0, num_misses[active] + 1))
 
     def _search(
-        self, corners: Int[Tensor, " n"], targets: Int[Tensor, " n"], start: Placement
+        self, corners: Int[Tensor, " n"], targets: Int[Tensor, " n"], start: Placement, is_wanted: Bool[Tensor, " n"]
+    ) -> tuple[Placement, Bool[Tensor, " n"]]:
+        """Search for the wanted corners in the frames `targets`; also return whether they are found.
+
+        Those that are not found from one level of the pyramid are searched for again from the next coarser one.
+        """
+        placement, is_found = start, torch.zeros_like(is_wanted)
+        for num_levels in SEARCH_LEVELS:
+            wanted = (is_wanted & ~is_found).nonzero()[:, 0]
+            aligned, is_accepted = self._align(corners[wanted], targets[wanted], start.take(wanted), num_levels)
+            placement = placement.replaced(wanted, aligned)
+            is_found = is_found.index_copy(0, wanted, is_accepted)
+        return placement, is_found
+
+    def _align(
+        self, corners: Int[Tensor, " n"], targets: Int[Tensor, " n"], start: Placement, num_levels: int
     ) -> tuple[Placement, Bool[Tensor, " n"]]:
         """Align corners to the frames `targets` from coarse to fine; also return whether the result is accepted."""
         placement, is_near = start, torch.ones_like(corners, dtype=torch.bool)
-        for level in reversed(range(NUM_LEVELS)):
+        for level in reversed(range(num_levels)):
             images, templates = self._images[level], self._templates[level].take(corners)
             num_steps, reach = (COARSE_STEPS, COARSE_REACH) if level else (FINE_STEPS, FINE_REACH)
             at_level = Placement(placement.centers / 2**level, placement.shapes)

@@ -23,6 +23,8 @@ MAX_SHAPE_CHANGE = 0.1
 """Largest change of an entry of the 2x2 shape matrix in one step. Hand-tuned."""
 CONVERGED_SHIFT = 0.01
 """Translation of a step in pixels below which a template is not moved any more. Hand-tuned."""
+STEPS_AT_ONCE = 4
+"""Number of steps after which templates that have converged are left out. Hand-tuned."""
 DAMPING = 1e-4
 """Damping of the Hessian relative to the mean of its diagonal, so that directions without gradient do not change.
 Hand-tuned."""
@@ -264,13 +266,16 @@ def align(
     Returns:
         The final placement. It may be a poor one: check it with `ncc`.
     """
-    first_steps = min(num_steps, (num_steps + 1) // 2)
-    placement, is_moving = _take_steps(templates, images, frames, start, first_steps)
-    moving = is_moving.nonzero()[:, 0]
-    if first_steps == num_steps or not len(moving):
-        return placement
-    templates, frames, rest = templates.take(moving), frames[moving], placement.take(moving)
-    return placement.replaced(moving, _take_steps(templates, images, frames, rest, num_steps - first_steps)[0])
+    moving, placement = torch.arange(len(frames), device=frames.device), start
+    for num_taken in range(0, num_steps, STEPS_AT_ONCE):
+        stage_steps = min(STEPS_AT_ONCE, num_steps - num_taken)
+        moved, is_moving = _take_steps(templates, images, frames, placement.take(moving), stage_steps)
+        placement = placement.replaced(moving, moved)
+        still = is_moving.nonzero()[:, 0]
+        if not len(still):
+            break
+        templates, frames, moving = templates.take(still), frames[still], moving[still]
+    return placement
 
 
 def ncc(
