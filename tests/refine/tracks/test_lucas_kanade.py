@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from recon4d.refine.tracks.lucas_kanade import (
+    STEPS_AT_ONCE,
     Placement,
     align,
     make_templates,
@@ -126,3 +127,20 @@ def test_bilinear_samples_at_between_and_beyond_pixel_centers() -> None:
     turned = Placement(torch.tensor([[1.5, 0.5]]), torch.tensor([[[0.0, -2.0], [2.0, 0.0]]]))
     read = sample_bilinear(image, FIRST, turned, torch.tensor([[1.0, 0.0], [0.0, -0.5]]))[0]
     torch.testing.assert_close(read, torch.tensor([81.0, 4.0]), atol=1e-3, rtol=0)
+
+
+def test_converged_templates_stop_and_the_others_go_on() -> None:
+    """The first template starts at its place; the second one is not there after the first steps."""
+    images = warped(SHAPES[1], torch.tensor([33.2, 31.9]))
+    templates = make_templates(images, FIRST.repeat(2), CENTER.repeat(2, 1), 7, with_shape=True)
+    there = torch.tensor([33.2, 31.9])
+    start = Placement(torch.stack([there, there + 1.3]), torch.stack([SHAPES[1], torch.eye(2)]))
+    few, many = (align(templates, images, SECOND.repeat(2), start, steps) for steps in (STEPS_AT_ONCE, 20))
+    assert torch.equal(few.centers[0], many.centers[0])
+    assert (many.centers[1] - there).norm() < 0.015 < (few.centers[1] - there).norm()
+
+
+def test_scales_are_the_singular_values_of_the_shapes() -> None:
+    shapes = torch.randn(50, 2, 2, generator=torch.Generator().manual_seed(0))
+    smaller, larger = Placement(torch.zeros(50, 2), shapes).scales()
+    torch.testing.assert_close(torch.stack([larger, smaller], dim=1), torch.linalg.svdvals(shapes))
