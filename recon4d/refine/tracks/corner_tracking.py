@@ -10,9 +10,11 @@ accumulate.
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
+from numpy.typing import NDArray
 from torch import Tensor
 
 from recon4d.geometry import evenly_spaced_indices
@@ -30,15 +32,20 @@ from recon4d.refine.tracks.lucas_kanade import (
 
 NUM_LEVELS = 3
 """Levels of the image pyramid; each has half the resolution of the one before."""
-FINE_RADIUS, COARSE_RADIUS = 7, 5
+SEARCH_LEVELS = (2, 3)
+"""Numbers of levels that are searched, one after the other until a corner is found. Hand-tuned."""
+FINE_RADIUS, COARSE_RADIUS = 7, 4
 """Radius of a template in pixels, at the finest level and at the others. Hand-tuned."""
-FINE_STEPS, COARSE_STEPS = 8, 6
-"""Gauss-Newton steps at the finest level and at the others. Hand-tuned."""
+FINE_STEPS, COARSE_STEPS = 12, 6
+"""Largest number of Gauss-Newton steps at the finest level and at the others. With more steps, wrong alignments drift
+away and are rejected. Hand-tuned."""
 FINE_REACH, COARSE_REACH = 4.0, 6.0
 """Largest distance between start and end of a search in pixels of its level, at the finest level and at the others.
 Hand-tuned."""
 NUM_GUIDES = 4
 """Number of nearest guides that displace a corner. Hand-tuned."""
+NUM_CANDIDATES = 24
+"""Number of nearest guides in one frame among which those visible in the other frame are sought. Hand-tuned."""
 GUIDE_REACH = 0.08
 """Largest distance between a corner and its nearest guide, as a fraction of the longer side. Hand-tuned."""
 SCALE_RANGE = (0.45, 2.2)
@@ -53,6 +60,7 @@ OCCLUSION_TOLERANCE = 0.1
 """Largest depth behind the visible surface that counts as visible, relative to that surface's depth. Hand-tuned."""
 MIN_CORNER_RESPONSE = 1e-3
 """Smallest response of a corner, relative to the strongest one of the clip. Hand-tuned."""
+_EPSILON = 1e-12
 
 
 @dataclass(frozen=True)
@@ -105,13 +113,12 @@ def track_corners(
     corners = _detect_corners(images[0], _allowed_pixels(clip, scene, size), config)
     tracker = _CornerTracker(images, corners, FeatureTracks(guides.pixels * factor, guides.visibility), config)
 
-    indices = torch.arange(len(corners.frames))
+    indices = torch.arange(len(corners.frames)).to(corners.frames)
     pixels = images[0].new_zeros(clip.num_frames, len(indices), 2)
     visibility = images[0].new_zeros(clip.num_frames, len(indices))
     pixels[corners.frames, indices], visibility[corners.frames, indices] = corners.pixels, 1.0
-    for direction in (1, -1):
-        for targets, found, found_pixels in tracker.track(direction):
-            pixels[targets, found], visibility[targets, found] = found_pixels, 1.0
+    for targets, found, found_pixels in tracker.track():
+        pixels[targets, found], visibility[targets, found] = found_pixels, 1.0
     return FeatureTracks(pixels / factor, visibility)
 
 
@@ -148,78 +155,122 @@ class _CornerTracker:
     def __init__(
         self, images: list[Tensor], corners: _Corners, guides: FeatureTracks, config: CornerTrackingConfig
     ) -> None:
-        self._images, self._corners, self._guides, self._config = images, corners, guides, config
+        self._images, self._corners, self._config = images, corners, config
+        self._guides = _NearestGuides(guides, GUIDE_REACH * max(images[0].shape[1:]))
         self._templates: list[Templates] = [
-            make_templates(image, corners.frames, corners.pixels / 2**level, COARSE_RADIUS if level else FINE_RADIUS)
+            make_templates(
+                image,
+                corners.frames,
+                corners.pixels / 2**level,
+                COARSE_RADIUS if level else FINE_RADIUS,
+                with_shape=level == 0,
+            )
             for level, image in enumerate(images)
         ]
-        self._reach = GUIDE_REACH * max(images[0].shape[1:])
 
-    def track(
-        self, direction: int
-    ) -> Iterator[tuple[Int[Tensor, " found"], Int[Tensor, " found"], Float[Tensor, "found 2"]]]:
-        """Track all corners forward (1) or backward (-1) in time.
+    def track(self) -> Iterator[tuple[Int[Tensor, " found"], Int[Tensor, " found"], Float[Tensor, "found 2"]]]:
+        """Track all corners forward and backward in time.
 
         Yields frame indices, corner indices and pixels of the corners found, in order of the distance in time.
         """
-        frames, time = self._corners.frames, len(self._images[0])
-        last, last_frames = Placement.upright(self._corners.pixels), frames
+        time = len(self._images[0])
+        corners = torch.arange(len(self._corners.frames)).to(self._corners.frames).repeat(2)
+        frames = self._corners.frames.repeat(2)
+        direction = torch.ones_like(frames)
+        direction[len(frames) // 2 :] = -1
+        last, last_frames = Placement.upright(self._corners.pixels.repeat(2, 1)), frames
         num_misses = torch.zeros_like(frames)
         for gap in range(1, time):
             targets = frames + direction * gap
             active = ((targets >= 0) & (targets < time) & (num_misses < MAX_MISSES)).nonzero()[:, 0]
-            if not len(active):
-                return
-            guided, is_guided = self._apply_guides(last_frames[active], targets[active], last.centers[active])
+            guided, is_guided = self._guides.displace(last_frames[active], targets[active], last.centers[active])
             start = Placement(guided, last.shapes[active])
-            placement, is_found = self._search(active, targets[active], start)
-            is_found &= is_guided
-            yield targets[active[is_found]], active[is_found], placement.centers[is_found]
+            placement, is_found = self._search(corners[active], targets[active], start, is_guided)
+            found, found_frames = active[is_found], targets[active[is_found]]
+            yield found_frames, corners[found], placement.centers[is_found]
 
-            last = Placement(last.centers.clone(), last.shapes.clone())
-            last.centers[active[is_found]] = placement.centers[is_found]
-            last.shapes[active[is_found]] = placement.shapes[is_found]
-            last_frames = last_frames.index_copy(0, active[is_found], targets[active[is_found]])
+            last = last.replaced(found, placement.take(is_found.nonzero()[:, 0]))
+            last_frames = last_frames.index_copy(0, found, found_frames)
             num_misses = num_misses.index_copy(0, active, torch.where(is_found, 0, num_misses[active] + 1))
 
     def _search(
-        self, corners: Int[Tensor, " n"], targets: Int[Tensor, " n"], start: Placement
+        self, corners: Int[Tensor, " n"], targets: Int[Tensor, " n"], start: Placement, is_wanted: Bool[Tensor, " n"]
+    ) -> tuple[Placement, Bool[Tensor, " n"]]:
+        """Search for the wanted corners in the frames `targets`; also return whether they are found.
+
+        Those that are not found from one level of the pyramid are searched for again from the next coarser one.
+        """
+        placement, is_found = start, torch.zeros_like(is_wanted)
+        for num_levels in SEARCH_LEVELS:
+            wanted = (is_wanted & ~is_found).nonzero()[:, 0]
+            aligned, is_accepted = self._align(corners[wanted], targets[wanted], start.take(wanted), num_levels)
+            placement = placement.replaced(wanted, aligned)
+            is_found = is_found.index_copy(0, wanted, is_accepted)
+        return placement, is_found
+
+    def _align(
+        self, corners: Int[Tensor, " n"], targets: Int[Tensor, " n"], start: Placement, num_levels: int
     ) -> tuple[Placement, Bool[Tensor, " n"]]:
         """Align corners to the frames `targets` from coarse to fine; also return whether the result is accepted."""
         placement, is_near = start, torch.ones_like(corners, dtype=torch.bool)
-        for level in reversed(range(NUM_LEVELS)):
+        for level in reversed(range(num_levels)):
             images, templates = self._images[level], self._templates[level].take(corners)
             num_steps, reach = (COARSE_STEPS, COARSE_REACH) if level else (FINE_STEPS, FINE_REACH)
             at_level = Placement(placement.centers / 2**level, placement.shapes)
-            aligned = align(templates, images, targets, at_level, num_steps, refine_shape=level == 0)
+            aligned = align(templates, images, targets, at_level, num_steps)
             is_near = (aligned.centers - at_level.centers).norm(dim=-1) <= reach
             placement = Placement(aligned.centers * 2**level, aligned.shapes).where(is_near, placement)
         correlation = ncc(self._templates[0].take(corners), self._images[0], targets, placement)
         height, width = self._images[0].shape[1:]
         corner = placement.centers.new_tensor([width - MARGIN, height - MARGIN])
         inside = (placement.centers >= MARGIN).all(dim=-1) & (placement.centers <= corner).all(dim=-1)
-        scales = torch.linalg.svdvals(placement.shapes)
-        has_valid_scale = (scales[:, 1] >= SCALE_RANGE[0]) & (scales[:, 0] <= SCALE_RANGE[1])
+        smaller, larger = placement.scales()
+        has_valid_scale = (smaller >= SCALE_RANGE[0]) & (larger <= SCALE_RANGE[1])
         return placement, is_near & inside & has_valid_scale & (correlation >= self._config.min_ncc)
 
-    def _apply_guides(
+
+class _NearestGuides:
+    """Displacement of pixels between frames by the nearest guides."""
+
+    def __init__(self, guides: FeatureTracks, reach: float) -> None:
+        from scipy.spatial import KDTree
+
+        self._guides, self._reach = guides, reach
+        self._frames, self._numbers = (guides.visibility > 0).nonzero(as_tuple=True)
+        # One tree for all frames: the frame is a third coordinate, with steps beyond the reach.
+        places = self._with_frame(guides.pixels[self._frames, self._numbers], self._frames)
+        self._tree = KDTree(places) if len(places) else None
+
+    def displace(
         self, frames: Int[Tensor, " n"], targets: Int[Tensor, " n"], pixels: Float[Tensor, "n 2"]
     ) -> tuple[Float[Tensor, "n 2"], Bool[Tensor, " n"]]:
-        """Displace pixels from `frames` to `targets` by the nearest guides; also return whether a guide is near."""
-        guided, is_guided = pixels.clone(), torch.zeros_like(frames, dtype=torch.bool)
-        for frame, target in torch.stack([frames, targets], dim=-1).unique(dim=0).tolist():
-            here = ((frames == frame) & (targets == target)).nonzero()[:, 0]
-            certainty = torch.minimum(self._guides.visibility[frame], self._guides.visibility[target])
-            in_both = (certainty > 0).nonzero()[:, 0]
-            if len(in_both) < NUM_GUIDES:
-                continue
-            distances = torch.cdist(pixels[here], self._guides.pixels[frame, in_both])
-            nearest, order = distances.topk(NUM_GUIDES, largest=False)
-            weight = certainty[in_both[order]] / (nearest.square() + 1)
-            flow = (self._guides.pixels[target, in_both] - self._guides.pixels[frame, in_both])[order]
-            guided[here] += (weight[..., None] * flow).sum(dim=1) / weight.sum(dim=1, keepdim=True)
-            is_guided[here] = nearest[:, 0] <= self._reach
-        return guided, is_guided
+        """Displace pixels from `frames` to `targets`; also return whether a guide is near.
+
+        Of the `NUM_CANDIDATES` nearest guides in `frames`, the `NUM_GUIDES` nearest that are visible in `targets` too
+        are used.
+        """
+        if self._tree is None:
+            return pixels, torch.zeros_like(frames, dtype=torch.bool)
+        distances, places = self._tree.query(
+            self._with_frame(pixels, frames), k=NUM_CANDIDATES, distance_upper_bound=self._reach
+        )
+        is_near = torch.from_numpy(places < self._tree.n).to(pixels.device)
+        places = torch.from_numpy(places).to(pixels.device).clamp(max=self._tree.n - 1)
+        numbers = self._numbers[places]
+        certainty = torch.minimum(
+            self._guides.visibility[frames[:, None], numbers], self._guides.visibility[targets[:, None], numbers]
+        )
+        is_usable = is_near & (certainty > 0)
+        is_usable &= is_usable.cumsum(dim=1) <= NUM_GUIDES
+        squares = torch.from_numpy(distances).to(pixels).nan_to_num(posinf=0).square()
+        weights = torch.where(is_usable, certainty / (squares + 1), 0.0)
+        flow = self._guides.pixels[targets[:, None], numbers] - self._guides.pixels[frames[:, None], numbers]
+        shift = (weights[..., None] * flow).sum(dim=1) / weights.sum(dim=1, keepdim=True).clamp(min=_EPSILON)
+        return pixels + shift, is_usable.any(dim=1)
+
+    def _with_frame(self, pixels: Float[Tensor, "n 2"], frames: Int[Tensor, " n"]) -> NDArray[np.float64]:
+        beyond = 2 * self._reach * frames.to(pixels)
+        return torch.cat([pixels, beyond[:, None]], dim=1).double().cpu().numpy()
 
 
 def _pyramid(clip: Clip, config: CornerTrackingConfig) -> list[Float[Tensor, "time height width"]]:
@@ -233,11 +284,17 @@ def _pyramid(clip: Clip, config: CornerTrackingConfig) -> list[Float[Tensor, "ti
 
 def _allowed_pixels(clip: Clip, scene: Scene, size: tuple[int, int]) -> Bool[Tensor, "time height width"]:
     """Compute the mask of pixels where corners may be detected: neither dynamic nor ignored."""
-    allowed = ~(scene.dynamic > DYNAMIC_THRESHOLD)
-    allowed = F.interpolate(allowed[:, None].float(), size, mode="nearest-exact")[:, 0] > 0.5
+    allowed = _nearest(~(scene.dynamic > DYNAMIC_THRESHOLD), size)
     if clip.priors is not None and clip.priors.ignore is not None:
-        allowed &= F.interpolate((~clip.priors.ignore)[:, None].float(), size, mode="nearest-exact")[:, 0] > 0.5
+        allowed &= ~_nearest(clip.priors.ignore, size)
     return allowed
+
+
+def _nearest(
+    masks: Bool[Tensor, "time height width"], size: tuple[int, int]
+) -> Bool[Tensor, "time new_height new_width"]:
+    """Resize masks by taking the nearest pixels; as bytes, because the masks of large photos would be too large."""
+    return F.interpolate(masks[:, None].view(torch.uint8), size, mode="nearest-exact")[:, 0].bool()
 
 
 def _detect_corners(

@@ -3,11 +3,15 @@
 Inverse compositional formulation (Baker and Matthews 2004, "Lucas-Kanade 20 Years On"): gradients and Hessian are those
 of the template and are computed once for all frames. Templates and windows are normalized to mean zero and variance
 one, so that exposure and shading have no influence.
+
+The products of gradients and gray values are computed with one matrix of offsets that all templates share, so that a
+step reads three numbers per template pixel instead of one per parameter.
 """
 
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -17,32 +21,42 @@ MAX_SHIFT = 2.0
 """Largest translation of one step, in pixels; the linearization holds no farther. Hand-tuned."""
 MAX_SHAPE_CHANGE = 0.1
 """Largest change of an entry of the 2x2 shape matrix in one step. Hand-tuned."""
+CONVERGED_SHIFT = 0.01
+"""Translation of a step in pixels below which a template is not moved any more. Hand-tuned."""
+STEPS_AT_ONCE = 4
+"""Number of steps after which templates that have converged are left out. Hand-tuned."""
 DAMPING = 1e-4
 """Damping of the Hessian relative to the mean of its diagonal, so that directions without gradient do not change.
 Hand-tuned."""
 GAUSSIAN_SCALE = 0.6
 """Standard deviation of the window's Gaussian weights, relative to the radius. Hand-tuned."""
 _EPSILON = 1e-12
+NUM_SHIFTS = 2
+"""Number of parameters of the translation, which come before those of the shape."""
 
 
 @dataclass(frozen=True)
 class Templates:
-    """Square image templates, weighted by a Gaussian about their centers."""
+    """Square image templates, weighted by a Gaussian about their centers.
 
-    offsets: Float[Tensor, "pixel 2"]
-    """Offsets (x, y) of the template pixels from the center, in pixels."""
-    weights: Float[Tensor, " pixel"]
-    """Gaussian weights with sum one."""
+    They have two parameters, the translation (x, y), or six with the four entries of the shape (row by row).
+    """
+
+    window: "Window"
+    """Pixels of each template."""
     values: Float[Tensor, "template pixel"]
     """Gray values, normalized to mean zero and variance one."""
-    weighted_gradients: Float[Tensor, "template pixel 6"]
-    """Derivatives by x, y and the four entries of the shape (per offset in radii), times the weights."""
-    inverse_hessian: Float[Tensor, "template 6 6"]
-    """Inverse of the damped Hessian of all six parameters."""
-    inverse_shift_hessian: Float[Tensor, "template 2 2"]
-    """Inverse of the damped Hessian of the translation alone."""
-    radius: int
-    """Pixels from the center to the border of the template."""
+    gradients: Float[Tensor, "template 2 pixel"]
+    """Derivatives of the gray values by x and y, divided by the contrast like these."""
+    contrast_slopes: Float[Tensor, "template parameter"]
+    """Weighted products of the gray values with their derivatives by the parameters: the change of contrast."""
+    inverse_hessian: Float[Tensor, "template parameter parameter"]
+    """Inverse of the damped Hessian of the parameters."""
+
+    @property
+    def has_shape(self) -> bool:
+        """Whether the affine shape is estimated too, or only the translation."""
+        return self.contrast_slopes.shape[1] > NUM_SHIFTS
 
     def take(self, indices: Int[Tensor, " n"]) -> "Templates":
         """Select templates.
@@ -54,14 +68,75 @@ class Templates:
             The selected templates.
         """
         return Templates(
-            self.offsets,
-            self.weights,
+            self.window,
             self.values[indices],
-            self.weighted_gradients[indices],
+            self.gradients[indices],
+            self.contrast_slopes[indices],
             self.inverse_hessian[indices],
-            self.inverse_shift_hessian[indices],
-            self.radius,
         )
+
+
+@dataclass(frozen=True)
+class Window:
+    """Square of pixels that all templates of one radius share."""
+
+    radius: int
+    """Pixels from the center to the border."""
+    offsets: Float[Tensor, "pixel 2"]
+    """Offsets (x, y) of the pixels from the center, in pixels."""
+    weights: Float[Tensor, " pixel"]
+    """Gaussian weights with sum one."""
+
+    @classmethod
+    def square(cls, radius: int, like: Tensor) -> "Window":
+        """Create a window.
+
+        Args:
+            radius: Pixels from the center to the border; the window has 2 * `radius` + 1 pixels a side.
+            like: A tensor of the wanted type, on the wanted device.
+
+        Returns:
+            The window.
+        """
+        side = torch.arange(-radius, radius + 1, dtype=like.dtype, device=like.device)
+        offsets = torch.cartesian_prod(side, side).flip(-1)
+        weights = torch.exp(-offsets.square().sum(dim=-1) / (2 * (GAUSSIAN_SCALE * radius) ** 2))
+        return cls(radius, offsets, weights / weights.sum())
+
+    def products(
+        self, values: Float[Tensor, "template pixel"], gradients: Float[Tensor, "template 2 pixel"], with_shape: bool
+    ) -> Float[Tensor, "template parameter"]:
+        """Compute the weighted products of values with the derivatives by the parameters.
+
+        Args:
+            values: Numbers to multiply with the derivatives.
+            gradients: Derivatives by x and y.
+            with_shape: Whether to return the derivatives by the shape (per offset in radii) too.
+
+        Returns:
+            Products for x, y and, with the shape, its entries row by row.
+        """
+        by_axis = values[:, None] * gradients
+        if not with_shape:
+            return by_axis @ self.weights
+        moments = torch.cat([torch.ones_like(self.offsets[:, :1]), self.offsets / self.radius], dim=1)
+        products = by_axis @ (self.weights[:, None] * moments)
+        return torch.cat([products[..., 0], products[..., 1:].flatten(1)], dim=1)
+
+    def normalize(
+        self, values: Float[Tensor, "template pixel"]
+    ) -> tuple[Float[Tensor, "template pixel"], Float[Tensor, "template 1"]]:
+        """Normalize values to mean zero and variance one.
+
+        Args:
+            values: Values to normalize.
+
+        Returns:
+            The normalized values, and the standard deviations that divided them.
+        """
+        centered = values - (values @ self.weights)[:, None]
+        contrast = (centered.square() @ self.weights).sqrt().clamp(min=MIN_CONTRAST)[:, None]
+        return centered / contrast, contrast
 
 
 @dataclass(frozen=True)
@@ -83,7 +158,42 @@ class Placement:
         Returns:
             The placement with identity shapes.
         """
-        return cls(centers, torch.eye(2).to(centers).expand(len(centers), 2, 2))
+        return cls(centers, torch.eye(2, dtype=centers.dtype, device=centers.device).expand(len(centers), 2, 2))
+
+    def take(self, indices: Int[Tensor, " n"]) -> "Placement":
+        """Select placements.
+
+        Args:
+            indices: Indices of the placements to keep, in the order of the result.
+
+        Returns:
+            The selected placements.
+        """
+        return Placement(self.centers[indices], self.shapes[indices])
+
+    def replaced(self, indices: Int[Tensor, " n"], others: "Placement") -> "Placement":
+        """Replace some placements.
+
+        Args:
+            indices: Indices of the placements to replace.
+            others: Their replacements.
+
+        Returns:
+            The changed placements.
+        """
+        return Placement(
+            self.centers.index_copy(0, indices, others.centers), self.shapes.index_copy(0, indices, others.shapes)
+        )
+
+    def scales(self) -> tuple[Float[Tensor, " template"], Float[Tensor, " template"]]:
+        """Compute the singular values of the shapes.
+
+        Returns:
+            The smaller and the larger singular values: how much templates are shrunk or enlarged along two directions.
+        """
+        (a, b), (c, d) = (row.unbind(-1) for row in self.shapes.unbind(-2))
+        mean, half = torch.hypot(a + d, b - c) / 2, torch.hypot(a - d, b + c) / 2
+        return (mean - half).abs(), mean + half
 
     def where(self, condition: Bool[Tensor, " template"], other: "Placement") -> "Placement":
         """Combine two placements.
@@ -106,6 +216,7 @@ def make_templates(
     frames: Int[Tensor, " template"],
     centers: Float[Tensor, "template 2"],
     radius: int,
+    with_shape: bool,
 ) -> Templates:
     """Cut templates out of images.
 
@@ -114,32 +225,26 @@ def make_templates(
         frames: Index of each template's image.
         centers: Pixel coordinates (x, y) of each template's center.
         radius: Pixels from the center to the border; templates have 2 * `radius` + 1 pixels a side.
+        with_shape: Whether `align` is to estimate the affine shape too, or only the translation.
 
     Returns:
         The templates with their gradients and Hessians.
     """
-    side = torch.arange(-radius, radius + 1, dtype=images.dtype)
-    offsets = torch.cartesian_prod(side, side).flip(-1)
-    weights = torch.exp(-offsets.square().sum(dim=-1) / (2 * (GAUSSIAN_SCALE * radius) ** 2))
-    weights = weights / weights.sum()
-    pixels = centers[:, None] + offsets
-    values, contrast = _normalize(sample_bilinear(images, frames, pixels), weights)
+    window = Window.square(radius, like=images)
 
-    half = 0.5 * torch.eye(2, dtype=images.dtype)
-    by_axis = [
-        sample_bilinear(images, frames, pixels + step) - sample_bilinear(images, frames, pixels - step) for step in half
-    ]
-    by_shape = [gradient * offset / radius for gradient in by_axis for offset in offsets.unbind(-1)]
-    gradients = torch.stack([*by_axis, *by_shape], dim=-1) / contrast[..., None]
+    def shifted(x: float, y: float) -> Tensor:
+        moved = Placement.upright(centers + centers.new_tensor([x, y]))
+        return sample_bilinear(images, frames, moved, window.offsets)
+
+    values, contrast = window.normalize(shifted(0, 0))
+    gradients = torch.stack([shifted(0.5, 0) - shifted(-0.5, 0), shifted(0, 0.5) - shifted(0, -0.5)], dim=1)
+    gradients = gradients / contrast[..., None]
+    slopes = window.products(values, gradients, with_shape)
+    hessian = _hessian(window, gradients, with_shape)
     # Project out mean and contrast, which the normalization removes: no parameter may explain them.
-    gradients = gradients - (gradients * weights[:, None]).sum(dim=1, keepdim=True)
-    along = (gradients * (values * weights)[..., None]).sum(dim=1, keepdim=True)
-    gradients = gradients - values[..., None] * along
-    weighted = gradients * weights[:, None]
-    hessian = weighted.transpose(1, 2) @ gradients
-    return Templates(
-        offsets, weights, values, weighted, _damped_inverse(hessian), _damped_inverse(hessian[:, :2, :2]), radius
-    )
+    means = window.products(torch.ones_like(values), gradients, with_shape)
+    hessian = hessian - means[:, :, None] * means[:, None] - slopes[:, :, None] * slopes[:, None]
+    return Templates(window, values, gradients, slopes, _damped_inverse(hessian))
 
 
 def align(
@@ -148,36 +253,29 @@ def align(
     frames: Int[Tensor, " template"],
     start: Placement,
     num_steps: int,
-    refine_shape: bool,
 ) -> Placement:
     """Align templates to images by Gauss-Newton steps.
 
     Args:
-        templates: The templates.
+        templates: The templates; they determine whether the shape is estimated too.
         images: Gray images.
         frames: Index of the image that each template is searched in.
         start: Initial placement.
-        num_steps: Number of steps.
-        refine_shape: Whether the affine shape is estimated too, or only the translation.
+        num_steps: Largest number of steps; templates that have converged take fewer.
 
     Returns:
         The final placement. It may be a poor one: check it with `ncc`.
     """
-    centers, shapes = start.centers, start.shapes
-    inverse = templates.inverse_hessian if refine_shape else templates.inverse_shift_hessian
-    gradients = templates.weighted_gradients if refine_shape else templates.weighted_gradients[..., :2]
-    identity = torch.eye(2).to(centers)
-    for _ in range(num_steps):
-        error = _values_at(templates, images, frames, Placement(centers, shapes)) - templates.values
-        change = (inverse @ (gradients.transpose(1, 2) @ error[..., None]))[..., 0]
-        shift = change[:, :2]
-        shift = shift * (MAX_SHIFT / shift.norm(dim=-1, keepdim=True).clamp(min=MAX_SHIFT))
-        if refine_shape:
-            deformation = change[:, 2:].unflatten(1, (2, 2)) / templates.radius
-            deformation = deformation.clamp(-MAX_SHAPE_CHANGE, MAX_SHAPE_CHANGE)
-            shapes = shapes @ torch.linalg.inv(identity + deformation)
-        centers = centers - (shapes @ shift[..., None])[..., 0]
-    return Placement(centers, shapes)
+    moving, placement = torch.arange(len(frames), device=frames.device), start
+    for num_taken in range(0, num_steps, STEPS_AT_ONCE):
+        stage_steps = min(STEPS_AT_ONCE, num_steps - num_taken)
+        moved, is_moving = _take_steps(templates, images, frames, placement.take(moving), stage_steps)
+        placement = placement.replaced(moving, moved)
+        still = is_moving.nonzero()[:, 0]
+        if not len(still):
+            break
+        templates, frames, moving = templates.take(still), frames[still], moving[still]
+    return placement
 
 
 def ncc(
@@ -197,52 +295,83 @@ def ncc(
     Returns:
         Gaussian-weighted correlation in [-1, 1]; 1 for equal appearance up to exposure.
     """
-    return (_values_at(templates, images, frames, placement) * templates.values * templates.weights).sum(dim=-1)
+    values, _ = templates.window.normalize(sample_bilinear(images, frames, placement, templates.window.offsets))
+    return (values * templates.values) @ templates.window.weights
 
 
 def sample_bilinear(
     images: Float[Tensor, "time height width"],
     frames: Int[Tensor, " template"],
-    pixels: Float[Tensor, "template pixel 2"],
+    placement: Placement,
+    offsets: Float[Tensor, "pixel 2"],
 ) -> Float[Tensor, "template pixel"]:
-    """Sample images bilinearly.
+    """Sample images bilinearly at the pixels of placed templates.
 
     Args:
         images: Gray images.
         frames: Index of each template's image.
-        pixels: Pixel coordinates (x, y); outside the image, the value at the border is used.
+        placement: Placement of the templates.
+        offsets: Offsets of the templates' pixels from their centers; outside the image, the value at the border is
+            used.
 
     Returns:
         The interpolated values.
     """
-    height, width = images.shape[1:]
-    x, y = (
-        (pixels[..., axis] - 0.5).clamp(0, side - 1 - 1e-3) for axis, side in ((0, float(width)), (1, float(height)))
-    )
-    left, top = x.floor(), y.floor()
-    across, down = x - left, y - top
-    place = (frames[:, None] * height + top.long()) * width + left.long()
-    values = images.flatten()
-    upper = torch.lerp(values[place], values[place + 1], across)
-    lower = torch.lerp(values[place + width], values[place + width + 1], across)
-    return torch.lerp(upper, lower, down)
+    time, height, width = images.shape
+    # `grid_sample` reads one tall image that stacks the frames. Its coordinates are -1 and 1 at the outer borders.
+    scale = images.new_tensor([2 / width, 2 / (time * height)])
+    top = (frames * height).to(images)
+    to_grid = torch.cat([placement.shapes, placement.centers[..., None]], dim=2) * scale[:, None]
+    ones = torch.ones_like(offsets[:, :1])
+    grid = (to_grid.flatten(0, 1) @ torch.cat([offsets, ones], dim=1).T).unflatten(0, (-1, 2))
+    grid[:, 1].clamp_((0.5 * scale[1]), (height - 0.5) * scale[1])
+    grid += torch.stack([torch.zeros_like(top), top * scale[1]], dim=1)[..., None] - 1
+    tall = images.reshape(1, 1, time * height, width).expand(len(grid), -1, -1, -1)
+    if not len(grid):
+        return images.new_zeros(0, len(offsets))
+    return F.grid_sample(tall, grid.movedim(1, 2)[:, None], padding_mode="border", align_corners=False)[:, 0, 0]
 
 
-def _values_at(
-    templates: Templates, images: Tensor, frames: Tensor, placement: Placement
-) -> Float[Tensor, "template pixel"]:
-    """Sample the normalized gray values of the placed templates' pixels."""
-    pixels = placement.centers[:, None] + templates.offsets @ placement.shapes.transpose(1, 2)
-    return _normalize(sample_bilinear(images, frames, pixels), templates.weights)[0]
+def _take_steps(
+    templates: Templates, images: Tensor, frames: Tensor, placement: Placement, num_steps: int
+) -> tuple[Placement, Bool[Tensor, " template"]]:
+    """Take Gauss-Newton steps; also return whether the last one still moved a template."""
+    window, has_shape = templates.window, templates.has_shape
+    centers, shapes = placement.centers, placement.shapes
+    size = centers.new_zeros(len(centers))
+    for _ in range(num_steps):
+        values, _ = window.normalize(sample_bilinear(images, frames, Placement(centers, shapes), window.offsets))
+        correlation = (values * templates.values) @ window.weights
+        products = window.products(values, templates.gradients, has_shape)
+        slope = products - correlation[:, None] * templates.contrast_slopes
+        change = (templates.inverse_hessian @ slope[..., None])[..., 0]
+        shift = change[:, :NUM_SHIFTS]
+        size = shift.norm(dim=-1)
+        shift = shift * (MAX_SHIFT / size.clamp(min=MAX_SHIFT))[:, None]
+        if has_shape:
+            deformation = change[:, NUM_SHIFTS:].unflatten(1, (2, 2)) / window.radius
+            shapes = shapes @ _inverse_of_change(deformation.clamp(-MAX_SHAPE_CHANGE, MAX_SHAPE_CHANGE))
+        centers = centers - (shapes @ shift[..., None])[..., 0]
+    return Placement(centers, shapes), size > CONVERGED_SHIFT
 
 
-def _normalize(values: Tensor, weights: Tensor) -> tuple[Float[Tensor, "template pixel"], Float[Tensor, "template 1"]]:
-    """Normalize values to mean zero and variance one; also return the standard deviations that divided them."""
-    centered = values - (values * weights).sum(dim=-1, keepdim=True)
-    contrast = (centered.square() * weights).sum(dim=-1, keepdim=True).sqrt().clamp(min=MIN_CONTRAST)
-    return centered / contrast, contrast
+def _hessian(window: Window, gradients: Tensor, with_shape: bool) -> Float[Tensor, "template parameter parameter"]:
+    """Compute the weighted products of the derivatives with each other."""
+    columns = [window.products(gradient, gradients, with_shape) for gradient in gradients.unbind(1)]
+    if with_shape:
+        by_shape = gradients[:, :, None] * (window.offsets.T / window.radius)
+        columns += [window.products(gradient, gradients, with_shape) for gradient in by_shape.flatten(1, 2).unbind(1)]
+    return torch.stack(columns, dim=-1)
+
+
+def _inverse_of_change(deformation: Float[Tensor, "template 2 2"]) -> Float[Tensor, "template 2 2"]:
+    """Compute the inverse of the identity plus a deformation."""
+    (a, b), (c, d) = (row.unbind(-1) for row in deformation.unbind(-2))
+    adjugate = torch.stack([1 + d, -b, -c, 1 + a], dim=-1).unflatten(-1, (2, 2))
+    return adjugate / ((1 + a) * (1 + d) - b * c)[:, None, None]
 
 
 def _damped_inverse(hessian: Float[Tensor, "template n n"]) -> Float[Tensor, "template n n"]:
     damping = DAMPING * hessian.diagonal(dim1=1, dim2=2).mean(dim=-1) + _EPSILON
-    return torch.linalg.inv(hessian + damping[:, None, None] * torch.eye(hessian.shape[-1]).to(hessian))
+    damped = hessian + damping[:, None, None] * torch.eye(hessian.shape[-1]).to(hessian)
+    return torch.linalg.inv_ex(damped).inverse

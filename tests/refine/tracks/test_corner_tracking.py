@@ -182,3 +182,26 @@ def test_different_numbers_of_frames_are_rejected(calm: Sample) -> None:
         track_corners(calm.clip, calm.scene, guides.frames(list(range(7))), FEW)
     with pytest.raises(ValueError, match="one clip"):
         track_corners(Clip.stack([replace(calm.clip, source=None)]), calm.scene, guides, FEW)
+
+
+def test_guides_many_pixels_off_lead_to_corners_through_the_coarsest_level(calm: Sample) -> None:
+    """All guides lie on one side of the true place, so that their mean is as far off as each of them."""
+    exact = feature_tracks_of_scene(calm.scene, num_tracks=3000)
+    shift = torch.tensor([10.0, 0.0]) * (torch.arange(8) % 2)[:, None, None]
+    tracks = track_corners(calm.clip, calm.scene, FeatureTracks(exact.pixels + shift, exact.visibility), FEW)
+    true, _ = true_pixels(calm, tracks)
+    is_near = ((tracks.pixels - true).norm(dim=-1) < 1) & (tracks.visibility > 0)
+    is_next = torch.arange(8)[:, None] == own_frames(tracks) + 1
+    assert is_near[is_next].float().mean() > 0.45
+
+
+def test_corners_are_tracked_as_well_without_the_guides_of_one_frame(calm: Sample) -> None:
+    """A corner that is lost in a frame is searched for from where it was last found."""
+    guides = rough_guides(calm.scene)
+    visibility = guides.visibility.clone()
+    visibility[4] = 0
+    tracks = track_corners(calm.clip, calm.scene, FeatureTracks(guides.pixels, visibility), FEW)
+    full = track_corners(calm.clip, calm.scene, guides, FEW)
+    is_elsewhere = (own_frames(tracks) < 4)[None] & (torch.arange(8) > 4)[:, None]
+    assert (tracks.visibility[4][own_frames(tracks) != 4] == 0).all()
+    assert tracks.visibility[is_elsewhere].sum() > 0.9 * full.visibility[is_elsewhere].sum()
