@@ -51,6 +51,9 @@ MIN_SHARED_TRACKS = 8
 """Smallest number of tracks that a frame shares with another one for its camera to be constrained by it. Hand-tuned."""
 FINE_LOSS_SCALES = LOSS_SCALES[1:]
 """Loss scales of the rounds that start from adjusted cameras, in pixels."""
+MIN_RELATIVE_INLIER_FRACTION = 0.75
+"""Smallest fraction of inliers of a frame, relative to the median frame, whose camera is not estimated anew.
+Hand-tuned."""
 FIXED, FOCAL_LENGTH = FreeIntrinsics(), FreeIntrinsics(focal_length=True)
 """Choices of free intrinsics of the first adjustment."""
 MAX_PRINCIPAL_POINT_OFFSET = 0.1
@@ -165,6 +168,37 @@ class CameraHypotheses:
         state = replace(self._initial_state(hypothesis.cameras, points), distortion=hypothesis.distortion)
         return self._finish(self._rounds(state, loss_scales, free), free)
 
+    def resected(self, hypothesis: CameraHypothesis) -> CameraHypothesis | None:
+        """Estimate the cameras of frames that fit much worse than the others anew, from the points of the others.
+
+        Bundle adjustment leaves the camera of a frame in a local minimum if its initial pose is far off.
+
+        Args:
+            hypothesis: Adjusted cameras.
+
+        Returns:
+            The cameras after another adjustment; None if all frames fit about equally well, or if no new camera is
+            found.
+
+        Raises:
+            NoSolution: If the new cameras cannot be adjusted.
+        """
+        cameras = hypothesis.cameras
+        points = self._triangulate(hypothesis)
+        errors, is_observed = reprojection_errors(cameras, self.tracks.tracks, points, hypothesis.distortion)
+        is_inlier = is_observed & (errors <= 2 * self.config.inlier_threshold * max(self.scene.size))
+        fractions = is_inlier.sum(dim=1) / is_observed.sum(dim=1).clamp(min=1)
+        fits = fractions >= MIN_RELATIVE_INLIER_FRACTION * fractions.median()
+        if fits.all():
+            return None
+        resected, is_found = resect_cameras(
+            cameras, fits, self.tracks.tracks, points, self.scene.size, hypothesis.distortion
+        )
+        if not (is_found & ~fits).any():
+            return None
+        resected = resected.transformed(cameras.world_from_cam[0] @ invert(resected.world_from_cam[0]))
+        return self.readjusted(replace(hypothesis, cameras=resected), hypothesis.free)
+
     def depth_reversed(self, hypothesis: CameraHypothesis) -> tuple[list[CameraHypothesis], list[str]]:
         """Adjust the depth reversal of cameras, which looks the same if there is little perspective.
 
@@ -266,7 +300,10 @@ class CameraHypotheses:
         cameras = replace(cameras, world_from_cam=world_from_cam)
         is_determined = constrained_frames(tracks.tracks.visibility > 0, MIN_SHARED_TRACKS)
         if not is_determined.all():
-            cameras, is_determined = resect_cameras(cameras, is_determined, self.tracks, size, state.distortion)
+            points = self.tracks.points(cameras)
+            cameras, is_determined = resect_cameras(
+                cameras, is_determined, self.tracks.tracks, points, size, state.distortion
+            )
         cameras = _keep_unconstrained_cameras(cameras, self.scene.cameras, is_determined)
         return CameraHypothesis(cameras, free, is_determined, state.distortion)
 

@@ -193,7 +193,7 @@ class _Selector:
             failures += reasons
             selection = self._better(best, map(self._score, found))
             if selection is not best:
-                finalists += self._with_depth_reversal(self._readjusted(selection))
+                finalists += self._with_depth_reversal(self._resected(self._readjusted(selection)))
                 best = min(finalists, key=lambda finalist: finalist.cost)
         if finalists and not best.is_ordered:
             finalists += self._with_depth_reversal(best)
@@ -218,6 +218,18 @@ class _Selector:
             gain, best = best.cost - again.cost, again
             if gain < MIN_READJUSTMENT_GAIN:
                 return best
+        return best
+
+    def _resected(self, best: CameraSelection) -> CameraSelection:
+        """Replace the cameras of frames that fit badly, if the result is likelier."""
+        for _ in range(MAX_READJUSTMENTS):
+            try:
+                resected = self.hypotheses.resected(best.hypothesis)
+            except NoSolution:
+                return best
+            if resected is None or (selection := self._score(resected)).cost >= best.cost:
+                return best
+            best = self._readjusted(selection)
         return best
 
     def _with_depth_reversal(self, best: CameraSelection) -> list[CameraSelection]:

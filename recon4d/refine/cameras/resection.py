@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from recon4d.geometry import invert, rigid
@@ -12,7 +12,7 @@ from recon4d.records import Cameras, FeatureTracks
 from recon4d.refine.cameras.point_refinement import refine_points
 from recon4d.refine.cameras.radial_distortion import RadialDistortion
 from recon4d.refine.pycolmap_loader import pycolmap_session
-from recon4d.refine.tracks.located_tracks import LocatedTracks
+from recon4d.refine.tracks.located_tracks import MIN_OBSERVATIONS
 
 MIN_INLIERS = 12
 """Smallest number of inliers of an accepted camera; six points fit by chance. Hand-tuned."""
@@ -25,7 +25,8 @@ TOLERANCE = 0.008
 def resect_cameras(
     cameras: Cameras,
     is_determined: Bool[Tensor, " time"],
-    tracks: LocatedTracks,
+    tracks: FeatureTracks,
+    points: Float[Tensor, "track 3"],
     size: tuple[int, int],
     distortion: RadialDistortion,
 ) -> tuple[Cameras, Bool[Tensor, " time"]]:
@@ -35,23 +36,26 @@ def resect_cameras(
         cameras: Cameras of all frames with shared intrinsics; only those of determined frames are used.
         is_determined: Whether the camera of each frame is determined.
         tracks: Tracks through all frames, in pixels.
+        points: Initial points of the tracks in world coordinates.
         size: Height and width of the maps that pixels and intrinsics refer to.
         distortion: Distortion of the lens.
 
     Returns:
         The cameras, and which of them are determined now. Cameras that cannot be estimated are unchanged.
     """
-    used = tracks.tracks.visibility * is_determined[:, None]
-    has_point = (used > 0).sum(dim=0) >= 2
-    chosen = tracks.take((has_point & is_determined[tracks.frames]).nonzero()[:, 0])
-    if not len(chosen):
-        return cameras, is_determined
-    fixed = FeatureTracks(chosen.tracks.pixels, chosen.tracks.visibility * is_determined[:, None])
-    points = refine_points(cameras, fixed, chosen.points(cameras), distortion=distortion)
-    pixels = distortion.undistort(chosen.tracks.pixels, cameras.intrinsics[0])
+    visibility = tracks.visibility * is_determined[:, None]
+    has_point = (visibility > 0).sum(dim=0) >= MIN_OBSERVATIONS
+    points = refine_points(
+        cameras,
+        FeatureTracks(tracks.pixels[:, has_point], visibility[:, has_point]),
+        points[has_point],
+        1.0,
+        distortion,
+    )
+    pixels = distortion.undistort(tracks.pixels[:, has_point], cameras.intrinsics[0])
     world_from_cam, is_found = cameras.world_from_cam.double().clone(), is_determined.clone()
     for frame in (~is_determined).nonzero()[:, 0].tolist():
-        is_observed = chosen.tracks.visibility[frame] > 0
+        is_observed = tracks.visibility[frame, has_point] > 0
         pose = _resect(pixels[frame][is_observed], points[is_observed], cameras.intrinsics[0], size)
         if pose is not None:
             world_from_cam[frame], is_found[frame] = pose, True
