@@ -75,7 +75,7 @@ def test_other_precisions_and_layouts_are_kept(tmp_path):
 
 
 def test_plain_numpy_opens_the_archive_with_the_documented_names_and_shapes(tmp_path):
-    scene = replace(make_scene(), tracks=make_tracks())
+    scene = replace(make_scene(), tracks=make_tracks(), distortion=torch.tensor([0.1, 0.02, 0.0, 0.0, 0.0]))
     save_scene(tmp_path / "named.npz", scene, torch.zeros(NUM_FRAMES), make_info())
     with np.load(tmp_path / "named.npz", allow_pickle=False) as arrays:
         shapes = {name: arrays[name].shape for name in arrays}
@@ -96,6 +96,7 @@ def test_plain_numpy_opens_the_archive_with_the_documented_names_and_shapes(tmp_
         "tracks_confidence": (2, NUM_FRAMES, 5),
         "tracks_anchors": (2,),
         "tracks_pixels": (2, 5, 2),
+        "distortion": (5,),
         "info": (),
     }
     assert shapes.keys() - {"info"} == SHAPES.keys()
@@ -104,6 +105,9 @@ def test_plain_numpy_opens_the_archive_with_the_documented_names_and_shapes(tmp_
     assert info["format"] == 1
     assert info["original_size"] == [1080, 1920]
     assert info["source"]["numbers"] == [0, 10, 20]
+    loaded = load_scene(tmp_path / "named.npz").distortion
+    assert loaded is not None
+    assert torch.equal(loaded, torch.tensor([0.1, 0.02, 0.0, 0.0, 0.0]))
 
 
 def test_a_batch_and_unfitting_times_are_refused(tmp_path):

@@ -241,5 +241,5 @@ def _from_reconstruction(reconstruction: Any, num_frames: int, num_points: int) 
     world_from_cam = invert(rigid(matrices[:, :, :3], matrices[:, :, 3]))
     points = np.stack([reconstruction.points3D[track + FIRST_ID].xyz for track in range(num_points)])
     # The parameters are focal length, principal point (x, y) and coefficients of distortion.
-    distortion = RadialDistortion(*images[0].camera.params[3:])
+    distortion = RadialDistortion(*images[0].camera.params[3:].tolist())
     return BundleResult(Cameras(world_from_cam, intrinsics), torch.from_numpy(points), distortion)

@@ -14,10 +14,10 @@ from recon4d.refine.cameras.bundle_adjustment import (
     BundleProblem,
     FreeIntrinsics,
     adjust,
-    refine_points,
     reprojection_errors,
     triangulation_angles,
 )
+from recon4d.refine.cameras.radial_distortion import RadialDistortion
 from recon4d.refine.tracks.located_tracks import take_tracks
 
 
@@ -53,14 +53,9 @@ def test_the_triangulation_angle_is_the_largest_among_observing_cameras() -> Non
     torch.testing.assert_close(angle.rad2deg(), torch.tensor([45.0]).double())
 
 
-def test_points_are_found_with_fixed_cameras() -> None:
-    problem, points = exact_problem()
-    start = points + 0.1 * torch.randn(points.shape, generator=torch.Generator().manual_seed(0))
-    found = refine_points(replace(problem, points=start))
-    torch.testing.assert_close(found.float(), points, atol=1e-2, rtol=0)
-
-
-@pytest.mark.parametrize("intrinsics", ["none", "focal length", "all"])
+@pytest.mark.parametrize(
+    "intrinsics", [FreeIntrinsics(), FreeIntrinsics(focal_length=True), FreeIntrinsics(True, principal_point=True)]
+)
 def test_only_free_intrinsics_change(intrinsics: FreeIntrinsics) -> None:
     """The start has a longer focal length and another principal point, in maps whose pixels are not square."""
     truth = synthetic_scene(4)
@@ -77,12 +72,12 @@ def test_only_free_intrinsics_change(intrinsics: FreeIntrinsics) -> None:
     assert torch.equal(found, found[:1].expand(8, 3, 3))
     torch.testing.assert_close(found[0, 1, 1] / found[0, 0, 0], torch.tensor(1.3))
     moved = found[0, :2, 2] - start.intrinsics[0, :2, 2]
-    if intrinsics == "all":
+    if intrinsics.principal_point:
         torch.testing.assert_close(moved, shift * aspect, atol=0.1, rtol=0)
         torch.testing.assert_close(found[0, 0, 0], truth.cameras.intrinsics[0, 0, 0], rtol=2e-3, atol=0)
     else:
         torch.testing.assert_close(moved, torch.zeros(2), atol=1e-4, rtol=0)
-        assert torch.isclose(found[0, 0, 0], start.intrinsics[0, 0, 0], rtol=1e-4) == (intrinsics == "none")
+        assert torch.isclose(found[0, 0, 0], start.intrinsics[0, 0, 0], rtol=1e-4) == (not intrinsics.focal_length)
 
 
 def test_the_first_camera_and_fixed_points_do_not_move() -> None:
@@ -95,3 +90,26 @@ def test_the_first_camera_and_fixed_points_do_not_move() -> None:
     expected = problem.cameras.world_from_cam.double()
     torch.testing.assert_close(found.cameras.world_from_cam, expected, atol=1e-4, rtol=0)
     assert torch.equal(invert(found.cameras.cam_from_world)[0], found.cameras.world_from_cam[0])
+
+
+@pytest.mark.parametrize(("k1", "k2", "num_coefficients"), [(-0.15, 0.0, 1), (0.1, 0.0, 1), (-0.2, 0.06, 2)])
+def test_the_coefficients_of_a_lens_are_found(k1: float, k2: float, num_coefficients: int) -> None:
+    truth = synthetic_scene(4)
+    tracks = feature_tracks_of_scene(truth, 300)
+    tracks = take_tracks(tracks, (tracks.visibility.sum(dim=0) > 1).nonzero()[:, 0])
+    row, column = tracks.pixels[0].long().flip(-1).unbind(-1)
+    lens = RadialDistortion(k1, k2)
+    focal_lengths, center = truth.cameras.intrinsics[:, None, 0, :1], truth.cameras.intrinsics[:, None, :2, 2]
+    pixels = center + lens.factors((tracks.pixels - center) / focal_lengths) * (tracks.pixels - center)
+    problem = BundleProblem(
+        truth.cameras, FeatureTracks(pixels, tracks.visibility), truth.points[0, row, column], truth.size
+    )
+    free = FreeIntrinsics(focal_length=True, num_coefficients=num_coefficients)
+    found = adjust(problem, torch.ones(len(row), dtype=torch.bool), free)
+    assert found.distortion.k1 == pytest.approx(k1, abs=0.01)
+    assert found.distortion.k2 == pytest.approx(k2, abs=0.03)
+    torch.testing.assert_close(found.cameras.intrinsics[0, 0, 0].float(), truth.cameras.intrinsics[0, 0, 0], rtol=5e-3, atol=0)
+    errors, is_observed = reprojection_errors(found.cameras, problem.tracks, found.points, found.distortion)
+    assert errors[is_observed].median() < 0.02
+    without, _ = reprojection_errors(found.cameras, problem.tracks, found.points)
+    assert without[is_observed].median() > 0.1

@@ -133,7 +133,7 @@ def test_a_rotating_camera_is_not_mistaken_for_a_moving_one(degrees: float, angl
     refinement = refine_scene(scene, FeatureTracks(tracks.pixels + noise, tracks.visibility))
     assert refinement.is_accepted
     assert refinement.is_rotation_only
-    assert "rotation only, which determines no depth" in str(refinement)
+    assert "only rotates, which determines no depth" in str(refinement)
     cameras = refinement.scene.cameras
     assert rotation_errors(cameras, truth).max() < 0.2
     assert (cameras.centers - cameras.centers[0]).norm(dim=-1).max() < 1e-5
@@ -149,10 +149,10 @@ def test_small_rotations_do_not_justify_another_focal_length(monkeypatch: pytest
     scene, tracks = scene_of(truth, zoom=0.85), tracks_of(truth)
     noise = 0.05 * torch.randn(tracks.pixels.shape, generator=torch.Generator().manual_seed(2))
     noisy = FeatureTracks(tracks.pixels + noise, tracks.visibility)
-    original = model_selection.SIGNIFICANCE, model_selection.MIN_GAIN
+    original = model_selection.SIGNIFICANCE, model_selection.MIN_ROTATION_ONLY_GAIN
     for significance, min_gain in (original, (0.0, original[1]), (original[0], 0.0)):
         monkeypatch.setattr(model_selection, "SIGNIFICANCE", significance)
-        monkeypatch.setattr(model_selection, "MIN_GAIN", min_gain)
+        monkeypatch.setattr(model_selection, "MIN_ROTATION_ONLY_GAIN", min_gain)
         kept = refine_scene(scene, noisy).scene.cameras
         torch.testing.assert_close(kept.intrinsics, scene.cameras.intrinsics)
     monkeypatch.setattr(model_selection, "SIGNIFICANCE", 0.0)
