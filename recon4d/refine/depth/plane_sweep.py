@@ -31,9 +31,11 @@ PLANE_STEP = 1.0
 Hand-tuned."""
 PLANE_COUNT_RANGE = (32, 160)
 """Smallest and largest number of planes. Hand-tuned."""
-FINE_STEPS = (0.3, 0.1)
+FINE_STEPS = (0.5, 0.25, 0.12)
 """Step sizes of the final search relative to the distance of two planes; each goes three steps to both sides.
 Hand-tuned."""
+CANDIDATE_STEPS = 2
+"""Steps to both sides of the depth of a smaller image that are compared at the next size. Hand-tuned."""
 MIN_PARALLAX = 0.015
 """Smallest median angle between the rays of two frames, in radians; with less, a frame does not determine depth.
 Hand-tuned."""
@@ -189,6 +191,10 @@ class _Views:
         intrinsics = normalized @ cameras.intrinsics
         infinite = intrinsics[sources] @ to_source[..., :3, :3] @ torch.linalg.inv(intrinsics[frames])[:, None]
         epipole = (intrinsics[sources] @ to_source[..., :3, 3:])[..., 0]
+        # All pixels are outside of unsuitable sources.
+        outside = infinite.new_tensor([[0.0, 0, 2], [0, 0, 2], [0, 0, 1]])
+        infinite = torch.where(is_suitable[..., None, None], infinite, outside)
+        epipole = torch.where(is_suitable[..., None], epipole, 0.0)
         return _Views(frames, sources, is_suitable, infinite, epipole)
 
     def rays(self, size: tuple[int, int]) -> Float[Tensor, "source 3 frame 1 height width"]:
@@ -211,53 +217,68 @@ class _Level:
 
     normalized: Float[Tensor, "time 1 height width"]
     views: _Views
+    own: Float[Tensor, "frame 1 height width"]
     rays: Float[Tensor, "source 3 frame 1 height width"]
 
     @staticmethod
     def create(normalized: Float[Tensor, "time height width"], views: _Views) -> "_Level":
         size = (normalized.shape[1], normalized.shape[2])
-        return _Level(normalized[:, None], views, views.rays(size))
+        return _Level(normalized[:, None], views, normalized[views.frames][:, None], views.rays(size))
 
     @property
     def size(self) -> tuple[int, int]:
         return self.normalized.shape[2], self.normalized.shape[3]
 
-    def coordinates(self, source: int, inverse: Float[Tensor, "frame plane #height #width"]) -> Tensor:
-        """Compute the normalized coordinates in a source; outside of [-1, 1] behind the camera."""
-        shift = self.views.shifts()[source]
-        x, y, z = (ray + inverse * one for ray, one in zip(self.rays[source], shift, strict=True))
+    def coordinates(
+        self, source: int, inverse: Float[Tensor, "frame plane #height #width"]
+    ) -> Float[Tensor, "frame plane height width 2"]:
+        """Compute the coordinates in a source; outside of [-1, 1] behind the camera."""
+        x, y, z = (
+            ray + inverse * shift for ray, shift in zip(self.rays[source], self.views.shifts()[source], strict=True)
+        )
         scale = z.clamp_(min=1e-6).reciprocal_()
-        return torch.stack([x.mul_(scale), y.mul_(scale)], dim=-1)
+        grid = torch.empty(*scale.shape, 2, device=scale.device)
+        torch.mul(x, scale, out=grid[..., 0])
+        torch.mul(y, scale, out=grid[..., 1])
+        return grid
 
     def costs(self, inverse: Float[Tensor, "frame plane #height #width"]) -> Float[Tensor, "frame plane height width"]:
         """Compute 1 - correlation between the window about each pixel and the better half of the sources."""
-        samples = inverse.shape[0] * self.size[0] * self.size[1]
-        chunk = max(1, SAMPLES_AT_ONCE // samples)
-        return torch.cat([self._costs(part) for part in inverse.split(chunk, dim=1)], dim=1)
+        frames, planes = inverse.shape[:2]
+        costs = inverse.new_empty(frames, planes, *self.size)
+        chunk = max(1, SAMPLES_AT_ONCE // (frames * self.size[0] * self.size[1]))
+        for first in range(0, planes, chunk):
+            part = slice(first, first + chunk)
+            of_sources = [self._source_costs(source, inverse[:, part]) for source in range(len(self.rays))]
+            _mean_of_better_half(of_sources, self.views.is_suitable.sum(dim=1), costs[:, part])
+        return costs
 
-    def _costs(self, inverse: Float[Tensor, "frame plane #height #width"]) -> Float[Tensor, "frame plane height width"]:
-        own = self.normalized[self.views.frames]
-        smallest: list[Tensor] = []
-        kept = (len(self.rays) + 1) // 2
-        for source in range(len(self.rays)):
-            grid = self.coordinates(source, inverse)
-            images = self.normalized[self.views.sources[:, source]]
-            warped = F.grid_sample(images, grid.flatten(1, 2), padding_mode="border", align_corners=False)
-            difference = warped.unflatten(2, grid.shape[1:3])[:, 0].sub_(own).square_()
-            # For values with mean 0 and variance 1, the mean squared difference is 2 - 2 * correlation.
-            cost = _window_mean(difference).mul_(0.5)
-            outside = torch.maximum(grid[..., 0].abs(), grid[..., 1].abs()) > 1
-            outside |= ~self.views.is_suitable[:, source, None, None, None]
-            rest = cost.masked_fill_(outside, 1.0)
-            for place, one in enumerate(smallest):
-                smallest[place], rest = torch.minimum(one, rest), torch.maximum(one, rest)
-            if len(smallest) < kept:
-                smallest.append(rest)
-        count = (self.views.is_suitable.sum(dim=1) + 1) // 2
-        total = sum(
-            one * ((place < count) / count)[:, None, None, None] for place, one in enumerate(smallest)
-        )
-        return total.clamp_(max=1)
+    def _source_costs(
+        self, source: int, inverse: Float[Tensor, "frame plane #height #width"]
+    ) -> Float[Tensor, "frame plane height width"]:
+        """Compute 1 - correlation with one source of each frame; 1 outside of its image."""
+        grid = self.coordinates(source, inverse)
+        images = self.normalized[self.views.sources[:, source]]
+        warped = F.grid_sample(images, grid.flatten(1, 2), padding_mode="border", align_corners=False)
+        difference = warped.unflatten(2, grid.shape[1:3])[:, 0].sub_(self.own).square_()
+        # For values with mean 0 and variance 1, the mean squared difference is 2 - 2 * correlation.
+        cost = _window_mean(difference).mul_(0.5)
+        return cost.masked_fill_(torch.maximum(*grid.abs_().unbind(-1)) > 1, 1.0)
+
+
+def _mean_of_better_half(costs: list[Tensor], num_suitable: Int[Tensor, " frame"], result: Tensor) -> None:
+    """Average the smaller half of the costs, so that sources in which a pixel is occluded have no influence."""
+    kept = (num_suitable + 1) // 2
+    smallest: list[Tensor] = []
+    for rest in costs:
+        for place, one in enumerate(smallest):
+            smallest[place], rest = torch.minimum(one, rest), torch.maximum(one, rest)
+        if len(smallest) < (len(costs) + 1) // 2:
+            smallest.append(rest)
+    result.zero_()
+    for place, cost in enumerate(smallest):
+        result.addcmul_(cost, ((place < kept) / kept)[:, None, None, None])
+    result.clamp_(max=1)
 
 
 def _image_pyramid(images: Float[Tensor, "time height width"]) -> list[Float[Tensor, "time height width"]]:
@@ -283,47 +304,70 @@ def _sweep(
     level = _Level.create(pyramid[-1], views)
     planes = _planes(level, expected)
     step = (planes[:, 1] - planes[:, 0])[:, None, None, None]
-    small = [F.interpolate(one[:, None], level.size, mode="area")[:, 0] for one in (images, expected.log())]
-    costs = level.costs(planes[:, :, None, None])
-    deviation = (planes.log()[:, :, None, None] + small[1][:, None]).abs_().clamp_(max=1)
-    total = _semi_global(costs.add_(deviation, alpha=EXPECTATION_COST), small[0])
-    best = _first_smallest(total)
-    inverse = planes.gather(1, best.flatten(1)).unflatten(1, level.size)[:, None]
-    lowest = planes[:, 0, None, None, None]
-    cost = torch.zeros_like(inverse)
-    for factor in FINE_STEPS:
-        inverse, cost = _search(level, inverse, inverse + factor * step * STEPS(3, step), lowest)
+    inverse, cost = _best_planes(level, planes, images, expected)
     for normalized in pyramid[-2::-1]:
         level, step = _Level.create(normalized, views), 0.5 * step
-        centers = _upsampled(inverse, level.size)
-        around = torch.cat([centers[:, :1] + step * STEPS(2, step), centers[:, 1:]], dim=1)
-        inverse, cost = _search(level, None, around, lowest)
-        for factor in FINE_STEPS:
-            inverse, cost = _search(level, inverse, inverse + factor * step * STEPS(3, step), lowest)
+        inverse, cost = _best(level, _candidates(inverse, step, level.size))
+    inverse, cost = _refined(level, inverse, cost, step)
     return 1 / inverse[:, 0], 1 - cost[:, 0]
 
-def STEPS(n, like):
-    return torch.arange(-n, n + 1, device=like.device)[None, :, None, None]
 
-def _upsampled(inverse, size):
-    near = F.max_pool2d(inverse, 3, 1, 1)
-    far = -F.max_pool2d(-inverse, 3, 1, 1)
-    ends = F.interpolate(torch.cat([near, far], dim=1), size, mode="nearest-exact")
-    return torch.cat([F.interpolate(inverse, size, mode="bilinear", align_corners=False), ends], dim=1)
-
-def _search(level, inverse, around, lowest):
-    around = torch.maximum(around, lowest)
-    costs = level.costs(around)
-    best = _first_smallest(costs)[:, None]
-    return around.gather(1, best), costs.gather(1, best)
+def _best_planes(
+    level: _Level, planes: Float[Tensor, "frame plane"], images: Tensor, expected: Tensor
+) -> tuple[Float[Tensor, "frame 1 height width"], Float[Tensor, "frame 1 height width"]]:
+    """Select one plane for each pixel by semi-global matching."""
+    costs = level.costs(planes[:, :, None, None])
+    small, logs = (F.interpolate(one[:, None], level.size, mode="area")[:, 0] for one in (images, expected.log()))
+    deviation = (planes.log()[:, :, None, None] + logs[:, None]).abs_().clamp_(max=1).mul_(EXPECTATION_COST)
+    best = _first_smallest(_semi_global(deviation.add_(costs), small))
+    inverse = planes.gather(1, best.flatten(1)).reshape(best.shape)
+    return inverse, costs.gather(1, best)
 
 
-def _first_smallest(costs: Float[Tensor, "frame plane height width"]) -> Int[Tensor, "frame height width"]:
-    """Index of the smallest cost of each pixel, much faster than `argmin` over planes."""
-    smallest = costs.amin(dim=1)
+def _candidates(
+    inverse: Float[Tensor, "frame 1 height width"], step: Tensor, size: tuple[int, int]
+) -> Float[Tensor, "frame candidate larger_height larger_width"]:
+    """Collect inverse depths about those of a smaller image, and those on both sides of edges."""
+    nearest, farthest = F.max_pool2d(inverse, 3, 1, 1), -F.max_pool2d(-inverse, 3, 1, 1)
+    sides = F.interpolate(torch.cat([nearest, farthest], dim=1), size, mode="nearest-exact")
+    center = F.interpolate(inverse, size, mode="bilinear", align_corners=False)
+    offsets = torch.arange(-CANDIDATE_STEPS, CANDIDATE_STEPS + 1, device=step.device)[:, None, None]
+    return torch.cat([(center + step * offsets).clamp(min=farthest.amin()), sides], dim=1)
+
+
+def _best(
+    level: _Level, candidates: Float[Tensor, "frame candidate height width"]
+) -> tuple[Float[Tensor, "frame 1 height width"], Float[Tensor, "frame 1 height width"]]:
+    """Select the inverse depth with the smallest cost at each pixel."""
+    costs = level.costs(candidates)
+    best = _first_smallest(costs)
+    return candidates.gather(1, best), costs.gather(1, best)
+
+
+def _refined(
+    level: _Level,
+    inverse: Float[Tensor, "frame 1 height width"],
+    cost: Float[Tensor, "frame 1 height width"],
+    step: Float[Tensor, "frame 1 1 1"],
+) -> tuple[Float[Tensor, "frame 1 height width"], Float[Tensor, "frame 1 height width"]]:
+    """Search in decreasing steps to both sides, and go to the vertex of a parabola through the last three costs."""
+    lowest = 0.5 * inverse.amin()
+    before, after = cost, cost
+    for factor in FINE_STEPS:
+        center, middle, width = inverse, cost, factor * step
+        around = torch.cat([center - width, center, center + width], dim=1).clamp(min=lowest)
+        before, after = level.costs(around[:, ::2]).split(1, dim=1)
+        best = _first_smallest(torch.cat([before, middle, after], dim=1))
+        inverse, cost = around.gather(1, best), torch.minimum(torch.minimum(before, after), middle)
+    return inverse, cost
+
+
+def _first_smallest(costs: Float[Tensor, "frame plane height width"]) -> Int[Tensor, "frame 1 height width"]:
+    """Compute the index of the smallest cost of each pixel, on CPUs several times faster than `argmin`."""
+    smallest = costs.amin(dim=1, keepdim=True)
     index = torch.zeros_like(smallest, dtype=torch.long)
     for plane in range(costs.shape[1] - 1, -1, -1):
-        index.masked_fill_(costs[:, plane] == smallest, plane)
+        index.masked_fill_(costs[:, plane : plane + 1] == smallest, plane)
     return index
 
 
