@@ -199,10 +199,10 @@ class _Views:
 
     def rays(self, size: tuple[int, int]) -> Float[Tensor, "source 3 frame 1 height width"]:
         """Compute the homogeneous coordinates of all pixels at infinity."""
-        rows, columns = (
-            (2 * torch.arange(n, device=self.infinite.device) + 1) / n - 1 for n in size
+        rows, columns = ((2 * torch.arange(n, device=self.infinite.device) + 1) / n - 1 for n in size)
+        grid = torch.stack(
+            [columns.expand(size), rows[:, None].expand(size), torch.ones_like(rows[:, None]).expand(size)]
         )
-        grid = torch.stack([columns.expand(size), rows[:, None].expand(size), torch.ones_like(rows[:, None]).expand(size)])
         rays = self.infinite @ grid.flatten(1)
         return rays.unflatten(-1, size).permute(1, 2, 0, 3, 4)[:, :, :, None].contiguous()
 
