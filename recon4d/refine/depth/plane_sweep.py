@@ -36,6 +36,9 @@ FINE_STEPS = (0.5, 0.25, 0.12)
 Hand-tuned."""
 CANDIDATE_STEPS = 2
 """Steps to both sides of the depth of a smaller image that are compared at the next size. Hand-tuned."""
+CANDIDATE_COST = 0.02
+"""Cost of each such step, and of the depth of either side of an edge, in units of 1 - correlation. Hand-tuned
+(`python -m benchmarks.stereo`)."""
 MIN_PARALLAX = 0.015
 """Smallest median angle between the rays of two frames, in radians; with less, a frame does not determine depth.
 Hand-tuned."""
@@ -56,7 +59,7 @@ EDGE_CONTRAST = 0.04
 EXPECTATION_COST = 0.08
 """Cost of a difference of 1 in log depth from the expected depth, in units of 1 - correlation; larger differences cost
 no more. Hand-tuned."""
-MIN_SUPPORT = 0.4
+MIN_SUPPORT = 0.5
 """Smallest fraction of the surrounding window that is verified at a similar depth. Hand-tuned."""
 SUPPORT_RANGE = 0.1
 """Largest relative difference of depth within a supporting window. Hand-tuned."""
@@ -135,11 +138,8 @@ class _Neighbors:
     is_suitable: Bool[Tensor, "time source"]
     """Whether there is such a source; the suitable ones come first."""
 
-    def matched_frames(self) -> Int[Tensor, " frame"]:
-        """Indices of the frames that have sources."""
-        return self.is_suitable[:, 0].nonzero()[:, 0]
-
     def batches(self) -> tuple[Int[Tensor, " frame"], ...]:
+        """Split the frames that have sources into batches that are processed together."""
         matched = self.is_suitable[:, 0].nonzero()[:, 0]
         return matched.split(FRAMES_AT_ONCE) if len(matched) else ()
 
@@ -270,7 +270,8 @@ def _mean_of_better_half(costs: list[Tensor], num_suitable: Int[Tensor, " frame"
     """Average the smaller half of the costs, so that sources in which a pixel is occluded have no influence."""
     kept = (num_suitable + 1) // 2
     smallest: list[Tensor] = []
-    for rest in costs:
+    for cost in costs:
+        rest = cost
         for place, one in enumerate(smallest):
             smallest[place], rest = torch.minimum(one, rest), torch.maximum(one, rest)
         if len(smallest) < (len(costs) + 1) // 2:
@@ -284,7 +285,7 @@ def _mean_of_better_half(costs: list[Tensor], num_suitable: Int[Tensor, " frame"
 def _image_pyramid(images: Float[Tensor, "time height width"]) -> list[Float[Tensor, "time height width"]]:
     """Normalize the images at decreasing sizes."""
     height, width = images.shape[1:]
-    sizes, scale = [], 1
+    scale = 1
     pyramid = [_normalize(images)]
     while (height * width) ** 0.5 / scale > COARSEST_SIDE:
         scale *= 2
@@ -307,7 +308,7 @@ def _sweep(
     inverse, cost = _best_planes(level, planes, images, expected)
     for normalized in pyramid[-2::-1]:
         level, step = _Level.create(normalized, views), 0.5 * step
-        inverse, cost = _best(level, _candidates(inverse, step, level.size))
+        inverse, cost = _best_candidate(level, inverse, step)
     inverse, cost = _refined(level, inverse, cost, step)
     return 1 / inverse[:, 0], 1 - cost[:, 0]
 
@@ -324,23 +325,19 @@ def _best_planes(
     return inverse, costs.gather(1, best)
 
 
-def _candidates(
-    inverse: Float[Tensor, "frame 1 height width"], step: Tensor, size: tuple[int, int]
-) -> Float[Tensor, "frame candidate larger_height larger_width"]:
-    """Collect inverse depths about those of a smaller image, and those on both sides of edges."""
+def _best_candidate(
+    level: _Level, inverse: Float[Tensor, "frame 1 height width"], step: Float[Tensor, "frame 1 1 1"]
+) -> tuple[Float[Tensor, "frame 1 larger_height larger_width"], Float[Tensor, "frame 1 larger_height larger_width"]]:
+    """Select inverse depth about that of a smaller image, or that of either side of an edge."""
     nearest, farthest = F.max_pool2d(inverse, 3, 1, 1), -F.max_pool2d(-inverse, 3, 1, 1)
-    sides = F.interpolate(torch.cat([nearest, farthest], dim=1), size, mode="nearest-exact")
-    center = F.interpolate(inverse, size, mode="bilinear", align_corners=False)
+    sides = F.interpolate(torch.cat([nearest, farthest], dim=1), level.size, mode="nearest-exact")
+    center = F.interpolate(inverse, level.size, mode="bilinear", align_corners=False)
     offsets = torch.arange(-CANDIDATE_STEPS, CANDIDATE_STEPS + 1, device=step.device)[:, None, None]
-    return torch.cat([(center + step * offsets).clamp(min=farthest.amin()), sides], dim=1)
-
-
-def _best(
-    level: _Level, candidates: Float[Tensor, "frame candidate height width"]
-) -> tuple[Float[Tensor, "frame 1 height width"], Float[Tensor, "frame 1 height width"]]:
-    """Select the inverse depth with the smallest cost at each pixel."""
+    around = (center + step * offsets).clamp(min=0.5 * inverse.amin(dim=(1, 2, 3), keepdim=True))
+    candidates = torch.cat([around, sides], dim=1)
     costs = level.costs(candidates)
-    best = _first_smallest(costs)
+    num_steps = F.pad(offsets.abs(), (0, 0, 0, 0, 0, 2), value=1)
+    best = _first_smallest(costs + CANDIDATE_COST * num_steps)
     return candidates.gather(1, best), costs.gather(1, best)
 
 
@@ -350,15 +347,13 @@ def _refined(
     cost: Float[Tensor, "frame 1 height width"],
     step: Float[Tensor, "frame 1 1 1"],
 ) -> tuple[Float[Tensor, "frame 1 height width"], Float[Tensor, "frame 1 height width"]]:
-    """Search in decreasing steps to both sides, and go to the vertex of a parabola through the last three costs."""
-    lowest = 0.5 * inverse.amin()
-    before, after = cost, cost
+    """Search in decreasing steps to both sides."""
+    lowest = 0.5 * inverse.amin(dim=(1, 2, 3), keepdim=True)
     for factor in FINE_STEPS:
-        center, middle, width = inverse, cost, factor * step
-        around = torch.cat([center - width, center, center + width], dim=1).clamp(min=lowest)
-        before, after = level.costs(around[:, ::2]).split(1, dim=1)
-        best = _first_smallest(torch.cat([before, middle, after], dim=1))
-        inverse, cost = around.gather(1, best), torch.minimum(torch.minimum(before, after), middle)
+        sides = torch.cat([inverse - factor * step, inverse + factor * step], dim=1).clamp(min=lowest)
+        costs = torch.cat([cost, level.costs(sides)], dim=1)
+        best = _first_smallest(costs)
+        inverse, cost = torch.cat([inverse, sides], dim=1).gather(1, best), costs.gather(1, best)
     return inverse, cost
 
 
