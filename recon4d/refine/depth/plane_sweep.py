@@ -59,7 +59,7 @@ EDGE_CONTRAST = 0.04
 EXPECTATION_COST = 0.08
 """Cost of a difference of 1 in log depth from the expected depth, in units of 1 - correlation; larger differences cost
 no more. Hand-tuned."""
-MIN_SUPPORT = 0.5
+MIN_SUPPORT = 0.4
 """Smallest fraction of the surrounding window that is verified at a similar depth. Hand-tuned."""
 SUPPORT_RANGE = 0.1
 """Largest relative difference of depth within a supporting window. Hand-tuned."""
