@@ -121,7 +121,7 @@ def stereo_depths(
     pyramid = _image_pyramid(images)
     depths, correlation = expected.clone(), torch.zeros_like(expected)
     for frames in neighbors.batches():
-        views = _Views.create(cameras, frames, neighbors, images.shape[1:])
+        views = _Views.create(cameras, frames, neighbors, (images.shape[1], images.shape[2]))
         depths[frames], correlation[frames] = _sweep(images[frames], pyramid, views, expected[frames])
     verified = correlation >= config.min_ncc
     verified &= _is_consistent(cameras, depths, neighbors, config)
@@ -282,7 +282,7 @@ def _mean_of_better_half(costs: list[Tensor], num_suitable: Int[Tensor, " frame"
     result.clamp_(max=1)
 
 
-def _image_pyramid(images: Float[Tensor, "time height width"]) -> list[Float[Tensor, "time height width"]]:
+def _image_pyramid(images: Float[Tensor, "time height width"]) -> list[Float[Tensor, "time _ _"]]:
     """Normalize the images at decreasing sizes."""
     height, width = images.shape[1:]
     scale = 1
@@ -297,7 +297,7 @@ def _image_pyramid(images: Float[Tensor, "time height width"]) -> list[Float[Ten
 
 def _sweep(
     images: Float[Tensor, "frame height width"],
-    pyramid: list[Float[Tensor, "time height width"]],
+    pyramid: list[Float[Tensor, "time _ _"]],
     views: _Views,
     expected: Float[Tensor, "frame height width"],
 ) -> tuple[Float[Tensor, "frame height width"], Float[Tensor, "frame height width"]]:

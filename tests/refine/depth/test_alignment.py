@@ -154,5 +154,5 @@ def test_the_grid_smooths_like_the_sum_over_all_points() -> None:
     jump = (logs_at[:, None] - logs) / SAME_SURFACE
     kernel = weights * torch.exp(-0.5 * (distance.square() + jump.square()))
     expected = kernel @ values / (kernel.sum(dim=1) + KERNEL_PRIOR)
-    torch.testing.assert_close(smoothed, expected, atol=0.05, rtol=0)
+    torch.testing.assert_close(smoothed, expected, atol=0.1, rtol=0)
     assert torch.corrcoef(torch.stack([smoothed, expected]))[0, 1] > 0.99

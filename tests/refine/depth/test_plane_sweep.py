@@ -72,7 +72,7 @@ def test_depth_of_a_static_scene_is_verified_and_correct() -> None:
 
 def test_fine_steps_find_depth_between_distant_planes(monkeypatch: pytest.MonkeyPatch) -> None:
     sample = exact_sample(STATIC)
-    monkeypatch.setattr("recon4d.refine.depth.plane_sweep.PLANE_STEP", 2.0)
+    monkeypatch.setattr("recon4d.refine.depth.plane_sweep.PLANE_STEP", 3.0)
     monkeypatch.setattr("recon4d.refine.depth.plane_sweep.PLANE_COUNT_RANGE", (8, 160))
     images, expected = grayscale_images(sample.clip, SIZE), flattened(sample.scene).depths
     fine = stereo_depths(images, sample.scene.cameras, expected)
