@@ -61,9 +61,11 @@ def fit_depth_alignment(
     Returns:
         Positive factors for each pixel; 1 in frames with fewer than `MIN_POINTS` points.
     """
-    return torch.stack(
-        [_fit_frame(*frame) for frame in zip(depths, points.pixels, points.depths, points.is_valid, strict=True)]
-    )
+    factors = torch.ones_like(depths)
+    is_enough = (points.is_valid.sum(dim=1) >= MIN_POINTS).tolist()
+    for frame in [frame for frame, enough in enumerate(is_enough) if enough]:
+        factors[frame] = _fit_frame(depths[frame], points.pixels[frame], points.depths[frame], points.is_valid[frame])
+    return factors
 
 
 def depth_errors(depths: Float[Tensor, "time height width"], points: PointDepths) -> Float[Tensor, " point"]:
@@ -147,8 +149,7 @@ def _fit_frame(
         grid = _BilateralGrid.create(places[1], logs[1], weights, residual, scale)
         correction = correction + grid.smooth(places[0], logs[0])
         residual = residual - grid.smooth(places[1], logs[1])
-    factors = correction.reshape(depths.shape).exp()
-    return torch.where(is_valid.sum() >= MIN_POINTS, factors, 1.0)
+    return correction.reshape(depths.shape).exp()
 
 
 @dataclass(frozen=True)
