@@ -1,9 +1,10 @@
 """Plane-sweep stereo (Collins 1996) with semi-global matching: depth of every pixel from images with exact cameras.
 
 Each frame is compared with its best neighbors at many depths, by the normalized correlation of small windows, so that
-exposure has no influence. Semi-global matching (Hirschmueller 2008) then selects one depth per pixel, with jumps where
-surfaces end and few elsewhere. Depth is verified where several frames agree on the surface; dynamic objects and areas
-that only one frame observes do not agree and stay unverified.
+exposure has no influence. This is done at a small size, where semi-global matching (Hirschmueller 2008) selects one
+depth per pixel, with jumps where surfaces end and few elsewhere. Larger sizes search about this depth only. Depth is
+verified where several frames agree on the surface; dynamic objects and areas that only one frame observes do not agree
+and stay unverified.
 """
 
 from dataclasses import dataclass
@@ -27,12 +28,12 @@ Hand-tuned."""
 WINDOW = 5
 """Side of the compared windows, in pixels. Hand-tuned."""
 PLANE_STEP = 1.0
-"""Median distance between the projections of neighboring planes in the source where it is largest, in pixels.
-Hand-tuned."""
+"""Median distance between the projections of neighboring planes in the source where it is largest, in pixels of the
+smallest images. Hand-tuned."""
 PLANE_COUNT_RANGE = (32, 160)
 """Smallest and largest number of planes. Hand-tuned."""
 FINE_STEPS = (0.5, 0.25, 0.12)
-"""Step sizes of the final search relative to the distance of two planes; each goes three steps to both sides.
+"""Successive steps of the final search to both sides, relative to the distance of two planes at the full size.
 Hand-tuned."""
 CANDIDATE_STEPS = 2
 """Steps to both sides of the depth of a smaller image that are compared at the next size. Hand-tuned."""
@@ -183,7 +184,6 @@ class _Views:
     @staticmethod
     def create(cameras: Cameras, frames: Tensor, neighbors: _Neighbors, size: tuple[int, int]) -> "_Views":
         is_suitable = neighbors.is_suitable[frames]
-        # Slots without a suitable source do not count; they compare with any frame.
         sources = neighbors.sources[frames]
         to_source = cameras.cam_from_world[sources] @ cameras.world_from_cam[frames][:, None]
         height, width = size

@@ -83,7 +83,7 @@ def test_fine_steps_find_depth_between_distant_planes(monkeypatch: pytest.Monkey
 
 
 def test_larger_images_are_searched_about_the_depth_of_smaller_ones(monkeypatch: pytest.MonkeyPatch) -> None:
-    """At a third size, the range of depths is as wide as ever, but few depths are compared at the full size."""
+    """At half the size, the range of depths is as wide as ever, but few depths are compared at the full size."""
     sample = exact_sample(STATIC)
     images, expected = grayscale_images(sample.clip, SIZE), flattened(sample.scene).depths
     at_one_size = stereo_depths(images, sample.scene.cameras, expected)
