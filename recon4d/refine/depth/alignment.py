@@ -5,6 +5,7 @@ networks err in scale, contrast and slope. The remaining error near each point i
 of decreasing size, which do not reach across discontinuities of the predicted depth.
 """
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,14 +13,16 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from recon4d.geometry import pixel_indices
+from recon4d.geometry import pixel_grid, pixel_indices
 from recon4d.records import Scene
 from recon4d.refine.track_transfer import transfer_tracks
 
 MIN_POINTS = 20
 """Smallest number of points of a frame; with fewer, its depth is unchanged. Hand-tuned."""
-GRID_SIDE = 64
-"""Cells of the field along the longer side of the map; depth keeps its own detail. Hand-tuned."""
+NODES_PER_SCALE = 1.6
+"""Nodes of the grid of smoothed values within the standard deviation of a kernel."""
+NUM_DEPTHS = 32
+"""Nodes of the grid in log depth."""
 KERNEL_SCALES = (0.125, 0.04, 0.025)
 """Standard deviations of successive kernels, as fractions of the longer side. Hand-tuned."""
 SAME_SURFACE = 0.15
@@ -58,12 +61,11 @@ def fit_depth_alignment(
     Returns:
         Positive factors for each pixel; 1 in frames with fewer than `MIN_POINTS` points.
     """
-    return torch.stack(
-        [
-            _fit_frame(depths[frame], points.pixels[frame][is_valid], points.depths[frame][is_valid])
-            for frame, is_valid in enumerate(points.is_valid)
-        ]
-    )
+    factors = torch.ones_like(depths)
+    is_enough = (points.is_valid.sum(dim=1) >= MIN_POINTS).tolist()
+    for frame in [frame for frame, enough in enumerate(is_enough) if enough]:
+        factors[frame] = _fit_frame(depths[frame], points.pixels[frame], points.depths[frame], points.is_valid[frame])
+    return factors
 
 
 def depth_errors(depths: Float[Tensor, "time height width"], points: PointDepths) -> Float[Tensor, " point"]:
@@ -121,59 +123,102 @@ def scale_depth(scene: Scene, factors: Float[Tensor, "time height width"]) -> Sc
 
 
 def _fit_frame(
-    depths: Float[Tensor, "height width"], pixels: Float[Tensor, "point 2"], targets: Float[Tensor, " point"]
+    depths: Float[Tensor, "height width"],
+    pixels: Float[Tensor, "point 2"],
+    targets: Float[Tensor, " point"],
+    is_valid: Bool[Tensor, " point"],
 ) -> Float[Tensor, "height width"]:
-    if len(targets) < MIN_POINTS:
-        return torch.ones_like(depths)
+    """Fit the factors of one frame, without waiting for the device."""
     depths = _fill_unknown(depths)
     height, width = depths.shape
-    side = max(height, width)
-    grid = [max(1, round(GRID_SIDE * length / side)) for length in (height, width)]
-    cells = F.interpolate(depths.log()[None, None], grid, mode="area").flatten()
-    rows, columns = ((torch.arange(n) + 0.5) * (length / n) for n, length in zip(grid, depths.shape, strict=True))
-    centers = torch.cartesian_prod(rows, columns).reshape(-1, 2).flip(-1)
+    side, center = max(height, width), pixels.new_tensor([0.5 * width, 0.5 * height])
+    places = [(one - center) / side for one in (pixel_grid(height, width, depths.device).flatten(0, 1), pixels)]
+    logs = [depths.log().flatten(), torch.where(is_valid, _sample(depths, pixels).log(), 0.0)]
+    residual = torch.where(is_valid, targets.log() - logs[1], 0.0)
 
-    at_points = _sample(depths, pixels).log()
-    residual = targets.log() - at_points
-    middle = at_points.median()
+    known = torch.where(is_valid, logs[1], torch.nan)
+    middle = known.nanmedian()
+    nearest, farthest = (torch.where(is_valid, logs[1], end) for end in (torch.inf, -torch.inf))
     # Outside the depth range of the points, a correction of the contrast would be an extrapolation.
-    in_range = cells.clamp(at_points.min(), at_points.max())
-    design = [_features(logs - middle, places / side) for logs, places in ((at_points, pixels), (in_range, centers))]
-    change = _robust_fit(design[0], residual)
-    correction, residual = design[1] @ change, residual - design[0] @ change
-    weights = 1 / (1 + (residual / (3 * LARGE_ERROR)).square())
-    distances = [torch.cdist(places, pixels) / side for places in (pixels, centers)]
-    jumps = [(logs[:, None] - at_points).abs() / SAME_SURFACE for logs in (at_points, cells)]
+    in_range = logs[0].clamp(nearest.amin(), farthest.amax())
+    of_pixels, of_points = (_features(one - middle, at) for one, at in zip((in_range, logs[1]), places, strict=True))
+    change = _robust_fit(of_points, residual, is_valid)
+    correction, residual = of_pixels @ change, torch.where(is_valid, residual - of_points @ change, 0.0)
+    weights = is_valid / (1 + (residual / (3 * LARGE_ERROR)).square())
     for scale in KERNEL_SCALES:
-        smooth_at_points, smooth = (
-            _smooth(weights * torch.exp(-0.5 * ((distance / scale).square() + jump.square())), residual)
-            for distance, jump in zip(distances, jumps, strict=True)
-        )
-        correction, residual = correction + smooth, residual - smooth_at_points
-    maps = F.interpolate(correction.reshape(1, 1, *grid), depths.shape, mode="bilinear", align_corners=False)
-    return maps[0, 0].exp()
+        grid = _BilateralGrid.create(places[1], logs[1], weights, residual, scale)
+        correction = correction + grid.smooth(places[0], logs[0])
+        residual = residual - grid.smooth(places[1], logs[1])
+    return correction.reshape(depths.shape).exp()
+
+
+@dataclass(frozen=True)
+class _BilateralGrid:
+    """Values at points, smoothed by a Gaussian kernel in position and log depth (bilateral grid, Chen et al. 2007).
+
+    Sums over points are exact at the nodes and interpolated between them, so the cost does not grow with the product
+    of points and pixels.
+    """
+
+    sums: Float[Tensor, "2 depth row column"]
+    """Sums of weights times values, and of weights."""
+    nearest: Float[Tensor, ""]
+    farthest: Float[Tensor, ""]
+
+    @staticmethod
+    def create(
+        places: Float[Tensor, "point 2"],
+        logs: Float[Tensor, " point"],
+        weights: Float[Tensor, " point"],
+        values: Float[Tensor, " point"],
+        scale: float,
+    ) -> "_BilateralGrid":
+        """Sum over points at all nodes; places reach from -0.5 to 0.5."""
+        is_valid = weights > 0
+        margin = SAME_SURFACE
+        nearest = torch.where(is_valid, logs, torch.inf).amin() - margin
+        farthest = torch.where(is_valid, logs, -torch.inf).amax() + margin
+        num_nodes = math.ceil(NODES_PER_SCALE / scale)
+        nodes = (torch.arange(num_nodes, device=logs.device) + 0.5) / num_nodes - 0.5
+        depths = nearest + (farthest - nearest) * torch.linspace(0, 1, NUM_DEPTHS, device=logs.device)
+        column, row = (_gaussian(nodes[:, None], one, scale) for one in places.unbind(-1))
+        depth = _gaussian(depths[:, None], logs, SAME_SURFACE)
+        weighted = torch.cat([depth * (weights * values), depth * weights])
+        sums = weighted @ (row[:, None] * column).flatten(0, 1).T
+        return _BilateralGrid(sums.reshape(2, NUM_DEPTHS, num_nodes, num_nodes), nearest, farthest)
+
+    def smooth(self, places: Float[Tensor, "n 2"], logs: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+        """Compute the weighted mean of the values about each place."""
+        depth = 2 * (logs - self.nearest) / (self.farthest - self.nearest) - 1
+        # The first and the last depth are nodes, whose centers `grid_sample` puts half a node inside.
+        coordinates = torch.cat([2 * places, depth[:, None] * (1 - 1 / NUM_DEPTHS)], dim=-1)
+        sums = F.grid_sample(
+            self.sums[None], coordinates[None, None, None], padding_mode="border", align_corners=False
+        )[0, :, 0, 0]
+        return sums[0] / (sums[1] + KERNEL_PRIOR)
+
+
+def _gaussian(a: Tensor, b: Tensor, deviation: float) -> Tensor:
+    return torch.exp(-0.5 * ((a - b) / deviation).square())
 
 
 def _features(logs: Float[Tensor, " n"], places: Float[Tensor, "n 2"]) -> Float[Tensor, "n 4"]:
     """Build the regressors of the affine correction: constant, log depth (contrast) and both slopes."""
-    return torch.cat([torch.ones_like(logs)[:, None], logs[:, None], places - 0.5], dim=-1)
+    return torch.cat([torch.ones_like(logs)[:, None], logs[:, None], places], dim=-1)
 
 
-def _robust_fit(features: Float[Tensor, "point 4"], targets: Float[Tensor, " point"]) -> Float[Tensor, "4"]:
+def _robust_fit(
+    features: Float[Tensor, "point 4"], targets: Float[Tensor, " point"], is_valid: Bool[Tensor, " point"]
+) -> Float[Tensor, "4"]:
     """Solve regularized least squares with a Cauchy loss by iterative reweighting."""
-    features, targets = features.double(), targets.double()
-    weights = torch.ones_like(targets)
+    features, targets, weights = features.double(), targets.double(), is_valid.double()
     change = features.new_zeros(4)
+    prior = torch.diag(features.new_tensor(AFFINE_PRIOR))
     for _ in range(NUM_ROUNDS):
         weighted = features * weights[:, None]
-        normal = weighted.T @ features + torch.diag(features.new_tensor(AFFINE_PRIOR))
-        change = torch.linalg.solve(normal, weighted.T @ targets)
-        weights = 1 / (1 + ((targets - features @ change) / LARGE_ERROR).square())
+        change = torch.linalg.solve_ex(weighted.T @ features + prior, weighted.T @ targets)[0]
+        weights = is_valid / (1 + ((targets - features @ change) / LARGE_ERROR).square())
     return change.float()
-
-
-def _smooth(weights: Float[Tensor, "n point"], values: Float[Tensor, " point"]) -> Float[Tensor, " n"]:
-    return weights @ values / (weights.sum(dim=1) + KERNEL_PRIOR)
 
 
 def _log_ratios(depths: Float[Tensor, "time height width"], points: PointDepths) -> Float[Tensor, " point"]:
@@ -191,8 +236,8 @@ def _log_ratio(depths: Tensor, pixels: Tensor, targets: Tensor) -> Float[Tensor,
 
 def _fill_unknown(depths: Float[Tensor, "height width"]) -> Float[Tensor, "height width"]:
     """Replace unknown depth (0) by the median of the others, so that its logarithm exists."""
-    is_known = depths > 0
-    return torch.where(is_known, depths, depths[is_known].median() if is_known.any() else 1.0)
+    known = torch.where(depths > 0, depths, torch.nan)
+    return torch.where(depths > 0, depths, known.nanmedian().nan_to_num(1.0))
 
 
 def _sample(depths: Float[Tensor, "height width"], pixels: Float[Tensor, "point 2"]) -> Float[Tensor, " point"]:

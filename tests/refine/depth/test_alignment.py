@@ -7,7 +7,11 @@ from scenes import make_scene
 
 from recon4d.records import Scene
 from recon4d.refine.depth.alignment import (
+    KERNEL_PRIOR,
+    KERNEL_SCALES,
+    SAME_SURFACE,
     PointDepths,
+    _BilateralGrid,
     correlation,
     depth_errors,
     fit_depth_alignment,
@@ -137,3 +141,18 @@ def test_static_tracks_stay_at_their_scaled_pixels() -> None:
     for place, anchor in enumerate(scene.tracks.anchors.tolist()):
         own = after.points[anchor].flatten(0, 1)
         torch.testing.assert_close(after.tracks.points[place, anchor], own, atol=1e-4, rtol=1e-4)
+
+
+def test_the_grid_smooths_like_the_sum_over_all_points() -> None:
+    generator = torch.Generator().manual_seed(0)
+    places, at = torch.rand(200, 2, generator=generator) - 0.5, torch.rand(50, 2, generator=generator) - 0.5
+    logs, logs_at = torch.rand(200, generator=generator), torch.rand(50, generator=generator)
+    weights, values = torch.rand(200, generator=generator), torch.randn(200, generator=generator)
+    scale = KERNEL_SCALES[0]
+    smoothed = _BilateralGrid.create(places, logs, weights, values, scale).smooth(at, logs_at)
+    distance = torch.cdist(at, places) / scale
+    jump = (logs_at[:, None] - logs) / SAME_SURFACE
+    kernel = weights * torch.exp(-0.5 * (distance.square() + jump.square()))
+    expected = kernel @ values / (kernel.sum(dim=1) + KERNEL_PRIOR)
+    torch.testing.assert_close(smoothed, expected, atol=0.1, rtol=0)
+    assert torch.corrcoef(torch.stack([smoothed, expected]))[0, 1] > 0.99
