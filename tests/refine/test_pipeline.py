@@ -95,13 +95,14 @@ def test_the_mapper_also_runs_with_the_predicted_intrinsics_if_its_own_do_not_fi
     frames = [0, 2, 4, 6]
     truth = replace(synthetic_scene(4), tracks=None).frames(frames)
     before, tracks = perturb_cameras(truth), feature_tracks_of_scene(synthetic_scene(4), 400).frames(frames)
-    for config, sufficient_fraction, expected in (
-        (RefineConfig(), 0.9, [False]),
-        (RefineConfig(), 1.1, [False, True]),
-        (RefineConfig(refine_intrinsics=False), 0.9, [True]),
+    for config, sufficient_fractions, expected in (
+        (RefineConfig(), (1.0, 0.9, 0.75), []),  # the predicted cameras suffice
+        (RefineConfig(), (1.1, 1.1, 0.75), [False]),
+        (RefineConfig(), (1.1, 1.1, 1.1), [False, True]),
+        (RefineConfig(refine_intrinsics=False), (1.1, 1.1, 1.1), [True]),
     ):
         calls.clear()
-        monkeypatch.setattr("recon4d.refine.cameras.model_selection.SUFFICIENT_INLIER_FRACTION", sufficient_fraction)
+        monkeypatch.setattr("recon4d.refine.cameras.model_selection.SUFFICIENT_INLIER_FRACTIONS", sufficient_fractions)
         assert refine_scene(before, tracks, config).error_after < 1
         assert calls == expected
 
@@ -160,7 +161,7 @@ def test_pixels_of_images_are_square() -> None:
 def test_a_scene_stays_unchanged_if_no_cameras_explain_its_tracks() -> None:
     truth = synthetic_scene(4)
     before = perturb_cameras(truth)
-    refinement = refine_scene(before, add_noise(feature_tracks_of_scene(truth, 800), truth.size, 0.6, 0.0))
+    refinement = refine_scene(before, add_noise(feature_tracks_of_scene(truth, 800), truth.size, 0.75, 0.0))
     assert not refinement.is_accepted
     assert refinement.scene is before
     assert "held-out corners" in refinement.reason
@@ -289,9 +290,9 @@ def test_cameras_that_are_worse_on_held_out_tracks_are_rejected(
     tracks = feature_tracks_of_scene(truth, 800)
 
     def adjust_badly(
-        problem: BundleProblem, is_free: torch.Tensor, intrinsics: FreeIntrinsics = FreeIntrinsics()
+        problem: BundleProblem, is_free: torch.Tensor, intrinsics: FreeIntrinsics | None = None
     ) -> BundleResult:
-        good = adjust(problem, is_free, intrinsics)
+        good = adjust(problem, is_free, intrinsics or FreeIntrinsics())
         return replace(good, cameras=perturb_cameras(truth, degrees=0.3).cameras.to(dtype=torch.float64))
 
     calls: list[int] = []

@@ -108,7 +108,9 @@ def test_the_coefficients_of_a_lens_are_found(k1: float, k2: float, num_coeffici
     found = adjust(problem, torch.ones(len(row), dtype=torch.bool), free)
     assert found.distortion.k1 == pytest.approx(k1, abs=0.01)
     assert found.distortion.k2 == pytest.approx(k2, abs=0.03)
-    torch.testing.assert_close(found.cameras.intrinsics[0, 0, 0].float(), truth.cameras.intrinsics[0, 0, 0], rtol=5e-3, atol=0)
+    torch.testing.assert_close(
+        found.cameras.intrinsics[0, 0, 0].float(), truth.cameras.intrinsics[0, 0, 0], rtol=5e-3, atol=0
+    )
     errors, is_observed = reprojection_errors(found.cameras, problem.tracks, found.points, found.distortion)
     assert errors[is_observed].median() < 0.02
     without, _ = reprojection_errors(found.cameras, problem.tracks, found.points)

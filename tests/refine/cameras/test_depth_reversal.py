@@ -35,6 +35,6 @@ def test_the_mirror_image_looks_the_same_from_afar() -> None:
     torch.testing.assert_close(reversed_cameras.world_from_cam[0], cameras.world_from_cam[0])
     difference = (pixels(reversed_cameras, reversed_points) - pixels(cameras, points)).norm(dim=-1)
     moved = (pixels(cameras, points)[1:] - pixels(cameras, points)[0]).std(dim=1).norm(dim=-1)
-    assert difference.max() < 0.1 * moved.min()
+    assert difference.max() < 0.2 * moved.min()
     turned = reversed_cameras.world_from_cam[1, :3, :3]
     assert math.isclose(float(turned[0, 2]), -float(rotations[1, 0, 2]), abs_tol=1e-6)

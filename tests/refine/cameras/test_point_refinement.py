@@ -48,7 +48,8 @@ def test_points_are_found_through_a_distorting_lens() -> None:
     scene, lens = make_scene(), RadialDistortion(-0.2, 0.05)
     assert scene.tracks is not None
     points, tracks = scene.tracks.points[0, 0], feature_tracks_of_scene(scene)
-    center, focal_lengths = scene.cameras.intrinsics[:, None, :2, 2], scene.cameras.intrinsics[:, None, 0, :1]
+    center = scene.cameras.intrinsics[:, None, :2, 2]
+    focal_lengths = scene.cameras.intrinsics.diagonal(dim1=1, dim2=2)[:, None, :2]
     pixels = center + lens.factors((tracks.pixels - center) / focal_lengths) * (tracks.pixels - center)
     distorted = FeatureTracks(pixels, tracks.visibility)
     found = refine_points(scene.cameras, distorted, points + 0.05, distortion=lens)

@@ -21,9 +21,7 @@ def test_a_camera_is_found_from_the_points_of_the_others() -> None:
     cameras = replace(truth.cameras, world_from_cam=wrong)
     is_determined = torch.arange(8) > 0
     points = located.points(truth.cameras)
-    found, is_found = resect_cameras(
-        cameras, is_determined, located.tracks, points, truth.size, NO_DISTORTION
-    )
+    found, is_found = resect_cameras(cameras, is_determined, located.tracks, points, truth.size, NO_DISTORTION)
     assert is_found.all()
     assert torch.equal(found.world_from_cam[1:], wrong[1:])
     rotation = found.world_from_cam[0, :3, :3].T @ truth.cameras.world_from_cam[0, :3, :3]
