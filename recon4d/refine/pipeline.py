@@ -97,7 +97,9 @@ def refine_clip(
     return verify_depth(refinement, dense, points.held_out)
 
 
-def refine_scene(scene: Scene, tracks: FeatureTracks, config: RefineConfig | None = None) -> Refinement:
+def refine_scene(
+    scene: Scene, tracks: FeatureTracks, config: RefineConfig | None = None, clip: Clip | None = None
+) -> Refinement:
     """Refine the cameras of a predicted scene with given tracks, and align its depth to the triangulated points.
 
     These are steps 2 to 8 of `refine_clip`. The first camera keeps its pose. The result is deterministic.
@@ -107,6 +109,8 @@ def refine_scene(scene: Scene, tracks: FeatureTracks, config: RefineConfig | Non
         tracks: Tracks through its frames with sub-pixel accuracy, in pixels of its maps (`track_corners`). Tracks of
             dynamic objects are filtered out.
         config: Settings; None for the defaults.
+        clip: The images of the scene, from which lens distortion is removed if there is any. None assumes that there is
+            none.
 
     Returns:
         The refined scene, or the unchanged scene with the reason.
@@ -116,7 +120,7 @@ def refine_scene(scene: Scene, tracks: FeatureTracks, config: RefineConfig | Non
         ValueError: If the scene is a batch, or if the tracks have another number of frames.
     """
     config = config or RefineConfig()
-    return _refine_cameras(None, scene, tracks, config, config.refine_intrinsics)[0]
+    return _refine_cameras(clip, scene, tracks, config, config.refine_intrinsics)[0]
 
 
 def has_camera_priors(clip: Clip) -> bool:

@@ -21,9 +21,8 @@ from recon4d.refine.cameras.bundle_adjustment import (
     triangulation_angles,
 )
 from recon4d.refine.cameras.hypotheses import FINE_LOSS_SCALES, CameraHypotheses, CameraHypothesis
-from recon4d.refine.cameras.point_refinement import refine_points
-from recon4d.refine.cameras.radial_distortion import NO_DISTORTION, RadialDistortion
-from recon4d.refine.cameras.scoring import negative_log_likelihoods, track_errors
+from recon4d.refine.cameras.radial_distortion import RadialDistortion
+from recon4d.refine.cameras.scoring import score_tracks
 from recon4d.refine.no_solution import NoSolution
 from recon4d.refine.tracks.located_tracks import LocatedTracks
 
@@ -76,11 +75,11 @@ class CameraSelection:
     hypothesis: CameraHypothesis
     """The selected hypothesis; that of the predicted cameras if none are better."""
     errors: Float[Tensor, " held_out"]
-    """Mean reprojection error of each held-out track, in pixels (`track_errors`)."""
+    """Mean reprojection error of each held-out track, in pixels (`TrackScores.errors`)."""
     inlier_fraction: float
     """Fraction of inliers among the held-out tracks."""
-    negative_log_likelihoods: Float[Tensor, " fitted"]
-    """Negative log-likelihood of each fitted track (`negative_log_likelihoods`)."""
+    costs: Float[Tensor, " fitted"]
+    """Negative log-likelihood of each fitted track (`TrackScores.costs`)."""
     held_out_costs: Float[Tensor, " held_out"]
     """Negative log-likelihood of each held-out track."""
     is_ordered: bool
@@ -93,7 +92,7 @@ class CameraSelection:
     @property
     def cost(self) -> float:
         """Mean negative log-likelihood, increased if near and far are interchanged."""
-        mean = float(self.negative_log_likelihoods.mean())
+        mean = float(self.costs.mean())
         return mean if self.is_ordered else mean * (1 + DISORDER_PENALTY)
 
     @property
@@ -151,18 +150,17 @@ def predicted_selection(
     return _Selector(hypotheses, held_out, inlier_threshold).predicted()
 
 
-def depth_correlation(cameras: Cameras, tracks: LocatedTracks, distortion: RadialDistortion = NO_DISTORTION) -> float:
+def depth_correlation(cameras: Cameras, tracks: LocatedTracks, points: Float[Tensor, "track 3"]) -> float:
     """Compute the correlation between the log depths of triangulated points and the predicted ones.
 
     Args:
         cameras: Cameras of all frames.
         tracks: Tracks with predicted depths.
-        distortion: Distortion of the lens.
+        points: Triangulated points of the tracks in world coordinates.
 
     Returns:
         Pearson correlation in [-1, 1]; negative if near and far are interchanged; 1 if no point has parallax.
     """
-    points = refine_points(cameras, tracks.tracks, tracks.points(cameras), distortion=distortion)
     depths = tracks.reference_depths(points, cameras)
     has_depth = (depths > 0) & (triangulation_angles(cameras, tracks.tracks, points) >= MIN_TRIANGULATION_ANGLE)
     if int(has_depth.sum()) < 2:
@@ -270,22 +268,25 @@ class _Selector:
     ) -> CameraSelection:
         """Replace `best` by each selection that is likelier; by a significant margin if intrinsics were fitted."""
         for selection in others:
-            gains = best.negative_log_likelihoods - selection.negative_log_likelihoods
+            gains = best.costs - selection.costs
             needed = max(_chance(gains), min_gain) if selection.hypothesis.free.focal_length else 0.0
             if best.cost - selection.cost > needed:
                 best = selection
         return best
 
     def _score(self, hypothesis: CameraHypothesis) -> CameraSelection:
-        size, cameras, distortion = self.hypotheses.scene.size, hypothesis.cameras, hypothesis.distortion
-        errors = track_errors(cameras, self.held_out, distortion=distortion)
-        is_inlier = errors <= self.inlier_threshold * max(size)
-        costs, held_out_costs = (
-            negative_log_likelihoods(cameras, tracks, size, distortion)
-            for tracks in (self.hypotheses.tracks, self.held_out)
+        size, cameras, tracks = self.hypotheses.scene.size, hypothesis.cameras, self.hypotheses.tracks
+        fitted = score_tracks(cameras, tracks, size, hypothesis.distortion)
+        held_out = score_tracks(cameras, self.held_out, size, hypothesis.distortion)
+        is_inlier = held_out.errors <= self.inlier_threshold * max(size)
+        return CameraSelection(
+            hypothesis=hypothesis,
+            errors=held_out.errors,
+            inlier_fraction=float(is_inlier.double().mean()),
+            costs=fitted.costs,
+            held_out_costs=held_out.costs,
+            is_ordered=depth_correlation(cameras, tracks, fitted.points) >= MIN_DEPTH_CORRELATION,
         )
-        is_ordered = depth_correlation(cameras, self.hypotheses.tracks, distortion) >= MIN_DEPTH_CORRELATION
-        return CameraSelection(hypothesis, errors, float(is_inlier.double().mean()), costs, held_out_costs, is_ordered)
 
 
 def _best_of_each_order(finalists: list[CameraSelection]) -> list[CameraSelection]:

@@ -9,6 +9,9 @@ from torch import Tensor
 NUM_ITERATIONS = 50
 """Fixed-point iterations that undistort a pixel; each gains about one decimal digit. Hand-tuned."""
 
+NUM_DISTANCES = 1000
+"""Number of distances at which a lens is checked to be invertible."""
+
 
 @dataclass(frozen=True)
 class RadialDistortion:
@@ -48,28 +51,22 @@ class RadialDistortion:
         return self.k1 + 2 * self.k2 * normalized.square().sum(dim=-1, keepdim=True)
 
     def is_invertible(self, size: tuple[int, int], intrinsics: Float[Tensor, "3 3"]) -> bool:
-        """Check whether different points of the image have different undistorted points.
+        """Check whether no two pixels of an undistorted image have the same pixel in the distorted one.
 
         Args:
             size: Height and width of the image in pixels.
             intrinsics: Intrinsics in its pixels.
 
         Returns:
-            Whether the distorted distance grows with the undistorted one up to the corners of the image.
+            Whether the distorted distance from the axis grows with the undistorted one up to the corners.
         """
         height, width = size
         corners = torch.tensor([[0.0, 0.0], [width, 0.0], [0.0, height], [width, height]], dtype=torch.float64)
         focal_lengths, center = intrinsics.diagonal()[:2].double(), intrinsics[:2, 2].double()
-        largest = ((corners - center) / focal_lengths).norm(dim=-1).max()
-        # The undistorted distance of a corner may be larger than the distorted one: check the range in which the
-        # distorted distance of a monotonic function reaches the corner.
-        distances = torch.linspace(0, 4, 4001, dtype=torch.float64) * largest
+        farthest = ((corners - center) / focal_lengths).norm(dim=-1).max()
+        distances = torch.linspace(0, 1, NUM_DISTANCES, dtype=torch.float64) * farthest
         distorted = distances * (1 + self.k1 * distances**2 + self.k2 * distances**4)
-        is_beyond = distorted >= largest
-        if not is_beyond.any():
-            return False
-        end = int(is_beyond.int().argmax())
-        return bool((distorted[: end + 1].diff() > 0).all())
+        return bool((distorted.diff() > 0).all())
 
     def coefficients(self) -> Float[Tensor, "5"]:
         """Return the coefficients k1, k2, p1, p2, k3 of Brown's model, in OpenCV's order."""

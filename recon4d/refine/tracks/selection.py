@@ -6,7 +6,7 @@ import torch
 from recon4d.errors import UserError
 from recon4d.geometry import pixel_indices
 from recon4d.records import FeatureTracks, Scene
-from recon4d.refine.cameras.scoring import track_errors
+from recon4d.refine.cameras.scoring import score_tracks
 from recon4d.refine.config import DYNAMIC_THRESHOLD, RefineConfig
 from recon4d.refine.tracks.located_tracks import LocatedTracks, take_tracks
 from recon4d.refine.tracks.two_view_filter import consistent_tracks
@@ -41,7 +41,8 @@ def select_static_tracks(scene: Scene, tracks: LocatedTracks, config: RefineConf
     if len(rivals) < min_rivals:
         return static
     static_error, rival_error = (
-        track_errors(scene.cameras, group, max_error=torch.inf).median() for group in (static, rivals)
+        score_tracks(scene.cameras, group, scene.size, max_error=torch.inf).errors.median()
+        for group in (static, rivals)
     )
     return rivals if rival_error < MAX_RIVAL_ERROR_RATIO * static_error else static
 

@@ -6,7 +6,7 @@ import torch
 from perturbed_scenes import synthetic_scene
 
 from recon4d.records import FeatureTracks
-from recon4d.refine.cameras.scoring import NOISE, negative_log_likelihoods
+from recon4d.refine.cameras.scoring import NOISE, score_tracks
 from recon4d.refine.tracks.located_tracks import LocatedTracks
 
 
@@ -20,7 +20,7 @@ def test_the_likelihood_is_that_of_a_cauchy_distribution() -> None:
     tracks = FeatureTracks(pixels, torch.ones(3, 4))
     tracks.visibility[2, :3] = 0
     located = LocatedTracks(tracks, torch.zeros(4, dtype=torch.long), torch.full((4,), 2.0))
-    found = negative_log_likelihoods(truth.cameras, located, truth.size)
+    found = score_tracks(truth.cameras, located, truth.size).costs
     outlier = math.log1p(noise**-2)  # errors are clipped to a pixel
     expected = torch.tensor([0, math.log(2), math.log1p((0.5 / noise) ** 2), outlier / 3]).double()
     torch.testing.assert_close(found, expected, atol=0.05, rtol=0)
