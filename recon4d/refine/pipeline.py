@@ -29,6 +29,8 @@ SUFFICIENT_COVERAGE = 0.5
 MIN_INLIER_FRACTION = 0.3
 """Smallest fraction of inliers among the held-out tracks for cameras to be accepted: with fewer, most corners
 contradict the cameras. Hand-tuned."""
+MIN_DETERMINED_FRACTION = 0.6
+"""Smallest fraction of frames whose cameras tracks determine, for cameras to be accepted. Hand-tuned."""
 SIGNIFICANCE = 2.0
 """Smallest gain in log-likelihood of the held-out tracks for cameras to be accepted, in standard errors."""
 OnStage = Callable[[str], None]
@@ -267,6 +269,9 @@ def _reason_to_reject(predicted: CameraSelection, selection: CameraSelection) ->
             f"the best other cameras explain only {selection.inlier_fraction:.0%} of the held-out corners, and at "
             f"least {MIN_INLIER_FRACTION:.0%} are needed"
         )
+    num_determined, num_frames = int(selection.is_determined.sum()), len(selection.is_determined)
+    if num_determined < MIN_DETERMINED_FRACTION * num_frames:
+        return f"corner tracks determine the cameras of only {num_determined} of {num_frames} frames"
     return None
 
 

@@ -255,6 +255,23 @@ def test_a_camera_without_tracks_keeps_its_predicted_pose_relative_to_its_neighb
     torch.testing.assert_close(after.scene.cameras.world_from_cam[0], before.cameras.world_from_cam[0])
 
 
+def test_frames_without_tracks_are_told_as_unknown() -> None:
+    truth = synthetic_scene(4)
+    before, tracks = perturb_cameras(truth, degrees=1, share=0.02), feature_tracks_of_scene(truth, 800)
+    visibility = tracks.visibility.clone()
+    visibility[[3, 5]] = 0
+    refinement = refine_scene(before, FeatureTracks(tracks.pixels, visibility))
+    assert refinement.is_accepted
+    assert refinement.unknown_frames == (3, 5)
+    assert "frames 3, 5 are unknown" in str(refinement)
+    assert not refinement.scene.depth_confidence[[3, 5]].any()
+    assert refinement.scene.depth_confidence[4].any()
+    visibility[4:] = 0
+    too_few = refine_scene(before, FeatureTracks(tracks.pixels, visibility))
+    assert not too_few.is_accepted
+    assert "only 3 of 8 frames" in too_few.reason
+
+
 def test_depth_is_aligned_to_triangulated_points() -> None:
     truth = synthetic_scene(4)
     height, width = truth.size
