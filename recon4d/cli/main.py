@@ -22,7 +22,9 @@ from recon4d.cli.export import ExportCommand
 from recon4d.cli.hints import add_hint
 from recon4d.cli.info import InfoCommand
 from recon4d.cli.models import ModelsCommand
+from recon4d.cli.progress import clear_progress
 from recon4d.cli.reconstruct import ReconstructCommand
+from recon4d.cli.reconstruct_options import spell_out_refine
 from recon4d.cli.render import RenderCommand
 from recon4d.cli.train import TrainCommand
 from recon4d.cli.view import ViewCommand
@@ -89,8 +91,8 @@ def _parse(arguments: Sequence[str] | None) -> Any:
             return tyro.cli(
                 Command,  # pyright: ignore[reportArgumentType]
                 prog="recon4d",
-                description="Reconstruct cameras, depth, points and 3D tracks from a video in one forward pass.",
-                args=arguments,
+                description="Reconstruct cameras, depth, points and 3D tracks from a video or photos.",
+                args=spell_out_refine(sys.argv[1:] if arguments is None else arguments),
                 config=(tyro.conf.FlagCreatePairsOff,),
             )
     except SystemExit as stop:
@@ -109,6 +111,7 @@ def _warning_printer(command: type | None) -> Callable[..., None]:
 
     def print_warning(message: Warning | str, *_: object, **__: object) -> None:
         text = str(message)
+        clear_progress(sys.stderr)
         print(f"recon4d: warning: {text if command is None else add_hint(text, command)}", file=sys.stderr)
 
     return print_warning

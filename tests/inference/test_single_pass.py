@@ -155,7 +155,7 @@ class TestPriors:
 
 class TestRefinement:
     def test_a_model_without_matches_is_guided_by_the_default_model(self, clip: Clip) -> None:
-        model = randomized(Model(replace(tiny_config(), matching=None))).float()
+        model = randomized(Model(replace(tiny_config(), motion=None, matching=None))).float()
         scene, matches = reconstruct_and_match(model, clip, replace(SINGLE, processing_size=64))
         assert_scenes_close(scene, reconstruct(model, clip, replace(SINGLE, processing_size=64)), tolerance=0)
         guide, expected = reconstruct_and_match(create_model("recon4d_mini"), clip, replace(SINGLE, anchors=()))
