@@ -4,20 +4,22 @@ import sys
 import threading
 import time
 from types import TracebackType
-from typing import Self, TextIO
+from typing import TextIO
 
 TYPICAL_SECONDS = {
-    "reading": 3.0,
-    "network": 15.0,
-    "tracking corners": 15.0,
-    "fitting cameras": 30.0,
-    "computing depth": 20.0,
-    "writing": 5.0,
+    "reading": 2.0,
+    "network": 3.0,
+    "tracking corners": 2.0,
+    "fitting cameras": 20.0,
+    "computing depth": 4.0,
+    "writing": 3.0,
 }
-"""Typical duration of each stage in seconds, in order; only the ratios matter. Measured with `recon4d reconstruct
+"""Typical duration of each stage in seconds, in order, for `TYPICAL_FRAMES` frames. Measured with `recon4d reconstruct
 examples/freiburg2_desk` on two CPU cores."""
+TYPICAL_FRAMES = 8
+"""Number of frames of the typical durations, to which they are roughly proportional."""
 REFINEMENT_STAGES = ("tracking corners", "fitting cameras", "computing depth")
-"""Stages that run only if the clip is refined."""
+"""Stages that run only if the clip is refined. The first ones tell how fast the last ones will be."""
 CLEAR_LINE = "\r\033[K"
 """Control sequence that erases the current line of a terminal."""
 INTERVAL = 0.5
@@ -48,12 +50,13 @@ class StageProgress:
         self._expected = {
             name: seconds for name, seconds in TYPICAL_SECONDS.items() if is_refined or name not in REFINEMENT_STAGES
         }
-        self._name, self._fraction = "", 0.0
+        self._name, self._fraction, self._scale = "", 0.0, 1.0
+        self._measured, self._typical = 0.0, 0.0
         self._started = self._stage_started = time.monotonic()
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "StageProgress":
         """Start to show the line."""
         if self._stream.isatty():
             self._thread = threading.Thread(target=self._show_until_stopped, daemon=True)
@@ -75,7 +78,11 @@ class StageProgress:
         Args:
             stage: A name of `TYPICAL_SECONDS`, or any other name for work that was not expected.
         """
-        self._name, self._fraction, self._stage_started = stage, 0.0, time.monotonic()
+        now = time.monotonic()
+        if self._name in REFINEMENT_STAGES:
+            self._measured += now - self._stage_started
+            self._typical += self._scale * self._expected.get(self._name, 0.0)
+        self._name, self._fraction, self._stage_started = stage, 0.0, now
 
     def advance(self, fraction: float) -> None:
         """Set how much of the current stage is done.
@@ -84,6 +91,14 @@ class StageProgress:
             fraction: From 0 to 1.
         """
         self._fraction = fraction
+
+    def expect_frames(self, num_frames: int) -> None:
+        """Adapt the expected durations to the length of the clip.
+
+        Args:
+            num_frames: Number of frames.
+        """
+        self._scale = num_frames / TYPICAL_FRAMES
 
     def skip_refinement(self) -> None:
         """Expect no stages of refinement."""
@@ -114,31 +129,33 @@ class StageProgress:
         return text if left is None else f"{text}, about {_format_seconds(left)} left"
 
     def estimate_left(self, now: float) -> float | None:
-        """Estimate the time left from the stages that are done and their typical durations.
+        """Estimate the time left from typical durations and from what has been measured of this clip.
 
         Args:
             now: Time in seconds, as `time.monotonic` returns it.
 
         Returns:
-            Seconds; None in stages that were not expected and while too little is done to tell.
+            Seconds; None while too little is known: before the pass, and in a stage that was not expected or takes
+            longer than expected.
         """
         names = list(self._expected)
-        if self._name not in self._expected:
+        if self._name not in names or self._name == "reading":
             return None
-        position = names.index(self._name)
-        typical = self._expected[self._name]
-        done = sum(self._expected[name] for name in names[:position]) + self._fraction * typical
-        later = sum(self._expected[name] for name in names[position + 1 :])
-        if done <= self._expected["reading"]:
+        in_stage = now - self._stage_started
+        if self._fraction:
+            current = in_stage * (1 - self._fraction) / self._fraction
+        elif self._name == "network":
+            return None  # its duration depends on the model
+        else:
+            current = self._expect(self._name) - in_stage
+        if current < 0:
             return None
-        # Seconds per typical second: of this clip and machine.
-        pace = (self._stage_started - self._started + self._fraction_seconds(now)) / done
-        current = max(0.0, pace * typical - (now - self._stage_started))
-        return current + pace * later
+        return current + sum(self._expect(name) for name in names[names.index(self._name) + 1 :])
 
-    def _fraction_seconds(self, now: float) -> float:
-        """Time that the finished fraction of the stage took; stages that report none take no part in the pace."""
-        return now - self._stage_started if self._fraction else 0.0
+    def _expect(self, name: str) -> float:
+        """Expected duration of a stage of this clip, in seconds."""
+        pace = self._measured / self._typical if self._typical and name in REFINEMENT_STAGES else 1.0
+        return pace * self._scale * self._expected.get(name, 0.0)
 
     def _show_until_stopped(self) -> None:
         while not self._stopped.wait(INTERVAL):

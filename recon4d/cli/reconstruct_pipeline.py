@@ -95,6 +95,7 @@ def _reconstruct_in_one_pass(
     clip = _read_clip_with_priors(path, options, progress)
     if options.colmap_intrinsics:
         clip = _with_colmap_intrinsics(clip, progress)
+    progress.expect_frames(clip.num_frames)
     obstacle = check_refinement(clip, options.refine)
     if obstacle is not None:
         progress.skip_refinement()
