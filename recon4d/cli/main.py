@@ -111,7 +111,7 @@ def _warning_printer(command: type | None) -> Callable[..., None]:
 
     def print_warning(message: Warning | str, *_: object, **__: object) -> None:
         text = str(message)
-        clear_progress(sys.stderr)
+        clear_progress()
         print(f"recon4d: warning: {text if command is None else add_hint(text, command)}", file=sys.stderr)
 
     return print_warning

@@ -4,7 +4,6 @@ import sys
 import threading
 import time
 from types import TracebackType
-from typing import TextIO
 
 TYPICAL_SECONDS = {
     "reading": 2.0,
@@ -26,15 +25,11 @@ INTERVAL = 0.5
 """Seconds between two updates of the line."""
 
 
-def clear_progress(stream: TextIO) -> None:
-    """Erase a progress line, so that a message can take its place; the line returns with its next update.
-
-    Args:
-        stream: Where the line is; nothing happens unless it is a terminal.
-    """
-    if stream.isatty():
-        stream.write(CLEAR_LINE)
-        stream.flush()
+def clear_progress() -> None:
+    """Erase a progress line on stderr, so that a message can take its place; the next update shows the line again."""
+    if sys.stderr.isatty():
+        sys.stderr.write(CLEAR_LINE)
+        sys.stderr.flush()
 
 
 class StageProgress:
@@ -46,7 +41,6 @@ class StageProgress:
         Args:
             is_refined: Whether the stages of refinement are expected.
         """
-        self._stream = sys.stderr
         self._expected = {
             name: seconds for name, seconds in TYPICAL_SECONDS.items() if is_refined or name not in REFINEMENT_STAGES
         }
@@ -58,7 +52,7 @@ class StageProgress:
 
     def __enter__(self) -> "StageProgress":
         """Start to show the line."""
-        if self._stream.isatty():
+        if sys.stderr.isatty():
             self._thread = threading.Thread(target=self._show_until_stopped, daemon=True)
             self._thread.start()
         return self
@@ -70,7 +64,7 @@ class StageProgress:
         self._stopped.set()
         if self._thread is not None:
             self._thread.join()
-        clear_progress(self._stream)
+        clear_progress()
 
     def start(self, stage: str) -> None:
         """Start a stage.
@@ -112,7 +106,7 @@ class StageProgress:
             line: The line.
         """
         if self._thread is not None:
-            clear_progress(self._stream)
+            clear_progress()
         print(line, flush=self._thread is not None)
 
     def describe(self, now: float) -> str:
@@ -159,8 +153,8 @@ class StageProgress:
 
     def _show_until_stopped(self) -> None:
         while not self._stopped.wait(INTERVAL):
-            self._stream.write(f"{CLEAR_LINE}{self.describe(time.monotonic())}")
-            self._stream.flush()
+            sys.stderr.write(f"{CLEAR_LINE}{self.describe(time.monotonic())}")
+            sys.stderr.flush()
 
 
 def _format_seconds(seconds: float) -> str:
