@@ -60,6 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0, 2 after a `UserError`, 130 after an interrupt, 141 if the reader of the output has closed it.
     """
+    _let_idle_threads_sleep()
     warnings.showwarning = _warning_printer(None)
     command = None
     try:
@@ -81,6 +82,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"recon4d: {'interrupted' if command is None else command.interrupted}", file=sys.stderr)
         return EXIT_INTERRUPTED
     return 0
+
+
+def _let_idle_threads_sleep() -> None:
+    """Keep waiting threads of OpenMP from spinning, unless the environment says otherwise.
+
+    Refinement consists of many short parallel steps. If other processes use the same cores, threads that spin at the
+    end of each step make it up to a hundred times slower (two threads on two busy cores: more than 120 s instead of
+    3 s for 8 frames of examples/dog.mp4). OpenMP reads the variable when torch is imported.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def _parse(arguments: Sequence[str] | None) -> Any:

@@ -20,7 +20,7 @@ from recon4d.io import write_jpeg, write_video
 from recon4d.zoo import create_model, save_model
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "dog.mp4"
-QUICK = ["--model", "recon4d_tiny", "--num-frames", "3"]
+QUICK = ["--model", "recon4d_tiny", "--num-frames", "3", "--refine", "off"]
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +92,7 @@ class TestReconstruct:
         for number, image in enumerate(make_clip(frames=3, height=40, width=40).images):
             write_jpeg(tmp_path / "photos" / f"{number}.jpg", image)
         save_model(create_model("recon4d_tiny", weights=None), tmp_path / "mine.safetensors")
-        options = ["--model", tmp_path / "mine.safetensors", "--anchors", "0", "2"]
+        options = ["--model", tmp_path / "mine.safetensors", "--anchors", "0", "2", "--refine", "off"]
         assert run("reconstruct", tmp_path / "photos", "--out", tmp_path / "out", *options) == 0
         with np.load(tmp_path / "out" / "scene.npz") as scene:
             assert scene["tracks_anchors"].tolist() == [0, 2]
