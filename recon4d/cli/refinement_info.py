@@ -31,7 +31,8 @@ def describe_refinement(summary: "RefinementSummary | None", distortion: "Float[
     if summary is None:
         lines = ["refinement: none"]
     elif summary.is_accepted:
-        subject = "depth, with the given cameras" if summary.is_depth_only else "cameras and depth"
+        subject = "cameras" if summary.depth_error_after is None else "cameras and depth"
+        subject = "depth, with the given cameras," if summary.is_depth_only else subject
         lines = [f"refinement: {subject} fitted to {summary.num_tracks} corners", *_describe_measurements(summary)]
     else:
         lines = [f"refinement: not refined: {summary.reason}", *_describe_measurements(summary)]
