@@ -29,6 +29,18 @@ def texture(seed: int, width: int = WIDTH) -> np.ndarray:
     return coarse.repeat(8, axis=0).repeat(8, axis=1)
 
 
+def scenery(seed: int, height: int, width: int) -> np.ndarray:
+    """Return a picture with rectangles of many sizes, in colors of its own for each seed."""
+    generator = np.random.default_rng(seed)
+    tint = generator.integers(0, 120, 3)
+    picture = np.tile(tint.astype(np.uint8), (height, width, 1))
+    for _ in range(width):
+        x, y = generator.integers(0, width), generator.integers(0, height)
+        size = (3 * np.exp(generator.uniform(0, 3, 2))).astype(int)
+        picture[y : y + size[1], x : x + size[0]] = tint + generator.integers(0, 135, 3)
+    return picture
+
+
 def panorama(count: int = 5) -> list[np.ndarray]:
     """Return pictures of a texture that moves by three pixels from one to the next."""
     wide = texture(0, 2 * WIDTH)
@@ -242,12 +254,12 @@ class TestUnsuitableImages:
 
 
 class TestFrames:
-    """A video of two scenes: 40 frames of one texture, then 20 of another."""
+    """A video of two scenes: 40 frames of one, then 20 of the other."""
 
     @pytest.fixture
     def video(self, tmp_path: Path) -> Path:
-        first, second = texture(1, 2 * WIDTH) // 2 + 120, texture(2, 2 * WIDTH) // 4
-        frames = [first[:, i : i + WIDTH] for i in range(40)] + [second[:, i : i + WIDTH] for i in range(20)]
+        first, second = (scenery(seed, 180, 360) for seed in range(2))
+        frames = [first[:, i : i + 320] for i in range(40)] + [second[:, i : i + 320] for i in range(20)]
         write_video(tmp_path / "cut.mp4", frames, 10.0)
         return tmp_path / "cut.mp4"
 
@@ -261,7 +273,7 @@ class TestFrames:
         assert source is not None
         assert max(source.numbers) < 40
         assert "of 40 frames, chosen by motion" in source.selection
-        assert f"cut.mp4: {source.selection}, of {WIDTH} x {HEIGHT} pixels" in printed.out
+        assert f"cut.mp4: {source.selection}, of 320 x 180 pixels" in printed.out
         assert run("info", out) == 0
         assert f"\nselection: {source.selection}\n" in capsys.readouterr().out
 
