@@ -60,7 +60,16 @@ def measure(benchmark: Benchmark, frames: int) -> Run:
     """Run the command once."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "recon4d.cli", "reconstruct", str(benchmark.clip)]
-        command += ["--out", f"{folder}/out", "--model", benchmark.model, "--num-frames", str(frames)]
+        command += [
+            "--out",
+            f"{folder}/out",
+            "--model",
+            benchmark.model,
+            "--num-frames",
+            str(frames),
+            "--refine",
+            "off",
+        ]
         started = time.perf_counter()
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
             assert process.stdout is not None

@@ -71,7 +71,7 @@ def main(arguments: Arguments) -> None:
             Variant("pairs", ("--anchored",)),
         ]
         if frames <= arguments.single_pass_up_to:
-            variants.insert(0, Variant("one pass", ("--num-frames", str(frames)), is_long=False))
+            variants.insert(0, Variant("one pass", ("--num-frames", str(frames), "--refine", "off"), is_long=False))
         benchmark = load_benchmark("worlds", BenchmarkConfig(num_frames=frames))
         sample = first_with_moving_camera(benchmark)
         with tempfile.TemporaryDirectory() as folder:

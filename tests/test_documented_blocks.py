@@ -120,14 +120,14 @@ def expect_readme(names: dict) -> None:
     assert scene.size == (180, 320)
     assert scene.tracks.anchors.tolist() == [0, 8]
     torch.testing.assert_close(scene.cameras.world_from_cam[8], torch.eye(4))
-    assert names["again"].num_frames == 16
+    assert names["again"].num_frames == 8
 
 
 def expect_getting_started(names: dict) -> None:
     assert names["points"].shape == (int(names["near"].sum()), 3)
     assert names["path"].shape == (8, 3)
     assert names["tracked"].shape == (8, names["height"] * names["width"], 3)
-    assert names["again"].num_frames == 16
+    assert names["again"].num_frames == 8
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         run_command(["recon4d", "info", "out/dog"])

@@ -16,9 +16,14 @@ def describe_clip(source: Path, clip: "Clip", fps: float | None) -> str:
         fps: The frame rate that was requested; None for evenly spaced frames.
 
     Returns:
-        Number of frames, size and time range.
+        Number of frames, size and time range; how the frames were chosen, if they are not evenly spaced.
     """
     height, width = clip.size
+    if clip.source is not None and clip.source.selection:
+        return (
+            f"{source}: {clip.source.selection}, of {width} x {height} pixels, from {clip.times.min():.2f} s to "
+            f"{clip.times.max():.2f} s"
+        )
     count = f"{clip.num_frames} frame{'s' if clip.num_frames > 1 else ''} of {width} x {height} pixels"
     if clip.times.isnan().all():
         return f"{source}: {count}, without times"

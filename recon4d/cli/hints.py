@@ -26,8 +26,9 @@ HINTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ),
     (
         r"use a processing size of at least (\d+)",
-        (r"give --processing-size \1", "or --anchors without a frame and no --refine"),
+        (r"give --processing-size \1", "or --anchors without a frame"),
     ),
+    (r"keep_cuts uses all", ("give --keep-cuts, or --start and --stop",)),
     (r"lens distortion needs the intrinsics", ("give --intrinsics",)),
     (r"cannot be aligned to", ("raise --static-below", "or start again with a larger --overlap")),
     (r"lens='each'", ("give --lens each",)),

@@ -9,8 +9,12 @@ import tyro
 
 from recon4d.cli.arguments import is_long_clip
 from recon4d.cli.formatting import percent
+from recon4d.cli.refinement_info import describe_refinement, find_refinement_problems
 
 if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
     from recon4d.inference import ExpectedErrors, ExpectedSceneErrors, SceneStatistics
     from recon4d.io import SceneInfo
 
@@ -43,28 +47,45 @@ class InfoCommand:
         Raises:
             UserError: If the scene cannot be read.
         """
-        statistics, expected, info = _measure(self.scene)
-        for line in (*describe_statistics(statistics, info), *explain_confidence(expected, info)):
+        measured = _measure(self.scene)
+        statistics, expected, info = measured.statistics, measured.expected, measured.info
+        for line in (
+            *describe_statistics(statistics, info),
+            *describe_refinement(info.refinement, measured.distortion),
+            *explain_confidence(expected, info),
+        ):
             print(line)
-        problems = find_problems(statistics, info, expected)
+        problems = [*find_problems(statistics, info, expected), *find_refinement_problems(info.refinement)]
         print("possible problems:" if problems else "no problems found")
         for problem in problems:
             print(f"  - {problem}")
 
 
-def _measure(path: Path) -> "tuple[SceneStatistics, ExpectedSceneErrors | None, SceneInfo]":
-    """Measure a scene, or a long clip frame by frame; the expected errors are None without a calibration."""
+@dataclass(frozen=True)
+class _Measured:
+    """What is known about a scene."""
+
+    statistics: "SceneStatistics"
+    expected: "ExpectedSceneErrors | None"
+    """Errors that the calibration predicts; None without a calibration."""
+    info: "SceneInfo"
+    distortion: "Float[Tensor, '5'] | None"
+    """Lens distortion that was removed; None if none was."""
+
+
+def _measure(path: Path) -> _Measured:
+    """Measure a scene, or a long clip frame by frame."""
     from recon4d.inference import expected_scene_errors, measure_long, measure_scene
     from recon4d.io import read_results
     from recon4d.io.long_archive import iter_frames, load_index
 
     if is_long_clip(path):
         index = load_index(path)
-        return *measure_long(index, iter_frames(path)), index.info
+        return _Measured(*measure_long(index, iter_frames(path)), index.info, None)
     results = read_results(path)
     statistics, calibration = measure_scene(results.scene, results.times), results.info.calibration
     expected = None if calibration is None else expected_scene_errors(results.scene, calibration)
-    return statistics, expected, results.info
+    return _Measured(statistics, expected, results.info, results.scene.distortion)
 
 
 def describe_statistics(statistics: "SceneStatistics", info: "SceneInfo") -> list[str]:
@@ -84,6 +105,7 @@ def describe_statistics(statistics: "SceneStatistics", info: "SceneInfo") -> lis
         f"model: {info.model}, {'trained' if info.trained else 'never trained'} (recon4d {info.version})",
         f"frames: {statistics.num_frames}, {duration}; maps of {width} x {height} pixels, "
         f"pictures of {original_width} x {original_height}",
+        *([f"selection: {info.source.selection}"] if info.source is not None and info.source.selection else []),
         f"field of view: {horizontal:.1f} degrees horizontal, {vertical:.1f} vertical",
         f"camera path: {_length(statistics.path_length, statistics)} long, "
         f"rotation of up to {statistics.max_rotation:.1f} degrees between two frames",
@@ -164,7 +186,7 @@ def find_problems(
         )
     if statistics.num_frames == 1:
         problems.append("depth: a single frame has no parallax")
-    elif statistics.relative_baseline < MIN_BASELINE:
+    elif statistics.relative_baseline < MIN_BASELINE and not _is_rotation_only(info):
         problems.append(
             "depth and camera path: the camera hardly moves, so there is no parallax (camera centers are at most "
             f"{100 * statistics.relative_baseline:.2f} % of the median depth apart)"
@@ -192,6 +214,11 @@ def find_problems(
     elif statistics.confidence_quartiles[0] == statistics.confidence_quartiles[2]:
         problems.append("confidence: at least half of the pixels have the same confidence, so it does not rank them")
     return problems
+
+
+def _is_rotation_only(info: "SceneInfo") -> bool:
+    """Check whether refinement has found that there is no parallax, which is a problem of its own."""
+    return info.refinement is not None and info.refinement.is_accepted and info.refinement.is_rotation_only
 
 
 def _length(units: float, statistics: "SceneStatistics") -> str:

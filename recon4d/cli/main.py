@@ -22,7 +22,9 @@ from recon4d.cli.export import ExportCommand
 from recon4d.cli.hints import add_hint
 from recon4d.cli.info import InfoCommand
 from recon4d.cli.models import ModelsCommand
+from recon4d.cli.progress import clear_progress
 from recon4d.cli.reconstruct import ReconstructCommand
+from recon4d.cli.reconstruct_options import spell_out_refine
 from recon4d.cli.render import RenderCommand
 from recon4d.cli.train import TrainCommand
 from recon4d.cli.view import ViewCommand
@@ -58,6 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0, 2 after a `UserError`, 130 after an interrupt, 141 if the reader of the output has closed it.
     """
+    _let_idle_threads_sleep()
     warnings.showwarning = _warning_printer(None)
     command = None
     try:
@@ -81,6 +84,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _let_idle_threads_sleep() -> None:
+    """Keep waiting threads of OpenMP from spinning, unless the environment says otherwise.
+
+    Refinement consists of many short parallel steps. If other processes use the same cores, threads that spin at the
+    end of each step make it up to a hundred times slower (two threads on two busy cores: more than 120 s instead of
+    3 s for 8 frames of examples/dog.mp4). OpenMP reads the variable when torch is imported.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
 def _parse(arguments: Sequence[str] | None) -> Any:
     """Create a command from arguments; values that its configuration rejects raise the configuration's `UserError`."""
     printed = io.StringIO()
@@ -89,8 +102,8 @@ def _parse(arguments: Sequence[str] | None) -> Any:
             return tyro.cli(
                 Command,  # pyright: ignore[reportArgumentType]
                 prog="recon4d",
-                description="Reconstruct cameras, depth, points and 3D tracks from a video in one forward pass.",
-                args=arguments,
+                description="Reconstruct cameras, depth, points and 3D tracks from a video or photos.",
+                args=spell_out_refine(sys.argv[1:] if arguments is None else arguments),
                 config=(tyro.conf.FlagCreatePairsOff,),
             )
     except SystemExit as stop:
@@ -109,6 +122,7 @@ def _warning_printer(command: type | None) -> Callable[..., None]:
 
     def print_warning(message: Warning | str, *_: object, **__: object) -> None:
         text = str(message)
+        clear_progress()
         print(f"recon4d: warning: {text if command is None else add_hint(text, command)}", file=sys.stderr)
 
     return print_warning

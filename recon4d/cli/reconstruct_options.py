@@ -1,6 +1,6 @@
 """Options of `recon4d reconstruct`, and which of them exclude each other."""
 
-import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -11,6 +11,9 @@ from recon4d.errors import UserError
 
 if TYPE_CHECKING:
     from recon4d.inference import PriorFiles, ReconstructConfig
+
+RefineMode = Literal["auto", "on", "off"]
+"""Whether to refine: whenever it is possible, in any case, or not at all."""
 
 
 @dataclass(frozen=True)
@@ -56,14 +59,17 @@ class ReconstructOptions:
     and clips that are finished with the same settings are skipped."""
     model: str = "recon4d_mini"
     """A name that `recon4d models` lists, or a checkpoint file (.safetensors)."""
-    num_frames: int = 16
-    """Number of frames, evenly spaced; with --fps the largest number of frames."""
+    num_frames: int | Literal["auto"] = "auto"
+    """auto: 8 to 48 frames of a video, chosen by motion, and up to 48 pictures. A number takes so many frames, evenly
+    spaced. With --fps, the largest number of frames."""
     fps: float | None = None
     """Frame rate to sample a video at; for a folder of pictures, the rate at which they were taken."""
     start: float | None = None
     """First second to use."""
     stop: float | None = None
     """Last second to use."""
+    keep_cuts: bool = False
+    """Use the whole video even if it has cuts; otherwise the longest part without a cut is used."""
     anchors: tuple[int, ...] = (0,)
     """Frames (of those sampled, from 0) whose pixels are all tracked to every time."""
     device: str = "auto"
@@ -89,11 +95,12 @@ class ReconstructOptions:
     """Pixels to ignore: a picture, or a folder of pictures, white at the sky, people, a car's hood ..."""
     distortion: str | None = None
     """Known lens distortion: k1,k2,p1,p2 or k1,k2,p1,p2,k3. It is removed; results are of the undistorted pictures."""
-    refine: bool = False
-    """Refine cameras with corner tracks on the static parts of the scene, then depth by stereo (needs pycolmap). The
-    refined result is kept only if it is better. Known cameras stay fixed, and only depth is refined."""
+    refine: RefineMode = "auto"
+    """Refine cameras with corner tracks on the static parts of the scene, then depth by stereo. The refined result is
+    kept only if it is better. Known cameras stay fixed, and only depth is refined. auto: whenever it is possible. on
+    (or only --refine): it is an error if it is not possible. off (or --no-refine): a single pass."""
     colmap_intrinsics: bool = False
-    """Let COLMAP estimate the focal length first and give it to the network (needs pycolmap)."""
+    """Let COLMAP estimate the focal length first and give it to the network."""
     overwrite: bool = False
     """Replace an earlier reconstruction in the output folder."""
     long: Annotated[LongClipOptions, tyro.conf.arg(name="")] = LongClipOptions()
@@ -107,7 +114,7 @@ class ReconstructOptions:
 
     @property
     def single_pass(self) -> "ReconstructConfig":
-        """The configuration of a single pass, with a progress bar if stderr is a terminal."""
+        """The configuration of a single pass."""
         from recon4d.inference import ReconstructConfig
 
         return ReconstructConfig(
@@ -115,7 +122,6 @@ class ReconstructOptions:
             processing_size=self.processing_size,
             precision=self.precision,
             key_stride=self.key_stride,
-            progress=sys.stderr.isatty(),
         )
 
     def check(self) -> None:
@@ -150,7 +156,7 @@ class ReconstructOptions:
     def _check_long_clip(self) -> None:
         """Check that no option is given that needs the whole clip in a single pass."""
         only_single_pass = {
-            "--refine": self.refine,
+            "--refine": self.refine == "on",
             "--colmap-intrinsics": self.colmap_intrinsics,
             "--full-resolution": self.full_resolution,
             "--overwrite": self.overwrite,
@@ -160,3 +166,27 @@ class ReconstructOptions:
             raise UserError(f"{', '.join(given)}: cannot be combined with --window or --anchored")
         if self.long.loops and self.cameras is not None:
             raise UserError("--loops moves windows but --cameras fixes them; give only one of the two")
+
+
+def spell_out_refine(arguments: Sequence[str]) -> list[str]:
+    """Complete the short forms of the option --refine of `recon4d reconstruct`.
+
+    Args:
+        arguments: The words after `recon4d`.
+
+    Returns:
+        The words with ``--refine on`` in place of ``--refine`` without a value, and ``--refine off`` in place of
+        ``--no-refine``; the words as they are for other commands.
+    """
+    words = list(arguments)
+    if words[:1] != ["reconstruct"]:
+        return words
+    complete = []
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        if word == "--no-refine":
+            complete += ["--refine", "off"]
+        elif word == "--refine" and following not in ("auto", "on", "off"):
+            complete += ["--refine", "on"]
+        else:
+            complete.append(word)
+    return complete

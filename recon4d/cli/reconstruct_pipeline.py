@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 
 from recon4d.cli.arguments import check_outside, find_device, find_model
 from recon4d.cli.formatting import describe_clip, describe_priors, describe_results
+from recon4d.cli.progress import StageProgress
 from recon4d.cli.reconstruct_options import ReconstructOptions
+from recon4d.cli.refinement_step import LONG_CLIP_REASON, check_refinement, keep_prediction, refine
 
 if TYPE_CHECKING:
     from recon4d.inference import ReconstructConfig
@@ -18,7 +20,6 @@ if TYPE_CHECKING:
     from recon4d.io.long_clips import LongClip
     from recon4d.models import Model
     from recon4d.records import Calibration, Clip, FeatureTracks, Scene
-    from recon4d.refine import Refinement
 
     Settings = dict[str, str | int | float | bool | list | None]
 
@@ -71,90 +72,111 @@ def reconstruct_clip(
     """
     if options.long.is_enabled:
         return _reconstruct_in_parts(path, out, options, settings, load_model)
-    from recon4d.io import atomic_folder, check_output_folder, write_results
+    from recon4d.io import check_output_folder
 
     check_output_folder(out, options.overwrite)
     check_outside(path, out)
+    with StageProgress(options.refine != "off") as progress:
+        return _reconstruct_in_one_pass(path, out, options, settings, load_model, progress)
+
+
+def _reconstruct_in_one_pass(
+    path: Path,
+    out: Path,
+    options: ReconstructOptions,
+    settings: "Settings",
+    load_model: Callable[[], "Model"],
+    progress: StageProgress,
+) -> int:
+    from recon4d.io import atomic_folder, write_results
+
+    progress.start("reading")
     _check_optional_packages(options)
-    clip = _read_clip_with_priors(path, options)
+    clip = _read_clip_with_priors(path, options, progress)
     if options.colmap_intrinsics:
-        clip = _with_colmap_intrinsics(clip)
-    if options.refine:
-        _check_refinable(clip)
+        clip = _with_colmap_intrinsics(clip, progress)
+    progress.expect_frames(clip.num_frames)
+    obstacle = check_refinement(clip, options.refine)
+    if obstacle is not None:
+        progress.skip_refinement()
 
     model = load_model()
-    scene, matches = _run_network(model, clip, options)
-    calibration = model.calibration
+    progress.start("network")
+    is_refined = options.refine != "off" and obstacle is None
+    scene, matches = _run_network(model, clip, options, is_refined, progress)
+    calibration, refinement = model.calibration, None
     if matches is not None:
-        refinement = _refine(clip, scene, matches)
-        scene, calibration = refinement.scene, refinement.calibration(calibration)
+        refinement = refine(clip, scene, matches, options.refine, progress)
+        # If lens distortion was found, the refined scene is that of undistorted images.
+        clip, scene = refinement.clip or clip, refinement.scene
+        calibration = refinement.calibration(calibration)
+    elif obstacle is not None:
+        refinement = keep_prediction(clip, scene, obstacle, progress)
     if options.full_resolution:
         scene = scene.resized(*clip.size)
 
+    progress.start("writing")
     info = _scene_info(model, clip, calibration, settings)
+    info = replace(info, refinement=None if refinement is None else refinement.summary)
     with atomic_folder(out, options.overwrite) as folder:
         write_results(folder, clip, scene, info)
-    print(describe_results(out, scene))
+    progress.print(describe_results(out, scene))
     return clip.num_frames
 
 
 def _check_optional_packages(options: ReconstructOptions) -> None:
-    """Check that pycolmap is installed if the options need it, before anything is computed."""
-    if options.refine or options.colmap_intrinsics:
+    """Check that pycolmap can be imported if the options require it, before anything is computed."""
+    if options.refine == "on" or options.colmap_intrinsics:
         from recon4d.refine import load_pycolmap
 
         load_pycolmap()
 
 
-def _read_clip_with_priors(path: Path, options: ReconstructOptions) -> "Clip":
+def _read_clip_with_priors(path: Path, options: ReconstructOptions, progress: StageProgress) -> "Clip":
     from recon4d.inference import with_prior_files
     from recon4d.io import read_clip
 
-    clip = read_clip(path, options.num_frames, options.fps, options.start, options.stop)
-    print(describe_clip(path, clip, options.fps))
+    clip = read_clip(path, options.num_frames, options.fps, options.start, options.stop, options.keep_cuts)
+    progress.print(describe_clip(path, clip, options.fps))
     clip = with_prior_files(clip, options.prior_files)
     if clip.priors is not None:
-        print(describe_priors(clip.priors))
+        progress.print(describe_priors(clip.priors))
     return clip
 
 
-def _with_colmap_intrinsics(clip: "Clip") -> "Clip":
+def _with_colmap_intrinsics(clip: "Clip", progress: StageProgress) -> "Clip":
     """Add the focal length that COLMAP estimates; print the reason and return the same clip if it fails."""
     from recon4d.eval import with_colmap_intrinsics
     from recon4d.refine import ColmapFailure
 
+    progress.start("estimating the focal length")
     started = time.perf_counter()
     try:
         clip = with_colmap_intrinsics(clip)
     except ColmapFailure as failure:
-        print(f"COLMAP estimated no focal length, the network predicts it: {failure}")
+        progress.print(f"COLMAP estimated no focal length, the network predicts it: {failure}")
         return clip
     assert clip.priors is not None
     focal, seconds = float(clip.priors.intrinsics[0, 0, 0]), time.perf_counter() - started
-    print(f"COLMAP: focal length of {focal:.0f} pixels in {seconds:.1f} s")
+    progress.print(f"COLMAP: focal length of {focal:.0f} pixels in {seconds:.1f} s")
     return clip
 
 
-def _check_refinable(clip: "Clip") -> None:
-    """Check before the pass that the priors of the clip allow refinement."""
-    from recon4d.refine import has_camera_priors
-
-    has_camera_priors(clip)
-
-
-def _run_network(model: "Model", clip: "Clip", options: ReconstructOptions) -> "tuple[Scene, FeatureTracks | None]":
+def _run_network(
+    model: "Model", clip: "Clip", options: ReconstructOptions, is_refined: bool, progress: StageProgress
+) -> "tuple[Scene, FeatureTracks | None]":
     """Run a single pass over the clip; feature tracks come with it if they are needed for refinement."""
     from recon4d.inference import reconstruct, reconstruct_and_match
 
-    config = options.single_pass
+    config = replace(options.single_pass, on_progress=progress.advance)
     if model.num_parameters() > LARGE_MODEL:
-        print(_describe_memory(model, clip, config))
+        progress.print(_describe_memory(model, clip, config))
     started = time.perf_counter()
     scene, matches = (
-        reconstruct_and_match(model, clip, config) if options.refine else (reconstruct(model, clip, config), None)
+        reconstruct_and_match(model, clip, config) if is_refined else (reconstruct(model, clip, config), None)
     )
     seconds, device = time.perf_counter() - started, next(model.parameters()).device
-    print(f"{model.name} on {device}: {scene.size[1]} x {scene.size[0]} pixels in {seconds:.1f} s")
+    progress.print(f"{model.name} on {device}: {scene.size[1]} x {scene.size[0]} pixels in {seconds:.1f} s")
     return scene, matches
 
 
@@ -166,16 +188,6 @@ def _describe_memory(model: "Model", clip: "Clip", config: "ReconstructConfig") 
     is_bfloat16 = runs_in_bfloat16(config.precision, next(model.parameters()).device)
     plan = plan_memory(model, clip.num_frames, size, len(config.anchors), config.frame_chunk, is_bfloat16)
     return f"{model.name} needs about {plan}"
-
-
-def _refine(clip: "Clip", scene: "Scene", matches: "FeatureTracks") -> "Refinement":
-    """Refine cameras and depth, and print a summary."""
-    from recon4d.refine import refine_clip
-
-    started = time.perf_counter()
-    refinement = refine_clip(clip, scene, matches)
-    print(f"{refinement} ({time.perf_counter() - started:.1f} s)")
-    return refinement
 
 
 def _scene_info(
@@ -207,6 +219,8 @@ def _reconstruct_in_parts(
     clip = long_clip_with_prior_files(clip, options.prior_files)
     if options.prior_files.has_any:
         print(_describe_long_priors(clip))
+    if options.refine == "auto":
+        print(f"cameras are as predicted: {LONG_CLIP_REASON}")
     model = load_model()
     info = _scene_info(model, clip, model.calibration, settings)
     started = time.perf_counter()
@@ -243,7 +257,7 @@ def _run_windows(
     # Anchored: the clip's first frame is the anchor of every part. Windows: tracks start at each window's first frame
     # and are stitched.
     anchors = (0,) if long.anchored or long.tracks else ()
-    config = replace(options.single_pass, anchors=anchors, progress=False)
+    config = replace(options.single_pass, anchors=anchors)
 
     def reconstruct_window(window: "Clip") -> "Scene":
         return reconstruct(model, window, config)

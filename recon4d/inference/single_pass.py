@@ -3,9 +3,9 @@
 import itertools
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from jaxtyping import Float
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from recon4d.errors import UserError
 from recon4d.geometry import pixel_indices
+from recon4d.heads import TrackHead
 from recon4d.inference.priors import apply_priors
 from recon4d.models import (
     Model,
@@ -27,6 +28,9 @@ from recon4d.records import (
     Scene,
 )
 
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
 Precision = Literal["auto", "float32", "bfloat16"]
 """Precision of matrix products. ``auto`` is bfloat16 on CUDA and on CPUs with bfloat16 instructions, otherwise
 float32."""
@@ -36,6 +40,8 @@ MAX_FRAMES = 512
 (VGGT), so a larger number is most likely a mistake. Memory is linear and time quadratic in the number of frames."""
 MIN_SIDE = 32
 """Smallest side of an image in pixels. Hand-tuned."""
+GUIDE_MODEL = "recon4d_mini"
+"""Model of the zoo whose matches are used for models without matches of their own. Its weights are in the package."""
 
 
 @dataclass(frozen=True)
@@ -56,9 +62,13 @@ class ReconstructConfig:
     and less accurate."""
     progress: bool = False
     """Whether to show a progress bar on stderr."""
+    on_progress: Callable[[float], None] | None = None
+    """Called during the pass with the fraction that is done, from 0 to 1; None reports nothing."""
 
 
-def reconstruct(model: Model, clip: Clip, config: ReconstructConfig = ReconstructConfig()) -> Scene:
+def reconstruct(
+    model: Model, clip: Clip, config: ReconstructConfig = ReconstructConfig(), refine: bool = False
+) -> Scene:
     """Reconstruct a clip in a single forward pass on the device of the model. The result is deterministic.
 
     The whole image is used: each axis is resized to a multiple of the model's patch size. Priors of the clip are passed
@@ -69,16 +79,25 @@ def reconstruct(model: Model, clip: Clip, config: ReconstructConfig = Reconstruc
         model: The network.
         clip: A clip of at most `MAX_FRAMES` frames, without batch axes.
         config: How the clip is processed.
+        refine: Whether to refine cameras and depth with the images (`recon4d.refine_clip`). The scene stays as
+            predicted if the images do not improve it. If lens distortion is found, the scene is that of undistorted
+            images (`Scene.distortion`); `reconstruct_and_match` and `refine_clip` return these as well.
 
     Returns:
         The scene, on the CPU. Its world is the camera of the first frame, and its maps have the processing size;
         ``scene.resized(*clip.size)`` converts maps and intrinsics to the size of the clip.
 
     Raises:
-        UserError: If the clip is too long or too small, an option does not fit it, or memory is exhausted. The message
-            says what to change.
+        UserError: If the clip is too long or too small, an option does not fit it, memory is exhausted, or the priors
+            of the clip do not allow refinement. The message says what to change.
         ValueError: If the clip has batch axes.
     """
+    if refine:
+        from recon4d.refine import has_camera_priors, refine_clip
+
+        has_camera_priors(clip)  # raises before the pass if the priors do not allow refinement
+        scene, matches = reconstruct_and_match(model, clip, config)
+        return refine_clip(clip, scene, matches).scene
     if config.anchors and model.motion_head is None:
         _check_tracker_size(model, clip, config)
     return _run(model, clip, config, lambda outputs: None)[0]
@@ -88,6 +107,9 @@ def reconstruct_and_match(
     model: Model, clip: Clip, config: ReconstructConfig = ReconstructConfig()
 ) -> tuple[Scene, FeatureTracks]:
     """Reconstruct a clip and return feature matches of static points as well, which `recon4d.refine` needs.
+
+    If the model cannot match (no matching layer, and no track head that fits the processing size), the matches are
+    those of `GUIDE_MODEL`, which runs on the same clip.
 
     Args:
         model: The network.
@@ -101,11 +123,31 @@ def reconstruct_and_match(
         UserError: As for `reconstruct`.
         ValueError: As for `reconstruct`.
     """
-    if model.matching is None or (config.anchors and model.motion_head is None):
+    if config.anchors and model.motion_head is None:
         _check_tracker_size(model, clip, config)
+    if not _can_match(model, clip, config):
+        scene = _run(model, clip, config, lambda outputs: None)[0]
+        return scene, _guide_matches(model, clip, scene, config)
     scene, tracks = _run(model, clip, config, lambda outputs: match_feature_tracks(model, outputs))
     assert tracks is not None
     return scene, tracks
+
+
+def _can_match(model: Model, clip: Clip, config: ReconstructConfig) -> bool:
+    """Check whether a model matches points between the frames of a clip at the processing size."""
+    return model.matching is not None or (model.track_head is not None and _tracker_fits(model, clip, config))
+
+
+def _guide_matches(model: Model, clip: Clip, scene: Scene, config: ReconstructConfig) -> FeatureTracks:
+    """Match points with `GUIDE_MODEL` on the device of a model; return tracks in pixels of the maps of a scene."""
+    from recon4d.zoo import create_model
+
+    guide = create_model(GUIDE_MODEL).to(next(model.parameters()).device)
+    guide_config = ReconstructConfig(anchors=(), precision=config.precision, frame_chunk=config.frame_chunk)
+    guide_scene, tracks = reconstruct_and_match(guide, clip, guide_config)
+    (height, width), (guide_height, guide_width) = scene.size, guide_scene.size
+    scale = tracks.pixels.new_tensor([width / guide_width, height / guide_height])
+    return replace(tracks, pixels=tracks.pixels * scale)
 
 
 def _run(
@@ -178,21 +220,29 @@ def _size_of_pass(model: Model, clip: Clip, config: ReconstructConfig) -> tuple[
     return processing_size(clip.size, config.processing_size or model.config.processing_size, model.patch_size)
 
 
-def _check_tracker_size(model: Model, clip: Clip, config: ReconstructConfig) -> None:
-    """Check that the processing size suffices for the feature pyramid of the point tracker, if the model has one."""
+def _tracker_fits(model: Model, clip: Clip, config: ReconstructConfig) -> bool:
+    """Check whether the processing size suffices for the feature pyramid of the point tracker, if there is one."""
     if model.track_head is None or clip.batch_shape or min(clip.size) < MIN_SIDE:
+        return True
+    return min(_size_of_pass(model, clip, config)) >= _min_tracker_side(model.track_head)
+
+
+def _min_tracker_side(head: TrackHead) -> int:
+    return head.tracker.config.stride * 2 ** (head.tracker.config.levels - 1)
+
+
+def _check_tracker_size(model: Model, clip: Clip, config: ReconstructConfig) -> None:
+    """Check that the processing size suffices for the point tracker, if the model has one."""
+    if model.track_head is None or _tracker_fits(model, clip, config):
         return
-    tracker = model.track_head.tracker.config
-    needed = tracker.stride * 2 ** (tracker.levels - 1)
+    needed = _min_tracker_side(model.track_head)
     height, width = _size_of_pass(model, clip, config)
-    if min(height, width) >= needed:
-        return
     side = next(
         side for side in itertools.count(needed) if min(processing_size(clip.size, side, model.patch_size)) >= needed
     )
     raise UserError(
         f"{model.name} tracks points in images of at least {needed} pixels along each axis, and the processing size is "
-        f"{width} x {height}; use a processing size of at least {side}, or neither anchors nor refinement"
+        f"{width} x {height}; use a processing size of at least {side}, or no anchors"
     )
 
 
@@ -276,12 +326,36 @@ def _not_ignored(pixels: Float[Tensor, "time track 2"], priors: Priors | None) -
 
 @contextmanager
 def _progress_bar(model: Model, num_frames: int, config: ReconstructConfig) -> Iterator[None]:
-    """Show a bar that advances with every block and head, through forward hooks."""
-    if not config.progress:
+    """Report progress after every block and head through forward hooks, with a bar if `config` requests one."""
+    if not config.progress and config.on_progress is None:
         yield
         return
+    modules, total = _steps(model, num_frames, config)
+    done = itertools.count(1)
+    with _bar(total) if config.progress else nullcontext() as bar:
+
+        def advance(*_: object) -> None:
+            if bar is not None:
+                bar.update()
+            if config.on_progress is not None:
+                config.on_progress(min(1.0, next(done) / total))
+
+        hooks = [module.register_forward_hook(advance) for module in modules]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+
+def _bar(total: int) -> "tqdm":
     from tqdm import tqdm
 
+    return tqdm(total=total, desc="reconstructing", unit="step", leave=False)
+
+
+def _steps(model: Model, num_frames: int, config: ReconstructConfig) -> tuple[list[nn.Module], int]:
+    """Return the modules whose calls are the steps of a pass, and the number of calls."""
     chunks = math.ceil(num_frames / config.frame_chunk)
     blocks = [*model.aggregator.frame_blocks, *model.aggregator.global_blocks]
     total = len(blocks) + chunks * (1 + len(model.dense_heads))
@@ -292,10 +366,4 @@ def _progress_bar(model: Model, num_frames: int, config: ReconstructConfig) -> I
     elif model.track_head is not None:
         modules.append(model.track_head)
         total += len(config.anchors)
-    with tqdm(total=total, desc="reconstructing", unit="step", leave=False) as bar:
-        hooks = [module.register_forward_hook(lambda *_: bar.update() and None) for module in modules]
-        try:
-            yield
-        finally:
-            for hook in hooks:
-                hook.remove()
+    return modules, total

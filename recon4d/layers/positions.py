@@ -151,9 +151,10 @@ class AbsolutePosition(nn.Module):
 
     def reset_parameters(self) -> None:
         """Initialize the linear layer to the scaled identity."""
-        nn.init.eye_(self.linear.weight)
+        # Not nn.init.eye_, which imports torch._dynamo (a second) for weights on the meta device.
         with torch.no_grad():
-            self.linear.weight.mul_(self.scale)
+            self.linear.weight.zero_()
+            self.linear.weight.diagonal().fill_(self.scale)
 
     def forward(self, grid: tuple[int, int]) -> Float[Tensor, "tokens width"]:
         """Compute the encoding of every patch.

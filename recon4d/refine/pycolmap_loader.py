@@ -1,4 +1,4 @@
-"""Access to pycolmap, an optional dependency: its import, its log level and its random seed."""
+"""Access to pycolmap: its import, its log level and its random seed."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ from recon4d.errors import UserError
 
 
 class NoPycolmapError(UserError):
-    """pycolmap is not installed."""
+    """pycolmap cannot be imported: the installation is incomplete."""
 
 
 def load_pycolmap() -> Any:
@@ -23,7 +23,7 @@ def load_pycolmap() -> Any:
     try:
         import pycolmap
     except ImportError as error:
-        raise NoPycolmapError("COLMAP needs pycolmap: pip install -e '.[colmap]'") from error
+        raise NoPycolmapError(f"pycolmap cannot be imported ({error}); reinstall recon4d or pycolmap") from error
     return pycolmap
 
 

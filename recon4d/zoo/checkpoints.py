@@ -4,10 +4,11 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from recon4d.errors import UserError
 from recon4d.io import atomic_file
@@ -121,8 +122,18 @@ def empty_model(config: ModelConfig) -> Model:
     """
     from accelerate import init_empty_weights
 
-    with init_empty_weights():
+    with init_empty_weights(), _SkipNormalOnMeta():
         return Model(config)
+
+
+class _SkipNormalOnMeta(TorchFunctionMode):
+    """Skip `nn.init.normal_` of tensors without values, which imports torch._dynamo: more than a second."""
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs = kwargs or {}
+        if func is nn.init.normal_ and kwargs["tensor"].is_meta:
+            return kwargs["tensor"]
+        return func(*args, **kwargs)
 
 
 @contextmanager
@@ -188,7 +199,7 @@ def _unpack(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         if name.endswith(SCALE_SUFFIX):
             continue
         scale = tensors.get(name + SCALE_SUFFIX)
-        state[name] = value.float() if scale is None else value.float() * _per_row(scale, value)
+        state[name] = value.float() if scale is None else value.float().mul_(_per_row(scale, value))
     return state
 
 

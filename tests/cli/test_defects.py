@@ -69,8 +69,6 @@ class TestBundleAdjustment:
 
     @pytest.fixture
     def mismatch(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        pytest.importorskip("pycolmap", reason="pycolmap comes with the extra `colmap`")
-
         def fail(*_: object, **__: object) -> None:
             raise ValueError("operands of shapes (3, 4) and (4, 3)")
 
@@ -78,8 +76,6 @@ class TestBundleAdjustment:
 
     @pytest.fixture
     def user_error(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        pytest.importorskip("pycolmap", reason="pycolmap comes with the extra `colmap`")
-
         def fail(*_: object, **__: object) -> None:
             raise UserError("the pictures are too small")
 

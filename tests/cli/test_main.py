@@ -1,6 +1,7 @@
 """The command line: reconstruction of a clip, one line for every mistake of the user, and small commands."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -20,7 +21,7 @@ from recon4d.io import write_jpeg, write_video
 from recon4d.zoo import create_model, save_model
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "dog.mp4"
-QUICK = ["--model", "recon4d_tiny", "--num-frames", "3"]
+QUICK = ["--model", "recon4d_tiny", "--num-frames", "3", "--refine", "off"]
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +93,7 @@ class TestReconstruct:
         for number, image in enumerate(make_clip(frames=3, height=40, width=40).images):
             write_jpeg(tmp_path / "photos" / f"{number}.jpg", image)
         save_model(create_model("recon4d_tiny", weights=None), tmp_path / "mine.safetensors")
-        options = ["--model", tmp_path / "mine.safetensors", "--anchors", "0", "2"]
+        options = ["--model", tmp_path / "mine.safetensors", "--anchors", "0", "2", "--refine", "off"]
         assert run("reconstruct", tmp_path / "photos", "--out", tmp_path / "out", *options) == 0
         with np.load(tmp_path / "out" / "scene.npz") as scene:
             assert scene["tracks_anchors"].tolist() == [0, 2]
@@ -304,6 +305,28 @@ class TestOther:
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
         assert "--num-frames" in done.stdout
         assert done.stdout.rstrip().endswith("[]")
+
+    def test_a_reconstruction_imports_only_what_it_uses(self, video: Path, tmp_path: Path) -> None:
+        """torch._dynamo, which is imported by unusual ways to create a model, takes more than a second."""
+        program = (
+            "import sys; from recon4d.cli import main; main(sys.argv[1:])\n"
+            "heavy = ('torch._dynamo', 'sympy', 'torchvision', 'timm', 'open3d', 'kornia', 'pycolmap', 'sklearn')\n"
+            "print([name for name in heavy if name in sys.modules])"
+        )
+        options = ["--num-frames", "2", "--processing-size", "64", "--refine", "off"]
+        command = [sys.executable, "-c", program, "reconstruct", video, "--out", tmp_path / "out", *options]
+        done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=True)
+        assert done.stdout.rstrip().endswith("[]")
+
+    @pytest.mark.parametrize(("given", "used"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+    def test_waiting_threads_sleep_unless_told_otherwise(
+        self, given: str | None, used: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+        if given is not None:
+            monkeypatch.setenv("OMP_WAIT_POLICY", given)
+        assert run("models") == 0
+        assert os.environ["OMP_WAIT_POLICY"] == used
 
 
 def _write_silence(path: Path) -> None:

@@ -23,7 +23,7 @@ from recon4d.inference import (
 from recon4d.io import SceneInfo, load_scene_info, write_results, write_video
 from recon4d.records import ClipSource
 
-QUICK = ("--model", "recon4d_tiny", "--num-frames", "2", "--processing-size", "32")
+QUICK = ("--model", "recon4d_tiny", "--num-frames", "2", "--processing-size", "32", "--refine", "off")
 
 
 def video(path: Path, seed: int) -> Path:

@@ -727,7 +727,7 @@ class TestDistortion:
 
 
 class TestCommand:
-    QUICK = ("--model", "recon4d_tiny", "--processing-size", "32")
+    QUICK = ("--model", "recon4d_tiny", "--processing-size", "32", "--refine", "off")
 
     @pytest.fixture
     def photos(self, tmp_path: Path) -> Path:

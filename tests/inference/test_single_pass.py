@@ -10,12 +10,14 @@ import torch
 from networks import assert_scenes_close, randomized, tiny_config
 from scenes import make_clip
 
+import recon4d.refine
 from recon4d import geometry as g
 from recon4d.errors import UserError
 from recon4d.heads import DptFeaturesConfig, TrackerConfig, TrackHeadConfig
 from recon4d.inference import MAX_FRAMES, ReconstructConfig, processing_size, reconstruct, reconstruct_and_match
 from recon4d.models import Model
-from recon4d.records import Clip, Priors
+from recon4d.records import Clip, FeatureTracks, Priors, Scene
+from recon4d.refine import Refinement
 from recon4d.zoo import create_model, model_config
 
 SINGLE = ReconstructConfig(precision="float32")
@@ -151,6 +153,47 @@ class TestPriors:
             reconstruct(model, replace(clip, priors=known))
 
 
+class TestRefinement:
+    def test_a_model_without_matches_is_guided_by_the_default_model(self, clip: Clip) -> None:
+        model = randomized(Model(replace(tiny_config(), motion=None, matching=None))).float()
+        scene, matches = reconstruct_and_match(model, clip, replace(SINGLE, processing_size=64))
+        assert_scenes_close(scene, reconstruct(model, clip, replace(SINGLE, processing_size=64)), tolerance=0)
+        guide, expected = reconstruct_and_match(create_model("recon4d_mini"), clip, replace(SINGLE, anchors=()))
+        assert guide.size != scene.size
+        scale = torch.tensor([scene.size[1] / guide.size[1], scene.size[0] / guide.size[0]])
+        torch.testing.assert_close(matches.pixels, expected.pixels * scale)
+        torch.testing.assert_close(matches.visibility, expected.visibility)
+
+    def test_refine_returns_the_refined_scene(self, model: Model, clip: Clip, monkeypatch: pytest.MonkeyPatch) -> None:
+        predicted, matches = reconstruct_and_match(model, clip, SINGLE)
+        refined = replace(predicted, depths=2 * predicted.depths)
+
+        def refine_clip(given: Clip, scene: Scene, tracks: FeatureTracks) -> Refinement:
+            assert given is clip
+            assert_scenes_close(scene, predicted, tolerance=0)
+            assert torch.equal(tracks.pixels, matches.pixels)
+            return Refinement(refined, True, math.nan, math.nan, 0)
+
+        monkeypatch.setattr(recon4d.refine, "refine_clip", refine_clip)
+        assert reconstruct(model, clip, SINGLE, refine=True) is refined
+        assert_scenes_close(reconstruct(model, clip, SINGLE), predicted, tolerance=0)
+
+    def test_priors_that_exclude_refinement_are_an_error_before_the_pass(
+        self, model: Model, clip: Clip, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(model, "outputs", None)
+        known = replace(Priors.unknown(5), depths=torch.ones(5, 60, 100))
+        with pytest.raises(UserError, match="depth of this clip is given"):
+            reconstruct(model, replace(clip, priors=known), SINGLE, refine=True)
+
+    def test_progress_is_reported_up_to_the_end(self, model: Model, clip: Clip) -> None:
+        fractions: list[float] = []
+        reconstruct(model, clip, replace(SINGLE, on_progress=fractions.append, frame_chunk=2, anchors=(0, 1)))
+        assert fractions == sorted(fractions)
+        assert len(set(fractions)) == len(fractions)
+        assert fractions[-1] == 1
+
+
 class TestErrors:
     @pytest.mark.parametrize(
         ("frames", "height", "config", "message"),
@@ -181,10 +224,13 @@ class TestErrors:
         with pytest.raises(UserError, match="at least 64 pixels"):
             reconstruct(model, clip, replace(small, processing_size=int(side) - 1))
         assert reconstruct(model, clip, replace(small, processing_size=int(side))).tracks is not None
-        # Without tracks, a smaller size suffices; refinement needs the tracker in any case.
+        with pytest.raises(UserError, match="or no anchors"):
+            reconstruct_and_match(model, clip, small)
+        # Without tracks, a smaller size suffices, and another model matches.
         assert reconstruct(model, clip, replace(small, anchors=())).size == (48, 80)
-        with pytest.raises(UserError, match="neither anchors nor refinement"):
-            reconstruct_and_match(model, clip, replace(small, anchors=()))
+        scene, matches = reconstruct_and_match(model, clip, replace(small, anchors=()))
+        assert scene.size == (48, 80)
+        assert (matches.visibility > 0).any()
 
     def test_a_batch_is_an_error(self, model: Model, clip: Clip) -> None:
         with pytest.raises(ValueError, match=r"one clip, got a batch of shape \(1,\)") as caught:

@@ -357,6 +357,8 @@ def test_the_command_writes_the_model_the_results_and_the_errors(
             SIDE,
             "--precision",
             "float32",
+            "--refine",
+            "off",
         )
         == 0
     )

@@ -633,7 +633,16 @@ def test_an_archive_contains_the_calibration_of_its_model(tmp_path: Path) -> Non
     model.calibration = CALIBRATION
     save_model(model, tmp_path / "tiny.safetensors")
     picture = Path(__file__).parents[3] / "examples" / "dog.mp4"
-    options = ["--model", str(tmp_path / "tiny.safetensors"), "--num-frames", "1", "--processing-size", "32"]
+    options = [
+        "--model",
+        str(tmp_path / "tiny.safetensors"),
+        "--num-frames",
+        "1",
+        "--processing-size",
+        "32",
+        "--refine",
+        "off",
+    ]
     assert main(["reconstruct", str(picture), "--out", str(tmp_path / "out"), *options]) == 0
     assert load_scene_info(tmp_path / "out").calibration == CALIBRATION
 
