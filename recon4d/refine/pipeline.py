@@ -26,6 +26,11 @@ from recon4d.refine.undistortion import undistort_clip, undistort_scene, undisto
 
 SUFFICIENT_COVERAGE = 0.5
 """Smallest mean visibility of corner tracks for which no second tracking pass runs. Hand-tuned."""
+MIN_CORNERS = 8
+"""Smallest number of different corners in an image: seven points leave several epipolar geometries."""
+CORNER_DISTANCE = 0.012
+"""Distance of different corners, as a fraction of the longer side. The same corner may have a track from each frame.
+Hand-tuned."""
 MIN_INLIER_FRACTION = 0.3
 """Smallest fraction of inliers among the held-out tracks for cameras to be accepted: with fewer, most corners
 contradict the cameras. Hand-tuned."""
@@ -181,6 +186,8 @@ def _camera_steps(
             scene,
             f"only {len(static)} tracks are consistent with a static scene, at least {config.min_tracks} are needed",
         ), None
+    if (num_corners := _num_distinct_corners(static.tracks, scene.size)) < MIN_CORNERS:
+        return _unchanged(clip, scene, f"only {num_corners} different corners, at least {MIN_CORNERS} are needed"), None
     # 3. Hold out a share.
     fitted, held_out = hold_out(static, config)
     # 4. Build hypotheses.
@@ -279,6 +286,14 @@ def _found_few_corners(tracks: FeatureTracks) -> bool:
     """Check whether corners should be tracked again from the refined scene."""
     visibility = tracks.visibility
     return len(visibility) > 1 and visibility.numel() > 0 and float(visibility.mean()) < SUFFICIENT_COVERAGE
+
+
+def _num_distinct_corners(tracks: FeatureTracks, size: tuple[int, int]) -> int:
+    """Count the corners in the frame with the most observations, without those close to another one."""
+    is_observed = tracks.visibility > 0
+    frame = is_observed.sum(dim=1).argmax()
+    cells = (tracks.pixels[frame][is_observed[frame]] / (CORNER_DISTANCE * max(size))).floor()
+    return len(cells.unique(dim=0))
 
 
 def _has_intrinsics_priors(clip: Clip) -> bool:

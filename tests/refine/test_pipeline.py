@@ -370,6 +370,16 @@ def test_cameras_that_are_worse_on_held_out_tracks_are_rejected(
     assert refinement.error_before < 0.05
 
 
+def test_many_tracks_of_few_corners_are_too_few() -> None:
+    """A corner that is detected in every frame has a track from each of them."""
+    truth = synthetic_scene(4)
+    few = feature_tracks_of_scene(truth, 5)
+    repeated = FeatureTracks(few.pixels.repeat(1, 20, 1), few.visibility.repeat(1, 20))
+    refinement = refine_scene(perturb_cameras(truth), add_noise(repeated, truth.size, 0.01, 0.0))
+    assert not refinement.is_accepted
+    assert "different corners" in refinement.reason
+
+
 def test_too_few_tracks_change_nothing() -> None:
     truth = synthetic_scene(4)
     tracks = feature_tracks_of_scene(truth, 25)

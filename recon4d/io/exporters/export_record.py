@@ -1,21 +1,34 @@
-"""The record of an export, ``export.json``: the list of its files, by which a later export may replace it."""
+"""The record of an export, ``export.json``: its files, by which a later export may replace it, and the removed lens.
+
+If lens distortion was removed from the pictures, the cameras of every export are those of the undistorted pictures. The
+record then keeps the coefficients, which the original pictures need.
+"""
 
 import json
 from pathlib import Path
 
+from jaxtyping import Float
+from torch import Tensor
+
 from recon4d.errors import UserError
 
 EXPORT_FILE_NAME = "export.json"
+COEFFICIENTS = ("k1", "k2", "p1", "p2", "k3")
+"""Names of the coefficients of lens distortion, in OpenCV's order."""
 
 
-def write_export_record(folder: Path) -> None:
+def write_export_record(folder: Path, distortion: Float[Tensor, "5"] | None = None) -> None:
     """Write ``export.json`` into a finished export; its entry ``files`` is the sorted list of all files.
 
     Args:
         folder: The folder of the export.
+        distortion: Coefficients k1, k2, p1, p2, k3 (OpenCV) of the distortion that was removed from the pictures,
+            written as ``removed_distortion``. None if none was removed.
     """
-    files = _files(folder)
-    (folder / EXPORT_FILE_NAME).write_text(json.dumps({"files": files}, indent=1), encoding="utf-8")
+    content: dict[str, list[str] | dict[str, float]] = {"files": _files(folder)}
+    if distortion is not None:
+        content["removed_distortion"] = dict(zip(COEFFICIENTS, distortion.tolist(), strict=True))
+    (folder / EXPORT_FILE_NAME).write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 
 def check_export(target: Path) -> None:

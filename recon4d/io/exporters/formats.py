@@ -100,5 +100,5 @@ def export_results(
         for name in names:
             (folder / name).mkdir()
             exported.append(Exported(name, FORMATS[name](folder / name, frames)))
-        write_export_record(folder)
+        write_export_record(folder, source.distortion)
     return exported

@@ -54,6 +54,11 @@ class FrameSource(ABC):
         return float(self.outline.scene.metres_per_unit)
 
     @property
+    def distortion(self) -> Float[Tensor, "5"] | None:
+        """Lens distortion k1, k2, p1, p2, k3 that was removed from the pictures; None if none was removed."""
+        return self.outline.scene.distortion
+
+    @property
     def times(self) -> Float[Tensor, " time"]:
         """Times of all frames in seconds, of shape (time,); NaN for photos without an order."""
         return self.outline.times

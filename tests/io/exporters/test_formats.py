@@ -569,6 +569,13 @@ class TestCommand:
             assert "holds no export.json" in capsys.readouterr().err
             assert (other / "note.txt").exists()
 
+    def test_the_removed_distortion_is_kept(self, tmp_path):
+        scene = replace(wall(), distortion=torch.tensor([-0.25, 0.5, 0.0, 0.0, 0.0]))
+        folder = save(tmp_path / "results", scene)
+        assert main(["export", str(folder), "--to", "colmap", "--out", str(tmp_path / "out")]) == 0
+        record = json.loads((tmp_path / "out" / "export.json").read_text())
+        assert record["removed_distortion"] == {"k1": -0.25, "k2": 0.5, "p1": 0, "p2": 0, "k3": 0}
+
     def test_several_formats_in_meters(self, tmp_path, capsys):
         folder = save(tmp_path / "results", wall())
         out = tmp_path / "out"
