@@ -18,6 +18,7 @@ from recon4d.refine.depth.steps import align_depth, align_scale_and_depth, is_de
 from recon4d.refine.depth.triangulation import SparseDepths, triangulate_depths
 from recon4d.refine.no_solution import NoSolution
 from recon4d.refine.refinement import Refinement
+from recon4d.refine.threads import single_thread
 from recon4d.refine.track_transfer import transfer_tracks
 from recon4d.refine.tracks.corner_tracking import scene_guides, track_corners
 from recon4d.refine.tracks.located_tracks import LocatedTracks, locate_tracks
@@ -170,7 +171,8 @@ def _refine_cameras(
     if scene.num_frames < 2:
         return _unchanged(clip, scene, "refinement needs at least 2 frames"), None
     try:
-        return _camera_steps(clip, scene, tracks, config, refine_intrinsics)
+        with single_thread():
+            return _camera_steps(clip, scene, tracks, config, refine_intrinsics)
     except NoSolution as failure:
         return _unchanged(clip, scene, str(failure)), None
 

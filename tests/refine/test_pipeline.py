@@ -380,6 +380,16 @@ def test_many_tracks_of_few_corners_are_too_few() -> None:
     assert "different corners" in refinement.reason
 
 
+def test_the_number_of_threads_is_restored() -> None:
+    truth, num_threads = synthetic_scene(4), torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        refine_scene(perturb_cameras(truth), feature_tracks_of_scene(truth, 60))
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(num_threads)
+
+
 def test_too_few_tracks_change_nothing() -> None:
     truth = synthetic_scene(4)
     tracks = feature_tracks_of_scene(truth, 25)
