@@ -17,7 +17,7 @@ MAX_POINTS = 60_000
 """Largest number of points that are drawn."""
 
 MAX_RELATIVE_DISTANCE = 1.7
-"""Largest distance of a drawn point from the first camera, relative to the median: the room behind is far away."""
+"""Largest distance of a drawn point from the first camera, relative to the median: the background is far away."""
 
 
 @dataclass(frozen=True)

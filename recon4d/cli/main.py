@@ -88,8 +88,7 @@ def _let_idle_threads_sleep() -> None:
     """Keep waiting threads of OpenMP from spinning, unless the environment says otherwise.
 
     Refinement consists of many short parallel steps. If other processes use the same cores, threads that spin at the
-    end of each step make it up to a hundred times slower (two threads on two busy cores: more than 120 s instead of
-    3 s for 8 frames of examples/dog.mp4). OpenMP reads the variable when torch is imported.
+    end of each step make it much slower. OpenMP reads the variable when torch is imported.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 

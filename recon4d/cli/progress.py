@@ -7,14 +7,14 @@ from types import TracebackType
 
 TYPICAL_SECONDS = {
     "reading": 2.0,
-    "network": 3.0,
-    "tracking corners": 2.0,
-    "fitting cameras": 20.0,
-    "computing depth": 4.0,
+    "network": 1.0,
+    "tracking corners": 1.1,
+    "fitting cameras": 4.3,
+    "computing depth": 0.7,
     "writing": 3.0,
 }
-"""Typical duration of each stage in seconds, in order, for `TYPICAL_FRAMES` frames. Measured with `recon4d reconstruct
-examples/freiburg2_desk` on two CPU cores."""
+"""Typical duration of each stage in seconds, in order, for `TYPICAL_FRAMES` frames. Those from the network to depth are
+what `python -m benchmarks.refine --no-colmap` prints on two CPU cores; reading and writing are hand-tuned."""
 TYPICAL_FRAMES = 8
 """Number of frames of the typical durations, to which they are roughly proportional."""
 REFINEMENT_STAGES = ("tracking corners", "fitting cameras", "computing depth")

@@ -246,9 +246,9 @@ def select_by_motion(times: Sequence[float], motion: Sequence[float]) -> list[in
         Indices of the chosen frames, the first and the last included: as many as the motion asks for, within
         `MIN_AUTO_FRAMES` and `MAX_AUTO_FRAMES`. If the motion asks for fewer, the others are evenly spaced in time.
     """
-    still = max(MIN_AUTO_FRAMES - 1 - motion[-1], 1e-3)
+    evenly = max(MIN_AUTO_FRAMES - 1 - motion[-1], 1e-3)
     duration = max(times[-1] - times[0], 1e-9)
-    position = [moved + still * (time - times[0]) / duration for time, moved in zip(times, motion, strict=True)]
+    position = [moved + evenly * (time - times[0]) / duration for time, moved in zip(times, motion, strict=True)]
     wanted = math.ceil(motion[-1] - 1e-6) + 1
     return select_evenly(position, min(max(wanted, MIN_AUTO_FRAMES), MAX_AUTO_FRAMES))
 

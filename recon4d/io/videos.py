@@ -58,7 +58,7 @@ class UnreliableIndexError(UserError):
 
 
 def use_video(path: str | Path, stop: float | None, use: Callable[[ScannedVideo], T]) -> T:
-    """Call a function with a video whose frame times are cheap to find, and if it turns out damaged, call it again.
+    """Call a function with a video that decodes only what is needed, and with a fully decoded one if that fails.
 
     Args:
         path: The file.

@@ -10,8 +10,12 @@ from recon4d.errors import UserError
 from recon4d.records import Clip, FeatureTracks, Scene
 from recon4d.refine.cameras.bundle_adjustment import triangulation_angles
 from recon4d.refine.cameras.hypotheses import build_hypotheses
-from recon4d.refine.cameras.model_selection import CameraSelection, predicted_selection, select_model
-from recon4d.refine.cameras.point_refinement import refine_points
+from recon4d.refine.cameras.model_selection import (
+    CameraSelection,
+    chance_gain,
+    predicted_selection,
+    select_model,
+)
 from recon4d.refine.config import RefineConfig
 from recon4d.refine.depth.multiview_consistency import plane_sweep_depth
 from recon4d.refine.depth.steps import align_depth, align_scale_and_depth, is_depth_plausible, verify_depth
@@ -22,23 +26,18 @@ from recon4d.refine.threads import single_thread
 from recon4d.refine.track_transfer import transfer_tracks
 from recon4d.refine.tracks.corner_tracking import scene_guides, track_corners
 from recon4d.refine.tracks.located_tracks import LocatedTracks, locate_tracks
-from recon4d.refine.tracks.selection import hold_out, sample_tracks, select_static_tracks
+from recon4d.refine.tracks.selection import hold_out, num_distinct_corners, sample_tracks, select_static_tracks
 from recon4d.refine.undistortion import undistort_clip, undistort_scene, undistort_tracks
 
 SUFFICIENT_COVERAGE = 0.5
 """Smallest mean visibility of corner tracks for which no second tracking pass runs. Hand-tuned."""
 MIN_CORNERS = 8
 """Smallest number of different corners in an image: seven points leave several epipolar geometries."""
-CORNER_DISTANCE = 0.012
-"""Distance of different corners, as a fraction of the longer side. The same corner may have a track from each frame.
-Hand-tuned."""
 MIN_INLIER_FRACTION = 0.3
 """Smallest fraction of inliers among the held-out tracks for cameras to be accepted: with fewer, most corners
 contradict the cameras. Hand-tuned."""
 MIN_DETERMINED_FRACTION = 0.6
 """Smallest fraction of frames whose cameras tracks determine, for cameras to be accepted. Hand-tuned."""
-SIGNIFICANCE = 2.0
-"""Smallest gain in log-likelihood of the held-out tracks for cameras to be accepted, in standard errors."""
 OnStage = Callable[[str], None]
 """Function that is called with the name of each stage when it starts."""
 
@@ -188,7 +187,7 @@ def _camera_steps(
             scene,
             f"only {len(static)} tracks are consistent with a static scene, at least {config.min_tracks} are needed",
         ), None
-    if (num_corners := _num_distinct_corners(static.tracks, scene.size)) < MIN_CORNERS:
+    if (num_corners := num_distinct_corners(static.tracks, scene.size)) < MIN_CORNERS:
         return _unchanged(clip, scene, f"only {num_corners} different corners, at least {MIN_CORNERS} are needed"), None
     # 3. Hold out a share.
     fitted, held_out = hold_out(static, config)
@@ -243,10 +242,7 @@ def _measure(
     selection: CameraSelection,
 ) -> Refinement:
     """Describe a selection by its scores, as a refinement that is not accepted yet."""
-    points = refine_points(
-        selection.cameras, fitted.tracks, fitted.points(selection.cameras), distortion=selection.distortion
-    )
-    angles = triangulation_angles(selection.cameras, fitted.tracks, points)
+    angles = triangulation_angles(selection.cameras, fitted.tracks, selection.points)
     return Refinement(
         scene=scene,
         is_accepted=False,
@@ -265,8 +261,7 @@ def _measure(
 def _reason_to_reject(predicted: CameraSelection, selection: CameraSelection) -> str | None:
     """Explain why selected cameras are not accepted; None if they are."""
     gains = predicted.held_out_costs - selection.held_out_costs
-    chance = SIGNIFICANCE * float(gains.std()) / len(gains) ** 0.5
-    if selection.cameras is predicted.cameras or not gains.mean() > chance:
+    if selection.cameras is predicted.cameras or not gains.mean() > chance_gain(gains):
         return (
             selection.failures[0]
             if selection.failures
@@ -288,14 +283,6 @@ def _found_few_corners(tracks: FeatureTracks) -> bool:
     """Check whether corners should be tracked again from the refined scene."""
     visibility = tracks.visibility
     return len(visibility) > 1 and visibility.numel() > 0 and float(visibility.mean()) < SUFFICIENT_COVERAGE
-
-
-def _num_distinct_corners(tracks: FeatureTracks, size: tuple[int, int]) -> int:
-    """Count the corners in the frame with the most observations, without those close to another one."""
-    is_observed = tracks.visibility > 0
-    frame = is_observed.sum(dim=1).argmax()
-    cells = (tracks.pixels[frame][is_observed[frame]] / (CORNER_DISTANCE * max(size))).floor()
-    return len(cells.unique(dim=0))
 
 
 def _has_intrinsics_priors(clip: Clip) -> bool:

@@ -10,8 +10,8 @@ import torch
 def single_thread() -> Iterator[None]:
     """Run PyTorch with one thread, and restore the number of threads afterwards.
 
-    Bundle adjustment works with many small tensors: with two threads it takes three times as long as with one, which is
-    the time that the threads wait for each other.
+    Fitting cameras consists of operations on small tensors. With several threads it is slower, because the threads wait
+    for each other after each operation.
     """
     num_threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -71,7 +71,7 @@ class TestTimeLeft:
         clock.now += 2 * TYPICAL_SECONDS["fitting cameras"]
         assert progress.estimate_left(clock.now) is None
         progress.start("fitting cameras again")
-        assert progress.describe(clock.now) == "fitting cameras again, 47 s"
+        assert progress.describe(clock.now) == "fitting cameras again, 13 s"
 
     def test_a_clip_that_is_not_refined_expects_no_stages_of_it(self, clock: Clock) -> None:
         progress = StageProgress(is_refined=True)

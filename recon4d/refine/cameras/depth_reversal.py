@@ -11,21 +11,17 @@ from torch import Tensor
 
 from recon4d.geometry import invert, rigid, transform_points
 from recon4d.records import Cameras
-from recon4d.refine.tracks.located_tracks import LocatedTracks
 
 MIN_DEPTH_RATIO = 0.1
 """Smallest depth of a reflected point relative to the median depth. Hand-tuned."""
 
 
-def reverse_depth(
-    cameras: Cameras, points: Float[Tensor, "track 3"], tracks: LocatedTracks
-) -> tuple[Cameras, Float[Tensor, "track 3"]]:
+def reverse_depth(cameras: Cameras, points: Float[Tensor, "track 3"]) -> tuple[Cameras, Float[Tensor, "track 3"]]:
     """Reflect points about their median depth in the first camera, and reverse the rotations of the other cameras.
 
     Args:
         cameras: Cameras of all frames.
         points: Points of the tracks in world coordinates.
-        tracks: The tracks.
 
     Returns:
         Initial cameras and points of the mirror image, in float64; the pose of the first camera is unchanged.

@@ -208,7 +208,7 @@ class CameraHypotheses:
         Returns:
             The hypotheses that were found, and the reasons why others were not.
         """
-        cameras, points = reverse_depth(hypothesis.cameras, self._triangulate(hypothesis), self.tracks)
+        cameras, points = reverse_depth(hypothesis.cameras, self._triangulate(hypothesis))
         return self._adjust_from(cameras, points, not hypothesis.free.focal_length)
 
     def _triangulate(self, hypothesis: CameraHypothesis) -> Float[Tensor, "track 3"]:

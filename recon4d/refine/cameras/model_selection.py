@@ -40,8 +40,8 @@ ROTATION_ONLY_FRACTION = 0.85
 """Rotation-only cameras are selected if they have at least this fraction of the held-out inliers of the best cameras:
 translation, and a depth for each track, explain noise too. Hand-tuned."""
 SIGNIFICANCE = 2.0
-"""Smallest gain in log-likelihood that justifies other intrinsics, in standard errors: a camera that hardly moves does
-not determine them. Hand-tuned."""
+"""Smallest gain in log-likelihood that justifies other intrinsics or cameras, in standard errors: a camera that hardly
+moves does not determine them. Hand-tuned."""
 MIN_ROTATION_ONLY_GAIN = 0.05
 """Smallest mean gain in log-likelihood that justifies another focal length of cameras that only rotate: under small
 rotations, lens distortion has more influence on it than the true value. Hand-tuned."""
@@ -82,6 +82,8 @@ class CameraSelection:
     """Negative log-likelihood of each fitted track (`TrackScores.costs`)."""
     held_out_costs: Float[Tensor, " held_out"]
     """Negative log-likelihood of each held-out track."""
+    points: Float[Tensor, "fitted 3"]
+    """Triangulated points of the fitted tracks in world coordinates."""
     is_ordered: bool
     """Whether the depths of points have the predicted order of near and far."""
     is_rotation_only: bool = False
@@ -269,7 +271,7 @@ class _Selector:
         """Replace `best` by each selection that is likelier; by a significant margin if intrinsics were fitted."""
         for selection in others:
             gains = best.costs - selection.costs
-            needed = max(_chance(gains), min_gain) if selection.hypothesis.free.focal_length else 0.0
+            needed = max(chance_gain(gains), min_gain) if selection.hypothesis.free.focal_length else 0.0
             if best.cost - selection.cost > needed:
                 best = selection
         return best
@@ -285,6 +287,7 @@ class _Selector:
             inlier_fraction=float(is_inlier.double().mean()),
             costs=fitted.costs,
             held_out_costs=held_out.costs,
+            points=fitted.points,
             is_ordered=depth_correlation(cameras, tracks, fitted.points) >= MIN_DEPTH_CORRELATION,
         )
 
@@ -297,6 +300,13 @@ def _best_of_each_order(finalists: list[CameraSelection]) -> list[CameraSelectio
     return [finalist for finalist in best if finalist.cost <= limit]
 
 
-def _chance(gains: Float[Tensor, " track"]) -> float:
-    """Compute the mean gain that may be due to chance."""
+def chance_gain(gains: Float[Tensor, " track"]) -> float:
+    """Compute the mean gain in log-likelihood that may be due to chance.
+
+    Args:
+        gains: Gain of each track.
+
+    Returns:
+        `SIGNIFICANCE` standard errors of the mean.
+    """
     return SIGNIFICANCE * float(gains.std()) / math.sqrt(len(gains))

@@ -6,8 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-NUM_ITERATIONS = 50
-"""Fixed-point iterations that undistort a pixel; each gains about one decimal digit. Hand-tuned."""
+from recon4d.io.undistortion import ITERATIONS
 
 NUM_DISTANCES = 1000
 """Number of distances at which a lens is checked to be invertible."""
@@ -87,7 +86,7 @@ class RadialDistortion:
         from kornia.geometry.calibration import undistort_points
 
         flat, matrix = pixels.double().reshape(1, -1, 2), intrinsics.double()[None]
-        straight = undistort_points(flat, matrix, self.coefficients()[None].to(flat), num_iters=NUM_ITERATIONS)
+        straight = undistort_points(flat, matrix, self.coefficients()[None].to(flat), num_iters=ITERATIONS)
         return straight.reshape(pixels.shape)
 
 

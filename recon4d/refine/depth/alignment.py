@@ -81,20 +81,6 @@ def depth_errors(depths: Float[Tensor, "time height width"], points: PointDepths
     return _log_ratios(depths, points).abs().clamp(max=1)
 
 
-def correlation(depths: Float[Tensor, "time height width"], points: PointDepths) -> float:
-    """Compute the correlation of log depth between maps and points.
-
-    Args:
-        depths: Depth maps; unknown values (0) are replaced by the median of their frame.
-        points: Depths of points in pixels of the maps.
-
-    Returns:
-        Pearson correlation in [-1, 1]; negative if near and far are interchanged.
-    """
-    of_points = points.depths[points.is_valid].log()
-    return float(torch.corrcoef(torch.stack([of_points - _log_ratios(depths, points), of_points]))[0, 1])
-
-
 def median_ratio(depths: Float[Tensor, "time height width"], points: PointDepths) -> float:
     """Compute the median ratio of the depths of points to those of maps.
 

@@ -64,8 +64,6 @@ MIN_SUPPORT = 0.4
 """Smallest fraction of the surrounding window that is verified at a similar depth. Hand-tuned."""
 SUPPORT_RANGE = 0.1
 """Largest relative difference of depth within a supporting window. Hand-tuned."""
-
-
 COARSEST_SIDE = 150
 """Largest side of a square with the area of the smallest images, in pixels: all planes are compared at this size.
 Hand-tuned."""

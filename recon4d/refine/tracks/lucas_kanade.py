@@ -271,10 +271,10 @@ def align(
         stage_steps = min(STEPS_AT_ONCE, num_steps - num_taken)
         moved, is_moving = _take_steps(templates, images, frames, placement.take(moving), stage_steps)
         placement = placement.replaced(moving, moved)
-        still = is_moving.nonzero()[:, 0]
-        if not len(still):
+        remaining = is_moving.nonzero()[:, 0]
+        if not len(remaining):
             break
-        templates, frames, moving = templates.take(still), frames[still], moving[still]
+        templates, frames, moving = templates.take(remaining), frames[remaining], moving[remaining]
     return placement
 
 

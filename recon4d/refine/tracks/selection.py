@@ -11,6 +11,8 @@ from recon4d.refine.config import DYNAMIC_THRESHOLD, RefineConfig
 from recon4d.refine.tracks.located_tracks import LocatedTracks, take_tracks
 from recon4d.refine.tracks.two_view_filter import consistent_tracks
 
+CORNER_DISTANCE = 0.012
+"""Distance of different corners, as a fraction of the longer side. Hand-tuned."""
 MIN_RIVAL_FRACTION = 0.4
 """Smallest size of a second consistent group, relative to the first, that may be the static one. Hand-tuned."""
 MAX_RIVAL_ERROR_RATIO = 0.5
@@ -75,6 +77,22 @@ def hold_out(tracks: LocatedTracks, config: RefineConfig) -> tuple[LocatedTracks
     count = max(1, round(config.held_out_fraction * len(order)))
     held_out, fitted = (tracks.take(torch.from_numpy(np.sort(part))) for part in (order[:count], order[count:]))
     return fitted, held_out
+
+
+def num_distinct_corners(tracks: FeatureTracks, size: tuple[int, int]) -> int:
+    """Count the corners that tracks follow: a corner that is detected in several frames has a track from each of them.
+
+    Args:
+        tracks: Tracks of corners, at least one.
+        size: Height and width of the maps that pixels refer to.
+
+    Returns:
+        Number of cells of a grid, `CORNER_DISTANCE` apart, that have a corner in the frame with the most observations.
+    """
+    is_observed = tracks.visibility > 0
+    frame = is_observed.sum(dim=1).argmax()
+    cells = (tracks.pixels[frame][is_observed[frame]] / (CORNER_DISTANCE * max(size))).long()
+    return len(cells.unique(dim=0))
 
 
 def feature_tracks_of_scene(scene: Scene, num_tracks: int = 4000, seed: int = 0) -> FeatureTracks:

@@ -36,9 +36,9 @@ def consistent_tracks(
 ) -> Bool[Tensor, " track"]:
     """Find the tracks that agree with the dominant two-view geometry of most pairs of frames.
 
-    For each pair of frames, RANSAC (pycolmap) estimates an essential matrix, a fundamental matrix and a
-    homography from common tracks; the one with the most inliers counts.
-    Only the intrinsics of `cameras` are used; their poses have no influence.
+    For each pair of frames, RANSAC (pycolmap) estimates an essential matrix, a fundamental matrix and a homography from
+    common tracks; the one with the most inliers counts. Only the intrinsics of `cameras` are used; their poses have no
+    influence.
 
     Args:
         cameras: Cameras of all frames.

@@ -5,9 +5,8 @@ import math
 import torch
 
 from recon4d.geometry import project, rigid, rotation_from_axis_angle, transform_points
-from recon4d.records import Cameras, FeatureTracks
+from recon4d.records import Cameras
 from recon4d.refine.cameras.depth_reversal import reverse_depth
-from recon4d.refine.tracks.located_tracks import LocatedTracks
 
 
 def test_the_mirror_image_looks_the_same_from_afar() -> None:
@@ -26,10 +25,7 @@ def test_the_mirror_image_looks_the_same_from_afar() -> None:
     def pixels(cameras: Cameras, points: torch.Tensor) -> torch.Tensor:
         return project(transform_points(cameras.cam_from_world, points.expand(3, 40, 3)), intrinsics)
 
-    tracks = LocatedTracks(
-        FeatureTracks(pixels(cameras, points), torch.ones(3, 40)), torch.zeros(40).long(), points[:, 2]
-    )
-    reversed_cameras, reversed_points = reverse_depth(cameras, points, tracks)
+    reversed_cameras, reversed_points = reverse_depth(cameras, points)
     assert (reversed_points[:, 2] - points[:, 2]).abs().max() > 0.5
     assert torch.corrcoef(torch.stack([reversed_points[:, 2], points[:, 2]]))[0, 1] < -0.99
     torch.testing.assert_close(reversed_cameras.world_from_cam[0], cameras.world_from_cam[0])

@@ -12,7 +12,6 @@ from recon4d.refine.depth.alignment import (
     SAME_SURFACE,
     PointDepths,
     _BilateralGrid,
-    correlation,
     depth_errors,
     fit_depth_alignment,
     scale_depth,
@@ -113,12 +112,6 @@ def test_depth_errors_are_differences_of_log_depth() -> None:
         depth_errors(truth * 1.1, points_on(truth, lattice())), torch.full((len(lattice()),), 1.1).log()
     )
     assert (depth_errors(truth * 100, points_on(truth, lattice())) == 1).all()
-
-
-def test_correlation_is_that_of_log_depth() -> None:
-    truth = slanted()
-    assert abs(correlation(3 * truth**0.5, points_on(truth, lattice())) - 1) < 1e-4
-    assert abs(correlation(3 / truth, points_on(truth, lattice())) + 1) < 1e-4
 
 
 def scaled_scene() -> tuple[Scene, Scene]:
