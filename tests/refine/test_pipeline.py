@@ -18,7 +18,9 @@ from recon4d.refine.cameras.bundle_adjustment import BundleProblem, BundleResult
 from recon4d.refine.cameras.mapper import map_tracks
 from recon4d.refine.cameras.radial_distortion import RadialDistortion
 from recon4d.refine.cameras.scoring import TrackScores, score_tracks
+from recon4d.refine.depth.triangulation import SparseDepths, triangulate_depths
 from recon4d.refine.no_solution import NoSolution
+from recon4d.refine.tracks.located_tracks import LocatedTracks
 
 
 @pytest.mark.parametrize("position", STATIC)
@@ -171,8 +173,15 @@ def test_a_scene_stays_unchanged_if_no_cameras_explain_its_tracks() -> None:
 
 
 @pytest.mark.parametrize("k1", [-0.15, 0.1])
-def test_a_lens_that_bends_lines_is_found_and_removed(k1: float) -> None:
+def test_a_lens_that_bends_lines_is_found_and_removed(k1: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """The pictures are those of a synthetic scene through a lens with radial distortion."""
+    triangulated: list[LocatedTracks] = []
+
+    def record(scene: Scene, fitted: LocatedTracks, held_out: LocatedTracks) -> SparseDepths | None:
+        triangulated.append(fitted)
+        return triangulate_depths(scene, fitted, held_out)
+
+    monkeypatch.setattr("recon4d.refine.pipeline.triangulate_depths", record)
     truth = synthetic_scene(4)
     matrix = truth.cameras.intrinsics[0]
     focal_lengths, center, lens = matrix.diagonal()[:2], matrix[:2, 2], RadialDistortion(k1)
@@ -190,6 +199,11 @@ def test_a_lens_that_bends_lines_is_found_and_removed(k1: float) -> None:
     assert f"radial distortion {float(scene.distortion[0]):.3f}" in str(refinement)
     assert refinement.clip is not None
     assert refinement.clip.priors is not None
+    # Depth is aligned to tracks of the undistorted pictures: each has its pixels in the pinhole picture.
+    (straight,) = triangulated
+    is_observed = straight.tracks.visibility > 0
+    distances = torch.cdist(straight.tracks.pixels[0][is_observed[0]], tracks.pixels[0][tracks.visibility[0] > 0])
+    assert distances.min(dim=1).values.quantile(0.9) < 0.5
     # A pixel that the distorted picture does not show is ignored and unknown.
     corner = refinement.clip.priors.ignore
     assert corner is not None

@@ -1,5 +1,6 @@
 """Tests of triangulation with fixed cameras."""
 
+import pytest
 import torch
 from perturbed_scenes import synthetic_scene
 from scenes import make_scene
@@ -44,7 +45,9 @@ def test_a_distant_point_is_found_from_a_near_start() -> None:
     torch.testing.assert_close(found, torch.tensor([[100.0, 0.0, 1000.0]]).double(), rtol=1e-3, atol=1e-2)
 
 
-def test_points_are_found_through_a_distorting_lens() -> None:
+def test_points_are_found_through_a_distorting_lens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two steps suffice with exact derivatives, which include those of the distortion."""
+    monkeypatch.setattr("recon4d.refine.cameras.point_refinement.NUM_STEPS", 2)
     scene, lens = make_scene(), RadialDistortion(-0.2, 0.05)
     assert scene.tracks is not None
     points, tracks = scene.tracks.points[0, 0], feature_tracks_of_scene(scene)
@@ -53,4 +56,4 @@ def test_points_are_found_through_a_distorting_lens() -> None:
     pixels = center + lens.factors((tracks.pixels - center) / focal_lengths) * (tracks.pixels - center)
     distorted = FeatureTracks(pixels, tracks.visibility)
     found = refine_points(scene.cameras, distorted, points + 0.05, distortion=lens)
-    torch.testing.assert_close(found.float(), points, atol=1e-2, rtol=0)
+    torch.testing.assert_close(found.float(), points, atol=2e-3, rtol=0)
