@@ -71,6 +71,8 @@ def find_refinement_problems(summary: "RefinementSummary | None") -> list[str]:
 def _describe_measurements(summary: "RefinementSummary") -> list[str]:
     """Describe every field of a summary that was measured."""
     lines = []
+    if summary.static_fraction is not None:
+        lines.append(f"  static corners: {percent(summary.static_fraction)} of all")
     if summary.inlier_fraction is not None:
         lines.append(
             f"  held-out corners: {percent(summary.inlier_fraction)} are explained by the cameras"

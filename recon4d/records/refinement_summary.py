@@ -38,3 +38,5 @@ class RefinementSummary:
     """Median absolute difference of log depth to the held-out points at verified pixels."""
     unknown_frames: tuple[int, ...] = ()
     """Frames whose cameras no tracks determine."""
+    static_fraction: float | None = None
+    """Fraction of all corner tracks that agree with a static scene; cameras are not fitted to the others."""

@@ -33,9 +33,9 @@ SUFFICIENT_COVERAGE = 0.5
 """Smallest mean visibility of corner tracks for which no second tracking pass runs. Hand-tuned."""
 MIN_CORNERS = 8
 """Smallest number of different corners in an image: seven points leave several epipolar geometries."""
-MIN_INLIER_FRACTION = 0.3
-"""Smallest fraction of inliers among the held-out tracks for cameras to be accepted: with fewer, most corners
-contradict the cameras. Hand-tuned."""
+MIN_EXPLAINED_FRACTION = 0.3
+"""Smallest fraction of all corner tracks, moving ones included, that accepted cameras explain: a few tracks on a moving
+object or on repeated texture agree on wrong cameras too. Hand-tuned."""
 MIN_DETERMINED_FRACTION = 0.6
 """Smallest fraction of frames whose cameras tracks determine, for cameras to be accepted. Hand-tuned."""
 OnStage = Callable[[str], None]
@@ -180,7 +180,8 @@ def _camera_steps(
     clip: Clip | None, scene: Scene, tracks: FeatureTracks, config: RefineConfig, refine_intrinsics: bool
 ) -> tuple[Refinement, SparseDepths | None]:
     # 2. Select static tracks.
-    static = select_static_tracks(scene, locate_tracks(scene, tracks), config)
+    located = locate_tracks(scene, tracks)
+    static = select_static_tracks(scene, located, config)
     if len(static) < config.min_tracks:
         return _unchanged(
             clip,
@@ -199,7 +200,8 @@ def _camera_steps(
     selection = select_model(hypotheses, held_out, config.inlier_threshold)
     # 6. Check acceptance.
     refinement = _measure(clip, scene, fitted, predicted, selection)
-    if reason := _reason_to_reject(predicted, selection):
+    refinement = replace(refinement, static_fraction=len(static) / min(len(located), config.num_tracks))
+    if reason := _reason_to_reject(predicted, selection, refinement.static_fraction):
         return replace(refinement, reason=reason), None
     # 7. Remove lens distortion, replace the cameras and transfer tracks.
     straight = scene
@@ -258,7 +260,7 @@ def _measure(
     )
 
 
-def _reason_to_reject(predicted: CameraSelection, selection: CameraSelection) -> str | None:
+def _reason_to_reject(predicted: CameraSelection, selection: CameraSelection, static_fraction: float) -> str | None:
     """Explain why selected cameras are not accepted; None if they are."""
     gains = predicted.held_out_costs - selection.held_out_costs
     if selection.cameras is predicted.cameras or not gains.mean() > chance_gain(gains):
@@ -268,10 +270,11 @@ def _reason_to_reject(predicted: CameraSelection, selection: CameraSelection) ->
             else "no other cameras explain significantly more of the held-out corners than the predicted ones "
             f"({predicted.inlier_fraction:.0%})"
         )
-    if selection.inlier_fraction < MIN_INLIER_FRACTION:
+    explained = static_fraction * selection.inlier_fraction
+    if explained < MIN_EXPLAINED_FRACTION:
         return (
-            f"the best other cameras explain only {selection.inlier_fraction:.0%} of the held-out corners, and at "
-            f"least {MIN_INLIER_FRACTION:.0%} are needed"
+            f"the best other cameras explain only {explained:.0%} of all corners, and at least "
+            f"{MIN_EXPLAINED_FRACTION:.0%} are needed"
         )
     num_determined, num_frames = int(selection.is_determined.sum()), len(selection.is_determined)
     if num_determined < MIN_DETERMINED_FRACTION * num_frames:

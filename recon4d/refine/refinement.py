@@ -40,6 +40,9 @@ class Refinement:
     """Whether the cameras were given and only depth is refined."""
     is_rotation_only: bool = False
     """Whether the cameras only rotate. They then determine no depth, and the focal length only roughly."""
+    static_fraction: float = math.nan
+    """Fraction of all corner tracks that agree with a static scene. Cameras are fitted to these and judged by them; NaN
+    if it was not measured."""
     inlier_fraction_before: float = math.nan
     """Fraction of the held-out tracks that the predicted cameras explain; NaN if it was not measured."""
     inlier_fraction: float = math.nan
@@ -103,6 +106,7 @@ class Refinement:
             is_depth_only=self.is_depth_only,
             is_rotation_only=self.is_rotation_only,
             num_tracks=self.num_tracks,
+            static_fraction=_or_none(self.static_fraction),
             inlier_fraction_before=_or_none(self.inlier_fraction_before),
             inlier_fraction=_or_none(self.inlier_fraction),
             error_before=_or_none(self.error_before),

@@ -76,7 +76,16 @@ def refined(monkeypatch: pytest.MonkeyPatch) -> list[Refinement]:
         dark = replace(clip, images=clip.images // 8)
         results.append(
             Refinement(
-                doubled, True, 0.9, 0.2, 321, dark, inlier_fraction_before=0.1, inlier_fraction=0.5, parallax=0.4
+                doubled,
+                True,
+                0.9,
+                0.2,
+                321,
+                dark,
+                static_fraction=0.8,
+                inlier_fraction_before=0.1,
+                inlier_fraction=0.5,
+                parallax=0.4,
             )
         )
         return results[-1]
@@ -155,6 +164,7 @@ class TestDefault:
         printed = capsys.readouterr().out
         for line in (
             "refinement: cameras fitted to 321 corners",
+            "  static corners: 80 % of all",
             "  held-out corners: 50 % are explained by the cameras (10 % before)",
             "  reprojection error: 0.20 pixels of the maps, each clipped to 1 (0.90 before)",
             "  parallax: 0.4 degrees",

@@ -172,6 +172,23 @@ def test_a_scene_stays_unchanged_if_no_cameras_explain_its_tracks() -> None:
     assert refinement.reason
 
 
+@pytest.mark.parametrize(("wrong", "is_accepted"), [(0.4, True), (0.85, False)])
+def test_cameras_that_explain_few_of_all_corners_are_rejected(wrong: float, is_accepted: bool) -> None:
+    """Wrong tracks contradict every static scene; the few that are left could agree by chance."""
+    truth = synthetic_scene(4)
+    tracks = add_noise(feature_tracks_of_scene(truth, 1200), truth.size, 0.1, 0.0)
+    anywhere = torch.rand(tracks.pixels.shape, generator=torch.Generator().manual_seed(1))
+    pixels = tracks.pixels.clone()
+    num_wrong = round(wrong * pixels.shape[1])
+    pixels[:, :num_wrong] = (anywhere * torch.tensor([truth.size[1], truth.size[0]]))[:, :num_wrong]
+    tracks = replace(tracks, pixels=pixels)
+    refinement = refine_scene(perturb_cameras(truth), tracks)
+    assert refinement.static_fraction == pytest.approx(1 - wrong, abs=0.15)
+    assert refinement.inlier_fraction > 0.6
+    assert refinement.is_accepted is is_accepted
+    assert is_accepted or "of all corners" in refinement.reason
+
+
 @pytest.mark.parametrize("k1", [-0.15, 0.1])
 def test_a_lens_that_bends_lines_is_found_and_removed(k1: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """The pictures are those of a synthetic scene through a lens with radial distortion."""

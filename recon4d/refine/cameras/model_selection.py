@@ -45,10 +45,6 @@ moves does not determine them. Hand-tuned."""
 MIN_ROTATION_ONLY_GAIN = 0.05
 """Smallest mean gain in log-likelihood that justifies another focal length of cameras that only rotate: under small
 rotations, lens distortion has more influence on it than the true value. Hand-tuned."""
-MAX_READJUSTMENTS = 3
-"""Largest number of times that cameras are adjusted again. Hand-tuned."""
-MIN_READJUSTMENT_GAIN = 0.01
-"""Smallest gain in mean log-likelihood after which cameras are adjusted once more. Hand-tuned."""
 MIN_PRINCIPAL_POINT_GAIN = 0.03
 """Smallest relative gain in mean log-likelihood that justifies another principal point. Hand-tuned."""
 MIN_DISTORTION_GAIN = 0.06
