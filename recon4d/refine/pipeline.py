@@ -77,6 +77,8 @@ def refine_clip(
     """
     config = config or RefineConfig()
     has_cameras = has_camera_priors(clip)
+    if clip.num_frames > 1 and (clip.images == clip.images[:1]).all():
+        return _unchanged(clip, scene, "all frames are the same picture")
     # 1. Track corners.
     on_stage("tracking corners")
     tracks = track_corners(clip, scene, matches)

@@ -3,8 +3,12 @@
 import math
 from dataclasses import dataclass, replace
 
+from recon4d.geometry import rotation_angle
 from recon4d.records import Calibration, Clip, RefinementSummary, Scene
 from recon4d.refine.depth.multiview_consistency import VERIFIED_CONFIDENCE
+
+MIN_ROTATION = 0.1
+"""Smallest rotation in degrees that is told as one. Hand-tuned."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,7 @@ class Refinement:
             f"({self.inlier_fraction_before:.0%} before)"
         ]
         if self.is_rotation_only:
-            parts.append("the camera only rotates, which determines no depth")
+            parts.append(f"the camera {self._motion}, which determines no depth")
         else:
             parts.append(f"parallax {self.parallax:.1f} degrees")
         if self.scene.distortion is not None:
@@ -78,6 +82,12 @@ class Refinement:
             numbers = ", ".join(map(str, self.unknown_frames))
             parts.append(f"the cameras of frames {numbers} are unknown")
         return ", ".join(parts)
+
+    @property
+    def _motion(self) -> str:
+        rotation = self.scene.cameras.world_from_cam[:, :3, :3]
+        angles = rotation_angle(rotation[:1].mT @ rotation).rad2deg()
+        return "only rotates" if float(angles.max()) >= MIN_ROTATION else "does not move"
 
     def after(self, first: "Refinement") -> "Refinement":
         """Combine with an earlier refinement, whose result this one refined again.

@@ -20,6 +20,7 @@ from recon4d.refine.cameras.radial_distortion import RadialDistortion
 from recon4d.refine.cameras.scoring import TrackScores, score_tracks
 from recon4d.refine.depth.triangulation import SparseDepths, triangulate_depths
 from recon4d.refine.no_solution import NoSolution
+from recon4d.refine.refinement import Refinement
 from recon4d.refine.tracks.located_tracks import LocatedTracks
 
 
@@ -409,6 +410,22 @@ def test_many_tracks_of_few_corners_are_too_few() -> None:
     refinement = refine_scene(perturb_cameras(truth), add_noise(repeated, truth.size, 0.01, 0.0))
     assert not refinement.is_accepted
     assert "different corners" in refinement.reason
+
+
+@pytest.mark.parametrize(("degrees", "told"), [(0.0, "does not move"), (5.0, "only rotates")])
+def test_it_is_told_whether_the_camera_rotates(degrees: float, told: str) -> None:
+    truth = synthetic_scene(5)
+    scene = perturb_cameras(replace(truth, cameras=truth.cameras.frames([0] * 8)), degrees=degrees, share=0.0)
+    refinement = Refinement(scene, True, 1.0, 0.0, 100, is_rotation_only=True, inlier_fraction=1.0)
+    assert f"the camera {told}, which determines no depth" in str(refinement)
+
+
+def test_one_picture_many_times_is_not_refined() -> None:
+    truth = synthetic_scene(4)
+    clip = Clip(torch.randint(256, (1, 3, *truth.size)).to(torch.uint8).expand(8, -1, -1, -1), torch.arange(8.0))
+    refinement = refine_clip(clip, truth, feature_tracks_of_scene(truth, 100))
+    assert not refinement.is_accepted
+    assert refinement.reason == "all frames are the same picture"
 
 
 def test_the_number_of_threads_is_restored() -> None:
