@@ -271,9 +271,11 @@ class TestNearest:
 
     def test_ties_are_no_matches(self) -> None:
         features = unit_features(0, 1, COUNT, 32)
-        features[0, 7] = features[0, 0]
-        mass = NearestMatcher()(features, features, scalar(-9.0), CELLS).mass[0]
-        assert mass.nonzero().flatten().tolist() == [cell for cell in range(COUNT) if cell not in (0, 7)]
+        twice = features.clone()
+        twice[0, 7] = features[0, 0]
+        for query, target in ((twice, features), (features, twice), (twice, twice)):
+            mass = NearestMatcher()(query, target, scalar(0.9), CELLS).mass[0]
+            assert mass.nonzero().flatten().tolist() == [cell for cell in range(COUNT) if cell not in (0, 7)]
 
     def test_its_features_learn_from_the_log_partition(self) -> None:
         query, target = unit_features(0, 1, COUNT, 4).requires_grad_(), unit_features(1, 1, COUNT, 4)
@@ -334,6 +336,12 @@ class TestHough:
             ]
             expected = sum(votes_of_neighbors) / len(votes_of_neighbors)
             assert float(votes[row, column, to_row, to_column]) == pytest.approx(expected)
+
+    def test_votes_for_a_displacement_and_for_the_dustbin_count_alike(self) -> None:
+        logits = torch.full((COUNT, COUNT), -50.0, dtype=torch.float64).fill_diagonal_(math.log(3))
+        # Every cell gives 3/4 to its own position and 1/4 to the dustbin, and so do all of its neighbors.
+        found = HoughMatcher()(logits[None], torch.eye(COUNT, dtype=torch.float64)[None], scalar(0.0), CELLS)
+        assert_close(found.mass, torch.full_like(found.mass, 9 / (9 + 1)), atol=1e-4, rtol=0)
 
     def test_neighbors_without_a_match_vote_for_the_dustbin(self) -> None:
         query, target = unit_features(0, 1, COUNT, 32), unit_features(1, 1, COUNT, 32)

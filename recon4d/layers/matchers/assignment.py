@@ -99,10 +99,7 @@ def windowed_expectation(
         Position (x, y) in cells, probability mass inside the window, and standard deviation in cells.
     """
     rows, columns, inside = _window(logits.detach().argmax(dim=-1), cell_grid)
-    in_window = rows * cell_grid[1] + columns
-    if allowed is not None:
-        inside = inside & allowed.gather(-1, in_window)
-    window_logits = logits.gather(-1, in_window)
+    window_logits = logits.gather(-1, rows * cell_grid[1] + columns)
     probability = torch.exp(window_logits - log_partition[..., None]) * inside
 
     mass = probability.sum(dim=-1)

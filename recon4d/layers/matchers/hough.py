@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from recon4d.layers.matchers.assignment import EXCLUDED_LOGIT, Assignment, correlate, windowed_expectation
+from recon4d.layers.matchers.assignment import Assignment, correlate, windowed_expectation
 from recon4d.layers.matchers.soft import softmax_log_partition
 
 MIN_VOTES = 1e-6
@@ -45,8 +45,6 @@ class HoughMatcher:
         log_probability = logits - log_partition[..., None]
         votes = displacement_votes(log_probability.exp(), cell_grid, self.radius)
         scores = log_probability + (votes + MIN_VOTES).log()
-        if allowed is not None:
-            scores = scores.masked_fill(~allowed, EXCLUDED_LOGIT)
 
         log_dustbin = dustbin_logit - log_partition
         dustbin_scores = log_dustbin + (_dustbin_votes(log_dustbin.exp(), cell_grid, self.radius) + MIN_VOTES).log()

@@ -42,9 +42,7 @@ class NearestMatcher:
         is_match = is_mutual & is_only_one & is_only_one_of_target.gather(-1, nearest) & (best > dustbin_logit)
         position = centers_of_cells(nearest, cell_grid).to(logits.dtype)
         if allowed is not None:
-            has_choice = allowed.any(dim=-1)
-            is_match = is_match & has_choice
-            position = torch.where(has_choice[..., None], position, own_centers(cell_grid, position))
+            position = torch.where(allowed.any(dim=-1)[..., None], position, own_centers(cell_grid, position))
         return Assignment(
             positions=position,
             mass=is_match.to(logits.dtype),
