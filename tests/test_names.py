@@ -70,6 +70,7 @@ ALLOWED = {
     "moving": "LossWeights",
     "worlds_weight": "DataConfig",
     "no_match": "LossWeights",
+    "epipolar_width": "MatchingConfig",
     # Arguments of the public API that convert published weights.
     "taps": "from_vggt",
     # The benchmark of that name.

@@ -38,6 +38,7 @@ from recon4d.geometry.transforms import (
     transform_cameras,
     transform_points,
 )
+from recon4d.geometry.two_view import fundamental_matrices
 
 __all__ = [
     "cropped_intrinsics",
@@ -46,6 +47,7 @@ __all__ = [
     "fill_missing_cameras",
     "fit_rigid",
     "fit_similarity",
+    "fundamental_matrices",
     "intrinsics_from_field_of_view",
     "invert",
     "is_depth_edge",

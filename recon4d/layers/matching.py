@@ -1,34 +1,55 @@
-"""Soft matching: differentiable correspondences between the cells of two frames, with their uncertainty.
+"""Matching layer: differentiable correspondences between the cells of two frames, with their uncertainty.
 
 Matching makes geometry learnable from scratch: without it, predicted cameras and motion stay at zero. A cell is half a
 patch wide. Normalized features of two frames are correlated, a learned dustbin collects cells without a match, and the
-position is the expectation over a window around the best cell, which gives subcell precision.
+position is the expectation over a window around the best cell, which gives subcell precision. That is soft matching,
+the default; `MatchingConfig.assignment` selects one of the other matchers (`recon4d.layers.matchers`).
 """
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from recon4d.records import TensorRecord, full_precision
+from recon4d.errors import UserError
+from recon4d.layers.matchers import (
+    HoughMatcher,
+    Matcher,
+    NearestMatcher,
+    SinkhornMatcher,
+    SoftMatcher,
+    TwoViewFilter,
+)
+from recon4d.records import Cameras, TensorRecord, full_precision
 from recon4d.records.configs import FILE_KEY
 
 CELLS_PER_PATCH_SIDE = 2
 """Cells along each side of a patch. Part of the architecture: checkpoints depend on it."""
-WINDOW_RADIUS = 2
-"""Radius of the window around the best cell that determines the expected position, in cells. Hand-tuned."""
 NUM_NEIGHBORS = 3
 """Number of frames that each frame is matched to: the first, the previous and the next in time."""
 MAX_LOGITS = 2**25
 """Largest number of correlations computed at once (128 MiB in float32); more frame pairs are split into chunks."""
+MIN_EPIPOLAR_WIDTH = math.sqrt(0.5)
+"""Smallest width of the epipolar filter in cells: the center of the cell that contains a point is that near to it."""
+
+AssignmentKind = Literal["soft", "sinkhorn", "nearest", "hough"]
+"""Way to assign the cells of one frame to those of another."""
 
 
 @dataclass(frozen=True)
 class MatchingConfig:
-    """Configuration of the soft matching layer."""
+    """Configuration of the matching layer.
+
+    The parameters of the layer do not depend on `assignment`, so trained weights can be used with any of them.
+
+    Raises:
+        UserError: If a value is out of range.
+    """
 
     after_block: int = field(default=1, metadata={FILE_KEY: "after_pair"})
     """Number of (frame, global) pairs of aggregator blocks before matching."""
@@ -38,6 +59,32 @@ class MatchingConfig:
     """Initial temperature of the softmax over correlations; learned."""
     dustbin_logit: float = field(default=10.0, metadata={FILE_KEY: "no_match_logit"})
     """Initial logit of the dustbin, which collects cells without a match; learned."""
+    assignment: AssignmentKind = "soft"
+    """How cells are assigned: by a softmax for each cell, by Sinkhorn's algorithm (target cells are shared out too), to
+    mutual nearest neighbors, or by Hough voting of neighboring cells for a displacement."""
+    sinkhorn_iterations: int = 5
+    """Number of iterations of Sinkhorn's algorithm; with 0 it equals the softmax. More than 5 change nothing for the
+    default model (`python -m benchmarks.matchers`)."""
+    hough_radius: int = 3
+    """Largest distance of the cells that vote for the displacement of a cell, in cells. Hand-tuned (`python -m
+    benchmarks.matchers`)."""
+    epipolar_width: float | None = None
+    """Cells farther than this from the epipolar line of known or predicted cameras are not matched, in cells; None
+    considers all cells. Moving objects leave the lines."""
+
+    def __post_init__(self) -> None:
+        if self.assignment not in _MATCHERS:
+            raise UserError(f"assignment is {self.assignment!r}, wanted one of {', '.join(_MATCHERS)}")
+        if self.sinkhorn_iterations < 0 or self.hough_radius < 0:
+            raise UserError(
+                f"sinkhorn_iterations ({self.sinkhorn_iterations}) and hough_radius ({self.hough_radius}) must not be "
+                "negative"
+            )
+        if self.epipolar_width is not None and not self.epipolar_width >= MIN_EPIPOLAR_WIDTH:
+            raise UserError(
+                f"epipolar_width is {self.epipolar_width} cells, wanted at least {MIN_EPIPOLAR_WIDTH:.2f} so that the "
+                "cell of the true match is never excluded"
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,10 +108,12 @@ class Matches(TensorRecord):
     """Standard deviation of the position inside that window, in pixels."""
     log_partition: Float[Tensor, "*batch pair cell"]
     """Log of the softmax denominator over all cells and the dustbin: log probability = logit - log_partition."""
+    target_potentials: Float[Tensor, "*batch pair cell"] | None = None
+    """Addition to the logits of each cell of the target frame, from Sinkhorn's algorithm; None for other matchers."""
 
 
 class Matching(nn.Module):
-    """Soft matching layer: cell features, correspondences between frames, and the resulting update of patch tokens.
+    """Matching layer: cell features, correspondences between frames, and the resulting update of patch tokens.
 
     Args:
         config: Configuration of the layer.
@@ -76,6 +125,8 @@ class Matching(nn.Module):
     def __init__(self, config: MatchingConfig, width: int, patch_size: int, eighth_channels: int) -> None:
         super().__init__()
         self.after_block = config.after_block
+        self.matcher: Matcher = _MATCHERS[config.assignment](config)
+        self.epipolar_width = config.epipolar_width
         self.cell_size = patch_size / CELLS_PER_PATCH_SIDE
         cells = CELLS_PER_PATCH_SIDE**2
         self.from_tokens = nn.Linear(width, cells * config.channels)
@@ -129,6 +180,7 @@ class Matching(nn.Module):
         target_frames: Int[Tensor, "batch pair"],
         valid: Bool[Tensor, "batch pair"],
         grid: tuple[int, int],
+        two_view: TwoViewFilter | None = None,
     ) -> Matches:
         """Match the cells of query frames to target frames.
 
@@ -138,6 +190,7 @@ class Matching(nn.Module):
             target_frames: Index of the target frame of each pair.
             valid: Pairs that exist; the matches of others are zero.
             grid: Number of patch rows and columns.
+            two_view: Epipolar constraint of the cells (`two_view_filter`); None for none.
 
         Returns:
             Matches with positions in pixels.
@@ -149,15 +202,25 @@ class Matching(nn.Module):
         chunk = max(1, MAX_LOGITS // num_cells**2)
         scale = torch.exp(-full_precision(self.log_temperature))
         cell_grid = (grid[0] * CELLS_PER_PATCH_SIDE, grid[1] * CELLS_PER_PATCH_SIDE)
+        centers = cell_centers(grid, self.cell_size, full_precision(flat))
         with torch.autocast(features.device.type, enabled=False):
             parts = [
-                soft_match(scale * flat[query], flat[target], full_precision(self.no_match), cell_grid)
+                self.matcher(
+                    scale * flat[query],
+                    flat[target],
+                    full_precision(self.no_match),
+                    cell_grid,
+                    None if two_view is None else two_view.allowed(query, target, centers),
+                )
                 for query, target in zip(queries.split(chunk), targets.split(chunk), strict=True)
             ]
-        positions, mass, deviation, log_partition = (
-            torch.where(_expand_like(valid, values), values, torch.zeros_like(values))
-            for values in (torch.cat(part).unflatten(0, valid.shape) for part in zip(*parts, strict=True))
+        positions, mass, deviation, log_partition, potentials = (
+            _concatenate(part, valid) for part in zip(*parts, strict=True)
         )
+        assert positions is not None
+        assert mass is not None
+        assert deviation is not None
+        assert log_partition is not None
         return Matches(
             query_frames=query_frames,
             target_frames=target_frames,
@@ -166,6 +229,7 @@ class Matching(nn.Module):
             mass=mass,
             standard_deviation=deviation * self.cell_size,
             log_partition=log_partition,
+            target_potentials=potentials,
         )
 
     def match_neighbors(
@@ -173,6 +237,7 @@ class Matching(nn.Module):
         features: Float[Tensor, "batch time cells channels"],
         times: Float[Tensor, "batch time"],
         grid: tuple[int, int],
+        two_view: TwoViewFilter | None = None,
     ) -> Matches:
         """Match every frame to the first, the previous and the next frame in time.
 
@@ -180,19 +245,21 @@ class Matching(nn.Module):
             features: Cell features of all frames.
             times: Time of each frame in seconds; NaN if unknown.
             grid: Number of patch rows and columns.
+            two_view: Epipolar constraint of the cells; None for none.
 
         Returns:
             Matches of the pairs (frame, neighbor), flattened with the neighbor fastest.
         """
         targets, valid = temporal_neighbors(times)
         queries = torch.arange(times.shape[1], device=times.device)[:, None].expand_as(targets)
-        return self.match(features, queries.flatten(1), targets.flatten(1), valid.flatten(1), grid)
+        return self.match(features, queries.flatten(1), targets.flatten(1), valid.flatten(1), grid, two_view)
 
     def match_anchors(
         self,
         features: Float[Tensor, "batch time cells channels"],
         anchors: Int[Tensor, "batch anchor"],
         grid: tuple[int, int],
+        two_view: TwoViewFilter | None = None,
     ) -> Matches:
         """Match every anchor frame to every frame.
 
@@ -200,6 +267,7 @@ class Matching(nn.Module):
             features: Cell features of all frames.
             anchors: Indices of the anchor frames.
             grid: Number of patch rows and columns.
+            two_view: Epipolar constraint of the cells; None for none.
 
         Returns:
             Matches of the pairs (anchor, frame), flattened with the frame fastest.
@@ -207,7 +275,35 @@ class Matching(nn.Module):
         time = features.shape[1]
         queries = anchors[:, :, None].expand(-1, -1, time).flatten(1)
         targets = torch.arange(time, device=features.device).expand(*anchors.shape, -1).flatten(1)
-        return self.match(features, queries, targets, torch.ones_like(queries, dtype=torch.bool), grid)
+        return self.match(features, queries, targets, torch.ones_like(queries, dtype=torch.bool), grid, two_view)
+
+    def two_view_filter(
+        self,
+        known: Cameras | None,
+        predicted: Cameras | None = None,
+        dynamic: Float[Tensor, "batch time height width"] | None = None,
+    ) -> TwoViewFilter | None:
+        """Build the epipolar constraint of `MatchingConfig.epipolar_width`.
+
+        Args:
+            known: Known cameras, NaN for frames without; None if there are none.
+            predicted: Predicted cameras, for pairs of frames of which one is not known; None if there are none.
+            dynamic: Predicted dynamic probability, NaN if unknown; cells with a dynamic pixel are not constrained.
+
+        Returns:
+            The constraint, or None if the layer does not use it or no camera is given.
+        """
+        cameras = predicted if known is None else known
+        if self.epipolar_width is None or cameras is None:
+            return None
+        unconstrained = None
+        if dynamic is not None:
+            rows, columns = (round(side / self.cell_size) for side in dynamic.shape[-2:])
+            # An unknown probability (NaN) compares as false.
+            is_dynamic = (dynamic.detach() > 0.5).to(torch.float32)
+            unconstrained = F.adaptive_max_pool2d(is_dynamic, (rows, columns)).flatten(2) > 0
+        width = self.epipolar_width * self.cell_size
+        return TwoViewFilter.from_cameras(cameras, width, None if known is None else predicted, unconstrained)
 
     def flow_features(self, matches: Matches, grid: tuple[int, int]) -> Float[Tensor, "batch pair cells 4"]:
         """Encode matches as input features of other layers.
@@ -241,43 +337,6 @@ class Matching(nn.Module):
         features = self.flow_features(matches, grid)
         features = features.unflatten(1, (-1, NUM_NEIGHBORS)).movedim(2, -2).flatten(-2)
         return self.to_tokens(cells_to_patch_tokens(features, grid))
-
-
-def soft_match(
-    query: Float[Tensor, "pair cells channels"],
-    target: Float[Tensor, "pair cells channels"],
-    dustbin_logit: Float[Tensor, ""],
-    cell_grid: tuple[int, int],
-) -> tuple[
-    Float[Tensor, "pair cells 2"], Float[Tensor, "pair cells"], Float[Tensor, "pair cells"], Float[Tensor, "pair cells"]
-]:
-    """Match cells by a softmax over all target cells and a dustbin, followed by a windowed soft argmax.
-
-    The position is the expectation inside the window around the best cell, so a second, distant peak cannot bias it.
-
-    Args:
-        query: Features of the query cells, divided by the temperature.
-        target: Unit features of the target cells.
-        dustbin_logit: Logit of the dustbin, a scalar.
-        cell_grid: Number of cell rows and columns.
-
-    Returns:
-        Position (x, y) in cells, probability mass inside the window, standard deviation in cells, and log partition of
-        each query cell. See `Matches`.
-    """
-    logits = query @ target.transpose(-1, -2)
-    log_partition = torch.logaddexp(logits.logsumexp(dim=-1), dustbin_logit.expand(logits.shape[:-1]))
-    rows, columns, inside = _window(logits.detach().argmax(dim=-1), cell_grid)
-    window_logits = logits.gather(-1, rows * cell_grid[1] + columns)
-    probability = torch.exp(window_logits - log_partition[..., None]) * inside
-
-    mass = probability.sum(dim=-1)
-    weight = probability / mass.clamp(min=1e-6)[..., None]
-    centers = torch.stack([columns, rows], dim=-1).to(weight.dtype) + 0.5
-    position = (weight[..., None] * centers).sum(dim=-2)
-    variance = (weight[..., None] * (centers - position[..., None, :]).square()).sum(dim=(-1, -2))
-    # The offset (a hundredth of a cell, squared) keeps the square root differentiable if one cell has all the mass.
-    return position, mass, (variance + 1e-4).sqrt(), log_partition
 
 
 def temporal_neighbors(
@@ -339,16 +398,24 @@ def cells_to_patch_tokens(
     return cells.transpose(-4, -3).flatten(-3).flatten(-3, -2)
 
 
-def _window(best: Tensor, cell_grid: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
-    """Return rows and columns of the window around each best cell, clamped to the image, and which are inside it."""
-    offset = torch.arange(-WINDOW_RADIUS, WINDOW_RADIUS + 1, device=best.device)
-    row_offset, column_offset = torch.cartesian_prod(offset, offset).unbind(-1)
-    rows = best[..., None] // cell_grid[1] + row_offset
-    columns = best[..., None] % cell_grid[1] + column_offset
-    inside = (rows >= 0) & (rows < cell_grid[0]) & (columns >= 0) & (columns < cell_grid[1])
-    return rows.clamp(0, cell_grid[0] - 1), columns.clamp(0, cell_grid[1] - 1), inside
+def _concatenate(parts: Sequence[Tensor | None], valid: Bool[Tensor, "batch pair"]) -> Tensor | None:
+    """Concatenate the values of chunks of pairs, with zeros for invalid pairs; None if there are no values."""
+    chunks = [part for part in parts if part is not None]
+    if not chunks:
+        return None
+    values = torch.cat(chunks).unflatten(0, valid.shape)
+    return torch.where(_expand_like(valid, values), values, torch.zeros_like(values))
 
 
 def _expand_like(valid: Tensor, values: Tensor) -> Tensor:
     """Append singleton axes to `valid` so that it broadcasts against `values`."""
     return valid.reshape(*valid.shape, *[1] * (values.ndim - valid.ndim))
+
+
+_MATCHERS: dict[str, Callable[[MatchingConfig], Matcher]] = {
+    "soft": lambda config: SoftMatcher(),
+    "sinkhorn": lambda config: SinkhornMatcher(config.sinkhorn_iterations),
+    "nearest": lambda config: NearestMatcher(),
+    "hough": lambda config: HoughMatcher(config.hough_radius),
+}
+"""Matcher of each assignment."""

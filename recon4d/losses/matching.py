@@ -1,5 +1,6 @@
-"""Losses of soft matching: likelihood of the true match or of the dustbin, and position error."""
+"""Losses of matching: likelihood of the true match or of the dustbin, and position error."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -60,12 +61,18 @@ def matching_terms(
     )
     cell_grid = (grid[0] * CELLS_PER_PATCH_SIDE, grid[1] * CELLS_PER_PATCH_SIDE)
 
-    correlation = _correlation_at(matches, cell_features, in_cells, cell_grid)
     scale = torch.exp(-full_precision(matching.log_temperature))
+    logit = scale * _correlation_at(matches, cell_features, in_cells, cell_grid)
+    if matches.target_potentials is not None:
+        logit = logit + _potential_at(matches.target_potentials, in_cells, cell_grid)
     log_partition = full_precision(matches.log_partition)
+    cross_entropy = log_partition - logit
+    if matching.epipolar_width is not None:
+        # An excluded true match, such as that of a moving point, could gain probability without end.
+        cross_entropy = cross_entropy.clamp(min=0)
     distance = smooth_length(expected - in_cells, POSITION_SMOOTHNESS)
     return MatchingTerms(
-        cross_entropy=masked_term(log_partition - scale * correlation, matched),
+        cross_entropy=masked_term(cross_entropy, matched),
         dustbin=masked_term(log_partition - full_precision(matching.no_match), unmatched),
         position=masked_term(distance.clamp(max=MAX_POSITION_ERROR), matched),
     )
@@ -79,20 +86,36 @@ def _correlation_at(
     The weighted mean of the products is the product with the weighted mean, which needs a quarter of the memory.
     """
     batch, time, num_cells, _ = features.shape
-    rows, columns = cell_grid
     flat = full_precision(features).flatten(0, 2)
     first_of_clip = time * torch.arange(batch, device=features.device)[:, None]
     first_of_target = ((matches.target_frames + first_of_clip) * num_cells)[..., None]
-    # Positions outside of the outermost centers use the border cells.
-    x, y = (positions[..., 0] - 0.5).clamp(0, columns - 1), (positions[..., 1] - 0.5).clamp(0, rows - 1)
-    left, top = x.floor(), y.floor()
     target = torch.zeros((), dtype=flat.dtype, device=flat.device)
-    for column, weight_x in ((left, left + 1 - x), ((left + 1).clamp(max=columns - 1), x - left)):
-        for row, weight_y in ((top, top + 1 - y), ((top + 1).clamp(max=rows - 1), y - top)):
-            cell = first_of_target + (row * columns + column).long()
-            # The gradient of index_select is a plain addition; that of advanced indexing sorts first.
-            corner = flat.index_select(0, cell.flatten()).unflatten(0, cell.shape)
-            target = target + (weight_x * weight_y)[..., None] * corner
+    for cell_of_frame, weight in _surrounding_cells(positions, cell_grid):
+        cell = first_of_target + cell_of_frame
+        # The gradient of index_select is a plain addition; that of advanced indexing sorts first.
+        corner = flat.index_select(0, cell.flatten()).unflatten(0, cell.shape)
+        target = target + weight[..., None] * corner
     queries = (matches.query_frames + first_of_clip).flatten()
     query = flat.unflatten(0, (-1, num_cells)).index_select(0, queries).unflatten(0, matches.query_frames.shape)
     return (query * target).sum(dim=-1)
+
+
+def _potential_at(
+    potentials: Tensor, positions: Tensor, cell_grid: tuple[int, int]
+) -> Float[Tensor, "batch pair cells"]:
+    """Average the potentials of the four target cells around the true position, weighted bilinearly."""
+    corners = _surrounding_cells(positions, cell_grid)
+    return torch.stack([weight * potentials.gather(-1, cell) for cell, weight in corners]).sum(dim=0)
+
+
+def _surrounding_cells(positions: Tensor, cell_grid: tuple[int, int]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the index and the bilinear weight of each of the four cells around positions (..., 2) in cells.
+
+    Positions outside of the outermost centers use the border cells.
+    """
+    rows, columns = cell_grid
+    x, y = (positions[..., 0] - 0.5).clamp(0, columns - 1), (positions[..., 1] - 0.5).clamp(0, rows - 1)
+    left, top = x.floor(), y.floor()
+    for column, weight_x in ((left, left + 1 - x), ((left + 1).clamp(max=columns - 1), x - left)):
+        for row, weight_y in ((top, top + 1 - y), ((top + 1).clamp(max=rows - 1), y - top)):
+            yield (row * columns + column).long(), weight_x * weight_y

@@ -76,6 +76,7 @@ def _tracks_by_matching(
             second.expand(batch, -1),
             torch.ones(batch, len(first), dtype=torch.bool, device=device),
             grid,
+            outputs.two_view,
         )
         for first, second in ((source, target), (target, source))
     )

@@ -23,7 +23,14 @@ from recon4d.heads import (
     decode_depth,
     decode_points,
 )
-from recon4d.layers import Block, Matches, Matching, initialize_linear_layers, initialize_residual_outputs
+from recon4d.layers import (
+    Block,
+    Matches,
+    Matching,
+    TwoViewFilter,
+    initialize_linear_layers,
+    initialize_residual_outputs,
+)
 from recon4d.models.aggregator import Aggregator, AggregatorState
 from recon4d.models.backbones import create_backbone
 from recon4d.models.backbones.base import BackboneFeatures
@@ -150,7 +157,10 @@ class Model(nn.Module):
         raw = self._dense_maps(tokens)
         dynamic_logits = raw["moving"].squeeze(-3) if "moving" in raw else None
         scene = _scene(self.camera_head.decode(camera_stages[-1], size), raw, dynamic_logits)
-        tracks, visibility_logits, anchor_matches = self._tracks(tokens, scene, anchors)
+        two_view = None
+        if self.matching is not None:
+            two_view = self.matching.two_view_filter(_known_cameras(priors), scene.cameras, scene.dynamic)
+        tracks, visibility_logits, anchor_matches = self._tracks(tokens, scene, anchors, two_view)
         return Outputs(
             scene=replace(scene, tracks=tracks),
             camera_stages=camera_stages,
@@ -160,6 +170,7 @@ class Model(nn.Module):
             dynamic_logits=dynamic_logits,
             visibility_logits=visibility_logits,
             features=state.features,
+            two_view=two_view,
         )
 
     def tokens(
@@ -197,7 +208,8 @@ class Model(nn.Module):
         state = self.aggregator(state, 0, after_block)
         cells = self.matching.features(state.patch_tokens.flatten(0, 1), features.eighth, grid)
         cells = cells.unflatten(0, (batch, time))
-        matches = self.matching.match_neighbors(cells, times, grid)
+        two_view = self.matching.two_view_filter(_known_cameras(priors))
+        matches = self.matching.match_neighbors(cells, times, grid, two_view)
         state = state.add_to_patch_tokens(self.matching.token_update(matches, grid))
         return Tokens(self.aggregator(state, after_block, depth), grid, features.quarter, cells, matches, chunk)
 
@@ -339,7 +351,7 @@ class Model(nn.Module):
         return maps
 
     def _tracks(
-        self, tokens: Tokens, scene: Scene, anchors: Tensor
+        self, tokens: Tokens, scene: Scene, anchors: Tensor, two_view: TwoViewFilter | None
     ) -> tuple[Tracks | None, Tensor | None, Matches | None]:
         """Predict the tracks of the anchor frames, the logits of their visibility, and the matches they start from."""
         if not anchors.shape[1]:
@@ -347,7 +359,7 @@ class Model(nn.Module):
         if self.motion_head is not None:
             assert self.matching is not None
             assert tokens.cell_features is not None
-            matches = self.matching.match_anchors(tokens.cell_features, anchors, tokens.grid)
+            matches = self.matching.match_anchors(tokens.cell_features, anchors, tokens.grid, two_view)
             flow = self.matching.flow_features(matches, tokens.grid)
             tracks, logits = dense_tracks(self.motion_head, tokens, scene.points, matches, flow)
             return tracks, logits, matches
@@ -395,3 +407,7 @@ def _scene(cameras: Cameras, raw: dict[str, Tensor], dynamic_logits: Tensor | No
         dynamic=torch.full_like(depth.values, torch.nan) if dynamic_logits is None else torch.sigmoid(dynamic_logits),
         metres_per_unit=depth.values.new_full(depth.values.shape[:1], torch.nan),
     )
+
+
+def _known_cameras(priors: Priors | None) -> Cameras | None:
+    return None if priors is None else Cameras(priors.world_from_cam, priors.intrinsics)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-from recon4d.layers import Matches
+from recon4d.layers import Matches, TwoViewFilter
 from recon4d.records import Scene
 
 
@@ -29,3 +29,5 @@ class Outputs:
     """Logits of the visibility of dense tracks; unused at the time of the anchor frame (visibility 1)."""
     features: tuple[Float[Tensor, "batch time tokens _"], ...]
     """Outputs of the aggregator at its `out_indices` (`AggregatorState.features`)."""
+    two_view: TwoViewFilter | None = None
+    """Epipolar constraint of known and predicted cameras, if `MatchingConfig.epipolar_width` asks for it."""

@@ -1,13 +1,21 @@
-"""Soft matching: comparison with a plain implementation, known shifts, and neighbors in time."""
+"""Matching layer: soft matching against a plain implementation, neighbors in time, and the choice of matchers."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 
+from recon4d.errors import UserError
 from recon4d.layers import (
+    AssignmentKind,
+    HoughMatcher,
+    Matcher,
     Matching,
     MatchingConfig,
+    NearestMatcher,
+    SinkhornMatcher,
+    SoftMatcher,
     cell_centers,
     cells_to_patch_tokens,
     soft_match,
@@ -162,6 +170,63 @@ class TestMatching:
         chunked = matching.match(*arguments)
         torch.testing.assert_close(chunked.positions, whole.positions)
         torch.testing.assert_close(chunked.log_partition, whole.log_partition)
+
+    @pytest.mark.parametrize(
+        ("assignment", "matcher"),
+        [
+            ("soft", SoftMatcher()),
+            ("sinkhorn", SinkhornMatcher(4)),
+            ("nearest", NearestMatcher()),
+            ("hough", HoughMatcher(1)),
+        ],
+    )
+    def test_the_configuration_selects_the_matcher(self, assignment: AssignmentKind, matcher: Matcher) -> None:
+        config = MatchingConfig(channels=8, assignment=assignment, sinkhorn_iterations=4, hough_radius=1)
+        layer = Matching(config, width=16, patch_size=16, eighth_channels=0).double()
+        features = unit_features(0, 2, 3, 48, 8)
+        frames = torch.tensor([[0, 1], [2, 0]])
+        valid = torch.tensor([[True, True], [True, False]])
+        matches = layer.match(features, frames, frames.flip(1), valid, GRID)
+        scale = torch.exp(-layer.log_temperature)
+        expected = matcher(scale * features[0, :1], features[0, 1:2], layer.no_match, CELLS)
+        torch.testing.assert_close(matches.positions[0, 0], expected.positions[0] * 8)
+        torch.testing.assert_close(matches.mass[0, 0], expected.mass[0])
+        torch.testing.assert_close(matches.log_partition[0, 0], expected.log_partition[0])
+        if expected.target_potentials is None:
+            assert matches.target_potentials is None
+        else:
+            assert matches.target_potentials is not None
+            torch.testing.assert_close(matches.target_potentials[0, 0], expected.target_potentials[0])
+            assert (matches.target_potentials[1, 1] == 0).all()
+        assert (matches.positions[1, 1] == 0).all()
+
+    def test_the_default_is_soft_matching_and_parameters_do_not_depend_on_the_choice(self) -> None:
+        assert MatchingConfig().assignment == "soft"
+        assert MatchingConfig().epipolar_width is None
+        layers = [
+            Matching(MatchingConfig(channels=8, assignment=assignment, epipolar_width=2.0), 16, 16, 0)
+            for assignment in ("soft", "sinkhorn", "nearest", "hough")
+        ]
+        assert len({tuple((name, value.shape) for name, value in layer.state_dict().items()) for layer in layers}) == 1
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"sinkhorn_iterations": -1}, r"sinkhorn_iterations \(-1\) and hough_radius \(3\) must not be negative"),
+            ({"hough_radius": -2}, r"hough_radius \(-2\) must not be negative"),
+            ({"epipolar_width": 0.5}, "epipolar_width is 0.5 cells, wanted at least 0.71"),
+            ({"epipolar_width": float("nan")}, "epipolar_width is nan cells"),
+        ],
+    )
+    def test_values_out_of_range_are_refused(self, options: dict[str, Any], message: str) -> None:
+        with pytest.raises(UserError, match=message):
+            MatchingConfig(**options)
+
+    def test_an_unknown_assignment_is_refused(self) -> None:
+        config = MatchingConfig()
+        object.__setattr__(config, "assignment", "hungarian")  # the type checker of the tests would be first
+        with pytest.raises(UserError, match="assignment is 'hungarian', wanted one of soft, sinkhorn, nearest, hough"):
+            config.__post_init__()
 
     def test_cells_are_grouped_by_patch(self) -> None:
         by_patch = cells_to_patch_tokens(cell_centers(GRID, 8.0, torch.zeros(0))[None], GRID)[0].unflatten(-1, (4, 2))

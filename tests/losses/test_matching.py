@@ -17,10 +17,12 @@ from recon4d.datasets.synthetic import (
     render_scenes,
 )
 from recon4d.layers import (
+    AssignmentKind,
     Matches,
     Matching,
     MatchingConfig,
     cell_centers,
+    sinkhorn,
 )
 from recon4d.losses import (
     TrueMatches,
@@ -320,8 +322,10 @@ def unit(features: torch.Tensor) -> torch.Tensor:
 class Problem:
     """Two clips of three frames with four pairs; the third pair is invalid, the fourth is a frame with itself."""
 
-    def __init__(self) -> None:
-        config = MatchingConfig(channels=5, temperature=0.3, dustbin_logit=1.5)
+    def __init__(self, assignment: AssignmentKind = "soft", epipolar_width: float | None = None) -> None:
+        config = MatchingConfig(
+            channels=5, temperature=0.3, dustbin_logit=1.5, assignment=assignment, epipolar_width=epipolar_width
+        )
         self.matching = Matching(config, width=8, patch_size=4, eighth_channels=0).double()
         self.queries, self.targets = (
             torch.tensor([[0, 2, 1, 1], [1, 0, 2, 2]]),
@@ -457,6 +461,72 @@ class TestMatchingTerms:
         for parameter in (problem.matching.log_temperature, problem.matching.no_match):
             gradients = [torch.autograd.grad(mean(term), parameter, retain_graph=True)[0] for term in terms[:2]]
             assert all(gradient.abs() > 1e-4 for gradient in gradients)
+
+    def test_sinkhorn_is_scored_by_its_own_probabilities(self) -> None:
+        problem = Problem("sinkhorn")
+        scale, dustbin = torch.exp(-problem.matching.log_temperature), problem.matching.no_match
+        terms = matching_terms(
+            problem.match(problem.features), problem.features, problem.matching, problem.truth, PATCHES
+        )
+        matched, unmatched = [], []
+        for clip in range(2):
+            for pair in range(2):
+                query, target = (
+                    problem.features[clip, frames[clip, pair]] for frames in (problem.queries, problem.targets)
+                )
+                logits = scale * query @ target.T
+                log_partition, potentials = (values[0] for values in sinkhorn(logits[None], dustbin, 5))
+                log_probability = logits + potentials - log_partition[:, None]
+                for cell in problem.truth.has_match[clip, pair].nonzero().flatten().tolist():
+                    weights = bilinear(problem.truth.positions[clip, pair, cell])
+                    matched.append(-(weights * log_probability[cell]).sum())
+                unmatched.append((log_partition - dustbin)[problem.truth.is_unmatched[clip, pair]])
+        assert_close(terms.cross_entropy.total, torch.stack(matched).sum())
+        assert_close(terms.dustbin.total, torch.cat(unmatched).sum())
+        soft = Problem()
+        other = matching_terms(soft.match(soft.features), soft.features, soft.matching, soft.truth, PATCHES)
+        assert (other.cross_entropy.total - terms.cross_entropy.total).abs() > 0.01
+
+    @pytest.mark.parametrize("assignment", ["soft", "sinkhorn", "nearest", "hough"])
+    def test_features_learn_to_match_with_every_assignment(self, assignment: AssignmentKind) -> None:
+        problem = Problem(assignment)
+        cells = cell_centers(PATCHES, 2.0, problem.features).expand(2, 4, COUNT, 2)
+        seen = torch.rand(2, 4, COUNT, generator=torch.Generator().manual_seed(3)) > 0.3
+        truth = TrueMatches(cells, seen, ~seen)
+        raw = noise(2, 3, COUNT, 5).requires_grad_()
+        optimizer = torch.optim.Adam([raw], lr=0.05)
+        losses = []
+        for _ in range(15):
+            features = unit(raw)
+            terms = matching_terms(problem.match(features), features, problem.matching, truth, PATCHES)
+            loss = torch.stack([mean(term) for term in terms]).sum()
+            losses.append(loss.item())
+            optimizer.zero_grad()
+            loss.backward()
+            assert raw.grad is not None
+            assert raw.grad.isfinite().all()
+            optimizer.step()
+        assert losses[-1] < 0.8 * losses[0]
+
+    def test_a_true_match_that_the_epipolar_filter_excludes_gains_nothing_beyond_certainty(self) -> None:
+        problem = Problem(epipolar_width=1.0)
+        # The camera moves sideways, so matches stay in their rows; but everything moves down by two rows.
+        world_from_cam = torch.eye(4, dtype=torch.float64).repeat(2, 3, 1, 1)
+        world_from_cam[:, :, 0, 3] = torch.arange(3)
+        intrinsics = torch.tensor([[9.0, 0.0, 6.0], [0.0, 9.0, 4.0], [0.0, 0.0, 1.0]]).double().expand(2, 3, 3, 3)
+        two_view = problem.matching.two_view_filter(Cameras(world_from_cam, intrinsics))
+        start = unit(noise(COUNT, 64))
+        features = torch.stack([start, start.roll(12, 0), start]).expand(2, 3, COUNT, 64)
+        matches = problem.matching.match(features, problem.queries, problem.targets, problem.valid, PATCHES, two_view)
+        below = (cell_centers(PATCHES, 2.0, features) + torch.tensor([0.0, 4.0])).expand(2, 4, COUNT, 2)
+        seen = torch.zeros(2, 4, COUNT, dtype=torch.bool)
+        seen[0, 0, :12] = True
+        truth = TrueMatches(below, seen, ~seen)
+        logit = torch.exp(-problem.matching.log_temperature)
+        assert (matches.log_partition[0, 0, :12] < logit).any()  # the excluded match alone exceeds the partition
+        cost = matching_terms(matches, features, problem.matching, truth, PATCHES).cross_entropy
+        expected = (matches.log_partition[0, 0, :12] - logit).clamp(min=0).sum()
+        assert_close(cost.total, expected)
 
     def test_gradients(self) -> None:
         problem = Problem()
