@@ -9,6 +9,7 @@ from recon4d.errors import UserError
 
 Precision = Literal["auto", "float32", "bfloat16"]
 Sharding = Literal["none", "full"]
+Heads = Literal["auto", "linear", "dpt"]
 TrackerName = Literal["tensorboard", "wandb"]
 
 MIN_SIDE = 32
@@ -294,6 +295,9 @@ class TrainConfig:
     """Name of the architecture, as listed by `recon4d models`; its published weights are not loaded."""
     init: str = ""
     """Checkpoint (.safetensors) to start from; empty for random weights."""
+    heads: Heads = "auto"
+    """Kind of the dense heads: linear (faster) or dpt (sharper). auto: those of `init` or of the published model, else
+    linear."""
     backbone_weights: str = ""
     """Weights of a DINO backbone: a local file, or "pretrained" to let timm download them; empty for random weights."""
     steps: int = 10_000

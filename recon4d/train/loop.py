@@ -15,7 +15,7 @@ from torch.distributed.fsdp import FSDPModule
 
 from recon4d.datasets.mixture import SkippedSequence
 from recon4d.errors import UserError, os_errors_as_user_errors
-from recon4d.models import Model, compile_blocks
+from recon4d.models import Model, ModelConfig, compile_blocks
 from recon4d.train.batches import Batches, RankInfo, merge_skipped
 from recon4d.train.checkpoints import (
     Checkpoint,
@@ -39,7 +39,7 @@ from recon4d.train.sharding import (
 )
 from recon4d.train.validation import describe_validation, validation_batches
 from recon4d.train.weight_averaging import WeightAverage
-from recon4d.zoo import create_model, load_model
+from recon4d.zoo import create_model, head_kind, load_model, model_config, model_entry
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -274,14 +274,10 @@ def make_trainable_model(config: TrainConfig) -> Model:
         The model on the CPU.
 
     Raises:
-        UserError: If the model or a checkpoint does not exist, or a pattern matches no parameter or layer.
+        UserError: If the model or a checkpoint does not exist, its heads are of another kind than configured, or a
+            pattern matches no parameter or layer.
     """
-    if config.init:
-        model = load_model(config.init)
-    else:
-        model = create_model(
-            config.model, weights=None, backbone_weights=config.backbone_weights or None, seed=config.seed
-        )
+    model = _initial_model(config)
     model.name = config.model
     if config.freeze:
         freeze(model, config.freeze)
@@ -291,6 +287,28 @@ def make_trainable_model(config: TrainConfig) -> Model:
     if config.compile:
         compile_blocks(model)
     return model.train()
+
+
+def _initial_model(config: TrainConfig) -> Model:
+    """Load the configured checkpoint, or create the configured architecture with random weights."""
+    if config.init:
+        model = load_model(config.init)
+        _check_heads(config, model.config, f"checkpoint {config.init}", "start from random weights")
+        return model
+    heads = "linear" if config.heads == "auto" else config.heads
+    if model_entry(config.model).published is not None:
+        _check_heads(config, model_config(config.model), f"published model {config.model}", "choose another model")
+    return create_model(
+        config.model, weights=None, heads=heads, backbone_weights=config.backbone_weights or None, seed=config.seed
+    )
+
+
+def _check_heads(config: TrainConfig, found: ModelConfig, owner: str, alternative: str) -> None:
+    kind = head_kind(found)
+    if config.heads not in ("auto", kind):
+        raise UserError(
+            f"heads = {config.heads!r}, but {owner} keeps its own {kind} heads; use heads = 'auto', or {alternative}"
+        )
 
 
 def _check_shapes(config: TrainConfig, model: Model) -> None:
