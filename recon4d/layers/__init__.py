@@ -1,10 +1,11 @@
 """Building blocks of networks: attention kernels, positional encodings, transformer blocks and soft matching."""
 
-from recon4d.layers.attention import Kernel, attention
+from recon4d.layers.attention import Kernel, KernelChoice, attention, choose_kernel
 from recon4d.layers.blocks import (
     Block,
     BlockConfig,
     CrossBlock,
+    attention_kernel,
     initialize_linear_layers,
     initialize_residual_outputs,
     set_attention_kernel,
@@ -27,6 +28,7 @@ __all__ = [
     "BlockConfig",
     "CrossBlock",
     "Kernel",
+    "KernelChoice",
     "Matches",
     "Matching",
     "MatchingConfig",
@@ -34,8 +36,10 @@ __all__ = [
     "RotaryTable",
     "apply_rotary",
     "attention",
+    "attention_kernel",
     "cell_centers",
     "cells_to_patch_tokens",
+    "choose_kernel",
     "initialize_linear_layers",
     "initialize_residual_outputs",
     "rotary_table",

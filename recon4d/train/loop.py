@@ -15,6 +15,7 @@ from torch.distributed.fsdp import FSDPModule
 
 from recon4d.datasets.mixture import SkippedSequence
 from recon4d.errors import UserError, os_errors_as_user_errors
+from recon4d.layers import Kernel, attention_kernel, set_attention_kernel
 from recon4d.models import Model, ModelConfig, compile_blocks
 from recon4d.train.batches import Batches, RankInfo, merge_skipped
 from recon4d.train.checkpoints import (
@@ -63,7 +64,9 @@ class TrainResult:
     """Mean objective over the last logged steps."""
 
 
-def train(config: TrainConfig, folder: Path, checkpoint: Checkpoint | None = None) -> TrainResult:
+def train(
+    config: TrainConfig, folder: Path, checkpoint: Checkpoint | None = None, kernel: Kernel = "sdpa"
+) -> TrainResult:
     """Train a model until the last step, or until SIGINT or SIGTERM.
 
     A resumed run continues as if it had never stopped; on the CPU the result is the same bit for bit.
@@ -72,6 +75,7 @@ def train(config: TrainConfig, folder: Path, checkpoint: Checkpoint | None = Non
         config: Configuration of the run.
         folder: Run folder; all files are written there.
         checkpoint: Checkpoint of this run to resume from; None to start at step 0.
+        kernel: Attention kernel, see `recon4d.layers.choose_kernel`.
 
     Returns:
         The last step and checkpoint.
@@ -81,13 +85,15 @@ def train(config: TrainConfig, folder: Path, checkpoint: Checkpoint | None = Non
         UserError: If the configuration does not fit the model or the data, a file cannot be read or written, or the
             checkpoint is damaged or of the last step.
     """
-    return _TrainingRun(config, folder, checkpoint).run()
+    return _TrainingRun(config, folder, checkpoint, kernel).run()
 
 
 class _TrainingRun:
     """The state of a run between its steps."""
 
-    def __init__(self, config: TrainConfig, folder: Path, checkpoint: Checkpoint | None) -> None:
+    def __init__(
+        self, config: TrainConfig, folder: Path, checkpoint: Checkpoint | None, kernel: Kernel = "sdpa"
+    ) -> None:
         self.config, self.folder = config, folder
         with os_errors_as_user_errors(f"cannot create {folder}"):
             folder.mkdir(parents=True, exist_ok=True)
@@ -98,6 +104,7 @@ class _TrainingRun:
         rank_info = RankInfo(self.accelerator.process_index, self.accelerator.num_processes, device)
         self.batches = Batches(config, rank_info)
         model = make_trainable_model(config)
+        set_attention_kernel(model, kernel)
         _check_shapes(config, model)
         self.validation = validation_batches(config.data, config.validation_clips, device, self.batches.sources)
         self.model = model.to(device)
@@ -118,6 +125,8 @@ class _TrainingRun:
         if self.step >= config.steps:
             raise UserError(f"the training has {config.steps} steps and was at step {self.step} already")
         progress = Progress(config, self.folder, self.accelerator, self.step)
+        device, kernel = self.accelerator.device, attention_kernel(self.model)
+        progress.print(f"training {config.model} on {device} with {kernel} attention")
         if config.data.worlds_weight == 0:
             progress.print(describe_validation(config.data, config.validation_clips))
         checkpoint = None

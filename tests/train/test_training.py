@@ -331,7 +331,7 @@ def test_a_run_folder_holds_configuration_and_environment(tmp_path: Path) -> Non
     assert read_config(tmp_path / "run") == config()
     about = json.loads((tmp_path / "run" / "about.json").read_text())
     assert (about["torch"], about["recon4d"]) == (torch.__version__, recon4d.__version__)
-    assert set(about) == {"recon4d", "torch", "python", "device", "commit"}
+    assert set(about) == {"recon4d", "torch", "python", "device", "attention", "commit"}
     with pytest.raises(UserError, match="is not empty; choose a new folder, or resume"):
         begin_run(tmp_path / "run", config())
     with pytest.raises(UserError, match=r"is not a training run: it has no config\.json"):
