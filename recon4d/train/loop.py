@@ -3,8 +3,9 @@
 import contextlib
 import copy
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from recon4d.datasets.mixture import SkippedSequence
 from recon4d.errors import UserError, os_errors_as_user_errors
 from recon4d.layers import Kernel, attention_kernel, set_attention_kernel
 from recon4d.models import Model, ModelConfig, compile_blocks
+from recon4d.train.backward import separate_backward
 from recon4d.train.batches import Batches, RankInfo, merge_skipped
 from recon4d.train.checkpoints import (
     Checkpoint,
@@ -111,7 +113,8 @@ class _TrainingRun:
         self.meta_model = copy.deepcopy(self.model).to("meta")
         """The model without values, from which saved models are made, whether or not it is sharded."""
         self.is_sharded = config.sharding == "full" and rank_info.world_size > 1
-        self.train_module = self._wrap(TrainModule(self.model, config.losses))
+        self.plain_module = TrainModule(self.model, config.losses)
+        self.train_module = self._wrap(self.plain_module)
         self.optimizers = make_optimizers(self.model, config.optimiser, config.precision == "bfloat16")
         self.average = WeightAverage(self.model, config.average)
         self.schedule = Schedule(min(config.warmup_steps, config.steps), config.steps, config.decay_share)
@@ -159,23 +162,35 @@ class _TrainingRun:
         self.optimizers.zero_grad()
         means = []
         for number, batch in enumerate(parts):
-            is_last = number == len(parts) - 1
-            with self._gradient_synchronization(is_last):
-                totals, counts = self.train_module(batch)
-                counts = _sum_over_ranks(self.accelerator, counts)
-                # Data parallelism averages gradients over ranks, but the counts here are sums over all of them.
-                loss, _ = objective(totals * self.accelerator.num_processes, counts, self.config.losses)
-                self.accelerator.backward(loss / len(parts))
+            if self.config.backward == "separate":
+                totals, counts = separate_backward(
+                    self.plain_module, batch, partial(self._loss, share=1 / len(parts)), self._autocast
+                )
+            else:
+                with self._gradient_synchronization(is_last=number == len(parts) - 1):
+                    totals, counts = self.train_module(batch)
+                    self.accelerator.backward(self._loss(totals, counts, share=1 / len(parts)))
             with torch.no_grad():
-                totals = _sum_over_ranks(self.accelerator, totals.detach())
+                totals, counts = _sum_over_ranks(self.accelerator, torch.stack([totals.detach(), counts]))
                 means.append(objective(totals, counts, self.config.losses)[1])
-        if self.is_sharded:
+        if self.is_sharded or (self.config.backward == "separate" and self.accelerator.num_processes > 1):
             average_unsharded_gradients(self.model.parameters())
         norm = self.optimizers.step(self.schedule.multiplier(step))
         # No synchronization is needed: the norm is the same on all ranks, and a broken step changes nothing.
         self.skipped += (~torch.isfinite(norm)).to(self.skipped)
         self.average.update(self.model)
         return torch.stack(means).mean(dim=0), norm
+
+    def _loss(
+        self, totals: Tensor, counts: Tensor, names: Sequence[str] | None = None, share: float = 1.0
+    ) -> Float[Tensor, ""]:
+        """Compute the loss of some terms (all if `names` is None) on this rank, times the share of its micro-batch."""
+        counts = _sum_over_ranks(self.accelerator, counts)
+        # Data parallelism averages gradients over ranks, but the counts here are sums over all of them.
+        return share * objective(totals * self.accelerator.num_processes, counts, self.config.losses, names)[0]
+
+    def _autocast(self) -> contextlib.AbstractContextManager[None]:
+        return self.accelerator.autocast()
 
     def _wrap(self, train_module: TrainModule) -> torch.nn.Module:
         """Wrap the module for data-parallel or sharded training."""

@@ -94,9 +94,10 @@ def test_resuming_a_killed_run_of_two_processes_is_exact(tmp_path: Path) -> None
     assert_same(final_state(tmp_path / "straight"), final_state(tmp_path / "killed"))
 
 
-def test_two_processes_with_four_clips_train_like_one_with_eight(tmp_path: Path) -> None:
-    for name, processes in (("one", 1), ("two", 2)):
-        assert run_script(tmp_path / name, "--batch", "8", "--steps", "5", processes=processes) == 0
+@pytest.mark.parametrize("backward", ["joint", "separate"])
+def test_two_processes_with_four_clips_train_like_one_with_eight(tmp_path: Path, backward: str) -> None:
+    for name, processes, options in (("one", 1, ()), ("two", 2, ("--backward", backward))):
+        assert run_script(tmp_path / name, "--batch", "8", "--steps", "5", *options, processes=processes) == 0
     one, two = (final_state(tmp_path / name)["model"] for name in ("one", "two"))
     logs = [json.loads((tmp_path / name / "log.jsonl").read_text().splitlines()[0]) for name in ("one", "two")]
     for term in DEFAULT_TERMS:
