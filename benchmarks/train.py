@@ -1,17 +1,22 @@
 """Training speed: batches, steps and both together: ``python -m benchmarks.train --model recon4d_tiny``."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import tyro
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from recon4d.models.memory import LiveBytes
+from recon4d.train.backward import separate_backward
 from recon4d.train.batches import Batches, RankInfo
-from recon4d.train.config import DataConfig, Precision, TrainConfig
+from recon4d.train.config import Backward, DataConfig, Heads, Precision, TrainConfig
 from recon4d.train.loop import make_trainable_model
-from recon4d.train.objective import TrainModule, objective
+from recon4d.train.objective import Batch, TrainModule, objective
 from recon4d.train.optimizers import make_optimizers
 
 DENSE_BFLOAT16_TFLOPS = {"H200": 989.0, "H100": 989.0, "A100": 312.0}
@@ -34,6 +39,10 @@ class Arguments:
     """Device that renders and trains."""
     compile: bool = False
     """Compile the transformer blocks and the renderer."""
+    heads: Heads = "auto"
+    """Kind of the dense heads: linear or dpt; auto is linear."""
+    backward: Backward = "joint"
+    """One joint backward pass, or a separate one for each branch."""
     precision: Precision = "auto"
     """float32 or bfloat16; auto is bfloat16 on CUDA."""
 
@@ -58,24 +67,40 @@ def seconds(device: torch.device, work: Callable[[int], object], arguments: Argu
 def main(arguments: Arguments) -> None:
     device = torch.device(arguments.device)
     config = TrainConfig(
-        model=arguments.model, data=arguments.data, compile=arguments.compile, precision=arguments.precision
+        model=arguments.model,
+        heads=arguments.heads,
+        data=arguments.data,
+        compile=arguments.compile,
+        precision=arguments.precision,
     )
     is_bfloat16 = arguments.precision == "bfloat16" or (arguments.precision == "auto" and device.type == "cuda")
     batches = Batches(config, RankInfo(device=device))
     model = make_trainable_model(config).to(device)
     train_module, optimizers = TrainModule(model), make_optimizers(model, config.optimiser, is_bfloat16)
 
-    def step(batch) -> None:
+    def autocast() -> AbstractContextManager[Any]:
+        return torch.autocast(device.type, torch.bfloat16, enabled=is_bfloat16)
+
+    def loss_of(totals: Tensor, counts: Tensor, names: Sequence[str] | None = None) -> Tensor:
+        return objective(totals, counts, config.losses, names)[0]
+
+    def step(batch: Batch) -> None:
         optimizers.zero_grad()
-        with torch.autocast(device.type, torch.bfloat16, enabled=is_bfloat16):
-            totals, counts = train_module(batch)
-        objective(totals, counts, config.losses)[0].backward()
+        if arguments.backward == "separate":
+            separate_backward(train_module, batch, loss_of, autocast)
+        else:
+            with autocast():
+                totals, counts = train_module(batch)
+            loss_of(totals, counts).backward()
         optimizers.step(1.0)
 
     batch = batches.synthetic_batch(config.steps - 1, 0)
     with FlopCounterMode(display=False) as counter:
         step(batch)
     teraflops = counter.get_total_flops() / 1e12
+    # Compiled code allocates where the count does not see it.
+    with nullcontext() if arguments.compile else LiveBytes() as live:
+        step(batch)
     batch_time = seconds(device, lambda number: batches.synthetic_batch(number, 0), arguments)
     step_time = seconds(device, lambda number: step(batch), arguments)
     total_time = seconds(device, lambda number: step(batches.synthetic_batch(number, 0)), arguments)
@@ -86,8 +111,10 @@ def main(arguments: Arguments) -> None:
         print(f"{name:8} {clips / duration:8.2f} clips a second")
     utilization = _describe_utilization(device, teraflops / step_time)
     print(f"step     {teraflops / step_time:8.3f} TFLOP/s, {teraflops / clips:.3f} TFLOP a clip{utilization}")
+    if live is not None:
+        print(f"memory   {live.peak / 2**30:8.2f} GiB of activations and gradients at the most")
     if device.type == "cuda":
-        print(f"memory   {torch.cuda.max_memory_allocated() / 2**30:8.2f} GiB at the most")
+        print(f"in all   {torch.cuda.max_memory_allocated() / 2**30:8.2f} GiB at the most")
 
 
 def _describe_utilization(device: torch.device, achieved: float) -> str:

@@ -3,6 +3,7 @@
 import importlib.util
 import runpy
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -16,6 +17,7 @@ from recon4d.datasets import Sample
 from recon4d.datasets.synthetic import SyntheticConfig, SyntheticScenes
 from recon4d.eval import Benchmark
 from recon4d.eval.metrics.depth import depth_scores
+from recon4d.losses import normalized
 from recon4d.records import Clip, Scene
 
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
@@ -163,6 +165,52 @@ class TestTrainingOnOwnClips:
     def test_an_empty_folder_is_refused(self, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="holds no npz files"):
             example("train_on_own_clips").OwnClips(tmp_path, num_frames=3)
+
+
+class TestTwoBranches:
+    @pytest.fixture(scope="class")
+    def moving(self) -> Scene:
+        return normalized(SyntheticScenes(replace(WORLD, static_scene_share=0.0)).sample(0).scene)
+
+    def test_both_branches_of_the_truth_describe_the_same_points(self, moving: Scene) -> None:
+        """At the first frame they are the same map. Later they meet where a point is visible, unless one is wrong."""
+        branches = example("two_branches")
+        truth = moving
+        at_start = is_known = branches.is_tracked(truth, 0)
+        assert is_known.float().mean() > 0.5
+        torch.testing.assert_close(
+            branches.tracking_branch(truth, 0)[at_start], branches.reconstruction_branch(truth, 0)[at_start]
+        )
+        still = branches.held_still(truth)
+        for j in range(1, 4):
+            assert branches.branch_difference(truth, truth, j) < 0.02
+            assert branches.tracking_error(truth, truth, j) == branches.reconstruction_error(truth, truth, j) == 0
+            assert branches.tracking_error(still, truth, j, only_dynamic=True) > 0.02
+        assert truth.tracks is not None
+        displaced = replace(truth, tracks=replace(truth.tracks, points=truth.tracks.points + 0.1))
+        assert branches.branch_difference(displaced, truth, 3) > 4 * branches.branch_difference(truth, truth, 3)
+
+    def test_each_loss_is_that_of_its_branch(self, moving: Scene) -> None:
+        """0 for the truth; the loss of one branch does not notice an error of the other."""
+        branches = example("two_branches")
+        truth = moving
+        assert truth.tracks is not None
+        assert [float(loss) for loss in branches.branch_losses(truth, truth)] == pytest.approx([0, 0], abs=1e-4)
+        reconstruction, tracking = branches.branch_losses(branches.held_still(truth), truth)
+        assert float(reconstruction) == pytest.approx(0, abs=1e-4)
+        assert float(tracking) > 0.01
+        reconstruction, tracking = branches.branch_losses(replace(truth, points=truth.points + 0.1), truth)
+        assert float(reconstruction) > 0.05
+        assert float(tracking) == pytest.approx(0, abs=1e-4)
+
+    def test_it_prints_every_frame_and_both_losses(self, capsys: pytest.CaptureFixture[str]) -> None:
+        branches = example("two_branches")
+        branches.main(branches.Arguments(model="recon4d_mini", frames=3, size=(48, 64)))
+        _, _, *rows, of_truth, of_model = capsys.readouterr().out.splitlines()
+        assert [row.split()[0] for row in rows] == ["1", "2"]
+        assert all(len(row.split()) == 9 and float(row.split()[1]) < 2 < float(row.split()[3]) for row in rows)
+        assert of_truth == "losses of the truth: reconstruction 0.0000, tracking 0.0000"
+        assert of_model.startswith("losses of recon4d_mini: reconstruction ")
 
 
 def test_the_contact_sheet_shows_five_panels_a_world(tmp_path: Path) -> None:

@@ -1,15 +1,18 @@
 """Arguments that several commands take: models by name or file, devices, scenes and output folders."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from recon4d.errors import UserError
 
 if TYPE_CHECKING:
     import torch
 
+    from recon4d.layers import Kernel
     from recon4d.models import Model
 
+AttentionName = Literal["auto", "sdpa", "xformers"]
+"""Kernel of attention as an option, `recon4d.layers.KernelChoice`."""
 CHECKPOINT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 """File name endings that mark a checkpoint rather than the name of a model."""
 
@@ -56,6 +59,24 @@ def find_device(name: str) -> "torch.device":
         reason = str(error).splitlines()[0]
         raise UserError(f"device {name!r} cannot be used on this machine: {reason}") from error
     return device
+
+
+def find_kernel(name: AttentionName, device: "torch.device") -> "Kernel":
+    """Find the attention kernel by its option and check that it runs on a device.
+
+    Args:
+        name: The value of the option.
+        device: Device of the network.
+
+    Returns:
+        The kernel.
+
+    Raises:
+        UserError: If the kernel cannot run on the device, or its package is not installed.
+    """
+    from recon4d.layers import choose_kernel
+
+    return choose_kernel(name, device)
 
 
 def is_long_clip(path: Path) -> bool:

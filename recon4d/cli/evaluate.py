@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from recon4d.cli.arguments import AttentionName, find_kernel
 from recon4d.errors import UserError
 
 if TYPE_CHECKING:
     from recon4d.eval import Method
+    from recon4d.layers import Kernel
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,8 @@ class EvaluateCommand:
     """Score every network also with each frame processed together with the first one only, as NAME+anchored."""
     processing_size: int | None = None
     """Networks process about the area of a square with sides of this many pixels; the default depends on the model."""
+    attention: AttentionName = "auto"
+    """Kernel of the networks' attention: PyTorch's (sdpa) or that of xformers, which needs CUDA. auto: sdpa."""
     max_seconds: float = 600
     """Time limit of COLMAP for one clip, after which the clip counts as timed out."""
 
@@ -74,22 +78,23 @@ class EvaluateCommand:
         settings = BenchmarkConfig(self.split, self.data, self.clips, self.num_frames, self.stride, self.intrinsics)
         benchmark = load_benchmark(self.benchmark, settings)
         processes = start_processes()
-        methods = self._methods(str(processes.device))
+        kernel = find_kernel(self.attention, processes.device)
+        methods = self._methods(str(processes.device), kernel)
         try:
             evaluation = evaluate(benchmark, methods, self.out, processes)
         finally:
             for method in methods:
                 method.close()
         if processes.is_main:
-            write_report(self.out, evaluation, self._settings())
+            write_report(self.out, evaluation, self._settings(kernel))
             print(headline_table(evaluation))
             print(f"{self.out}: report.html, report.json, report.csv, clips.csv")
 
-    def _methods(self, device: str) -> "list[Method]":
+    def _methods(self, device: str, kernel: "Kernel") -> "list[Method]":
         from recon4d.eval import MethodConfig, NetworkVariants, make_methods
         from recon4d.inference.windows import LoopConfig, WindowConfig
 
-        config = MethodConfig(device, self.processing_size, self.max_seconds)
+        config = MethodConfig(device, self.processing_size, self.max_seconds, kernel)
         if self.loops and self.windows is None:
             raise UserError("--loops needs windows; give --windows FRAMES OVERLAP too")
         loops = LoopConfig() if self.loops else None
@@ -97,9 +102,9 @@ class EvaluateCommand:
         variants = NetworkVariants(self.refine, windows, self.anchored)
         return [method for name in self.method for method in make_methods(name, config, variants)]
 
-    def _settings(self) -> tuple[tuple[str, str], ...]:
+    def _settings(self, kernel: "Kernel") -> tuple[tuple[str, str], ...]:
         """The options that determine the results, as (name, value), for the report."""
         shown = {"benchmark": self.benchmark, "split": self.split, "data": self.data, "clips": self.clips}
         shown |= {"num_frames": self.num_frames, "stride": self.stride, "intrinsics": self.intrinsics}
-        shown |= {"processing_size": self.processing_size, "max_seconds": self.max_seconds}
+        shown |= {"processing_size": self.processing_size, "max_seconds": self.max_seconds, "attention": kernel}
         return tuple((name, str(value)) for name, value in shown.items() if value is not None)

@@ -36,6 +36,8 @@ HINTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     (r"choose a new folder, or resume the run", ("give another --out", "or --resume")),
     (r"download (\S+) by hand", (r"give it with --model path/to/\1",)),
     (r"port \d+ cannot be used", ("give another --port",)),
+    (r"use heads = 'auto'", ("give --config.heads auto",)),
+    (r"or use 'sdpa'|; use 'sdpa'", ("give --attention sdpa",)),
     (r"window does not open", ("try --web",)),
 )
 """Pattern of a message -> remedies, in which \\1 is the first group. A command shows remedies whose options it has."""

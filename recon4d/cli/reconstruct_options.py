@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from recon4d.cli.arguments import AttentionName
 from recon4d.errors import UserError
 
 if TYPE_CHECKING:
@@ -76,6 +77,8 @@ class ReconstructOptions:
     """auto, cpu, cuda, cuda:1, mps ..."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """auto: bfloat16 if the device is faster with it, else float32."""
+    attention: AttentionName = "auto"
+    """Kernel of attention: PyTorch's (sdpa) or that of xformers, which needs CUDA. auto: sdpa."""
     key_stride: int = 1
     """Above 1, attention across frames uses only every n-th row and column of patches as keys: faster, less exact."""
     compile: bool = False

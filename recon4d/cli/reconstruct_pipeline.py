@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from recon4d.cli.arguments import check_outside, find_device, find_model
+from recon4d.cli.arguments import check_outside, find_device, find_kernel, find_model
 from recon4d.cli.formatting import describe_clip, describe_priors, describe_results
 from recon4d.cli.progress import StageProgress
 from recon4d.cli.reconstruct_options import ReconstructOptions
@@ -35,16 +35,20 @@ def prepare_model(options: ReconstructOptions, device_name: str) -> "Model":
         device_name: Device as `find_device` takes it.
 
     Returns:
-        The model on the device, in bfloat16 if it runs in bfloat16, compiled if requested.
+        The model on the device with the requested attention kernel, in bfloat16 if it runs in bfloat16, compiled if
+        requested.
 
     Raises:
-        UserError: If the device or the model cannot be used.
+        UserError: If the device, the attention kernel or the model cannot be used.
     """
     from recon4d.inference import runs_in_bfloat16
+    from recon4d.layers import set_attention_kernel
     from recon4d.models import cast_to_bfloat16, compile_blocks
 
     device = find_device(device_name)  # before the model, which may take minutes to load
+    kernel = find_kernel(options.attention, device)
     model = find_model(options.model)
+    set_attention_kernel(model, kernel)
     if runs_in_bfloat16(options.precision, device):
         cast_to_bfloat16(model)
     if options.compile:
@@ -167,6 +171,7 @@ def _run_network(
 ) -> "tuple[Scene, FeatureTracks | None]":
     """Run a single pass over the clip; feature tracks come with it if they are needed for refinement."""
     from recon4d.inference import reconstruct, reconstruct_and_match
+    from recon4d.layers import attention_kernel
 
     config = replace(options.single_pass, on_progress=progress.advance)
     if model.num_parameters() > LARGE_MODEL:
@@ -176,7 +181,10 @@ def _run_network(
         reconstruct_and_match(model, clip, config) if is_refined else (reconstruct(model, clip, config), None)
     )
     seconds, device = time.perf_counter() - started, next(model.parameters()).device
-    progress.print(f"{model.name} on {device}: {scene.size[1]} x {scene.size[0]} pixels in {seconds:.1f} s")
+    progress.print(
+        f"{model.name} on {device} with {attention_kernel(model)} attention: "
+        f"{scene.size[1]} x {scene.size[0]} pixels in {seconds:.1f} s"
+    )
     return scene, matches
 
 

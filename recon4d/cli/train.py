@@ -4,6 +4,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from recon4d.cli.arguments import AttentionName, find_device, find_kernel
 from recon4d.errors import UserError
 from recon4d.train.config import TrainConfig
 
@@ -17,6 +18,9 @@ class TrainCommand:
     """Folder of a new run; it must be new or empty."""
     resume: Path | None = None
     """Folder of a run to continue from its last complete checkpoint; its own configuration is used."""
+    attention: AttentionName = "auto"
+    """Kernel of attention: PyTorch's (sdpa) or that of xformers, which needs CUDA. auto: sdpa. It is no part of the
+    run's configuration: a run can be resumed with another one."""
 
     @property
     def interrupted(self) -> str:
@@ -30,8 +34,8 @@ class TrainCommand:
         """Train until the last step, or until a signal stops the run.
 
         Raises:
-            UserError: If not exactly one of --out and --resume is given, or if the configuration, a data set or the
-                folder of the run is unsuitable.
+            UserError: If not exactly one of --out and --resume is given, or if the attention kernel, the configuration,
+                a data set or the folder of the run is unsuitable.
         """
         from recon4d.train.checkpoints import latest_complete, list_checkpoints
         from recon4d.train.loop import train
@@ -39,6 +43,7 @@ class TrainCommand:
 
         if (self.out is None) == (self.resume is None):
             raise UserError("give either --out to start a new run or --resume to continue one")
+        kernel = find_kernel(self.attention, find_device("auto"))
         resumed = None
         if self.resume is not None:
             folder, config = self.resume, read_config(self.resume)
@@ -51,8 +56,8 @@ class TrainCommand:
             assert self.out is not None
             folder, config = self.out, self.config
             if _is_main_process():
-                begin_run(folder, config)
-        outcome = train(config, folder, resumed)
+                begin_run(folder, config, kernel)
+        outcome = train(config, folder, resumed, kernel)
         state = "finished" if outcome.is_finished else f"stopped (continue with --resume {folder})"
         if _is_main_process():
             print(

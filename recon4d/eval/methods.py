@@ -19,6 +19,7 @@ from recon4d.eval.isolation import CrashError, IsolatedFunction
 from recon4d.eval.predictions import Prediction
 from recon4d.inference import ReconstructConfig, reconstruct, reconstruct_and_match
 from recon4d.io import load_scene
+from recon4d.layers import Kernel, set_attention_kernel
 from recon4d.models import Model
 from recon4d.records import (
     Calibration,
@@ -51,6 +52,8 @@ class MethodConfig:
     """Networks resize images to about the area of a square of this side, in pixels; None uses the model's own."""
     max_seconds: float = 600
     """Time limit of COLMAP for one clip; beyond it the clip counts as timed out."""
+    attention: Kernel = "sdpa"
+    """Attention kernel of networks."""
 
 
 @dataclass(frozen=True)
@@ -153,14 +156,15 @@ class Network(Method):
 
     Args:
         network: The network; several methods may share it.
-        config: Device and processing size.
+        config: Device, processing size and attention kernel.
     """
 
     def __init__(self, network: LoadedNetwork, config: MethodConfig) -> None:
         self.name = network.name
-        self.key = f"{network.fingerprint}, processing size {config.processing_size}"
+        self.key = f"{network.fingerprint}, processing size {config.processing_size}, {config.attention} attention"
         self.calibration = network.model.calibration
         self._model = network.model.to(config.device)
+        set_attention_kernel(self._model, config.attention)
         self._processing_size = config.processing_size
         self._is_warm = False
 

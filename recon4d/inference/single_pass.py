@@ -15,6 +15,7 @@ from recon4d.errors import UserError
 from recon4d.geometry import pixel_indices
 from recon4d.heads import TrackHead
 from recon4d.inference.priors import apply_priors
+from recon4d.layers import attention_kernel, set_attention_kernel
 from recon4d.models import (
     Model,
     Outputs,
@@ -143,6 +144,7 @@ def _guide_matches(model: Model, clip: Clip, scene: Scene, config: ReconstructCo
     from recon4d.zoo import create_model
 
     guide = create_model(GUIDE_MODEL).to(next(model.parameters()).device)
+    set_attention_kernel(guide, attention_kernel(model))
     guide_config = ReconstructConfig(anchors=(), precision=config.precision, frame_chunk=config.frame_chunk)
     guide_scene, tracks = reconstruct_and_match(guide, clip, guide_config)
     (height, width), (guide_height, guide_width) = scene.size, guide_scene.size

@@ -1,10 +1,11 @@
 """Building blocks of networks: attention kernels, positional encodings, transformer blocks and matching."""
 
-from recon4d.layers.attention import Kernel, attention
+from recon4d.layers.attention import Kernel, KernelChoice, attention, choose_kernel
 from recon4d.layers.blocks import (
     Block,
     BlockConfig,
     CrossBlock,
+    attention_kernel,
     initialize_linear_layers,
     initialize_residual_outputs,
     set_attention_kernel,
@@ -42,6 +43,7 @@ __all__ = [
     "CrossBlock",
     "HoughMatcher",
     "Kernel",
+    "KernelChoice",
     "Matcher",
     "Matches",
     "Matching",
@@ -54,8 +56,10 @@ __all__ = [
     "TwoViewFilter",
     "apply_rotary",
     "attention",
+    "attention_kernel",
     "cell_centers",
     "cells_to_patch_tokens",
+    "choose_kernel",
     "initialize_linear_layers",
     "initialize_residual_outputs",
     "rotary_table",

@@ -15,6 +15,27 @@ Kernel = Literal["sdpa", "plain", "xformers"]
 `sdpa` is `torch.nn.functional.scaled_dot_product_attention`, `plain` evaluates the formula (a reference for tests), and
 `xformers` requires CUDA and the xformers package.
 """
+KernelChoice = Literal["auto", "sdpa", "xformers"]
+"""What a person can choose; `auto` is `sdpa` on every device."""
+
+
+def choose_kernel(choice: KernelChoice, device: torch.device) -> Kernel:
+    """Choose the attention kernel for a device, and check that it can run there.
+
+    Args:
+        choice: The requested kernel.
+        device: Device of the network.
+
+    Returns:
+        The kernel, for `set_attention_kernel`.
+
+    Raises:
+        UserError: If xformers is requested and the device is not CUDA or the package is not installed.
+    """
+    if choice == "xformers":
+        _check_xformers(device)
+        return "xformers"
+    return "sdpa"
 
 
 def attention(
@@ -53,12 +74,18 @@ def _plain(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 
 def _xformers(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    if query.device.type != "cuda":
-        raise UserError(f"xformers attention requires CUDA, but the tensors are on {query.device}; use 'sdpa'")
-    try:
-        from xformers.ops import memory_efficient_attention  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        raise UserError("xformers is not installed: pip install -e '.[xformers]'") from error
+    _check_xformers(query.device)
+    from xformers.ops import memory_efficient_attention  # pyright: ignore[reportMissingImports]
+
     # xformers expects (batch, tokens, heads, width).
     query, key, value = (tensor.transpose(1, 2) for tensor in (query, key, value))
     return memory_efficient_attention(query, key, value).transpose(1, 2)
+
+
+def _check_xformers(device: torch.device) -> None:
+    if device.type != "cuda":
+        raise UserError(f"xformers attention requires CUDA, but the device is {device}; use 'sdpa'")
+    try:
+        import xformers.ops  # noqa: F401 # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise UserError("xformers is not installed: pip install -e '.[xformers]', or use 'sdpa'") from error

@@ -226,6 +226,18 @@ def set_attention_kernel(module: nn.Module, kernel: Kernel) -> None:
             part.kernel = kernel
 
 
+def attention_kernel(module: nn.Module) -> Kernel:
+    """Return the attention kernel of a module.
+
+    Args:
+        module: A network with at least one attention layer.
+
+    Returns:
+        The kernel that `set_attention_kernel` selected last; "sdpa" at first.
+    """
+    return next(part.kernel for part in module.modules() if isinstance(part, _Attention))
+
+
 def initialize_linear_layers(module: nn.Module, std: float = 0.02) -> None:
     """Initialize all linear layers of a module with truncated normal weights and zero biases, in place.
 

@@ -72,19 +72,25 @@ def _peak_of_pass(
         FakeTensorMode(allow_non_fake_inputs=True),
         torch.no_grad(),
         torch.autocast(device.type, torch.bfloat16, enabled=bfloat16),
-        _LiveBytes() as live,
+        LiveBytes() as live,
     ):
         images = torch.empty(1, num_frames, 3, *size, dtype=torch.uint8, device=device)
         model.outputs(images, anchors=tuple(range(num_anchors)), frame_chunk=frame_chunk)
     return live.peak
 
 
-class _LiveBytes(TorchDispatchMode):
-    """Counts the bytes of live storages that are allocated inside the context, and their maximum."""
+class LiveBytes(TorchDispatchMode):
+    """Counts the bytes of live tensors that are allocated inside the context, on any device.
+
+    Activations that only the graph of autograd holds are counted too. Workspaces of kernels are not.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.now = self.peak = 0
+        self.now = 0
+        """Bytes that are live at the moment."""
+        self.peak = 0
+        """Largest number of bytes that were live at the same time."""
         self._counted: set[int] = set()
 
     def __torch_dispatch__(

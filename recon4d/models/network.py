@@ -150,8 +150,20 @@ class Model(nn.Module):
         images, times, anchors = self._prepare_inputs(images, times, anchors)
         size = (images.shape[-2], images.shape[-1])
         tokens = self.tokens(images, times, priors, frame_chunk, key_stride)
-        state = tokens.state
+        return self.with_tracks(tokens, self.scene_outputs(tokens, size, priors), anchors)
 
+    def scene_outputs(self, tokens: Tokens, size: tuple[int, int], priors: Priors | None = None) -> Outputs:
+        """Run the camera head and the dense heads.
+
+        Args:
+            tokens: Result of `tokens`.
+            size: Height and width of the images in pixels.
+            priors: Known intrinsics and cameras, for the epipolar filter of matches; None if nothing is known.
+
+        Returns:
+            The outputs without tracks.
+        """
+        state = tokens.state
         assert state.special_features is not None
         camera_stages = self.camera_head(state.special_features, size)
         raw = self._dense_maps(tokens)
@@ -160,18 +172,32 @@ class Model(nn.Module):
         two_view = None
         if self.matching is not None:
             two_view = self.matching.two_view_filter(_known_cameras(priors), scene.cameras, scene.dynamic)
-        tracks, visibility_logits, anchor_matches = self._tracks(tokens, scene, anchors, two_view)
         return Outputs(
-            scene=replace(scene, tracks=tracks),
+            scene=scene,
             camera_stages=camera_stages,
             matches=tokens.matches,
-            anchor_matches=anchor_matches,
+            anchor_matches=None,
             cell_features=tokens.cell_features,
             dynamic_logits=dynamic_logits,
-            visibility_logits=visibility_logits,
+            visibility_logits=None,
             features=state.features,
             two_view=two_view,
         )
+
+    def with_tracks(self, tokens: Tokens, outputs: Outputs, anchors: Int[Tensor, "batch anchor"]) -> Outputs:
+        """Run the motion head or the point tracker, if the model has one.
+
+        Args:
+            tokens: Result of `tokens`.
+            outputs: Result of `scene_outputs`.
+            anchors: Indices of the frames whose pixels are tracked.
+
+        Returns:
+            The outputs with tracks.
+        """
+        tracks, visibility_logits, anchor_matches = self._tracks(tokens, outputs.scene, anchors, outputs.two_view)
+        scene = replace(outputs.scene, tracks=tracks)
+        return replace(outputs, scene=scene, anchor_matches=anchor_matches, visibility_logits=visibility_logits)
 
     def tokens(
         self,

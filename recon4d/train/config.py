@@ -9,6 +9,8 @@ from recon4d.errors import UserError
 
 Precision = Literal["auto", "float32", "bfloat16"]
 Sharding = Literal["none", "full"]
+Backward = Literal["joint", "separate"]
+Heads = Literal["auto", "linear", "dpt"]
 TrackerName = Literal["tensorboard", "wandb"]
 
 MIN_SIDE = 32
@@ -294,6 +296,9 @@ class TrainConfig:
     """Name of the architecture, as listed by `recon4d models`; its published weights are not loaded."""
     init: str = ""
     """Checkpoint (.safetensors) to start from; empty for random weights."""
+    heads: Heads = "auto"
+    """Kind of the dense heads: linear (faster) or dpt (sharper). auto: those of `init` or of the published model, else
+    linear."""
     backbone_weights: str = ""
     """Weights of a DINO backbone: a local file, or "pretrained" to let timm download them; empty for random weights."""
     steps: int = 10_000
@@ -306,6 +311,9 @@ class TrainConfig:
     """Fraction of all steps, at the end, over which the learning rate falls linearly to zero."""
     accumulate: int = 1
     """Micro-batches into which each batch is split; their gradients are accumulated."""
+    backward: Backward = "joint"
+    """joint: one backward pass of the whole objective. separate: one for each branch (reconstruction, then tracking),
+    with the shared part of the graph detached and differentiated last: the same gradient with less memory."""
     precision: Precision = "auto"
     """float32, or bfloat16 (automatic mixed precision); auto is bfloat16 on CUDA and float32 elsewhere."""
     compile: bool = False
@@ -350,5 +358,7 @@ class TrainConfig:
         _check_minimum(self, dict.fromkeys((*at_least_one, "lora_rank"), 1))
         _check_minimum(self, {"seed": 0, "warmup_steps": 0, "most_skipped": 0})
         _check_fractions(self, ("decay_share",))
+        if self.backward == "separate" and self.sharding == "full":
+            raise UserError("backward = 'separate' cannot be combined with sharding = 'full'; use backward = 'joint'")
         if not 0 <= self.average < 1:
             raise UserError(f"average = {self.average:g}; wanted from 0 to below 1")

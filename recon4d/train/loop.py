@@ -3,8 +3,9 @@
 import contextlib
 import copy
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,9 @@ from torch.distributed.fsdp import FSDPModule
 
 from recon4d.datasets.mixture import SkippedSequence
 from recon4d.errors import UserError, os_errors_as_user_errors
-from recon4d.models import Model, compile_blocks
+from recon4d.layers import Kernel, attention_kernel, set_attention_kernel
+from recon4d.models import Model, ModelConfig, compile_blocks
+from recon4d.train.backward import separate_backward
 from recon4d.train.batches import Batches, RankInfo, merge_skipped
 from recon4d.train.checkpoints import (
     Checkpoint,
@@ -39,7 +42,7 @@ from recon4d.train.sharding import (
 )
 from recon4d.train.validation import describe_validation, validation_batches
 from recon4d.train.weight_averaging import WeightAverage
-from recon4d.zoo import create_model, load_model
+from recon4d.zoo import create_model, head_kind, load_model, model_config, model_entry
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -63,7 +66,9 @@ class TrainResult:
     """Mean objective over the last logged steps."""
 
 
-def train(config: TrainConfig, folder: Path, checkpoint: Checkpoint | None = None) -> TrainResult:
+def train(
+    config: TrainConfig, folder: Path, checkpoint: Checkpoint | None = None, kernel: Kernel = "sdpa"
+) -> TrainResult:
     """Train a model until the last step, or until SIGINT or SIGTERM.
 
     A resumed run continues as if it had never stopped; on the CPU the result is the same bit for bit.
@@ -72,6 +77,7 @@ def train(config: TrainConfig, folder: Path, checkpoint: Checkpoint | None = Non
         config: Configuration of the run.
         folder: Run folder; all files are written there.
         checkpoint: Checkpoint of this run to resume from; None to start at step 0.
+        kernel: Attention kernel, see `recon4d.layers.choose_kernel`.
 
     Returns:
         The last step and checkpoint.
@@ -81,13 +87,15 @@ def train(config: TrainConfig, folder: Path, checkpoint: Checkpoint | None = Non
         UserError: If the configuration does not fit the model or the data, a file cannot be read or written, or the
             checkpoint is damaged or of the last step.
     """
-    return _TrainingRun(config, folder, checkpoint).run()
+    return _TrainingRun(config, folder, checkpoint, kernel).run()
 
 
 class _TrainingRun:
     """The state of a run between its steps."""
 
-    def __init__(self, config: TrainConfig, folder: Path, checkpoint: Checkpoint | None) -> None:
+    def __init__(
+        self, config: TrainConfig, folder: Path, checkpoint: Checkpoint | None, kernel: Kernel = "sdpa"
+    ) -> None:
         self.config, self.folder = config, folder
         with os_errors_as_user_errors(f"cannot create {folder}"):
             folder.mkdir(parents=True, exist_ok=True)
@@ -98,13 +106,15 @@ class _TrainingRun:
         rank_info = RankInfo(self.accelerator.process_index, self.accelerator.num_processes, device)
         self.batches = Batches(config, rank_info)
         model = make_trainable_model(config)
+        set_attention_kernel(model, kernel)
         _check_shapes(config, model)
         self.validation = validation_batches(config.data, config.validation_clips, device, self.batches.sources)
         self.model = model.to(device)
         self.meta_model = copy.deepcopy(self.model).to("meta")
         """The model without values, from which saved models are made, whether or not it is sharded."""
         self.is_sharded = config.sharding == "full" and rank_info.world_size > 1
-        self.train_module = self._wrap(TrainModule(self.model, config.losses))
+        self.plain_module = TrainModule(self.model, config.losses)
+        self.train_module = self._wrap(self.plain_module)
         self.optimizers = make_optimizers(self.model, config.optimiser, config.precision == "bfloat16")
         self.average = WeightAverage(self.model, config.average)
         self.schedule = Schedule(min(config.warmup_steps, config.steps), config.steps, config.decay_share)
@@ -118,6 +128,8 @@ class _TrainingRun:
         if self.step >= config.steps:
             raise UserError(f"the training has {config.steps} steps and was at step {self.step} already")
         progress = Progress(config, self.folder, self.accelerator, self.step)
+        device, kernel = self.accelerator.device, attention_kernel(self.model)
+        progress.print(f"training {config.model} on {device} with {kernel} attention")
         if config.data.worlds_weight == 0:
             progress.print(describe_validation(config.data, config.validation_clips))
         checkpoint = None
@@ -150,23 +162,35 @@ class _TrainingRun:
         self.optimizers.zero_grad()
         means = []
         for number, batch in enumerate(parts):
-            is_last = number == len(parts) - 1
-            with self._gradient_synchronization(is_last):
-                totals, counts = self.train_module(batch)
-                counts = _sum_over_ranks(self.accelerator, counts)
-                # Data parallelism averages gradients over ranks, but the counts here are sums over all of them.
-                loss, _ = objective(totals * self.accelerator.num_processes, counts, self.config.losses)
-                self.accelerator.backward(loss / len(parts))
+            if self.config.backward == "separate":
+                totals, counts = separate_backward(
+                    self.plain_module, batch, partial(self._loss, share=1 / len(parts)), self._autocast
+                )
+            else:
+                with self._gradient_synchronization(is_last=number == len(parts) - 1):
+                    totals, counts = self.train_module(batch)
+                    self.accelerator.backward(self._loss(totals, counts, share=1 / len(parts)))
             with torch.no_grad():
-                totals = _sum_over_ranks(self.accelerator, totals.detach())
+                totals, counts = _sum_over_ranks(self.accelerator, torch.stack([totals.detach(), counts]))
                 means.append(objective(totals, counts, self.config.losses)[1])
-        if self.is_sharded:
+        if self.is_sharded or (self.config.backward == "separate" and self.accelerator.num_processes > 1):
             average_unsharded_gradients(self.model.parameters())
         norm = self.optimizers.step(self.schedule.multiplier(step))
         # No synchronization is needed: the norm is the same on all ranks, and a broken step changes nothing.
         self.skipped += (~torch.isfinite(norm)).to(self.skipped)
         self.average.update(self.model)
         return torch.stack(means).mean(dim=0), norm
+
+    def _loss(
+        self, totals: Tensor, counts: Tensor, names: Sequence[str] | None = None, share: float = 1.0
+    ) -> Float[Tensor, ""]:
+        """Compute the loss of some terms (all if `names` is None) on this rank, times the share of its micro-batch."""
+        counts = _sum_over_ranks(self.accelerator, counts)
+        # Data parallelism averages gradients over ranks, but the counts here are sums over all of them.
+        return share * objective(totals * self.accelerator.num_processes, counts, self.config.losses, names)[0]
+
+    def _autocast(self) -> contextlib.AbstractContextManager[None]:
+        return self.accelerator.autocast()
 
     def _wrap(self, train_module: TrainModule) -> torch.nn.Module:
         """Wrap the module for data-parallel or sharded training."""
@@ -274,14 +298,10 @@ def make_trainable_model(config: TrainConfig) -> Model:
         The model on the CPU.
 
     Raises:
-        UserError: If the model or a checkpoint does not exist, or a pattern matches no parameter or layer.
+        UserError: If the model or a checkpoint does not exist, its heads are of another kind than configured, or a
+            pattern matches no parameter or layer.
     """
-    if config.init:
-        model = load_model(config.init)
-    else:
-        model = create_model(
-            config.model, weights=None, backbone_weights=config.backbone_weights or None, seed=config.seed
-        )
+    model = _initial_model(config)
     model.name = config.model
     if config.freeze:
         freeze(model, config.freeze)
@@ -291,6 +311,28 @@ def make_trainable_model(config: TrainConfig) -> Model:
     if config.compile:
         compile_blocks(model)
     return model.train()
+
+
+def _initial_model(config: TrainConfig) -> Model:
+    """Load the configured checkpoint, or create the configured architecture with random weights."""
+    if config.init:
+        model = load_model(config.init)
+        _check_heads(config, model.config, f"checkpoint {config.init}", "start from random weights")
+        return model
+    heads = "linear" if config.heads == "auto" else config.heads
+    if model_entry(config.model).published is not None:
+        _check_heads(config, model_config(config.model), f"published model {config.model}", "choose another model")
+    return create_model(
+        config.model, weights=None, heads=heads, backbone_weights=config.backbone_weights or None, seed=config.seed
+    )
+
+
+def _check_heads(config: TrainConfig, found: ModelConfig, owner: str, alternative: str) -> None:
+    kind = head_kind(found)
+    if config.heads not in ("auto", kind):
+        raise UserError(
+            f"heads = {config.heads!r}, but {owner} keeps its own {kind} heads; use heads = 'auto', or {alternative}"
+        )
 
 
 def _check_shapes(config: TrainConfig, model: Model) -> None:

@@ -1,5 +1,6 @@
 """The training objective: loss terms of a batch and their weighted sum."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -8,15 +9,25 @@ from torch import Tensor, nn
 
 from recon4d import losses
 from recon4d.datasets import Sample
-from recon4d.models import Model
-from recon4d.records import TensorRecord, full_precision
+from recon4d.losses import Term
+from recon4d.models import Model, Outputs
+from recon4d.models.tokens import Tokens
+from recon4d.records import Scene, TensorRecord, full_precision
 from recon4d.train.config import LossWeights
 from recon4d.train.consistency_terms import CONSISTENCY_TERMS, consistency_terms
 from recon4d.train.published_terms import PUBLISHED_TERMS
-from recon4d.train.terms import default_terms
+from recon4d.train.terms import reconstruction_terms, tracking_terms
 
 OPTIONAL_TERMS = (*PUBLISHED_TERMS, *CONSISTENCY_TERMS)
 """Terms that are computed only if their weight is not 0."""
+TRACKING_TERMS = (
+    *("motion", "track_confidence", "visibility", "match", "no_match", "match_position"),
+    *("tracked_points", *CONSISTENCY_TERMS),
+)
+"""Terms of the tracking branch: the anchor's pixels at other times, and matches. All others are of the reconstruction
+branch: each frame at its own time."""
+SCENE_GRADIENT_TERMS = ("tracked_points", *CONSISTENCY_TERMS)
+"""Terms of the tracking branch that have a gradient with respect to the cameras and maps of the scene."""
 DEFAULT_TERMS = tuple(field.name for field in fields(LossWeights) if field.name not in OPTIONAL_TERMS)
 """Terms that are always computed and logged."""
 
@@ -59,7 +70,7 @@ class TrainModule(nn.Module):
         self.weights = LossWeights() if weights is None else weights
 
     def forward(self, batch: Batch) -> tuple[Float[Tensor, "term"], Float[Tensor, "term"]]:
-        """Predict the scenes of a batch and compute the loss terms.
+        """Predict the scenes of a batch of clips and compute the loss terms.
 
         Args:
             batch: Clips with ground truth.
@@ -67,37 +78,114 @@ class TrainModule(nn.Module):
         Returns:
             The sum and the count of each of `term_names`. A mean over all processes divides the sums of both.
         """
-        clip = batch.sample.clip
-        # Only a motion head is trained on tracks; a point tracker would compute tracks for nothing.
-        anchors = batch.anchors if self.model.motion_head is not None else batch.anchors[:, :0]
-        outputs = self.model.outputs(clip.images, clip.times, anchors, clip.priors)
         truth = losses.normalized(batch.sample.scene)
-        names = term_names(self.weights)
-        with torch.autocast(clip.images.device.type, enabled=False):
-            terms = dict(default_terms(self.model, outputs, truth))
-            assert set(terms) == set(DEFAULT_TERMS)
-            # Under autocast, outputs may be in half precision. The default terms convert them themselves.
-            scene = outputs.scene.map(lambda maps: full_precision(maps) if maps.is_floating_point() else maps)
-            precise = replace(outputs, scene=scene)
-            terms |= {name: term(precise, truth, batch.seed) for name, term in PUBLISHED_TERMS.items() if name in names}
-            terms |= consistency_terms(self.model, clip.images, scene, names)
-        ordered = [terms[name] for name in names]
-        return torch.stack([term.total for term in ordered]), torch.stack([term.count for term in ordered])
+        tokens = self.tokens(batch)
+        outputs = self.model.scene_outputs(tokens, batch.sample.clip.size)
+        outputs = self.model.with_tracks(tokens, outputs, self.anchors(batch))
+        terms = self.reconstruction_terms(outputs, truth, batch) | self.tracking_terms(outputs, truth, batch)
+        assert set(terms) == set(term_names(self.weights))
+        return stack_terms(terms, term_names(self.weights))
+
+    def tokens(self, batch: Batch) -> Tokens:
+        """Run the part of the model that both branches share.
+
+        Args:
+            batch: Clips with ground truth.
+
+        Returns:
+            The input of all heads.
+        """
+        clip = batch.sample.clip
+        return self.model.tokens(clip.images, clip.times, clip.priors)
+
+    def anchors(self, batch: Batch) -> Int[Tensor, "batch anchor"]:
+        """Return the frames whose pixels are tracked.
+
+        Args:
+            batch: Clips with ground truth.
+
+        Returns:
+            The anchors of the batch. Only a motion head is trained on tracks; a point tracker would compute tracks for
+            nothing, so models with one get no anchors.
+        """
+        return batch.anchors if self.model.motion_head is not None else batch.anchors[:, :0]
+
+    def reconstruction_terms(self, outputs: Outputs, truth: Scene, batch: Batch) -> dict[str, Term]:
+        """Compute the terms of the reconstruction branch: each frame at its own time, cameras and dynamic mask.
+
+        Args:
+            outputs: Outputs of the model; tracks are not used.
+            truth: The ground truth from `losses.normalized`.
+            batch: Clips with ground truth.
+
+        Returns:
+            The terms of `term_names` that are not among `TRACKING_TERMS`.
+        """
+        with torch.autocast(outputs.scene.depths.device.type, enabled=False):
+            terms = dict(reconstruction_terms(outputs, truth))
+            return terms | self._published_terms(outputs, truth, batch, is_tracking=False)
+
+    def tracking_terms(self, outputs: Outputs, truth: Scene, batch: Batch) -> dict[str, Term]:
+        """Compute the terms of the tracking branch: the anchor's pixels at all times, and matches.
+
+        Args:
+            outputs: Outputs of the model with tracks.
+            truth: The ground truth from `losses.normalized`.
+            batch: Clips with ground truth.
+
+        Returns:
+            The terms of `term_names` that are among `TRACKING_TERMS`.
+        """
+        with torch.autocast(outputs.scene.depths.device.type, enabled=False):
+            terms = dict(tracking_terms(self.model, outputs, truth))
+            terms |= self._published_terms(outputs, truth, batch, is_tracking=True)
+            scene = _full_precision_scene(outputs.scene)
+            return terms | consistency_terms(self.model, batch.sample.clip.images, scene, term_names(self.weights))
+
+    def _published_terms(self, outputs: Outputs, truth: Scene, batch: Batch, is_tracking: bool) -> dict[str, Term]:
+        # Under autocast, outputs may be in half precision. The default terms convert them themselves.
+        precise = replace(outputs, scene=_full_precision_scene(outputs.scene))
+        return {
+            name: term(precise, truth, batch.seed)
+            for name, term in PUBLISHED_TERMS.items()
+            if name in term_names(self.weights) and (name in TRACKING_TERMS) == is_tracking
+        }
+
+
+def stack_terms(terms: dict[str, Term], names: Sequence[str]) -> tuple[Float[Tensor, "term"], Float[Tensor, "term"]]:
+    """Stack terms in the order of some names.
+
+    Args:
+        terms: Terms by name.
+        names: Names of the terms to stack.
+
+    Returns:
+        The sum and the count of each term.
+    """
+    return torch.stack([terms[name].total for name in names]), torch.stack([terms[name].count for name in names])
+
+
+def _full_precision_scene(scene: Scene) -> Scene:
+    return scene.map(lambda maps: full_precision(maps) if maps.is_floating_point() else maps)
 
 
 def objective(
-    totals: Float[Tensor, "term"], counts: Float[Tensor, "term"], weights: LossWeights
+    totals: Float[Tensor, "term"],
+    counts: Float[Tensor, "term"],
+    weights: LossWeights,
+    names: Sequence[str] | None = None,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "term"]]:
     """Compute the weighted sum of the means of all terms.
 
     Args:
-        totals: Sum of each term, in the order of `term_names`.
+        totals: Sum of each term, in the order of `names`.
         counts: Count of each term; the mean of a term with count 0 is 0.
         weights: Weights of the terms.
+        names: Names of the terms; None for all of `term_names`.
 
     Returns:
         The objective, and the detached mean of each term.
     """
     means = totals / torch.where(counts > 0, counts, torch.ones_like(counts))
-    factors = totals.new_tensor([getattr(weights, name) for name in term_names(weights)])
+    factors = totals.new_tensor([getattr(weights, name) for name in names or term_names(weights)])
     return (factors * means).sum(), means.detach()

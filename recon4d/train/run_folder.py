@@ -11,20 +11,21 @@ import torch
 from recon4d import __version__
 from recon4d.errors import UserError, os_errors_as_user_errors
 from recon4d.io.files import atomic_file
+from recon4d.layers import Kernel
 from recon4d.records import config_from_json, config_to_json
 from recon4d.train.config import TrainConfig
 
 CONFIG_NAME = "config.json"
 """Configuration of the run. It is written last by `begin_run`: a folder with this file holds a run."""
 ABOUT_NAME = "about.json"
-"""Versions, device and commit that the run began with."""
+"""Versions, device, attention kernel and commit that the run began with."""
 LOG_NAME = "log.jsonl"
 """Log of the run, one JSON object a line."""
 CHECKPOINTS_NAME = "checkpoints"
 """Folder of the run's checkpoints."""
 
 
-def begin_run(folder: Path, config: TrainConfig) -> None:
+def begin_run(folder: Path, config: TrainConfig, kernel: Kernel = "sdpa") -> None:
     """Create the folder of a run and write its configuration and environment.
 
     A folder in which an earlier call was interrupted can be used again.
@@ -32,6 +33,7 @@ def begin_run(folder: Path, config: TrainConfig) -> None:
     Args:
         folder: Run folder; it must be new or empty.
         config: Configuration of the run.
+        kernel: Attention kernel that the run begins with.
 
     Raises:
         UserError: If the folder holds other files, or cannot be written.
@@ -40,7 +42,7 @@ def begin_run(folder: Path, config: TrainConfig) -> None:
         if folder.is_dir() and not all(map(_is_leftover, folder.iterdir())):
             raise UserError(f"{folder} is not empty; choose a new folder, or resume the run in it")
         folder.mkdir(parents=True, exist_ok=True)
-        _write_json(folder / ABOUT_NAME, _about())
+        _write_json(folder / ABOUT_NAME, _about(kernel))
         _write_json(folder / CONFIG_NAME, config_to_json(config))
 
 
@@ -78,12 +80,13 @@ def _write_json(path: Path, values: Any) -> None:
         partial.write_text(json.dumps(values, indent=1))
 
 
-def _about() -> dict[str, str]:
+def _about(kernel: Kernel) -> dict[str, str]:
     return {
         "recon4d": __version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu",
+        "attention": kernel,
         "commit": _commit(),
     }
 

@@ -15,21 +15,16 @@ NamedTerms = list[tuple[str, Term]]
 """Terms with their names in `LossWeights`."""
 
 
-def default_terms(model: Model, outputs: Outputs, truth: Scene) -> NamedTerms:
-    """Compute all of `objective.DEFAULT_TERMS`.
+def reconstruction_terms(outputs: Outputs, truth: Scene) -> NamedTerms:
+    """Compute the default terms of the reconstruction branch: depth, point maps, cameras and the dynamic mask.
 
     Args:
-        model: The model, for its matching layer and patch size.
-        outputs: Outputs of the model.
+        outputs: Outputs of the model; tracks are not used.
         truth: The ground truth from `losses.normalized`.
 
     Returns:
-        The terms. Terms without valid ground truth, or that the model does not predict, have count 0.
+        The terms.
     """
-    return [*_scene_terms(outputs, truth), *_motion_terms(outputs, truth), *_match_terms(model, outputs, truth)]
-
-
-def _scene_terms(outputs: Outputs, truth: Scene) -> NamedTerms:
     scene = outputs.scene
     valid_depth = (truth.depth_confidence > 0) & (truth.depths > 0)
     valid_points = (truth.point_confidence > 0) & valid_depth
@@ -47,6 +42,22 @@ def _scene_terms(outputs: Outputs, truth: Scene) -> NamedTerms:
         ("principal_point", losses.principal_point_term(scene.cameras, truth.cameras, truth.size)),
         ("moving", _dynamic_term(outputs, truth)),
     ]
+
+
+def tracking_terms(model: Model, outputs: Outputs, truth: Scene) -> NamedTerms:
+    """Compute the default terms of the tracking branch: motion, visibility and matches.
+
+    Their gradient does not reach the cameras and maps of the scene.
+
+    Args:
+        model: The model, for its matching layer and patch size.
+        outputs: Outputs of the model.
+        truth: The ground truth from `losses.normalized`.
+
+    Returns:
+        The terms. Terms without valid ground truth, or that the model does not predict, have count 0.
+    """
+    return [*_motion_terms(outputs, truth), *_match_terms(model, outputs, truth)]
 
 
 def _dynamic_term(outputs: Outputs, truth: Scene) -> Term:

@@ -15,6 +15,7 @@ from recon4d.heads import (
     DptHeadConfig,
     LinearHeadConfig,
     MotionHeadConfig,
+    ShuffleHeadConfig,
 )
 from recon4d.layers import BlockConfig, MatchingConfig
 from recon4d.models import AggregatorConfig, Model, ModelConfig
@@ -34,6 +35,14 @@ WEIGHTS_FOLDER = Path(__file__).parent / "weights"
 """Folder of the weights that are part of the package, as NAME.safetensors."""
 
 HeadKind = Literal["linear", "dpt"]
+"""Kind of dense heads that `create_model` offers."""
+
+
+_HEAD_KINDS: dict[type, Literal["linear", "dpt", "shuffle"]] = {
+    LinearHeadConfig: "linear",
+    DptHeadConfig: "dpt",
+    ShuffleHeadConfig: "shuffle",
+}
 
 
 class UntrainedWarning(UserWarning):
@@ -110,6 +119,18 @@ def model_config(name: str, heads: HeadKind = "linear") -> ModelConfig:
     entry = model_entry(name)
     config = entry.make_config()
     return config if heads == "linear" or entry.published is not None else _with_dpt_heads(config)
+
+
+def head_kind(config: ModelConfig) -> Literal["linear", "dpt", "shuffle"]:
+    """Return the kind of the dense heads of a model.
+
+    Args:
+        config: Configuration of any model.
+
+    Returns:
+        The kind; "shuffle" are the heads of VGGT-Omega.
+    """
+    return _HEAD_KINDS[type(config.dense)]
 
 
 def create_model(

@@ -1,7 +1,8 @@
-"""A small training run, alone or under torchrun: ``training_run.py FOLDER [--die-at STEP] [--batch N]``."""
+"""A small training run, alone or under torchrun: ``training_run.py FOLDER [--die-at STEP] [--batch N] ...``."""
 
 import argparse
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -45,10 +46,12 @@ if __name__ == "__main__":
     parser.add_argument("folder", type=Path)
     parser.add_argument("--die-at", type=int)
     parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--backward", default="joint")
     parser.add_argument("--steps", type=int, default=STEPS)
     arguments = parser.parse_args()
     if arguments.die_at is not None:
         die_at(arguments.die_at)
     arguments.folder.mkdir(exist_ok=True)
     resumed = latest_complete(arguments.folder / "checkpoints")
-    loop.train(config(arguments.batch, arguments.steps), arguments.folder, resumed)
+    training = replace(config(arguments.batch, arguments.steps), backward=arguments.backward)
+    loop.train(training, arguments.folder, resumed)

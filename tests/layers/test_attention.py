@@ -42,7 +42,7 @@ class TestKernels:
         torch.testing.assert_close(attention(query, key, value, "plain"), value[:, :, 3:4])
 
     def test_xformers_on_the_cpu_is_a_user_error(self) -> None:
-        with pytest.raises(UserError, match="requires CUDA, but the tensors are on cpu"):
+        with pytest.raises(UserError, match="requires CUDA, but the device is cpu"):
             attention(*random_qkv(), kernel="xformers")
 
     @pytest.mark.gpu

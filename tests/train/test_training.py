@@ -40,7 +40,7 @@ from recon4d.train.loop import DivergedError, make_trainable_model, train
 from recon4d.train.objective import DEFAULT_TERMS, TrainModule, objective
 from recon4d.train.optimizers import make_optimizers
 from recon4d.train.run_folder import begin_run, read_config
-from recon4d.zoo import load_model
+from recon4d.zoo import head_kind, load_model, model_config
 
 SCRIPT = Path(__file__).parents[1] / "helpers" / "training_run.py"
 
@@ -94,9 +94,10 @@ def test_resuming_a_killed_run_of_two_processes_is_exact(tmp_path: Path) -> None
     assert_same(final_state(tmp_path / "straight"), final_state(tmp_path / "killed"))
 
 
-def test_two_processes_with_four_clips_train_like_one_with_eight(tmp_path: Path) -> None:
-    for name, processes in (("one", 1), ("two", 2)):
-        assert run_script(tmp_path / name, "--batch", "8", "--steps", "5", processes=processes) == 0
+@pytest.mark.parametrize("backward", ["joint", "separate"])
+def test_two_processes_with_four_clips_train_like_one_with_eight(tmp_path: Path, backward: str) -> None:
+    for name, processes, options in (("one", 1, ()), ("two", 2, ("--backward", backward))):
+        assert run_script(tmp_path / name, "--batch", "8", "--steps", "5", *options, processes=processes) == 0
     one, two = (final_state(tmp_path / name)["model"] for name in ("one", "two"))
     logs = [json.loads((tmp_path / name / "log.jsonl").read_text().splitlines()[0]) for name in ("one", "two")]
     for term in DEFAULT_TERMS:
@@ -272,6 +273,39 @@ def test_models_with_frozen_and_lora_layers_are_saved_as_plain_models(tmp_path: 
     assert all(name.startswith("aggregator.") and name.endswith("qkv.weight") for name in changed)
 
 
+def test_a_run_with_dpt_heads_resumes_and_its_checkpoints_start_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The run folder and the checkpoints contain the kind of heads; it cannot be changed afterwards."""
+    run = tmp_path / "run"
+    begin_run(run, replace(config(steps=2), heads="dpt", save_every=1))
+    train(replace(read_config(run), steps=1), run)
+    assert main(["train", "--resume", str(run)]) == 0
+    (*_, last) = list_checkpoints(run / "checkpoints")
+    assert last.step == 2
+    trained = load_model(last.model_file)
+    assert head_kind(trained.config) == "dpt"
+    assert trained.config == model_config("recon4d_tiny", "dpt")
+
+    from_checkpoint = replace(config(), init=str(last.model_file))
+    for heads in ("auto", "dpt"):
+        started = make_trainable_model(replace(from_checkpoint, heads=heads))
+        assert_same(dict(started.named_parameters()), dict(trained.named_parameters()))
+    options = ["--config.heads", "linear", "--config.init", str(last.model_file), "--out", str(tmp_path / "other")]
+    assert main(["train", "--config.model", "recon4d_tiny", *options]) == 2
+    (line,) = capsys.readouterr().err.splitlines()[-1:]
+    assert "heads = 'linear', but checkpoint" in line
+    assert "keeps its own dpt heads" in line
+    assert "(give --config.heads auto)" in line
+
+
+def test_published_models_keep_their_heads() -> None:
+    """They are not created for the error, which would allocate gigabytes."""
+    for model, heads, own in (("vggt_1b", "linear", "dpt"), ("vggt_omega_1b", "dpt", "shuffle")):
+        with pytest.raises(UserError, match=f"published model {model} keeps its own {own} heads"):
+            make_trainable_model(TrainConfig(model=model, heads=heads))
+
+
 def test_data_sets_and_synthetic_scenes_alternate(tmp_path: Path) -> None:
     """Two data sets, one of them without tracks; and resuming is exact."""
     for layout, frames in (("point-odyssey", 6), ("kubric", 6)):
@@ -298,7 +332,7 @@ def test_a_run_folder_holds_configuration_and_environment(tmp_path: Path) -> Non
     assert read_config(tmp_path / "run") == config()
     about = json.loads((tmp_path / "run" / "about.json").read_text())
     assert (about["torch"], about["recon4d"]) == (torch.__version__, recon4d.__version__)
-    assert set(about) == {"recon4d", "torch", "python", "device", "commit"}
+    assert set(about) == {"recon4d", "torch", "python", "device", "attention", "commit"}
     with pytest.raises(UserError, match="is not empty; choose a new folder, or resume"):
         begin_run(tmp_path / "run", config())
     with pytest.raises(UserError, match=r"is not a training run: it has no config\.json"):

@@ -12,6 +12,7 @@ from recon4d import __version__
 from recon4d.errors import os_errors_as_user_errors
 from recon4d.eval.report.headline import (
     HEADLINE,
+    TRACK_HEADLINE,
     coverage_lines,
     find_summary,
     format_number,
@@ -132,7 +133,8 @@ def headline_table(evaluation: Evaluation) -> str:
         evaluation: Results of all methods and clips.
 
     Returns:
-        A table, followed by lines about failures, unreadable clips and coverage, if there are any.
+        A table with a row for each method; if the ground truth has tracks, a table of `TRACK_HEADLINE` with a row for
+        each metric; and lines about failures, unreadable clips and coverage, if there are any.
     """
     summaries = summarize(evaluation.results)
     methods = method_names(evaluation.results)
@@ -140,13 +142,39 @@ def headline_table(evaluation: Evaluation) -> str:
     for method in methods:
         found = [find_summary(summaries, method, name) for name in HEADLINE]
         rows.append([method, *("-" if summary is None else format_number(summary.value) for summary in found)])
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = [
-        "  ".join(cell.rjust(width) if place else cell.ljust(width) for place, (cell, width) in enumerate(pairs))
-        for pairs in (zip(row, widths, strict=True) for row in rows)
-    ]
     notes = [*status_lines(evaluation.results), *_unreadable_line(evaluation), *coverage_lines(summaries)]
-    return "\n".join([*lines, *(["", *notes] if notes else [])])
+    parts = (_aligned(rows, num_names=1), _aligned(_track_rows(summaries, methods), num_names=3), notes)
+    return "\n\n".join("\n".join(lines) for lines in parts if lines)
+
+
+def _track_rows(summaries: Sequence[Summary], methods: Sequence[str]) -> list[list[str]]:
+    """Return the cells of the table of tracks, a row for each metric; no rows if the ground truth has no tracks."""
+    rows = []
+    for name in TRACK_HEADLINE:
+        found = {method: find_summary(summaries, method, name) for method in methods}
+        defined = [summary for summary in found.values() if summary is not None]
+        if defined:
+            # A method without tracks is aligned to nothing.
+            aligned = [summary for summary in defined if summary.num_measured] or defined
+            alignment = ", ".join(dict.fromkeys(summary.alignment for summary in aligned))
+            values = ["-" if summary is None else format_number(summary.value) for summary in found.values()]
+            rows.append([name, METRICS[name].unit, alignment, *values])
+    return [["tracks", "", "alignment", *methods], *rows] if rows else []
+
+
+def _aligned(rows: Sequence[Sequence[str]], num_names: int) -> list[str]:
+    """Pad the cells of a table to columns; the first `num_names` columns are aligned to the left, others to the right.
+
+    Rows have the same number of cells.
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.ljust(width) if place < num_names else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    ]
 
 
 def _unreadable_line(evaluation: Evaluation) -> list[str]:

@@ -10,12 +10,14 @@ from recon4d.eval.metrics.dynamic_mask import DYNAMIC_MASK_METRICS
 from recon4d.eval.metrics.pixel_tracks import PIXEL_TRACK_METRICS
 from recon4d.eval.metrics.points import POINT_METRICS
 from recon4d.eval.metrics.score import Metric
-from recon4d.eval.metrics.tracks import TRACK_METRICS
+from recon4d.eval.metrics.tracks import APD3D, APD3D_SIM3, EPE, EPE_SIM3, TRACK_METRICS
 from recon4d.eval.metrics.trajectory import TRAJECTORY_METRICS
 from recon4d.eval.predictions import Status
 from recon4d.eval.protocols.multiview_points import MULTIVIEW_POINT_METRICS
 from recon4d.eval.protocols.tapvid3d import TAPVID3D_METRICS
 from recon4d.eval.protocols.video_depth import VIDEO_DEPTH_METRICS
+from recon4d.eval.protocols.worldtrack import GLOBAL as WORLDTRACK_GLOBAL
+from recon4d.eval.protocols.worldtrack import SIM3 as WORLDTRACK_SIM3
 from recon4d.eval.protocols.worldtrack import WORLDTRACK_METRICS
 from recon4d.eval.report.summary import Summary
 from recon4d.eval.scoring import SECONDS, ClipResult
@@ -35,6 +37,13 @@ HEADLINE: tuple[str, ...] = (
     "seconds",
 )
 """Metrics of the first table of a report and of the table in the terminal."""
+
+TRACK_HEADLINE: tuple[str, ...] = (
+    *(metric.name for metric in (APD3D, EPE, APD3D_SIM3, EPE_SIM3)),
+    *(metric.name for metric in (*WORLDTRACK_GLOBAL, *WORLDTRACK_SIM3)),
+)
+"""Metrics of the table of tracks: APD3D and EPE after one median scale and after Sim(3), of the project and of the
+WorldTrack protocol. The table is shown if the ground truth has tracks."""
 
 GROUPS: tuple[tuple[str, str, tuple[Metric, ...]], ...] = (
     ("Cameras", "Position and orientation of the camera.", (*CAMERA_METRICS, *TRAJECTORY_METRICS)),
@@ -59,7 +68,7 @@ INCOMPLETE_STATUSES: tuple[Status, ...] = ("partial", "failed", "timed out")
 _NOUNS = (
     ("frames", TRAJECTORY_METRICS),
     ("pixels", (*DEPTH_METRICS, *POINT_METRICS)),
-    ("points", tuple(metric for metric in TRACK_METRICS if metric.worst is None)),
+    ("points", tuple(metric for metric in (*TRACK_METRICS, *WORLDTRACK_METRICS) if metric.worst is None)),
 )
 _COMPLETE = 0.9995
 """Coverage from which on a metric counts as measured on everything: it would be written as 100.0 %."""
@@ -158,7 +167,7 @@ def coverage_lines(summaries: Sequence[Summary]) -> tuple[str, ...]:
     """
     by_method: dict[tuple[str, str], list[str]] = {}
     for method in dict.fromkeys(summary.method for summary in summaries):
-        for name in HEADLINE:
+        for name in dict.fromkeys((*HEADLINE, *TRACK_HEADLINE)):
             summary = find_summary(summaries, method, name)
             if summary is not None and (coverage := describe_coverage(summary)):
                 by_method.setdefault((method, coverage), []).append(name)

@@ -17,6 +17,7 @@ from recon4d.eval.report.headline import (
     GROUPS,
     HEADLINE,
     INCOMPLETE_STATUSES,
+    TRACK_HEADLINE,
     best_value,
     coverage_lines,
     describe_coverage,
@@ -127,7 +128,18 @@ def _headline_section(summaries: Sequence[Summary], methods: Sequence[str]) -> s
         "<section><h2>Summary</h2><p>Main metrics over all clips; the best value of each column is bold. Arrows show "
         'whether higher ↑ or lower ↓ is better. Each metric is defined <a href="#metrics">below</a>.</p>'
         f'<div class="wide"><table class="numbers"><thead><tr><th></th>{heads}</tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table></div>{caution}</section>"
+        f"<tbody>{''.join(rows)}</tbody></table></div>{_track_table(summaries, methods)}{caution}</section>"
+    )
+
+
+def _track_table(summaries: Sequence[Summary], methods: Sequence[str]) -> str:
+    """Render APD3D and EPE after each alignment; empty if the ground truth has no tracks."""
+    table = _metric_table(summaries, methods, [METRICS[name] for name in TRACK_HEADLINE])
+    if not table:
+        return ""
+    return (
+        "<h3>Tracks</h3><p>APD3D (share of points near the truth) and EPE (mean distance) after one median scale and "
+        f"after Sim(3).</p>{table}"
     )
 
 
@@ -211,22 +223,28 @@ def _figures(drawn: Sequence[str]) -> str:
 def _metric_section(summaries: Sequence[Summary], methods: Sequence[str]) -> str:
     parts = []
     for title, about, metrics in GROUPS:
-        rows = [
-            _metric_row(summaries, methods, metric)
-            for metric in metrics
-            if any(s.metric.name == metric.name for s in summaries)
-        ]
-        if rows:
-            heads = "".join(f"<th>{escape(method)}</th>" for method in methods)
-            parts.append(
-                f"<h3>{escape(title)}</h3><p>{escape(about)}</p>"
-                '<div class="wide"><table class="numbers"><thead><tr><th>metric</th>'
-                f"<th>unit</th><th>alignment</th>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
-            )
+        if table := _metric_table(summaries, methods, metrics):
+            parts.append(f"<h3>{escape(title)}</h3><p>{escape(about)}</p>{table}")
     return (
         '<section id="metrics"><h2>Every metric</h2><p>Open a metric for its definition. Below a value are its '
         "interval, its coverage if it is not complete, and the number of clips without a prediction in it.</p>"
         f"{''.join(parts)}</section>"
+    )
+
+
+def _metric_table(summaries: Sequence[Summary], methods: Sequence[str], metrics: Sequence[Metric]) -> str:
+    """Render a table with a row for each metric that is defined; empty if none is."""
+    rows = [
+        _metric_row(summaries, methods, metric)
+        for metric in metrics
+        if any(s.metric.name == metric.name for s in summaries)
+    ]
+    if not rows:
+        return ""
+    heads = "".join(f"<th>{escape(method)}</th>" for method in methods)
+    return (
+        '<div class="wide"><table class="numbers"><thead><tr><th>metric</th>'
+        f"<th>unit</th><th>alignment</th>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
     )
 
 

@@ -23,6 +23,7 @@ from PIL import Image
 from scenes import make_clip, make_scene
 
 from recon4d.datasets import Sample
+from recon4d.datasets.synthetic import SyntheticConfig, SyntheticScenes
 from recon4d.errors import UserError
 from recon4d.eval.benchmarks import Benchmark
 from recon4d.eval.metrics.score import Score, undefined
@@ -47,8 +48,9 @@ from recon4d.eval.report.headline import (
 from recon4d.eval.report.path_pictures import aligned_camera_centers, draw_paths
 from recon4d.eval.report.summary import Summary, summarize
 from recon4d.eval.runner import Evaluation
-from recon4d.eval.scoring import METRICS, ClipResult
+from recon4d.eval.scoring import METRICS, ClipResult, score_prediction
 from recon4d.geometry import rotation_from_axis_angle, similarity
+from recon4d.records import scale_scene
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -213,6 +215,57 @@ def test_the_table_for_the_terminal_has_a_row_for_each_method_and_notes():
         "abs_rel of colmap is over 1 of 2 clips, 1.0 % of the pixels",
     ]
     assert len(headline_table(evaluation(result("net", "a", share("auc_30", 0.5)))).splitlines()) == 3
+
+
+def with_tracks(*protocols: str) -> Evaluation:
+    """True tracks in other units and at another place than the cameras, and a method without tracks."""
+    truth = SyntheticScenes(SyntheticConfig(num_frames=4, height=48, width=64)).sample(1).scene
+    scaled = scale_scene(truth, 0.37)
+    assert scaled.tracks is not None
+    moved = replace(scaled, tracks=replace(scaled.tracks, points=scaled.tracks.points + 0.5))
+    benchmark = replace(evaluation(result("net", "a")).benchmark, protocols=protocols)
+    results = [
+        score_prediction(method, "a", Prediction.from_scene(scene, 1.0), truth, benchmark)
+        for method, scene in (("moved", moved), ("trackless", replace(truth, tracks=None)))
+    ]
+    return Evaluation(benchmark, tuple(results), ())
+
+
+@pytest.mark.parametrize(
+    ("protocols", "added"),
+    [
+        ((), []),
+        (
+            ("worldtrack",),
+            ["worldtrack_apd3d_global", "worldtrack_epe_global", "worldtrack_apd3d_sim3", "worldtrack_epe_sim3"],
+        ),
+    ],
+)
+def test_tracks_have_a_table_of_apd3d_and_epe_after_both_alignments(
+    tmp_path: Path, protocols: tuple[str, ...], added: list[str]
+) -> None:
+    """Sim(3) undoes the translation of the tracks, one median scale does not."""
+    of = with_tracks(*protocols)
+    _, table, *_ = headline_table(of).split("\n\n")
+    head, *lines = table.splitlines()
+    assert head.split() == ["tracks", "alignment", "moved", "trackless"]
+    rows = {line.split()[0]: re.split(r"\s\s+", line)[1:] for line in lines}
+    assert list(rows) == ["apd3d", "epe", "apd3d_sim3", "epe_sim3", *added]
+    for name, (unit, alignment, moved, trackless) in rows.items():
+        is_share, is_sim3 = "apd3d" in name, name.endswith("sim3")
+        assert unit == ("share" if is_share else "m")
+        assert alignment.startswith("sim3") == is_sim3
+        assert trackless == "-"
+        assert (float(moved) > 0.999 if is_share else float(moved) < 0.001) == is_sim3
+    page = written(tmp_path, of)["report.html"]
+    summary = page[page.index("<h2>Summary</h2>") : page.index("<h2>Failures</h2>")]
+    assert "<h3>Tracks</h3>" in summary
+    assert all(f"<summary>{name} <span" in summary for name in rows)
+
+
+def test_without_true_tracks_there_is_no_table_of_them(tmp_path: Path) -> None:
+    assert "tracks" not in headline_table(two_methods())
+    assert "<h3>Tracks</h3>" not in written(tmp_path, two_methods())["report.html"]
 
 
 # Files
