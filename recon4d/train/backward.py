@@ -56,7 +56,7 @@ def separate_backward(
     truth = losses.normalized(batch.sample.scene)
     with autocast():
         shared = Cut(train_module.tokens(batch))
-        outputs = train_module.model.scene_outputs(shared.leaves, batch.sample.clip.size)
+        outputs = train_module.model.scene_outputs(shared.leaves, batch.sample.clip.size, batch.sample.clip.priors)
         reconstruction = train_module.reconstruction_terms(outputs, truth, batch)
     reconstruction_loss = _branch_loss(reconstruction, loss_of, train_module.weights)
     scene = None

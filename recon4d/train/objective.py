@@ -80,7 +80,7 @@ class TrainModule(nn.Module):
         """
         truth = losses.normalized(batch.sample.scene)
         tokens = self.tokens(batch)
-        outputs = self.model.scene_outputs(tokens, batch.sample.clip.size)
+        outputs = self.model.scene_outputs(tokens, batch.sample.clip.size, batch.sample.clip.priors)
         outputs = self.model.with_tracks(tokens, outputs, self.anchors(batch))
         terms = self.reconstruction_terms(outputs, truth, batch) | self.tracking_terms(outputs, truth, batch)
         assert set(terms) == set(term_names(self.weights))
