@@ -2,8 +2,9 @@
 
 Prints, for each clip, the accuracy of the single pass, of refinement and of the better of COLMAP's models with and
 without radial distortion; then the seconds and the peak memory of each stage. A clip is a folder with the pictures in
-``images/`` and ``gt.npz`` (``world_from_cam`` with OpenCV axes, optionally ``depth_mm`` at a lower resolution), or a
-folder of pictures with ``groundtruth.txt`` (a TUM trajectory stamped with the names of the pictures).
+``images/`` and ``gt.npz`` (``world_from_cam`` with OpenCV axes, optionally ``depth_mm`` at a lower resolution), a
+folder of pictures with ``groundtruth.txt`` (a TUM trajectory stamped with the names of the pictures), or a video, which
+has no scores.
 """
 
 import math
@@ -40,7 +41,7 @@ class Benchmark:
     """Compare refinement with COLMAP on real clips."""
 
     data: tuple[Path, ...] = (Path("examples/freiburg2_desk"),)
-    """Clips, or folders of clips."""
+    """Clips, folders of clips, or videos."""
     model: str = "recon4d_mini"
     """Name of a model, or a checkpoint file."""
     num_frames: int = 8
@@ -141,6 +142,7 @@ def run_methods(model: Model, clip: Clip, path: Path, benchmark: Benchmark) -> I
         except ColmapFailure:
             continue
         results.append((score(scene, clip, path), time.perf_counter() - started, camera_model))
+    # Without scores, the first model counts.
     best = max(results, key=lambda result: (result[0].auc_30, result[0].auc_5), default=None)
     yield ("COLMAP", *best) if best else ("COLMAP", Scores(0.0, 0.0), 0.0, "no model")
 
@@ -153,16 +155,18 @@ def warm_up(model: Model) -> None:
 
 
 def find_clips(folders: tuple[Path, ...]) -> list[Path]:
-    """List the clips in folders."""
+    """List the clips in folders, and videos."""
     found = []
     for folder in folders:
-        is_clip = (folder / "gt.npz").exists() or (folder / "groundtruth.txt").exists()
+        is_clip = folder.is_file() or (folder / "gt.npz").exists() or (folder / "groundtruth.txt").exists()
         found += [folder] if is_clip else find_clips(tuple(sorted(p for p in folder.iterdir() if p.is_dir())))
     return found
 
 
 def score(scene: Scene, clip: Clip, path: Path) -> Scores:
-    """Score the cameras of a scene, and its depth if it is known."""
+    """Score the cameras of a scene, and its depth if it is known; NaN without measured cameras."""
+    if path.is_file():
+        return Scores(math.nan, math.nan)
     poses = true_poses(clip, path)
     # Without depth, pairs have a baseline if it is at least 1 % of the largest one: the same pairs for every method.
     unknown = torch.zeros_like(scene.depths)
