@@ -8,13 +8,13 @@ from recon4d.errors import UserError
 if TYPE_CHECKING:
     import torch
 
-    from recon4d.models import Model
+    from recon4d.models import SceneModel
 
 CHECKPOINT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 """File name endings that mark a checkpoint rather than the name of a model."""
 
 
-def find_model(name_or_file: str) -> "Model":
+def find_model(name_or_file: str) -> "SceneModel":
     """Create a model from its name or load it from a checkpoint.
 
     Args:

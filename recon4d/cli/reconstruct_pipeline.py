@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from recon4d.io import SceneInfo
     from recon4d.io.long_archive import LongScene
     from recon4d.io.long_clips import LongClip
-    from recon4d.models import Model
+    from recon4d.models import SceneModel
     from recon4d.records import Calibration, Clip, FeatureTracks, Scene
 
     Settings = dict[str, str | int | float | bool | list | None]
@@ -27,7 +27,7 @@ LARGE_MODEL = 100_000_000
 """Number of parameters from which the expected memory is printed before the pass. Hand-tuned."""
 
 
-def prepare_model(options: ReconstructOptions, device_name: str) -> "Model":
+def prepare_model(options: ReconstructOptions, device_name: str) -> "SceneModel":
     """Create or load the model, ready to run.
 
     Args:
@@ -53,7 +53,7 @@ def prepare_model(options: ReconstructOptions, device_name: str) -> "Model":
 
 
 def reconstruct_clip(
-    path: Path, out: Path, options: ReconstructOptions, settings: "Settings", load_model: Callable[[], "Model"]
+    path: Path, out: Path, options: ReconstructOptions, settings: "Settings", load_model: Callable[[], "SceneModel"]
 ) -> int:
     """Reconstruct one clip in a single pass, or in parts if the options say so, and write a folder of results.
 
@@ -85,7 +85,7 @@ def _reconstruct_in_one_pass(
     out: Path,
     options: ReconstructOptions,
     settings: "Settings",
-    load_model: Callable[[], "Model"],
+    load_model: Callable[[], "SceneModel"],
     progress: StageProgress,
 ) -> int:
     from recon4d.io import atomic_folder, write_results
@@ -163,7 +163,7 @@ def _with_colmap_intrinsics(clip: "Clip", progress: StageProgress) -> "Clip":
 
 
 def _run_network(
-    model: "Model", clip: "Clip", options: ReconstructOptions, is_refined: bool, progress: StageProgress
+    model: "SceneModel", clip: "Clip", options: ReconstructOptions, is_refined: bool, progress: StageProgress
 ) -> "tuple[Scene, FeatureTracks | None]":
     """Run a single pass over the clip; feature tracks come with it if they are needed for refinement."""
     from recon4d.inference import reconstruct, reconstruct_and_match
@@ -180,7 +180,7 @@ def _run_network(
     return scene, matches
 
 
-def _describe_memory(model: "Model", clip: "Clip", config: "ReconstructConfig") -> str:
+def _describe_memory(model: "SceneModel", clip: "Clip", config: "ReconstructConfig") -> str:
     from recon4d.inference import processing_size, runs_in_bfloat16
     from recon4d.models import plan_memory
 
@@ -191,7 +191,7 @@ def _describe_memory(model: "Model", clip: "Clip", config: "ReconstructConfig") 
 
 
 def _scene_info(
-    model: "Model", clip: "Clip | LongClip", calibration: "Calibration | None", settings: "Settings"
+    model: "SceneModel", clip: "Clip | LongClip", calibration: "Calibration | None", settings: "Settings"
 ) -> "SceneInfo":
     from recon4d import __version__
     from recon4d.io import SceneInfo
@@ -208,7 +208,7 @@ def _scene_info(
 
 
 def _reconstruct_in_parts(
-    path: Path, out: Path, options: ReconstructOptions, settings: "Settings", load_model: Callable[[], "Model"]
+    path: Path, out: Path, options: ReconstructOptions, settings: "Settings", load_model: Callable[[], "SceneModel"]
 ) -> int:
     """Reconstruct a clip of any length; the same call continues a run that was stopped."""
     from recon4d.inference import long_clip_with_prior_files
@@ -242,7 +242,7 @@ def _describe_long_priors(clip: "LongClip") -> str:
 
 
 def _run_windows(
-    model: "Model", clip: "LongClip", out: Path, options: ReconstructOptions, info: "SceneInfo"
+    model: "SceneModel", clip: "LongClip", out: Path, options: ReconstructOptions, info: "SceneInfo"
 ) -> "LongScene":
     from recon4d.inference import reconstruct
     from recon4d.inference.windows import (

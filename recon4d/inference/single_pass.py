@@ -18,8 +18,10 @@ from recon4d.inference.priors import apply_priors
 from recon4d.models import (
     Model,
     Outputs,
+    SceneModel,
     is_bfloat16,
     match_feature_tracks,
+    predicts_dense_tracks,
 )
 from recon4d.records import (
     Clip,
@@ -67,7 +69,7 @@ class ReconstructConfig:
 
 
 def reconstruct(
-    model: Model, clip: Clip, config: ReconstructConfig = ReconstructConfig(), refine: bool = False
+    model: SceneModel, clip: Clip, config: ReconstructConfig = ReconstructConfig(), refine: bool = False
 ) -> Scene:
     """Reconstruct a clip in a single forward pass on the device of the model. The result is deterministic.
 
@@ -98,13 +100,13 @@ def reconstruct(
         has_camera_priors(clip)  # raises before the pass if the priors do not allow refinement
         scene, matches = reconstruct_and_match(model, clip, config)
         return refine_clip(clip, scene, matches).scene
-    if config.anchors and model.motion_head is None:
+    if config.anchors and not predicts_dense_tracks(model):
         _check_tracker_size(model, clip, config)
     return _run(model, clip, config, lambda outputs: None)[0]
 
 
 def reconstruct_and_match(
-    model: Model, clip: Clip, config: ReconstructConfig = ReconstructConfig()
+    model: SceneModel, clip: Clip, config: ReconstructConfig = ReconstructConfig()
 ) -> tuple[Scene, FeatureTracks]:
     """Reconstruct a clip and return feature matches of static points as well, which `recon4d.refine` needs.
 
@@ -123,22 +125,25 @@ def reconstruct_and_match(
         UserError: As for `reconstruct`.
         ValueError: As for `reconstruct`.
     """
-    if config.anchors and model.motion_head is None:
+    if config.anchors and not predicts_dense_tracks(model):
         _check_tracker_size(model, clip, config)
     if not _can_match(model, clip, config):
         scene = _run(model, clip, config, lambda outputs: None)[0]
         return scene, _guide_matches(model, clip, scene, config)
+    assert isinstance(model, Model)
     scene, tracks = _run(model, clip, config, lambda outputs: match_feature_tracks(model, outputs))
     assert tracks is not None
     return scene, tracks
 
 
-def _can_match(model: Model, clip: Clip, config: ReconstructConfig) -> bool:
+def _can_match(model: SceneModel, clip: Clip, config: ReconstructConfig) -> bool:
     """Check whether a model matches points between the frames of a clip at the processing size."""
+    if not isinstance(model, Model):
+        return False
     return model.matching is not None or (model.track_head is not None and _tracker_fits(model, clip, config))
 
 
-def _guide_matches(model: Model, clip: Clip, scene: Scene, config: ReconstructConfig) -> FeatureTracks:
+def _guide_matches(model: SceneModel, clip: Clip, scene: Scene, config: ReconstructConfig) -> FeatureTracks:
     """Match points with `GUIDE_MODEL` on the device of a model; return tracks in pixels of the maps of a scene."""
     from recon4d.zoo import create_model
 
@@ -151,7 +156,7 @@ def _guide_matches(model: Model, clip: Clip, scene: Scene, config: ReconstructCo
 
 
 def _run(
-    model: Model, clip: Clip, config: ReconstructConfig, match: Callable[[Outputs], FeatureTracks | None]
+    model: SceneModel, clip: Clip, config: ReconstructConfig, match: Callable[[Outputs], FeatureTracks | None]
 ) -> tuple[Scene, FeatureTracks | None]:
     """Run one forward pass, and `match` on its outputs before they are released."""
     _check(clip, config)
@@ -216,13 +221,13 @@ def processing_size(size: tuple[int, int], side: int, patch_size: int) -> tuple[
     return to_multiple(height), to_multiple(width)
 
 
-def _size_of_pass(model: Model, clip: Clip, config: ReconstructConfig) -> tuple[int, int]:
+def _size_of_pass(model: SceneModel, clip: Clip, config: ReconstructConfig) -> tuple[int, int]:
     return processing_size(clip.size, config.processing_size or model.config.processing_size, model.patch_size)
 
 
-def _tracker_fits(model: Model, clip: Clip, config: ReconstructConfig) -> bool:
+def _tracker_fits(model: SceneModel, clip: Clip, config: ReconstructConfig) -> bool:
     """Check whether the processing size suffices for the feature pyramid of the point tracker, if there is one."""
-    if model.track_head is None or clip.batch_shape or min(clip.size) < MIN_SIDE:
+    if not isinstance(model, Model) or model.track_head is None or clip.batch_shape or min(clip.size) < MIN_SIDE:
         return True
     return min(_size_of_pass(model, clip, config)) >= _min_tracker_side(model.track_head)
 
@@ -231,9 +236,9 @@ def _min_tracker_side(head: TrackHead) -> int:
     return head.tracker.config.stride * 2 ** (head.tracker.config.levels - 1)
 
 
-def _check_tracker_size(model: Model, clip: Clip, config: ReconstructConfig) -> None:
+def _check_tracker_size(model: SceneModel, clip: Clip, config: ReconstructConfig) -> None:
     """Check that the processing size suffices for the point tracker, if the model has one."""
-    if model.track_head is None or _tracker_fits(model, clip, config):
+    if not isinstance(model, Model) or model.track_head is None or _tracker_fits(model, clip, config):
         return
     needed = _min_tracker_side(model.track_head)
     height, width = _size_of_pass(model, clip, config)
@@ -325,7 +330,7 @@ def _not_ignored(pixels: Float[Tensor, "time track 2"], priors: Priors | None) -
 
 
 @contextmanager
-def _progress_bar(model: Model, num_frames: int, config: ReconstructConfig) -> Iterator[None]:
+def _progress_bar(model: SceneModel, num_frames: int, config: ReconstructConfig) -> Iterator[None]:
     """Report progress after every block and head through forward hooks, with a bar if `config` requests one."""
     if not config.progress and config.on_progress is None:
         yield
@@ -354,16 +359,14 @@ def _bar(total: int) -> "tqdm":
     return tqdm(total=total, desc="reconstructing", unit="step", leave=False)
 
 
-def _steps(model: Model, num_frames: int, config: ReconstructConfig) -> tuple[list[nn.Module], int]:
+def _steps(model: SceneModel, num_frames: int, config: ReconstructConfig) -> tuple[list[nn.Module], int]:
     """Return the modules whose calls are the steps of a pass, and the number of calls."""
-    chunks = math.ceil(num_frames / config.frame_chunk)
-    blocks = [*model.aggregator.frame_blocks, *model.aggregator.global_blocks]
-    total = len(blocks) + chunks * (1 + len(model.dense_heads))
-    modules: list[nn.Module] = [model.backbone, *blocks, *model.dense_heads]
-    if model.motion_head is not None:
-        modules.append(model.motion_head)
-        total += math.ceil(num_frames * len(config.anchors) / config.frame_chunk)
-    elif model.track_head is not None:
-        modules.append(model.track_head)
-        total += len(config.anchors)
-    return modules, total
+    modules = model.pass_modules
+    chunks, anchors = math.ceil(num_frames / config.frame_chunk), len(config.anchors)
+    calls = (
+        (modules.once, 1),
+        (modules.per_chunk, chunks),
+        (modules.per_anchor_chunk, math.ceil(num_frames * anchors / config.frame_chunk)),
+        (modules.per_anchor, anchors),
+    )
+    return [module for group, _ in calls for module in group], sum(len(group) * count for group, count in calls)

@@ -18,7 +18,14 @@ from recon4d.layers.matching import (
     cells_to_patch_tokens,
     soft_match,
 )
-from recon4d.layers.positions import AbsolutePosition, NormalizedRotary, RotaryTable, apply_rotary, rotary_table
+from recon4d.layers.positions import (
+    AbsolutePosition,
+    NormalizedRotary,
+    RotaryTable,
+    apply_rotary,
+    rotary_table,
+    shared_rotary_table,
+)
 
 __all__ = [
     "CELLS_PER_PATCH_SIDE",
@@ -40,5 +47,6 @@ __all__ = [
     "initialize_residual_outputs",
     "rotary_table",
     "set_attention_kernel",
+    "shared_rotary_table",
     "soft_match",
 ]

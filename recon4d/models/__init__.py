@@ -6,8 +6,13 @@ from recon4d.models.compilation import raise_recompile_limit
 from recon4d.models.config import ModelConfig
 from recon4d.models.feature_tracks import match_feature_tracks
 from recon4d.models.memory import MemoryPlan, plan_memory
+from recon4d.models.mono import MonoModel, MonoModelConfig
+from recon4d.models.nested import NestedModel, NestedModelConfig
 from recon4d.models.network import Model
+from recon4d.models.networks import NetworkConfig, create_network, predicts_dense_tracks, require_trainable
 from recon4d.models.outputs import Outputs
+from recon4d.models.reference_view import ReferenceView
+from recon4d.models.scene_model import SceneModel
 
 __all__ = [
     "Aggregator",
@@ -16,11 +21,21 @@ __all__ = [
     "MemoryPlan",
     "Model",
     "ModelConfig",
+    "MonoModel",
+    "MonoModelConfig",
+    "NestedModel",
+    "NestedModelConfig",
+    "NetworkConfig",
     "Outputs",
+    "ReferenceView",
+    "SceneModel",
     "cast_to_bfloat16",
     "compile_blocks",
+    "create_network",
     "is_bfloat16",
     "match_feature_tracks",
     "plan_memory",
+    "predicts_dense_tracks",
     "raise_recompile_limit",
+    "require_trainable",
 ]

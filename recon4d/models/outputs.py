@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
+from recon4d.heads import Rays
 from recon4d.layers import Matches
 from recon4d.records import Scene
 
@@ -29,3 +30,7 @@ class Outputs:
     """Logits of the visibility of dense tracks; unused at the time of the anchor frame (visibility 1)."""
     features: tuple[Float[Tensor, "batch time tokens _"], ...]
     """Outputs of the aggregator at its `out_indices` (`AggregatorState.features`)."""
+    rays: Rays | None = None
+    """Rays of all frames; None unless cameras come from them (`Model.camera_source`)."""
+    sky: Float[Tensor, "batch time height width"] | None = None
+    """Evidence for sky of all pixels (`recon4d.models.sky`); None for networks that do not predict it."""

@@ -15,7 +15,7 @@ from torch.distributed.fsdp import FSDPModule
 
 from recon4d.datasets.mixture import SkippedSequence
 from recon4d.errors import UserError, os_errors_as_user_errors
-from recon4d.models import Model, compile_blocks
+from recon4d.models import Model, compile_blocks, require_trainable
 from recon4d.train.batches import Batches, RankInfo, merge_skipped
 from recon4d.train.checkpoints import (
     Checkpoint,
@@ -277,10 +277,10 @@ def make_trainable_model(config: TrainConfig) -> Model:
         UserError: If the model or a checkpoint does not exist, or a pattern matches no parameter or layer.
     """
     if config.init:
-        model = load_model(config.init)
+        model = require_trainable(load_model(config.init))
     else:
-        model = create_model(
-            config.model, weights=None, backbone_weights=config.backbone_weights or None, seed=config.seed
+        model = require_trainable(
+            create_model(config.model, weights=None, backbone_weights=config.backbone_weights or None, seed=config.seed)
         )
     model.name = config.model
     if config.freeze:

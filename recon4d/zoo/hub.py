@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from recon4d.errors import UserError
-from recon4d.models import Model
+from recon4d.models import SceneModel
 from recon4d.zoo.checkpoints import load_checkpoint, save_model
 from recon4d.zoo.vggt.vggt import from_vggt
 from recon4d.zoo.vggt.vggt_omega import from_vggt_omega
@@ -38,13 +38,13 @@ class PublishedSource:
     """File within the repository."""
     license: str
     """Name of the license and its main restriction, shown at every use."""
-    convert: Callable[[Mapping[str, Tensor]], Model]
+    convert: Callable[[Mapping[str, Tensor]], SceneModel]
     """Function that builds the model from the published state dict."""
     is_gated: bool = False
     """Whether access must be requested on the page of the repository, followed by `hf auth login`."""
 
 
-def published_model(name: str, source: PublishedSource) -> Model:
+def published_model(name: str, source: PublishedSource) -> SceneModel:
     """Load published weights by name; download and convert them at first use.
 
     Args:
@@ -68,7 +68,7 @@ def published_model(name: str, source: PublishedSource) -> Model:
     return model
 
 
-def load_published(path: Path) -> Model:
+def load_published(path: Path) -> SceneModel:
     """Load a local file with the published parameter names of VGGT or VGGT-Omega.
 
     Args:

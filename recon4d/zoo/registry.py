@@ -17,7 +17,7 @@ from recon4d.heads import (
     MotionHeadConfig,
 )
 from recon4d.layers import BlockConfig, MatchingConfig
-from recon4d.models import AggregatorConfig, Model, ModelConfig
+from recon4d.models import AggregatorConfig, Model, ModelConfig, NetworkConfig, SceneModel, create_network
 from recon4d.models.backbones import ConvolutionalBackboneConfig, DinoBackbone, DinoBackboneConfig
 from recon4d.zoo.checkpoints import empty_model, is_checkpoint, load_checkpoint
 from recon4d.zoo.hub import (
@@ -49,7 +49,7 @@ class ZooEntry:
     """Short description of the backbone, for `recon4d models`."""
     backbone_license: str
     """License of weights that are downloaded; the weights in the package are Apache-2.0."""
-    make_config: Callable[[], ModelConfig]
+    make_config: Callable[[], NetworkConfig]
     published: PublishedSource | None = None
     """Source of published weights of the whole model, downloaded at first use; None if there are none."""
 
@@ -94,7 +94,7 @@ def model_entry(name: str) -> ZooEntry:
     return _ZOO[name]
 
 
-def model_config(name: str, heads: HeadKind = "linear") -> ModelConfig:
+def model_config(name: str, heads: HeadKind = "linear") -> NetworkConfig:
     """Return the configuration of a model; vary it with `dataclasses.replace`.
 
     Args:
@@ -109,7 +109,9 @@ def model_config(name: str, heads: HeadKind = "linear") -> ModelConfig:
     """
     entry = model_entry(name)
     config = entry.make_config()
-    return config if heads == "linear" or entry.published is not None else _with_dpt_heads(config)
+    if heads == "linear" or entry.published is not None or not isinstance(config, ModelConfig):
+        return config
+    return _with_dpt_heads(config)
 
 
 def create_model(
@@ -119,7 +121,7 @@ def create_model(
     heads: HeadKind = "linear",
     backbone_weights: str | Path | None = None,
     seed: int = 0,
-) -> Model:
+) -> SceneModel:
     """Create a model of the zoo, in evaluation mode on the CPU.
 
     Args:
@@ -152,7 +154,7 @@ def create_model(
         return model
 
     with _seeded(seed):
-        model = Model(config)
+        model = create_network(config)
     model.name = name
     if backbone_weights is not None:
         _load_backbone(model, backbone_weights)
@@ -165,7 +167,7 @@ def create_model(
     return model.eval()
 
 
-def load_model(path: str | Path) -> Model:
+def load_model(path: str | Path) -> SceneModel:
     """Load a model from a checkpoint of this package, or from published weights of VGGT or VGGT-Omega.
 
     Args:
@@ -185,7 +187,7 @@ def load_model(path: str | Path) -> Model:
     return load_checkpoint(path) if is_checkpoint(path) else load_published(path)
 
 
-def _published(entry: ZooEntry, source: PublishedSource, weights: str | Path) -> Model:
+def _published(entry: ZooEntry, source: PublishedSource, weights: str | Path) -> SceneModel:
     if weights == "default":
         return published_model(entry.name, source)
     model = load_model(weights)
@@ -195,8 +197,8 @@ def _published(entry: ZooEntry, source: PublishedSource, weights: str | Path) ->
     return model
 
 
-def _load_backbone(model: Model, weights: str | Path) -> None:
-    if not isinstance(model.backbone, DinoBackbone):
+def _load_backbone(model: SceneModel, weights: str | Path) -> None:
+    if not isinstance(model, Model) or not isinstance(model.backbone, DinoBackbone):
         raise UserError(f"{model.name} has no DINO backbone; backbone_weights are for recon4d_dinov2_* and _dinov3_*")
     model.backbone.load_pretrained(None if weights == "pretrained" else Path(weights))
 
