@@ -1,7 +1,7 @@
 """Configuration of a model."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from recon4d.errors import UserError
 from recon4d.heads import (
@@ -18,6 +18,26 @@ from recon4d.models.backbones import BackboneConfig
 from recon4d.models.camera_encoder import CameraEncoderConfig
 from recon4d.models.reference_view import ReferenceView, check_reference_view
 from recon4d.records.configs import FILE_KEY
+
+CameraSource = Literal["decoder", "rays"]
+"""Where cameras come from: the camera head, or the rays of a DualDPT head."""
+
+
+def check_camera_source(name: str) -> CameraSource:
+    """Check that a source of cameras exists.
+
+    Args:
+        name: Name of a source.
+
+    Returns:
+        The same name.
+
+    Raises:
+        UserError: If there is no source with this name.
+    """
+    if name not in get_args(CameraSource):
+        raise UserError(f"unknown camera source {name!r}; wanted decoder or rays")
+    return name  # pyright: ignore[reportReturnType]
 
 
 @dataclass(frozen=True)
@@ -57,7 +77,7 @@ class ModelConfig:
     """Configuration of the encoder of given cameras that replaces camera tokens; None for no encoder."""
     reference_view: ReferenceView = "first"
     """How the reference frame is chosen; other frames than the first require a backbone with class tokens."""
-    camera_source: Literal["decoder", "rays"] = "decoder"
+    camera_source: CameraSource = "decoder"
     """Where cameras come from: the camera head, or the rays of a DualDPT head."""
 
     def __post_init__(self) -> None:
@@ -69,7 +89,6 @@ class ModelConfig:
         if self.motion is not None and self.matching is None:
             raise UserError("a motion head requires matching: set the matching configuration")
         check_reference_view(self.reference_view)
-        if self.camera_source not in ("decoder", "rays"):
-            raise UserError(f"unknown camera source {self.camera_source!r}; wanted decoder or rays")
+        check_camera_source(self.camera_source)
         if self.camera_source == "rays" and not isinstance(self.dense, DualDptHeadConfig):
             raise UserError("cameras from rays require a DualDPT head, as Depth Anything 3 has; use the decoder")

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -34,7 +34,7 @@ from recon4d.models.backbones import create_backbone
 from recon4d.models.backbones.base import BackboneFeatures
 from recon4d.models.backbones.convolutional import ConvolutionalBackbone
 from recon4d.models.camera_encoder import CameraEncoder, check_cameras
-from recon4d.models.config import ModelConfig
+from recon4d.models.config import CameraSource, ModelConfig
 from recon4d.models.dense_tracks import dense_tracks
 from recon4d.models.outputs import Outputs
 from recon4d.models.point_tracks import point_tracks
@@ -112,7 +112,7 @@ class Model(SceneModel):
         self._check_reference_view()
 
     @property
-    def camera_source(self) -> Literal["decoder", "rays"]:
+    def camera_source(self) -> CameraSource:
         """Where cameras come from; it can be set, and is part of the configuration.
 
         Raises:
@@ -121,7 +121,7 @@ class Model(SceneModel):
         return self.config.camera_source
 
     @camera_source.setter
-    def camera_source(self, source: Literal["decoder", "rays"]) -> None:
+    def camera_source(self, source: CameraSource) -> None:
         self.config = replace(self.config, camera_source=source)
 
     def outputs(

@@ -25,17 +25,21 @@ MIN_FRAMES = 3
 """Number of frames from which the reference frame is chosen; it is the first frame of shorter clips (as published)."""
 
 
-def check_reference_view(name: str) -> None:
+def check_reference_view(name: str) -> ReferenceView:
     """Check that a strategy exists.
 
     Args:
         name: Name of a strategy.
+
+    Returns:
+        The same name.
 
     Raises:
         UserError: If there is no strategy with this name.
     """
     if name not in get_args(ReferenceView):
         raise UserError(f"unknown reference view {name!r}; wanted one of {', '.join(get_args(ReferenceView))}")
+    return name  # pyright: ignore[reportReturnType]
 
 
 def is_reference_frame(

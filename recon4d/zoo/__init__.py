@@ -1,6 +1,7 @@
 """Models by name, and the checkpoint files they are saved to and loaded from."""
 
 from recon4d.zoo.checkpoints import Storage, empty_model, save_model
+from recon4d.zoo.da3.da3 import from_da3
 from recon4d.zoo.hub import LicenseWarning, PublishedSource, cache_folder
 from recon4d.zoo.registry import (
     DEFAULT_MODEL,
@@ -27,6 +28,7 @@ __all__ = [
     "cache_folder",
     "create_model",
     "empty_model",
+    "from_da3",
     "from_vggt",
     "from_vggt_omega",
     "list_models",

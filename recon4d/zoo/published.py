@@ -87,7 +87,7 @@ class PublishedWeights:
             shape: Expected shape.
 
         Returns:
-            The tensor of that shape, or an uninitialized one if it is missing or misshapen.
+            The tensor of that shape in at least float32, or an uninitialized one if it is missing or misshapen.
         """
         shape, name = tuple(shape), self._prefix + name
         self._taken.add(name)
@@ -96,7 +96,8 @@ class PublishedWeights:
         elif (found := tuple(self._tensors[name].shape)) != shape:
             self._misshapen.append(f"{name} of shape {found}, wanted {shape}")
         else:
-            return self._tensors[name].detach()
+            tensor = self._tensors[name].detach()
+            return tensor if tensor.dtype == torch.float64 else tensor.float()
         return torch.empty(shape)
 
     def require(self, name: str) -> None:

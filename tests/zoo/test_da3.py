@@ -1,11 +1,13 @@
 """Depth Anything 3's weights run here: outputs of the published code, reached through conversion and network."""
 
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from named_weights import golden_state_dict, read_golden, relative_error
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from recon4d.geometry import invert
@@ -15,6 +17,7 @@ from recon4d.models import Model, MonoModel, NestedModel, Outputs
 from recon4d.models.camera_encoder import CameraEncoder, normalized_cameras
 from recon4d.models.reference_view import reference_frame
 from recon4d.records import Priors
+from recon4d.zoo import load_model
 from recon4d.zoo.da3 import from_da3
 
 CLOSE = 1e-5
@@ -165,6 +168,19 @@ class TestAnyView:
             scene = model(images_of("da3_small")[:, :2])[0]
         assert relative_error(scene.cameras.cam_from_world[:, :3], arrays["two_extrinsics"]) < CLOSE
         assert relative_error(scene.depths[EVERY_THIRD], arrays["two_depth"]) < CLOSE
+
+
+@pytest.mark.filterwarnings("ignore::recon4d.zoo.LicenseWarning")
+@pytest.mark.parametrize("ending", [".safetensors", ".pt"])
+def test_a_file_answers_the_same(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"model{ending}"
+    state_dict = golden_state_dict("da3_small")
+    save_file(state_dict, path) if ending == ".safetensors" else torch.save(state_dict, path)
+    with torch.no_grad():
+        scene = load_model(path)(images_of("da3_small"))[0]
+    arrays = read_golden("da3_small")
+    assert relative_error(scene.cameras.cam_from_world[:, :3], arrays["extrinsics"]) < CLOSE
+    assert relative_error(scene.depths[EVERY_THIRD], arrays["depth"]) < CLOSE
 
 
 class TestGivenCameras:

@@ -73,7 +73,7 @@ def outputs_of(size: Size, is_mono: bool) -> tuple[int, ...]:
     return known[size.blocks]
 
 
-def check_preset(preset: Preset | None, is_nested: bool, is_mono: bool, size: Size) -> None:
+def check_preset(preset: str | None, is_nested: bool, is_mono: bool, size: Size) -> None:
     """Check that a preset fits the shapes of a state dict.
 
     Args:
@@ -90,7 +90,7 @@ def check_preset(preset: Preset | None, is_nested: bool, is_mono: bool, size: Si
     if is_mono and preset is None:
         raise UserError(
             "these weights are of a monocular model of Depth Anything 3, and their shapes do not tell whether their "
-            "depth is metric: give preset='mono' or preset='metric'"
+            "depth is metric: give preset='mono' or preset='metric', or a file whose name contains one of these words"
         )
     found = _describe(is_nested, is_mono, size)
     if preset is None:
@@ -100,7 +100,7 @@ def check_preset(preset: Preset | None, is_nested: bool, is_mono: bool, size: Si
         raise UserError(f"the preset is {preset}, but this state dict is {found}")
 
 
-def _is_size(preset: Preset, size: Size) -> bool:
+def _is_size(preset: str, size: Size) -> bool:
     return ANY_VIEW_SIZES.get(preset) == size
 
 
