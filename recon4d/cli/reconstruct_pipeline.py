@@ -9,6 +9,13 @@ from typing import TYPE_CHECKING
 
 from recon4d.cli.arguments import check_outside, find_device, find_model
 from recon4d.cli.formatting import describe_clip, describe_priors, describe_results
+from recon4d.cli.network_options import (
+    choose_camera_source,
+    chosen_reference_view,
+    describe_metric_fit,
+    metric_model,
+    with_metric_scale,
+)
 from recon4d.cli.progress import StageProgress
 from recon4d.cli.reconstruct_options import ReconstructOptions
 from recon4d.cli.refinement_step import LONG_CLIP_REASON, check_refinement, keep_prediction, refine
@@ -45,6 +52,7 @@ def prepare_model(options: ReconstructOptions, device_name: str) -> "SceneModel"
 
     device = find_device(device_name)  # before the model, which may take minutes to load
     model = find_model(options.model)
+    choose_camera_source(model, options)
     if runs_in_bfloat16(options.precision, device):
         cast_to_bfloat16(model)
     if options.compile:
@@ -101,6 +109,7 @@ def _reconstruct_in_one_pass(
         progress.skip_refinement()
 
     model = load_model()
+    metric = None if options.metric is None else metric_model(options.metric, options.device)
     progress.start("network")
     is_refined = options.refine != "off" and obstacle is None
     scene, matches = _run_network(model, clip, options, is_refined, progress)
@@ -112,6 +121,11 @@ def _reconstruct_in_one_pass(
         calibration = refinement.calibration(calibration)
     elif obstacle is not None:
         refinement = keep_prediction(clip, scene, obstacle, progress)
+    if metric is not None:
+        progress.start("metric scale")
+        fit = with_metric_scale(metric, clip, scene, options)
+        scene = fit.scene
+        progress.print(describe_metric_fit(metric, fit))
     if options.full_resolution:
         scene = scene.resized(*clip.size)
 
@@ -172,9 +186,10 @@ def _run_network(
     if model.num_parameters() > LARGE_MODEL:
         progress.print(_describe_memory(model, clip, config))
     started = time.perf_counter()
-    scene, matches = (
-        reconstruct_and_match(model, clip, config) if is_refined else (reconstruct(model, clip, config), None)
-    )
+    with chosen_reference_view(model, options, clip.times):
+        scene, matches = (
+            reconstruct_and_match(model, clip, config) if is_refined else (reconstruct(model, clip, config), None)
+        )
     seconds, device = time.perf_counter() - started, next(model.parameters()).device
     progress.print(f"{model.name} on {device}: {scene.size[1]} x {scene.size[0]} pixels in {seconds:.1f} s")
     return scene, matches
@@ -194,6 +209,7 @@ def _scene_info(
     model: "SceneModel", clip: "Clip | LongClip", calibration: "Calibration | None", settings: "Settings"
 ) -> "SceneInfo":
     from recon4d import __version__
+    from recon4d.inference import assumptions
     from recon4d.io import SceneInfo
 
     return SceneInfo(
@@ -204,6 +220,7 @@ def _scene_info(
         original_size=clip.size,
         settings=settings,
         calibration=calibration,
+        assumptions=assumptions(model, clip),
     )
 
 
@@ -211,6 +228,8 @@ def _reconstruct_in_parts(
     path: Path, out: Path, options: ReconstructOptions, settings: "Settings", load_model: Callable[[], "SceneModel"]
 ) -> int:
     """Reconstruct a clip of any length; the same call continues a run that was stopped."""
+    import torch
+
     from recon4d.inference import long_clip_with_prior_files
     from recon4d.io.long_clips import open_long_clip
 
@@ -224,7 +243,8 @@ def _reconstruct_in_parts(
     model = load_model()
     info = _scene_info(model, clip, model.calibration, settings)
     started = time.perf_counter()
-    index = _run_windows(model, clip, out, options, info)
+    with chosen_reference_view(model, options, torch.tensor(clip.times)):
+        index = _run_windows(model, clip, out, options, info)
     seconds = time.perf_counter() - started
     (height, width), error = index.size, 100 * float(index.errors.nanmedian())
     print(

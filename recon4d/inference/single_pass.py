@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -12,14 +13,21 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from recon4d.errors import UserError
-from recon4d.geometry import pixel_indices
+from recon4d.geometry import pixel_indices, robust_path_scale
 from recon4d.heads import TrackHead
-from recon4d.inference.priors import apply_priors
+from recon4d.heads.camera_base import PRIOR_FIELD_OF_VIEW
+from recon4d.inference.camera_alignment import similarity_scale_to_cameras
+from recon4d.inference.priors import CameraScale, apply_priors
+from recon4d.io.long_clips import LongClip
 from recon4d.models import (
     Model,
+    MonoModel,
     Outputs,
     SceneModel,
+    check_cameras,
+    has_all_cameras,
     is_bfloat16,
+    is_ground,
     match_feature_tracks,
     predicts_dense_tracks,
 )
@@ -160,6 +168,7 @@ def _run(
 ) -> tuple[Scene, FeatureTracks | None]:
     """Run one forward pass, and `match` on its outputs before they are released."""
     _check(clip, config)
+    _check_priors(model, clip)
     device = next(model.parameters()).device
     if is_bfloat16(model) and not runs_in_bfloat16(config.precision, device):
         raise UserError(
@@ -197,7 +206,58 @@ def _run(
         tracks = replace(tracks, visibility=tracks.visibility * _not_ignored(tracks.pixels, resized.priors))
     if resized.priors is not None and resized.priors.ignore is not None:
         scene = scene.with_unknown(resized.priors.ignore)
-    return apply_priors(scene, resized.priors), tracks
+    if outputs.sky is not None:
+        scene = scene.with_unknown(~is_ground(outputs.sky[0].to("cpu")))
+    _warn_about_assumptions(model, clip)
+    return apply_priors(scene, resized.priors, _camera_scale(model, clip)), tracks
+
+
+def assumptions(model: SceneModel, clip: Clip | LongClip) -> tuple[str, ...]:
+    """Describe what a scene assumes because the network does not predict it.
+
+    Args:
+        model: The network.
+        clip: The clip with its priors.
+
+    Returns:
+        One phrase for each assumption; none for networks that predict cameras.
+    """
+    if not isinstance(model, MonoModel):
+        return ()
+    priors = Priors.unknown(clip.num_frames) if clip.priors is None else clip.priors
+    has_intrinsics, has_camera = (
+        values.isfinite().all(dim=(1, 2)) for values in (priors.intrinsics, priors.world_from_cam)
+    )
+    found = []
+    if clip.num_frames > 1 and not has_camera.all():
+        found.append("a camera that stands still")
+    if not has_intrinsics.all():
+        degrees = math.degrees(PRIOR_FIELD_OF_VIEW)
+        found.append(f"a field of view of {degrees:.0f} degrees (over the geometric mean of width and height)")
+    return tuple(found)
+
+
+def _warn_about_assumptions(model: SceneModel, clip: Clip) -> None:
+    if found := assumptions(model, clip):
+        warnings.warn(f"{model.name} predicts no cameras: the scene assumes {' and '.join(found)}", stacklevel=4)
+
+
+def _camera_scale(model: SceneModel, clip: Clip) -> CameraScale:
+    """Return how the scale follows from given cameras: networks that encode all of them have a rule of their own."""
+    is_encoded = model.encodes_all_cameras and clip.priors is not None and bool(has_all_cameras(clip.priors))
+    return similarity_scale_to_cameras if is_encoded else robust_path_scale
+
+
+def _check_priors(model: SceneModel, clip: Clip) -> None:
+    """Check the given cameras of a clip for a network that encodes them."""
+    if clip.priors is None or not model.encodes_all_cameras:
+        return
+    check_cameras(clip.priors)
+    if clip.num_frames == 1 and clip.priors.world_from_cam.isfinite().all():
+        raise UserError(
+            f"the camera pose of a single frame is given, which does not determine the scale of {model.name}; give at "
+            "least 2 frames, or only intrinsics"
+        )
 
 
 def processing_size(size: tuple[int, int], side: int, patch_size: int) -> tuple[int, int]:

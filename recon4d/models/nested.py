@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from recon4d.models.config import ModelConfig
+from recon4d.models.config import CameraSource, ModelConfig
 from recon4d.models.mono import CANONICAL_FOCAL, MonoModel, MonoModelConfig
 from recon4d.models.network import Model
 from recon4d.models.outputs import Outputs
@@ -68,6 +68,15 @@ class NestedModel(SceneModel):
     def reference_view(self, strategy: ReferenceView) -> None:
         self.any_view.reference_view = strategy
 
+    @property
+    def camera_source(self) -> CameraSource:
+        """Where cameras come from; it can be set (`Model.camera_source`)."""
+        return self.any_view.camera_source
+
+    @camera_source.setter
+    def camera_source(self, source: CameraSource) -> None:
+        self.any_view.camera_source = source
+
     def outputs(
         self,
         images: Images,
@@ -82,6 +91,11 @@ class NestedModel(SceneModel):
         outputs = self.any_view.outputs(images, times, anchors, priors, frame_chunk, key_stride)
         metric_depths, sky, _ = self.metric.depth_and_sky(images, frame_chunk)
         return replace(outputs, scene=_metric_scene(outputs.scene, metric_depths, sky), sky=sky)
+
+    @property
+    def encodes_all_cameras(self) -> bool:
+        """See `SceneModel.encodes_all_cameras`."""
+        return self.any_view.encodes_all_cameras
 
     @property
     def trunks(self) -> tuple[nn.Module, ...]:

@@ -94,7 +94,7 @@ class Model(SceneModel):
             self.motion_head = MotionHead(config.motion, feature_widths, motion_dense)
         self.track_head = None if config.track is None else TrackHead(config.track, feature_widths, self.patch_size)
         self.camera_encoder = None if config.camera_encoder is None else CameraEncoder(config.camera_encoder)
-        self._check_reference_view()
+        self._check_reference_view(config.reference_view)
         self._initialize(biases)
 
     @property
@@ -108,8 +108,9 @@ class Model(SceneModel):
 
     @reference_view.setter
     def reference_view(self, strategy: ReferenceView) -> None:
-        self.config = replace(self.config, reference_view=strategy)
-        self._check_reference_view()
+        config = replace(self.config, reference_view=strategy)
+        self._check_reference_view(strategy)
+        self.config = config
 
     @property
     def camera_source(self) -> CameraSource:
@@ -277,6 +278,11 @@ class Model(SceneModel):
         self.aggregator.checkpointing = enabled
 
     @property
+    def encodes_all_cameras(self) -> bool:
+        """See `SceneModel.encodes_all_cameras`."""
+        return self.camera_encoder is not None
+
+    @property
     def trunks(self) -> tuple[nn.Module, ...]:
         """See `SceneModel.trunks`."""
         return self.backbone, self.aggregator
@@ -321,11 +327,11 @@ class Model(SceneModel):
             concatenate(lambda part: part.class_tokens),
         )
 
-    def _check_reference_view(self) -> None:
-        if self.reference_view != "first" and not self.backbone.has_class_tokens:
+    def _check_reference_view(self, strategy: ReferenceView) -> None:
+        if strategy != "first" and not self.backbone.has_class_tokens:
             raise UserError(
-                f"model {self.name} has the first frame as reference, not {self.reference_view!r}: its backbone has no "
-                "class tokens to choose by"
+                f"model {self.name} has the first frame as reference, not {strategy!r}: its backbone has no class "
+                "tokens to choose by"
             )
 
     def _is_reference(self, features: BackboneFeatures, over_frames: tuple[int, int]) -> Tensor | None:

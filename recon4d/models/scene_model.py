@@ -78,6 +78,11 @@ class SceneModel(nn.Module):
         """
 
     @property
+    def encodes_all_cameras(self) -> bool:
+        """Whether given cameras are an input of the network if the intrinsics and poses of all frames are given."""
+        return False
+
+    @property
     @abstractmethod
     def trunks(self) -> tuple[nn.Module, ...]:
         """Backbones and aggregators, whose matrices may be bfloat16."""

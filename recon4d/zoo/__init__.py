@@ -2,7 +2,7 @@
 
 from recon4d.zoo.checkpoints import Storage, empty_model, save_model
 from recon4d.zoo.da3.da3 import from_da3
-from recon4d.zoo.hub import LicenseWarning, PublishedSource, cache_folder
+from recon4d.zoo.hub import LicenseWarning, PublishedSource, cache_folder, choose_reference_view
 from recon4d.zoo.registry import (
     DEFAULT_MODEL,
     HeadKind,
@@ -26,6 +26,7 @@ __all__ = [
     "UntrainedWarning",
     "ZooEntry",
     "cache_folder",
+    "choose_reference_view",
     "create_model",
     "empty_model",
     "from_da3",
