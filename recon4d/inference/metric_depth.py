@@ -23,7 +23,7 @@ class MetricFit:
     """The scene with `metres_per_unit`, and without depth where the metric model sees sky."""
     metres_per_unit: float
     """Length of the unit in meters."""
-    spread: float
+    relative_error: float
     """Median relative difference between the scaled depth and the metric depth; small if both agree."""
     sky_share: float
     """Fraction of the pixels that are sky."""
@@ -56,9 +56,9 @@ def fit_metric_scale(model: SceneModel, clip: Clip, scene: Scene, config: Recons
     if not is_used.any():
         raise UserError(f"{model.name} sees nothing but sky where the scene has depth; the metric scale is unknown")
     scale = math.exp(robust_mean(log_ratios[is_used]))
-    spread = float(((scale * scene.depths.double() / metric.depths.double())[is_used] - 1).abs().median())
+    difference = float(((scale * scene.depths.double() / metric.depths.double())[is_used] - 1).abs().median())
     metric_scene = replace(scene.with_unknown(sky), metres_per_unit=torch.full_like(scene.metres_per_unit, scale))
-    return MetricFit(metric_scene, scale, spread, float(sky.double().mean()))
+    return MetricFit(metric_scene, scale, difference, float(sky.double().mean()))
 
 
 def _metric_scene(model: MonoModel, clip: Clip, scene: Scene, config: ReconstructConfig) -> Scene:

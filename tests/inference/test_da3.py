@@ -184,7 +184,7 @@ class TestMetricScale:
         focal = float(scene.cameras.intrinsics[0].diagonal()[:2].mean())
         assert fit.metres_per_unit == pytest.approx(2 * focal / 300 / 0.1, rel=1e-4)
         assert float(fit.scene.metres_per_unit) == pytest.approx(fit.metres_per_unit)
-        assert fit.spread < 1e-4
+        assert fit.relative_error < 1e-4
         assert (fit.scene.depth_confidence[:, :28] == 0).all()
         assert fit.sky_share == pytest.approx(0.5)
         torch.testing.assert_close(fit.scene.depths, depths)  # the unit stays
