@@ -104,10 +104,8 @@ def describe_metric_fit(model: "SceneModel", fit: "MetricFit") -> str:
         The line.
     """
     sky = f", {100 * fit.sky_share:.0f} % of the pixels are sky" if fit.sky_share > 0 else ""
-    return (
-        f"{model.name}: the unit is {fit.metres_per_unit:.3g} m long, depths differ by {100 * fit.relative_error:.1f} % "
-        f"(median){sky}"
-    )
+    error = f"{100 * fit.relative_error:.1f} %"
+    return f"{model.name}: the unit is {fit.metres_per_unit:.3g} m long, depths differ by {error} (median){sky}"
 
 
 def with_metric_scale(model: "SceneModel", clip: "Clip", scene: "Scene", options: "ReconstructOptions") -> "MetricFit":

@@ -293,7 +293,7 @@ class TrainConfig:
     model: str = "recon4d_small"
     """Name of the architecture, as listed by `recon4d models`; its published weights are not loaded."""
     init: str = ""
-    """Checkpoint (.safetensors) to start from; empty for random weights."""
+    """Checkpoint, file of published weights, or name of a published model to start from; empty for random weights."""
     backbone_weights: str = ""
     """Weights of a DINO backbone: a local file, or "pretrained" to let timm download them; empty for random weights."""
     steps: int = 10_000

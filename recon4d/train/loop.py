@@ -277,7 +277,8 @@ def make_trainable_model(config: TrainConfig) -> Model:
         UserError: If the model or a checkpoint does not exist, or a pattern matches no parameter or layer.
     """
     if config.init:
-        model = require_trainable(load_model(config.init))
+        is_file = Path(config.init).suffix != "" or Path(config.init).is_file()
+        model = require_trainable(load_model(config.init) if is_file else create_model(config.init))
     else:
         model = require_trainable(
             create_model(config.model, weights=None, backbone_weights=config.backbone_weights or None, seed=config.seed)

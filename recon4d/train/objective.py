@@ -71,6 +71,10 @@ class TrainModule(nn.Module):
         # Only a motion head is trained on tracks; a point tracker would compute tracks for nothing.
         anchors = batch.anchors if self.model.motion_head is not None else batch.anchors[:, :0]
         outputs = self.model.outputs(clip.images, clip.times, anchors, clip.priors)
+        if self.model.reference_view != "first":
+            # The world of the ground truth is the first camera, that of the prediction about the reference camera.
+            with torch.autocast(clip.images.device.type, enabled=False):
+                outputs = replace(outputs, scene=outputs.scene.in_frame(0))
         truth = losses.normalized(batch.sample.scene)
         names = term_names(self.weights)
         with torch.autocast(clip.images.device.type, enabled=False):
