@@ -72,15 +72,15 @@ def _peak_of_pass(
         FakeTensorMode(allow_non_fake_inputs=True),
         torch.no_grad(),
         torch.autocast(device.type, torch.bfloat16, enabled=bfloat16),
-        _LiveBytes() as live,
+        LiveBytes() as live,
     ):
         images = torch.empty(1, num_frames, 3, *size, dtype=torch.uint8, device=device)
         model.outputs(images, anchors=tuple(range(num_anchors)), frame_chunk=frame_chunk)
     return live.peak
 
 
-class _LiveBytes(TorchDispatchMode):
-    """Counts the bytes of live storages that are allocated inside the context, and their maximum."""
+class LiveBytes(TorchDispatchMode):
+    """Counts the bytes of live storages that are allocated inside the context, and their maximum (`peak`)."""
 
     def __init__(self) -> None:
         super().__init__()
