@@ -17,7 +17,7 @@ from recon4d.eval import (
     score_prediction,
 )
 from recon4d.inference import ReconstructConfig, reconstruct
-from recon4d.models import Model
+from recon4d.models import Model, require_trainable
 from recon4d.records import Scene
 from recon4d.train.adaptation import adapt
 from recon4d.train.adaptation_config import AdaptConfig
@@ -46,7 +46,7 @@ def main(arguments: Arguments) -> None:
     model = load_model(arguments.model) if is_file else create_model(arguments.model)
     benchmark = load_benchmark("worlds-v1", BenchmarkConfig(split=arguments.split, clips=arguments.clips))
     print("clip      no warp" + "".join(f"  {name:18}" for name in ("held-out error", *METRICS)) + "  kept")
-    rows = [_adapt_to_clip(model, name, benchmark, arguments.config) for name in benchmark.clips]
+    rows = [_adapt_to_clip(require_trainable(model), name, benchmark, arguments.config) for name in benchmark.clips]
     print(_line("mean", "", torch.tensor(rows).nanmean(dim=0).tolist(), ""))
 
 

@@ -2,27 +2,36 @@
 
 Weights are random unless a file is given. Time and memory do not depend on the weights, but the error of approximations
 does. Each number of frames is run in float32 and with several optimizations.
+
+With ``--reference CHECKOUT``, models of Depth Anything 3 run beside its published code (`benchmarks.da3_reference`) on
+the same weights and images in the same process, in turns:
+``python -m benchmarks.inference --model da3_small --frames 8 --size 280 504 --reference ~/Depth-Anything-3``.
 """
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 import tyro
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.da3_reference import Reference
 from recon4d.models import (
     Model,
+    SceneModel,
     cast_to_bfloat16,
     compile_blocks,
     plan_memory,
 )
-from recon4d.zoo import create_model, load_model
+from recon4d.models.memory import LiveBytes
+from recon4d.zoo import create_model, from_da3, load_model
 
 Mode = Literal["plain", "lean", "compiled", "thinned"]
 """Optimizations, see `Arguments.modes`."""
@@ -47,12 +56,18 @@ class Arguments:
     """Number of timed runs, of which the fastest counts."""
     frame_chunk: int = 8
     """Number of frames that the backbone and the dense heads process at once."""
+    reference: Path | None = None
+    """Checkout of the published code of Depth Anything 3 to run beside its any-view models."""
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
     """Device of the model."""
 
 
 def main(arguments: Arguments) -> None:
     """Print a row for each number of frames and mode."""
+    if arguments.reference is not None:
+        for frames in arguments.frames:
+            _compare(arguments, arguments.reference, frames)
+        return
     device = torch.device(arguments.device)
     print("frames  mode          seconds  ratio  planned GiB  peak GiB  TFLOP/s  attention  output differs by")
     for frames in arguments.frames:
@@ -91,6 +106,53 @@ class Result:
 
 def _gibibytes(peak: int | None) -> str:
     return "        -" if peak is None else f"{peak / 2**30:9.2f}"
+
+
+@torch.inference_mode()
+def _compare(arguments: Arguments, checkout: Path, frames: int) -> None:
+    """Print seconds and peak memory of the published code and of each mode, as ratios too."""
+    device = torch.device(arguments.device)
+    reference = Reference(checkout, arguments.model.removeprefix("da3_")).to(device)
+    height, width = (side // 14 * 14 for side in arguments.size)
+    images = torch.randint(0, 256, (1, frames, 3, height, width), dtype=torch.uint8, device=device)
+    passes: dict[str, tuple[nn.Module, Callable[[], Tensor]]] = {"reference": (reference, lambda: reference(images))}
+    for mode in arguments.modes:
+        model = from_da3({name: value.clone() for name, value in reference.published_state_dict().items()})
+        passes[mode] = (model, partial(_depths, _prepared(model, mode), images, mode, arguments.frame_chunk))
+    depths = {name: run() for name, (_, run) in passes.items()}
+    seconds = dict.fromkeys(passes, math.inf)
+    for _ in range(arguments.repeats):
+        for name, (_, run) in passes.items():
+            seconds[name] = min(seconds[name], _seconds(run, 1, device))
+    peaks = {name: _peak_bytes(module, run, device) for name, (module, run) in passes.items()}
+    print(f"{arguments.model}, {frames} frames of {width} x {height} pixels on {device}")
+    print("mode          seconds  times faster  peak MiB  share of memory  depth differs by")
+    for name in passes:
+        error = float((depths[name] - depths["reference"]).norm() / depths["reference"].norm())
+        print(
+            f"{name:12s} {seconds[name]:8.2f} {seconds['reference'] / seconds[name]:13.2f} "
+            f"{peaks[name] / 2**20:9.0f} {peaks[name] / peaks['reference']:16.2f} {error:17.1e}",
+            flush=True,
+        )
+
+
+def _depths(model: SceneModel, images: Tensor, mode: Mode, frame_chunk: int) -> Tensor:
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=mode != "plain"):
+        key_stride = 2 if mode == "thinned" else 1
+        return model.outputs(images, anchors=(), frame_chunk=frame_chunk, key_stride=key_stride).scene.depths
+
+
+def _peak_bytes(module: nn.Module, run: Callable[[], Tensor], device: torch.device) -> int:
+    """Return the weights and the largest memory of live tensors during a pass."""
+    weights = sum(value.numel() * value.element_size() for value in module.state_dict().values())
+    if device.type == "cuda":
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        run()
+        return weights + torch.cuda.max_memory_allocated(device) - before
+    with LiveBytes() as live:
+        run()
+    return weights + live.peak
 
 
 @torch.inference_mode()
@@ -159,6 +221,12 @@ def _seconds(run: Callable[[], object], repeats: int, device: torch.device) -> f
 
 def _model(name: str, mode: Mode) -> Model:
     model = load_model(name) if Path(name).is_file() else create_model(name, weights=None)
+    assert isinstance(model, Model), "only models with an aggregator are measured"
+    _prepared(model, mode)
+    return model
+
+
+def _prepared(model: SceneModel, mode: Mode) -> SceneModel:
     if mode != "plain":
         cast_to_bfloat16(model)
     if mode == "compiled":

@@ -22,7 +22,7 @@ from recon4d.eval import (
     score_prediction,
 )
 from recon4d.inference import ReconstructConfig, reconstruct, reconstruct_and_match
-from recon4d.models import Model
+from recon4d.models import SceneModel
 from recon4d.records import Clip, Priors, Scene
 from recon4d.refine import refine_clip
 from recon4d.zoo import create_model, load_model
@@ -98,11 +98,11 @@ def _scores_of_clip(
         yield f"frame {frame}, {clip.num_frames} times", _scores(copies.frames([frame]), one, benchmark, name)
 
 
-def _reconstruct(model: Model, clip: Clip) -> Scene:
+def _reconstruct(model: SceneModel, clip: Clip) -> Scene:
     return reconstruct(model, clip, CONFIG).resized(*clip.size)
 
 
-def _refine(model: Model, clip: Clip) -> Scene:
+def _refine(model: SceneModel, clip: Clip) -> Scene:
     scene, matches = reconstruct_and_match(model, clip, CONFIG)
     return refine_clip(clip, scene, matches).scene.resized(*clip.size)
 

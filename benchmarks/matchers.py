@@ -29,7 +29,7 @@ from recon4d.layers import (
     cell_centers,
 )
 from recon4d.losses import true_matches
-from recon4d.models import Model
+from recon4d.models import Model, require_trainable
 from recon4d.models.backbones import DinoBackbone, DinoBackboneConfig
 from recon4d.records import Cameras, Scene
 from recon4d.zoo import create_model, load_model
@@ -112,7 +112,7 @@ class Row:
 def main(arguments: Arguments) -> None:
     """Run the benchmark and print one row per matcher."""
     is_file = Path(arguments.model).is_file()
-    model = load_model(arguments.model) if is_file else create_model(arguments.model)
+    model = require_trainable(load_model(arguments.model) if is_file else create_model(arguments.model))
     backbone = _load_backbone(arguments)
     benchmark = load_benchmark("worlds-v1", BenchmarkConfig(split=arguments.split, clips=arguments.clips))
     matchers: dict[str, Matcher] = {

@@ -13,11 +13,20 @@ import torch
 import tyro
 from torch import Tensor
 
-from recon4d.models import Model, cast_to_bfloat16
+from recon4d.models import Model, Outputs, SceneModel, cast_to_bfloat16
 from recon4d.records import Scene
+from recon4d.zoo.da3 import from_da3
 from recon4d.zoo.vggt import from_vggt, from_vggt_omega
-from tests.helpers.named_weights import named_state_dict, read_golden, read_shapes, relative_error
+from tests.helpers.named_weights import (
+    golden_state_dict,
+    named_state_dict,
+    read_golden,
+    read_shapes,
+    relative_error,
+)
 
+Golden = Literal["vggt_small", "vggt_1b", "vggt_omega_1b", "da3_small", "da3_base", "da3mono_large", "da3nested_small"]
+"""Names of goldens."""
 EVERY_THIRD = np.s_[:, ::3, ::3]
 """Frames, rows and columns of the dense maps that the goldens contain."""
 
@@ -26,7 +35,7 @@ EVERY_THIRD = np.s_[:, ::3, ::3]
 class Arguments:
     """Print the relative errors of model outputs against goldens."""
 
-    golden: tuple[Literal["vggt_small", "vggt_1b", "vggt_omega_1b"], ...] = ("vggt_small",)
+    golden: tuple[Golden, ...] = ("vggt_small", "da3_small")
     """Goldens to compare with."""
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
     """Device of the model."""
@@ -45,7 +54,9 @@ def main(arguments: Arguments) -> None:
             print(f"  {output:20s} {float32[output]:.1e}   {bfloat16[output]:.1e}")
 
 
-def _model(name: str, golden: Mapping[str, np.ndarray]) -> Model:
+def _model(name: str, golden: Mapping[str, np.ndarray]) -> SceneModel:
+    if name.startswith("da3"):
+        return from_da3(golden_state_dict(name), "mono" if "mono" in name else None)
     state_dict = named_state_dict(read_shapes(name), int(golden["salt"]))
     if name == "vggt_omega_1b":
         return from_vggt_omega(state_dict)
@@ -53,17 +64,33 @@ def _model(name: str, golden: Mapping[str, np.ndarray]) -> Model:
 
 
 @torch.inference_mode()
-def _relative_errors(model: Model, golden: Mapping[str, np.ndarray], in_bfloat16: bool) -> dict[str, float]:
+def _relative_errors(model: SceneModel, golden: Mapping[str, np.ndarray], in_bfloat16: bool) -> dict[str, float]:
     """Return the relative error of each array of the golden; fields of view are compared after the published ReLU."""
     device = next(model.parameters()).device
     images = torch.from_numpy(golden["images_uint8"])[None].to(device)
     with torch.autocast(device.type, torch.bfloat16, enabled=in_bfloat16):
         outputs = model.outputs(images, anchors=())
+        if "added_to" in golden:  # a golden of Depth Anything 3
+            return _da3_errors(outputs, golden)
+        assert isinstance(model, Model)
         found = _scene_outputs(outputs.scene[0].to("cpu"), outputs.camera_stages[:, 0].cpu(), golden)
         if model.track_head is not None:
             queries = torch.from_numpy(golden["query_points"])[None].to(device) + 0.5
             pixels, visibility, confidence = (output[0].float().cpu() for output in model.track(images, queries))
             found |= {"track": pixels - 0.5, "vis": visibility, "conf": confidence}
+    return {name: relative_error(value, golden[name]) for name, value in found.items()}
+
+
+def _da3_errors(outputs: Outputs, golden: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Return the relative error of the scene of a model of Depth Anything 3, whose goldens contain no stages."""
+    scene = outputs.scene[0].to("cpu")
+    found = {"depth": scene.depths[EVERY_THIRD]}
+    if "extrinsics" in golden:
+        found["extrinsics"] = scene.cameras.cam_from_world[:, :3]
+        found["intrinsics"] = scene.cameras.intrinsics
+        found["depth_conf"] = scene.depth_confidence[EVERY_THIRD]
+    if outputs.sky is not None:
+        found["sky" if "sky" in golden else "metric_sky"] = outputs.sky[0].cpu()[EVERY_THIRD]
     return {name: relative_error(value, golden[name]) for name, value in found.items()}
 
 

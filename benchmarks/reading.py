@@ -47,7 +47,9 @@ def main(arguments: Arguments) -> None:
     """Print the seconds of each way and their ratios to the hand-written loop."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(arguments.path) if arguments.path else _make_video(Path(folder) / "large.mp4", arguments)
-        count, numbers = arguments.frames, read_clip(path, arguments.frames, keep_cuts=True).source.numbers
+        source = read_clip(path, arguments.frames, keep_cuts=True).source
+        assert source is not None
+        count, numbers = arguments.frames, source.numbers
         stamps = use_video(path, None, lambda video: [video.index.stamps[i] for i in numbers] if video.index else [])
         ways: dict[str, Callable[[], object]] = {
             "seek and decode by hand": lambda: _read_by_hand(path, stamps),

@@ -27,7 +27,7 @@ from recon4d.eval.baselines.colmap import reconstruct_with_colmap
 from recon4d.geometry import rigid, rotation_from_quaternion
 from recon4d.inference import ReconstructConfig, reconstruct_and_match
 from recon4d.io import read_clip
-from recon4d.models import Model
+from recon4d.models import SceneModel
 from recon4d.records import Cameras, Clip, Scene
 from recon4d.refine import ColmapConfig, ColmapFailure, refine_clip
 from recon4d.zoo import create_model, load_model
@@ -119,7 +119,9 @@ def main(benchmark: Benchmark) -> None:
     print(f"peak memory of the process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB")
 
 
-def run_methods(model: Model, clip: Clip, path: Path, benchmark: Benchmark) -> Iterator[tuple[str, Scores, float, str]]:
+def run_methods(
+    model: SceneModel, clip: Clip, path: Path, benchmark: Benchmark
+) -> Iterator[tuple[str, Scores, float, str]]:
     """Yield the name of each method, its scores, its seconds and a description of its result."""
     stages = Stages()
     with stages.measuring():
@@ -147,7 +149,7 @@ def run_methods(model: Model, clip: Clip, path: Path, benchmark: Benchmark) -> I
     yield ("COLMAP", *best) if best else ("COLMAP", Scores(0.0, 0.0), 0.0, "no model")
 
 
-def warm_up(model: Model) -> None:
+def warm_up(model: SceneModel) -> None:
     """Run everything once, so that imports do not count."""
     images = torch.randint(0, 255, (2, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     clip = Clip(images, torch.arange(2.0))

@@ -57,6 +57,7 @@ class AdaptCommand:
         """
         from recon4d.io import atomic_folder, check_output_folder, read_clip
         from recon4d.io.output_folder import check_adaptation
+        from recon4d.models import require_trainable
         from recon4d.train.adaptation import adapt
 
         check_output_folder(self.out, self.overwrite, check_adaptation)
@@ -66,7 +67,7 @@ class AdaptCommand:
         clip = read_clip(self.clip, self.num_frames, self.fps, self.start, self.stop)
         print(describe_clip(self.clip, clip, self.fps))
         device = find_device(self.device)
-        model = find_model(self.model).to(device)
+        model = require_trainable(find_model(self.model)).to(device)
 
         started = time.perf_counter()
         adaptation = adapt(model, clip, self.config, self._report_step)

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     import torch
 
     from recon4d.layers import Kernel
-    from recon4d.models import Model
+    from recon4d.models import SceneModel
 
 AttentionName = Literal["auto", "sdpa", "xformers"]
 """Kernel of attention as an option, `recon4d.layers.KernelChoice`."""
@@ -17,7 +17,7 @@ CHECKPOINT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 """File name endings that mark a checkpoint rather than the name of a model."""
 
 
-def find_model(name_or_file: str) -> "Model":
+def find_model(name_or_file: str) -> "SceneModel":
     """Create a model from its name or load it from a checkpoint.
 
     Args:

@@ -14,7 +14,7 @@ from recon4d.errors import UserError
 if TYPE_CHECKING:
     from recon4d.datasets.synthetic import SyntheticConfig
     from recon4d.eval.calibration import DynamicMaskIous, SceneSamples
-    from recon4d.models import Model
+    from recon4d.models import SceneModel
     from recon4d.records import Calibration
 
 PICTURE_NAME = "reliability.png"
@@ -66,6 +66,7 @@ class CalibrateCommand:
             logit_shift,
             write_reliability_picture,
         )
+        from recon4d.models import Model
         from recon4d.zoo import save_model
 
         picture = self.out.with_name(PICTURE_NAME)
@@ -84,7 +85,7 @@ class CalibrateCommand:
             print(line)
         write_reliability_picture(picture, calibration, held_out)
         model.calibration = calibration
-        if (threshold := best_threshold(fitting_masks)) is not None:
+        if (threshold := best_threshold(fitting_masks)) is not None and isinstance(model, Model):
             model.shift_dynamic_logits(logit_shift(threshold))
             print(_describe_mask(threshold, held_out_masks))
         save_model(model.cpu(), self.out, self.storage)
@@ -104,7 +105,7 @@ class CalibrateCommand:
         if existing and not self.overwrite:
             raise UserError(f"{', '.join(existing)} would be replaced: give --overwrite, or another folder in --out")
 
-    def _scene_config(self, model: "Model") -> "SyntheticConfig":
+    def _scene_config(self, model: "SceneModel") -> "SyntheticConfig":
         from recon4d.datasets.synthetic import SyntheticConfig
         from recon4d.eval.calibration import model_input_size
 
@@ -112,7 +113,7 @@ class CalibrateCommand:
         return SyntheticConfig(num_frames=self.num_frames, height=height, width=width)
 
     def _samples(
-        self, model: "Model", config: "SyntheticConfig", seed: int, clips: int, description: str
+        self, model: "SceneModel", config: "SyntheticConfig", seed: int, clips: int, description: str
     ) -> "tuple[SceneSamples, list[DynamicMaskIous]]":
         """Run the model on synthetic scenes; return confidences with errors, and IoUs of the dynamic mask."""
         from tqdm import tqdm

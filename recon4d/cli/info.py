@@ -106,6 +106,7 @@ def describe_statistics(statistics: "SceneStatistics", info: "SceneInfo") -> lis
         f"frames: {statistics.num_frames}, {duration}; maps of {width} x {height} pixels, "
         f"pictures of {original_width} x {original_height}",
         *([f"selection: {info.source.selection}"] if info.source is not None and info.source.selection else []),
+        *([f"assumed, not predicted: {' and '.join(info.assumptions)}"] if info.assumptions else []),
         f"field of view: {horizontal:.1f} degrees horizontal, {vertical:.1f} vertical",
         f"camera path: {_length(statistics.path_length, statistics)} long, "
         f"rotation of up to {statistics.max_rotation:.1f} degrees between two frames",

@@ -102,6 +102,14 @@ class ReconstructOptions:
     """Refine cameras with corner tracks on the static parts of the scene, then depth by stereo. The refined result is
     kept only if it is better. Known cameras stay fixed, and only depth is refined. auto: whenever it is possible. on
     (or only --refine): it is an error if it is not possible. off (or --no-refine): a single pass."""
+    reference_view: Literal["auto", "first", "middle", "saddle_balanced", "saddle_sim_range"] = "auto"
+    """The frame whose camera is about the world frame inside networks that can choose it (Depth Anything 3). auto: the
+    middle frame of a video, and the network's own choice among pictures without times."""
+    camera_source: Literal["decoder", "rays"] | None = None
+    """Where networks that predict rays (Depth Anything 3) take cameras from: rays are slower and often better."""
+    metric: str | None = None
+    """Fit the unit in meters to a metric model: da3_metric_large, or a file of its weights. Pixels that it
+    sees as sky have no depth."""
     colmap_intrinsics: bool = False
     """Let COLMAP estimate the focal length first and give it to the network."""
     overwrite: bool = False
@@ -164,6 +172,7 @@ class ReconstructOptions:
             "--full-resolution": self.full_resolution,
             "--overwrite": self.overwrite,
             "--depth": self.depth is not None,
+            "--metric": self.metric is not None,
         }
         if given := [option for option, is_given in only_single_pass.items() if is_given]:
             raise UserError(f"{', '.join(given)}: cannot be combined with --window or --anchored")

@@ -9,6 +9,13 @@ from typing import TYPE_CHECKING
 
 from recon4d.cli.arguments import check_outside, find_device, find_kernel, find_model
 from recon4d.cli.formatting import describe_clip, describe_priors, describe_results
+from recon4d.cli.network_options import (
+    choose_camera_source,
+    chosen_reference_view,
+    describe_metric_fit,
+    metric_model,
+    with_metric_scale,
+)
 from recon4d.cli.progress import StageProgress
 from recon4d.cli.reconstruct_options import ReconstructOptions
 from recon4d.cli.refinement_step import LONG_CLIP_REASON, check_refinement, keep_prediction, refine
@@ -18,7 +25,7 @@ if TYPE_CHECKING:
     from recon4d.io import SceneInfo
     from recon4d.io.long_archive import LongScene
     from recon4d.io.long_clips import LongClip
-    from recon4d.models import Model
+    from recon4d.models import SceneModel
     from recon4d.records import Calibration, Clip, FeatureTracks, Scene
 
     Settings = dict[str, str | int | float | bool | list | None]
@@ -27,7 +34,7 @@ LARGE_MODEL = 100_000_000
 """Number of parameters from which the expected memory is printed before the pass. Hand-tuned."""
 
 
-def prepare_model(options: ReconstructOptions, device_name: str) -> "Model":
+def prepare_model(options: ReconstructOptions, device_name: str) -> "SceneModel":
     """Create or load the model, ready to run.
 
     Args:
@@ -49,6 +56,7 @@ def prepare_model(options: ReconstructOptions, device_name: str) -> "Model":
     kernel = find_kernel(options.attention, device)
     model = find_model(options.model)
     set_attention_kernel(model, kernel)
+    choose_camera_source(model, options)
     if runs_in_bfloat16(options.precision, device):
         cast_to_bfloat16(model)
     if options.compile:
@@ -57,7 +65,7 @@ def prepare_model(options: ReconstructOptions, device_name: str) -> "Model":
 
 
 def reconstruct_clip(
-    path: Path, out: Path, options: ReconstructOptions, settings: "Settings", load_model: Callable[[], "Model"]
+    path: Path, out: Path, options: ReconstructOptions, settings: "Settings", load_model: Callable[[], "SceneModel"]
 ) -> int:
     """Reconstruct one clip in a single pass, or in parts if the options say so, and write a folder of results.
 
@@ -89,7 +97,7 @@ def _reconstruct_in_one_pass(
     out: Path,
     options: ReconstructOptions,
     settings: "Settings",
-    load_model: Callable[[], "Model"],
+    load_model: Callable[[], "SceneModel"],
     progress: StageProgress,
 ) -> int:
     from recon4d.io import atomic_folder, write_results
@@ -105,6 +113,7 @@ def _reconstruct_in_one_pass(
         progress.skip_refinement()
 
     model = load_model()
+    metric = None if options.metric is None else metric_model(options.metric, options.device)
     progress.start("network")
     is_refined = options.refine != "off" and obstacle is None
     scene, matches = _run_network(model, clip, options, is_refined, progress)
@@ -116,6 +125,11 @@ def _reconstruct_in_one_pass(
         calibration = refinement.calibration(calibration)
     elif obstacle is not None:
         refinement = keep_prediction(clip, scene, obstacle, progress)
+    if metric is not None:
+        progress.start("metric scale")
+        fit = with_metric_scale(metric, clip, scene, options)
+        scene = fit.scene
+        progress.print(describe_metric_fit(metric, fit))
     if options.full_resolution:
         scene = scene.resized(*clip.size)
 
@@ -167,7 +181,7 @@ def _with_colmap_intrinsics(clip: "Clip", progress: StageProgress) -> "Clip":
 
 
 def _run_network(
-    model: "Model", clip: "Clip", options: ReconstructOptions, is_refined: bool, progress: StageProgress
+    model: "SceneModel", clip: "Clip", options: ReconstructOptions, is_refined: bool, progress: StageProgress
 ) -> "tuple[Scene, FeatureTracks | None]":
     """Run a single pass over the clip; feature tracks come with it if they are needed for refinement."""
     from recon4d.inference import reconstruct, reconstruct_and_match
@@ -177,9 +191,10 @@ def _run_network(
     if model.num_parameters() > LARGE_MODEL:
         progress.print(_describe_memory(model, clip, config))
     started = time.perf_counter()
-    scene, matches = (
-        reconstruct_and_match(model, clip, config) if is_refined else (reconstruct(model, clip, config), None)
-    )
+    with chosen_reference_view(model, options, clip.times):
+        scene, matches = (
+            reconstruct_and_match(model, clip, config) if is_refined else (reconstruct(model, clip, config), None)
+        )
     seconds, device = time.perf_counter() - started, next(model.parameters()).device
     progress.print(
         f"{model.name} on {device} with {attention_kernel(model)} attention: "
@@ -188,7 +203,7 @@ def _run_network(
     return scene, matches
 
 
-def _describe_memory(model: "Model", clip: "Clip", config: "ReconstructConfig") -> str:
+def _describe_memory(model: "SceneModel", clip: "Clip", config: "ReconstructConfig") -> str:
     from recon4d.inference import processing_size, runs_in_bfloat16
     from recon4d.models import plan_memory
 
@@ -199,9 +214,10 @@ def _describe_memory(model: "Model", clip: "Clip", config: "ReconstructConfig") 
 
 
 def _scene_info(
-    model: "Model", clip: "Clip | LongClip", calibration: "Calibration | None", settings: "Settings"
+    model: "SceneModel", clip: "Clip | LongClip", calibration: "Calibration | None", settings: "Settings"
 ) -> "SceneInfo":
     from recon4d import __version__
+    from recon4d.inference import assumptions
     from recon4d.io import SceneInfo
 
     return SceneInfo(
@@ -212,13 +228,16 @@ def _scene_info(
         original_size=clip.size,
         settings=settings,
         calibration=calibration,
+        assumptions=assumptions(model, clip),
     )
 
 
 def _reconstruct_in_parts(
-    path: Path, out: Path, options: ReconstructOptions, settings: "Settings", load_model: Callable[[], "Model"]
+    path: Path, out: Path, options: ReconstructOptions, settings: "Settings", load_model: Callable[[], "SceneModel"]
 ) -> int:
     """Reconstruct a clip of any length; the same call continues a run that was stopped."""
+    import torch
+
     from recon4d.inference import long_clip_with_prior_files
     from recon4d.io.long_clips import open_long_clip
 
@@ -232,7 +251,8 @@ def _reconstruct_in_parts(
     model = load_model()
     info = _scene_info(model, clip, model.calibration, settings)
     started = time.perf_counter()
-    index = _run_windows(model, clip, out, options, info)
+    with chosen_reference_view(model, options, torch.tensor(clip.times)):
+        index = _run_windows(model, clip, out, options, info)
     seconds = time.perf_counter() - started
     (height, width), error = index.size, 100 * float(index.errors.nanmedian())
     print(
@@ -250,7 +270,7 @@ def _describe_long_priors(clip: "LongClip") -> str:
 
 
 def _run_windows(
-    model: "Model", clip: "LongClip", out: Path, options: ReconstructOptions, info: "SceneInfo"
+    model: "SceneModel", clip: "LongClip", out: Path, options: ReconstructOptions, info: "SceneInfo"
 ) -> "LongScene":
     from recon4d.inference import reconstruct
     from recon4d.inference.windows import (

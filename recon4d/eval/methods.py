@@ -20,7 +20,7 @@ from recon4d.eval.predictions import Prediction
 from recon4d.inference import ReconstructConfig, reconstruct, reconstruct_and_match
 from recon4d.io import load_scene
 from recon4d.layers import Kernel, set_attention_kernel
-from recon4d.models import Model
+from recon4d.models import SceneModel
 from recon4d.records import (
     Calibration,
     Clip,
@@ -132,13 +132,13 @@ class LoadedNetwork:
 
     name: str
     """Name in tables."""
-    model: Model
+    model: SceneModel
     """The network. Methods move it to their device, in place."""
     fingerprint: str
     """Digest of its configuration and weights."""
 
     @classmethod
-    def from_model(cls, name: str, model: Model) -> "LoadedNetwork":
+    def from_model(cls, name: str, model: SceneModel) -> "LoadedNetwork":
         """Compute the fingerprint of a model.
 
         Args:
@@ -352,7 +352,7 @@ COLMAP_METHODS: dict[str, tuple[type[Colmap], ColmapConfig]] = {
 """Class and settings of each COLMAP baseline by name."""
 
 
-def _fingerprint(model: Model) -> str:
+def _fingerprint(model: SceneModel) -> str:
     """Compute a digest of the configuration and weights of a model."""
     digest = hashlib.blake2b(repr(model.config).encode(), digest_size=12)
     for name, value in sorted(model.state_dict().items()):

@@ -1,6 +1,6 @@
 """Geometry on plain tensors: rotations, rigid and similarity transforms, pinhole cameras, fits and resampling."""
 
-from recon4d.geometry.fits import fit_rigid, fit_similarity
+from recon4d.geometry.fits import fit_rigid, fit_similarity, robust_path_scale
 from recon4d.geometry.pinhole import (
     cropped_intrinsics,
     field_of_view,
@@ -60,6 +60,7 @@ __all__ = [
     "resize_map",
     "resized_intrinsics",
     "rigid",
+    "robust_path_scale",
     "rotation_angle",
     "rotation_from_6d",
     "rotation_from_axis_angle",

@@ -48,6 +48,31 @@ def fit_rigid(
     return _fit(points_a, points_b, weights, with_scale=False)
 
 
+def robust_path_scale(centers: Float[Tensor, "time 3"], reference: Float[Tensor, "time 3"]) -> float:
+    """Estimate the scale from a path to a reference path, robustly and independent of rotation and translation.
+
+    The scale compares pairwise distances. Its inverse is the slope of the line through the origin with the least sum of
+    absolute errors: the median of the distance ratios, weighted by the reference distances. A quarter of misplaced
+    points does not bias it.
+
+    Args:
+        centers: Points of the path.
+        reference: Corresponding points of the reference path, in any frame.
+
+    Returns:
+        The factor from lengths of the path to those of the reference. NaN if all reference points coincide or there is
+        only one; infinity if the points of the path coincide.
+    """
+    first, second = torch.triu_indices(len(reference), len(reference), 1)
+    paths = (reference.double(), centers.double())
+    wanted, own = ((path[first] - path[second]).norm(dim=-1) for path in paths)
+    if not len(wanted) or wanted.max() <= 0:
+        return torch.nan
+    slopes, order = torch.where(wanted > 0, own / wanted, 0.0).sort()
+    weights = wanted[order].cumsum(dim=0)
+    return float(1 / slopes[torch.searchsorted(weights, weights[-1:] / 2)])
+
+
 def _fit(points_a: Tensor, points_b: Tensor, weights: Tensor | None, with_scale: bool) -> Tensor:
     if weights is None:
         weights = torch.ones_like(points_a[..., 0])

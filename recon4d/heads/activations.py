@@ -38,7 +38,7 @@ def decode_depth(raw: Float[Tensor, "*batch 2 height width"]) -> ConfidentValues
         Depth and confidence, both (*batch, height, width).
     """
     depth, confidence = raw.unbind(-3)
-    return ConfidentValues(_exp(depth), _confidence(confidence))
+    return ConfidentValues(decode_positive(depth), decode_confidence(confidence))
 
 
 def decode_points(raw: Float[Tensor, "*batch 4 height width"]) -> ConfidentValues:
@@ -51,7 +51,7 @@ def decode_points(raw: Float[Tensor, "*batch 4 height width"]) -> ConfidentValue
         Points (*batch, height, width, 3) and confidence (*batch, height, width).
     """
     points = raw[..., :3, :, :].movedim(-3, -1).clamp(-MAX_LOG, MAX_LOG)
-    return ConfidentValues(points.sign() * torch.expm1(points.abs()), _confidence(raw[..., 3, :, :]))
+    return ConfidentValues(points.sign() * torch.expm1(points.abs()), decode_confidence(raw[..., 3, :, :]))
 
 
 def decode_displacement(raw: Float[Tensor, "*batch 5 height width"]) -> tuple[ConfidentValues, Tensor]:
@@ -64,12 +64,28 @@ def decode_displacement(raw: Float[Tensor, "*batch 5 height width"]) -> tuple[Co
         Displacement (*batch, height, width, 3) with confidence, and visibility logits (*batch, height, width).
     """
     displacement = raw[..., :3, :, :].movedim(-3, -1)
-    return ConfidentValues(displacement, _confidence(raw[..., 4, :, :])), raw[..., 3, :, :]
+    return ConfidentValues(displacement, decode_confidence(raw[..., 4, :, :])), raw[..., 3, :, :]
 
 
-def _exp(raw: Tensor) -> Tensor:
+def decode_positive(raw: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Convert raw values to positive values exp(raw).
+
+    Args:
+        raw: Raw values, limited to `MAX_LOG` in magnitude.
+
+    Returns:
+        Positive values.
+    """
     return raw.clamp(-MAX_LOG, MAX_LOG).exp()
 
 
-def _confidence(raw: Tensor) -> Tensor:
-    return 1 + _exp(raw)
+def decode_confidence(raw: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Convert raw values to confidences 1 + exp(raw).
+
+    Args:
+        raw: Raw values, limited to `MAX_LOG` in magnitude.
+
+    Returns:
+        Confidences of at least 1.
+    """
+    return 1 + decode_positive(raw)

@@ -31,6 +31,8 @@ class DptHeadConfig:
     """Channels of the four pyramid levels before fusion, fine to coarse."""
     features: int = 128
     """Channels of the fused maps; a multiple of 8."""
+    rectified: bool = True
+    """Whether residual units rectify their identity branch too, as VGGT's do."""
 
     def __post_init__(self) -> None:
         if self.features % 8:
@@ -58,7 +60,8 @@ class DptHead(DenseHead):
     ) -> None:
         super().__init__()
         self.patch_size = patch_size
-        self.pyramid = Pyramid(PyramidConfig(config.channels, config.features), feature_widths, skip_channels)
+        pyramid = PyramidConfig(config.channels, config.features, rectified=config.rectified)
+        self.pyramid = Pyramid(pyramid, feature_widths, skip_channels)
         half = config.features // 2
         self.hidden1 = nn.Conv2d(config.features, half, 3, padding=1)
         self.hidden2 = nn.Conv2d(half, HIDDEN_CHANNELS, 3, padding=1)
@@ -71,7 +74,21 @@ class DptHead(DenseHead):
         skip: Float[Tensor, "n skip_channels skip_height skip_width"] | None,
     ) -> Float[Tensor, "n out_channels height width"]:
         """Predict raw maps. See `DenseHead.forward`."""
-        maps = self.hidden1(_upsample_by_two(self.pyramid(features, grid, skip)))
+        return self.maps_of(self.pyramid(features, grid, skip), grid)
+
+    def maps_of(
+        self, fused: Float[Tensor, "n features finest_height finest_width"], grid: tuple[int, int]
+    ) -> Float[Tensor, "n out_channels height width"]:
+        """Predict raw maps from the fused features of the pyramid.
+
+        Args:
+            fused: Output of the pyramid.
+            grid: Number of rows and columns of patches.
+
+        Returns:
+            Raw maps of the image size.
+        """
+        maps = self.hidden1(upsample_by_two(fused))
         maps = resize_by_corners(maps, (grid[0] * self.patch_size, grid[1] * self.patch_size))
         with torch.autocast(maps.device.type, enabled=False):
             maps = add_uv_positions(full_precision(maps), grid[1] / grid[0])
@@ -79,7 +96,7 @@ class DptHead(DenseHead):
 
     def initialize(self, bias: Float[Tensor, "out_channels"]) -> None:
         """See `DenseHead.initialize`."""
-        _initialize_constant(self.out, bias)
+        initialize_constant(self.out, bias)
 
     def shift(self, channel: int, amount: float) -> None:
         """See `DenseHead.shift`."""
@@ -146,7 +163,7 @@ class ShuffleHead(DenseHead):
 
     def initialize(self, bias: Float[Tensor, "out_channels"]) -> None:
         """See `DenseHead.initialize`."""
-        _initialize_constant(self.out, bias.repeat_interleave(self.upscale**2))
+        initialize_constant(self.out, bias.repeat_interleave(self.upscale**2))
 
     def shift(self, channel: int, amount: float) -> None:
         """See `DenseHead.shift`."""
@@ -191,16 +208,29 @@ class DptFeatures(nn.Module):
         Returns:
             Feature maps at half of the image size.
         """
-        maps = self.out(_upsample_by_two(self.pyramid(features, grid)))
+        maps = self.out(upsample_by_two(self.pyramid(features, grid)))
         return resize_by_corners(maps, (grid[0] * self.patch_size // 2, grid[1] * self.patch_size // 2))
 
 
-def _upsample_by_two(maps: Tensor) -> Tensor:
+def upsample_by_two(maps: Float[Tensor, "n channels rows columns"]) -> Float[Tensor, "n channels _ _"]:
+    """Resize maps bilinearly to twice their size, with aligned corners.
+
+    Args:
+        maps: Maps of any size.
+
+    Returns:
+        Maps with twice as many rows and columns.
+    """
     return resize_by_corners(maps, (2 * maps.shape[-2], 2 * maps.shape[-1]))
 
 
-def _initialize_constant(out: nn.Conv2d, bias: Tensor) -> None:
-    """Initialize a layer so that every output channel is close to its constant."""
+def initialize_constant(out: nn.Conv2d, bias: Float[Tensor, "out_channels"]) -> None:
+    """Initialize a layer so that every output channel is close to its constant.
+
+    Args:
+        out: The last layer of a head.
+        bias: Constant of each channel.
+    """
     nn.init.normal_(out.weight, std=0.01)
     assert out.bias is not None
     with torch.no_grad():

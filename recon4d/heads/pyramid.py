@@ -31,7 +31,10 @@ class PyramidConfig:
     positions: bool = True
     """Whether position encodings are added to each level (`uv_positions`)."""
     rectified: bool = True
-    """Whether residual units rectify their identity branch too: true for VGGT, false for VGGT-Omega."""
+    """Whether residual units rectify their identity branch too: true for VGGT, false for VGGT-Omega and Depth Anything
+    3."""
+    norm: bool = True
+    """Whether the tokens pass through a LayerNorm first."""
 
     def __post_init__(self) -> None:
         if self.positions and any(channels % 4 for channels in self.channels):
@@ -54,7 +57,7 @@ class Pyramid(nn.Module):
         self.positions = config.positions
         # Early layers feed fine levels and late layers coarse levels, evenly distributed.
         self.layer_of_level = [round(level * (len(feature_widths) - 1) / (LEVELS - 1)) for level in range(LEVELS)]
-        self.norm = nn.LayerNorm(width)
+        self.norm = nn.LayerNorm(width) if config.norm else nn.Identity()
         self.project = nn.ModuleList([nn.Conv2d(width, channels, 1) for channels in config.channels])
         first, second, _, last = config.channels
         self.resize = nn.ModuleList(
@@ -69,8 +72,7 @@ class Pyramid(nn.Module):
             [nn.Conv2d(channels, features, 3, padding=1, bias=False) for channels in config.channels]
         )
         self.skip = nn.Conv2d(skip_channels, features, 1) if skip_channels else None
-        residual = RectifiedConvolutions if config.rectified else PlainConvolutions
-        self.fusion = nn.ModuleList([_Fusion(features, residual, level < LEVELS - 1) for level in range(LEVELS)])
+        self.fusion = create_fusion(features, config.rectified)
 
     def forward(
         self,
@@ -88,16 +90,29 @@ class Pyramid(nn.Module):
         Returns:
             Fused features, 4 x 4 per patch.
         """
+        return fuse(self.fusion, self.levels(features, grid, skip))
+
+    def levels(
+        self,
+        features: Sequence[Float[Tensor, "n patches feature_width"]],
+        grid: tuple[int, int],
+        skip: Float[Tensor, "n skip_channels skip_height skip_width"] | None = None,
+    ) -> list[Float[Tensor, "n features _ _"]]:
+        """Compute the levels before they are fused.
+
+        Args:
+            features: Patch tokens of each layer, in row-major order.
+            grid: Number of rows and columns of patches.
+            skip: Finer backbone features, added to the finest level.
+
+        Returns:
+            Feature maps of the four levels, fine to coarse.
+        """
         levels = [self._level(level, features[layer], grid) for level, layer in enumerate(self.layer_of_level)]
         if self.skip is not None:
             assert skip is not None
             levels[0] = levels[0] + match_size(self.skip(skip), levels[0])
-
-        fused = self.fusion[-1](levels[-1], None)
-        for level in reversed(range(LEVELS - 1)):
-            coarser = resize_by_corners(fused, (levels[level].shape[-2], levels[level].shape[-1]))
-            fused = self.fusion[level](levels[level], coarser)
-        return fused
+        return levels
 
     def _level(self, level: int, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
         """Convert the tokens of one layer to the feature maps of one level."""
@@ -105,6 +120,37 @@ class Pyramid(nn.Module):
         if self.positions:
             maps = add_uv_positions(maps, grid[1] / grid[0])
         return self.to_features[level](self.resize[level](maps))
+
+
+def create_fusion(features: int, rectified: bool) -> nn.ModuleList:
+    """Create the modules that fuse the levels of a pyramid.
+
+    Args:
+        features: Channels of every level.
+        rectified: Whether residual units rectify their identity branch too.
+
+    Returns:
+        One module for each level, fine to coarse.
+    """
+    residual = RectifiedConvolutions if rectified else PlainConvolutions
+    return nn.ModuleList([_Fusion(features, residual, level < LEVELS - 1) for level in range(LEVELS)])
+
+
+def fuse(fusion: nn.ModuleList, levels: Sequence[Float[Tensor, "n features _ _"]]) -> Float[Tensor, "n features _ _"]:
+    """Fuse the levels of a pyramid from coarse to fine.
+
+    Args:
+        fusion: Modules of `create_fusion`.
+        levels: Feature maps of the levels, fine to coarse.
+
+    Returns:
+        Fused features of the size of the finest level.
+    """
+    fused = fusion[-1](levels[-1], None)
+    for level in reversed(range(LEVELS - 1)):
+        coarser = resize_by_corners(fused, (levels[level].shape[-2], levels[level].shape[-1]))
+        fused = fusion[level](levels[level], coarser)
+    return fused
 
 
 class PlainConvolutions(ResidualConvolutions):

@@ -7,6 +7,7 @@ from recon4d.inference.many_clips import (
     output_folders,
     reconstruct_each,
 )
+from recon4d.inference.metric_depth import MetricFit, fit_metric_scale
 from recon4d.inference.prior_files import PriorFiles, long_clip_with_prior_files, with_prior_files
 from recon4d.inference.priors import apply_priors
 from recon4d.inference.processes import Processes, start_processes
@@ -23,6 +24,7 @@ from recon4d.inference.single_pass import (
     MIN_SIDE,
     Precision,
     ReconstructConfig,
+    assumptions,
     is_out_of_memory,
     processing_size,
     reconstruct,
@@ -36,14 +38,17 @@ __all__ = [
     "ClipOutcome",
     "ExpectedErrors",
     "ExpectedSceneErrors",
+    "MetricFit",
     "Precision",
     "PriorFiles",
     "Processes",
     "ReconstructConfig",
     "SceneStatistics",
     "apply_priors",
+    "assumptions",
     "expected_scene_errors",
     "finished_frames",
+    "fit_metric_scale",
     "format_outcomes",
     "is_out_of_memory",
     "long_clip_with_prior_files",

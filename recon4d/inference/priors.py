@@ -7,20 +7,26 @@ not given follow those that are: the scale from given depth or cameras, unknown 
 
 import math
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from recon4d.geometry import fill_missing_cameras, invert, similarity
+from recon4d.geometry import fill_missing_cameras, invert, robust_path_scale, similarity
 from recon4d.records import Priors, Scene
 
 MIN_CAMERA_MOTION = 1e-3
 """Smallest distance between predicted cameras that determines a scale, as a fraction of median depth. Hand-tuned."""
 
 
-def apply_priors(scene: Scene, priors: Priors | None) -> Scene:
+CameraScale = Callable[[Float[Tensor, "time 3"], Float[Tensor, "time 3"]], float]
+"""Function of predicted and given camera centers that returns the factor from predicted to given lengths: NaN if the
+given centers do not determine it, infinity if the predicted centers coincide."""
+
+
+def apply_priors(scene: Scene, priors: Priors | None, camera_scale: CameraScale = robust_path_scale) -> Scene:
     """Replace predicted quantities of a scene by the given ones.
 
     - Given intrinsics replace the predicted ones. Each point keeps its pixel and its z.
@@ -38,6 +44,7 @@ def apply_priors(scene: Scene, priors: Priors | None) -> Scene:
     Args:
         scene: The predicted scene; its world is its first camera.
         priors: Priors of the clip at the size of the scene's maps.
+        camera_scale: How the scale follows from given cameras.
 
     Returns:
         The scene with its priors enforced; `scene` itself if nothing is given.
@@ -52,7 +59,7 @@ def apply_priors(scene: Scene, priors: Priors | None) -> Scene:
         return scene
     given = _relative_to_first(priors.world_from_cam)
     if scale is None and has_camera.any():
-        scale = _scale_from_cameras(scene, given, has_camera)
+        scale = _scale_from_cameras(scene, given, has_camera, camera_scale)
     if scale is not None:
         scene = scene.transformed(_scaling(scale).to(scene.depths))
 
@@ -82,10 +89,12 @@ def _scale_from_depth(scene: Scene, given: Float[Tensor, "time height width"] | 
     return float((given[both].double() / scene.depths[both].double()).median()) if both.any() else None
 
 
-def _scale_from_cameras(scene: Scene, given: Float[Tensor, "time 4 4"], is_given: Bool[Tensor, "time"]) -> float | None:
+def _scale_from_cameras(
+    scene: Scene, given: Float[Tensor, "time 4 4"], is_given: Bool[Tensor, "time"], camera_scale: CameraScale
+) -> float | None:
     """Return the scale from predicted to given camera distances; None if the cameras do not determine it."""
     centers = given[is_given, :3, 3]
-    scale = scene.cameras.frames(is_given.nonzero()[:, 0]).robust_scale_to(centers)
+    scale = camera_scale(scene.cameras.centers[is_given], centers)
     if math.isnan(scale):
         return None
     if torch.pdist(centers).max() / scale <= MIN_CAMERA_MOTION * scene.depths.median():

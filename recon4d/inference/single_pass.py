@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -12,15 +13,24 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from recon4d.errors import UserError
-from recon4d.geometry import pixel_indices
+from recon4d.geometry import pixel_indices, robust_path_scale
 from recon4d.heads import TrackHead
-from recon4d.inference.priors import apply_priors
+from recon4d.heads.camera_base import PRIOR_FIELD_OF_VIEW
+from recon4d.inference.camera_alignment import similarity_scale_to_cameras
+from recon4d.inference.priors import CameraScale, apply_priors
+from recon4d.io.long_clips import LongClip
 from recon4d.layers import attention_kernel, set_attention_kernel
 from recon4d.models import (
     Model,
+    MonoModel,
     Outputs,
+    SceneModel,
+    check_cameras,
+    has_all_cameras,
     is_bfloat16,
+    is_ground,
     match_feature_tracks,
+    predicts_dense_tracks,
 )
 from recon4d.records import (
     Clip,
@@ -68,7 +78,7 @@ class ReconstructConfig:
 
 
 def reconstruct(
-    model: Model, clip: Clip, config: ReconstructConfig = ReconstructConfig(), refine: bool = False
+    model: SceneModel, clip: Clip, config: ReconstructConfig = ReconstructConfig(), refine: bool = False
 ) -> Scene:
     """Reconstruct a clip in a single forward pass on the device of the model. The result is deterministic.
 
@@ -99,13 +109,13 @@ def reconstruct(
         has_camera_priors(clip)  # raises before the pass if the priors do not allow refinement
         scene, matches = reconstruct_and_match(model, clip, config)
         return refine_clip(clip, scene, matches).scene
-    if config.anchors and model.motion_head is None:
+    if config.anchors and not predicts_dense_tracks(model):
         _check_tracker_size(model, clip, config)
     return _run(model, clip, config, lambda outputs: None)[0]
 
 
 def reconstruct_and_match(
-    model: Model, clip: Clip, config: ReconstructConfig = ReconstructConfig()
+    model: SceneModel, clip: Clip, config: ReconstructConfig = ReconstructConfig()
 ) -> tuple[Scene, FeatureTracks]:
     """Reconstruct a clip and return feature matches of static points as well, which `recon4d.refine` needs.
 
@@ -124,22 +134,25 @@ def reconstruct_and_match(
         UserError: As for `reconstruct`.
         ValueError: As for `reconstruct`.
     """
-    if config.anchors and model.motion_head is None:
+    if config.anchors and not predicts_dense_tracks(model):
         _check_tracker_size(model, clip, config)
     if not _can_match(model, clip, config):
         scene = _run(model, clip, config, lambda outputs: None)[0]
         return scene, _guide_matches(model, clip, scene, config)
+    assert isinstance(model, Model)
     scene, tracks = _run(model, clip, config, lambda outputs: match_feature_tracks(model, outputs))
     assert tracks is not None
     return scene, tracks
 
 
-def _can_match(model: Model, clip: Clip, config: ReconstructConfig) -> bool:
+def _can_match(model: SceneModel, clip: Clip, config: ReconstructConfig) -> bool:
     """Check whether a model matches points between the frames of a clip at the processing size."""
+    if not isinstance(model, Model):
+        return False
     return model.matching is not None or (model.track_head is not None and _tracker_fits(model, clip, config))
 
 
-def _guide_matches(model: Model, clip: Clip, scene: Scene, config: ReconstructConfig) -> FeatureTracks:
+def _guide_matches(model: SceneModel, clip: Clip, scene: Scene, config: ReconstructConfig) -> FeatureTracks:
     """Match points with `GUIDE_MODEL` on the device of a model; return tracks in pixels of the maps of a scene."""
     from recon4d.zoo import create_model
 
@@ -153,10 +166,11 @@ def _guide_matches(model: Model, clip: Clip, scene: Scene, config: ReconstructCo
 
 
 def _run(
-    model: Model, clip: Clip, config: ReconstructConfig, match: Callable[[Outputs], FeatureTracks | None]
+    model: SceneModel, clip: Clip, config: ReconstructConfig, match: Callable[[Outputs], FeatureTracks | None]
 ) -> tuple[Scene, FeatureTracks | None]:
     """Run one forward pass, and `match` on its outputs before they are released."""
     _check(clip, config)
+    _check_priors(model, clip)
     device = next(model.parameters()).device
     if is_bfloat16(model) and not runs_in_bfloat16(config.precision, device):
         raise UserError(
@@ -194,7 +208,58 @@ def _run(
         tracks = replace(tracks, visibility=tracks.visibility * _not_ignored(tracks.pixels, resized.priors))
     if resized.priors is not None and resized.priors.ignore is not None:
         scene = scene.with_unknown(resized.priors.ignore)
-    return apply_priors(scene, resized.priors), tracks
+    if outputs.sky is not None:
+        scene = scene.with_unknown(~is_ground(outputs.sky[0].to("cpu")))
+    _warn_about_assumptions(model, clip)
+    return apply_priors(scene, resized.priors, _camera_scale(model, clip)), tracks
+
+
+def assumptions(model: SceneModel, clip: Clip | LongClip) -> tuple[str, ...]:
+    """Describe what a scene assumes because the network does not predict it.
+
+    Args:
+        model: The network.
+        clip: The clip with its priors.
+
+    Returns:
+        One phrase for each assumption; none for networks that predict cameras.
+    """
+    if not isinstance(model, MonoModel):
+        return ()
+    priors = Priors.unknown(clip.num_frames) if clip.priors is None else clip.priors
+    has_intrinsics, has_camera = (
+        values.isfinite().all(dim=(1, 2)) for values in (priors.intrinsics, priors.world_from_cam)
+    )
+    found = []
+    if clip.num_frames > 1 and not has_camera.all():
+        found.append("a camera that stands still")
+    if not has_intrinsics.all():
+        degrees = math.degrees(PRIOR_FIELD_OF_VIEW)
+        found.append(f"a field of view of {degrees:.0f} degrees (over the geometric mean of width and height)")
+    return tuple(found)
+
+
+def _warn_about_assumptions(model: SceneModel, clip: Clip) -> None:
+    if found := assumptions(model, clip):
+        warnings.warn(f"{model.name} predicts no cameras: the scene assumes {' and '.join(found)}", stacklevel=4)
+
+
+def _camera_scale(model: SceneModel, clip: Clip) -> CameraScale:
+    """Return how the scale follows from given cameras: networks that encode all of them have a rule of their own."""
+    is_encoded = model.encodes_all_cameras and clip.priors is not None and bool(has_all_cameras(clip.priors))
+    return similarity_scale_to_cameras if is_encoded else robust_path_scale
+
+
+def _check_priors(model: SceneModel, clip: Clip) -> None:
+    """Check the given cameras of a clip for a network that encodes them."""
+    if clip.priors is None or not model.encodes_all_cameras:
+        return
+    check_cameras(clip.priors)
+    if clip.num_frames == 1 and clip.priors.world_from_cam.isfinite().all():
+        raise UserError(
+            f"the camera pose of a single frame is given, which does not determine the scale of {model.name}; give at "
+            "least 2 frames, or only intrinsics"
+        )
 
 
 def processing_size(size: tuple[int, int], side: int, patch_size: int) -> tuple[int, int]:
@@ -218,13 +283,13 @@ def processing_size(size: tuple[int, int], side: int, patch_size: int) -> tuple[
     return to_multiple(height), to_multiple(width)
 
 
-def _size_of_pass(model: Model, clip: Clip, config: ReconstructConfig) -> tuple[int, int]:
+def _size_of_pass(model: SceneModel, clip: Clip, config: ReconstructConfig) -> tuple[int, int]:
     return processing_size(clip.size, config.processing_size or model.config.processing_size, model.patch_size)
 
 
-def _tracker_fits(model: Model, clip: Clip, config: ReconstructConfig) -> bool:
+def _tracker_fits(model: SceneModel, clip: Clip, config: ReconstructConfig) -> bool:
     """Check whether the processing size suffices for the feature pyramid of the point tracker, if there is one."""
-    if model.track_head is None or clip.batch_shape or min(clip.size) < MIN_SIDE:
+    if not isinstance(model, Model) or model.track_head is None or clip.batch_shape or min(clip.size) < MIN_SIDE:
         return True
     return min(_size_of_pass(model, clip, config)) >= _min_tracker_side(model.track_head)
 
@@ -233,9 +298,9 @@ def _min_tracker_side(head: TrackHead) -> int:
     return head.tracker.config.stride * 2 ** (head.tracker.config.levels - 1)
 
 
-def _check_tracker_size(model: Model, clip: Clip, config: ReconstructConfig) -> None:
+def _check_tracker_size(model: SceneModel, clip: Clip, config: ReconstructConfig) -> None:
     """Check that the processing size suffices for the point tracker, if the model has one."""
-    if model.track_head is None or _tracker_fits(model, clip, config):
+    if not isinstance(model, Model) or model.track_head is None or _tracker_fits(model, clip, config):
         return
     needed = _min_tracker_side(model.track_head)
     height, width = _size_of_pass(model, clip, config)
@@ -327,7 +392,7 @@ def _not_ignored(pixels: Float[Tensor, "time track 2"], priors: Priors | None) -
 
 
 @contextmanager
-def _progress_bar(model: Model, num_frames: int, config: ReconstructConfig) -> Iterator[None]:
+def _progress_bar(model: SceneModel, num_frames: int, config: ReconstructConfig) -> Iterator[None]:
     """Report progress after every block and head through forward hooks, with a bar if `config` requests one."""
     if not config.progress and config.on_progress is None:
         yield
@@ -356,16 +421,14 @@ def _bar(total: int) -> "tqdm":
     return tqdm(total=total, desc="reconstructing", unit="step", leave=False)
 
 
-def _steps(model: Model, num_frames: int, config: ReconstructConfig) -> tuple[list[nn.Module], int]:
+def _steps(model: SceneModel, num_frames: int, config: ReconstructConfig) -> tuple[list[nn.Module], int]:
     """Return the modules whose calls are the steps of a pass, and the number of calls."""
-    chunks = math.ceil(num_frames / config.frame_chunk)
-    blocks = [*model.aggregator.frame_blocks, *model.aggregator.global_blocks]
-    total = len(blocks) + chunks * (1 + len(model.dense_heads))
-    modules: list[nn.Module] = [model.backbone, *blocks, *model.dense_heads]
-    if model.motion_head is not None:
-        modules.append(model.motion_head)
-        total += math.ceil(num_frames * len(config.anchors) / config.frame_chunk)
-    elif model.track_head is not None:
-        modules.append(model.track_head)
-        total += len(config.anchors)
-    return modules, total
+    modules = model.pass_modules
+    chunks, anchors = math.ceil(num_frames / config.frame_chunk), len(config.anchors)
+    calls = (
+        (modules.once, 1),
+        (modules.per_chunk, chunks),
+        (modules.per_anchor_chunk, math.ceil(num_frames * anchors / config.frame_chunk)),
+        (modules.per_anchor, anchors),
+    )
+    return [module for group, _ in calls for module in group], sum(len(group) * count for group, count in calls)

@@ -40,6 +40,8 @@ class SceneInfo:
     """Meaning of the model's confidences. None if the model was not calibrated."""
     refinement: RefinementSummary | None = None
     """What was refined, and how far to trust it. None if no refinement was tried."""
+    assumptions: tuple[str, ...] = ()
+    """What the scene assumes because the network does not predict it, such as cameras; one phrase each."""
 
     # Values from files may have any type, which is checked below with messages for the user.
     __no_type_check__ = True
@@ -55,6 +57,8 @@ class SceneInfo:
             raise UserError(f"info: calibration is {self.calibration!r}, wanted a Calibration or None")
         if not isinstance(self.refinement, RefinementSummary | None):
             raise UserError(f"info: refinement is {self.refinement!r}, wanted a RefinementSummary or None")
+        if not isinstance(self.assumptions, tuple) or not all(isinstance(text, str) for text in self.assumptions):
+            raise UserError(f"info: assumptions is {self.assumptions!r}, wanted a tuple of strings")
         if len(self.original_size) != 2 or not all(isinstance(length, int) for length in self.original_size):
             raise UserError(f"info: original_size is {self.original_size}, wanted (height, width) in pixels")
         for name, value in self.settings.items():
@@ -66,14 +70,16 @@ class SceneInfo:
         """Convert to one JSON object.
 
         Returns:
-            The fields by name. `calibration`, `refinement` and the selection of the source are left out if they are
-            None or empty, so that versions before them can read the rest.
+            The fields by name. `calibration`, `refinement`, `assumptions` and the selection of the source are left out
+            if they are None or empty, so that versions before them can read the rest.
         """
         values = dataclasses.asdict(self)
         for name in ("calibration", "refinement"):
             values[name] = config_to_json(getattr(self, name))
             if values[name] is None:
                 del values[name]
+        if not self.assumptions:
+            del values["assumptions"]
         if self.source is not None and not self.source.selection:
             del values["source"]["selection"]
         return json.dumps(values, allow_nan=False)
@@ -102,7 +108,7 @@ class SceneInfo:
             raise UserError(
                 f"it has format {values['format']}, this recon4d reads up to {NEWEST_FORMAT}; please upgrade"
             )
-        values = {"calibration": None, "refinement": None, **values}
+        values = {"calibration": None, "refinement": None, "assumptions": [], **values}
         _check_keys("info", values, cls)
         source, original_size, calibration = values["source"], values["original_size"], values["calibration"]
         if not isinstance(original_size, list):
@@ -117,8 +123,15 @@ class SceneInfo:
             "original_size": tuple(original_size),
             "calibration": calibration,
             "refinement": refinement,
+            "assumptions": _parse_assumptions(values["assumptions"]),
         }
         return cls(**{**values, **parsed})
+
+
+def _parse_assumptions(texts: Any) -> tuple[str, ...]:
+    if not isinstance(texts, list):
+        raise UserError(f"info: assumptions is {texts!r}, wanted a list of strings")
+    return tuple(texts)
 
 
 def _parse_source(source: Any) -> ClipSource | None:

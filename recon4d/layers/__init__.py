@@ -31,7 +31,14 @@ from recon4d.layers.matching import (
     cell_centers,
     cells_to_patch_tokens,
 )
-from recon4d.layers.positions import AbsolutePosition, NormalizedRotary, RotaryTable, apply_rotary, rotary_table
+from recon4d.layers.positions import (
+    AbsolutePosition,
+    NormalizedRotary,
+    RotaryTable,
+    apply_rotary,
+    rotary_table,
+    shared_rotary_table,
+)
 
 __all__ = [
     "CELLS_PER_PATCH_SIDE",
@@ -64,6 +71,7 @@ __all__ = [
     "initialize_residual_outputs",
     "rotary_table",
     "set_attention_kernel",
+    "shared_rotary_table",
     "sinkhorn",
     "soft_match",
     "two_view_mask",

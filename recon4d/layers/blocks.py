@@ -34,6 +34,10 @@ class BlockConfig:
     """Initial value of the learned residual scales (LayerScale, Touvron et al. 2021); None disables them."""
     qkv_bias: bool = False
     """Whether the projections to queries, keys and values have a bias."""
+    norm_epsilon: float = 1e-5
+    """Epsilon of the LayerNorms before attention and MLP. Those of queries and keys have their own."""
+    mlp: Literal["gelu", "swiglu"] = "gelu"
+    """MLP with a GELU, or gated by a SiLU (SwiGLU, Shazeer 2020) with `mlp_width` gated channels."""
 
     def __post_init__(self) -> None:
         if self.width % self.heads or (self.width // self.heads) % 4:
@@ -47,11 +51,11 @@ class Block(nn.Module):
 
     def __init__(self, config: BlockConfig) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(config.width)
+        self.norm1 = nn.LayerNorm(config.width, config.norm_epsilon)
         self.attention = SelfAttention(config)
         self.scale1 = _layer_scale(config)
-        self.norm2 = nn.LayerNorm(config.width)
-        self.mlp = Mlp(config)
+        self.norm2 = nn.LayerNorm(config.width, config.norm_epsilon)
+        self.mlp = MLPS[config.mlp](config)
         self.scale2 = _layer_scale(config)
 
     def forward(
@@ -79,12 +83,12 @@ class CrossBlock(nn.Module):
 
     def __init__(self, config: BlockConfig) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(config.width)
-        self.norm_context = nn.LayerNorm(config.width)
+        self.norm1 = nn.LayerNorm(config.width, config.norm_epsilon)
+        self.norm_context = nn.LayerNorm(config.width, config.norm_epsilon)
         self.attention = CrossAttention(config)
         self.scale1 = _layer_scale(config)
-        self.norm2 = nn.LayerNorm(config.width)
-        self.mlp = Mlp(config)
+        self.norm2 = nn.LayerNorm(config.width, config.norm_epsilon)
+        self.mlp = MLPS[config.mlp](config)
         self.scale2 = _layer_scale(config)
 
     def forward(
@@ -200,6 +204,24 @@ class Mlp(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Apply the MLP to each token."""
         return self.fc2(nn.functional.gelu(self.fc1(x)))
+
+
+class SwigluMlp(nn.Module):
+    """Two linear layers; the first computes channels and their gates (SwiGLU, Shazeer 2020)."""
+
+    def __init__(self, config: BlockConfig) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(config.width, 2 * config.mlp_width)
+        self.fc2 = nn.Linear(config.mlp_width, config.width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the MLP to each token."""
+        gate, channels = self.fc1(x).chunk(2, dim=-1)
+        return self.fc2(nn.functional.silu(gate) * channels)
+
+
+MLPS: dict[str, type[Mlp] | type[SwigluMlp]] = {"gelu": Mlp, "swiglu": SwigluMlp}
+"""MLP class of each value of `BlockConfig.mlp`."""
 
 
 class LayerScale(nn.Module):

@@ -74,6 +74,26 @@ def rotary_table(
     return RotaryTable(angles.cos(), angles.sin())
 
 
+def shared_rotary_table(
+    num_tokens: int, num_special: int, width: int, device: torch.device | None = None
+) -> RotaryTable:
+    """Compute the rotary encoding of `rotary_table` with all patch tokens at the same position, (1, 1).
+
+    It distinguishes special tokens from patch tokens and encodes no position among patches (Depth Anything 3).
+
+    Args:
+        num_tokens: Number of special and patch tokens.
+        num_special: Number of special tokens before the patch tokens.
+        width: Number of channels per head, a multiple of 4.
+        device: Device of the table; None is the default device.
+
+    Returns:
+        The table.
+    """
+    one_patch = rotary_table((1, 1), num_special, width, device)
+    return one_patch.rows(torch.arange(num_tokens, device=device).clamp(max=num_special))
+
+
 class NormalizedRotary(nn.Module):
     """2D rotary encoding of positions normalized by the image size (DINOv3, Simeoni et al. 2025; VGGT-Omega).
 

@@ -1,5 +1,7 @@
 """Preparation of a model for inference: bfloat16 weights and compiled blocks."""
 
+from typing import TypeVar
+
 import torch
 from torch import nn
 
@@ -7,13 +9,15 @@ from recon4d.heads import Pyramid
 from recon4d.layers import Block, CrossBlock
 from recon4d.models.backbones.dino import DinoBackbone
 from recon4d.models.compilation import raise_recompile_limit
-from recon4d.models.network import Model
+from recon4d.models.scene_model import SceneModel
+
+AnyModel = TypeVar("AnyModel", bound=SceneModel)
 
 MATRIX_LAYERS = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
 """Layers that autocast runs in bfloat16."""
 
 
-def cast_to_bfloat16(model: Model) -> Model:
+def cast_to_bfloat16(model: AnyModel) -> AnyModel:
     """Convert the weights that autocast casts in every pass to bfloat16, in place.
 
     Results under bfloat16 autocast stay the same bit for bit. Norms, layer scales, camera heads and the last layers of
@@ -26,10 +30,10 @@ def cast_to_bfloat16(model: Model) -> Model:
         The same model.
     """
     parts: list[nn.Module] = [module for module in model.modules() if isinstance(module, Pyramid)]
-    for whole in (model.backbone, model.aggregator):
-        parts += [module for module in whole.modules() if isinstance(module, Block)]
-    if isinstance(model.backbone, DinoBackbone):
-        parts.append(model.backbone.vit)
+    for trunk in model.trunks:
+        parts += [module for module in trunk.modules() if isinstance(module, Block)]
+        if isinstance(trunk, DinoBackbone):
+            parts.append(trunk.vit)
     for part in parts:
         for module in part.modules():
             if isinstance(module, MATRIX_LAYERS):
@@ -49,7 +53,7 @@ def compile_blocks(model: nn.Module) -> None:
             module.compile()
 
 
-def is_bfloat16(model: Model) -> bool:
+def is_bfloat16(model: SceneModel) -> bool:
     """Check whether any weight of a model is bfloat16.
 
     Args:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -16,6 +16,7 @@ from recon4d.layers import (
     NormalizedRotary,
     RotaryTable,
     rotary_table,
+    shared_rotary_table,
 )
 from recon4d.records.configs import FILE_KEY
 
@@ -43,12 +44,19 @@ class AggregatorConfig:
     """
     absolute_positions: bool = True
     """Whether absolute positions are added to the patch tokens."""
-    rotary: Literal["grid", "normalised"] = "grid"
+    rotary: Literal["grid", "normalised", "grid_in_frame"] = "grid"
     """Rotary position encoding.
 
     "grid" encodes patch indices in frame and global blocks (`rotary_table`). "normalised" encodes positions relative to
     the image size in frame blocks only (`NormalizedRotary`). The spelling is a value in configuration files.
+    "grid_in_frame" encodes patch indices in frame blocks, and in global blocks only the difference between special and
+    patch tokens (`shared_rotary_table`).
     """
+    leading_global_block: bool = False
+    """Whether a global block precedes the first pair."""
+    normalized_features: bool = False
+    """Whether a LayerNorm is applied to the output of the global block in the features of patch tokens, which are the
+    input of the dense heads (Depth Anything 3). Special features are not normalized."""
 
     def __post_init__(self) -> None:
         in_order = list(self.out_indices) == sorted(set(self.out_indices))
@@ -107,12 +115,27 @@ class AggregatorState:
         camera = self.tokens[:, :, :1] + addition[:, :, None]
         return replace(self, tokens=torch.cat([camera, self.tokens[:, :, 1:]], dim=2))
 
+    def replace_camera_tokens(
+        self, tokens: Float[Tensor, "batch time width"], is_replaced: Bool[Tensor, "batch"]
+    ) -> "AggregatorState":
+        """Replace the camera tokens of some clips.
+
+        Args:
+            tokens: New camera tokens.
+            is_replaced: Clips whose camera tokens are replaced.
+
+        Returns:
+            The new state.
+        """
+        camera = torch.where(is_replaced[:, None, None], tokens.to(self.tokens.dtype), self.tokens[:, :, 0])
+        return replace(self, tokens=torch.cat([camera[:, :, None], self.tokens[:, :, 1:]], dim=2))
+
 
 class Aggregator(nn.Module):
     """Alternating attention (VGGT, Wang et al. 2025) over any number of frames of any size.
 
-    There are two learned sets of special tokens: one for the first frame, which is the reference frame, and one for all
-    others. The network is equivariant to permutations of the other frames.
+    There are two learned sets of special tokens: one for the reference frame, which is the first frame unless another
+    is chosen, and one for all others. The network is equivariant to permutations of the other frames.
     """
 
     def __init__(self, config: AggregatorConfig) -> None:
@@ -125,8 +148,10 @@ class Aggregator(nn.Module):
         self.positions = AbsolutePosition(width) if config.absolute_positions else None
         self.head_width = config.block.width // config.block.heads
         self.rotary = NormalizedRotary(self.head_width) if config.rotary == "normalised" else None
+        self.leading_block = Block(config.block) if config.leading_global_block else None
         self.frame_blocks = nn.ModuleList([Block(config.block) for _ in range(config.depth)])
         self.global_blocks = nn.ModuleList([Block(config.block) for _ in range(config.depth)])
+        self.feature_norm = nn.LayerNorm(width) if config.normalized_features else None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -134,7 +159,11 @@ class Aggregator(nn.Module):
         nn.init.normal_(self.special_tokens, std=0.5)
 
     def initial_state(
-        self, patch_tokens: Float[Tensor, "batch time patches width"], grid: tuple[int, int], key_stride: int = 1
+        self,
+        patch_tokens: Float[Tensor, "batch time patches width"],
+        grid: tuple[int, int],
+        key_stride: int = 1,
+        is_reference: Bool[Tensor, "batch time"] | None = None,
     ) -> AggregatorState:
         """Prepare the tokens for the first block.
 
@@ -142,22 +171,29 @@ class Aggregator(nn.Module):
             patch_tokens: Patch tokens of all frames in row-major order.
             grid: Number of patch rows and columns.
             key_stride: With a stride s above 1, global blocks attend only to every s-th row and column of patches of
-                all frames but the first. This approximation makes attention across frames s^2 times cheaper.
+                all frames but the reference. This approximation makes attention across frames s^2 times cheaper.
+            is_reference: The reference frame of each clip; None for the first frame.
 
         Returns:
             The initial state.
+
+        Raises:
+            ValueError: If there is a key stride for several clips with chosen reference frames.
         """
         batch, time = patch_tokens.shape[:2]
         if self.positions is not None:
             patch_tokens = patch_tokens + self.positions(grid)
         first, other = self.special_tokens.to(patch_tokens.dtype)
-        special = torch.cat([first[None], other.expand(time - 1, -1, -1)])
-        tokens = torch.cat([special.expand(batch, -1, -1, -1), patch_tokens], dim=2)
+        if is_reference is None:
+            special = torch.cat([first[None], other.expand(time - 1, -1, -1)]).expand(batch, -1, -1, -1)
+        else:
+            special = torch.where(is_reference[..., None, None], first, other)
+        tokens = torch.cat([special, patch_tokens], dim=2)
         if self.rotary is None:
             rotary = rotary_table(grid, self.num_special, self.head_width, tokens.device)
         else:
             rotary = self.rotary(grid, self.num_special)
-        kept = strided_key_indices(time, grid, self.num_special, key_stride, tokens.device) if key_stride > 1 else None
+        kept = self._key_indices(time, grid, key_stride, is_reference, tokens.device) if key_stride > 1 else None
         return AggregatorState(tokens, self.num_special, rotary, kept)
 
     def forward(self, state: AggregatorState, first_block: int, stop_block: int) -> AggregatorState:
@@ -172,19 +208,51 @@ class Aggregator(nn.Module):
             The state after the blocks.
         """
         tokens, features, special = state.tokens, state.features, state.special_features
-        global_rotary = state.rotary.tiled(tokens.shape[1]) if self.rotary is None else None
+        global_rotary = self._global_rotary(state)
+        if first_block == 0 and self.leading_block is not None:
+            tokens = self._attend_globally(self.leading_block, tokens, global_rotary, state.key_indices)
         for index in range(first_block, stop_block):
             in_frame = self._run(self.frame_blocks[index], tokens.flatten(0, 1), state.rotary).view_as(tokens)
             if index in self.config.register_attention:
                 tokens = self._attend_special_tokens(self.global_blocks[index], in_frame)
             else:
-                across = self._run(self.global_blocks[index], in_frame.flatten(1, 2), global_rotary, state.key_indices)
-                tokens = across.view_as(in_frame)
+                tokens = self._attend_globally(self.global_blocks[index], in_frame, global_rotary, state.key_indices)
             if index in self.config.out_indices:
-                both = torch.cat([in_frame, tokens], dim=-1)
-                special = both[:, :, : self.num_special].clone()
-                features = (*features, _to_autocast_dtype(both))
+                special = torch.cat([part[:, :, : self.num_special] for part in (in_frame, tokens)], dim=-1)
+                features = (*features, self._features(in_frame, tokens))
         return replace(state, tokens=tokens, features=features, special_features=special)
+
+    def _key_indices(
+        self, time: int, grid: tuple[int, int], stride: int, is_reference: Tensor | None, device: torch.device
+    ) -> Int[Tensor, "keys"]:
+        """Return the tokens that global blocks attend to; clips of a batch share them."""
+        reference = None
+        if is_reference is not None:
+            if len(is_reference) > 1:
+                raise ValueError(f"a key stride with chosen reference frames needs one clip, not {len(is_reference)}")
+            reference = is_reference[0].long().argmax()
+        return strided_key_indices(time, grid, self.num_special, stride, device, reference)
+
+    def _features(self, in_frame: Tensor, across: Tensor) -> Tensor:
+        """Concatenate the outputs of a frame block and a global block, in the dtype of features."""
+        if self.feature_norm is not None:
+            across = self.feature_norm(across)
+        return _to_autocast_dtype(torch.cat([in_frame, across], dim=-1))
+
+    def _global_rotary(self, state: AggregatorState) -> RotaryTable | None:
+        """Return the rotary encoding of the concatenated tokens of all frames; None for tokens without positions."""
+        time, count = state.tokens.shape[1:3]
+        if self.rotary is not None:
+            return None
+        if self.config.rotary == "grid":
+            return state.rotary.tiled(time)
+        return shared_rotary_table(count, self.num_special, self.head_width, state.tokens.device).tiled(time)
+
+    def _attend_globally(
+        self, block: nn.Module, tokens: Tensor, rotary: RotaryTable | None, key_indices: Tensor | None
+    ) -> Tensor:
+        """Apply a global block to the tokens of all frames."""
+        return self._run(block, tokens.flatten(1, 2), rotary, key_indices).view_as(tokens)
 
     def _attend_special_tokens(self, block: nn.Module, tokens: Tensor) -> Tensor:
         """Apply a global block to the special tokens of all frames; patch tokens are unchanged."""
@@ -209,11 +277,16 @@ def _to_autocast_dtype(tokens: Tensor) -> Tensor:
 
 
 def strided_key_indices(
-    time: int, grid: tuple[int, int], num_special: int, stride: int, device: torch.device | None = None
+    time: int,
+    grid: tuple[int, int],
+    num_special: int,
+    stride: int,
+    device: torch.device | None = None,
+    reference: Int[Tensor, ""] | None = None,
 ) -> Int[Tensor, "keys"]:
     """Select the tokens that global blocks attend to with a key stride.
 
-    All special tokens and all tokens of the first frame, which defines the world frame, are kept.
+    All special tokens and all tokens of the reference frame, which defines the world frame, are kept.
 
     Args:
         time: Number of frames.
@@ -221,14 +294,20 @@ def strided_key_indices(
         num_special: Number of special tokens of each frame.
         stride: Stride over patch rows and columns.
         device: Device of the result; None is the default device.
+        reference: Index of the reference frame; None for the first.
 
     Returns:
-        Ascending indices into the concatenated tokens of all frames.
+        Indices into the concatenated tokens of all frames: those of the reference frame, then those of the others.
     """
     # Computed on the CPU: nonzero() on a GPU would synchronize.
     rows, columns = (torch.arange(n) % stride == min(stride // 2, n - 1) for n in grid)
     keep_patch = (rows[:, None] & columns).flatten()
     keep_special = keep_patch.new_ones(num_special)
-    keep_others = torch.cat([keep_special, keep_patch]).repeat(time - 1)
-    keep_first = keep_others.new_ones(num_special + len(keep_patch))
-    return torch.cat([keep_first, keep_others]).nonzero().squeeze(-1).to(device)
+    kept = torch.cat([keep_special, keep_patch]).nonzero().squeeze(-1).to(device)
+    count = num_special + len(keep_patch)
+    if reference is None:
+        reference = torch.zeros((), dtype=torch.long, device=device)
+    others = torch.arange(time - 1, device=device)
+    others = others + (others >= reference)
+    in_reference = reference * count + torch.arange(count, device=device)
+    return torch.cat([in_reference, (others[:, None] * count + kept).flatten()])

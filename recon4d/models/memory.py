@@ -10,7 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from recon4d.models.network import Model
+from recon4d.models.scene_model import SceneModel
 
 
 @dataclass(frozen=True)
@@ -27,14 +27,14 @@ class MemoryPlan:
 
 
 def plan_memory(
-    model: Model,
+    model: SceneModel,
     num_frames: int,
     size: tuple[int, int],
     num_anchors: int = 0,
     frame_chunk: int = 4,
     bfloat16: bool = False,
 ) -> MemoryPlan:
-    """Estimate the peak memory of `Model.outputs` for one clip.
+    """Estimate the peak memory of `SceneModel.outputs` for one clip.
 
     Long clips are extrapolated linearly from one and two chunks of frames: memory grows at most linearly with the
     number of frames, because attention never stores its score matrix. Workspaces of kernels are not counted.
@@ -65,7 +65,7 @@ def plan_memory(
 
 
 def _peak_of_pass(
-    model: Model, num_frames: int, size: tuple[int, int], num_anchors: int, frame_chunk: int, bfloat16: bool
+    model: SceneModel, num_frames: int, size: tuple[int, int], num_anchors: int, frame_chunk: int, bfloat16: bool
 ) -> int:
     device = next(model.parameters()).device
     with (

@@ -3,9 +3,10 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from recon4d.errors import UserError
@@ -17,11 +18,15 @@ from recon4d.heads import (
     MOTION_CHANNELS,
     START_CHANNELS,
     ConfidentValues,
+    DualDptHead,
     MotionHead,
+    Rays,
     TrackHead,
+    cameras_from_rays,
     check_queries,
     decode_depth,
     decode_points,
+    decode_rays,
 )
 from recon4d.layers import (
     Block,
@@ -35,14 +40,16 @@ from recon4d.models.aggregator import Aggregator, AggregatorState
 from recon4d.models.backbones import create_backbone
 from recon4d.models.backbones.base import BackboneFeatures
 from recon4d.models.backbones.convolutional import ConvolutionalBackbone
-from recon4d.models.config import ModelConfig
+from recon4d.models.camera_encoder import CameraEncoder, check_cameras
+from recon4d.models.config import CameraSource, ModelConfig
 from recon4d.models.dense_tracks import dense_tracks
 from recon4d.models.outputs import Outputs
 from recon4d.models.point_tracks import point_tracks
 from recon4d.models.priors import PriorEncoder
+from recon4d.models.reference_view import ReferenceView, is_reference_frame
+from recon4d.models.scene_model import Images, PassModules, SceneModel
 from recon4d.models.tokens import Tokens
 from recon4d.records import (
-    Calibration,
     Cameras,
     Priors,
     Scene,
@@ -50,31 +57,21 @@ from recon4d.records import (
     full_precision,
 )
 
-Images = UInt8[Tensor, "batch time 3 height width"] | Float[Tensor, "batch time 3 height width"]
-"""RGB images: uint8, or floating point in [0, 1]."""
 
-
-class Model(nn.Module):
-    """Predicts a `Scene` from a clip with any number of frames of any size that is a multiple of `patch_size`.
+class Model(SceneModel):
+    """Network with an aggregator: frames of a clip see each other.
 
     The predicted world frame is the camera of the first frame, up to prediction errors (`recon4d.reconstruct` makes it
-    exact); the unit is the mean distance of the scene points. ``model(images, times)`` is the differentiable network
-    alone, without resizing or autocast.
+    exact), or that of the chosen reference frame (`reference_view`). The unit is about the mean distance of the scene
+    points.
 
     Args:
         config: Configuration of all parts.
     """
 
-    name: str = "custom"
-    """Name of the model in the zoo and in output files."""
-    trained: bool = False
-    """Whether the weights were trained; the predictions of an untrained model are meaningless."""
-    calibration: Calibration | None = None
-    """Error curves of the confidences (`recon4d calibrate`); None if they were not measured."""
-
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.config = config
+        self.config: ModelConfig = config
         self.backbone = create_backbone(config.backbone)
         self.patch_size = self.backbone.patch_size
         width = config.aggregator.block.width
@@ -103,22 +100,37 @@ class Model(nn.Module):
             )
             self.motion_head = MotionHead(config.motion, feature_widths, motion_dense)
         self.track_head = None if config.track is None else TrackHead(config.track, feature_widths, self.patch_size)
+        self.camera_encoder = None if config.camera_encoder is None else CameraEncoder(config.camera_encoder)
+        self._check_reference_view(config.reference_view)
         self._initialize(biases)
 
-    def forward(
-        self, images: Images, times: Float[Tensor, "batch time"] | None = None, priors: Priors | None = None
-    ) -> Scene:
-        """Predict the scenes of a batch of clips, with tracks of every pixel of the first frame.
+    @property
+    def reference_view(self) -> ReferenceView:
+        """How the reference frame is chosen; it can be set, and is part of the configuration.
 
-        Args:
-            images: RGB images, uint8 or floating point in [0, 1].
-            times: Times in seconds; None or NaN for photos without an order.
-            priors: Known intrinsics, cameras and depth; None if nothing is known.
-
-        Returns:
-            A batch of scenes.
+        Raises:
+            UserError: If it is set to an unknown strategy, or to another than "first" without class tokens.
         """
-        return self.outputs(images, times, priors=priors).scene
+        return self.config.reference_view
+
+    @reference_view.setter
+    def reference_view(self, strategy: ReferenceView) -> None:
+        config = replace(self.config, reference_view=strategy)
+        self._check_reference_view(strategy)
+        self.config = config
+
+    @property
+    def camera_source(self) -> CameraSource:
+        """Where cameras come from; it can be set, and is part of the configuration.
+
+        Raises:
+            UserError: If it is set to "rays" and no head predicts rays.
+        """
+        return self.config.camera_source
+
+    @camera_source.setter
+    def camera_source(self, source: CameraSource) -> None:
+        self.config = replace(self.config, camera_source=source)
 
     def outputs(
         self,
@@ -129,24 +141,7 @@ class Model(nn.Module):
         frame_chunk: int | None = None,
         key_stride: int = 1,
     ) -> Outputs:
-        """Predict the scenes of a batch of clips, with the additional outputs for training and refinement.
-
-        Args:
-            images: RGB images, uint8 or floating point in [0, 1].
-            times: Times in seconds; None or NaN for photos without an order.
-            anchors: Indices of the frames whose pixels are tracked, for all clips or for each clip. Cameras and depth
-                do not depend on them.
-            priors: Known intrinsics, cameras and depth; None if nothing is known.
-            frame_chunk: Number of frames that backbone and dense heads process at once, which limits memory without
-                changing the result; None for all.
-            key_stride: With a stride above 1, attention across frames is approximated (`Aggregator.initial_state`).
-
-        Returns:
-            The outputs, including a batch of scenes.
-
-        Raises:
-            ValueError: If the image size is not a multiple of `patch_size` or an anchor is not a frame of the clip.
-        """
+        """See `SceneModel.outputs`."""
         images, times, anchors = self._prepare_inputs(images, times, anchors)
         size = (images.shape[-2], images.shape[-1])
         tokens = self.tokens(images, times, priors, frame_chunk, key_stride)
@@ -167,8 +162,9 @@ class Model(nn.Module):
         assert state.special_features is not None
         camera_stages = self.camera_head(state.special_features, size)
         raw = self._dense_maps(tokens)
+        rays = decode_rays(raw["rays"]) if "rays" in raw else None
         dynamic_logits = raw["moving"].squeeze(-3) if "moving" in raw else None
-        scene = _scene(self.camera_head.decode(camera_stages[-1], size), raw, dynamic_logits)
+        scene = _scene(self._cameras(camera_stages[-1], rays, size), raw, dynamic_logits)
         two_view = None
         if self.matching is not None:
             two_view = self.matching.two_view_filter(_known_cameras(priors), scene.cameras, scene.dynamic)
@@ -182,6 +178,7 @@ class Model(nn.Module):
             visibility_logits=None,
             features=state.features,
             two_view=two_view,
+            rays=rays,
         )
 
     def with_tracks(self, tokens: Tokens, outputs: Outputs, anchors: Int[Tensor, "batch anchor"]) -> Outputs:
@@ -224,7 +221,9 @@ class Model(nn.Module):
         grid = (height // self.patch_size, width // self.patch_size)
         chunk = frame_chunk or batch * time
         features = self._backbone_features(images.flatten(0, 1), chunk)
-        state = self.aggregator.initial_state(self.embed(features.tokens).unflatten(0, (batch, time)), grid, key_stride)
+        patch_tokens = self.embed(features.tokens).unflatten(0, (batch, time))
+        is_reference = self._is_reference(features, (batch, time))
+        state = self.aggregator.initial_state(patch_tokens, grid, key_stride, is_reference)
         state = self._add_priors(state, priors, (height, width))
         depth = self.config.aggregator.depth
         if self.matching is None:
@@ -316,23 +315,31 @@ class Model(nn.Module):
         self.backbone.set_activation_checkpointing(enabled)
         self.aggregator.checkpointing = enabled
 
-    def num_parameters(self) -> int:
-        """Count the parameters.
+    @property
+    def encodes_all_cameras(self) -> bool:
+        """See `SceneModel.encodes_all_cameras`."""
+        return self.camera_encoder is not None
 
-        Returns:
-            Number of scalar parameters.
-        """
-        return sum(parameter.numel() for parameter in self.parameters())
+    @property
+    def trunks(self) -> tuple[nn.Module, ...]:
+        """See `SceneModel.trunks`."""
+        return self.backbone, self.aggregator
+
+    @property
+    def pass_modules(self) -> PassModules:
+        """See `SceneModel.pass_modules`."""
+        return PassModules(
+            once=[*self.aggregator.frame_blocks, *self.aggregator.global_blocks],
+            per_chunk=[self.backbone, *(head.out for head in self.dense_heads)],  # pyright: ignore[reportArgumentType]
+            per_anchor_chunk=[] if self.motion_head is None else [self.motion_head],
+            per_anchor=[] if self.track_head is None or self.motion_head is not None else [self.track_head],
+        )
 
     def _prepare_inputs(
         self, images: Tensor, times: Tensor | None, anchors: Sequence[int] | Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Validate the inputs; return floating-point images, times (NaN if missing) and anchors (batch, anchor)."""
-        height, width = images.shape[-2:]
-        if height % self.patch_size or width % self.patch_size:
-            raise ValueError(
-                f"images have {width} x {height} pixels; both sides must be multiples of {self.patch_size}"
-            )
+        images = self.floating_images(images)
         num_frames = images.shape[1]
         if not isinstance(anchors, Tensor):
             if any(anchor not in range(num_frames) for anchor in anchors):
@@ -340,8 +347,7 @@ class Model(nn.Module):
             anchors = torch.tensor(list(anchors), dtype=torch.long, device=images.device).expand(images.shape[0], -1)
         if times is None:
             times = images.new_full(images.shape[:2], torch.nan, dtype=torch.float32)
-        dtype = next(self.parameters()).dtype
-        return images.to(dtype) / 255 if images.dtype == torch.uint8 else images, times, anchors
+        return images, times, anchors
 
     def _backbone_features(self, images: Tensor, chunk: int) -> BackboneFeatures:
         parts: list[BackboneFeatures] = [self.backbone(part) for part in images.split(chunk)]
@@ -352,9 +358,36 @@ class Model(nn.Module):
 
         # The residual stream stays in full precision; autocast casts inside the blocks.
         tokens = full_precision(torch.cat([part.tokens for part in parts]))
-        return BackboneFeatures(tokens, concatenate(lambda part: part.quarter), concatenate(lambda part: part.eighth))
+        return BackboneFeatures(
+            tokens,
+            concatenate(lambda part: part.quarter),
+            concatenate(lambda part: part.eighth),
+            concatenate(lambda part: part.class_tokens),
+        )
+
+    def _check_reference_view(self, strategy: ReferenceView) -> None:
+        if strategy != "first" and not self.backbone.has_class_tokens:
+            raise UserError(
+                f"model {self.name} has the first frame as reference, not {strategy!r}: its backbone has no class "
+                "tokens to choose by"
+            )
+
+    def _is_reference(self, features: BackboneFeatures, over_frames: tuple[int, int]) -> Tensor | None:
+        """Mark the reference frame of each clip; None if it is the first."""
+        if self.reference_view == "first":
+            return None
+        assert features.class_tokens is not None
+        return is_reference_frame(features.class_tokens.unflatten(0, over_frames), self.reference_view)
+
+    def _cameras(self, encoding: Tensor, rays: Rays | None, size: tuple[int, int]) -> Cameras:
+        """Return the cameras from the source that the configuration names."""
+        return self.camera_head.decode(encoding, size) if rays is None else cameras_from_rays(rays, size)
 
     def _add_priors(self, state: AggregatorState, priors: Priors | None, size: tuple[int, int]) -> AggregatorState:
+        if priors is not None and self.camera_encoder is not None:
+            if not self.training:
+                check_cameras(priors)
+            state = state.replace_camera_tokens(*self.camera_encoder(priors, size))
         if priors is None or self.known is None:
             return state
         for_camera_tokens, for_patch_tokens = self.known(priors, size)
@@ -362,15 +395,22 @@ class Model(nn.Module):
         return state if for_patch_tokens is None else state.add_to_patch_tokens(for_patch_tokens)
 
     def _dense_maps(self, tokens: Tokens) -> dict[str, Float[Tensor, "batch time channels height width"]]:
-        """Run the dense heads; return the raw maps of every field by its name."""
+        """Run the dense heads; return the raw maps of every field by its name, and "rays" if cameras come from them."""
         over_frames = tokens.state.tokens.shape[:2]
         features, quarter = tokens.patch_features(), tokens.quarter
-        maps = {}
+        maps: dict[str, Tensor] = {}
         for head, group in zip(self.dense_heads, self.config.dense_groups, strict=True):
+            with_rays = self.camera_source == "rays" and isinstance(head, DualDptHead) and "depth" in group
+            predict: Any = head.forward_with_rays if with_rays else head
             parts = [
-                head([layer[frames] for layer in features], tokens.grid, None if quarter is None else quarter[frames])
+                predict(
+                    [layer[frames] for layer in features], tokens.grid, None if quarter is None else quarter[frames]
+                )
                 for frames in tokens.frame_chunks()
             ]
+            if with_rays:
+                maps["rays"] = torch.cat([rays for _, rays in parts]).unflatten(0, over_frames)
+                parts = [depth for depth, _ in parts]
             channels = [len(DENSE_FIELDS[field]) for field in group]
             fields = torch.cat(parts).unflatten(0, over_frames).split(channels, dim=2)
             maps.update(zip(group, fields, strict=True))

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
+from recon4d.heads import Rays
 from recon4d.layers import Matches, TwoViewFilter
 from recon4d.records import Scene
 
@@ -31,3 +32,7 @@ class Outputs:
     """Outputs of the aggregator at its `out_indices` (`AggregatorState.features`)."""
     two_view: TwoViewFilter | None = None
     """Epipolar constraint of known and predicted cameras, if `MatchingConfig.epipolar_width` asks for it."""
+    rays: Rays | None = None
+    """Rays of all frames; None unless cameras come from them (`Model.camera_source`)."""
+    sky: Float[Tensor, "batch time height width"] | None = None
+    """Evidence for sky of all pixels (`recon4d.models.sky`); None for networks that do not predict it."""

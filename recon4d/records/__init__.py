@@ -10,7 +10,7 @@ from recon4d.records.clip import Clip, ClipSource, Priors
 from recon4d.records.configs import config_from_json, config_to_json
 from recon4d.records.feature_tracks import FeatureTracks
 from recon4d.records.ground_alignment import align_to_ground
-from recon4d.records.metric_scale import convert_to_meters, convert_to_meters_by_distance, scale_scene
+from recon4d.records.metric_scale import convert_to_meters, convert_to_meters_by_distance, scale_scene, scale_scenes
 from recon4d.records.refinement_summary import RefinementSummary
 from recon4d.records.scene import Scene
 from recon4d.records.tensors import FrameIndex, TensorRecord, full_precision, take
@@ -36,5 +36,6 @@ __all__ = [
     "convert_to_meters_by_distance",
     "full_precision",
     "scale_scene",
+    "scale_scenes",
     "take",
 ]

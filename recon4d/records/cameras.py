@@ -12,6 +12,7 @@ from recon4d.geometry import (
     invert,
     padded_intrinsics,
     resized_intrinsics,
+    robust_path_scale,
     transform_cameras,
     transform_points,
 )
@@ -72,11 +73,7 @@ class Cameras(TensorRecord):
         return self.transformed(invert(self.world_from_cam[..., frame, :, :]))
 
     def robust_scale_to(self, centers: Float[Tensor, "time 3"]) -> float:
-        """Estimate the scale from these camera centers to reference centers, robustly and independent of rotation.
-
-        The scale compares pairwise distances. Its inverse is the slope of the line through the origin with the least
-        sum of absolute errors: the median of the distance ratios, weighted by the reference distances. A quarter of
-        misplaced cameras does not bias it.
+        """Estimate the scale from these camera centers to reference centers (`robust_path_scale`).
 
         Args:
             centers: Reference centers of the same frames, in any world frame.
@@ -85,14 +82,7 @@ class Cameras(TensorRecord):
             The factor that scales lengths of these cameras to those of `centers`. NaN if all reference centers coincide
             or there is only one; infinity if these cameras coincide.
         """
-        first, second = torch.triu_indices(len(centers), len(centers), 1)
-        paths = (centers.double(), self.centers.double())
-        reference, own = ((path[first] - path[second]).norm(dim=-1) for path in paths)
-        if not len(reference) or reference.max() <= 0:
-            return torch.nan
-        slopes, order = torch.where(reference > 0, own / reference, 0.0).sort()
-        weights = reference[order].cumsum(dim=0)
-        return float(1 / slopes[torch.searchsorted(weights, weights[-1:] / 2)])
+        return robust_path_scale(self.centers, centers)
 
     def transfer_points(
         self, points: Float[Tensor, "*batch_and_points 3"], target: "Cameras"

@@ -34,11 +34,11 @@ def config_to_json(config: Any) -> Any:
     return [config_to_json(item) for item in config] if isinstance(config, tuple) else config
 
 
-def config_from_json(config_type: type[Config], value: Any) -> Config:
+def config_from_json(config_type: type[Config] | types.UnionType, value: Any) -> Config:
     """Build a configuration from the values that `config_to_json` returned.
 
     Args:
-        config_type: The dataclass to build.
+        config_type: The dataclass to build, or a union of dataclasses of which the values name one.
         value: JSON values as read from a file.
 
     Returns:
@@ -47,7 +47,8 @@ def config_from_json(config_type: type[Config], value: Any) -> Config:
     Raises:
         UserError: If a value does not fit `config_type`. The message names the place of the value.
     """
-    return _read(config_type, value, config_type.__name__)
+    path = _tag(value) if isinstance(config_type, types.UnionType) else config_type.__name__
+    return _read(config_type, value, path)
 
 
 def _read(expected: Any, value: Any, path: str) -> Any:

@@ -27,10 +27,22 @@ def scale_scene(scene: Scene, factor: float) -> Scene:
     """
     if not (math.isfinite(factor) and factor > 0):
         raise UserError(f"a scene cannot be scaled by {factor:g}; wanted a finite number above 0")
+    return scale_scenes(scene, torch.full_like(scene.cameras.world_from_cam[..., 0, 0, 0], factor))
+
+
+def scale_scenes(scene: Scene, factors: Float[Tensor, "*batch"]) -> Scene:
+    """Multiply all lengths of each scene of a batch by a factor.
+
+    Args:
+        scene: A scene or a batch of scenes.
+        factors: Positive factor of each scene. `Scene.metres_per_unit` is divided by it.
+
+    Returns:
+        The scaled scenes.
+    """
     like = scene.cameras.world_from_cam[..., 0, :3, :3]
-    scale = torch.full_like(like[..., 0, 0], factor)
     identity = torch.eye(3, dtype=like.dtype, device=like.device).expand_as(like)
-    return scene.transformed(similarity(scale, identity, torch.zeros_like(like[..., 0])))
+    return scene.transformed(similarity(factors.to(like.dtype), identity, torch.zeros_like(like[..., 0])))
 
 
 def convert_to_meters(scene: Scene, metres_per_unit: float) -> Scene:

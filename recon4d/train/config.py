@@ -295,7 +295,7 @@ class TrainConfig:
     model: str = "recon4d_small"
     """Name of the architecture, as listed by `recon4d models`; its published weights are not loaded."""
     init: str = ""
-    """Checkpoint (.safetensors) to start from; empty for random weights."""
+    """Checkpoint, file of published weights, or name of a published model to start from; empty for random weights."""
     heads: Heads = "auto"
     """Kind of the dense heads: linear (faster) or dpt (sharper). auto: those of `init` or of the published model, else
     linear."""

@@ -17,7 +17,7 @@ from torch.distributed.fsdp import FSDPModule
 from recon4d.datasets.mixture import SkippedSequence
 from recon4d.errors import UserError, os_errors_as_user_errors
 from recon4d.layers import Kernel, attention_kernel, set_attention_kernel
-from recon4d.models import Model, ModelConfig, compile_blocks
+from recon4d.models import Model, ModelConfig, NetworkConfig, compile_blocks, require_trainable
 from recon4d.train.backward import separate_backward
 from recon4d.train.batches import Batches, RankInfo, merge_skipped
 from recon4d.train.checkpoints import (
@@ -316,18 +316,23 @@ def make_trainable_model(config: TrainConfig) -> Model:
 def _initial_model(config: TrainConfig) -> Model:
     """Load the configured checkpoint, or create the configured architecture with random weights."""
     if config.init:
-        model = load_model(config.init)
+        is_file = Path(config.init).suffix != "" or Path(config.init).is_file()
+        model = require_trainable(load_model(config.init) if is_file else create_model(config.init))
         _check_heads(config, model.config, f"checkpoint {config.init}", "start from random weights")
         return model
     heads = "linear" if config.heads == "auto" else config.heads
     if model_entry(config.model).published is not None:
         _check_heads(config, model_config(config.model), f"published model {config.model}", "choose another model")
-    return create_model(
-        config.model, weights=None, heads=heads, backbone_weights=config.backbone_weights or None, seed=config.seed
+    return require_trainable(
+        create_model(
+            config.model, weights=None, heads=heads, backbone_weights=config.backbone_weights or None, seed=config.seed
+        )
     )
 
 
-def _check_heads(config: TrainConfig, found: ModelConfig, owner: str, alternative: str) -> None:
+def _check_heads(config: TrainConfig, found: NetworkConfig, owner: str, alternative: str) -> None:
+    if not isinstance(found, ModelConfig):
+        return
     kind = head_kind(found)
     if config.heads not in ("auto", kind):
         raise UserError(

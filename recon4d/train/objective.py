@@ -122,6 +122,7 @@ class TrainModule(nn.Module):
             The terms of `term_names` that are not among `TRACKING_TERMS`.
         """
         with torch.autocast(outputs.scene.depths.device.type, enabled=False):
+            outputs = self._in_first_camera(outputs)
             terms = dict(reconstruction_terms(outputs, truth))
             return terms | self._published_terms(outputs, truth, batch, is_tracking=False)
 
@@ -137,10 +138,17 @@ class TrainModule(nn.Module):
             The terms of `term_names` that are among `TRACKING_TERMS`.
         """
         with torch.autocast(outputs.scene.depths.device.type, enabled=False):
+            outputs = self._in_first_camera(outputs)
             terms = dict(tracking_terms(self.model, outputs, truth))
             terms |= self._published_terms(outputs, truth, batch, is_tracking=True)
             scene = _full_precision_scene(outputs.scene)
             return terms | consistency_terms(self.model, batch.sample.clip.images, scene, term_names(self.weights))
+
+    def _in_first_camera(self, outputs: Outputs) -> Outputs:
+        """Move the predicted scene to the world of the ground truth, the first camera."""
+        if self.model.reference_view == "first":
+            return outputs
+        return replace(outputs, scene=outputs.scene.in_frame(0))
 
     def _published_terms(self, outputs: Outputs, truth: Scene, batch: Batch, is_tracking: bool) -> dict[str, Term]:
         # Under autocast, outputs may be in half precision. The default terms convert them themselves.

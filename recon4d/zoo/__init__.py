@@ -1,7 +1,8 @@
 """Models by name, and the checkpoint files they are saved to and loaded from."""
 
 from recon4d.zoo.checkpoints import Storage, empty_model, save_model
-from recon4d.zoo.hub import LicenseWarning, PublishedSource, cache_folder
+from recon4d.zoo.da3.da3 import from_da3
+from recon4d.zoo.hub import LicenseWarning, PublishedSource, cache_folder, choose_reference_view
 from recon4d.zoo.registry import (
     DEFAULT_MODEL,
     HeadKind,
@@ -26,8 +27,10 @@ __all__ = [
     "UntrainedWarning",
     "ZooEntry",
     "cache_folder",
+    "choose_reference_view",
     "create_model",
     "empty_model",
+    "from_da3",
     "from_vggt",
     "from_vggt_omega",
     "head_kind",

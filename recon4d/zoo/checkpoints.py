@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,17 @@ from torch.overrides import TorchFunctionMode
 
 from recon4d.errors import UserError
 from recon4d.io import atomic_file
-from recon4d.models import Model, ModelConfig
+from recon4d.models import (
+    Model,
+    ModelConfig,
+    MonoModel,
+    MonoModelConfig,
+    NestedModel,
+    NestedModelConfig,
+    NetworkConfig,
+    SceneModel,
+    create_network,
+)
 from recon4d.records import Calibration, config_from_json, config_to_json
 from recon4d.zoo.safetensors_header import with_sorted_metadata
 
@@ -30,7 +40,7 @@ SHOWN_NAMES = 3
 """Number of parameter names that an error message lists."""
 
 
-def save_model(model: Model, path: str | Path, storage: Storage = "float32") -> None:
+def save_model(model: SceneModel, path: str | Path, storage: Storage = "float32") -> None:
     """Write a model to one safetensors file, atomically. The same model always gives the same bytes.
 
     Args:
@@ -75,7 +85,7 @@ def is_checkpoint(path: Path) -> bool:
         return (file.metadata() or {}).get("format", "").startswith(FORMAT_FAMILY)
 
 
-def load_checkpoint(path: str | Path) -> Model:
+def load_checkpoint(path: str | Path) -> SceneModel:
     """Load a checkpoint that `save_model` wrote.
 
     Args:
@@ -96,7 +106,7 @@ def load_checkpoint(path: str | Path) -> Model:
         found = metadata.get("format", "none")
         raise UserError(f"{path} is not a recon4d checkpoint: its format is {found}, wanted {FORMAT}")
     try:
-        config = config_from_json(ModelConfig, json.loads(metadata["config"]))
+        config = config_from_json(NetworkConfig, json.loads(metadata["config"]))
     except UserError as error:
         raise UserError(f"{path} has a configuration that this version cannot read: {error}") from error
     calibration = _read_calibration(path, metadata.get("calibration"))
@@ -111,7 +121,13 @@ def load_checkpoint(path: str | Path) -> Model:
     return model.eval()
 
 
-def empty_model(config: ModelConfig) -> Model:
+@overload
+def empty_model(config: ModelConfig) -> Model: ...
+@overload
+def empty_model(config: MonoModelConfig) -> MonoModel: ...
+@overload
+def empty_model(config: NestedModelConfig) -> NestedModel: ...
+def empty_model(config: NetworkConfig) -> SceneModel:
     """Create a model whose parameters have shapes but no values, without the time for initialization.
 
     Args:
@@ -123,7 +139,7 @@ def empty_model(config: ModelConfig) -> Model:
     from accelerate import init_empty_weights
 
     with init_empty_weights(), _SkipNormalOnMeta():
-        return Model(config)
+        return create_network(config)
 
 
 class _SkipNormalOnMeta(TorchFunctionMode):

@@ -9,8 +9,10 @@ from pathlib import Path
 from torch import Tensor
 
 from recon4d.errors import UserError
-from recon4d.models import Model
+from recon4d.models import Model, NestedModel, SceneModel
+from recon4d.models.reference_view import check_reference_view
 from recon4d.zoo.checkpoints import load_checkpoint, save_model
+from recon4d.zoo.da3.da3 import from_da3, is_da3, is_monocular, license_of, preset_of_place
 from recon4d.zoo.vggt.vggt import from_vggt
 from recon4d.zoo.vggt.vggt_omega import from_vggt_omega
 
@@ -38,14 +40,16 @@ class PublishedSource:
     """File within the repository."""
     license: str
     """Name of the license and its main restriction, shown at every use."""
-    convert: Callable[[Mapping[str, Tensor]], Model]
+    convert: Callable[[Mapping[str, Tensor]], SceneModel]
     """Function that builds the model from the published state dict."""
     is_gated: bool = False
     """Whether access must be requested on the page of the repository, followed by `hf auth login`."""
 
 
-def published_model(name: str, source: PublishedSource) -> Model:
+def published_model(name: str, source: PublishedSource) -> SceneModel:
     """Load published weights by name; download and convert them at first use.
+
+    A file that was put into the folder NAME of the cache by hand is used instead of the download.
 
     Args:
         name: Name of the model in the zoo; the cached copy has this name.
@@ -61,24 +65,27 @@ def published_model(name: str, source: PublishedSource) -> Model:
     kept = cache_folder() / f"{name}.safetensors"
     if kept.is_file():
         return load_checkpoint(kept)
-    model = source.convert(_read_tensors(_download(name, source)))
+    placed = placed_file(name, source)
+    model = source.convert(_read_tensors(placed if placed.is_file() else _download(name, source)))
     model.name = name
     kept.parent.mkdir(parents=True, exist_ok=True)
     save_model(model, kept)
     return model
 
 
-def load_published(path: Path) -> Model:
-    """Load a local file with the published parameter names of VGGT or VGGT-Omega.
+def load_published(path: Path, preset: str | None = None) -> SceneModel:
+    """Load a local file with the published parameter names of VGGT, VGGT-Omega or Depth Anything 3.
 
     Args:
         path: A .pt, .pth, .bin or .safetensors file.
+        preset: Preset of weights of Depth Anything 3 (`from_da3`). None is enough if shapes, the names of the file and
+            its folders, or a config.json beside it tell.
 
     Returns:
         The model, named after the file, in evaluation mode on the CPU.
 
     Raises:
-        UserError: If the file belongs to neither model, or its parameters do not fit.
+        UserError: If the file belongs to none of these models, or its parameters do not fit.
     """
     tensors = _read_tensors(path)
     if VGGT_KEY in tensors:
@@ -87,11 +94,39 @@ def load_published(path: Path) -> Model:
     elif OMEGA_KEY in tensors:
         model = from_vggt_omega(tensors)
         _warn_of_license(str(path), OMEGA_LICENSE)
+    elif is_da3(tensors):
+        model = _load_da3(path, tensors, preset)
+        _warn_of_license(str(path), license_of(model))
     else:
         some = ", ".join(list(tensors)[:3]) or "nothing"
-        raise UserError(f"{path} is no checkpoint of recon4d, VGGT or VGGT-Omega: it contains {some}")
+        raise UserError(f"{path} is no checkpoint of recon4d, VGGT, VGGT-Omega or Depth Anything 3: it contains {some}")
     model.name = path.stem
     return model
+
+
+def choose_reference_view(model: SceneModel, strategy: str) -> None:
+    """Set how a model chooses its reference frame.
+
+    Args:
+        model: The model, changed in place.
+        strategy: How the frame is chosen.
+
+    Raises:
+        UserError: If the strategy is unknown or the model cannot choose.
+    """
+    if not isinstance(model, Model | NestedModel):
+        raise UserError(f"{model.name} is monocular and has no reference frame; remove the reference view")
+    model.reference_view = check_reference_view(strategy)
+
+
+def _load_da3(path: Path, tensors: Mapping[str, Tensor], preset: str | None) -> SceneModel:
+    """Build a model of Depth Anything 3, with the name of the file in errors."""
+    if preset is None and is_monocular(tensors):
+        preset = preset_of_place(path)
+    try:
+        return from_da3(tensors, preset)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
 
 
 def _warn_of_license(what: str, license_text: str) -> None:
@@ -108,11 +143,25 @@ def cache_folder() -> Path:
     return Path(given) if given else Path.home() / ".cache" / "recon4d"
 
 
+def placed_file(name: str, source: PublishedSource) -> Path:
+    """Return where published weights are found that were not downloaded by this package.
+
+    Args:
+        name: Name of the model in the zoo.
+        source: Origin of the weights.
+
+    Returns:
+        A file in a folder of the cache; it need not exist.
+    """
+    return cache_folder() / name / source.filename
+
+
 def _download(name: str, source: PublishedSource) -> Path:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
 
-    by_hand = f"or download {source.filename} by hand and give the path of the file instead of the name"
+    address = f"https://huggingface.co/{source.repository}/resolve/main/{source.filename}"
+    by_hand = f"or put the file {address} at {placed_file(name, source)}, or give its path instead of the name"
     try:
         return Path(hf_hub_download(source.repository, source.filename))
     except GatedRepoError as error:

@@ -17,10 +17,11 @@ class PublishedWeights:
     Args:
         tensors: The state dict.
         what: Name of the model, for error messages.
+        prefix: Start of the names that belong to the model; all methods take and return names without it.
     """
 
-    def __init__(self, tensors: Mapping[str, Tensor], what: str) -> None:
-        self._tensors, self._what = tensors, what
+    def __init__(self, tensors: Mapping[str, Tensor], what: str, prefix: str = "") -> None:
+        self._tensors, self._what, self._prefix = tensors, what, prefix
         self._taken: set[str] = set()
         self._missing: list[str] = []
         self._misshapen: list[str] = []
@@ -37,6 +38,7 @@ class PublishedWeights:
         Raises:
             UserError: If there is no such tensor.
         """
+        name = self._prefix + name
         if name not in self._tensors:
             raise UserError(f"this is no state dict of {self._what}: it has no {name}, but {self._first_names()}")
         return tuple(self._tensors[name].shape)
@@ -50,8 +52,21 @@ class PublishedWeights:
         Returns:
             Number of different numbers after the prefix.
         """
+        prefix = self._prefix + prefix
         numbers = {name[len(prefix) :].split(".")[0] for name in self._tensors if name.startswith(prefix)}
         return len(numbers)
+
+    def names(self, prefix: str) -> list[str]:
+        """List the names with a prefix.
+
+        Args:
+            prefix: Start of the names.
+
+        Returns:
+            The names in the order of the state dict.
+        """
+        start = len(self._prefix)
+        return [name[start:] for name in self._tensors if name.startswith(self._prefix + prefix)]
 
     def has(self, name: str) -> bool:
         """Whether there is a tensor with this name.
@@ -62,7 +77,7 @@ class PublishedWeights:
         Returns:
             True if the state dict contains it.
         """
-        return name in self._tensors
+        return self._prefix + name in self._tensors
 
     def take(self, name: str, shape: Iterable[int]) -> Tensor:
         """Return a tensor and mark it as used. `check` reports all tensors that are missing or misshapen.
@@ -72,17 +87,29 @@ class PublishedWeights:
             shape: Expected shape.
 
         Returns:
-            The tensor of that shape, or an uninitialized one if it is missing or misshapen.
+            The tensor of that shape in at least float32, or an uninitialized one if it is missing or misshapen.
         """
-        shape = tuple(shape)
+        shape, name = tuple(shape), self._prefix + name
         self._taken.add(name)
         if name not in self._tensors:
             self._missing.append(name)
         elif (found := tuple(self._tensors[name].shape)) != shape:
             self._misshapen.append(f"{name} of shape {found}, wanted {shape}")
         else:
-            return self._tensors[name].detach()
+            tensor = self._tensors[name].detach()
+            return tensor if tensor.dtype == torch.float64 else tensor.float()
         return torch.empty(shape)
+
+    def require(self, name: str) -> None:
+        """Mark a tensor as used that this package does not need; `check` reports it if it is missing.
+
+        Args:
+            name: Name in the published checkpoint.
+        """
+        name = self._prefix + name
+        self._taken.add(name)
+        if name not in self._tensors:
+            self._missing.append(name)
 
     def check(self, ignored: Iterable[str] = ()) -> None:
         """Verify that all tensors fit and all were used.
@@ -93,7 +120,8 @@ class PublishedWeights:
         Raises:
             UserError: With the first names that are missing, have another shape, or were not used.
         """
-        left = sorted(self._tensors.keys() - self._taken - set(ignored))
+        known = self._taken | {self._prefix + name for name in ignored}
+        left = sorted(name for name in self._tensors.keys() - known if name.startswith(self._prefix))
         problems = [
             f"{verb} {_first(names)}"
             for verb, names in (("lacks", self._missing), ("has", self._misshapen), ("has the unknown", left))

@@ -4,6 +4,7 @@ import contextlib
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -13,17 +14,31 @@ from recon4d.errors import UserError
 from recon4d.heads import (
     CameraHeadConfig,
     DptHeadConfig,
+    DualDptHeadConfig,
     LinearHeadConfig,
     MotionHeadConfig,
     ShuffleHeadConfig,
 )
 from recon4d.layers import BlockConfig, MatchingConfig
-from recon4d.models import AggregatorConfig, Model, ModelConfig
+from recon4d.models import (
+    AggregatorConfig,
+    Model,
+    ModelConfig,
+    NetworkConfig,
+    SceneModel,
+    create_network,
+)
 from recon4d.models.backbones import ConvolutionalBackboneConfig, DinoBackbone, DinoBackboneConfig
 from recon4d.zoo.checkpoints import empty_model, is_checkpoint, load_checkpoint
+from recon4d.zoo.da3.any_view import any_view_config
+from recon4d.zoo.da3.da3 import APACHE, NONCOMMERCIAL, from_da3
+from recon4d.zoo.da3.mono import mono_config
+from recon4d.zoo.da3.nested import nested_config
+from recon4d.zoo.da3.presets import Preset
 from recon4d.zoo.hub import (
     OMEGA_LICENSE,
     PublishedSource,
+    choose_reference_view,
     load_published,
     published_model,
 )
@@ -41,6 +56,7 @@ HeadKind = Literal["linear", "dpt"]
 _HEAD_KINDS: dict[type, Literal["linear", "dpt", "shuffle"]] = {
     LinearHeadConfig: "linear",
     DptHeadConfig: "dpt",
+    DualDptHeadConfig: "dpt",
     ShuffleHeadConfig: "shuffle",
 }
 
@@ -58,7 +74,7 @@ class ZooEntry:
     """Short description of the backbone, for `recon4d models`."""
     backbone_license: str
     """License of weights that are downloaded; the weights in the package are Apache-2.0."""
-    make_config: Callable[[], ModelConfig]
+    make_config: Callable[[], NetworkConfig]
     published: PublishedSource | None = None
     """Source of published weights of the whole model, downloaded at first use; None if there are none."""
 
@@ -103,7 +119,7 @@ def model_entry(name: str) -> ZooEntry:
     return _ZOO[name]
 
 
-def model_config(name: str, heads: HeadKind = "linear") -> ModelConfig:
+def model_config(name: str, heads: HeadKind = "linear") -> NetworkConfig:
     """Return the configuration of a model; vary it with `dataclasses.replace`.
 
     Args:
@@ -118,7 +134,9 @@ def model_config(name: str, heads: HeadKind = "linear") -> ModelConfig:
     """
     entry = model_entry(name)
     config = entry.make_config()
-    return config if heads == "linear" or entry.published is not None else _with_dpt_heads(config)
+    if heads == "linear" or entry.published is not None or not isinstance(config, ModelConfig):
+        return config
+    return _with_dpt_heads(config)
 
 
 def head_kind(config: ModelConfig) -> Literal["linear", "dpt", "shuffle"]:
@@ -140,7 +158,7 @@ def create_model(
     heads: HeadKind = "linear",
     backbone_weights: str | Path | None = None,
     seed: int = 0,
-) -> Model:
+) -> SceneModel:
     """Create a model of the zoo, in evaluation mode on the CPU.
 
     Args:
@@ -173,7 +191,7 @@ def create_model(
         return model
 
     with _seeded(seed):
-        model = Model(config)
+        model = create_network(config)
     model.name = name
     if backbone_weights is not None:
         _load_backbone(model, backbone_weights)
@@ -186,38 +204,51 @@ def create_model(
     return model.eval()
 
 
-def load_model(path: str | Path) -> Model:
-    """Load a model from a checkpoint of this package, or from published weights of VGGT or VGGT-Omega.
+def load_model(path: str | Path, reference_view: str | None = None, preset: str | None = None) -> SceneModel:
+    """Load a model from a checkpoint of this package, or from published weights of VGGT, VGGT-Omega or DA3.
 
     Args:
         path: A .safetensors file written by `save_model`, or a .pt, .pth, .bin or .safetensors file with the parameter
             names of the published checkpoints.
+        reference_view: How the reference frame is chosen; None for the choice of the file, which is "saddle_balanced"
+            for published weights of Depth Anything 3 and "first" for most others.
+        preset: Preset of published weights of Depth Anything 3 (`from_da3`), where neither shapes nor the names of the
+            file and its folders tell it.
 
     Returns:
         The model, in evaluation mode on the CPU.
 
     Raises:
-        UserError: If the file does not exist, is damaged, is no supported checkpoint, or has parameters with
-            unexpected names or shapes.
+        UserError: If the file does not exist, is damaged, is no supported checkpoint, has parameters with unexpected
+            names or shapes, or cannot choose the reference frame.
     """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"checkpoint {path} does not exist")
-    return load_checkpoint(path) if is_checkpoint(path) else load_published(path)
+    model = load_checkpoint(path) if is_checkpoint(path) else load_published(path, preset)
+    if reference_view is not None:
+        choose_reference_view(model, reference_view)
+    return model
 
 
-def _published(entry: ZooEntry, source: PublishedSource, weights: str | Path) -> Model:
+def _published(entry: ZooEntry, source: PublishedSource, weights: str | Path) -> SceneModel:
     if weights == "default":
         return published_model(entry.name, source)
-    model = load_model(weights)
+    model = load_model(weights, preset=_mono_preset(entry.name))
     if model.config != entry.make_config():
         raise UserError(f"{weights} contains a model with another configuration than {entry.name}")
     model.name = entry.name
     return model
 
 
-def _load_backbone(model: Model, weights: str | Path) -> None:
-    if not isinstance(model.backbone, DinoBackbone):
+def _mono_preset(name: str) -> Preset | None:
+    """Return the preset of the monocular models, which files do not tell."""
+    presets: dict[str, Preset] = {"da3_mono_large": "mono", "da3_metric_large": "metric"}
+    return presets.get(name)
+
+
+def _load_backbone(model: SceneModel, weights: str | Path) -> None:
+    if not isinstance(model, Model) or not isinstance(model.backbone, DinoBackbone):
         raise UserError(f"{model.name} has no DINO backbone; backbone_weights are for recon4d_dinov2_* and _dinov3_*")
     model.backbone.load_pretrained(None if weights == "pretrained" else Path(weights))
 
@@ -334,6 +365,23 @@ def _published_entries() -> Iterator[ZooEntry]:
     )
 
 
+def _da3_entries() -> Iterator[ZooEntry]:
+    entries: tuple[tuple[str, Preset, str, str, Callable[[], NetworkConfig]], ...] = (
+        ("da3_small", "small", "DA3-SMALL", APACHE, partial(any_view_config, "small")),
+        ("da3_base", "base", "DA3-BASE", APACHE, partial(any_view_config, "base")),
+        ("da3_large", "large", "DA3-LARGE-1.1", NONCOMMERCIAL, partial(any_view_config, "large")),
+        ("da3_giant", "giant", "DA3-GIANT-1.1", NONCOMMERCIAL, partial(any_view_config, "giant")),
+        ("da3_mono_large", "mono", "DA3MONO-LARGE", APACHE, partial(mono_config, False)),
+        ("da3_metric_large", "metric", "DA3METRIC-LARGE", APACHE, partial(mono_config, True)),
+        ("da3_nested_giant_large", "nested", "DA3NESTED-GIANT-LARGE-1.1", NONCOMMERCIAL, nested_config),
+    )
+    for name, preset, repository, license_text, make_config in entries:
+        convert = partial(from_da3, preset=preset)
+        source = PublishedSource(f"depth-anything/{repository}", "model.safetensors", license_text, convert)
+        size = repository.split("-")[1].lower()
+        yield ZooEntry(name, f"DINOv2 {size}", license_text.split(",")[0], make_config, source)
+
+
 _ZOO: dict[str, ZooEntry] = {
     entry.name: entry
     for entry in (
@@ -341,6 +389,7 @@ _ZOO: dict[str, ZooEntry] = {
         ZooEntry("recon4d_mini", "convolutional stem and 3 blocks", "-", _mini),
         ZooEntry("recon4d_small", "convolutional stem and 4 blocks", "-", _small),
         *_dino_entries(),
+        *_da3_entries(),
         *_published_entries(),
     )
 }

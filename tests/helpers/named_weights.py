@@ -43,9 +43,22 @@ def named_tensor(name: str, shape: tuple[int, ...], salt: int) -> Tensor:
     return noise / float(np.prod(shape[1:], dtype=np.int64)) ** 0.5
 
 
+def golden_state_dict(name: str) -> dict[str, Tensor]:
+    """Create the weights of a golden of Depth Anything 3, which names biases to which a number is added."""
+    golden = read_golden(name)
+    state_dict = named_state_dict(read_shapes(name), int(golden["salt"]))
+    for ending, amount in zip(golden["added_to"].tolist(), golden["added"].tolist(), strict=True):
+        for parameter, value in state_dict.items():
+            if parameter.endswith(ending):
+                value.add_(amount)
+    return state_dict
+
+
 def read_shapes(name: str) -> dict[str, list[int]]:
-    """Read the published names and shapes of a golden; ``{}`` in the file stands for a block number."""
+    """Read the published names and shapes of a golden; ``{}`` in files of VGGT stands for a block number."""
     listed = json.loads((GOLDENS / f"{name}.shapes.json").read_text())
+    if name.startswith("da3"):
+        return listed
     return {pattern.replace("{}", str(i)): shape for pattern, (count, shape) in listed.items() for i in range(count)}
 
 

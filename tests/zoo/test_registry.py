@@ -16,6 +16,7 @@ from recon4d.models.backbones import (
     ConvolutionalBackbone,
     DinoBackbone,
     DinoBackboneConfig,
+    PlainVit,
     RotaryBackbone,
 )
 from recon4d.zoo import (
@@ -40,7 +41,8 @@ class TestNames:
     def test_all_that_were_promised(self) -> None:
         sizes = ("small", "base", "large")
         dino = [f"recon4d_{family}_{size}" for family in ("dinov2", "dinov3") for size in sizes]
-        published = ["vggt_1b", "vggt_1b_commercial", "vggt_omega_1b"]
+        da3 = ["small", "base", "large", "giant", "mono_large", "metric_large", "nested_giant_large"]
+        published = [*(f"da3_{name}" for name in da3), "vggt_1b", "vggt_1b_commercial", "vggt_omega_1b"]
         assert list_models() == ["recon4d_tiny", "recon4d_mini", "recon4d_small", *dino, *published]
         assert DEFAULT_MODEL == "recon4d_mini"
 
@@ -48,6 +50,10 @@ class TestNames:
     def test_each_can_be_built_on_what_its_name_says(self, heads: str) -> None:
         for name in list_models():
             model = empty_model(model_config(name, heads))  # pyright: ignore[reportArgumentType]
+            if name.startswith("da3"):
+                assert any(isinstance(trunk, PlainVit) for trunk in model.trunks)
+                continue
+            assert isinstance(model, Model)
             if "dino" in name:
                 assert isinstance(model.backbone, DinoBackbone)
                 assert name.split("_")[1] in model.backbone.name
@@ -172,10 +178,14 @@ class TestCheckpoints:
             load_model(cut)
         foreign = tmp_path / "foreign.safetensors"
         save_file({"weight": torch.zeros(3)}, foreign)
-        with pytest.raises(UserError, match="is no checkpoint of recon4d, VGGT or VGGT-Omega: it contains weight"):
+        with pytest.raises(
+            UserError, match="is no checkpoint of recon4d, VGGT, VGGT-Omega or Depth Anything 3: it contains weight"
+        ):
             load_model(foreign)
         save_file({"weight": torch.zeros(3)}, foreign, {"format": "pt"})  # as the Hugging Face libraries write it
-        with pytest.raises(UserError, match="is no checkpoint of recon4d, VGGT or VGGT-Omega: it contains weight"):
+        with pytest.raises(
+            UserError, match="is no checkpoint of recon4d, VGGT, VGGT-Omega or Depth Anything 3: it contains weight"
+        ):
             load_model(foreign)
         save_file(load_file(whole), foreign, {**_metadata(whole), "format": "recon4d-checkpoint-2"})
         with pytest.raises(UserError, match="its format is recon4d-checkpoint-2, wanted recon4d-checkpoint-1"):

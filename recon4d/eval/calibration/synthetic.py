@@ -17,7 +17,7 @@ from recon4d.inference import (
     processing_size,
     reconstruct,
 )
-from recon4d.models import Model
+from recon4d.models import SceneModel, predicts_dense_tracks
 
 FITTING_SEED, HELD_OUT_SEED = 20261121, 20261122
 """Seeds of the scenes that curves are fitted to, and of the scenes that they are checked on."""
@@ -25,7 +25,7 @@ TRACK_STRIDE = 4
 """Distance of the true tracks in the anchor frame, in pixels. Hand-tuned."""
 
 
-def model_input_size(model: Model, size: tuple[int, int] | None) -> tuple[int, int]:
+def model_input_size(model: SceneModel, size: tuple[int, int] | None) -> tuple[int, int]:
     """Choose a size of images that the model processes without resizing.
 
     Args:
@@ -41,7 +41,7 @@ def model_input_size(model: Model, size: tuple[int, int] | None) -> tuple[int, i
 
 
 def synthetic_samples(
-    model: Model, config: SyntheticConfig, seed: int, clips: int, precision: Precision = "auto"
+    model: SceneModel, config: SyntheticConfig, seed: int, clips: int, precision: Precision = "auto"
 ) -> Iterator[tuple[SceneSamples, DynamicMaskIous | None]]:
     """Reconstruct synthetic scenes and compare them with their ground truth.
 
@@ -56,7 +56,7 @@ def synthetic_samples(
         For each scene, the samples of confidence and error, and the IoUs of its dynamic mask or None. Tracks are those
         of the first frame, if the model predicts dense tracks.
     """
-    anchors = (0,) if model.motion_head is not None else ()
+    anchors = (0,) if predicts_dense_tracks(model) else ()
     side = round(sqrt(config.height * config.width))
     settings = ReconstructConfig(anchors=anchors, processing_size=side, precision=precision)
     device = next(model.parameters()).device

@@ -5,6 +5,7 @@ from torch import nn
 from recon4d.models.backbones.base import Backbone, BackboneFeatures
 from recon4d.models.backbones.convolutional import ConvolutionalBackbone, ConvolutionalBackboneConfig
 from recon4d.models.backbones.dino import DinoBackbone, DinoBackboneConfig
+from recon4d.models.backbones.plain_vit import PlainVit, PlainVitConfig
 from recon4d.models.backbones.rotary_vit import RotaryBackbone, RotaryBackboneConfig
 
 __all__ = [
@@ -16,17 +17,20 @@ __all__ = [
     "ConvolutionalBackboneConfig",
     "DinoBackbone",
     "DinoBackboneConfig",
+    "PlainVit",
+    "PlainVitConfig",
     "RotaryBackbone",
     "RotaryBackboneConfig",
     "create_backbone",
 ]
 
 
-BackboneConfig = ConvolutionalBackboneConfig | DinoBackboneConfig | RotaryBackboneConfig
+BackboneConfig = ConvolutionalBackboneConfig | DinoBackboneConfig | PlainVitConfig | RotaryBackboneConfig
 
 BACKBONES: dict[type, type[nn.Module]] = {
     ConvolutionalBackboneConfig: ConvolutionalBackbone,
     DinoBackboneConfig: DinoBackbone,
+    PlainVitConfig: PlainVit,
     RotaryBackboneConfig: RotaryBackbone,
 }
 """Backbone class of each configuration class."""

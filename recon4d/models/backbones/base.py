@@ -17,6 +17,10 @@ class BackboneFeatures:
     """Feature maps at a quarter of the image size, for the dense heads; None if the backbone has none."""
     eighth: Float[Tensor, "n eighth_channels eighth_height eighth_width"] | None = None
     """Feature maps at an eighth of the image size, for matching; None if the backbone has none."""
+    class_tokens: Float[Tensor, "n width"] | None = None
+    """Class tokens that describe whole images, for the choice of a reference frame; None if the backbone has none."""
+    layers: tuple[Float[Tensor, "n tokens width"], ...] = ()
+    """Patch tokens of intermediate layers, for dense heads without an aggregator; empty for most backbones."""
 
 
 class Backbone(nn.Module):
@@ -30,6 +34,8 @@ class Backbone(nn.Module):
     """Number of channels of the feature maps at a quarter of the image size; 0 if there are none."""
     eighth_channels: int = 0
     """Number of channels of the feature maps at an eighth of the image size; 0 if there are none."""
+    has_class_tokens: bool = False
+    """Whether the backbone returns class tokens."""
 
     @abstractmethod
     def forward(self, images: Float[Tensor, "n 3 height width"]) -> BackboneFeatures:
