@@ -26,6 +26,7 @@ from recon4d.datasets import (
 )
 from recon4d.datasets.synthetic import SyntheticConfig, SyntheticScenes
 from recon4d.errors import UserError
+from recon4d.models import require_trainable
 from recon4d.records import Cameras, Clip
 from recon4d.train.objective import (
     Batch,
@@ -83,7 +84,7 @@ def main(arguments: Arguments) -> None:
     source = PreprocessedSource(Mixture(sources, ClipSampling(num_frames=frames)), arguments.size, num_tracks=256)
     batches = make_loader(source, 0, 0, arguments.batch_size, rank=0, world_size=1, num_workers=0)
 
-    model = recon4d.create_model(arguments.model)
+    model = require_trainable(recon4d.create_model(arguments.model))
     train_module = TrainModule(model)
     optimizer = torch.optim.AdamW(model.parameters(), arguments.learning_rate)
     for step, sample in zip(range(1, arguments.steps + 1), batches, strict=False):

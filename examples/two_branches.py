@@ -21,7 +21,7 @@ from torch import Tensor
 import recon4d
 from recon4d import geometry, losses
 from recon4d.datasets.synthetic import SyntheticConfig, SyntheticScenes
-from recon4d.models import Model
+from recon4d.models import SceneModel
 from recon4d.records import Clip, Scene
 
 DYNAMIC_SHARE = 0.02
@@ -69,7 +69,7 @@ def main(arguments: Arguments) -> None:
         print(f"losses of {name}: reconstruction {float(reconstruction):.4f}, tracking {float(tracking):.4f}")
 
 
-def predict(model: Model, clip: Clip) -> Scene:
+def predict(model: SceneModel, clip: Clip) -> Scene:
     """Run a model on a clip of suitable size; the tracks start at the first frame."""
     batch = Clip.stack([clip])
     with torch.no_grad():
