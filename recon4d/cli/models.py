@@ -11,8 +11,8 @@ class ModelsCommand:
     interrupted: ClassVar[str] = "interrupted"
 
     def run(self) -> None:
-        """Print the table of models."""
-        from recon4d.zoo import list_models, model_entry
+        """Print the table of models, and which are recommended."""
+        from recon4d.zoo import RECOMMENDED, list_models, model_entry
 
         rows = [("name", "parameters", "weights", "backbone", "license of third-party weights")]
         for name in list_models():
@@ -25,3 +25,6 @@ class ModelsCommand:
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         for row in rows:
             print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        print("\nrecommended:")
+        for purpose, name in RECOMMENDED.items():
+            print(f"  {name.ljust(widths[0])}  {purpose}")

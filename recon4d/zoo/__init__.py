@@ -5,6 +5,7 @@ from recon4d.zoo.da3.da3 import from_da3
 from recon4d.zoo.hub import LicenseWarning, PublishedSource, cache_folder, choose_reference_view
 from recon4d.zoo.registry import (
     DEFAULT_MODEL,
+    RECOMMENDED,
     HeadKind,
     UntrainedWarning,
     ZooEntry,
@@ -20,6 +21,7 @@ from recon4d.zoo.vggt.vggt_omega import from_vggt_omega
 
 __all__ = [
     "DEFAULT_MODEL",
+    "RECOMMENDED",
     "HeadKind",
     "LicenseWarning",
     "PublishedSource",

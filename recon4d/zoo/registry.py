@@ -46,6 +46,13 @@ from recon4d.zoo.vggt.vggt import from_vggt, vggt_1b_config
 from recon4d.zoo.vggt.vggt_omega import from_vggt_omega, vggt_omega_1b_config
 
 DEFAULT_MODEL = "recon4d_mini"
+RECOMMENDED: dict[str, str] = {
+    "without a download": DEFAULT_MODEL,
+    "for any use, with a download of 540 MB": "da3_base",
+    "for any use, small and fast (140 MB)": "da3_small",
+    "for research only (5 GB)": "vggt_1b",
+}
+"""Recommended models by license and size."""
 WEIGHTS_FOLDER = Path(__file__).parent / "weights"
 """Folder of the weights that are part of the package, as NAME.safetensors."""
 

@@ -294,6 +294,8 @@ class TestOther:
         assert "recon4d_small" in printed
         assert "29.5 M" in printed
         assert "DINOv3 License" in printed
+        recommended = printed.split("recommended:\n")[1].splitlines()
+        assert [line.split()[0] for line in recommended] == ["recon4d_mini", "da3_base", "da3_small", "vggt_1b"]
 
     def test_help_imports_no_heavy_package(self) -> None:
         program = (

@@ -95,8 +95,8 @@ def _fit_homography(positions: Tensor, directions: Tensor, weights: Tensor, draw
     members = ranked[draws.clamp(max=len(ranked) - 1)]
     hypotheses = _solve(positions[members], targets[members], weights[members])
     scores = (_inliers(hypotheses, positions, targets) * weights).sum(dim=-1)
-    best = hypotheses[scores.argmax()]
-    inlier_weights = weights * _inliers(best[None], positions, targets)[0]
+    best = hypotheses.index_select(0, scores.argmax()[None])
+    inlier_weights = weights * _inliers(best, positions, targets)[0]
     return _solve(positions, targets, inlier_weights)
 
 
