@@ -1,7 +1,9 @@
 """Options of `recon4d reconstruct`, and which of them exclude each other."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -53,10 +55,12 @@ class ReconstructOptions:
     """Options of `recon4d reconstruct`."""
 
     clips: tyro.conf.Positional[tuple[Path, ...]]
-    """A video, a picture or a folder of pictures; or several of these."""
+    """A video, an animation, a folder of pictures, or several pictures, which are one clip; or several of these."""
     out: Path
     """Output folder; it must be new or empty unless --overwrite is given. Several clips get one folder each inside it,
     and clips that are finished with the same settings are skipped."""
+    separate: bool = False
+    """Make a clip of its own of each picture, instead of one clip of all of them."""
     model: str = "recon4d_mini"
     """A name that `recon4d models` lists, or a checkpoint file (.safetensors)."""
     num_frames: int | Literal["auto"] = "auto"
@@ -124,6 +128,29 @@ class ReconstructOptions:
             key_stride=self.key_stride,
         )
 
+    @cached_property
+    def inputs(self) -> "list[Path | tuple[Path, ...]]":
+        """The clips: a path each, or a single group of pictures if nothing else is given."""
+        from recon4d.io.clip_files import is_single_picture
+        from recon4d.io.photos import natural_order
+
+        paths = list(dict.fromkeys(self.clips))
+        if self.separate or len(paths) < 2:
+            return [*paths]
+        num_pictures = sum(map(is_single_picture, paths))
+        if num_pictures < len(paths):
+            if num_pictures > 1:
+                warnings.warn(
+                    f"{num_pictures} single pictures are clips of one frame each, because videos or folders are given "
+                    "too; give the pictures alone, or their folder, to make one clip of them",
+                    stacklevel=2,
+                )
+            return [*paths]
+        # A shell lists img10 before img2. Any other order is a person's.
+        if paths == sorted(paths, key=str):
+            paths.sort(key=lambda path: (str(path.parent), natural_order(path)))
+        return [tuple(paths)]
+
     def check(self) -> None:
         """Check that the options do not exclude each other.
 
@@ -134,7 +161,7 @@ class ReconstructOptions:
             raise UserError("give at least one clip: a video, a picture or a folder of pictures")
         if self.long.is_enabled:
             self._check_long_clip()
-        if len(self.clips) > 1 and (self.cameras or self.depth or (self.mask and self.mask.is_dir())):
+        if len(self.inputs) > 1 and (self.cameras or self.depth or (self.mask and self.mask.is_dir())):
             raise UserError("--cameras, --depth and a folder as --mask describe a single clip; several were given")
 
     def settings(self, clip_name: str) -> dict[str, str | int | float | bool | list | None]:
@@ -146,7 +173,7 @@ class ReconstructOptions:
         Returns:
             All options that determine the content of the result: not the output folder.
         """
-        left_out = ("clips", "out", "overwrite", "long")
+        left_out = ("clips", "separate", "out", "overwrite", "long")
         values = {name: value for name, value in asdict(self).items() if name not in left_out}
         plain = {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
         # How windows are aligned does not change their predictions, so a run may continue with other values of these.

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recon4d.cli.arguments import check_outside, find_device, find_model
-from recon4d.cli.formatting import describe_clip, describe_priors, describe_results
+from recon4d.cli.formatting import describe_clip, describe_input, describe_priors, describe_results
 from recon4d.cli.progress import StageProgress
 from recon4d.cli.reconstruct_options import ReconstructOptions
 from recon4d.cli.refinement_step import LONG_CLIP_REASON, check_refinement, keep_prediction, refine
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from recon4d.models import Model
     from recon4d.records import Calibration, Clip, FeatureTracks, Scene
 
+    ClipPath = Path | tuple[Path, ...]
     Settings = dict[str, str | int | float | bool | list | None]
 
 LARGE_MODEL = 100_000_000
@@ -53,12 +54,12 @@ def prepare_model(options: ReconstructOptions, device_name: str) -> "Model":
 
 
 def reconstruct_clip(
-    path: Path, out: Path, options: ReconstructOptions, settings: "Settings", load_model: Callable[[], "Model"]
+    path: "ClipPath", out: Path, options: ReconstructOptions, settings: "Settings", load_model: Callable[[], "Model"]
 ) -> int:
     """Reconstruct one clip in a single pass, or in parts if the options say so, and write a folder of results.
 
     Args:
-        path: A video, a picture or a folder of pictures.
+        path: A video, a picture or a folder of pictures, or several pictures.
         out: The folder to write.
         options: The options of the command.
         settings: Settings to store with the scene.
@@ -75,13 +76,14 @@ def reconstruct_clip(
     from recon4d.io import check_output_folder
 
     check_output_folder(out, options.overwrite)
-    check_outside(path, out)
+    for given in [path] if isinstance(path, Path) else path:
+        check_outside(given, out)
     with StageProgress(options.refine != "off") as progress:
         return _reconstruct_in_one_pass(path, out, options, settings, load_model, progress)
 
 
 def _reconstruct_in_one_pass(
-    path: Path,
+    path: "ClipPath",
     out: Path,
     options: ReconstructOptions,
     settings: "Settings",
@@ -132,12 +134,12 @@ def _check_optional_packages(options: ReconstructOptions) -> None:
         load_pycolmap()
 
 
-def _read_clip_with_priors(path: Path, options: ReconstructOptions, progress: StageProgress) -> "Clip":
+def _read_clip_with_priors(path: "ClipPath", options: ReconstructOptions, progress: StageProgress) -> "Clip":
     from recon4d.inference import with_prior_files
     from recon4d.io import read_clip
 
     clip = read_clip(path, options.num_frames, options.fps, options.start, options.stop, options.keep_cuts)
-    progress.print(describe_clip(path, clip, options.fps))
+    progress.print(describe_clip(describe_input(path), clip, options.fps))
     clip = with_prior_files(clip, options.prior_files)
     if clip.priors is not None:
         progress.print(describe_priors(clip.priors))
@@ -208,13 +210,14 @@ def _scene_info(
 
 
 def _reconstruct_in_parts(
-    path: Path, out: Path, options: ReconstructOptions, settings: "Settings", load_model: Callable[[], "Model"]
+    path: "ClipPath", out: Path, options: ReconstructOptions, settings: "Settings", load_model: Callable[[], "Model"]
 ) -> int:
     """Reconstruct a clip of any length; the same call continues a run that was stopped."""
     from recon4d.inference import long_clip_with_prior_files
     from recon4d.io.long_clips import open_long_clip
 
-    check_outside(path, out)
+    for given in [path] if isinstance(path, Path) else path:
+        check_outside(given, out)
     clip = open_long_clip(path, options.fps, options.start, options.stop)
     clip = long_clip_with_prior_files(clip, options.prior_files)
     if options.prior_files.has_any:
