@@ -8,7 +8,6 @@ from PIL import Image
 from videos import numbered
 
 from recon4d.cli import main
-from recon4d.cli.reconstruct import ReconstructCommand
 from recon4d.cli.reconstruct_options import ReconstructOptions
 
 
