@@ -10,9 +10,6 @@ if TYPE_CHECKING:
 
     from recon4d.models import Model
 
-CHECKPOINT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
-"""File name endings that mark a checkpoint rather than the name of a model."""
-
 
 def find_model(name_or_file: str) -> "Model":
     """Create a model from its name or load it from a checkpoint.
@@ -26,10 +23,9 @@ def find_model(name_or_file: str) -> "Model":
     Raises:
         UserError: If there is no such model, or the checkpoint cannot be read.
     """
-    from recon4d.zoo import create_model, load_model
+    from recon4d import zoo
 
-    is_file = Path(name_or_file).suffix in CHECKPOINT_SUFFIXES or Path(name_or_file).is_file()
-    return load_model(name_or_file) if is_file else create_model(name_or_file)
+    return zoo.find_model(name_or_file)
 
 
 def find_device(name: str) -> "torch.device":

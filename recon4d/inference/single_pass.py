@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -15,6 +16,7 @@ from recon4d.errors import UserError
 from recon4d.geometry import pixel_indices
 from recon4d.heads import TrackHead
 from recon4d.inference.priors import apply_priors
+from recon4d.io.clips import ClipInput, names_files, read_clip
 from recon4d.models import (
     Model,
     Outputs,
@@ -67,7 +69,10 @@ class ReconstructConfig:
 
 
 def reconstruct(
-    model: Model, clip: Clip, config: ReconstructConfig = ReconstructConfig(), refine: bool = False
+    model: Model | str | Path,
+    clip: Clip | ClipInput,
+    config: ReconstructConfig = ReconstructConfig(),
+    refine: bool = False,
 ) -> Scene:
     """Reconstruct a clip in a single forward pass on the device of the model. The result is deterministic.
 
@@ -76,8 +81,10 @@ def reconstruct(
     ``clip.priors.ignore``.
 
     Args:
-        model: The network.
-        clip: A clip of at most `MAX_FRAMES` frames, without batch axes.
+        model: The network; or the name of a model or a checkpoint file, which is loaded, to the GPU if there is one.
+        clip: A clip of at most `MAX_FRAMES` frames, without batch axes; or a path, which
+            `recon4d.read_clip` reads with its default number of frames; or images in memory, such as an array of shape
+            (time, height, width, 3), as `recon4d.Clip.from_images` takes them.
         config: How the clip is processed.
         refine: Whether to refine cameras and depth with the images (`recon4d.refine_clip`). The scene stays as
             predicted if the images do not improve it. If lens distortion is found, the scene is that of undistorted
@@ -92,6 +99,7 @@ def reconstruct(
             of the clip do not allow refinement. The message says what to change.
         ValueError: If the clip has batch axes.
     """
+    model, clip = _as_model(model), _as_clip(clip)
     if refine:
         from recon4d.refine import has_camera_priors, refine_clip
 
@@ -104,7 +112,7 @@ def reconstruct(
 
 
 def reconstruct_and_match(
-    model: Model, clip: Clip, config: ReconstructConfig = ReconstructConfig()
+    model: Model | str | Path, clip: Clip | ClipInput, config: ReconstructConfig = ReconstructConfig()
 ) -> tuple[Scene, FeatureTracks]:
     """Reconstruct a clip and return feature matches of static points as well, which `recon4d.refine` needs.
 
@@ -112,7 +120,7 @@ def reconstruct_and_match(
     those of `GUIDE_MODEL`, which runs on the same clip.
 
     Args:
-        model: The network.
+        model: A model, as for `reconstruct`.
         clip: A clip, as for `reconstruct`.
         config: How the clip is processed.
 
@@ -123,6 +131,7 @@ def reconstruct_and_match(
         UserError: As for `reconstruct`.
         ValueError: As for `reconstruct`.
     """
+    model, clip = _as_model(model), _as_clip(clip)
     if config.anchors and model.motion_head is None:
         _check_tracker_size(model, clip, config)
     if not _can_match(model, clip, config):
@@ -131,6 +140,24 @@ def reconstruct_and_match(
     scene, tracks = _run(model, clip, config, lambda outputs: match_feature_tracks(model, outputs))
     assert tracks is not None
     return scene, tracks
+
+
+def _as_model(model: Model | str | Path) -> Model:
+    """Load a model that is given by its name or file."""
+    if isinstance(model, str | Path):
+        from recon4d.zoo import find_model
+
+        return find_model(model).to("cuda" if torch.cuda.is_available() else "cpu")
+    if not isinstance(model, Model):
+        raise UserError(f"model is a {type(model).__name__}; wanted a Model, the name of one or a checkpoint file")
+    return model
+
+
+def _as_clip(clip: Clip | ClipInput) -> Clip:
+    """Read a clip that is given by its path, or create it from images."""
+    if isinstance(clip, Clip):
+        return clip
+    return read_clip(clip) if names_files(clip) else Clip.from_images(clip)
 
 
 def _can_match(model: Model, clip: Clip, config: ReconstructConfig) -> bool:

@@ -3,10 +3,11 @@
 import math
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
@@ -20,12 +21,14 @@ from recon4d.io.photos import read_photo
 from recon4d.io.videos import ScannedVideo, read_frames, use_video
 from recon4d.records import Clip, ClipSource
 
+ClipInput = str | Path | Sequence[str | Path] | np.ndarray | Tensor | Sequence[np.ndarray] | Sequence[Tensor]
+"""What `read_clip` reads: files, or images in memory as `Clip.from_images` takes them."""
 DEFAULT_NUM_FRAMES = 16
 """Number of frames of a clip unless given. Hand-tuned: one pass over them fits common GPUs."""
 
 
 def read_clip(
-    path: str | Path | Sequence[str | Path],
+    path: ClipInput,
     num_frames: int | Literal["auto"] | None = DEFAULT_NUM_FRAMES,
     fps: float | None = None,
     start: float | None = None,
@@ -46,8 +49,8 @@ def read_clip(
     frames, cuts are searched for only as far as that adds little to the time of reading.
 
     Args:
-        path: A video file, a picture file or animation, a folder of pictures or with one video, or a list of picture
-            files.
+        path: A video file, a picture file or animation, a folder of pictures or with one video, a list of picture
+            files; or images in memory as `Clip.from_images` takes them, which are treated as pictures.
         num_frames: Number of frames, or the maximum with `fps` for a video. None takes every frame; so does a range
             with fewer frames. "auto" chooses the frames of a video by motion; with `fps`, for pictures and for
             animations it means a maximum of 48.
@@ -67,12 +70,38 @@ def read_clip(
         raise UserError(f'num_frames = {num_frames}; wanted at least 1, or "auto"')
     check_selection(fps, start, stop)
     num_photos = MAX_AUTO_FRAMES if num_frames == "auto" else num_frames
-    files = find_clip_files(path)
+    if not names_files(path):
+        return _select_images(Clip.from_images(path), num_photos, fps, start, stop)
+    files = find_clip_files(path)  # pyright: ignore[reportArgumentType]
     if files.video is not None:
         return _read_video(files.video, _Options(num_frames, fps, start, stop, keep_cuts))
     if files.animation is not None:
         return _read_animation(files.animation, num_photos, fps, start, stop)
     return _read_photos(files, num_photos, fps, start, stop)
+
+
+def names_files(clip: object) -> bool:
+    """Check whether an input of `read_clip` names files, rather than being images in memory.
+
+    Args:
+        clip: Any value.
+
+    Returns:
+        True for a path, and for lists of paths, the empty one included.
+    """
+    first = next(iter(clip), "") if isinstance(clip, list | tuple) else clip
+    return isinstance(first, str | Path)
+
+
+def _select_images(
+    clip: Clip, num_frames: int | None, fps: float | None, start: float | None, stop: float | None
+) -> Clip:
+    """Select frames of images in memory, as of a folder of pictures."""
+    check_photo_range("in memory", fps, start, stop)
+    times = [i / (fps or 1.0) for i in range(clip.num_frames)]
+    in_range = select_range("images", times, start, stop)
+    numbers = [in_range[i] for i in select_evenly([times[i] for i in in_range], num_frames or len(in_range))]
+    return replace(clip.frames(numbers), times=torch.tensor([times[i] if fps else math.nan for i in numbers]))
 
 
 def check_photo_range(path: str | Path, fps: float | None, start: float | None, stop: float | None) -> None:

@@ -168,13 +168,13 @@ def _is_white(values: np.ndarray, is_lossy: bool) -> np.ndarray:
     """Judge which pixels are white by the range of the values."""
     if values.ndim == 3:
         num_colors = len(np.unique(values.reshape(-1, 3), axis=0))
-        is_object = (values > (0 if num_colors <= MAX_COLORS else NOISE)).any(axis=-1)
+        is_object = values.max(axis=-1) > (0 if num_colors <= MAX_COLORS else NOISE)
         if not is_object.all():
             return is_object
         values = values.max(axis=-1)  # without black, a bright channel decides
     if values.dtype == bool:
         return values
-    return np.nan_to_num(values, nan=0.0) > _black_limit(values, is_lossy)
+    return np.asarray(np.nan_to_num(values, nan=0.0) > _black_limit(values, is_lossy))
 
 
 def _black_limit(values: np.ndarray, is_lossy: bool) -> float:
@@ -192,9 +192,9 @@ def _black_limit(values: np.ndarray, is_lossy: bool) -> float:
     return 0 if len(np.unique(values)) <= MAX_LABELS else high / 2
 
 
-def _check_black_and_white(path: Path, visible: np.ndarray) -> None:
+def _check_black_and_white(path: Path, values: np.ndarray) -> None:
     """Refuse a photo with transparency, of which nobody can tell which part is to be ignored."""
-    levels = visible.reshape(len(visible), -1).max(axis=1).astype(np.float64)
+    levels = values.reshape(len(values), -1).max(axis=1).astype(np.float64)
     levels = (levels - levels.min()) / max(float(np.ptp(levels)), 1e-9)
     if ((levels > 0.2) & (levels < 0.8)).mean() > MAX_MIDTONES:
         raise UserError(
