@@ -46,6 +46,11 @@ SCENE_FILE_NAME = "scene.npz"
 FRAMES_FOLDER_NAME = "frames"
 """Name of the folder beside the archive that holds the pictures of the frames."""
 
+WORK_FOLDER_NAME = "windows"
+"""Name of the folder in which a run over a long clip keeps finished steps until it ends."""
+RUN_FILE_NAME = "run.json"
+"""Name of the file in the work folder that describes the run."""
+
 # Key in the archive -> field of the record. Keys are part of the file format and never change.
 _SCENE_KEYS = {
     "depths": "depths",
@@ -241,6 +246,7 @@ def _load(path: str | Path, names: Sequence[str], required: Sequence[str]) -> di
     """The arrays `names` of an archive; all `required` are present, with suitable types, shapes and info."""
     file = _scene_file(path)
     if not file.exists():
+        check_run_has_ended(file.parent)
         raise UserError(f"{file} does not exist; wanted a {SCENE_FILE_NAME} or the folder that holds one")
     arrays = load_arrays(file, names)
     try:
@@ -249,6 +255,24 @@ def _load(path: str | Path, names: Sequence[str], required: Sequence[str]) -> di
     except UserError as error:
         raise UserError(f"cannot read {file} as a scene: {error}") from error
     return arrays
+
+
+def check_run_has_ended(folder: Path) -> None:
+    """Refuse the folder of a run over a long clip that was stopped before its end.
+
+    Args:
+        folder: A folder without results.
+
+    Raises:
+        UserError: If a run in windows, or paired with an anchor, has begun in it.
+    """
+    if not (folder / WORK_FOLDER_NAME / RUN_FILE_NAME).is_file():
+        return
+    count = len(list((folder / FRAMES_FOLDER_NAME).glob("*.npz")))
+    raise UserError(
+        f"{folder}: its run has not ended ({count} frames are written so far); the reconstruct command that began it "
+        "continues it"
+    )
 
 
 def check_scene_arrays(
