@@ -1,5 +1,7 @@
 """Options of `recon4d reconstruct`, and which of them exclude each other."""
 
+import math
+import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -65,7 +67,7 @@ class ReconstructOptions:
     """A name that `recon4d models` lists, or a checkpoint file (.safetensors)."""
     num_frames: int | Literal["auto"] = "auto"
     """auto: 8 to 48 frames of a video, chosen by motion, and up to 48 pictures. A number takes so many frames, evenly
-    spaced. With --fps, the largest number of frames."""
+    spaced. With --fps, the largest number of frames. With --cameras, auto takes every frame of a video of up to 48."""
     fps: float | None = None
     """Frame rate to sample a video at; for a folder of pictures, the rate at which they were taken."""
     start: float | None = None
@@ -91,8 +93,17 @@ class ReconstructOptions:
     intrinsics: str | None = None
     """Known intrinsics: fx,fy,cx,cy in pixels of the clip (the center of the first pixel is at .5), or a file with one
     such row for all frames or one for each."""
+    intrinsics_size: str | None = None
+    """Size WIDTHxHEIGHT of the pictures that --intrinsics refers to, if they are not those of the clip."""
     cameras: Path | None = None
-    """Known cameras: a TUM trajectory, a COLMAP folder, a transforms.json or a scene.npz."""
+    """Known cameras: a COLMAP folder, transforms.json, trajectory (TUM, EuRoC, KITTI, 4x4, npy) or scene.npz."""
+    cameras_by: Literal["auto", "name", "time", "number", "number-from-1", "order"] = "auto"
+    """How --cameras belong to frames; auto finds out and prints it, and refuses if it cannot tell."""
+    cameras_offset: float = 0.0
+    """Seconds to add to the times of --cameras, if their clock is not that of the clip."""
+    cameras_of: Literal["auto", "stored", "upright"] = "auto"
+    """For pictures that EXIF turns: whether --cameras are those of the stored or of the upright pictures. auto: stored,
+    as COLMAP sees them, unless width and height say otherwise."""
     depth: Path | None = None
     """Known depth: an npz file with depths (time, height, width), or depths, pixels and frames of single points."""
     mask: Path | None = None
@@ -113,8 +124,17 @@ class ReconstructOptions:
     def prior_files(self) -> "PriorFiles":
         """The files and values that give priors."""
         from recon4d.inference import PriorFiles
+        from recon4d.io.cameras.camera_file import CameraOptions
 
-        return PriorFiles(self.intrinsics, self.cameras, self.depth, self.mask, self.distortion)
+        return PriorFiles(
+            self.intrinsics,
+            self.cameras,
+            self.depth,
+            self.mask,
+            self.distortion,
+            None if self.intrinsics_size is None else _parse_size(self.intrinsics_size),
+            CameraOptions(self.cameras_by, self.cameras_offset, self.cameras_of),
+        )
 
     @property
     def single_pass(self) -> "ReconstructConfig":
@@ -159,6 +179,14 @@ class ReconstructOptions:
         """
         if not self.clips:
             raise UserError("give at least one clip: a video, a picture or a folder of pictures")
+        if self.intrinsics_size is not None:
+            _parse_size(self.intrinsics_size)
+            if self.intrinsics is None:
+                raise UserError("--intrinsics-size is the size of the pictures of --intrinsics; give these too")
+        if not math.isfinite(self.cameras_offset):
+            raise UserError(f"--cameras-offset is {self.cameras_offset}; wanted seconds")
+        if self.cameras is None and (self.cameras_by, self.cameras_offset, self.cameras_of) != ("auto", 0.0, "auto"):
+            raise UserError("--cameras-by, --cameras-offset and --cameras-of need --cameras")
         if self.long.is_enabled:
             self._check_long_clip()
         if len(self.inputs) > 1 and (self.cameras or self.depth or (self.mask and self.mask.is_dir())):
@@ -175,6 +203,10 @@ class ReconstructOptions:
         """
         left_out = ("clips", "separate", "out", "overwrite", "long")
         values = {name: value for name, value in asdict(self).items() if name not in left_out}
+        # Options that earlier versions did not have are stored only if they are used.
+        for name in ("intrinsics_size", "cameras_by", "cameras_offset", "cameras_of"):
+            if values[name] in (None, "auto", 0.0):
+                del values[name]
         plain = {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
         # How windows are aligned does not change their predictions, so a run may continue with other values of these.
         long = {"window": self.long.window, "overlap": self.long.overlap, "anchored": self.long.anchored}
@@ -193,6 +225,14 @@ class ReconstructOptions:
             raise UserError(f"{', '.join(given)}: cannot be combined with --window or --anchored")
         if self.long.loops and self.cameras is not None:
             raise UserError("--loops moves windows but --cameras fixes them; give only one of the two")
+
+
+def _parse_size(text: str) -> tuple[int, int]:
+    """Height and width from the text WIDTHxHEIGHT."""
+    found = re.fullmatch(r"\s*(\d{1,6})\s*[xX,]\s*(\d{1,6})\s*", text)
+    if found is None or not int(found[1]) or not int(found[2]):
+        raise UserError(f"--intrinsics-size is {text!r}; wanted WIDTHxHEIGHT in pixels, such as 1920x1080")
+    return int(found[2]), int(found[1])
 
 
 def spell_out_refine(arguments: Sequence[str]) -> list[str]:

@@ -294,17 +294,6 @@ def _check(clip: Clip, config: ReconstructConfig) -> None:
         )
     if config.processing_size is not None and config.processing_size < MIN_SIDE:
         raise UserError(f"the processing size is {config.processing_size} pixels; it must be at least {MIN_SIDE}")
-    if clip.priors is not None:
-        _check_given_cameras(clip.priors)
-
-
-def _check_given_cameras(priors: Priors) -> None:
-    is_given = torch.isfinite(priors.world_from_cam).flatten(-2).all(dim=-1)
-    if is_given.any() and not is_given[0]:
-        raise UserError(
-            "cameras are given for some frames but not for the first, to which all others are relative; start the clip "
-            "at a frame with a camera"
-        )
 
 
 def runs_in_bfloat16(precision: Precision, device: torch.device) -> bool:

@@ -38,6 +38,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from recon4d.errors import UserError
+from recon4d.io.checked_cameras import camera_problem
 from recon4d.io.npz_arrays import ArrayHeader, check_arrays, load_arrays, load_headers, save_arrays
 from recon4d.io.scene_info import SceneInfo
 from recon4d.records import Cameras, Scene, Tracks
@@ -133,13 +134,14 @@ def load_scene(path: str | Path) -> Scene:
         The scene on the CPU.
 
     Raises:
-        UserError: If the file is missing, damaged, of a newer format or not a scene, or cannot be read.
+        UserError: If the file is missing, damaged, of a newer format or not a scene, if it cannot be read, or if a
+            camera is invalid. Unknown cameras (NaN) are valid.
     """
     arrays = _load(path, [*REQUIRED, *_TRACK_KEYS, _DISTORTION_KEY], REQUIRED)
     tracks = Tracks(**_tensors(arrays, _TRACK_KEYS)) if _TRACK_KEYS.keys() <= arrays.keys() else None
     distortion = torch.from_numpy(arrays[_DISTORTION_KEY]) if _DISTORTION_KEY in arrays else None
     return Scene(
-        cameras=Cameras(**_tensors(arrays, _CAMERA_KEYS)),
+        cameras=_cameras(path, arrays),
         tracks=tracks,
         distortion=distortion,
         **_tensors(arrays, _SCENE_KEYS),
@@ -189,7 +191,7 @@ def load_cameras(path: str | Path) -> Cameras:
         UserError: As for `load_scene`.
     """
     names = ["info", *_CAMERA_KEYS]
-    return Cameras(**_tensors(_load(path, names, names), _CAMERA_KEYS))
+    return _cameras(path, _load(path, names, names))
 
 
 def scene_size(path: str | Path) -> tuple[int, int]:
@@ -289,6 +291,14 @@ def check_scene_arrays(
     """
     track_names = _TRACK_KEYS if arrays.keys() & _TRACK_KEYS.keys() else ()
     check_arrays(arrays, SHAPES, [*required, *track_names], integers=["tracks_anchors"])
+
+
+def _cameras(path: str | Path, arrays: Mapping[str, np.ndarray]) -> Cameras:
+    cameras = Cameras(**_tensors(arrays, _CAMERA_KEYS))
+    problem = camera_problem(cameras.world_from_cam, cameras.intrinsics, allow_unknown=True)
+    if problem is not None:
+        raise UserError(f"cannot read {_scene_file(path)} as a scene: it {problem}")
+    return cameras
 
 
 def _tensors(arrays: Mapping[str, np.ndarray], keys: Mapping[str, str]) -> dict[str, Any]:

@@ -35,6 +35,7 @@ from torch import Tensor
 
 from recon4d.errors import UserError
 from recon4d.io.archive import FRAMES_FOLDER_NAME, check_run_has_ended, load_cameras, load_scene, save_scene
+from recon4d.io.checked_cameras import camera_problem
 from recon4d.io.files import atomic_file
 from recon4d.io.npz_arrays import load_checked_arrays, save_arrays
 from recon4d.io.photos import write_jpeg
@@ -186,6 +187,9 @@ def load_index(folder: str | Path) -> LongScene:
         raise UserError(f"cannot read {path}: {error}") from error
     tensors = {name: torch.from_numpy(arrays[name]) for name in _SHAPES}
     height, width = tensors["size"].tolist()
+    problem = camera_problem(tensors["world_from_cam"], tensors["intrinsics"], allow_unknown=True)
+    if problem is not None:
+        raise UserError(f"cannot read {path}: it {problem}")
     return LongScene(
         cameras=Cameras(tensors["world_from_cam"], tensors["intrinsics"]),
         times=tensors["times"],

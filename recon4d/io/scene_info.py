@@ -40,6 +40,8 @@ class SceneInfo:
     """Meaning of the model's confidences. None if the model was not calibrated."""
     refinement: RefinementSummary | None = None
     """What was refined, and how far to trust it. None if no refinement was tried."""
+    camera_report: tuple[str, ...] = ()
+    """How known cameras and intrinsics were read and assigned to the frames, in lines for the user."""
 
     # Values from files may have any type, which is checked below with messages for the user.
     __no_type_check__ = True
@@ -57,6 +59,8 @@ class SceneInfo:
             raise UserError(f"info: refinement is {self.refinement!r}, wanted a RefinementSummary or None")
         if len(self.original_size) != 2 or not all(isinstance(length, int) for length in self.original_size):
             raise UserError(f"info: original_size is {self.original_size}, wanted (height, width) in pixels")
+        if not all(isinstance(line, str) for line in self.camera_report):
+            raise UserError(f"info: camera_report is {self.camera_report!r}, wanted lines of text")
         for name, value in self.settings.items():
             # Checked at construction rather than after hours of computing, when the archive is written.
             if not _survives_json(value):
@@ -66,14 +70,16 @@ class SceneInfo:
         """Convert to one JSON object.
 
         Returns:
-            The fields by name. `calibration`, `refinement` and the selection of the source are left out if they are
-            None or empty, so that versions before them can read the rest.
+            The fields by name. `calibration`, `refinement`, `camera_report` and the selection of the source are left
+            out if they are None or empty, so that versions before them can read the rest.
         """
         values = dataclasses.asdict(self)
         for name in ("calibration", "refinement"):
             values[name] = config_to_json(getattr(self, name))
             if values[name] is None:
                 del values[name]
+        if not self.camera_report:
+            del values["camera_report"]
         if self.source is not None and not self.source.selection:
             del values["source"]["selection"]
         return json.dumps(values, allow_nan=False)
@@ -102,9 +108,11 @@ class SceneInfo:
             raise UserError(
                 f"it has format {values['format']}, this recon4d reads up to {NEWEST_FORMAT}; please upgrade"
             )
-        values = {"calibration": None, "refinement": None, **values}
+        values = {"calibration": None, "refinement": None, "camera_report": [], **values}
         _check_keys("info", values, cls)
         source, original_size, calibration = values["source"], values["original_size"], values["calibration"]
+        if not isinstance(values["camera_report"], list):
+            raise UserError(f"info: camera_report is {values['camera_report']!r}, wanted a list")
         if not isinstance(original_size, list):
             raise UserError(f"info: original_size is {original_size!r}, wanted [height, width]")
         if calibration is not None:
@@ -115,6 +123,7 @@ class SceneInfo:
         parsed = {
             "source": _parse_source(source),
             "original_size": tuple(original_size),
+            "camera_report": tuple(values["camera_report"]),
             "calibration": calibration,
             "refinement": refinement,
         }

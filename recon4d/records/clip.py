@@ -37,7 +37,8 @@ class Priors(TensorRecord):
     world_from_cam: Float[Tensor, "*batch time 4 4"]
     """Camera poses in any world frame and unit; NaN for frames without.
 
-    The network uses them only if the pose of the first frame is known, because it predicts relative to that frame.
+    The network uses them only if the pose of the first frame is known, because it predicts relative to that frame. The
+    result has them in any case.
     """
     depths: Float[Tensor, "*batch time height width"] | None = None
     """Sparse or dense depth (z) in the unit of `world_from_cam`; NaN at unknown pixels."""

@@ -24,6 +24,7 @@ from recon4d.inference import (
     with_prior_files,
 )
 from recon4d.io import SceneInfo, load_scene, read_camera_file, save_scene, write_jpeg, write_raster
+from recon4d.io.cameras.lenses import Lens, brown_lens
 from recon4d.io.long_clips import as_long_clip
 from recon4d.io.masks import mask_reader
 from recon4d.io.undistortion import undistort, undistort_long_clip
@@ -377,7 +378,11 @@ class TestCameras:
     @pytest.mark.parametrize(
         ("lens", "message"),
         [
-            ("FOV 60 40 50 52 31 19 1", "model FOV; wanted"),
+            ("EQUIRECTANGULAR 60 40 60 40", "360 degree panoramas"),
+            ("SPHERE 60 40 50", "unknown model 'SPHERE'"),
+            ("PINHOLE 60 40 50 52 31", "a PINHOLE camera with 3 parameters; wanted 4"),
+            ("PINHOLE 60 40 -50 52 31 19", "focal lengths are -50 and 52"),
+            ("PINHOLE 60 40 0 52 31 19", "focal lengths are 0 and 52"),
             ("PINHOLE 60 60 50 52 31 19", "60 x 60 pixels, and the clip's 60 x 40"),
         ],
     )
@@ -612,7 +617,7 @@ class TestDistortion:
 
     def test_zero_distortion_changes_nothing(self, clip: Clip) -> None:
         known = priors_from(clip, intrinsics="50,52,31,19")
-        straight = undistort(replace(clip, priors=known), torch.zeros(3, 5))
+        straight = undistort(replace(clip, priors=known), [Lens("OPENCV", (0.0,) * 4)] * 3)
         assert torch.equal(straight.images, clip.images)
         assert straight.priors is not None
         assert straight.priors.ignore is not None
@@ -672,7 +677,7 @@ class TestDistortion:
         frames = len(depths)
         known = replace(Priors.unknown(frames), intrinsics=TestIntrinsics.ONE.expand(frames, 3, 3), depths=depths)
         clip = replace(make_clip(frames, 40, 60), priors=known)
-        straight = undistort(clip, torch.tensor(lens).expand(frames, 5)).priors
+        straight = undistort(clip, [Lens("FULL_OPENCV", (*lens, 0.0, 0.0, 0.0))] * frames).priors
         assert straight is not None
         assert straight.depths is not None
         return straight.depths
@@ -680,7 +685,8 @@ class TestDistortion:
     @pytest.mark.parametrize("with_masks", [False, True])
     def test_frames_of_a_long_clip_have_their_own_distortion(self, clip: Clip, with_masks: bool) -> None:
         zoom = torch.diag_embed(torch.tensor([[1.0, 1.0, 1.0], [1.2, 1.1, 1.0], [1.4, 1.5, 1.0]]))
-        lenses = torch.tensor([LENS, (-0.2, 0.0, 0.0, 0.0, 0.0), (0.1, 0.1, 0.0, 0.01, 0.0)])
+        coefficients = [LENS, (-0.2, 0.0, 0.0, 0.0, 0.0), (0.1, 0.1, 0.0, 0.01, 0.0)]
+        lenses = [brown_lens(torch.tensor(one, dtype=torch.float64)) for one in coefficients]
         ignore = torch.rand(3, 40, 60, generator=torch.Generator().manual_seed(0)) < 0.2
         known = replace(Priors.unknown(3), intrinsics=zoom @ TestIntrinsics.ONE, ignore=ignore if with_masks else None)
         short = undistort(replace(clip, priors=known), lenses)
@@ -706,9 +712,9 @@ class TestDistortion:
         clip = replace(clip, priors=replace(Priors.unknown(3), intrinsics=intrinsics))
         for bare in (clip, replace(clip, priors=None)):
             with pytest.raises(UserError, match="not known for every frame"):
-                undistort(bare, torch.zeros(3, 5))
+                undistort(bare, [Lens("PINHOLE")] * 3)
             with pytest.raises(UserError, match="not known for every frame"):
-                undistort_long_clip(as_long_clip(bare), torch.zeros(3, 5))
+                undistort_long_clip(as_long_clip(bare), [Lens("PINHOLE")] * 3)
 
     @pytest.mark.parametrize(
         ("files", "message"),
