@@ -105,7 +105,11 @@ class ReconstructOptions:
     """For pictures that EXIF turns: whether --cameras are those of the stored or of the upright pictures. auto: stored,
     as COLMAP sees them, unless width and height say otherwise."""
     depth: Path | None = None
-    """Known depth: an npz file with depths (time, height, width), or depths, pixels and frames of single points."""
+    """Known depth: a folder of maps (16-bit PNG or TIFF in mm, float TIFF, EXR, PFM, npy, npz), an npy or npz file with
+    depths (time, height, width), or an npz file with depths, pixels and frames of single points."""
+    depth_unit: float | None = None
+    """Factor from the stored values of --depth to meters or the unit of --cameras: 0.0002 for TUM, 0.00390625 for
+    KITTI. By default 0.001 for whole numbers and 1 for floats."""
     mask: Path | None = None
     """Pixels to ignore: a picture, or a folder of pictures, white at the sky, people, a car's hood ..."""
     distortion: str | None = None
@@ -134,6 +138,7 @@ class ReconstructOptions:
             self.distortion,
             None if self.intrinsics_size is None else _parse_size(self.intrinsics_size),
             CameraOptions(self.cameras_by, self.cameras_offset, self.cameras_of),
+            self.depth_unit,
         )
 
     @property
@@ -183,6 +188,8 @@ class ReconstructOptions:
             _parse_size(self.intrinsics_size)
             if self.intrinsics is None:
                 raise UserError("--intrinsics-size is the size of the pictures of --intrinsics; give these too")
+        if self.depth_unit is not None and self.depth is None:
+            raise UserError("--depth-unit is the unit of --depth; give this too")
         if not math.isfinite(self.cameras_offset):
             raise UserError(f"--cameras-offset is {self.cameras_offset}; wanted seconds")
         if self.cameras is None and (self.cameras_by, self.cameras_offset, self.cameras_of) != ("auto", 0.0, "auto"):
@@ -204,7 +211,7 @@ class ReconstructOptions:
         left_out = ("clips", "separate", "out", "overwrite", "long")
         values = {name: value for name, value in asdict(self).items() if name not in left_out}
         # Options that earlier versions did not have are stored only if they are used.
-        for name in ("intrinsics_size", "cameras_by", "cameras_offset", "cameras_of"):
+        for name in ("depth_unit", "intrinsics_size", "cameras_by", "cameras_offset", "cameras_of"):
             if values[name] in (None, "auto", 0.0):
                 del values[name]
         plain = {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}

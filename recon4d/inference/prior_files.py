@@ -30,7 +30,7 @@ class PriorFiles:
     cameras: Path | None = None
     """A file or folder of cameras of any supported format (`read_camera_file`)."""
     depth: Path | None = None
-    """An npz file with depth at some or all pixels (`read_depth_priors`)."""
+    """A folder of depth maps, or a file with depth at some or all pixels (`read_depth_priors`)."""
     mask: Path | None = None
     """An image or a folder of images, white where the clip is to be ignored (`read_masks`)."""
     distortion: str | None = None
@@ -40,6 +40,9 @@ class PriorFiles:
     """Height and width of the pictures that `intrinsics` refers to. None is the size of the clip."""
     camera_options: CameraOptions = NO_OPTIONS
     """How `cameras` are assigned to frames."""
+    depth_unit: float | None = None
+    """Factor from the stored values of `depth` to the unit of length. None is 0.001 (millimeters) for maps of whole
+    numbers, and 1 for others."""
 
     @property
     def has_any(self) -> bool:
@@ -56,7 +59,8 @@ def with_prior_files(clip: Clip, files: PriorFiles, report: Callable[[str], None
     Args:
         clip: The clip.
         files: Sources of the priors.
-        report: Called with lines that say what was read and how cameras and frames were paired. None is silent.
+        report: Called with lines that say what was read, its format and unit, and how cameras and frames were paired.
+            None is silent.
 
     Returns:
         The clip with priors; `clip` itself if no prior is given.
@@ -68,7 +72,10 @@ def with_prior_files(clip: Clip, files: PriorFiles, report: Callable[[str], None
         return clip
     priors, lenses = _camera_priors(clip, files, report)
     if files.depth is not None:
-        priors = replace(priors, depths=read_depth_priors(files.depth, clip))
+        known = read_depth_priors(files.depth, clip, files.depth_unit)
+        priors = replace(priors, depths=known.depths)
+        if report is not None:
+            report(known.report)
     if files.mask is not None:
         priors = replace(priors, ignore=read_masks(files.mask, clip))
     clip = replace(clip, priors=priors)
