@@ -1,4 +1,4 @@
-"""Cameras turn with pictures: a point of the world stays at its place in the picture for all eight EXIF orientations."""
+"""Cameras turn with pictures: a point of the world stays at its place in the picture for all EXIF orientations."""
 
 from pathlib import Path
 
@@ -35,13 +35,13 @@ def shoot(folder: Path, orientations: list[int]) -> Clip:
     return read_clip(folder)
 
 
-def file_of(count: int, width: int = WIDTH, height: int = HEIGHT, **options: bool) -> CameraFile:
+def file_of(count: int, width: int = WIDTH, height: int = HEIGHT, is_upright: bool = False) -> CameraFile:
     lens = StoredIntrinsics(
         Lens("OPENCV", (0.0, 0.0, 0.01, 0.02)), 30.0, 33.0, center_x=19.0, center_y=10.0, width=width, height=height
     )
     poses = make_scene(count).cameras.world_from_cam.double()
     names = tuple(f"{number}.png" for number in range(count))
-    return CameraFile(Path("c"), "test", poses, names, intrinsics=(lens,) * count, **options)
+    return CameraFile(Path("c"), "test", poses, names, intrinsics=(lens,) * count, is_upright=is_upright)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
