@@ -135,8 +135,9 @@ def _camera_priors(
         lenses = None if lens.is_pinhole else (lens,) * clip.num_frames
         lines.append(f"distortion: lens {lens.describe()}{'' if lens.is_pinhole else ', undistorted'}")
         _check_intrinsics(priors, "give intrinsics too")
-    for line in lines if report is not None else ():
-        report(line)
+    if report is not None:
+        for line in lines:
+            report(line)
     # A frame without a camera of a file that has one lens was taken with it too.
     if lenses is not None and not priors.intrinsics.isfinite().all():
         priors, lenses = _with_the_common_lens(priors, lenses)

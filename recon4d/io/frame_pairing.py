@@ -65,12 +65,12 @@ def match_by_name(clip: Clip, names: Sequence[str], subject: str = "items") -> l
     ]
 
 
-def _most_similar(frame: str, names: Sequence[str], candidates: Sequence[int], subject: str) -> int | None:
+def _most_similar(frame: str, names: Sequence[str], indices: Sequence[int], subject: str) -> int | None:
     """The candidate with the longest common path from its end; exact suffixes win between equals."""
-    if len(candidates) <= 1:
-        return candidates[0] if candidates else None
-    scores = [_similarity(frame, names[index]) for index in candidates]
-    best = [index for index, score in zip(candidates, scores, strict=True) if score == max(scores)]
+    if len(indices) <= 1:
+        return indices[0] if indices else None
+    scores = [_similarity(frame, names[index]) for index in indices]
+    best = [index for index, score in zip(indices, scores, strict=True) if score == max(scores)]
     if len(best) > 1:
         raise UserError(
             f"{subject}: {names[best[0]]} and {names[best[1]]} both have the name of the frame {frame}, and nothing "

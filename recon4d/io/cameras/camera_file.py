@@ -1,7 +1,7 @@
 """The cameras of a file, and what they become for the frames of a clip."""
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from recon4d.errors import UserError
 from recon4d.geometry import invert, resized_intrinsics
+from recon4d.io.cameras.euroc import read_body_camera
 from recon4d.io.cameras.lenses import Lens
 from recon4d.io.cameras.orientation import (
     stored_orientations,
@@ -77,6 +78,8 @@ class CameraFile:
     """Intrinsics of each camera. None if the file has none."""
     is_upright: bool = False
     """Whether the cameras are those of upright pictures in any case, as in the files of this package."""
+    is_of_body: bool = False
+    """Whether the poses are those of a body that carries the camera, as in EuRoC."""
     notes: tuple[str, ...] = ()
     """Further lines for the user."""
 
@@ -94,6 +97,8 @@ class CameraFile:
             UserError: If cameras cannot be paired with frames (`pair_cameras`), are invalid, or have pictures of
                 another aspect ratio than the clip.
         """
+        if self.is_of_body:
+            return self._on_body(clip).for_clip(clip, options)
         place = f"cameras {self.path}"
         known = self.world_from_cam.isfinite().all(dim=(1, 2))
         keys = CameraKeys(place, len(self.world_from_cam), self.names, self.seconds)
@@ -127,7 +132,7 @@ class CameraFile:
             tuple(lenses) if has_lens else None,
             (
                 self._describe(clip, indices, pairing.rule, found),
-                *_describe_turns(orientations),
+                *_describe_orientations(orientations),
                 *(
                     f"cameras: intrinsics of {width} x {height} pixels are scaled to the pictures' {clip.size[1]} x "
                     f"{clip.size[0]} ({count} of {clip.num_frames} frames)"
@@ -136,6 +141,21 @@ class CameraFile:
                 *_describe_center(matrices, clip.size),
                 *self.notes,
             ),
+        )
+
+    def _on_body(self, clip: Clip) -> "CameraFile":
+        """Move the poses from the body to the camera of the clip, if a file beside its pictures tells where it is."""
+        body = None if clip.source is None else read_body_camera(Path(clip.source.path))
+        if body is None:
+            note = "warning: the poses are of a body, and no sensor.yaml beside the pictures tells where the camera is"
+            return replace(self, is_of_body=False, notes=(*self.notes, note))
+        note = f"cameras: moved from the body to the camera as {body.path} says"
+        return replace(
+            self,
+            world_from_cam=self.world_from_cam @ body.body_from_cam,
+            intrinsics=None if body.intrinsics is None else (body.intrinsics,) * len(self.world_from_cam),
+            is_of_body=False,
+            notes=(*self.notes, note),
         )
 
     def _orientations(self, clip: Clip, indices: list[int | None], state: PictureState) -> tuple[int, ...]:
@@ -227,7 +247,7 @@ def _describe_center(intrinsics: Float[Tensor, "time 3 3"], size: tuple[int, int
     return [] if sentence is None else [f"warning: {sentence}"]
 
 
-def _describe_turns(orientations: tuple[int, ...]) -> list[str]:
+def _describe_orientations(orientations: tuple[int, ...]) -> list[str]:
     turned = Counter(orientation for orientation in orientations if orientation != 1)
     if not turned:
         return []

@@ -156,7 +156,7 @@ def _convert(
         key: StoredCamera(camera.model.name, camera.width, camera.height, tuple(map(float, camera.params)))
         for key, camera in model.cameras.items()
     }
-    registered = [(names.get(key, image.name), image) for key, image in model.images.items() if image.has_pose]
+    registered = [(names.get(key, str(image.name)), image) for key, image in model.images.items() if image.has_pose]
     images, points = [], {}
     for frame, (image_name, image) in enumerate(sorted(registered, key=lambda named: named[0])):
         pose = torch.eye(4, dtype=torch.float64)
@@ -166,6 +166,10 @@ def _convert(
         keypoints = image.points2D if frame in frames else []
         pixels = np.array([keypoint.xy for keypoint in keypoints], dtype=np.float64).reshape(-1, 2)
         ids = [keypoint.point3D_id if keypoint.has_point3D() else -1 for keypoint in keypoints]
+        if not (file.with_stem("points3D")).is_file():
+            ids = [-1] * len(ids)
+        if missing := [key for key in ids if key >= 0 and key not in model.points3D]:
+            raise DataError(name, file.with_stem("points3D"), f"has no point {missing[0]}, which {image_name} observes")
         points |= {key: tuple(map(float, model.points3D[key].xyz)) for key in ids if key >= 0}
         if not (np.abs(pixels) < MAX_POINT).all():
             raise DataError(name, file, f"has a keypoint that is not finite ({image_name})")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -164,7 +164,7 @@ def _distort_radial_4(points: Float64[Tensor, "n 2"], coefficients: tuple[float,
     return torch.stack([recorded_x, recorded_y], dim=-1)
 
 
-def brown_lens(coefficients: Float64[Tensor, "5"]) -> Lens:
+def brown_lens(coefficients: Float[Tensor, "5"]) -> Lens:
     """Create the lens of OpenCV's five coefficients.
 
     Args:

@@ -126,12 +126,13 @@ def _video_orientation(path: Path) -> int:
     """The orientation of the first frame of a video."""
     import av
     import numpy as np
+    from av.error import FFmpegError
 
     try:
         with av.open(str(path), metadata_errors="replace") as container:
             frame = next(container.decode(video=0))
             display = frame.side_data.get("DISPLAYMATRIX")
-    except (av.error.FFmpegError, StopIteration, OSError, ValueError, IndexError):
+    except (FFmpegError, StopIteration, OSError, ValueError, IndexError):
         return 1
     if display is None:
         return 1

@@ -4,6 +4,7 @@ Poses are world_from_cam in OpenCV axes, except in LLFF's files.
 """
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -55,42 +56,51 @@ def read_pose_text(path: Path) -> CameraFile:
     lines = data.decode("utf-8-sig", errors="replace").splitlines()
     rows = [re.split(r"[,;\s]+", line.partition("#")[0].strip(" ,;\t")) for line in lines]
     rows = [row for row in rows if row != [""]]
-    header = next((line.strip().lstrip("#").strip() for line in lines if line.strip()), "")
     if rows and parse_floats(rows[0]) is None:
         rows = rows[1:]  # a header without #
+    headers = []
+    for line in lines:
+        if parse_floats(re.split(r"[,;\s]+", line.strip(" ,;\t"))) is not None:
+            break
+        headers.append(line.strip().lstrip("#").strip())
     numbers = [parse_floats(row) for row in rows]
     widths = {len(row) for row in numbers if row is not None}
     if not rows or None in numbers or len(widths) != 1:
         raise UserError(f"cameras {path}: {WANTED}")
-    return _read_table(path, np.array(numbers, dtype=np.float64), header)
+    return _read_table(path, np.array(numbers, dtype=np.float64), headers)
 
 
-def _read_table(path: Path, values: np.ndarray, header: str) -> CameraFile:
+def _read_table(path: Path, values: np.ndarray, headers: Sequence[str]) -> CameraFile:
     place, width = f"cameras {path}", values.shape[1]
-    columns = _named_columns(header, width)
+    named = [(header, _named_columns(header, width)) for header in headers]
+    header, columns = next((found for found in named if found[1] is not None), ("", None))
+    if columns is None and (unknown := [header for header in headers if len(re.split("[,;]", header)) == width > 1]):
+        raise UserError(f"{place}: the columns {unknown[0][:80]!r} are not those of times, positions and quaternions")
     if columns is not None or width in (8, 17):
         if columns is None:
             # EuRoC's files have 17 columns: the quaternion begins with w.
-            order = ("px", "py", "pz", "qx", "qy", "qz", "qw") if width == 8 else ("px", "py", "pz", *_WXYZ)
-            columns = dict(zip(("time", *order), range(8), strict=True))
+            order = ("qx", "qy", "qz", "qw") if width == 8 else _WXYZ
+            names: list[str] = ["time", "px", "py", "pz", *order]
+            columns = {name: column for column, name in enumerate(names)}
         _check_finite(place, values[:, list(columns.values())])
         chosen = torch.from_numpy(values)
         quaternions = chosen[:, [columns[name] for name in _WXYZ]]
         poses = poses_from_rows(place, quaternions, chosen[:, [columns[f"p{axis}"] for axis in "xyz"]])
         stamps = values[:, columns["time"]]  # integers of nanoseconds lose at most 128 ns in float64
-        unit = _unit(header) or seconds_per_unit(stamps)
+        unit = _unit(header, columns["time"]) or seconds_per_unit(stamps)
         kind = "TUM" if width == 8 and columns["time"] == 0 and columns["qw"] == 7 else "CSV"
-        kind = "EuRoC, poses as they are, of the body" if "p_rs_r" in header.lower() or width == 17 else kind
-        named = {1.0: "seconds", 1e-3: "milliseconds", 1e-6: "microseconds", 1e-9: "nanoseconds"}[unit]
+        is_of_body = "p_rs_r" in header.lower() or width == 17
+        kind = "EuRoC" if is_of_body else kind
+        unit_name = {1.0: "seconds", 1e-3: "milliseconds", 1e-6: "microseconds", 1e-9: "nanoseconds"}[unit]
         seconds = torch.from_numpy(stamps * unit)
         poses = checked_cameras(place, poses)
-        return CameraFile(path, f"{kind}, {named}", poses, seconds=seconds)
+        return CameraFile(path, f"{kind}, {unit_name}", poses, seconds=seconds, is_of_body=is_of_body)
     if width in (12, 16):
         kind = "KITTI" if width == 12 else "rows of 4x4"
         return CameraFile(path, kind, _checked(place, values.reshape(len(values), -1, 4)))
     if width in (13, 17):
         return CameraFile(path, "numbered 3x4", _checked(place, values[:, 1:].reshape(len(values), -1, 4)))
-    if width == 4 and len(values) % 4 == 0 and _is_last_row(values[3::4]):
+    if width == 4 and len(values) % 4 == 0 and (len(values) % 3 or _is_last_row(values[3::4])):
         return CameraFile(path, "blocks of 4x4", _checked(place, values.reshape(-1, 4, 4)))
     if width == 4 and len(values) % 3 == 0:
         return CameraFile(path, "blocks of 3x4", _checked(place, values.reshape(-1, 3, 4)))
@@ -229,7 +239,7 @@ def _named_columns(header: str, width: int) -> dict[str, int] | None:
     if len(named) != width:
         return None
     names = [re.sub(r"[^a-z0-9]+", "_", name).strip("_") for name in named]
-    names[0] = re.sub(r"_(ns|us|ms|s)$", "", names[0])
+    names = [re.sub(r"^(time\w*|t|stamp)_(ns|us|ms|s)$", r"\1", name) for name in names]
     found = {}
     for key, pattern in COLUMNS.items():
         places = [place for place, name in enumerate(names) if re.fullmatch(pattern, name)]
@@ -239,10 +249,9 @@ def _named_columns(header: str, width: int) -> dict[str, int] | None:
     return found
 
 
-def _unit(header: str) -> float | None:
-    """Seconds per unit of the times, if a header names the unit: ``timestamp [ns]``."""
-    first = re.split(r"[,;]", header)[0].lower()
-    found = re.search(
-        r"time\w*?[\s_]*[\[(_ ]\s*(ns|nanoseconds|us|microseconds|ms|milliseconds|s|sec|seconds)\b", first
-    )
+def _unit(header: str, column: int) -> float | None:
+    """Seconds per unit of the times, if the header of their column names it: ``timestamp [ns]``."""
+    names = re.split(r"[,;]", header)
+    name = names[column].lower() if len(names) > column else ""
+    found = re.search(r"[\[(_\s](ns|nanoseconds|us|microseconds|ms|milliseconds|s|sec|seconds)[\])\s]*$", name)
     return UNITS[found[1]] if found else None
