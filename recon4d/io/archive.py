@@ -125,7 +125,7 @@ def save_scene(
 
 
 def load_scene(path: str | Path) -> Scene:
-    """Read the scene of an archive, bit for bit as it was saved.
+    """Read the scene of an archive, bit for bit as it was saved. Values of different precisions get the highest one.
 
     Args:
         path: The file, or the folder that holds a ``scene.npz``.
@@ -140,12 +140,15 @@ def load_scene(path: str | Path) -> Scene:
     arrays = _load(path, [*REQUIRED, *_TRACK_KEYS, _DISTORTION_KEY], REQUIRED)
     tracks = Tracks(**_tensors(arrays, _TRACK_KEYS)) if _TRACK_KEYS.keys() <= arrays.keys() else None
     distortion = torch.from_numpy(arrays[_DISTORTION_KEY]) if _DISTORTION_KEY in arrays else None
-    return Scene(
+    scene = Scene(
         cameras=_cameras(path, arrays),
         tracks=tracks,
         distortion=distortion,
         **_tensors(arrays, _SCENE_KEYS),
     )
+    # Files of other programs may mix precisions, which operations on scenes do not.
+    dtypes = {tensor.dtype for tensor in _named_tensors(scene).values() if tensor.is_floating_point()}
+    return scene if len(dtypes) == 1 else scene.to(dtype=max(dtypes, key=lambda dtype: dtype.itemsize))
 
 
 def load_scene_info(path: str | Path) -> SceneInfo:

@@ -13,7 +13,15 @@ from torch import Tensor
 from recon4d.errors import UserError, os_errors_as_user_errors
 from recon4d.geometry import evenly_spaced_indices
 from recon4d.io.cameras.pairing import count_frames, times_of_names
-from recon4d.io.depth_files import MAP_SUFFIXES, WANTED_MAPS, DepthMap, convert_depths, read_depth_map, read_npy
+from recon4d.io.depth_files import (
+    MAP_SUFFIXES,
+    MAX_DEPTH,
+    WANTED_MAPS,
+    DepthMap,
+    convert_depths,
+    read_depth_map,
+    read_npy,
+)
 from recon4d.io.frame_pairing import match_by_name
 from recon4d.io.npz_arrays import load_arrays
 from recon4d.io.photos import natural_order
@@ -220,7 +228,7 @@ def _from_npz(path: Path, clip: Clip, unit: float | None) -> KnownDepth:
         raise UserError(f"depth {path}: it holds values of types {wrong}; wanted numbers")
     if {"pixels", "frames"} & stored.keys():
         depths = _from_points(path, stored, clip) * (1.0 if unit is None else unit)
-        depths = torch.where(depths.isfinite() & (depths > 0), depths, torch.nan)
+        depths = torch.where((depths <= MAX_DEPTH) & (depths > 0), depths, torch.nan)
         return KnownDepth(depths, f"{len(stored['depths'])} points of an npz file")
     name = "depths" if "depths" in stored else "depth"
     if name not in stored:

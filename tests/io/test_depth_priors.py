@@ -179,9 +179,7 @@ def test_maps_of_all_pictures_when_some_are_taken(tmp_path):
 
 def test_maps_that_cannot_be_assigned_are_refused(tmp_path):
     write_levels(tmp_path, ["x.png", "y.png"])
-    with pytest.raises(
-        UserError, match=r"the folder holds 2 maps, and the clip has 3 frames; wanted one each, or na"
-    ):
+    with pytest.raises(UserError, match=r"the folder holds 2 maps, and the clip has 3 frames; wanted one each, or na"):
         read_depth_priors(tmp_path, make_clip())
 
 
