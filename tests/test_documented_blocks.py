@@ -25,7 +25,6 @@ from recon4d.io import (
     write_results,
 )
 from recon4d.models import Model
-from recon4d.zoo import create_model
 from recon4d.zoo.vggt import from_vggt
 
 PAGES = [
@@ -84,10 +83,13 @@ def in_a_folder(tmp_path: Path, files: Path, monkeypatch: pytest.MonkeyPatch) ->
     # The command line changes the way warnings are shown.
     monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
 
+    create = recon4d.create_model
+
     def quick(name: str = "recon4d_mini", **options) -> Model:
-        return create_model("recon4d_tiny" if name == "recon4d_mini" else name, **options)
+        return create("recon4d_tiny" if name == "recon4d_mini" else name, **options)
 
     monkeypatch.setattr("recon4d.zoo.create_model", quick)
+    monkeypatch.setattr("recon4d.zoo.registry.create_model", quick)
     return tmp_path
 
 

@@ -65,7 +65,7 @@ class AdaptCommand:
             if path.exists():
                 check_outside(path, self.out)
         clip = read_clip(self.clip, self.num_frames, self.fps, self.start, self.stop)
-        print(describe_clip(self.clip, clip, self.fps))
+        print(describe_clip(str(self.clip), clip, self.fps))
         device = find_device(self.device)
         model = require_trainable(find_model(self.model)).to(device)
 

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
 AttentionName = Literal["auto", "sdpa", "xformers"]
 """Kernel of attention as an option, `recon4d.layers.KernelChoice`."""
-CHECKPOINT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
-"""File name endings that mark a checkpoint rather than the name of a model."""
 
 
 def find_model(name_or_file: str) -> "SceneModel":
@@ -29,10 +27,9 @@ def find_model(name_or_file: str) -> "SceneModel":
     Raises:
         UserError: If there is no such model, or the checkpoint cannot be read.
     """
-    from recon4d.zoo import create_model, load_model
+    from recon4d import zoo
 
-    is_file = Path(name_or_file).suffix in CHECKPOINT_SUFFIXES or Path(name_or_file).is_file()
-    return load_model(name_or_file) if is_file else create_model(name_or_file)
+    return zoo.find_model(name_or_file)
 
 
 def find_device(name: str) -> "torch.device":

@@ -7,11 +7,23 @@ if TYPE_CHECKING:
     from recon4d.records import Clip, Priors, Scene
 
 
-def describe_clip(source: Path, clip: "Clip", fps: float | None) -> str:
+def describe_input(path: "Path | tuple[Path, ...]") -> str:
+    """Name a clip that was given on the command line.
+
+    Args:
+        path: A path, or several pictures that are one clip.
+
+    Returns:
+        The path; for pictures, the first and how many follow.
+    """
+    return str(path) if isinstance(path, Path) else f"{path[0]} and {len(path) - 1} more"
+
+
+def describe_clip(source: str, clip: "Clip", fps: float | None) -> str:
     """Describe the frames that were read, in one line.
 
     Args:
-        source: The video, picture or folder of pictures that they were read from.
+        source: Name of the clip that they were read from.
         clip: The frames.
         fps: The frame rate that was requested; None for evenly spaced frames.
 

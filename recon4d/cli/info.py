@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from recon4d.inference import ExpectedErrors, ExpectedSceneErrors, SceneStatistics
     from recon4d.io import SceneInfo
+    from recon4d.records import Cameras
 
 MIN_BASELINE = 0.01
 """Camera centers closer together than this fraction of the median depth show no parallax. Hand-tuned."""
@@ -55,7 +56,11 @@ class InfoCommand:
             *explain_confidence(expected, info),
         ):
             print(line)
-        problems = [*find_problems(statistics, info, expected), *find_refinement_problems(info.refinement)]
+        problems = [
+            *find_problems(statistics, info, expected),
+            *find_intrinsics_problems(measured.cameras, info),
+            *find_refinement_problems(info.refinement),
+        ]
         print("possible problems:" if problems else "no problems found")
         for problem in problems:
             print(f"  - {problem}")
@@ -69,6 +74,8 @@ class _Measured:
     expected: "ExpectedSceneErrors | None"
     """Errors that the calibration predicts; None without a calibration."""
     info: "SceneInfo"
+    cameras: "Cameras"
+    """Cameras with intrinsics in pixels of the original pictures."""
     distortion: "Float[Tensor, '5'] | None"
     """Lens distortion that was removed; None if none was."""
 
@@ -81,11 +88,13 @@ def _measure(path: Path) -> _Measured:
 
     if is_long_clip(path):
         index = load_index(path)
-        return _Measured(*measure_long(index, iter_frames(path)), index.info, None)
+        cameras = index.cameras.resized(index.size, index.info.original_size)
+        return _Measured(*measure_long(index, iter_frames(path)), index.info, cameras, None)
     results = read_results(path)
     statistics, calibration = measure_scene(results.scene, results.times), results.info.calibration
     expected = None if calibration is None else expected_scene_errors(results.scene, calibration)
-    return _Measured(statistics, expected, results.info, results.scene.distortion)
+    cameras = results.original_cameras()
+    return _Measured(statistics, expected, results.info, cameras, results.scene.distortion)
 
 
 def describe_statistics(statistics: "SceneStatistics", info: "SceneInfo") -> list[str]:
@@ -107,6 +116,7 @@ def describe_statistics(statistics: "SceneStatistics", info: "SceneInfo") -> lis
         f"pictures of {original_width} x {original_height}",
         *([f"selection: {info.source.selection}"] if info.source is not None and info.source.selection else []),
         *([f"assumed, not predicted: {' and '.join(info.assumptions)}"] if info.assumptions else []),
+        *info.camera_report,
         f"field of view: {horizontal:.1f} degrees horizontal, {vertical:.1f} vertical",
         f"camera path: {_length(statistics.path_length, statistics)} long, "
         f"rotation of up to {statistics.max_rotation:.1f} degrees between two frames",
@@ -215,6 +225,22 @@ def find_problems(
     elif statistics.confidence_quartiles[0] == statistics.confidence_quartiles[2]:
         problems.append("confidence: at least half of the pixels have the same confidence, so it does not rank them")
     return problems
+
+
+def find_intrinsics_problems(cameras: "Cameras", info: "SceneInfo") -> list[str]:
+    """Find intrinsics that can hardly belong to the pictures.
+
+    Args:
+        cameras: Cameras with intrinsics in pixels of the original pictures.
+        info: How the scene was made.
+
+    Returns:
+        A line if a principal point lies outside of its picture.
+    """
+    from recon4d.io.cameras.camera_file import describe_center
+
+    problem = describe_center(cameras.intrinsics, info.original_size)
+    return [] if problem is None else [f"intrinsics: {problem}"]
 
 
 def _is_rotation_only(info: "SceneInfo") -> bool:

@@ -11,6 +11,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
@@ -35,6 +36,10 @@ EXIT_INTERRUPTED = 130
 """128 + SIGINT, as shells report it."""
 EXIT_BROKEN_PIPE = 141
 """128 + SIGPIPE, as shells report it."""
+
+DEVELOPER_WARNINGS = (DeprecationWarning, PendingDeprecationWarning, FutureWarning)
+PACKAGE = Path(__file__).parents[1]
+"""Folder of this package."""
 
 Command = (
     Annotated[ReconstructCommand, tyro.conf.subcommand("reconstruct")]
@@ -117,11 +122,32 @@ def _parse(arguments: Sequence[str] | None) -> Any:
 
 
 def _warning_printer(command: type | None) -> Callable[..., None]:
-    """Return a replacement for `warnings.showwarning` that prints one line without the place in the code."""
+    """Return a replacement for `warnings.showwarning` that prints one line without the place in the code.
 
-    def print_warning(message: Warning | str, *_: object, **__: object) -> None:
-        text = str(message)
+    Warnings about deprecated code are for developers and are not shown unless RECON4D_DEBUG is set. Other warnings of
+    libraries are shown under the name of the library.
+    """
+
+    def print_warning(message: Warning | str, category: type[Warning], filename: str, *_: object, **__: object) -> None:
+        if issubclass(category, DEVELOPER_WARNINGS) and not os.environ.get("RECON4D_DEBUG"):
+            return
+        is_own = category.__module__.partition(".")[0] == "recon4d"
+        text, library = str(message), None if is_own else _library_of(filename)
         clear_progress()
-        print(f"recon4d: warning: {text if command is None else add_hint(text, command)}", file=sys.stderr)
+        if library is not None:
+            print(f"{library}: warning: {' '.join(text.split())}", file=sys.stderr)
+        else:
+            print(f"recon4d: warning: {text if command is None else add_hint(text, command)}", file=sys.stderr)
 
     return print_warning
+
+
+def _library_of(filename: str) -> str | None:
+    """Name of the installed package that a source file belongs to; None for this package and for scripts."""
+    path = Path(filename)
+    if path.is_relative_to(PACKAGE):
+        return None
+    for folder in ("site-packages", "dist-packages"):
+        if folder in path.parts:
+            return Path(path.parts[path.parts.index(folder) + 1]).stem
+    return None

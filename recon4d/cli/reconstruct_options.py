@@ -1,7 +1,11 @@
 """Options of `recon4d reconstruct`, and which of them exclude each other."""
 
+import math
+import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -54,15 +58,17 @@ class ReconstructOptions:
     """Options of `recon4d reconstruct`."""
 
     clips: tyro.conf.Positional[tuple[Path, ...]]
-    """A video, a picture or a folder of pictures; or several of these."""
+    """A video, an animation, a folder of pictures, or several pictures, which are one clip; or several of these."""
     out: Path
     """Output folder; it must be new or empty unless --overwrite is given. Several clips get one folder each inside it,
     and clips that are finished with the same settings are skipped."""
+    separate: bool = False
+    """Make a clip of its own of each picture, instead of one clip of all of them."""
     model: str = "recon4d_mini"
     """A name that `recon4d models` lists, or a checkpoint file (.safetensors)."""
     num_frames: int | Literal["auto"] = "auto"
     """auto: 8 to 48 frames of a video, chosen by motion, and up to 48 pictures. A number takes so many frames, evenly
-    spaced. With --fps, the largest number of frames."""
+    spaced. With --fps, the largest number of frames. With --cameras, auto takes every frame of a video of up to 48."""
     fps: float | None = None
     """Frame rate to sample a video at; for a folder of pictures, the rate at which they were taken."""
     start: float | None = None
@@ -90,10 +96,23 @@ class ReconstructOptions:
     intrinsics: str | None = None
     """Known intrinsics: fx,fy,cx,cy in pixels of the clip (the center of the first pixel is at .5), or a file with one
     such row for all frames or one for each."""
+    intrinsics_size: str | None = None
+    """Size WIDTHxHEIGHT of the pictures that --intrinsics refers to, if they are not those of the clip."""
     cameras: Path | None = None
-    """Known cameras: a TUM trajectory, a COLMAP folder, a transforms.json or a scene.npz."""
+    """Known cameras: a COLMAP folder, transforms.json, trajectory (TUM, EuRoC, KITTI, 4x4, npy) or scene.npz."""
+    cameras_by: Literal["auto", "name", "time", "number", "number-from-1", "order"] = "auto"
+    """How --cameras belong to frames; auto finds out and prints it, and refuses if it cannot tell."""
+    cameras_offset: float = 0.0
+    """Seconds to add to the times of --cameras, if their clock is not that of the clip."""
+    cameras_of: Literal["auto", "stored", "upright"] = "auto"
+    """For pictures that EXIF turns: whether --cameras are those of the stored or of the upright pictures. auto: stored,
+    as COLMAP sees them, unless width and height say otherwise."""
     depth: Path | None = None
-    """Known depth: an npz file with depths (time, height, width), or depths, pixels and frames of single points."""
+    """Known depth: a folder of maps (16-bit PNG or TIFF in mm, float TIFF, EXR, PFM, npy, npz), an npy or npz file with
+    depths (time, height, width), or an npz file with depths, pixels and frames of single points."""
+    depth_unit: float | None = None
+    """Factor from the stored values of --depth to meters or the unit of --cameras: 0.0002 for TUM, 0.00390625 for
+    KITTI. By default 0.001 for whole numbers and 1 for floats."""
     mask: Path | None = None
     """Pixels to ignore: a picture, or a folder of pictures, white at the sky, people, a car's hood ..."""
     distortion: str | None = None
@@ -120,8 +139,18 @@ class ReconstructOptions:
     def prior_files(self) -> "PriorFiles":
         """The files and values that give priors."""
         from recon4d.inference import PriorFiles
+        from recon4d.io.cameras.camera_file import CameraOptions
 
-        return PriorFiles(self.intrinsics, self.cameras, self.depth, self.mask, self.distortion)
+        return PriorFiles(
+            self.intrinsics,
+            self.cameras,
+            self.depth,
+            self.mask,
+            self.distortion,
+            None if self.intrinsics_size is None else _parse_size(self.intrinsics_size),
+            CameraOptions(self.cameras_by, self.cameras_offset, self.cameras_of),
+            self.depth_unit,
+        )
 
     @property
     def single_pass(self) -> "ReconstructConfig":
@@ -135,6 +164,29 @@ class ReconstructOptions:
             key_stride=self.key_stride,
         )
 
+    @cached_property
+    def inputs(self) -> "list[Path | tuple[Path, ...]]":
+        """The clips: a path each, or a single group of pictures if nothing else is given."""
+        from recon4d.io.clip_files import is_single_picture
+        from recon4d.io.photos import natural_order
+
+        paths = list(dict.fromkeys(self.clips))
+        if self.separate or len(paths) < 2:
+            return [*paths]
+        num_pictures = sum(map(is_single_picture, paths))
+        if num_pictures < len(paths):
+            if num_pictures > 1:
+                warnings.warn(
+                    f"{num_pictures} single pictures are clips of one frame each, because videos or folders are given "
+                    "too; give the pictures alone, or their folder, to make one clip of them",
+                    stacklevel=2,
+                )
+            return [*paths]
+        # A shell lists img10 before img2. Any other order is a person's.
+        if paths == sorted(paths, key=str):
+            paths.sort(key=lambda path: (str(path.parent), natural_order(path)))
+        return [tuple(paths)]
+
     def check(self) -> None:
         """Check that the options do not exclude each other.
 
@@ -143,9 +195,19 @@ class ReconstructOptions:
         """
         if not self.clips:
             raise UserError("give at least one clip: a video, a picture or a folder of pictures")
+        if self.intrinsics_size is not None:
+            _parse_size(self.intrinsics_size)
+            if self.intrinsics is None:
+                raise UserError("--intrinsics-size is the size of the pictures of --intrinsics; give these too")
+        if self.depth_unit is not None and self.depth is None:
+            raise UserError("--depth-unit is the unit of --depth; give this too")
+        if not math.isfinite(self.cameras_offset):
+            raise UserError(f"--cameras-offset is {self.cameras_offset}; wanted seconds")
+        if self.cameras is None and (self.cameras_by, self.cameras_offset, self.cameras_of) != ("auto", 0.0, "auto"):
+            raise UserError("--cameras-by, --cameras-offset and --cameras-of need --cameras")
         if self.long.is_enabled:
             self._check_long_clip()
-        if len(self.clips) > 1 and (self.cameras or self.depth or (self.mask and self.mask.is_dir())):
+        if len(self.inputs) > 1 and (self.cameras or self.depth or (self.mask and self.mask.is_dir())):
             raise UserError("--cameras, --depth and a folder as --mask describe a single clip; several were given")
 
     def settings(self, clip_name: str) -> dict[str, str | int | float | bool | list | None]:
@@ -157,8 +219,12 @@ class ReconstructOptions:
         Returns:
             All options that determine the content of the result: not the output folder.
         """
-        left_out = ("clips", "out", "overwrite", "long")
+        left_out = ("clips", "separate", "out", "overwrite", "long")
         values = {name: value for name, value in asdict(self).items() if name not in left_out}
+        # Options that earlier versions did not have are stored only if they are used.
+        for name in ("depth_unit", "intrinsics_size", "cameras_by", "cameras_offset", "cameras_of"):
+            if values[name] in (None, "auto", 0.0):
+                del values[name]
         plain = {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
         # How windows are aligned does not change their predictions, so a run may continue with other values of these.
         long = {"window": self.long.window, "overlap": self.long.overlap, "anchored": self.long.anchored}
@@ -178,6 +244,14 @@ class ReconstructOptions:
             raise UserError(f"{', '.join(given)}: cannot be combined with --window or --anchored")
         if self.long.loops and self.cameras is not None:
             raise UserError("--loops moves windows but --cameras fixes them; give only one of the two")
+
+
+def _parse_size(text: str) -> tuple[int, int]:
+    """Height and width from the text WIDTHxHEIGHT."""
+    found = re.fullmatch(r"\s*(\d{1,6})\s*[xX,]\s*(\d{1,6})\s*", text)
+    if found is None or not int(found[1]) or not int(found[2]):
+        raise UserError(f"--intrinsics-size is {text!r}; wanted WIDTHxHEIGHT in pixels, such as 1920x1080")
+    return int(found[2]), int(found[1])
 
 
 def spell_out_refine(arguments: Sequence[str]) -> list[str]:

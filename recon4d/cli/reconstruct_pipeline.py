@@ -5,10 +5,10 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from recon4d.cli.arguments import check_outside, find_device, find_kernel, find_model
-from recon4d.cli.formatting import describe_clip, describe_priors, describe_results
+from recon4d.cli.formatting import describe_clip, describe_input, describe_priors, describe_results
 from recon4d.cli.network_options import (
     choose_camera_source,
     chosen_reference_view,
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from recon4d.models import SceneModel
     from recon4d.records import Calibration, Clip, FeatureTracks, Scene
 
+    ClipPath = Path | tuple[Path, ...]
     Settings = dict[str, str | int | float | bool | list | None]
 
 LARGE_MODEL = 100_000_000
@@ -65,12 +66,16 @@ def prepare_model(options: ReconstructOptions, device_name: str) -> "SceneModel"
 
 
 def reconstruct_clip(
-    path: Path, out: Path, options: ReconstructOptions, settings: "Settings", load_model: Callable[[], "SceneModel"]
+    path: "ClipPath",
+    out: Path,
+    options: ReconstructOptions,
+    settings: "Settings",
+    load_model: Callable[[], "SceneModel"],
 ) -> int:
     """Reconstruct one clip in a single pass, or in parts if the options say so, and write a folder of results.
 
     Args:
-        path: A video, a picture or a folder of pictures.
+        path: A video, a picture or a folder of pictures, or several pictures.
         out: The folder to write.
         options: The options of the command.
         settings: Settings to store with the scene.
@@ -87,13 +92,14 @@ def reconstruct_clip(
     from recon4d.io import check_output_folder
 
     check_output_folder(out, options.overwrite)
-    check_outside(path, out)
+    for given in [path] if isinstance(path, Path) else path:
+        check_outside(given, out)
     with StageProgress(options.refine != "off") as progress:
         return _reconstruct_in_one_pass(path, out, options, settings, load_model, progress)
 
 
 def _reconstruct_in_one_pass(
-    path: Path,
+    path: "ClipPath",
     out: Path,
     options: ReconstructOptions,
     settings: "Settings",
@@ -104,7 +110,8 @@ def _reconstruct_in_one_pass(
 
     progress.start("reading")
     _check_optional_packages(options)
-    clip = _read_clip_with_priors(path, options, progress)
+    camera_report: list[str] = []
+    clip = _read_clip_with_priors(path, options, progress, camera_report)
     if options.colmap_intrinsics:
         clip = _with_colmap_intrinsics(clip, progress)
     progress.expect_frames(clip.num_frames)
@@ -135,7 +142,8 @@ def _reconstruct_in_one_pass(
 
     progress.start("writing")
     info = _scene_info(model, clip, calibration, settings)
-    info = replace(info, refinement=None if refinement is None else refinement.summary)
+    summary = None if refinement is None else refinement.summary
+    info = replace(info, refinement=summary, camera_report=tuple(camera_report))
     with atomic_folder(out, options.overwrite) as folder:
         write_results(folder, clip, scene, info)
     progress.print(describe_results(out, scene))
@@ -150,16 +158,34 @@ def _check_optional_packages(options: ReconstructOptions) -> None:
         load_pycolmap()
 
 
-def _read_clip_with_priors(path: Path, options: ReconstructOptions, progress: StageProgress) -> "Clip":
+def _read_clip_with_priors(
+    path: "ClipPath", options: ReconstructOptions, progress: StageProgress, camera_report: list[str]
+) -> "Clip":
+    """Read a clip and its priors; what was read of cameras is printed and added to `camera_report`."""
     from recon4d.inference import with_prior_files
     from recon4d.io import read_clip
 
-    clip = read_clip(path, options.num_frames, options.fps, options.start, options.stop, options.keep_cuts)
-    progress.print(describe_clip(path, clip, options.fps))
-    clip = with_prior_files(clip, options.prior_files)
+    num_frames = _num_frames(path, options)
+    clip = read_clip(path, num_frames, options.fps, options.start, options.stop, options.keep_cuts)
+    progress.print(describe_clip(describe_input(path), clip, options.fps))
+    clip = with_prior_files(clip, options.prior_files, camera_report.append)
+    for line in camera_report:
+        progress.print(line)
     if clip.priors is not None:
         progress.print(describe_priors(clip.priors))
     return clip
+
+
+def _num_frames(path: "ClipPath", options: ReconstructOptions) -> int | Literal["auto"] | None:
+    """The number of frames to read: all frames of a short video if cameras are known, because each camera counts."""
+    if options.cameras is None or options.num_frames != "auto" or not isinstance(path, Path) or path.is_dir():
+        return options.num_frames
+    from recon4d.io.cameras.pairing import count_frames
+    from recon4d.io.motion import MAX_AUTO_FRAMES
+    from recon4d.records import ClipSource
+
+    total = count_frames(ClipSource(str(path), (), ()))
+    return None if total is not None and total <= MAX_AUTO_FRAMES else "auto"
 
 
 def _with_colmap_intrinsics(clip: "Clip", progress: StageProgress) -> "Clip":
@@ -233,7 +259,11 @@ def _scene_info(
 
 
 def _reconstruct_in_parts(
-    path: Path, out: Path, options: ReconstructOptions, settings: "Settings", load_model: Callable[[], "SceneModel"]
+    path: "ClipPath",
+    out: Path,
+    options: ReconstructOptions,
+    settings: "Settings",
+    load_model: Callable[[], "SceneModel"],
 ) -> int:
     """Reconstruct a clip of any length; the same call continues a run that was stopped."""
     import torch
@@ -241,15 +271,19 @@ def _reconstruct_in_parts(
     from recon4d.inference import long_clip_with_prior_files
     from recon4d.io.long_clips import open_long_clip
 
-    check_outside(path, out)
+    for given in [path] if isinstance(path, Path) else path:
+        check_outside(given, out)
     clip = open_long_clip(path, options.fps, options.start, options.stop)
-    clip = long_clip_with_prior_files(clip, options.prior_files)
+    camera_report: list[str] = []
+    clip = long_clip_with_prior_files(clip, options.prior_files, camera_report.append)
+    for line in camera_report:
+        print(line)
     if options.prior_files.has_any:
         print(_describe_long_priors(clip))
     if options.refine == "auto":
         print(f"cameras are as predicted: {LONG_CLIP_REASON}")
     model = load_model()
-    info = _scene_info(model, clip, model.calibration, settings)
+    info = replace(_scene_info(model, clip, model.calibration, settings), camera_report=tuple(camera_report))
     started = time.perf_counter()
     with chosen_reference_view(model, options, torch.tensor(clip.times)):
         index = _run_windows(model, clip, out, options, info)

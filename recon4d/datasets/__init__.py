@@ -10,6 +10,7 @@ from recon4d.datasets.readers.colmap import ColmapModels
 from recon4d.datasets.readers.dynamic_replica import DynamicReplica
 from recon4d.datasets.readers.kubric import Kubric
 from recon4d.datasets.readers.kubric_tracks import KubricTracks
+from recon4d.datasets.readers.nerfstudio import NerfstudioFolders
 from recon4d.datasets.readers.point_odyssey import PointOdyssey
 from recon4d.datasets.readers.seven_scenes import SevenScenes
 from recon4d.datasets.readers.sintel import Sintel
@@ -39,6 +40,7 @@ __all__ = [
     "Kubric",
     "KubricTracks",
     "Mixture",
+    "NerfstudioFolders",
     "PointOdyssey",
     "PreprocessedSource",
     "Sample",
@@ -82,5 +84,6 @@ DATASETS: dict[str, type[SequenceDataset]] = {
     "7-scenes": SevenScenes,
     "folder": CameraFolder,
     "colmap": ColmapModels,
+    "nerfstudio": NerfstudioFolders,
 }
 """Readers of the data sets on disk, by the names used on the command line and in configurations."""

@@ -11,6 +11,7 @@ from recon4d.datasets import (
     DynamicReplica,
     Kubric,
     KubricTracks,
+    NerfstudioFolders,
     PointOdyssey,
     Sample,
     SequenceDataset,
@@ -196,5 +197,6 @@ DATA_SETS: dict[str, _DataSet] = {
     "7-scenes": _DataSet(_open_seven_scenes, num_frames=64, stride=200, protocols=("multiview-points",)),
     "folder": _DataSet(lambda root, config: CameraFolder(root), num_frames=64),
     "colmap": _DataSet(lambda root, config: ColmapModels(root), num_frames=64),
+    "nerfstudio": _DataSet(lambda root, config: NerfstudioFolders(root), num_frames=64),
 }
 """Benchmarks that read a data set from disk, by name."""

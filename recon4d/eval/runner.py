@@ -54,13 +54,16 @@ def evaluate(
         The results of all clips, in every process.
 
     Raises:
-        UserError: If two methods have the same name, or `out` cannot be written.
+        UserError: If two methods have the same name, `out` cannot be written, or the benchmark has no clip whose
+            ground truth can be read.
     """
     from tqdm import tqdm
 
     names = [method.name for method in methods]
     if len(set(names)) < len(names):
         raise UserError(f"methods need different names, given {', '.join(names)}")
+    if not benchmark.clips:
+        raise UserError(f"benchmark {benchmark.name} has no clips; wanted at least one")
     _check_writable(out)
     processes = processes or start_processes()
     own_clips = benchmark.clips[processes.rank :: processes.count]
@@ -122,6 +125,11 @@ def _collect(benchmark: Benchmark, methods: list[str], out: Path) -> Evaluation:
         for clip in benchmark.clips
         if clip not in unreadable
     ]
+    if len(unreadable) == len(benchmark.clips):
+        reason = json.loads(_scores_file(out, "unreadable", unreadable[0]).read_text())
+        count = f"none of the {len(unreadable)} clips" if len(unreadable) > 1 else "the only clip"
+        verb = "can" if len(unreadable) > 1 else "cannot"
+        raise UserError(f"{count} of {benchmark.name} {verb} be read: {reason}")
     reasons = tuple(json.loads(_scores_file(out, "unreadable", clip).read_text()) for clip in unreadable)
     return Evaluation(benchmark, tuple(results), reasons)
 

@@ -1,20 +1,24 @@
 """Priors of a clip from files and text: intrinsics, cameras, depth, masks and lens distortion."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from recon4d.errors import UserError
+from recon4d.io.cameras.camera_file import CameraOptions
 from recon4d.io.cameras.camera_files import read_camera_file
 from recon4d.io.cameras.intrinsics import read_intrinsics
+from recon4d.io.cameras.lenses import MAX_COEFFICIENT, Lens, brown_lens
 from recon4d.io.depth_priors import read_depth_priors
 from recon4d.io.long_clips import LongClip
 from recon4d.io.masks import mask_reader, read_masks
 from recon4d.io.undistortion import undistort, undistort_long_clip
 from recon4d.records import Clip, Priors
+
+NO_OPTIONS = CameraOptions()
+"""Cameras are paired as their file and the clip tell."""
 
 
 @dataclass(frozen=True)
@@ -24,22 +28,29 @@ class PriorFiles:
     intrinsics: str | None = None
     """``fx,fy,cx,cy`` in pixels, or the path of a file (`read_intrinsics`). Overrides the intrinsics of `cameras`."""
     cameras: Path | None = None
-    """A TUM trajectory, COLMAP folder, transforms.json or scene.npz (`read_camera_file`)."""
+    """A file or folder of cameras of any supported format (`read_camera_file`)."""
     depth: Path | None = None
-    """An npz file with depth at some or all pixels (`read_depth_priors`)."""
+    """A folder of depth maps, or a file with depth at some or all pixels (`read_depth_priors`)."""
     mask: Path | None = None
     """An image or a folder of images, white where the clip is to be ignored (`read_masks`)."""
     distortion: str | None = None
     """Distortion coefficients ``k1,k2,p1,p2`` or ``k1,k2,p1,p2,k3`` (Brown-Conrady, as in OpenCV). Overrides the
     distortion of `cameras`."""
+    intrinsics_size: tuple[int, int] | None = None
+    """Height and width of the pictures that `intrinsics` refers to. None is the size of the clip."""
+    camera_options: CameraOptions = NO_OPTIONS
+    """How `cameras` are assigned to frames."""
+    depth_unit: float | None = None
+    """Factor from the stored values of `depth` to the unit of length. None is 0.001 (millimeters) for maps of whole
+    numbers, and 1 for others."""
 
     @property
     def has_any(self) -> bool:
         """Whether any prior is given."""
-        return self != PriorFiles()
+        return any((self.intrinsics, self.cameras, self.depth, self.mask, self.distortion))
 
 
-def with_prior_files(clip: Clip, files: PriorFiles) -> Clip:
+def with_prior_files(clip: Clip, files: PriorFiles, report: Callable[[str], None] | None = None) -> Clip:
     """Add priors from files to a clip.
 
     If there is lens distortion, it is removed from images, masks and depth; size and intrinsics stay the same. Given
@@ -48,6 +59,8 @@ def with_prior_files(clip: Clip, files: PriorFiles) -> Clip:
     Args:
         clip: The clip.
         files: Sources of the priors.
+        report: Called with lines that say what was read, its format and unit, and how cameras and frames were paired.
+            None is silent.
 
     Returns:
         The clip with priors; `clip` itself if no prior is given.
@@ -57,22 +70,28 @@ def with_prior_files(clip: Clip, files: PriorFiles) -> Clip:
     """
     if not files.has_any:
         return clip
-    priors, distortion = _camera_priors(clip, files)
+    priors, lenses = _camera_priors(clip, files, report)
     if files.depth is not None:
-        priors = replace(priors, depths=read_depth_priors(files.depth, clip))
+        known = read_depth_priors(files.depth, clip, files.depth_unit)
+        priors = replace(priors, depths=known.depths)
+        if report is not None:
+            report(known.report)
     if files.mask is not None:
         priors = replace(priors, ignore=read_masks(files.mask, clip))
     clip = replace(clip, priors=priors)
-    return clip if distortion is None else undistort(clip, distortion)
+    return clip if lenses is None else undistort(clip, lenses)
 
 
-def long_clip_with_prior_files(long_clip: LongClip, files: PriorFiles) -> LongClip:
+def long_clip_with_prior_files(
+    long_clip: LongClip, files: PriorFiles, report: Callable[[str], None] | None = None
+) -> LongClip:
     """Add priors from files to a long clip. Masks are read and distortion is removed as the frames are read.
 
     Args:
         long_clip: The clip.
         files: Sources of the priors; see `with_prior_files`. Depth is not supported, since the maps of all frames do
             not fit into memory.
+        report: As for `with_prior_files`.
 
     Returns:
         The clip with priors; `long_clip` itself if no prior is given.
@@ -85,39 +104,71 @@ def long_clip_with_prior_files(long_clip: LongClip, files: PriorFiles) -> LongCl
     if files.depth is not None:
         raise UserError("depth priors are not supported for long clips; reconstruct the clip in a single pass")
     placeholder = long_clip.placeholder_clip
-    priors, distortion = _camera_priors(placeholder, files)
+    priors, lenses = _camera_priors(placeholder, files, report)
     ignore = long_clip.ignore if files.mask is None else mask_reader(files.mask, placeholder)
     long_clip = replace(long_clip, priors=priors, ignore=ignore)
-    return long_clip if distortion is None else undistort_long_clip(long_clip, distortion)
+    return long_clip if lenses is None else undistort_long_clip(long_clip, lenses)
 
 
-def _camera_priors(clip: Clip, files: PriorFiles) -> tuple[Priors, Float[Tensor, "time 5"] | None]:
-    """Read cameras and intrinsics, and the lens distortion of each frame if there is any."""
+def _camera_priors(
+    clip: Clip, files: PriorFiles, report: Callable[[str], None] | None
+) -> tuple[Priors, tuple[Lens, ...] | None]:
+    """Read cameras and intrinsics, and the lens of each frame if there is distortion to remove."""
     priors = Priors.unknown(clip.num_frames) if clip.priors is None else clip.priors
-    distortion = None
+    lenses, lines = None, []
     if files.cameras is not None:
-        cameras = read_camera_file(files.cameras)
-        priors = replace(priors, world_from_cam=cameras.frame_poses(clip))
-        if files.intrinsics is None and (intrinsics := cameras.frame_intrinsics(clip)) is not None:
-            priors, distortion = replace(priors, intrinsics=intrinsics), cameras.frame_distortion(clip)
+        cameras = read_camera_file(files.cameras).for_clip(clip, files.camera_options)
+        priors = replace(priors, world_from_cam=cameras.world_from_cam)
+        if files.intrinsics is None and cameras.intrinsics is not None:
+            priors, lenses = replace(priors, intrinsics=cameras.intrinsics), cameras.lenses
+        lines += cameras.report
     if files.intrinsics is not None:
-        priors = replace(priors, intrinsics=read_intrinsics(files.intrinsics, clip.num_frames))
+        given = read_intrinsics(files.intrinsics, clip, files.intrinsics_size)
+        priors = replace(priors, intrinsics=given.matrices)
+        lenses = None if given.lens is None else (given.lens,) * clip.num_frames
+        lines += [
+            *given.report,
+            *([] if given.lens is None else [f"intrinsics: lens {given.lens.describe()}, undistorted"]),
+        ]
     if files.distortion is not None:
-        distortion = _parse_distortion(files.distortion).expand(clip.num_frames, 5)
-    if distortion is not None and not priors.intrinsics.isfinite().all():
-        count = int(priors.intrinsics.isfinite().all(dim=(1, 2)).sum())
+        lens = _parse_distortion(files.distortion)
+        lenses = None if lens.is_pinhole else (lens,) * clip.num_frames
+        lines.append(f"distortion: lens {lens.describe()}{'' if lens.is_pinhole else ', undistorted'}")
+        _check_intrinsics(priors, "give intrinsics too")
+    if report is not None:
+        for line in lines:
+            report(line)
+    # A frame without a camera of a file that has one lens was taken with it too.
+    if lenses is not None and not priors.intrinsics.isfinite().all():
+        priors, lenses = _with_the_common_lens(priors, lenses)
+    return priors, lenses
+
+
+def _with_the_common_lens(priors: Priors, lenses: tuple[Lens, ...]) -> tuple[Priors, tuple[Lens, ...]]:
+    """Give frames without intrinsics those of the others, if all of these are the same."""
+    is_known = priors.intrinsics.isfinite().all(dim=(1, 2))
+    known = priors.intrinsics[is_known]
+    common = {lens for lens, has_lens in zip(lenses, is_known.tolist(), strict=True) if has_lens}
+    if len(common) != 1 or not torch.equal(known, known[:1].expand_as(known)):
+        _check_intrinsics(priors, "give intrinsics too, or leave out the frames without a camera")
+    return replace(priors, intrinsics=known[:1].expand_as(priors.intrinsics).clone()), (next(iter(common)),) * len(
+        lenses
+    )
+
+
+def _check_intrinsics(priors: Priors, remedy: str) -> None:
+    if not priors.intrinsics.isfinite().all():
+        count, total = int(priors.intrinsics.isfinite().all(dim=(1, 2)).sum()), len(priors.intrinsics)
         raise UserError(
-            f"lens distortion needs the intrinsics of every frame, and {count} of {clip.num_frames} frames have them; "
-            "give intrinsics too"
+            f"lens distortion needs the intrinsics of every frame, and {count} of {total} frames have them; {remedy}"
         )
-    return priors, distortion
 
 
-def _parse_distortion(text: str) -> Float[Tensor, "5"]:
+def _parse_distortion(text: str) -> Lens:
     try:
-        values = torch.tensor([float(number) for number in text.split(",")])
+        values = torch.tensor([float(number) for number in text.split(",")], dtype=torch.float64)
     except ValueError:  # raised by float()
         values = torch.zeros(0)
-    if len(values) not in (4, 5) or not values.isfinite().all():
+    if len(values) not in (4, 5) or not (values.abs() <= MAX_COEFFICIENT).all():
         raise UserError(f"distortion is {text!r}; expected k1,k2,p1,p2 or k1,k2,p1,p2,k3")
-    return torch.nn.functional.pad(values, (0, 5 - len(values)))
+    return brown_lens(torch.nn.functional.pad(values, (0, 5 - len(values))))

@@ -30,9 +30,9 @@ def apply_priors(scene: Scene, priors: Priors | None, camera_scale: CameraScale 
     """Replace predicted quantities of a scene by the given ones.
 
     - Given intrinsics replace the predicted ones. Each point keeps its pixel and its z.
-    - Given cameras replace the predicted ones, relative to the first camera. A camera that is not given keeps its
-      predicted pose relative to the nearest given frame (by number). Points and tracks at each time follow the camera
-      of that time.
+    - Given cameras replace the predicted ones, relative to the first camera. A camera that is not given, the first
+      included, keeps its predicted pose relative to the nearest given frame (by number). Points and tracks at each time
+      follow the camera of that time.
     - The unit is that of the given depth: the scale is the median of given over predicted depth. Without depth it is
       that of the given cameras: the scale s minimizes the sum of |predicted distance - given distance / s| over all
       pairs of cameras, which tolerates a quarter of wrong predictions. If neither determines a scale, as for a static
@@ -57,8 +57,8 @@ def apply_priors(scene: Scene, priors: Priors | None, camera_scale: CameraScale 
     scale = _scale_from_depth(scene, priors.depths)
     if not (has_intrinsics.any() or has_camera.any() or scale is not None):
         return scene
-    given = _relative_to_first(priors.world_from_cam)
-    if scale is None and has_camera.any():
+    given = _relative_to(priors.world_from_cam, int(has_camera.nonzero()[0])) if has_camera.any() else None
+    if scale is None and given is not None:
         scale = _scale_from_cameras(scene, given, has_camera, camera_scale)
     if scale is not None:
         scene = scene.transformed(_scaling(scale).to(scene.depths))
@@ -67,18 +67,20 @@ def apply_priors(scene: Scene, priors: Priors | None, camera_scale: CameraScale 
     if has_intrinsics.any():
         intrinsics = torch.where(has_intrinsics[:, None, None], priors.intrinsics, cameras.intrinsics)
         cameras = replace(cameras, intrinsics=intrinsics.to(cameras.intrinsics))
-    if has_camera.any():
+    if given is not None:
         world_from_cam = fill_missing_cameras(cameras.world_from_cam.double(), given, has_camera)
+        if not has_camera[0]:
+            world_from_cam = _relative_to(world_from_cam, 0)
         cameras = replace(cameras, world_from_cam=world_from_cam.to(cameras.world_from_cam))
     return scene if cameras is scene.cameras else scene.with_cameras(cameras)
 
 
-def _relative_to_first(world_from_cam: Float[Tensor, "time 4 4"]) -> Float[Tensor, "time 4 4"]:
-    """Transform cameras to the frame of the first, in float64; the first is exactly the identity."""
+def _relative_to(world_from_cam: Float[Tensor, "time 4 4"], frame: int) -> Float[Tensor, "time 4 4"]:
+    """Transform cameras to the frame of one of them, in float64; that one is exactly the identity."""
     world_from_cam = world_from_cam.double()
-    first_from_cam = invert(world_from_cam[0]) @ world_from_cam
-    first_from_cam[0] = torch.where(world_from_cam[0].isfinite(), torch.eye(4).double(), torch.nan)
-    return first_from_cam
+    relative = invert(world_from_cam[frame]) @ world_from_cam
+    relative[frame] = torch.eye(4)
+    return relative
 
 
 def _scale_from_depth(scene: Scene, given: Float[Tensor, "time height width"] | None) -> float | None:

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -18,6 +19,7 @@ from recon4d.heads import TrackHead
 from recon4d.heads.camera_base import PRIOR_FIELD_OF_VIEW
 from recon4d.inference.camera_alignment import similarity_scale_to_cameras
 from recon4d.inference.priors import CameraScale, apply_priors
+from recon4d.io.clips import ClipInput, names_files, read_clip
 from recon4d.io.long_clips import LongClip
 from recon4d.layers import attention_kernel, set_attention_kernel
 from recon4d.models import (
@@ -78,7 +80,10 @@ class ReconstructConfig:
 
 
 def reconstruct(
-    model: SceneModel, clip: Clip, config: ReconstructConfig = ReconstructConfig(), refine: bool = False
+    model: SceneModel | str | Path,
+    clip: Clip | ClipInput,
+    config: ReconstructConfig = ReconstructConfig(),
+    refine: bool = False,
 ) -> Scene:
     """Reconstruct a clip in a single forward pass on the device of the model. The result is deterministic.
 
@@ -87,8 +92,10 @@ def reconstruct(
     ``clip.priors.ignore``.
 
     Args:
-        model: The network.
-        clip: A clip of at most `MAX_FRAMES` frames, without batch axes.
+        model: The network; or the name of a model or a checkpoint file, which is loaded, to the GPU if there is one.
+        clip: A clip of at most `MAX_FRAMES` frames, without batch axes; or a path, which
+            `recon4d.read_clip` reads with its default number of frames; or images in memory, such as an array of shape
+            (time, height, width, 3), as `recon4d.Clip.from_images` takes them.
         config: How the clip is processed.
         refine: Whether to refine cameras and depth with the images (`recon4d.refine_clip`). The scene stays as
             predicted if the images do not improve it. If lens distortion is found, the scene is that of undistorted
@@ -103,6 +110,7 @@ def reconstruct(
             of the clip do not allow refinement. The message says what to change.
         ValueError: If the clip has batch axes.
     """
+    model, clip = _as_model(model), _as_clip(clip)
     if refine:
         from recon4d.refine import has_camera_priors, refine_clip
 
@@ -115,7 +123,7 @@ def reconstruct(
 
 
 def reconstruct_and_match(
-    model: SceneModel, clip: Clip, config: ReconstructConfig = ReconstructConfig()
+    model: SceneModel | str | Path, clip: Clip | ClipInput, config: ReconstructConfig = ReconstructConfig()
 ) -> tuple[Scene, FeatureTracks]:
     """Reconstruct a clip and return feature matches of static points as well, which `recon4d.refine` needs.
 
@@ -123,8 +131,9 @@ def reconstruct_and_match(
     those of `GUIDE_MODEL`, which runs on the same clip.
 
     Args:
-        model: The network.
-        clip: A clip, as for `reconstruct`.
+        model: A model, as for `reconstruct`.
+        clip: A clip, a path or images in memory, such as an array of shape (time, height, width, 3), as for
+            `reconstruct`.
         config: How the clip is processed.
 
     Returns:
@@ -134,6 +143,7 @@ def reconstruct_and_match(
         UserError: As for `reconstruct`.
         ValueError: As for `reconstruct`.
     """
+    model, clip = _as_model(model), _as_clip(clip)
     if config.anchors and not predicts_dense_tracks(model):
         _check_tracker_size(model, clip, config)
     if not _can_match(model, clip, config):
@@ -143,6 +153,24 @@ def reconstruct_and_match(
     scene, tracks = _run(model, clip, config, lambda outputs: match_feature_tracks(model, outputs))
     assert tracks is not None
     return scene, tracks
+
+
+def _as_model(model: SceneModel | str | Path) -> SceneModel:
+    """Load a model that is given by its name or file."""
+    if isinstance(model, str | Path):
+        from recon4d.zoo import find_model
+
+        return find_model(model).to("cuda" if torch.cuda.is_available() else "cpu")
+    if not isinstance(model, SceneModel):
+        raise UserError(f"model is a {type(model).__name__}; wanted a Model, the name of one or a checkpoint file")
+    return model
+
+
+def _as_clip(clip: Clip | ClipInput) -> Clip:
+    """Read a clip that is given by its path, or create it from images."""
+    if isinstance(clip, Clip):
+        return clip
+    return read_clip(clip) if names_files(clip) else Clip.from_images(clip)
 
 
 def _can_match(model: SceneModel, clip: Clip, config: ReconstructConfig) -> bool:
@@ -333,17 +361,6 @@ def _check(clip: Clip, config: ReconstructConfig) -> None:
         )
     if config.processing_size is not None and config.processing_size < MIN_SIDE:
         raise UserError(f"the processing size is {config.processing_size} pixels; it must be at least {MIN_SIDE}")
-    if clip.priors is not None:
-        _check_given_cameras(clip.priors)
-
-
-def _check_given_cameras(priors: Priors) -> None:
-    is_given = torch.isfinite(priors.world_from_cam).flatten(-2).all(dim=-1)
-    if is_given.any() and not is_given[0]:
-        raise UserError(
-            "cameras are given for some frames but not for the first, to which all others are relative; start the clip "
-            "at a frame with a camera"
-        )
 
 
 def runs_in_bfloat16(precision: Precision, device: torch.device) -> bool:

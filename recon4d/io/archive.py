@@ -38,6 +38,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from recon4d.errors import UserError
+from recon4d.io.checked_cameras import camera_problem
 from recon4d.io.npz_arrays import ArrayHeader, check_arrays, load_arrays, load_headers, save_arrays
 from recon4d.io.scene_info import SceneInfo
 from recon4d.records import Cameras, Scene, Tracks
@@ -45,6 +46,11 @@ from recon4d.records import Cameras, Scene, Tracks
 SCENE_FILE_NAME = "scene.npz"
 FRAMES_FOLDER_NAME = "frames"
 """Name of the folder beside the archive that holds the pictures of the frames."""
+
+WORK_FOLDER_NAME = "windows"
+"""Name of the folder in which a run over a long clip keeps finished steps until it ends."""
+RUN_FILE_NAME = "run.json"
+"""Name of the file in the work folder that describes the run."""
 
 # Key in the archive -> field of the record. Keys are part of the file format and never change.
 _SCENE_KEYS = {
@@ -119,7 +125,7 @@ def save_scene(
 
 
 def load_scene(path: str | Path) -> Scene:
-    """Read the scene of an archive, bit for bit as it was saved.
+    """Read the scene of an archive, bit for bit as it was saved. Values of different precisions get the highest one.
 
     Args:
         path: The file, or the folder that holds a ``scene.npz``.
@@ -128,17 +134,21 @@ def load_scene(path: str | Path) -> Scene:
         The scene on the CPU.
 
     Raises:
-        UserError: If the file is missing, damaged, of a newer format or not a scene, or cannot be read.
+        UserError: If the file is missing, damaged, of a newer format or not a scene, if it cannot be read, or if a
+            camera is invalid. Unknown cameras (NaN) are valid.
     """
     arrays = _load(path, [*REQUIRED, *_TRACK_KEYS, _DISTORTION_KEY], REQUIRED)
     tracks = Tracks(**_tensors(arrays, _TRACK_KEYS)) if _TRACK_KEYS.keys() <= arrays.keys() else None
     distortion = torch.from_numpy(arrays[_DISTORTION_KEY]) if _DISTORTION_KEY in arrays else None
-    return Scene(
-        cameras=Cameras(**_tensors(arrays, _CAMERA_KEYS)),
+    scene = Scene(
+        cameras=_cameras(path, arrays),
         tracks=tracks,
         distortion=distortion,
         **_tensors(arrays, _SCENE_KEYS),
     )
+    # Files of other programs may mix precisions, which operations on scenes do not.
+    dtypes = {tensor.dtype for tensor in _named_tensors(scene).values() if tensor.is_floating_point()}
+    return scene if len(dtypes) == 1 else scene.to(dtype=max(dtypes, key=lambda dtype: dtype.itemsize))
 
 
 def load_scene_info(path: str | Path) -> SceneInfo:
@@ -184,7 +194,7 @@ def load_cameras(path: str | Path) -> Cameras:
         UserError: As for `load_scene`.
     """
     names = ["info", *_CAMERA_KEYS]
-    return Cameras(**_tensors(_load(path, names, names), _CAMERA_KEYS))
+    return _cameras(path, _load(path, names, names))
 
 
 def scene_size(path: str | Path) -> tuple[int, int]:
@@ -241,6 +251,7 @@ def _load(path: str | Path, names: Sequence[str], required: Sequence[str]) -> di
     """The arrays `names` of an archive; all `required` are present, with suitable types, shapes and info."""
     file = _scene_file(path)
     if not file.exists():
+        check_run_has_ended(file.parent)
         raise UserError(f"{file} does not exist; wanted a {SCENE_FILE_NAME} or the folder that holds one")
     arrays = load_arrays(file, names)
     try:
@@ -249,6 +260,24 @@ def _load(path: str | Path, names: Sequence[str], required: Sequence[str]) -> di
     except UserError as error:
         raise UserError(f"cannot read {file} as a scene: {error}") from error
     return arrays
+
+
+def check_run_has_ended(folder: Path) -> None:
+    """Refuse the folder of a run over a long clip that was stopped before its end.
+
+    Args:
+        folder: A folder without results.
+
+    Raises:
+        UserError: If a run in windows, or paired with an anchor, has begun in it.
+    """
+    if not (folder / WORK_FOLDER_NAME / RUN_FILE_NAME).is_file():
+        return
+    count = len(list((folder / FRAMES_FOLDER_NAME).glob("*.npz")))
+    raise UserError(
+        f"{folder}: its run has not ended ({count} frames are written so far); the reconstruct command that began it "
+        "continues it"
+    )
 
 
 def check_scene_arrays(
@@ -265,6 +294,14 @@ def check_scene_arrays(
     """
     track_names = _TRACK_KEYS if arrays.keys() & _TRACK_KEYS.keys() else ()
     check_arrays(arrays, SHAPES, [*required, *track_names], integers=["tracks_anchors"])
+
+
+def _cameras(path: str | Path, arrays: Mapping[str, np.ndarray]) -> Cameras:
+    cameras = Cameras(**_tensors(arrays, _CAMERA_KEYS))
+    problem = camera_problem(cameras.world_from_cam, cameras.intrinsics, allow_unknown=True)
+    if problem is not None:
+        raise UserError(f"cannot read {_scene_file(path)} as a scene: it {problem}")
+    return cameras
 
 
 def _tensors(arrays: Mapping[str, np.ndarray], keys: Mapping[str, str]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Checked access to the values of annotation files: JSON, arrays of numbers, rigid transforms."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,11 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from recon4d.errors import DataError
-from recon4d.geometry import nearest_rotation, rigid
+from recon4d.io.checked_cameras import camera_problem, checked_cameras
 from recon4d.io.file_errors import data_errors
 
-ROTATION_TOLERANCE = 1e-2
-"""Largest deviation of an entry of a stored rotation from the nearest rotation matrix. Hand-tuned."""
+MAX_NUMBER = 3e38
+"""Largest magnitude of a number that float32 can represent."""
 
 
 def read_json(sequence: str, path: Path) -> Any:
@@ -23,7 +23,7 @@ def read_json(sequence: str, path: Path) -> Any:
 
     Args:
         sequence: The sequence that the file belongs to, for the message.
-        path: The file, in UTF-8.
+        path: The file, in UTF-8 with or without a byte order mark.
 
     Returns:
         Dictionaries, lists and plain values.
@@ -32,7 +32,7 @@ def read_json(sequence: str, path: Path) -> Any:
         DataError: If the file is missing or damaged.
     """
     with data_errors(sequence, path):
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8-sig"))
 
 
 def get_entry(sequence: str, file: str, record: Any, *keys: str) -> Any:
@@ -70,17 +70,19 @@ def parse_numbers(sequence: str, file: str, values: Any, shape: tuple[int | None
         float64 tensor of that shape.
 
     Raises:
-        DataError: If the values are not numbers, not finite or of another shape.
+        DataError: If the values are not numbers, not finite, too large for float32 or of another shape.
     """
     try:
         array = np.array(values, dtype=np.float64)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise DataError(sequence, file, f"holds no array of numbers of shape {_format_shape(shape)}") from error
     fits = array.ndim == len(shape) and all(w in (None, n) for n, w in zip(array.shape, shape, strict=True))
     if not fits:
         raise DataError(sequence, file, f"holds numbers of shape {array.shape}, wanted {_format_shape(shape)}")
     if not np.isfinite(array).all():
         raise DataError(sequence, file, "holds numbers that are not finite")
+    if array.size and np.abs(array).max() > MAX_NUMBER:
+        raise DataError(sequence, file, f"holds a number above {MAX_NUMBER:g}")
     return torch.from_numpy(array)
 
 
@@ -97,15 +99,28 @@ def parse_rigid_matrices(sequence: str, file: str, values: Any, count: int) -> F
         float64 tensor of shape (count, 4, 4).
 
     Raises:
-        DataError: If a matrix differs from a rigid transform by more than `ROTATION_TOLERANCE`, or as `parse_numbers`.
+        DataError: If a matrix is not that of a camera (`camera_problem`), or as `parse_numbers`.
     """
     matrices = parse_numbers(sequence, file, values, (count, 4, 4))
-    rotations = nearest_rotation(matrices[:, :3, :3])
-    last_row = matrices.new_tensor([0.0, 0.0, 0.0, 1.0])
-    wrong = torch.maximum((rotations - matrices[:, :3, :3]).abs().amax(), (matrices[:, 3] - last_row).abs().amax())
-    if wrong > ROTATION_TOLERANCE:
-        raise DataError(sequence, file, "holds a camera whose matrix is not a rotation and a translation")
-    return rigid(rotations, matrices[:, :3, 3])
+    problem = camera_problem(matrices)
+    if problem is not None:
+        raise DataError(sequence, file, problem)
+    return checked_cameras(file, matrices)
+
+
+def parse_floats(words: Sequence[str]) -> list[float] | None:
+    """Convert words to floats.
+
+    Args:
+        words: Numbers as text.
+
+    Returns:
+        The numbers, or None if a word is not a number.
+    """
+    try:
+        return [float(word) for word in words]
+    except ValueError:
+        return None
 
 
 def pinhole_matrix(focal_x: float, focal_y: float, center_x: float, center_y: float) -> Float64[Tensor, "3 3"]:

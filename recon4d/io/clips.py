@@ -1,29 +1,34 @@
-"""Reading of clips: a video, a folder of pictures or a list of them becomes a `Clip`."""
+"""Reading of clips: a video, an animation, a folder of pictures or a list of them becomes a `Clip`."""
 
 import math
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
 from recon4d.errors import UserError
+from recon4d.io.animations import Animation, read_animation
+from recon4d.io.clip_files import ClipFiles, find_clip_files
 from recon4d.io.frame_selection import check_selection, select_at_rate, select_evenly, select_range
 from recon4d.io.motion import MAX_AUTO_FRAMES, Cuts, MotionScan, max_scan_packets
-from recon4d.io.photos import PHOTO_SUFFIXES, list_clip_photos, read_photo
+from recon4d.io.photos import read_photo
 from recon4d.io.videos import ScannedVideo, read_frames, use_video
 from recon4d.records import Clip, ClipSource
 
+ClipInput = str | Path | Sequence[str | Path] | np.ndarray | Tensor | Sequence[np.ndarray] | Sequence[Tensor]
+"""What `read_clip` reads: files, or images in memory as `Clip.from_images` takes them."""
 DEFAULT_NUM_FRAMES = 16
 """Number of frames of a clip unless given. Hand-tuned: one pass over them fits common GPUs."""
 
 
 def read_clip(
-    path: str | Path | Sequence[str | Path],
+    path: ClipInput,
     num_frames: int | Literal["auto"] | None = DEFAULT_NUM_FRAMES,
     fps: float | None = None,
     start: float | None = None,
@@ -35,6 +40,8 @@ def read_clip(
     Without `fps`, frames are evenly distributed in time over [start, stop], the first and the last frame of that range
     included. With `fps`, the frames of a video nearest to start, start + 1 / fps, ... are taken instead. Pictures have
     no times (NaN). Given `fps`, they are a sequence taken at that rate: they have times, and `start` and `stop` apply.
+    Animations with times are treated as videos, others as pictures. Files that are passed over in a folder are named in
+    a warning.
 
     With ``num_frames="auto"``, 8 to 48 frames of a video are chosen by motion, so that neighbors have about two thirds
     of their corners in common: many in fast motion, few if the camera stands still. `Clip.source.selection` tells the
@@ -42,10 +49,11 @@ def read_clip(
     frames, cuts are searched for only as far as that adds little to the time of reading.
 
     Args:
-        path: A video file, a picture file, a folder of pictures, or a list of picture files.
+        path: A video file, a picture file or animation, a folder of pictures or with one video, a list of picture
+            files; or images in memory as `Clip.from_images` takes them, which are treated as pictures.
         num_frames: Number of frames, or the maximum with `fps` for a video. None takes every frame; so does a range
-            with fewer frames. "auto" chooses the frames of a video by motion; with `fps` and for pictures it means a
-            maximum of 48.
+            with fewer frames. "auto" chooses the frames of a video by motion; with `fps`, for pictures and for
+            animations it means a maximum of 48.
         fps: Frames per second.
         start: Seconds from the first frame. None means the first frame.
         stop: Seconds from the first frame. None means the last frame.
@@ -62,16 +70,38 @@ def read_clip(
         raise UserError(f'num_frames = {num_frames}; wanted at least 1, or "auto"')
     check_selection(fps, start, stop)
     num_photos = MAX_AUTO_FRAMES if num_frames == "auto" else num_frames
-    if not isinstance(path, str | Path):
-        photos = [Path(photo) for photo in path]
-        if not photos:
-            raise UserError("the list of pictures is empty; wanted at least one")
-        return _read_photos(str(photos[0].parent), photos, num_photos, fps, start, stop)
-    if Path(path).is_dir():
-        return _read_photos(str(path), list_clip_photos(path), num_photos, fps, start, stop)
-    if Path(path).suffix.lower() in PHOTO_SUFFIXES:
-        return _read_photos(str(path), [Path(path)], num_photos, fps, start, stop)
-    return _read_video(Path(path), _Options(num_frames, fps, start, stop, keep_cuts))
+    if not names_files(path):
+        return _select_images(Clip.from_images(path), num_photos, fps, start, stop)
+    files = find_clip_files(path)  # pyright: ignore[reportArgumentType]
+    if files.video is not None:
+        return _read_video(files.video, _Options(num_frames, fps, start, stop, keep_cuts))
+    if files.animation is not None:
+        return _read_animation(files.animation, num_photos, fps, start, stop)
+    return _read_photos(files, num_photos, fps, start, stop)
+
+
+def names_files(clip: object) -> bool:
+    """Check whether an input of `read_clip` names files, rather than being images in memory.
+
+    Args:
+        clip: Any value.
+
+    Returns:
+        True for a path, and for lists of paths, the empty one included.
+    """
+    first = next(iter(clip), "") if isinstance(clip, list | tuple) else clip
+    return isinstance(first, str | Path)
+
+
+def _select_images(
+    clip: Clip, num_frames: int | None, fps: float | None, start: float | None, stop: float | None
+) -> Clip:
+    """Select frames of images in memory, as of a folder of pictures."""
+    check_photo_range("in memory", fps, start, stop)
+    times = [i / (fps or 1.0) for i in range(clip.num_frames)]
+    in_range = select_range("images", times, start, stop)
+    numbers = [in_range[i] for i in select_evenly([times[i] for i in in_range], num_frames or len(in_range))]
+    return replace(clip.frames(numbers), times=torch.tensor([times[i] if fps else math.nan for i in numbers]))
 
 
 def check_photo_range(path: str | Path, fps: float | None, start: float | None, stop: float | None) -> None:
@@ -164,25 +194,65 @@ def _describe_cuts(video: ScannedVideo, cuts: Cuts, part: range, in_range: range
 
 
 def _read_photos(
-    path: str,
-    photos: list[Path],
-    num_frames: int | None,
-    fps: float | None,
-    start: float | None,
-    stop: float | None,
+    files: ClipFiles, num_frames: int | None, fps: float | None, start: float | None, stop: float | None
 ) -> Clip:
-    check_photo_range(path, fps, start, stop)
+    check_photo_range(files.name, fps, start, stop)
     # Photos without times are distributed evenly by their position in the list.
-    times = [i / (fps or 1.0) for i in range(len(photos))]
-    in_range = select_range(path, times, start, stop)
+    times = [i / (fps or 1.0) for i in range(len(files.photos))]
+    in_range = select_range(files.name, times, start, stop)
     numbers = [in_range[i] for i in select_evenly([times[i] for i in in_range], num_frames or len(in_range))]
-    chosen = [photos[i] for i in numbers]
-    images = _gather(((str(photo), read_photo(photo)) for photo in chosen), len(chosen))
+    chosen = [files.photos[i] for i in numbers]
     return Clip(
-        images=images,
+        images=_gather(((str(photo), read_photo(photo)) for photo in chosen), len(chosen)),
         times=torch.tensor([times[i] if fps else math.nan for i in numbers]),
-        source=ClipSource(path=path, names=tuple(photo.name for photo in chosen), numbers=tuple(numbers)),
+        source=ClipSource(files.name, tuple(files.photo_names[i] for i in numbers), tuple(numbers)),
     )
+
+
+def _read_animation(
+    animation: Animation, num_frames: int | None, fps: float | None, start: float | None, stop: float | None
+) -> Clip:
+    in_range, times = select_animation_frames(animation, fps, start, stop)
+    # Frames without times are distributed evenly by their position.
+    order = times if math.isfinite(times[0]) else [float(i) for i in range(len(times))]
+    chosen = select_evenly(order, num_frames or len(order))
+    if fps is not None and animation.has_times:
+        chosen = list(range(len(order)))[:num_frames]
+    numbers = [in_range[i] for i in chosen]
+    names = tuple(f"{animation.path.stem}_{number:06d}" for number in numbers)
+    return Clip(
+        images=_gather(zip(names, read_animation(animation, numbers), strict=True), len(numbers)),
+        times=torch.tensor([times[i] for i in chosen]),
+        source=ClipSource(str(animation.path), names, tuple(numbers)),
+    )
+
+
+def select_animation_frames(
+    animation: Animation, fps: float | None, start: float | None, stop: float | None
+) -> tuple[list[int], list[float]]:
+    """Select frames of an animation: those with times as of a video, others as of a folder of pictures.
+
+    Args:
+        animation: The animation.
+        fps: With times, selects the frames nearest to start, start + 1 / fps, ...; without, the rate of the frames.
+        start: Seconds from the first frame. None means the first frame.
+        stop: Seconds from the first frame. None means the last frame.
+
+    Returns:
+        Frame numbers, and their times in seconds; NaN for frames without times.
+
+    Raises:
+        UserError: If the range has no frame, or is given for frames without times.
+    """
+    if animation.has_times:
+        in_range = select_range(str(animation.path), animation.times, start, stop)
+        times = [animation.times[i] for i in in_range]
+        chosen = range(len(times)) if fps is None else select_at_rate(times, start or 0.0, fps)
+        return [in_range[i] for i in chosen], [times[i] for i in chosen]
+    check_photo_range(animation.path, fps, start, stop)
+    times = [i / (fps or 1.0) for i in range(len(animation.pages))]
+    numbers = list(select_range(str(animation.path), times, start, stop))
+    return numbers, [times[i] if fps else math.nan for i in numbers]
 
 
 def _gather(named_images: Iterable[tuple[str, Tensor]], count: int) -> UInt8[Tensor, "time 3 height width"]:

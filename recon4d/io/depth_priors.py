@@ -1,63 +1,239 @@
-"""Known depth of a clip, at some or all of its pixels, from an npz file."""
+"""Known depth of a clip, at some or all of its pixels: a folder of maps, a file with all maps, or a list of points."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float32
 from torch import Tensor
 
-from recon4d.errors import UserError
+from recon4d.errors import UserError, os_errors_as_user_errors
+from recon4d.geometry import evenly_spaced_indices
+from recon4d.io.cameras.pairing import count_frames, times_of_names
+from recon4d.io.depth_files import (
+    MAP_SUFFIXES,
+    MAX_DEPTH,
+    WANTED_MAPS,
+    DepthMap,
+    convert_depths,
+    read_depth_map,
+    read_npy,
+)
+from recon4d.io.frame_pairing import match_by_name
 from recon4d.io.npz_arrays import load_arrays
+from recon4d.io.photos import natural_order
 from recon4d.records import Clip
 
 LAYOUTS = "depths (time, height, width), or depths (n), pixels (n, 2) and frames (n)"
-"""The two layouts of a file, for messages."""
+"""The two layouts of an npz file, for messages."""
+ASPECT_TOLERANCE = 0.02
+"""Largest relative difference of the aspect ratios of maps and pictures that may show the same. Hand-tuned: ScanNet's
+differ by 0.5 %, those of 4:3 and 3:2 by 11 %."""
+TIME_TOLERANCE = 0.02
+"""Largest difference in seconds between the times in the names of a map and of a picture, as of TUM's own tools."""
+MAX_SAMPLED = 100_000
+"""Number of depths from which the printed range is computed."""
 
 
-def read_depth_priors(path: Path, clip: Clip) -> Float[Tensor, "time height width"]:
+@dataclass(frozen=True)
+class KnownDepth:
+    """Known depth of a clip."""
+
+    depths: Float[Tensor, "time height width"]
+    """z in the frame's camera; NaN where unknown."""
+    report: str
+    """What was read: files, format, unit and range, in one line."""
+
+
+def read_depth_priors(path: Path, clip: Clip, unit: float | None = None) -> KnownDepth:
     """Read known depth.
 
     Args:
-        path: An npz file that holds either ``depths`` (time, height, width), 0 or not finite where unknown; or a list
-            of points: their ``depths`` (n), ``pixels`` (n, 2) as x and y (the center of the first pixel is 0.5, 0.5)
-            and ``frames`` (n), counted from 0 among those of the clip. If two points fall into one pixel, the nearer
-            counts.
-        clip: The clip, whose images have the size that the file refers to.
+        path: A folder with a map for each frame (`read_depth_map`), which may be missing for some frames; a single map
+            for a clip of one frame; an npy file of shape (time, height, width); or an npz file that holds either
+            ``depths`` (time, height, width) or a list of points: their ``depths`` (n), ``pixels`` (n, 2) as x and y
+            (the center of the first pixel is 0.5, 0.5) and ``frames`` (n), counted from 0 among those of the clip. If
+            two points fall into one pixel, the nearer counts. Depth is unknown where it is 0, negative or not finite.
+            Maps may have another size than the images if they have the same aspect ratio.
+        clip: The clip.
+        unit: Factor from the stored values to the unit of the depths. None stands for 0.001 (millimeters) for whole
+            numbers in maps, and for 1 for floats and in npz files of points.
 
     Returns:
-        z in the frame's camera, of shape (time, height, width); NaN where unknown.
+        The depths at the size of the clip.
 
     Raises:
-        UserError: If the file is missing or damaged, holds other arrays or sizes, has points outside the clip, or has
-            no valid depth.
+        UserError: If the file is missing or damaged, holds other arrays or sizes, has points outside the clip, does not
+            fit the frames, or has no valid depth.
     """
+    if unit is not None and not (np.isfinite(unit) and unit > 0):
+        raise UserError(f"the unit of depth is {unit}; wanted a factor above 0")
     if not path.exists():
         raise UserError(f"{path} does not exist")
+    if path.is_dir():
+        known = _from_folder(path, clip, unit)
+    elif path.suffix.lower() in MAP_SUFFIXES - {".npz", ".npy"}:
+        known = _from_single_map(path, clip, unit)
+    elif path.suffix.lower() == ".npy":
+        known = _from_npy(path, clip, unit)
+    else:
+        known = _from_npz(path, clip, unit)
+    if known.depths.isnan().all():
+        raise UserError(f"depth {path}: not a single depth is finite and above 0")
+    return KnownDepth(known.depths, f"depth: {known.report}, {_describe_range(known.depths)}")
+
+
+def _describe_range(depths: Float[Tensor, "time height width"]) -> str:
+    values = depths[depths.isfinite()]
+    values = values[evenly_spaced_indices(len(values), MAX_SAMPLED)].double()
+    low, middle, high = values.quantile(values.new_tensor([0.0, 0.5, 1.0])).tolist()
+    return f"from {low:.3g} to {high:.3g}, median {middle:.3g}"
+
+
+def _from_folder(path: Path, clip: Clip, unit: float | None) -> KnownDepth:
+    with os_errors_as_user_errors(f"cannot list depth {path}"):
+        files = [file for file in path.iterdir() if file.suffix.lower() in MAP_SUFFIXES and file.name[0] != "."]
+    files.sort(key=natural_order)
+    if not files:
+        raise UserError(f"depth {path}: the folder holds no depth maps; wanted {WANTED_MAPS}")
+    chosen = _pair_files(path, clip, files)
+    maps = [None if index is None else read_depth_map(files[index], unit) for index in chosen]
+    depths, report = _fit(path, maps, clip)
+    count = sum(one is not None for one in maps)
+    return KnownDepth(depths, f"{count} of {clip.num_frames} frames from {report}")
+
+
+def _pair_files(path: Path, clip: Clip, files: Sequence[Path]) -> Sequence[int | None]:
+    """Find the file of each frame: by name, by the time in the name, by order, or by the last number in the name."""
+    names = [file.name for file in files]
+    by_name = match_by_name(clip, [_without_kind(name) for name in names], f"depth {path}")
+    if any(index is not None for index in by_name):
+        return by_name
+    by_time = _match_by_time(clip, names)
+    if any(index is not None for index in by_time):
+        return by_time
+    if clip.source is not None and count_frames(clip.source) == len(files):
+        return clip.source.numbers
+    if len(files) == clip.num_frames:
+        return range(clip.num_frames)
+    by_number = _match_by_number(clip, names)
+    if any(index is not None for index in by_number):
+        return by_number
+    first = "frame 0" if clip.source is None else Path(clip.source.names[0]).stem
+    raise UserError(
+        f"depth {path}: the folder holds {len(files)} maps, and the clip has {clip.num_frames} frames; wanted one "
+        f"each, or names like {first}"
+    )
+
+
+def _without_kind(name: str) -> str:
+    """Strip the word ``depth`` from the end of a name: ``0001_depth.png`` and ``0001.depth.exr`` give ``0001``."""
+    stem = re.sub(r"[._-]?(geometric|depth|depthmap|depth_map|lidar)$", "", Path(name).stem, flags=re.IGNORECASE)
+    return f"{stem or Path(name).stem}.png"
+
+
+def _match_by_time(clip: Clip, names: Sequence[str]) -> list[int | None]:
+    frame_times = None if clip.source is None else times_of_names(clip.source.names)
+    times = times_of_names(tuple(f"{Path(name).stem}.png" for name in names))
+    if frame_times is None or times is None:
+        return [None] * clip.num_frames
+    differences = np.abs(np.array(frame_times)[:, None] - np.array(times))
+    nearest = differences.argmin(axis=1).tolist()
+    return [index if differences[row, index] <= TIME_TOLERANCE else None for row, index in enumerate(nearest)]
+
+
+def _match_by_number(clip: Clip, names: Sequence[str]) -> list[int | None]:
+    """Match ``rgb_0012.jpg`` with ``depth_0012.png``, if the numbers are unique."""
+    if clip.source is None:
+        return [None] * clip.num_frames
+    numbers, wanted = [_last_number(name) for name in names], [_last_number(name) for name in clip.source.names]
+    if None in numbers or None in wanted or len(set(numbers)) < len(numbers) or len(set(wanted)) < len(wanted):
+        return [None] * clip.num_frames
+    index_of = {number: index for index, number in enumerate(numbers)}
+    return [index_of.get(number) for number in wanted]
+
+
+def _last_number(name: str) -> int | None:
+    found = re.findall(r"\d+", Path(name).stem)
+    return int(found[-1]) if found else None
+
+
+def _fit(path: Path, maps: Sequence[DepthMap | None], clip: Clip) -> tuple[Float[Tensor, "time height width"], str]:
+    """Bring maps to the size of the clip, and describe their format, size and unit."""
+    depths = np.full((clip.num_frames, *clip.size), np.nan, np.float32)
+    for position, one in enumerate(maps):
+        if one is not None:
+            depths[position] = _resize(path, one.values, clip.size)
+    given = [one for one in maps if one is not None]
+    height, width = given[0].values.shape
+    resized = "" if given[0].values.shape == clip.size else f", resized to {clip.size[1]} x {clip.size[0]}"
+    unit = ", so lengths are in meters" if given[0].is_metric else ""
+    return torch.from_numpy(depths), f"{given[0].format} of {width} x {height} pixels{resized}{unit}"
+
+
+def _resize(
+    path: Path, values: Float32[np.ndarray, "height width"], size: tuple[int, int]
+) -> Float32[np.ndarray, "new_height new_width"]:
+    """Look up the value under the center of each pixel of another size; depths are never mixed."""
+    (height, width), (new_height, new_width) = values.shape, size
+    if abs(width * new_height / (height * new_width) - 1) > ASPECT_TOLERANCE:
+        is_turned = (height < width) != (new_height < new_width)
+        raise UserError(
+            f"depth {path}: its maps have {width} x {height} pixels and the pictures {new_width} x {new_height}"
+            f"{', so one of them is turned' if is_turned else ''}; wanted the same size or aspect ratio"
+        )
+    rows = ((np.arange(new_height) + 0.5) * height / new_height).astype(np.int64)
+    columns = ((np.arange(new_width) + 0.5) * width / new_width).astype(np.int64)
+    return values[rows[:, None], columns]
+
+
+def _from_single_map(path: Path, clip: Clip, unit: float | None) -> KnownDepth:
+    if clip.num_frames != 1:
+        raise UserError(
+            f"depth {path}: it is one map, and the clip has {clip.num_frames} frames; wanted a folder of maps"
+        )
+    depths, report = _fit(path, [read_depth_map(path, unit)], clip)
+    return KnownDepth(depths, report)
+
+
+def _from_npy(path: Path, clip: Clip, unit: float | None) -> KnownDepth:
+    stored = read_npy(path)
+    if stored.ndim == 4:  # one of the axes is a channel
+        stored = stored.squeeze(axis=tuple(axis for axis in (1, 3) if stored.shape[axis] == 1)[:1])
+    stored = stored[None] if stored.ndim == 2 else stored
+    return _from_maps(path, stored, f"npy of {stored.dtype}", clip, unit)
+
+
+def _from_maps(path: Path, stored: np.ndarray, kind: str, clip: Clip, unit: float | None) -> KnownDepth:
+    wanted = (clip.num_frames, *clip.size)
+    if stored.ndim != 3 or len(stored) != clip.num_frames or 0 in stored.shape:
+        raise UserError(
+            f"depth {path}: its depths have shape {stored.shape}; wanted {LAYOUTS} with (time, height, width) = "
+            f"{wanted}"
+        )
+    depths, report = _fit(path, [convert_depths(one, kind, unit, str(path)) for one in stored], clip)
+    return KnownDepth(depths, f"{clip.num_frames} of {clip.num_frames} frames from {report}")
+
+
+def _from_npz(path: Path, clip: Clip, unit: float | None) -> KnownDepth:
     try:
-        stored = load_arrays(path, ("depths", "pixels", "frames"))
+        stored = load_arrays(path, ("depths", "depth", "pixels", "frames"))
     except UserError as error:
         raise UserError(f"depth {path}: it is no npz file, or damaged; wanted {LAYOUTS} ({error})") from error
     wrong = {name: array.dtype for name, array in stored.items() if array.dtype.kind not in "fiu"}
     if wrong:
         raise UserError(f"depth {path}: it holds values of types {wrong}; wanted numbers")
-    depths = (
-        _from_points(path, stored, clip) if {"pixels", "frames"} & stored.keys() else _from_maps(path, stored, clip)
-    )
-    depths = torch.where(depths.isfinite() & (depths > 0), depths, torch.nan)
-    if depths.isnan().all():
-        raise UserError(f"depth {path}: not a single depth is finite and above 0")
-    return depths
-
-
-def _from_maps(path: Path, stored: Mapping[str, np.ndarray], clip: Clip) -> Float[Tensor, "time height width"]:
-    wanted = (clip.num_frames, *clip.size)
-    given = stored["depths"].shape if "depths" in stored else None
-    if given != wanted:
-        found = "it holds no depths" if given is None else f"its depths have shape {given}"
-        raise UserError(f"depth {path}: {found}; wanted {LAYOUTS} with (time, height, width) = {wanted}")
-    return torch.from_numpy(stored["depths"].astype(np.float32))
+    if {"pixels", "frames"} & stored.keys():
+        depths = _from_points(path, stored, clip) * (1.0 if unit is None else unit)
+        depths = torch.where((depths <= MAX_DEPTH) & (depths > 0), depths, torch.nan)
+        return KnownDepth(depths, f"{len(stored['depths'])} points of an npz file")
+    name = "depths" if "depths" in stored else "depth"
+    if name not in stored:
+        raise UserError(f"depth {path}: it holds no depths; wanted {LAYOUTS}")
+    return _from_maps(path, stored[name], "npz", clip, unit)
 
 
 def _from_points(path: Path, stored: Mapping[str, np.ndarray], clip: Clip) -> Float[Tensor, "time height width"]:

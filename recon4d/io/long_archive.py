@@ -34,9 +34,10 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from recon4d.errors import UserError
-from recon4d.io.archive import FRAMES_FOLDER_NAME, load_cameras, load_scene, save_scene
+from recon4d.io.archive import FRAMES_FOLDER_NAME, check_run_has_ended, load_cameras, load_scene, save_scene
+from recon4d.io.checked_cameras import camera_problem
 from recon4d.io.files import atomic_file
-from recon4d.io.npz_arrays import check_arrays, load_arrays, save_arrays
+from recon4d.io.npz_arrays import load_checked_arrays, save_arrays
 from recon4d.io.photos import write_jpeg
 from recon4d.io.scene_info import SceneInfo
 from recon4d.records import Cameras, ClipSource, Scene, Tracks
@@ -177,15 +178,18 @@ def load_index(folder: str | Path) -> LongScene:
     """
     path = Path(folder) / INDEX_FILE_NAME
     if not path.exists():
+        check_run_has_ended(Path(folder))
         raise UserError(f"{path} does not exist; wanted the folder of a long clip whose run has ended")
-    arrays = load_arrays(path)
+    arrays = load_checked_arrays(path, _SHAPES, ["size", "windows"], others=["info"])
     try:
-        check_arrays(arrays, _SHAPES, [*_SHAPES, "info"], integers=["size", "windows"])
         info = SceneInfo.from_json(str(arrays["info"]))
     except UserError as error:
         raise UserError(f"cannot read {path}: {error}") from error
     tensors = {name: torch.from_numpy(arrays[name]) for name in _SHAPES}
     height, width = tensors["size"].tolist()
+    problem = camera_problem(tensors["world_from_cam"], tensors["intrinsics"], allow_unknown=True)
+    if problem is not None:
+        raise UserError(f"cannot read {path}: it {problem}")
     return LongScene(
         cameras=Cameras(tensors["world_from_cam"], tensors["intrinsics"]),
         times=tensors["times"],

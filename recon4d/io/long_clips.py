@@ -10,9 +10,11 @@ from jaxtyping import Bool, UInt8
 from torch import Tensor
 
 from recon4d.errors import UserError
-from recon4d.io.clips import check_photo_range
+from recon4d.io.animations import Animation, read_animation
+from recon4d.io.clip_files import ClipFiles, find_clip_files
+from recon4d.io.clips import check_photo_range, select_animation_frames
 from recon4d.io.frame_selection import check_selection, select_at_rate, select_range
-from recon4d.io.photos import list_clip_photos, read_photo
+from recon4d.io.photos import read_photo
 from recon4d.io.videos import ScannedVideo, check_frames, read_frames, use_video
 from recon4d.records import Clip, ClipSource, Priors
 
@@ -73,12 +75,15 @@ def as_long_clip(clip: Clip) -> LongClip:
 
 
 def open_long_clip(
-    path: str | Path, fps: float | None = None, start: float | None = None, stop: float | None = None
+    path: str | Path | Sequence[str | Path],
+    fps: float | None = None,
+    start: float | None = None,
+    stop: float | None = None,
 ) -> LongClip:
-    """Open a video or a folder of pictures as a long clip.
+    """Open a video, an animation or a folder of pictures as a long clip.
 
     Args:
-        path: A video file or a folder of pictures.
+        path: As for `read_clip`.
         fps: For a video, selects the frames nearest to start, start + 1 / fps, ... instead of every frame. For
             pictures, the rate at which they were taken; without it they have no times.
         start: Seconds from the first frame. None means the first frame.
@@ -91,8 +96,12 @@ def open_long_clip(
         UserError: If an option is out of range, the path does not exist or is not a clip, or the range has no frames.
     """
     check_selection(fps, start, stop)
-    path = Path(path)
-    return _open_folder(path, fps, start, stop) if path.is_dir() else _open_video(path, fps, start, stop)
+    files = find_clip_files(path)
+    if files.video is not None:
+        return _open_video(files.video, fps, start, stop)
+    if files.animation is not None:
+        return _open_animation(files.animation, fps, start, stop)
+    return _open_photos(files, fps, start, stop)
 
 
 def _open_video(path: Path, fps: float | None, start: float | None, stop: float | None) -> LongClip:
@@ -114,10 +123,21 @@ def _open_video(path: Path, fps: float | None, start: float | None, stop: float 
     return use_video(path, stop, open_scanned)
 
 
-def _open_folder(path: Path, fps: float | None, start: float | None, stop: float | None) -> LongClip:
-    photos = list_clip_photos(path)
-    check_photo_range(path, fps, start, stop)
-    numbers = select_range(str(path), [i / (fps or 1.0) for i in range(len(photos))], start, stop)
+def _open_animation(animation: Animation, fps: float | None, start: float | None, stop: float | None) -> LongClip:
+    numbers, times = select_animation_frames(animation, fps, start, stop)
+    names = tuple(f"{animation.path.stem}_{number:06d}" for number in numbers)
+
+    def images(positions: Sequence[int]) -> Iterator[Tensor]:
+        return read_animation(animation, [numbers[i] for i in positions])
+
+    height, width = next(images([0])).shape[-2:]
+    return LongClip(tuple(times), (height, width), ClipSource(str(animation.path), names, tuple(numbers)), images)
+
+
+def _open_photos(files: ClipFiles, fps: float | None, start: float | None, stop: float | None) -> LongClip:
+    photos = files.photos
+    check_photo_range(files.name, fps, start, stop)
+    numbers = select_range(files.name, [i / (fps or 1.0) for i in range(len(photos))], start, stop)
     height, width = read_photo(photos[numbers[0]]).shape[-2:]
 
     def images(positions: Sequence[int]) -> Iterator[Tensor]:
@@ -131,6 +151,5 @@ def _open_folder(path: Path, fps: float | None, start: float | None, stop: float
             yield image
 
     times = tuple(i / fps if fps else math.nan for i in numbers)
-    return LongClip(
-        times, (height, width), ClipSource(str(path), tuple(photos[i].name for i in numbers), tuple(numbers)), images
-    )
+    source = ClipSource(files.name, tuple(files.photo_names[i] for i in numbers), tuple(numbers))
+    return LongClip(times, (height, width), source, images)

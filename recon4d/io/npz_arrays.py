@@ -71,6 +71,31 @@ def load_arrays(path: Path, names: Collection[str] | None = None) -> dict[str, n
     return {name: array for name, array in loaded.items() if isinstance(array, np.ndarray)}
 
 
+def load_checked_arrays(
+    path: Path, shapes: Mapping[str, Sequence[str | int]], integers: Collection[str] = (), others: Collection[str] = ()
+) -> dict[str, np.ndarray]:
+    """Read arrays from an npz file that must hold all of them, with the right types and shapes.
+
+    Args:
+        path: The file.
+        shapes: Shape of each array; see `check_arrays`.
+        integers: Names of the arrays of whole numbers; the others hold floats.
+        others: Names of further arrays of any kind that must be present.
+
+    Returns:
+        Arrays by name.
+
+    Raises:
+        UserError: As `load_arrays`, or if an array is missing or of another type or shape.
+    """
+    arrays = load_arrays(path, [*shapes, *others])
+    try:
+        check_arrays(arrays, shapes, [*shapes, *others], integers)
+    except UserError as error:
+        raise UserError(f"cannot read {path}: {error}") from error
+    return arrays
+
+
 def load_headers(path: Path) -> dict[str, ArrayHeader]:
     """Read types and shapes of the arrays in an npz file, and check that the file has room for their elements.
 

@@ -46,7 +46,8 @@ class PacketIndex:
     """Packets of a video up to the first frame after the wanted range.
 
     Raises:
-        DamageError: If the packets do not determine the frames: time stamps repeat or the first packet is no key frame.
+        DamageError: If the packets do not determine the frames: time stamps repeat, the first packet is no key frame,
+            or the size is missing.
     """
 
     packets: tuple[IndexedPacket, ...]
@@ -61,6 +62,8 @@ class PacketIndex:
         keys = [packet.pts for packet in self.packets if packet.is_key]
         if not self.stamps:
             raise DamageError("its video stream is empty")
+        if self.frame_pixels < 1:
+            raise DamageError("it does not tell the size of its frames")
         if len(set(stamps)) < len(stamps) or keys != sorted(keys):
             raise DamageError("its time stamps repeat or run backward")
         if not self.packets[0].is_key or min(stamps) < stamps[0]:

@@ -1,6 +1,9 @@
 """Reading and writing of single pictures in color, with Pillow."""
 
 import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +18,12 @@ from recon4d.errors import UserError, one_line, os_errors_as_user_errors
 if TYPE_CHECKING:
     from PIL import Image
 
-PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
+PHOTO_SUFFIXES = frozenset(
+    {
+        *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".bmp", ".dib", ".tif", ".tiff", ".gif"),
+        *(".heic", ".heif", ".hif", ".avif", ".jp2", ".j2k", ".tga", ".ppm", ".pgm", ".pnm"),
+    }
+)
 """Lower-case suffixes of the files that count as pictures."""
 
 
@@ -52,17 +60,68 @@ def decode_photo(data: bytes, name: str) -> UInt8[Tensor, "3 height width"]:
     Raises:
         UserError: If the bytes are damaged or not a picture.
     """
-    from PIL import Image, ImageOps
+    with opened_picture(data, name) as picture:
+        return to_rgb_tensor(picture, name)
 
+
+def register_heif() -> None:
+    """Let Pillow open HEIC and HEIF files."""
+    from pillow_heif import register_heif_opener
+
+    register_heif_opener()
+
+
+@contextmanager
+def opened_picture(data: bytes, name: str) -> "Iterator[Image.Image]":
+    """Open the bytes of a picture file with Pillow, HEIC and HEIF files with pillow-heif.
+
+    Args:
+        data: Contents of the file.
+        name: Name of the file, for the message.
+
+    Yields:
+        The picture, at its first frame.
+
+    Raises:
+        UserError: If the bytes are damaged or not a picture, in place of any error in the block.
+    """
+    from PIL import Image
+
+    if not data:
+        raise UserError(f"{name} is empty; wanted a picture")
+    register_heif()
     try:
-        with Image.open(BytesIO(data)) as opened:
-            picture = ImageOps.exif_transpose(opened)
-            picture.load()
+        with warnings.catch_warnings():
+            # Pillow warns of damaged metadata and of large pictures, which are read.
+            warnings.simplefilter("ignore")
+            with Image.open(BytesIO(data)) as picture:
+                yield picture
+    except UserError:
+        raise
     except Exception as error:  # Pillow's decoders raise exceptions of any class for damaged input
-        raise UserError(f"{name} cannot be read as a picture: {one_line(error)}") from error
-    if picture.mode == "F":
+        raise UserError(f"{name} cannot be read as a picture: {_reason(error)}") from error
+
+
+def to_rgb_tensor(picture: "Image.Image", name: str) -> UInt8[Tensor, "3 height width"]:
+    """Convert the current frame of an open picture as `read_photo` does.
+
+    Args:
+        picture: The picture.
+        name: Name of the file, for the message.
+
+    Returns:
+        The image, of shape (3, height, width), uint8.
+
+    Raises:
+        UserError: If its pixels are floats.
+    """
+    from PIL import ImageOps
+
+    upright = ImageOps.exif_transpose(picture)
+    upright.load()
+    if upright.mode == "F":
         raise UserError(f"{name} cannot be read as a picture: its pixels are floats; wanted 8 or 16 bits")
-    return torch.from_numpy(_rgb(picture)).permute(2, 0, 1).contiguous()
+    return torch.from_numpy(_rgb(upright)).permute(2, 0, 1).contiguous()
 
 
 def list_photos(folder: str | Path) -> list[Path]:
@@ -88,25 +147,7 @@ def list_photos(folder: str | Path) -> list[Path]:
             for path in folder.iterdir()
             if path.suffix.lower() in PHOTO_SUFFIXES and not path.name.startswith(".") and path.is_file()
         ]
-    return sorted(photos, key=_natural_order)
-
-
-def list_clip_photos(folder: str | Path) -> list[Path]:
-    """List the pictures of a clip; an empty folder is an error.
-
-    Args:
-        folder: An existing folder.
-
-    Returns:
-        Paths as from `list_photos`.
-
-    Raises:
-        UserError: If the folder holds no pictures, or as `list_photos`.
-    """
-    photos = list_photos(folder)
-    if not photos:
-        raise UserError(f"{folder} holds no pictures; wanted files ending in {', '.join(sorted(PHOTO_SUFFIXES))}")
-    return photos
+    return sorted(photos, key=natural_order)
 
 
 def write_jpeg(path: str | Path, image: UInt8[Tensor, "3 height width"], quality: int = 92) -> None:
@@ -140,6 +181,20 @@ def _rgb(picture: "Image.Image") -> UInt8[np.ndarray, "height width 3"]:
     return np.array(picture.convert("RGB"))
 
 
-def _natural_order(path: Path) -> tuple[list[str | int], str]:
+def natural_order(path: Path) -> tuple[list[str | int], str]:
+    """Compute a key that sorts names with numbers as people do: ``img2`` before ``img10``.
+
+    Args:
+        path: A file.
+
+    Returns:
+        The key.
+    """
     parts = re.split(r"(\d+)", path.name.lower())
     return [int(part) if part.isdecimal() else part for part in parts], path.name
+
+
+def _reason(error: Exception) -> str:
+    """Describe an error of Pillow, whose message for unknown bytes names an object in memory."""
+    reason = one_line(error)
+    return "it is damaged, or of a format that is not read" if "object at 0x" in reason else reason

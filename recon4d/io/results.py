@@ -2,19 +2,20 @@
 
 import warnings
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from recon4d.errors import UserError
+from recon4d.errors import UserError, one_line
 from recon4d.io.archive import FRAMES_FOLDER_NAME, SCENE_FILE_NAME, save_scene
 from recon4d.io.photos import PHOTO_SUFFIXES, write_jpeg
-from recon4d.io.point_cloud import NoConfidentPointsError, write_point_cloud
+from recon4d.io.point_cloud import write_point_cloud
 from recon4d.io.scene_info import SceneInfo
 from recon4d.io.videos import write_video
-from recon4d.io.visualization import depth_video_frames, write_camera_path
+from recon4d.io.visualization import check_pair, depth_video_frames, write_camera_path
 from recon4d.records import Clip, ClipSource, Scene
 
 DEPTH_VIDEO_NAME = "depth.mp4"
@@ -31,8 +32,9 @@ def write_results(folder: str | Path, clip: Clip, scene: Scene, info: SceneInfo)
     """Write all files of a reconstruction into a folder.
 
     These are ``scene.npz`` (see `archive`), ``frames/`` (the frames of the clip at their own size, as JPEG under their
-    own names), ``depth.mp4``, ``cameras.png`` and ``points.ply``. If no point is confident, ``points.ply`` is left out
-    with a warning. `atomic_folder` provides a folder that appears complete or not at all.
+    own names), ``depth.mp4``, ``cameras.png`` and ``points.ply``. The last three are for viewing and follow from the
+    others: one that cannot be made, for whatever reason, is left out with a warning. `atomic_folder` provides a folder
+    that appears complete or not at all.
 
     Args:
         folder: An existing empty folder.
@@ -42,17 +44,30 @@ def write_results(folder: str | Path, clip: Clip, scene: Scene, info: SceneInfo)
 
     Raises:
         ValueError: If clip and scene do not belong together.
-        UserError: If a file cannot be written.
+        UserError: If the archive or a frame cannot be written.
     """
+    check_pair(clip, scene)
     folder = Path(folder)
     save_scene(folder / SCENE_FILE_NAME, scene, clip.times, info)
     _write_frames(folder / FRAMES_FOLDER_NAME, clip)
-    write_video(folder / DEPTH_VIDEO_NAME, depth_video_frames(clip, scene), _frames_per_second(clip.times))
-    write_camera_path(folder / CAMERA_PATH_NAME, scene, clip.times)
+    rate = _frames_per_second(clip.times)
+    previews: dict[str, Callable[[Path], None]] = {
+        DEPTH_VIDEO_NAME: lambda path: write_video(path, depth_video_frames(clip, scene), rate),
+        CAMERA_PATH_NAME: lambda path: write_camera_path(path, scene, clip.times),
+        POINT_CLOUD_NAME: lambda path: write_point_cloud(path, scene, clip),
+    }
+    for name, write in previews.items():
+        _write_preview(folder / name, write)
+
+
+def _write_preview(path: Path, write: Callable[[Path], None]) -> None:
+    """Write a file for viewing. The result, which may have taken hours, must not be lost if that fails."""
     try:
-        write_point_cloud(folder / POINT_CLOUD_NAME, scene, clip)
-    except NoConfidentPointsError as error:
-        warnings.warn(f"{POINT_CLOUD_NAME} is left out: {error}", stacklevel=2)
+        write(path)
+    except Exception as error:  # codecs and drawing fail in unforeseen ways, and even a defect must not cost the result
+        path.unlink(missing_ok=True)
+        reason = one_line(error) if isinstance(error, UserError) else f"{type(error).__name__}: {one_line(error)}"
+        warnings.warn(f"{path.name} is left out: {reason}", stacklevel=3)
 
 
 def frame_file_names(source: ClipSource | None, num_frames: int) -> list[str]:

@@ -42,6 +42,8 @@ class SceneInfo:
     """What was refined, and how far to trust it. None if no refinement was tried."""
     assumptions: tuple[str, ...] = ()
     """What the scene assumes because the network does not predict it, such as cameras; one phrase each."""
+    camera_report: tuple[str, ...] = ()
+    """How known cameras and intrinsics were read and assigned to the frames, in lines for the user."""
 
     # Values from files may have any type, which is checked below with messages for the user.
     __no_type_check__ = True
@@ -61,6 +63,8 @@ class SceneInfo:
             raise UserError(f"info: assumptions is {self.assumptions!r}, wanted a tuple of strings")
         if len(self.original_size) != 2 or not all(isinstance(length, int) for length in self.original_size):
             raise UserError(f"info: original_size is {self.original_size}, wanted (height, width) in pixels")
+        if not all(isinstance(line, str) for line in self.camera_report):
+            raise UserError(f"info: camera_report is {self.camera_report!r}, wanted lines of text")
         for name, value in self.settings.items():
             # Checked at construction rather than after hours of computing, when the archive is written.
             if not _survives_json(value):
@@ -70,8 +74,8 @@ class SceneInfo:
         """Convert to one JSON object.
 
         Returns:
-            The fields by name. `calibration`, `refinement`, `assumptions` and the selection of the source are left out
-            if they are None or empty, so that versions before them can read the rest.
+            The fields by name. `calibration`, `refinement`, `assumptions`, `camera_report` and the selection of the
+            source are left out if they are None or empty, so that versions before them can read the rest.
         """
         values = dataclasses.asdict(self)
         for name in ("calibration", "refinement"):
@@ -80,6 +84,8 @@ class SceneInfo:
                 del values[name]
         if not self.assumptions:
             del values["assumptions"]
+        if not self.camera_report:
+            del values["camera_report"]
         if self.source is not None and not self.source.selection:
             del values["source"]["selection"]
         return json.dumps(values, allow_nan=False)
@@ -108,9 +114,11 @@ class SceneInfo:
             raise UserError(
                 f"it has format {values['format']}, this recon4d reads up to {NEWEST_FORMAT}; please upgrade"
             )
-        values = {"calibration": None, "refinement": None, "assumptions": [], **values}
+        values = {"calibration": None, "refinement": None, "assumptions": [], "camera_report": [], **values}
         _check_keys("info", values, cls)
         source, original_size, calibration = values["source"], values["original_size"], values["calibration"]
+        if not isinstance(values["camera_report"], list):
+            raise UserError(f"info: camera_report is {values['camera_report']!r}, wanted a list")
         if not isinstance(original_size, list):
             raise UserError(f"info: original_size is {original_size!r}, wanted [height, width]")
         if calibration is not None:
@@ -121,6 +129,7 @@ class SceneInfo:
         parsed = {
             "source": _parse_source(source),
             "original_size": tuple(original_size),
+            "camera_report": tuple(values["camera_report"]),
             "calibration": calibration,
             "refinement": refinement,
             "assumptions": _parse_assumptions(values["assumptions"]),

@@ -42,7 +42,8 @@ def opened_video(path: Path) -> "Iterator[tuple[InputContainer, VideoStream]]":
         raise UserError(f"{path} does not exist")
     try:
         # Absolute, because FFmpeg would take text before a colon as the name of a protocol.
-        container = av.open(str(path.absolute()))
+        # Tags of a file may be in any encoding, and do not matter.
+        container = av.open(str(path.absolute()), metadata_errors="replace")
     except PermissionError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     except FFmpegError as error:

@@ -292,7 +292,7 @@ def _missing_end(container: "InputContainer", stream: "VideoStream") -> tuple[st
     import av
 
     last_packet, ends = None, []
-    with av.open(container.name) as again:
+    with av.open(container.name, metadata_errors="replace") as again:
         for packet in again.demux():
             if packet.pts is not None:
                 ends.append(float((packet.pts + (packet.duration or 0)) * packet.time_base))

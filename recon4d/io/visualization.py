@@ -22,7 +22,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 VIEWING_HEIGHT = 360
-"""Height in pixels of every panel of the depth video, whatever the size of clip and scene."""
+"""Height in pixels of every panel of the depth video, whatever the size of clip and scene, unless it is too wide."""
+MAX_PANEL_WIDTH = 1280
+"""Largest width in pixels of a panel. Hand-tuned: three panels stay below the 4096 pixels that many players show."""
+MIN_PANEL_SIDE = 16
+"""Smallest side of a panel in pixels: a macroblock of H.264."""
+MAX_ROW_ASPECT = 2.5
+"""Panels of a larger ratio of width to height are below each other instead of side by side. Hand-tuned."""
 
 GAP = 4
 """Width in pixels of the white line between two panels."""
@@ -38,8 +44,8 @@ def depth_video_frames(clip: Clip, scene: Scene) -> Iterator[UInt8[np.ndarray, "
 
     All frames share one color range: the 2nd to 98th percentile of known inverse depth. The third panel shows the
     frame in gray with dynamic surfaces in orange; it is left out if the dynamic probability is unknown everywhere. All
-    panels have the height `VIEWING_HEIGHT` and the aspect ratio of the clip. Height and total width are even, as video
-    codecs need.
+    panels have the height `VIEWING_HEIGHT`, or less if they would be wider than `MAX_PANEL_WIDTH`, and the aspect ratio
+    of the clip. Panels of wide clips are below each other. Height and width are even, as video codecs need.
 
     Args:
         clip: The clip.
@@ -51,8 +57,8 @@ def depth_video_frames(clip: Clip, scene: Scene) -> Iterator[UInt8[np.ndarray, "
     Raises:
         ValueError: If clip and scene are batches or differ in their number of frames.
     """
-    _check_pair(clip, scene)
-    size = (VIEWING_HEIGHT, max(2, 2 * round(VIEWING_HEIGHT * clip.size[1] / clip.size[0] / 2)))
+    check_pair(clip, scene)
+    size = _panel_size(clip.size)
     nearness_range = _nearness_range(scene)
     has_dynamic = bool(torch.isfinite(scene.dynamic).any())
     # Not a generator function, whose checks would wait for the first picture.
@@ -111,12 +117,29 @@ def write_camera_path(path: str | Path, scene: Scene, times: Float[Tensor, " tim
         figure.savefig(path, format="png")
 
 
-def _check_pair(clip: Clip, scene: Scene) -> None:
+def check_pair(clip: Clip, scene: Scene) -> None:
+    """Check that a clip and a scene have the same frames.
+
+    Args:
+        clip: The clip.
+        scene: The scene.
+
+    Raises:
+        ValueError: If they are batches or differ in their number of frames.
+    """
     if clip.batch_shape or scene.batch_shape or clip.num_frames != scene.num_frames:
         raise ValueError(
             f"wanted one clip and its scene, given a clip of shape {tuple(clip.images.shape)} and a scene with depths "
             f"of shape {tuple(scene.depths.shape)}"
         )
+
+
+def _panel_size(size: tuple[int, int]) -> tuple[int, int]:
+    """Height and width of a panel of the depth video, both even, for frames of a height and width."""
+    height, width = size
+    scale = min(VIEWING_HEIGHT / height, MAX_PANEL_WIDTH / width)
+    to_even = (max(MIN_PANEL_SIDE, 2 * round(scale * length / 2)) for length in (height, width))
+    return next(to_even), next(to_even)
 
 
 def _in_time_order(times: Float[Tensor, " time"]) -> list[int]:
@@ -178,10 +201,13 @@ def _dynamic_picture(scene: Scene, picture: UInt8[np.ndarray, "height width 3"])
     return np.where(is_known.cpu().numpy()[..., None], mixed.round(), 0).astype(np.uint8)
 
 
-def _side_by_side(panels: list[UInt8[np.ndarray, "height width 3"]]) -> UInt8[np.ndarray, "height total 3"]:
-    gap = np.full((panels[0].shape[0], GAP, 3), 255, dtype=np.uint8)
+def _side_by_side(panels: list[UInt8[np.ndarray, "height width 3"]]) -> UInt8[np.ndarray, "total_height total_width 3"]:
+    """Join panels with white lines between them: in a row, or in a column if they are wide."""
+    height, width = panels[0].shape[:2]
+    is_row = width <= MAX_ROW_ASPECT * height
+    gap = np.full((height, GAP, 3) if is_row else (GAP, width, 3), 255, dtype=np.uint8)
     with_gaps = [piece for panel in panels for piece in (gap, panel)][1:]
-    return np.concatenate(with_gaps, axis=1)
+    return np.concatenate(with_gaps, axis=1 if is_row else 0)
 
 
 def _frusta(scene: Scene) -> Float[Tensor, "time 5 3"]:

@@ -339,6 +339,11 @@ class Model(SceneModel):
         self, images: Tensor, times: Tensor | None, anchors: Sequence[int] | Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Validate the inputs; return floating-point images, times (NaN if missing) and anchors (batch, anchor)."""
+        if not isinstance(images, Tensor) or images.ndim != 5 or images.shape[2] != 3:
+            given = tuple(images.shape) if hasattr(images, "shape") else type(images).__name__
+            raise ValueError(f"images are {given}; wanted a tensor of shape (batch, time, 3, height, width)")
+        if times is not None and tuple(times.shape) != tuple(images.shape[:2]):
+            raise ValueError(f"times have shape {tuple(times.shape)}; wanted (batch, time) = {tuple(images.shape[:2])}")
         images = self.floating_images(images)
         num_frames = images.shape[1]
         if not isinstance(anchors, Tensor):

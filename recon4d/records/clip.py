@@ -2,6 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -9,6 +10,7 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from recon4d.geometry import resized_intrinsics
+from recon4d.records.images import as_image_tensor, as_times
 from recon4d.records.tensors import FrameIndex, TensorRecord, take
 
 
@@ -35,7 +37,8 @@ class Priors(TensorRecord):
     world_from_cam: Float[Tensor, "*batch time 4 4"]
     """Camera poses in any world frame and unit; NaN for frames without.
 
-    The network uses them only if the pose of the first frame is known, because it predicts relative to that frame.
+    The network uses them only if the pose of the first frame is known, because it predicts relative to that frame. The
+    result has them in any case.
     """
     depths: Float[Tensor, "*batch time height width"] | None = None
     """Sparse or dense depth (z) in the unit of `world_from_cam`; NaN at unknown pixels."""
@@ -79,7 +82,7 @@ class Clip(TensorRecord):
     """Frames of a video, or a collection of photos.
 
     The first frame is the reference frame: its camera defines the world frame of the prediction. It need not be the
-    earliest frame.
+    earliest frame. Images and times may also be given as numpy arrays or lists (`from_images`).
     """
 
     images: UInt8[Tensor, "*batch time 3 height width"]
@@ -90,6 +93,28 @@ class Clip(TensorRecord):
     """Known cameras and depth; None if nothing is known."""
     source: ClipSource | None = None
     """Origin of the frames; None for clips that were not read from files, and for batches of different clips."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "images", as_image_tensor(self.images))
+        object.__setattr__(self, "times", as_times(self.times, self.images.shape[-4]))
+        super().__post_init__()
+
+    @classmethod
+    def from_images(cls, images: Any, times: Any = None) -> "Clip":
+        """Create a clip from images in memory.
+
+        Args:
+            images: A numpy array of shape (time, height, width, 3), a tensor of shape (time, 3, height, width), or a
+                list of images; uint8. See `as_image_tensor`, which the constructor uses too.
+            times: Times in seconds as a tensor, an array or a list; None for images without times.
+
+        Returns:
+            The clip.
+
+        Raises:
+            UserError: If images or times have another type or shape.
+        """
+        return cls(images=images, times=times)
 
     @property
     def num_frames(self) -> int:

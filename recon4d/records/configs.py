@@ -61,7 +61,7 @@ def _read(expected: Any, value: Any, path: str) -> Any:
         if typing.get_origin(option) is typing.Literal and value in typing.get_args(option):
             return value
         if option is float and isinstance(value, int | float) and not isinstance(value, bool):
-            return float(value)
+            return _to_float(value, path)
         if isinstance(option, type) and type(value) is option:
             return value
     wanted = " or ".join(map(_name, options))
@@ -69,8 +69,15 @@ def _read(expected: Any, value: Any, path: str) -> Any:
     raise UserError(f"{path} is {given}, wanted {wanted}")
 
 
+def _to_float(value: float, path: str) -> float:
+    try:
+        return float(value)
+    except OverflowError as error:
+        raise UserError(f"{path} is a number of {len(str(value))} digits, wanted float") from error
+
+
 def _tag(value: dict[str, Any]) -> str:
-    return value.get(TYPE_KEY, "no type")
+    return str(value.get(TYPE_KEY, "no type"))
 
 
 def _name(option: Any) -> str:

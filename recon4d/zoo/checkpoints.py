@@ -1,16 +1,16 @@
 """Checkpoints: one safetensors file that contains weights and configuration, loaded strictly."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from recon4d.errors import UserError
+from recon4d.errors import UserError, one_line
 from recon4d.io import atomic_file
 from recon4d.models import (
     Model,
@@ -29,6 +29,7 @@ from recon4d.zoo.safetensors_header import with_sorted_metadata
 if TYPE_CHECKING:
     from safetensors import safe_open
 
+Parsed = TypeVar("Parsed")
 Storage = Literal["float32", "bfloat16", "int8"]
 """Data type of weights on disk; loaded weights are always float32. int8 stores one float32 scale per row."""
 
@@ -105,18 +106,19 @@ def load_checkpoint(path: str | Path) -> SceneModel:
     if metadata.get("format") != FORMAT:
         found = metadata.get("format", "none")
         raise UserError(f"{path} is not a recon4d checkpoint: its format is {found}, wanted {FORMAT}")
-    try:
-        config = config_from_json(NetworkConfig, json.loads(metadata["config"]))
-    except UserError as error:
-        raise UserError(f"{path} has a configuration that this version cannot read: {error}") from error
-    calibration = _read_calibration(path, metadata.get("calibration"))
+    config = _parse(path, metadata, "config", lambda value: config_from_json(NetworkConfig, value))
+    trained = _parse(path, metadata, "trained", _check_trained)
+    calibration = None
+    if "calibration" in metadata:
+        calibration = _parse(path, metadata, "calibration", lambda value: config_from_json(Calibration, value))
 
-    model = empty_model(config)
-    state = _unpack(tensors)
+    model = _model_of(path, config)
+    state = _unpack(path, tensors)
     _check_fit(path, {name: tuple(value.shape) for name, value in model.state_dict().items()}, state)
     model.load_state_dict(state, strict=True, assign=True)
-    model.name = metadata["name"]
-    model.trained = json.loads(metadata["trained"])
+    _check_finite(path, state)
+    model.name = metadata.get("name", "custom")
+    model.trained = trained
     model.calibration = calibration
     return model.eval()
 
@@ -166,14 +168,38 @@ def _opened(path: Path) -> "Iterator[safe_open]":
         raise UserError(f"{path} is damaged or not a safetensors file: {error}") from error
 
 
-def _read_calibration(path: Path, text: str | None) -> Calibration | None:
-    """Read the calibration; None for models that are not calibrated."""
-    if text is None:
-        return None
+def _parse(path: Path, metadata: dict[str, str], name: str, parse: Callable[[Any], Parsed]) -> Parsed:
+    """Parse an entry of the metadata, which is JSON."""
+    if name not in metadata:
+        raise UserError(f"{path} has no {name} in its metadata; recon4d did not write it")
     try:
-        return config_from_json(Calibration, json.loads(text))
+        value = json.loads(metadata[name])
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is damaged: its {name} is not JSON: {one_line(error)}") from error
+    try:
+        return parse(value)
     except UserError as error:
-        raise UserError(f"{path} has a calibration that this version cannot read: {error}") from error
+        raise UserError(f"{path} has a {name} that this version cannot read: {error}") from error
+
+
+def _check_trained(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise UserError(f"it is {value!r}, wanted true or false")
+    return value
+
+
+def _model_of(path: Path, config: NetworkConfig) -> SceneModel:
+    """Create the model of a configuration, whose values may contradict each other."""
+    try:
+        return empty_model(config)
+    except (ValueError, TypeError, RuntimeError, ZeroDivisionError, OverflowError, MemoryError) as error:
+        raise UserError(f"{path} has a config that describes no model: {one_line(error)}") from error
+
+
+def _check_finite(path: Path, state: dict[str, Tensor]) -> None:
+    broken = [name for name, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
+    if broken:
+        raise UserError(f"{path} is damaged: {_first(broken)} has values that are not finite")
 
 
 def _check_fit(path: Path, wanted: dict[str, tuple[int, ...]], state: dict[str, Tensor]) -> None:
@@ -209,12 +235,14 @@ def _pack(state: dict[str, Tensor], storage: Storage) -> dict[str, Tensor]:
     return packed
 
 
-def _unpack(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _unpack(path: Path, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     state = {}
     for name, value in tensors.items():
         if name.endswith(SCALE_SUFFIX):
             continue
         scale = tensors.get(name + SCALE_SUFFIX)
+        if scale is not None and scale.numel() != len(value):
+            raise UserError(f"{path} is damaged: {name} has {len(value)} rows and {scale.numel()} scales")
         state[name] = value.float() if scale is None else value.float().mul_(_per_row(scale, value))
     return state
 

@@ -56,6 +56,9 @@ RECOMMENDED: dict[str, str] = {
 WEIGHTS_FOLDER = Path(__file__).parent / "weights"
 """Folder of the weights that are part of the package, as NAME.safetensors."""
 
+CHECKPOINT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
+"""File name endings that mark a checkpoint rather than the name of a model."""
+
 HeadKind = Literal["linear", "dpt"]
 """Kind of dense heads that `create_model` offers."""
 
@@ -236,6 +239,23 @@ def load_model(path: str | Path, reference_view: str | None = None, preset: str 
     if reference_view is not None:
         choose_reference_view(model, reference_view)
     return model
+
+
+def find_model(name_or_file: str | Path) -> SceneModel:
+    """Create a model from its name or load it from a checkpoint.
+
+    Args:
+        name_or_file: A name that `list_models` returns, or the path of a checkpoint file.
+
+    Returns:
+        The model on the CPU, with its weights.
+
+    Raises:
+        UserError: If there is no such model, or the checkpoint cannot be read.
+    """
+    path = Path(name_or_file)
+    is_file = path.suffix in CHECKPOINT_SUFFIXES or path.is_file()
+    return load_model(path) if is_file else create_model(str(name_or_file))
 
 
 def _published(entry: ZooEntry, source: PublishedSource, weights: str | Path) -> SceneModel:

@@ -10,7 +10,7 @@ import walls
 from commands import run
 from recordings import read_recording
 
-from recon4d.cli import view
+from recon4d.cli import main, view
 from recon4d.io import long_archive as archive
 from recon4d.io import save_scene
 from recon4d.records import ClipSource
@@ -119,3 +119,19 @@ def test_view_shows_as_many_frames_as_memory_allows(
     assert run("view", long_results, "--save", file, "--overwrite") == 0
     assert "showing" not in capsys.readouterr().out
     assert len(read_recording(file)[DEPTH]) == NUM_FRAMES
+
+
+@pytest.mark.parametrize(
+    "command", [["info"], ["export", "--to", "ply", "--out", "exported"], ["view", "--save", "a.rrd"]]
+)
+def test_a_run_that_has_not_ended_is_told(
+    long_results: Path, command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run that was stopped has frames and a work folder, but no index."""
+    monkeypatch.chdir(long_results.parent)
+    (long_results / archive.INDEX_FILE_NAME).unlink()
+    (long_results / "windows").mkdir()
+    (long_results / "windows" / "run.json").write_text("{}")
+    assert main([command[0], "long", *command[1:]]) == 2
+    told = "recon4d: long: its run has not ended (12 frames are written so far); the reconstruct command that began it"
+    assert capsys.readouterr().err.startswith(told)

@@ -13,12 +13,14 @@ from commands import fails, run
 from PIL import Image
 from scenes import make_clip
 
-from recon4d.cli.main import EXIT_BROKEN_PIPE
+import recon4d
+from recon4d.cli.main import EXIT_BROKEN_PIPE, _warning_printer
 from recon4d.datasets import DATASETS
 from recon4d.datasets.synthetic import SyntheticConfig, make_scenes, render_scenes
 from recon4d.errors import UserError
 from recon4d.io import write_jpeg, write_video
 from recon4d.zoo import create_model, save_model
+from recon4d.zoo.registry import UntrainedWarning
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "dog.mp4"
 QUICK = ["--model", "recon4d_tiny", "--num-frames", "3", "--refine", "off"]
@@ -350,3 +352,19 @@ def test_a_reader_that_closes_the_output_causes_no_trace() -> None:
         assert process.stderr is not None
         assert "Traceback" not in process.stderr.read()
     assert process.returncode == EXIT_BROKEN_PIPE
+
+
+@pytest.mark.parametrize(
+    ("category", "file", "shown"),
+    [
+        (UserWarning, str(Path(recon4d.__file__).parent / "io" / "photos.py"), "recon4d: warning: careful\n"),
+        (UserWarning, "/usr/lib/python3/site-packages/torch/cuda/__init__.py", "torch: warning: careful\n"),
+        (DeprecationWarning, "/usr/lib/python3/site-packages/torch/cuda/__init__.py", ""),
+        (FutureWarning, str(Path(recon4d.__file__).parent / "io" / "photos.py"), ""),
+        (UntrainedWarning, "/usr/lib/python3/site-packages/jaxtyping/_decorator.py", "recon4d: warning: careful\n"),
+    ],
+)
+def test_warnings_of_libraries_are_not_shown_as_ours(category, file, shown, capsys, monkeypatch):
+    monkeypatch.delenv("RECON4D_DEBUG", raising=False)
+    _warning_printer(None)("careful", category, file, 1)
+    assert capsys.readouterr().err == shown

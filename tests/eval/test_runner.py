@@ -222,6 +222,22 @@ def test_a_clip_whose_truth_is_damaged_is_named_and_the_rest_is_scored(
     assert len(evaluate(benchmark, [FixedScenes(scenes)], tmp_path).results) == 3
 
 
+@pytest.mark.parametrize(
+    ("clips", "message"),
+    [
+        (("a", "b"), "none of the 2 clips of broken can be read: a: anno.npz: is missing"),
+        (("a",), "the only clip of broken cannot be read: a: anno.npz: is missing"),
+        ((), "benchmark broken has no clips"),
+    ],
+)
+def test_a_benchmark_without_a_readable_clip_is_an_error(clips: tuple[str, ...], message: str, tmp_path: Path) -> None:
+    def read(name: str) -> Sample:
+        raise DataError(name, "anno.npz", "is missing")
+
+    with pytest.raises(UserError, match=message):
+        evaluate(Benchmark("broken", "", clips, read), [make_method("static", MethodConfig())], tmp_path / "out")
+
+
 def test_unregistered_frames_make_a_prediction_partial(samples: dict[str, Sample], benchmark: Benchmark) -> None:
     truth = samples["world_01"].scene
     world_from_cam = truth.cameras.world_from_cam.clone()

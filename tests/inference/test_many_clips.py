@@ -229,7 +229,7 @@ class TestOutcomes:
             reconstruct_each({Path("a"): Path("nowhere/a")}, lambda _: {}, fail)
         assert caught.value is error
 
-    @pytest.mark.parametrize("missing", ["depth.mp4", "cameras.png", "frames/frame_000001.jpg"])
+    @pytest.mark.parametrize("missing", ["scene.npz", "frames/frame_000000.jpg", "frames/frame_000001.jpg"])
     def test_only_complete_results_are_done(self, tmp_path: Path, missing: str) -> None:
         source = ClipSource("clip.mp4", tuple(f"frame_{number:06d}" for number in range(2)), (0, 1))
         clip = replace(make_clip(2, 48, 64), source=source)

@@ -24,6 +24,7 @@ from recon4d.inference import (
     with_prior_files,
 )
 from recon4d.io import SceneInfo, load_scene, read_camera_file, save_scene, write_jpeg, write_raster
+from recon4d.io.cameras.lenses import Lens, brown_lens
 from recon4d.io.long_clips import as_long_clip
 from recon4d.io.masks import mask_reader
 from recon4d.io.undistortion import undistort, undistort_long_clip
@@ -377,7 +378,11 @@ class TestCameras:
     @pytest.mark.parametrize(
         ("lens", "message"),
         [
-            ("FOV 60 40 50 52 31 19 1", "model FOV; wanted"),
+            ("EQUIRECTANGULAR 60 40 60 40", "360 degree panoramas"),
+            ("SPHERE 60 40 50", "unknown model 'SPHERE'"),
+            ("PINHOLE 60 40 50 52 31", "a PINHOLE camera with 3 parameters; wanted 4"),
+            ("PINHOLE 60 40 -50 52 31 19", "focal lengths are -50 and 52"),
+            ("PINHOLE 60 40 0 52 31 19", "focal lengths are 0 and 52"),
             ("PINHOLE 60 60 50 52 31 19", "60 x 60 pixels, and the clip's 60 x 40"),
         ],
     )
@@ -533,7 +538,11 @@ class TestDepth:
         ("arrays", "message"),
         [
             ({"depths": np.ones((2, 40, 60))}, r"shape \(2, 40, 60\); wanted .* = \(3, 40, 60\)"),
-            ({"depths": np.ones((3, 20, 30))}, r"shape \(3, 20, 30\)"),
+            (
+                {"depths": np.ones((3, 20, 40))},
+                r"40 x 20 pixels and the pictures 60 x 40; wanted the same size",
+            ),
+            ({"depths": np.ones((3, 60, 40))}, r"so one of them is turned"),
             ({"z": np.ones((3, 40, 60))}, "holds no depths"),
             ({"depths": np.zeros((3, 40, 60))}, "not a single depth"),
             ({"depths": np.ones(2), "pixels": np.ones((3, 2)), "frames": np.zeros(2)}, "arrays of shapes"),
@@ -561,15 +570,13 @@ class TestDepth:
         with pytest.raises(UserError, match=r"none\.npz does not exist"):
             priors_from(clip, depth=tmp_path / "none.npz")
 
-    def test_other_files_of_arrays(self, clip: Clip, tmp_path: Path) -> None:
-        np.save(tmp_path / "d.npy", np.ones((3, 40, 60)))
+    def test_damage_inside_an_archive(self, clip: Clip, tmp_path: Path) -> None:
         np.savez_compressed(tmp_path / "d.npz", depths=np.ones((3, 40, 60)))
         content = bytearray((tmp_path / "d.npz").read_bytes())
         content[50:80] = b"x" * 30
         (tmp_path / "d.npz").write_bytes(content)
-        for name in ("d.npy", "d.npz"):
-            with pytest.raises(UserError, match="no npz file, or damaged"):
-                priors_from(clip, depth=tmp_path / name)
+        with pytest.raises(UserError, match="no npz file, or damaged"):
+            priors_from(clip, depth=tmp_path / "d.npz")
 
 
 LENS = (0.25, -0.08, 0.004, -0.003, 0.01)
@@ -612,7 +619,7 @@ class TestDistortion:
 
     def test_zero_distortion_changes_nothing(self, clip: Clip) -> None:
         known = priors_from(clip, intrinsics="50,52,31,19")
-        straight = undistort(replace(clip, priors=known), torch.zeros(3, 5))
+        straight = undistort(replace(clip, priors=known), [Lens("OPENCV", (0.0,) * 4)] * 3)
         assert torch.equal(straight.images, clip.images)
         assert straight.priors is not None
         assert straight.priors.ignore is not None
@@ -672,7 +679,7 @@ class TestDistortion:
         frames = len(depths)
         known = replace(Priors.unknown(frames), intrinsics=TestIntrinsics.ONE.expand(frames, 3, 3), depths=depths)
         clip = replace(make_clip(frames, 40, 60), priors=known)
-        straight = undistort(clip, torch.tensor(lens).expand(frames, 5)).priors
+        straight = undistort(clip, [Lens("FULL_OPENCV", (*lens, 0.0, 0.0, 0.0))] * frames).priors
         assert straight is not None
         assert straight.depths is not None
         return straight.depths
@@ -680,7 +687,8 @@ class TestDistortion:
     @pytest.mark.parametrize("with_masks", [False, True])
     def test_frames_of_a_long_clip_have_their_own_distortion(self, clip: Clip, with_masks: bool) -> None:
         zoom = torch.diag_embed(torch.tensor([[1.0, 1.0, 1.0], [1.2, 1.1, 1.0], [1.4, 1.5, 1.0]]))
-        lenses = torch.tensor([LENS, (-0.2, 0.0, 0.0, 0.0, 0.0), (0.1, 0.1, 0.0, 0.01, 0.0)])
+        coefficients = [LENS, (-0.2, 0.0, 0.0, 0.0, 0.0), (0.1, 0.1, 0.0, 0.01, 0.0)]
+        lenses = [brown_lens(torch.tensor(one, dtype=torch.float64)) for one in coefficients]
         ignore = torch.rand(3, 40, 60, generator=torch.Generator().manual_seed(0)) < 0.2
         known = replace(Priors.unknown(3), intrinsics=zoom @ TestIntrinsics.ONE, ignore=ignore if with_masks else None)
         short = undistort(replace(clip, priors=known), lenses)
@@ -706,9 +714,9 @@ class TestDistortion:
         clip = replace(clip, priors=replace(Priors.unknown(3), intrinsics=intrinsics))
         for bare in (clip, replace(clip, priors=None)):
             with pytest.raises(UserError, match="not known for every frame"):
-                undistort(bare, torch.zeros(3, 5))
+                undistort(bare, [Lens("PINHOLE")] * 3)
             with pytest.raises(UserError, match="not known for every frame"):
-                undistort_long_clip(as_long_clip(bare), torch.zeros(3, 5))
+                undistort_long_clip(as_long_clip(bare), [Lens("PINHOLE")] * 3)
 
     @pytest.mark.parametrize(
         ("files", "message"),

@@ -145,12 +145,16 @@ class TestPriors:
             assert (confidence[:, 41:] == 0).all()
             assert (confidence[:, :38] > 0).all()
 
-    def test_cameras_without_the_first_are_an_error(self, model: Model, clip: Clip) -> None:
+    def test_cameras_without_the_first_hold_relative_to_each_other(self, model: Model, clip: Clip) -> None:
         cameras = torch.eye(4).repeat(5, 1, 1)
+        cameras[:, 0, 3] = torch.arange(5.0)
         cameras[0] = torch.nan
         known = replace(Priors.unknown(5), world_from_cam=cameras)
-        with pytest.raises(UserError, match="not for the first"):
-            reconstruct(model, replace(clip, priors=known))
+        found = reconstruct(model, replace(clip, priors=known)).cameras.world_from_cam
+        assert torch.equal(found[0], torch.eye(4))
+        second_from_cam = torch.linalg.inv(found[1]) @ found[1:]
+        torch.testing.assert_close(second_from_cam[:, 0, 3], torch.arange(4.0), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(second_from_cam[:, :3, :3], torch.eye(3).expand(4, 3, 3), atol=1e-5, rtol=1e-5)
 
 
 class TestRefinement:

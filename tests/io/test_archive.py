@@ -303,3 +303,14 @@ def test_full_disk_leaves_no_partial_files_and_keeps_the_old_archive(archive):
 def test_the_archive_is_not_compressed(archive):
     with zipfile.ZipFile(archive) as zipped:
         assert all(entry.compress_type == zipfile.ZIP_STORED for entry in zipped.infolist())
+
+
+def test_files_of_mixed_precision_are_read_in_the_highest(tmp_path):
+    save_scene(tmp_path / "scene.npz", make_scene(2))
+    with np.load(tmp_path / "scene.npz") as stored:
+        arrays = dict(stored)
+    arrays["intrinsics"] = arrays["intrinsics"].astype(np.float64)
+    np.savez(tmp_path / "scene.npz", **arrays)
+    scene = load_scene(tmp_path / "scene.npz")
+    assert scene.cameras.world_from_cam.dtype == scene.depths.dtype == torch.float64
+    assert scene.resized(8, 8).points_from_depth.dtype == torch.float64

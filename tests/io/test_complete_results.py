@@ -19,14 +19,17 @@ def result(tmp_path: Path) -> Path:
     return folder
 
 
-def test_result_without_points_is_complete(result: Path) -> None:
+def test_result_without_files_for_viewing_is_complete(result: Path) -> None:
     assert is_complete_result(result)
     assert is_complete_result(str(result))
-    (result / "points.ply").unlink()
-    assert is_complete_result(result)
+    for name in ("points.ply", "depth.mp4", "cameras.png"):
+        (result / name).write_bytes(b"")
+        assert not is_complete_result(result)
+        (result / name).unlink()
+        assert is_complete_result(result)
 
 
-@pytest.mark.parametrize("name", ["scene.npz", "depth.mp4", "cameras.png", "frames", "frames/frame_000001.jpg"])
+@pytest.mark.parametrize("name", ["scene.npz", "frames", "frames/frame_000001.jpg"])
 def test_result_without_one_of_its_files_is_not_complete(result: Path, name: str) -> None:
     path = result / name
     if path.is_dir():

@@ -77,7 +77,7 @@ def test_a_list_of_pictures_keeps_its_order_and_one_picture_is_a_clip(tmp_path):
 
 
 def test_folders_without_pictures_or_with_several_sizes_are_refused(tmp_path):
-    with pytest.raises(UserError, match=f"{re.escape(str(tmp_path))} holds no pictures; wanted files ending in .bmp"):
+    with pytest.raises(UserError, match=f"{re.escape(str(tmp_path))} holds no pictures; wanted JPEG, PNG"):
         read_clip(tmp_path)
     save_numbered(tmp_path, ["a.png", "b.png"])
     Image.fromarray(numbered(0, 30, 40)).save(tmp_path / "c.png")

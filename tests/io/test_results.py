@@ -23,6 +23,7 @@ from walls import (
     read_picture,
 )
 
+from recon4d.errors import UserError
 from recon4d.io import (
     load_scene,
     load_times,
@@ -59,6 +60,34 @@ def test_without_a_confident_point_everything_else_is_written(tmp_path):
         write_results(tmp_path, make_clip(1), scene, make_info(source=None))
     assert names_in(tmp_path) == {"scene.npz", "frames", "depth.mp4", "cameras.png"}
     assert names_in(tmp_path / "frames") == {"frame_000000.jpg"}
+
+
+@pytest.mark.parametrize("name", ["depth.mp4", "cameras.png", "points.ply"])
+@pytest.mark.parametrize("error", [UserError("no codec"), ValueError("a defect"), MemoryError()], ids=repr)
+def test_a_file_for_viewing_that_fails_costs_nothing_else(tmp_path, monkeypatch, name, error):
+    writers = {"depth.mp4": "write_video", "cameras.png": "write_camera_path", "points.ply": "write_point_cloud"}
+
+    def fail(path, *_):
+        path.write_bytes(b"half of it")
+        raise error
+
+    monkeypatch.setattr(results, writers[name], fail)
+    with pytest.warns(UserWarning, match=f"{name} is left out: "):
+        write_results(tmp_path, make_clip(), make_scene(), make_info(source=None))
+    assert names_in(tmp_path) == {"scene.npz", "frames", "depth.mp4", "cameras.png", "points.ply"} - {name}
+
+
+@pytest.mark.parametrize("size", [(40, 1280), (80, 1280), (32, 4000), (4000, 32), (1280, 80), (33, 33), (2, 5000)])
+def test_pictures_of_any_shape_get_a_depth_video(tmp_path, size):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        write_results(tmp_path, make_clip(2, *size), make_scene(2), make_info(source=None))
+    with av.open(str(tmp_path / "depth.mp4")) as video:
+        shown = [picture.to_ndarray(format="rgb24").shape for picture in video.decode(video=0)]
+    assert len(shown) == 2
+    assert max(shown[0]) <= 4096
+    if size == (80, 1280):
+        assert shown[0] == (80 + GAP + 80, 1280, 3)  # panels of a strip are below each other
 
 
 @pytest.mark.parametrize("names", [("a.png", "a.jpg"), ("left/1.png", "right/1.png"), ("a.png", "A.png")])

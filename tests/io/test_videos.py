@@ -1,11 +1,14 @@
 """Times, sizes and orientation of the frames of videos."""
 
+import contextlib
 import warnings
 
+import av
 import pytest
 import torch
 from videos import SIZE, bare_stream, encode, numbered, numbers_seen
 
+from recon4d.errors import UserError
 from recon4d.io import read_clip
 from recon4d.io.videos import read_frames, scan_video
 
@@ -96,3 +99,23 @@ def test_video_that_changes_its_size_is_refused(tmp_path):
     (tmp_path / "both.h264").write_bytes(bare_stream(small) + bare_stream(large))
     with pytest.raises(ValueError, match="both_000005 is 96x64 but both_000000 is 64x48; a clip needs images of one"):
         read_clip(tmp_path / "both.h264")
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".avi", ".mov"])
+def test_tags_in_another_encoding_do_not_matter(tmp_path, suffix):
+    path = tmp_path / f"tagged{suffix}"
+    with av.open(str(path), "w", metadata_encoding="latin-1") as container:
+        container.metadata["title"], container.metadata["comment"] = "Caf\xe9 \xfcber", "\xff\xfe"
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
+        for number in range(4):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(numbered(number), format="rgb24")))
+        container.mux(stream.encode(None))
+    with pytest.raises(UnicodeDecodeError), av.open(str(path)) as container:
+        container.metadata["title"]
+    assert numbers_seen(read_clip(path, num_frames=None).images) == [0, 1, 2, 3]
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) * 3 // 4])  # damaged files are opened in another way
+    with contextlib.suppress(UserError), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        read_clip(path)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from recon4d.errors import DataError
 from recon4d.geometry import invert, nearest_rotation, rigid
+from recon4d.io.checked_cameras import camera_problem
 from recon4d.records import Cameras
 
 MAX_ROTATION_ERROR = 0.01
@@ -31,9 +32,9 @@ def cameras_from_first(
         float32 cameras of shape (time), and ``first_from_world`` (4, 4), which transforms world points likewise.
 
     Raises:
-        DataError: If the intrinsics are not those of a pinhole camera.
+        DataError: If the cameras are invalid (`camera_problem`).
     """
-    _check_pinhole(sequence, file, intrinsics)
+    _check(sequence, file, world_from_cam, intrinsics)
     first_from_world = invert(world_from_cam[0])
     return Cameras((first_from_world @ world_from_cam).float(), intrinsics.float()), first_from_world
 
@@ -67,9 +68,10 @@ def cameras_from_rounded(
     error = rotation @ rotation.transpose(-1, -2) - torch.eye(3, dtype=rotation.dtype)
     if error.abs().max() > MAX_ROTATION_ERROR or (torch.linalg.det(rotation) < 0).any():
         raise DataError(sequence, file, "holds camera rotations that are not rotation matrices")
-    _check_pinhole(sequence, file, intrinsics)
     centers = -torch.linalg.solve(rotation, translation)
-    return Cameras(rigid(nearest_rotation(rotation).transpose(-1, -2), centers), intrinsics)
+    cameras = Cameras(rigid(nearest_rotation(rotation).transpose(-1, -2), centers), intrinsics)
+    _check(sequence, file, cameras.world_from_cam, intrinsics)
+    return cameras
 
 
 def is_in_image(
@@ -89,7 +91,12 @@ def is_in_image(
     return ((pixels >= 0) & (pixels < bounds)).all(dim=-1) & (depths > 0)
 
 
-def _check_pinhole(sequence: str, file: str | Path, intrinsics: Float[Tensor, "time 3 3"]) -> None:
-    last_row = intrinsics.new_tensor([0.0, 0.0, 1.0])
-    if (intrinsics[:, [0, 1], [0, 1]] <= 0).any() or (intrinsics[:, 2] != last_row).any():
-        raise DataError(sequence, file, f"its intrinsics are not those of a pinhole camera: {intrinsics[0].tolist()}")
+def _check(
+    sequence: str,
+    file: str | Path,
+    world_from_cam: Float[Tensor, "time 4 4"],
+    intrinsics: Float[Tensor, "time 3 3"],
+) -> None:
+    problem = camera_problem(world_from_cam, intrinsics)
+    if problem is not None:
+        raise DataError(sequence, file, problem)

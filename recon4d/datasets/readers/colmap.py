@@ -17,35 +17,33 @@ from recon4d.errors import DataError, UserError
 from recon4d.geometry import (
     invert,
     project,
-    rigid,
-    rotation_from_quaternion,
     transform_points,
 )
 from recon4d.io.cameras.colmap_reader import (
-    PARAMETER_COUNTS,
     StoredCamera,
     StoredImage,
     StoredModel,
     find_model_folder,
     read_model,
 )
-from recon4d.io.checked_values import parse_numbers, pinhole_matrix
+from recon4d.io.cameras.lenses import Lens
+from recon4d.io.cameras.orientation import stored_orientations
+from recon4d.io.cameras.stored_intrinsics import intrinsics_from_colmap
 from recon4d.io.confined_paths import confined_path
+from recon4d.io.undistortion import undistort_image, undistort_pixels
 from recon4d.records import Clip, ClipSource
-
-MAX_DISTORTION = 1e-6
-"""Largest magnitude of a distortion coefficient that is treated as 0. Hand-tuned."""
 
 
 class ColmapModels(SequenceDataset):
     """Sparse COLMAP models: photos with cameras and static points, without depth.
 
-    A model consists of cameras, images and points3D as .bin or .txt files, in the folder itself, in sparse/0 or in
-    sparse. Its photos are in images/ or in the folder itself. Frames are the registered images sorted by name, without
-    times. COLMAP's pixel coordinates are those of this package: the center of the first pixel is (0.5, 0.5). The unit
-    of length is unknown. The 3D points become static tracks that are visible in the images that observe them.
+    A model consists of cameras, images and points3D as .bin or .txt files, in the folder itself, in sparse/0, sparse or
+    colmap/sparse/0. Its photos are in images/ or in the folder itself. Frames are the registered images sorted by name,
+    without times. COLMAP's pixel coordinates are those of this package: the center of the first pixel is (0.5, 0.5).
+    The unit of length is unknown. The 3D points become static tracks that are visible in the images that observe them.
 
-    Models with lens distortion are not supported: `read` raises `DataError`, so undistort the images first.
+    Lens distortion is removed from images and keypoints; what the lens did not see is black. Images must be upright:
+    `read` raises `DataError` for those that their EXIF orientation turns.
 
     Args:
         root: The folder of a model, or a folder of such folders.
@@ -78,20 +76,23 @@ class ColmapModels(SequenceDataset):
         """See `SequenceDataset.read`."""
         self.check_frames(name, frames, anchors)
         folder = sequence_path(self.folders, name)
-        model = read_model(name, folder)
+        model = read_model(name, folder, frames)
         registered = [model.images[frame] for frame in frames]
         stored_cameras = [_camera_of(name, model, image) for image in registered]
         image_folder = folder / "images" if (folder / "images").is_dir() else folder
         images = read_images(name, [confined_path(image_folder, image.name, "images", name) for image in registered])
+        size = (images.shape[-2], images.shape[-1])
         for image, camera in zip(registered, stored_cameras, strict=True):
-            if (camera.height, camera.width) != images.shape[-2:]:
-                found, wanted = tuple(images.shape[-2:]), (camera.height, camera.width)
-                raise DataError(name, image.name, f"has size {found} (height, width), but its camera says {wanted}")
-        poses = torch.stack([image.pose for image in registered])
-        cam_from_world = rigid(rotation_from_quaternion(poses[:, :4]), poses[:, 4:])
-        intrinsics = torch.stack([_intrinsics(name, camera) for camera in stored_cameras])
+            if (camera.height, camera.width) != size:
+                wanted = (camera.height, camera.width)
+                raise DataError(name, image.name, f"has size {size} (height, width), but its camera says {wanted}")
+        _check_upright(name, image_folder, registered, images)
+        cam_from_world = torch.stack([image.cam_from_world for image in registered])
+        intrinsics, lenses = _intrinsics(name, stored_cameras)
         cameras, first_from_world = cameras_from_first(name, "cameras", invert(cam_from_world), intrinsics)
-        trajectories = _trajectories(name, model, registered, cam_from_world, intrinsics)
+        if any(not lens.is_pinhole for lens in lenses):
+            images = torch.stack([undistort_image(*one) for one in zip(images, intrinsics, lenses, strict=True)])
+        trajectories = _trajectories(model, registered, cam_from_world, intrinsics, lenses)
         points = transform_points(first_from_world, trajectories.points)
         trajectories = Trajectories(
             points=points.float(),
@@ -110,31 +111,37 @@ def _camera_of(name: str, model: StoredModel, image: StoredImage) -> StoredCamer
     return model.cameras[image.camera_id]
 
 
-def _intrinsics(name: str, camera: StoredCamera) -> Float64[Tensor, "3 3"]:
-    """Return the camera matrix; raise `DataError` if the camera is not a pinhole camera without distortion."""
-    if camera.model not in PARAMETER_COUNTS:
-        wanted = ", ".join(PARAMETER_COUNTS)
-        raise DataError(name, "cameras", f"has a camera of the unsupported model {camera.model}; wanted {wanted}")
-    focals, distortions = PARAMETER_COUNTS[camera.model]
-    parameters = parse_numbers(name, "cameras", camera.parameters, (focals + 2 + distortions,)).tolist()
-    distortion = parameters[focals + 2 :]
-    if any(abs(value) > MAX_DISTORTION for value in distortion):
-        reason = f"its {camera.model} camera has lens distortion {distortion}; undistort the images of the model first"
-        raise DataError(name, "cameras", reason)
-    return pinhole_matrix(parameters[0], parameters[focals - 1], *parameters[focals : focals + 2])
+def _check_upright(name: str, folder: Path, registered: list[StoredImage], images: Tensor) -> None:
+    """Refuse pictures that were turned when they were read: COLMAP's cameras are those of the stored ones."""
+    names = tuple(image.name for image in registered)
+    clip = Clip(images, torch.full((len(names),), torch.nan), source=ClipSource(str(folder), names, (0,) * len(names)))
+    for image_name, orientation in zip(names, stored_orientations(clip), strict=True):
+        if orientation != 1:
+            raise DataError(name, image_name, f"has the EXIF orientation {orientation}; save the images upright first")
+
+
+def _intrinsics(name: str, cameras: list[StoredCamera]) -> tuple[Float64[Tensor, "time 3 3"], list[Lens]]:
+    """Return the camera matrices and the lenses; raise `DataError` if a camera is not supported."""
+    matrices, lenses = [], []
+    for camera in cameras:
+        try:
+            stored = intrinsics_from_colmap("cameras", camera.model, camera.width, camera.height, camera.parameters)
+        except UserError as error:
+            raise DataError(name, "cameras", str(error).removeprefix("cameras: ")) from error
+        matrices.append(stored.matrix((camera.height, camera.width)))
+        lenses.append(stored.lens)
+    return torch.stack(matrices), lenses
 
 
 def _trajectories(
-    name: str,
     model: StoredModel,
     images: list[StoredImage],
     cam_from_world: Float64[Tensor, "time 4 4"],
     intrinsics: Float64[Tensor, "time 3 3"],
+    lenses: list[Lens],
 ) -> Trajectories:
     """Create tracks of the points observed in any image: at the observed pixel, or at their projection elsewhere."""
     point_ids = sorted({int(key) for image in images for key in image.point_ids if key >= 0})
-    if missing := [key for key in point_ids if key not in model.points]:
-        raise DataError(name, "points3D", f"has no point {missing[0]}, which an image observes")
     column_of = {key: column for column, key in enumerate(point_ids)}
     points = torch.tensor([model.points[key] for key in point_ids], dtype=torch.float64).reshape(1, -1, 3)
     points = points.expand(len(images), -1, -1)
@@ -142,7 +149,11 @@ def _trajectories(
     visibility = torch.zeros(points.shape[:2], dtype=torch.bool)
     for frame, image in enumerate(images):
         is_observed = image.point_ids >= 0
+        observed, lens = image.pixels[is_observed], lenses[frame]
+        if not lens.is_pinhole:
+            observed = undistort_pixels(observed, intrinsics[frame], lens)
         columns = torch.tensor([column_of[int(key)] for key in image.point_ids[is_observed]], dtype=torch.long)
-        pixels[frame, columns] = image.pixels[is_observed]
-        visibility[frame, columns] = True
+        found = observed.isfinite().all(dim=1)
+        pixels[frame, columns[found]] = observed[found]
+        visibility[frame, columns[found]] = True
     return Trajectories(points, pixels, valid=torch.ones_like(visibility), visibility=visibility)

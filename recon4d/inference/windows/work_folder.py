@@ -26,12 +26,14 @@ from recon4d.inference.windows.layout import Window
 from recon4d.inference.windows.track_stitching import StitchedTracks
 from recon4d.inference.windows.window_alignment import WindowAlignment
 from recon4d.io import SceneInfo, load_scene, save_scene
+from recon4d.io.archive import RUN_FILE_NAME, WORK_FOLDER_NAME, load_cameras
 from recon4d.io.long_archive import FRAMES_FOLDER_NAME, INDEX_FILE_NAME, load_index
-from recon4d.io.npz_arrays import load_arrays, save_arrays
+from recon4d.io.npz_arrays import load_checked_arrays, save_arrays
 from recon4d.records import Scene
 
-WORK_FOLDER_NAME = "windows"
-"""Name of the work folder inside the output folder."""
+_ALIGNMENT_SHAPES = {"partner_from_world": (4, 4), "error": (), "metres_per_unit": ()}
+_STITCHING_SHAPES = {"pixels": ("Q", 2), "corners": ("Q", "C"), "weights": ("Q", "C"), "points": ("Q", 3)}
+_PLACEMENT_SHAPES = {"world_from_window": ("W", 4, 4), "errors": ("W",), "metres_per_unit": (), "lens": (3, 3)}
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,7 @@ class WorkFolder:
         Returns:
             The intrinsics (time, 3, 3) as reconstructed.
         """
-        return torch.from_numpy(load_arrays(self._scene_file(number), ["intrinsics"])["intrinsics"])
+        return load_cameras(self._scene_file(number)).intrinsics
 
     def remove_window_scene(self, window: Window) -> None:
         """Remove the reconstruction of a window, then the file of its tracks, which is useless without it.
@@ -156,7 +158,7 @@ class WorkFolder:
         Returns:
             The alignment that `save_alignment` stored.
         """
-        arrays = load_arrays(self._alignment_file(window.number))
+        arrays = load_checked_arrays(self._alignment_file(window.number), _ALIGNMENT_SHAPES)
         return WindowAlignment(
             torch.from_numpy(arrays["partner_from_world"]), float(arrays["error"]), float(arrays["metres_per_unit"])
         )
@@ -180,7 +182,7 @@ class WorkFolder:
         Returns:
             The state that `save_stitching` stored.
         """
-        arrays = load_arrays(self._stitching_file(window.number))
+        arrays = load_checked_arrays(self._stitching_file(window.number), _STITCHING_SHAPES, ["corners"])
         return StitchedTracks(**{name: torch.from_numpy(array) for name, array in arrays.items()})
 
     def save_placement(self, placement: WindowPlacement) -> None:
@@ -201,7 +203,7 @@ class WorkFolder:
         file = self.path / "placement.npz"
         if not file.exists():
             return None
-        arrays = load_arrays(file)
+        arrays = load_checked_arrays(file, _PLACEMENT_SHAPES)
         return WindowPlacement(
             torch.from_numpy(arrays["world_from_window"]),
             torch.from_numpy(arrays["errors"]),
@@ -249,9 +251,9 @@ def open_work_folder(folder: Path, info: SceneInfo) -> WorkFolder:
     work = WorkFolder(folder / WORK_FOLDER_NAME, info)
     with os_errors_as_user_errors():
         # run.json is written first: any other file in the folder belongs to the run that it describes.
-        run_file = work.path / "run.json"
+        run_file = work.path / RUN_FILE_NAME
         if run_file.exists():
-            _check_same_run(folder, SceneInfo.from_json(run_file.read_text()), info)
+            _check_same_run(folder, _read_info(run_file), info)
         elif (folder / INDEX_FILE_NAME).exists():
             _check_same_run(folder, load_index(folder).info, info)
         elif folder.exists() and any(path != work.path for path in folder.iterdir()):
@@ -269,6 +271,13 @@ def open_work_folder(folder: Path, info: SceneInfo) -> WorkFolder:
             for unfinished in parent.glob(".*.partial-*"):
                 unfinished.unlink()  # left by a process that was killed
     return work
+
+
+def _read_info(run_file: Path) -> SceneInfo:
+    try:
+        return SceneInfo.from_json(run_file.read_text(encoding="utf-8", errors="replace"))
+    except UserError as error:
+        raise UserError(f"cannot read {run_file}: {error}") from error
 
 
 def _check_same_run(folder: Path, found: SceneInfo, expected: SceneInfo) -> None:
