@@ -33,6 +33,8 @@ class ExportCommand:
     """Length of the scene's unit in meters; if given, everything is written in meters."""
     baseline: tuple[int, int, float] | None = None
     """Two frames, counted from 0, and the measured distance of their cameras in meters: the same as metres-per-unit."""
+    one_camera: bool = False
+    """Write all frames with the same intrinsics, their median: COLMAP models then have a single camera."""
     overwrite: bool = False
     """Replace an earlier export in the output folder, with all of its formats."""
     level: bool = False
@@ -62,6 +64,8 @@ class ExportCommand:
             frames = frames.converted_to_meters(metres_per_unit_of_baseline(frames.cameras, *self.baseline))
         if self.metres_per_unit is not None:
             frames = frames.converted_to_meters(self.metres_per_unit)
+        if self.one_camera:
+            frames = frames.with_one_camera()
         if self.level:
             frames = frames.aligned_to_ground()
         for exported in export_results(self.out, frames, self.to, selection, self.overwrite):
