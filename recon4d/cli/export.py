@@ -6,6 +6,8 @@ from typing import ClassVar
 
 import tyro
 
+from recon4d.errors import UserError
+
 
 @dataclass(frozen=True)
 class ExportCommand:
@@ -29,6 +31,10 @@ class ExportCommand:
     """Largest number of points in a cloud (COLMAP models: at most 100 000)."""
     metres_per_unit: float | None = None
     """Length of the scene's unit in meters; if given, everything is written in meters."""
+    baseline: tuple[int, int, float] | None = None
+    """Two frames, counted from 0, and the measured distance of their cameras in meters: the same as metres-per-unit."""
+    one_camera: bool = False
+    """Write all frames with the same intrinsics, their median: COLMAP models then have a single camera."""
     overwrite: bool = False
     """Replace an earlier export in the output folder, with all of its formats."""
     level: bool = False
@@ -46,13 +52,20 @@ class ExportCommand:
         from recon4d.io import PointSelection, check_formats, check_output_folder, export_results
         from recon4d.io.exporters.export_record import check_export
         from recon4d.io.exporters.frame_source import open_frames
+        from recon4d.records.metric_scale import metres_per_unit_of_baseline
 
         selection = PointSelection(self.drop, self.min_confidence, self.max_points)
         check_formats(self.to)
         check_output_folder(self.out, self.overwrite, check_export)
         frames = open_frames(self.scene)
+        if self.baseline is not None:
+            if self.metres_per_unit is not None:
+                raise UserError("--baseline and --metres-per-unit both give the unit; give only one of the two")
+            frames = frames.converted_to_meters(metres_per_unit_of_baseline(frames.cameras, *self.baseline))
         if self.metres_per_unit is not None:
             frames = frames.converted_to_meters(self.metres_per_unit)
+        if self.one_camera:
+            frames = frames.with_one_camera()
         if self.level:
             frames = frames.aligned_to_ground()
         for exported in export_results(self.out, frames, self.to, selection, self.overwrite):

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from recon4d.errors import UserError
 from recon4d.geometry import similarity
+from recon4d.records.cameras import Cameras
 from recon4d.records.scene import Scene
 
 
@@ -60,6 +61,33 @@ def convert_to_meters(scene: Scene, metres_per_unit: float) -> Scene:
     """
     metric = scale_scene(scene, metres_per_unit)
     return replace(metric, metres_per_unit=torch.ones_like(metric.metres_per_unit))
+
+
+def metres_per_unit_of_baseline(cameras: Cameras, first: int, second: int, meters: float) -> float:
+    """Compute the length of the unit from the measured distance between two cameras.
+
+    Args:
+        cameras: Cameras of a single scene (no batch axis).
+        first: Index of one frame.
+        second: Index of another frame.
+        meters: Distance between their camera centers in meters, above 0.
+
+    Returns:
+        Length of the unit in meters.
+
+    Raises:
+        UserError: If a frame does not exist or has no known camera, if the two cameras are at the same place, or if
+            `meters` is not finite and above 0.
+    """
+    count = len(cameras.world_from_cam)
+    if not (0 <= first < count and 0 <= second < count and first != second):
+        raise UserError(f"the baseline is between the frames {first} and {second}; wanted two of 0 to {count - 1}")
+    if not (math.isfinite(meters) and meters > 0):
+        raise UserError(f"the baseline is {meters:g} m long; wanted a finite number above 0")
+    distance = float((cameras.centers[first].double() - cameras.centers[second].double()).norm())
+    if not (math.isfinite(distance) and distance > 0):
+        raise UserError(f"the distance between the cameras of the frames {first} and {second} is {distance:g} units")
+    return meters / distance
 
 
 def convert_to_meters_by_distance(

@@ -1,5 +1,6 @@
 """Known cameras of a clip from a file or folder of any format, recognized by its contents."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -15,7 +16,7 @@ from recon4d.io.cameras.pose_files import list_pose_files, read_pose_array, read
 from recon4d.io.cameras.stored_intrinsics import StoredIntrinsics, intrinsics_from_colmap
 from recon4d.io.checked_cameras import checked_cameras
 
-JSON_NAMES = ("transforms.json", "metadata.json", "cameras.json", "transforms_train.json")
+JSON_NAMES = ("transforms.json", "metadata.json", "cameras.json")
 """Names of the JSON files that are looked for in a folder, in this order."""
 POLYCAM_FOLDERS = (".", "cameras", "corrected_cameras", "keyframes/corrected_cameras", "keyframes/cameras")
 """Folders with Polycam's camera files, in an export of its raw data."""
@@ -61,13 +62,8 @@ def _read_folder(path: Path) -> CameraFile:
         return _read_archive(path)
     if find_model_folder(path) is not None:
         return _read_colmap(path)
-    for name in JSON_NAMES:
-        if (path / name).is_file():
-            return read_camera_json(path / name)
-    for name in POLYCAM_FOLDERS:
-        files = sorted((path / name).glob("*.json")) if (path / name).is_dir() else []
-        if files and isinstance(load_json(files[0]), dict) and "t_00" in load_json(files[0]):
-            return read_polycam(files)
+    if (found := _read_json_of_folder(path)) is not None:
+        return found
     for name in ARRAY_NAMES:
         if (path / name).is_file():
             return read_camera_file(path / name)
@@ -77,6 +73,32 @@ def _read_folder(path: Path) -> CameraFile:
     raise UserError(
         f"cameras {path}: the folder holds neither a scene.npz, nor a COLMAP model (cameras and images, .bin or .txt), "
         "nor a transforms.json, nor poses (one 4x4 text file for each picture)"
+    )
+
+
+def _read_json_of_folder(path: Path) -> CameraFile | None:
+    for name in JSON_NAMES:
+        if (path / name).is_file():
+            return read_camera_json(path / name)
+    if parts := sorted(path.glob("transforms_*.json")):
+        return _join([read_camera_json(part) for part in parts], path)
+    for name in POLYCAM_FOLDERS:
+        files = sorted((path / name).glob("*.json")) if (path / name).is_dir() else []
+        if files and isinstance(load_json(files[0]), dict) and "t_00" in load_json(files[0]):
+            return read_polycam(files)
+    return None
+
+
+def _join(parts: Sequence[CameraFile], path: Path) -> CameraFile:
+    """Join the files of Blender's splits: transforms_train.json, transforms_test.json and transforms_val.json."""
+    names = [part.names for part in parts]
+    lenses = [part.intrinsics or (None,) * len(part.world_from_cam) for part in parts]
+    return CameraFile(
+        path,
+        f"{', '.join(part.path.name for part in parts)}",
+        torch.cat([part.world_from_cam for part in parts]),
+        None if None in names else tuple(name for part in names for name in part or ()),
+        intrinsics=tuple(lens for part in lenses for lens in part) if any(part.intrinsics for part in parts) else None,
     )
 
 

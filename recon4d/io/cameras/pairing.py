@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 import numpy as np
@@ -56,7 +56,8 @@ def pair_cameras(clip: Clip, keys: CameraKeys, rule: PairingRule = "auto", offse
 
     With ``auto`` the first of these counts: equal names; times within `NEAREST_SECONDS` if every frame has one; frame
     numbers (in the names, as whole stamps, or as the number of the row in a file with as many cameras as the video or
-    folder has frames); order if the numbers of cameras and frames agree; times if some frames have one.
+    folder has frames); order among all frames of the video or folder if it has as many as the file; order if the
+    numbers of cameras and frames agree; times if some frames have one.
 
     Args:
         clip: The clip.
@@ -162,6 +163,9 @@ class _Pairer:
         found = self._choose(by_time, by_number)
         if found is not None:
             return found
+        if self.keys.count == self.total:
+            order = self._order()
+            return Pairing(tuple(order[number] for number in self.numbers), "by order among all frames")
         if self.keys.count == self.clip.num_frames:
             return self._by_order()
         if by_time is not None and any(index is not None for index in by_time.indices):
@@ -193,7 +197,11 @@ class _Pairer:
         return float(self.seconds.max()) <= MAX_OVERHANG * duration + NEAREST_SECONDS
 
     def _by_name(self) -> list[int | None]:
-        return match_by_name(self.clip, self.keys.names or (), self.keys.place)
+        by_name = match_by_name(self.clip, self.keys.names or (), self.keys.place)
+        first = next((frame for frame, index in enumerate(by_name) if index is not None), None)
+        if first is not None and self.clip.source is not None and self.keys.names is not None:
+            _check_folder(self.keys.place, self.keys.names[by_name[first] or 0], self.clip.source)
+        return by_name
 
     def _by_any_time(self) -> Pairing:
         """By the times of the clip, or else by the times that its pictures are named by."""
@@ -243,12 +251,12 @@ class _Pairer:
         count, frames = self.keys.count, self.clip.num_frames
         if count != frames:
             raise UserError(f"{self.keys.place}: {self._mismatch()}")
-        order = list(range(count))
-        if self.keys.names is not None:
-            names = self.keys.names
-            order.sort(key=lambda index: natural_order(names[index]))
-            return Pairing(tuple(order), "by the order of the names")
-        return Pairing(tuple(order), "by order")
+        return Pairing(tuple(self._order()), "by order" if self.keys.names is None else "by the order of the names")
+
+    def _order(self) -> list[int]:
+        """The cameras in natural order of their names, or else as they are in the file."""
+        order, names = list(range(self.keys.count)), self.keys.names
+        return order if names is None else sorted(order, key=lambda index: natural_order(names[index]))
 
     def _mismatch(self) -> str:
         hint = ""
@@ -264,6 +272,25 @@ class _Pairer:
         return (
             f"{self.keys.count} cameras, and the clip has {self.clip.num_frames} frames; neither names nor times tell "
             f"which belongs to which{hint}; cameras_by tells how they are to be paired"
+        )
+
+
+def _check_folder(place: str, name: str, source: ClipSource) -> None:
+    """Refuse a camera that evidently belongs to the picture of the same name in a neighboring folder.
+
+    Smaller copies of pictures in ``images_2``, ``images_4`` and ``images_8`` have the cameras of ``images``.
+    """
+    folder, parents = Path(source.path), PurePosixPath(name.replace("\\", "/")).parent.parts
+    if not parents or not folder.is_dir() or parents[-1] in (folder.resolve().name, "..", "."):
+        return
+    other = folder.resolve().parent / parents[-1]
+    is_smaller_copy = re.fullmatch(re.escape(parents[-1]) + r"[_-]?\d+", folder.resolve().name) is not None
+    if is_smaller_copy or not other.is_dir():
+        return
+    if any(bare_name(photo.name) == bare_name(name) for photo in list_photos(other)):
+        raise UserError(
+            f"{place}: its cameras are those of {other} ({name} ...), and the clip is {folder}, which has pictures of "
+            "the same names; give that folder, or the cameras of this one (cameras_by: order pairs them in any case)"
         )
 
 

@@ -66,14 +66,16 @@ def write_binary_model(folder: Path, model: ColmapModel) -> None:
         model: The model.
     """
     height, width = model.size
-    cameras = [struct.pack("<Q", len(model.images))]
+    keys, pinholes = _shared_cameras(model)
+    cameras = [struct.pack("<Q", len(pinholes))]
+    for key, pinhole in enumerate(pinholes, start=1):
+        cameras.append(struct.pack("<iiQQ4d", key, PINHOLE, width, height, *pinhole))
     images = [struct.pack("<Q", len(model.images))]
     layout = np.dtype([("pixel", "<f8", 2), ("point", "<i8")])
     for number, image in enumerate(model.images, start=1):
-        cameras.append(struct.pack("<iiQQ4d", number, PINHOLE, width, height, *image.pinhole.tolist()))
         observations = np.empty(len(image.point_indices), layout)
         observations["pixel"], observations["point"] = image.pixels.numpy(), image.point_indices.numpy() + 1
-        images.append(struct.pack("<i7di", number, *image.pose.tolist(), number))
+        images.append(struct.pack("<i7di", number, *image.pose.tolist(), keys[number - 1]))
         images.append(image.name.encode("utf-8") + b"\0" + struct.pack("<Q", len(observations)))
         images.append(observations.tobytes())
     points = [struct.pack("<Q", len(model.points))]
@@ -92,11 +94,12 @@ def write_text_model(folder: Path, model: ColmapModel) -> None:
         model: The model.
     """
     height, width = model.size
+    keys, pinholes = _shared_cameras(model)
     cameras = ["# CAMERA_ID MODEL WIDTH HEIGHT fx fy cx cy"]
+    cameras += [f"{key} PINHOLE {width} {height} {_join(pinhole)}" for key, pinhole in enumerate(pinholes, start=1)]
     images = ["# IMAGE_ID QW QX QY QZ TX TY TZ CAMERA_ID NAME, then X Y POINT3D_ID of each observation"]
     for number, image in enumerate(model.images, start=1):
-        cameras.append(f"{number} PINHOLE {width} {height} {_join(image.pinhole.tolist())}")
-        images.append(f"{number} {_join(image.pose.tolist())} {number} {image.name}")
+        images.append(f"{number} {_join(image.pose.tolist())} {keys[number - 1]} {image.name}")
         triples = zip(image.pixels.tolist(), image.point_indices.tolist(), strict=True)
         images.append(" ".join(f"{x!r} {y!r} {row + 1}" for (x, y), row in triples))
     points = ["# POINT3D_ID X Y Z R G B ERROR, then IMAGE_ID POINT2D_INDEX of each observation"]
@@ -124,6 +127,14 @@ def _write(folder: Path, frames: SelectedFrames, write_model: Callable[[Path, Co
         f"({len(errors) / len(model.points):.1f} a point), "
         f"reprojection residual {float(errors.mean()):.1e} pixels in the mean, {float(errors.max()):.1e} at most"
     )
+
+
+def _shared_cameras(model: ColmapModel) -> tuple[list[int], list[list[float]]]:
+    """The id of each image's camera, and fx, fy, cx, cy of each camera: one if all are equal, else one each."""
+    pinholes = [image.pinhole.tolist() for image in model.images]
+    if all(pinhole == pinholes[0] for pinhole in pinholes):
+        return [1] * len(pinholes), pinholes[:1]
+    return list(range(1, len(pinholes) + 1)), pinholes
 
 
 def _rows_of_points(model: ColmapModel) -> Iterator[tuple[list[float], list[int], float, Track]]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from recon4d.errors import UserError
 from recon4d.io.long_archive import INDEX_FILE_NAME, LongScene, image_file, iter_frames, load_frames, load_index
 from recon4d.io.results import frame_file_names
 from recon4d.io.saved_results import SavedResults, read_results
@@ -161,6 +162,26 @@ class FrameSource(ABC):
             UserError: If `metres_per_unit` is not finite and above 0.
         """
         return self.map_scenes(lambda scene: convert_to_meters(scene, metres_per_unit))
+
+    def with_one_camera(self) -> "FrameSource":
+        """Give all frames the median of their intrinsics; points keep their pixels and depth.
+
+        Returns:
+            A source of the frames with equal intrinsics.
+
+        Raises:
+            UserError: If no intrinsics are known.
+        """
+        known = self.cameras.intrinsics[self.cameras.intrinsics.isfinite().all(dim=(1, 2))]
+        if not len(known):
+            raise UserError("no intrinsics of the scene are known, so that there is no common camera")
+        median = known.median(dim=0).values
+
+        def share(scene: Scene) -> Scene:
+            intrinsics = median.to(scene.cameras.intrinsics).expand_as(scene.cameras.intrinsics)
+            return scene.with_cameras(replace(scene.cameras, intrinsics=intrinsics.clone()))
+
+        return self.map_scenes(share)
 
     def aligned_to_ground(self) -> "FrameSource":
         """Rotate and move the world so that the ground is y = 0, as `align_to_ground` does.

@@ -296,3 +296,22 @@ def test_gaussian_splatting(tmp_path: Path, clip: Clip) -> None:
     cameras = read_camera_file(tmp_path).for_clip(clip)
     assert pinhole(cameras) == [50, 52, 30, 20]
     torch.testing.assert_close(cameras.world_from_cam[:, 2, 3], torch.tensor([0.0, 1, 2]))
+
+
+def test_the_splits_of_blender_are_read_together(tmp_path: Path, clip: Clip) -> None:
+    """Pictures of the same names in train/ and test/ have their own cameras."""
+    for number, split in enumerate(("train", "test")):
+        frames = [
+            {
+                "file_path": f"./{split}/{i}",
+                "transform_matrix": [[1, 0, 0, (1 + number) * i], [0, 1, 0, 0], [0, 0, 1, 0]],
+            }
+            for i in range(3)
+        ]
+        (tmp_path / f"transforms_{split}.json").write_text(json.dumps({"camera_angle_x": ANGLE, "frames": frames}))
+    for split, step in (("train", 1), ("test", 2)):
+        names = ("0.png", "1.png", "2.png")
+        pictures = Clip(clip.images, clip.times, source=ClipSource(f"scene/{split}", names, (0, 1, 2)))
+        cameras = read_camera_file(tmp_path).for_clip(pictures)
+        assert cameras.world_from_cam[:, 0, 3].tolist() == [0, step, 2 * step]
+        assert pinhole(cameras) == [60, 60, 30, 20]

@@ -13,6 +13,7 @@ from recon4d.io import SceneInfo, load_scene, open_frames, read_results, save_sc
 from recon4d.io.checked_cameras import camera_problem, checked_cameras, principal_point_outside
 from recon4d.io.checked_values import parse_numbers, read_json
 from recon4d.records import Cameras
+from recon4d.records.metric_scale import metres_per_unit_of_baseline
 
 PINHOLE = torch.tensor([[50.0, 0, 30], [0, 52, 20], [0, 0, 1]])
 
@@ -111,3 +112,18 @@ def test_json_that_cannot_be_is_refused(tmp_path: Path, text: str) -> None:
 def test_json_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
     (tmp_path / "f.json").write_text('{"a": 1}', encoding="utf-8-sig")
     assert read_json("s", tmp_path / "f.json") == {"a": 1}
+
+
+def test_a_baseline_tells_the_unit() -> None:
+    poses = torch.eye(4).repeat(3, 1, 1)
+    poses[1, :3, 3], poses[2] = torch.tensor([3.0, 0, 4]), torch.nan
+    cameras = Cameras(poses, PINHOLE.repeat(3, 1, 1))
+    assert metres_per_unit_of_baseline(cameras, 0, 1, 0.5) == pytest.approx(0.1)
+    for first, second, meters, message in (
+        (0, 3, 1.0, "wanted two of 0 to 2"),
+        (0, 0, 1.0, "wanted two of 0 to 2"),
+        (0, 1, 0.0, "0 m long"),
+        (0, 2, 1.0, "nan units"),
+    ):
+        with pytest.raises(UserError, match=message):
+            metres_per_unit_of_baseline(cameras, first, second, meters)

@@ -10,7 +10,7 @@ from scenes import make_scene
 
 from recon4d import geometry as g
 from recon4d.errors import UserError
-from recon4d.io import read_clip
+from recon4d.io import read_clip, write_video
 from recon4d.io.cameras.camera_file import CameraFile, CameraOptions
 from recon4d.io.cameras.lenses import Lens
 from recon4d.io.cameras.orientation import stored_orientations, turn_camera, turn_intrinsics
@@ -127,3 +127,29 @@ def test_mixed_turns_are_relative_to_each_own_picture(tmp_path: Path) -> None:
     mixed = file.for_clip(shoot(tmp_path / "mixed", [1, 3])).world_from_cam
     half_turn = torch.diag(torch.tensor([-1.0, -1, 1, 1]))
     torch.testing.assert_close(mixed[1], plain[1] @ half_turn, atol=1e-6, rtol=0)
+
+
+TURNS = {(1, 0, 0, 1): 1, (0, 1, -1, 0): 6, (0, -1, 1, 0): 8, (-1, 0, 0, -1): 3, (-1, 0, 0, 1): 2, (0, 1, 1, 0): 5}
+"""EXIF orientation that equals a display matrix (a, b, c, d) of a video: x' = a x + c y, y' = b x + d y."""
+
+
+@pytest.mark.parametrize("matrix", TURNS)
+def test_cameras_of_the_stored_frames_of_a_video(tmp_path: Path, matrix: tuple[int, int, int, int]) -> None:
+    path, orientation = tmp_path / "turned.mp4", TURNS[matrix]
+    write_video(path, torch.zeros(2, 32, 48, 3, dtype=torch.uint8), 10.0)
+    content = bytearray(path.read_bytes())
+    at = content.index(b"tkhd") + 44
+    for offset, value in zip((0, 4, 12, 16), matrix, strict=True):
+        content[at + offset : at + offset + 4] = (value * 65536).to_bytes(4, "big", signed=True)
+    path.write_bytes(content)
+    clip = read_clip(path)
+    assert stored_orientations(clip) == (orientation,) * 2
+    lens = StoredIntrinsics(Lens("PINHOLE"), 40.0, 44.0, center_x=25.0, center_y=14.0, width=48, height=32)
+    file = CameraFile(Path("c"), "test", torch.eye(4).double().repeat(2, 1, 1), intrinsics=(lens, lens))
+    found = file.for_clip(clip).intrinsics
+    assert found is not None
+    # Only the size tells whether cameras belong to the stored frames: programs take frames out of videos upright.
+    wanted = {5: (44, 40, 14, 25), 6: (44, 40, 32 - 14, 25), 8: (44, 40, 14, 48 - 25)}.get(
+        orientation, (40, 44, 25, 14)
+    )
+    assert tuple(found[0][[0, 1, 0, 1], [0, 1, 2, 2]].tolist()) == wanted

@@ -61,6 +61,21 @@ class TestNames:
         ):
             pair_cameras(clip_of("photos", ("0.jpg", "1.jpg")), keys(names))
 
+    def test_cameras_of_a_neighboring_folder_are_refused(self, tmp_path: Path) -> None:
+        for folder in ("left", "right", "images", "images_4"):
+            (tmp_path / folder).mkdir()
+            for number in range(2):
+                write_jpeg(tmp_path / folder / f"{number}.jpg", torch.zeros(3, 4, 6, dtype=torch.uint8))
+        names = ("0.jpg", "1.jpg")
+        for stored in ("left/{}.jpg", "rig\\\\left\\\\{}", "./left/{}"):
+            given = keys([stored.format(number) for number in range(2)])
+            with pytest.raises(UserError, match=r"cameras f: its cameras are those of .*left"):
+                pair_cameras(clip_of(str(tmp_path / "right"), names), given)
+            assert pair_cameras(clip_of(str(tmp_path / "left"), names), given).indices == (0, 1)
+            assert pair_cameras(clip_of(str(tmp_path / "right"), names), given, "order").indices == (0, 1)
+        copies = keys(["images/0.jpg", "images/1.jpg"])
+        assert pair_cameras(clip_of(str(tmp_path / "images_4"), names), copies).indices == (0, 1)
+
     def test_equal_suffixes_win_between_equal_names(self) -> None:
         assert match_by_name(clip_of("a", ("0.jpg", "0.png")), ["0.png", "0.jpg"]) == [1, 0]
 
@@ -128,6 +143,15 @@ class TestNumbers:
             pairing = pair_cameras(frames_of(video, numbers), keys(seconds=stamps))
             assert pairing.indices == numbers
             assert pairing.rule == f"by frame number, from {first}"
+
+    def test_as_many_cameras_as_the_file_has_frames(self, video: Path) -> None:
+        """Names without numbers and stamps of another clock are paired by their rank among all frames."""
+        letters = [f"{letter}.png" for letter in "lkjihgfedcba"]
+        assert pair_cameras(frames_of(video, (0, 3, 11)), keys(letters)).indices == (11, 8, 0)
+        stamps = [1305031102.25 + 0.1 * number for number in range(12)]
+        pairing = pair_cameras(frames_of(video, (0, 3, 11)), keys(seconds=stamps))
+        assert pairing.indices == (0, 3, 11)
+        assert pairing.rule == "by order among all frames"
 
     def test_whole_stamps_of_every_fifth_frame_are_frame_numbers(self, video: Path) -> None:
         pairing = pair_cameras(frames_of(video, (0, 5, 10)), keys(seconds=[0.0, 5.0, 10.0, 11.0]))
