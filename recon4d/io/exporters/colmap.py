@@ -13,6 +13,7 @@ from jaxtyping import Int32
 
 from recon4d.io.exporters.colmap_model import ColmapModel, build_colmap_model, check_pinholes
 from recon4d.io.exporters.colmap_tracks import find_tracked_points
+from recon4d.io.exporters.reduced_images import write_reduced_images
 from recon4d.io.exporters.selected_frames import SelectedFrames
 
 MAX_POINTS = 100_000
@@ -26,7 +27,9 @@ Track = Int32[np.ndarray, "observation 2"]
 
 
 def write_colmap_binary(folder: Path, frames: SelectedFrames) -> str:
-    """Write ``images/`` (copies of the frames) and ``sparse/0/{cameras,images,points3D}.bin``, in original pixels.
+    """Write ``images/`` and ``sparse/0/{cameras,images,points3D}.bin``, in original pixels.
+
+    ``images/`` holds copies of the frames; smaller ones are beside it (`write_reduced_images`).
 
     Args:
         folder: An existing, empty folder.
@@ -43,7 +46,9 @@ def write_colmap_binary(folder: Path, frames: SelectedFrames) -> str:
 
 
 def write_colmap_text(folder: Path, frames: SelectedFrames) -> str:
-    """Write ``images/`` (copies of the frames) and ``sparse/0/{cameras,images,points3D}.txt``, in original pixels.
+    """Write ``images/`` and ``sparse/0/{cameras,images,points3D}.txt``, in original pixels.
+
+    ``images/`` holds copies of the frames; smaller ones are beside it (`write_reduced_images`).
 
     Args:
         folder: An existing, empty folder.
@@ -116,6 +121,7 @@ def _write(folder: Path, frames: SelectedFrames, write_model: Callable[[Path, Co
     num_tracked = 0 if tracked is None else len(tracked.points)
     static = frames.static_points(max_points - num_tracked)
     names = frames.source.copy_frames(folder / "images")
+    write_reduced_images(folder)
     model = build_colmap_model(frames, names, static, tracked)
     model_folder = folder / "sparse" / "0"
     model_folder.mkdir(parents=True)

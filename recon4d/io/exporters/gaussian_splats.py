@@ -1,7 +1,8 @@
-"""Initial Gaussians for splatting, one for each static point, in the PLY format of Kerbl et al. 2023 (degree 0).
+"""Initial Gaussians for splatting, one for each static point, in the PLY format of Kerbl et al. 2023.
 
 They follow the paper's initialization (section 5.1): isotropic, sized by the root mean square distance to the three
-nearest points, nearly transparent, and with a constant color.
+nearest points, nearly transparent, and with a constant color. The harmonics of degrees 1 to 3 are stored as zeros,
+because several viewers and trainers read no files without them.
 """
 
 import math
@@ -21,8 +22,11 @@ OPACITY = 0.1
 """Opacity of every Gaussian, as in the code of Kerbl et al. 2023."""
 NEIGHBORS = 3
 """Number of nearest points whose distances give the size, as in Kerbl et al. 2023."""
+NUM_FURTHER_HARMONICS = 45
+"""Number of coefficients of degrees 1 to 3 for three colors."""
 PROPERTIES = (
     *("x", "y", "z", "nx", "ny", "nz", "f_dc_0", "f_dc_1", "f_dc_2"),
+    *(f"f_rest_{number}" for number in range(NUM_FURTHER_HARMONICS)),
     *("opacity", "scale_0", "scale_1", "scale_2", "rot_0", "rot_1", "rot_2", "rot_3"),
 )
 """Names of the stored numbers of a Gaussian, in the order of the file."""
@@ -49,7 +53,7 @@ def write_gaussian_splats(folder: Path, frames: SelectedFrames) -> str:
     return f"{len(static.points)} Gaussians"
 
 
-def gaussians(points: Float[Tensor, "n 3"], colors: UInt8[Tensor, "n 3"]) -> Float[np.ndarray, "n 17"]:
+def gaussians(points: Float[Tensor, "n 3"], colors: UInt8[Tensor, "n 3"]) -> Float[np.ndarray, "n 62"]:
     """Compute the stored numbers of a Gaussian at each point.
 
     Args:
@@ -57,7 +61,7 @@ def gaussians(points: Float[Tensor, "n 3"], colors: UInt8[Tensor, "n 3"]) -> Flo
         colors: RGB colors of shape (n, 3).
 
     Returns:
-        float32 array of shape (n, 17), with columns in the order of `PROPERTIES`.
+        float32 array of shape (n, 62), with columns in the order of `PROPERTIES`.
 
     Raises:
         NoConfidentPointsError: If there are too few distinct points to determine the size of a Gaussian.
@@ -65,9 +69,10 @@ def gaussians(points: Float[Tensor, "n 3"], colors: UInt8[Tensor, "n 3"]) -> Flo
     stored = torch.zeros(len(points), len(PROPERTIES), dtype=torch.float64)
     stored[:, 0:3] = points.double()
     stored[:, 6:9] = (colors.double() / 255 - 0.5) / CONSTANT_HARMONIC
-    stored[:, 9] = math.log(OPACITY / (1 - OPACITY))
-    stored[:, 10:13] = _spacing(points.double()).log()[:, None]
-    stored[:, 13] = 1
+    first = PROPERTIES.index("opacity")
+    stored[:, first] = math.log(OPACITY / (1 - OPACITY))
+    stored[:, first + 1 : first + 4] = _spacing(points.double()).log()[:, None]
+    stored[:, first + 4] = 1
     return stored.float().numpy()
 
 

@@ -15,6 +15,7 @@ import torch
 
 from recon4d.io.exporters.colmap_model import check_pinholes
 from recon4d.io.exporters.depth_maps import MAX_VALUE, depth_steps, steps_per_unit
+from recon4d.io.exporters.reduced_images import write_reduced_images
 from recon4d.io.exporters.selected_frames import SelectedFrames
 from recon4d.io.point_cloud import write_colored_points
 from recon4d.io.rasters import write_raster
@@ -29,7 +30,9 @@ depth exceeds 0.25 %."""
 
 
 def write_nerfstudio(folder: Path, frames: SelectedFrames) -> str:
-    """Write ``transforms.json``, ``images/`` (copies of the frames), ``depth/`` and ``points.ply`` (the static points).
+    """Write ``transforms.json``, ``images/``, ``depth/`` and ``points.ply`` (the static points).
+
+    ``images/`` holds copies of the frames; smaller ones are beside it (`write_reduced_images`).
 
     `transform_matrix` is world_from_cam of a camera with x right, y up and z backward. The world axes are unchanged and
     the same as in ``points.ply``; nerfstudio orients and scales the world when it reads it. Intrinsics are in original
@@ -52,6 +55,7 @@ def write_nerfstudio(folder: Path, frames: SelectedFrames) -> str:
     cameras, (height, width) = source.original_cameras, source.original_size
     check_pinholes(cameras)
     names = source.copy_frames(folder / "images")
+    write_reduced_images(folder)
     depth_names, units_per_value = _write_depths(folder / "depth", frames)
     world_from_gl = cameras.world_from_cam.double() @ OPENCV_FROM_OPENGL.double()
     entries = [

@@ -28,6 +28,7 @@ from recon4d.io import (
     SavedResults,
     SceneInfo,
     export_results,
+    read_photo,
     read_raster,
     read_results,
     save_scene,
@@ -416,13 +417,37 @@ def test_frame_arrays_are_those_of_the_scene(tmp_path, results):
         assert np.array_equal(arrays["world_from_cam"], scene.cameras.world_from_cam[1])
 
 
+class TestReducedImages:
+    @pytest.mark.parametrize("name", ["colmap", "colmap-text", "nerfstudio"])
+    def test_smaller_copies_have_the_same_names(self, tmp_path, name):
+        factor = 2 * -(-64 // min(HEIGHT, WIDTH))  # pictures whose half has 64 pixels or more
+        results = read_results(save(tmp_path / "results", wall(), factor=factor))
+        folder = written(tmp_path, results, name)
+        assert {path.name for path in folder.iterdir() if path.name.startswith("images")} == {"images", "images_2"}
+        names = {path.name for path in (folder / "images").iterdir()}
+        assert {path.name for path in (folder / "images_2").iterdir()} == names
+        for number, copy in enumerate(("first_picture.jpg", "second.jpg", "third.jpg")):
+            image = read_photo(folder / "images_2" / copy)
+            assert image.shape == (3, factor * HEIGHT // 2, factor * WIDTH // 2)
+            assert (image[0].int() - (40 + 60 * number)).abs().max() <= 4
+
+    def test_copies_that_would_be_too_small_are_left_out(self, tmp_path, results):
+        folder = written(tmp_path, results, "colmap")
+        assert not list(folder.glob("images_*"))
+
+
 class TestGaussians:
     def test_properties_have_the_names_that_trainers_and_viewers_read(self, tmp_path, results):
         data = (written(tmp_path, results, "splats") / "splats.ply").read_bytes()
         header, body = data.split(b"end_header\n", 1)
         named = [line.split()[2].decode() for line in header.splitlines() if line.startswith(b"property float")]
-        wanted = "x y z nx ny nz f_dc_0 f_dc_1 f_dc_2 opacity scale_0 scale_1 scale_2 rot_0 rot_1 rot_2 rot_3"
-        assert named == wanted.split() == list(PROPERTIES)
+        further = [f"f_rest_{number}" for number in range(45)]  # degree 3
+        wanted = ["opacity", "scale_0", "scale_1", "scale_2", "rot_0", "rot_1", "rot_2", "rot_3"]
+        assert (
+            named
+            == [*["x", "y", "z", "nx", "ny", "nz", "f_dc_0", "f_dc_1", "f_dc_2"], *further, *wanted]
+            == list(PROPERTIES)
+        )
         rows = np.frombuffer(body, "<f4").reshape(-1, len(named))
         assert len(rows) == 3 * HEIGHT * WIDTH * 3 // 4
         np.testing.assert_allclose(rows[:, 2], 4 + rows[:, 0] / 4, atol=1e-5)
@@ -430,13 +455,14 @@ class TestGaussians:
         red = (0.5 + 0.28209479177387814 * rows[:, 6]) * 255
         thirds = red.reshape(3, -1)
         assert np.abs(thirds - np.array([[40], [100], [160]])).max() <= 3
-        np.testing.assert_allclose(1 / (1 + np.exp(-rows[:, 9])), 0.1, atol=1e-6)
-        np.testing.assert_array_equal(rows[:, 13:], np.tile([1, 0, 0, 0], (len(rows), 1)))
+        np.testing.assert_allclose(1 / (1 + np.exp(-rows[:, 54])), 0.1, atol=1e-6)
+        assert (rows[:, 9:54] == 0).all()
+        np.testing.assert_array_equal(rows[:, 58:], np.tile([1, 0, 0, 0], (len(rows), 1)))
 
     def test_size_is_the_distance_to_the_three_nearest(self):
         grid = torch.stack(torch.meshgrid(torch.arange(4.0), torch.arange(4.0), indexing="ij"), dim=-1).reshape(-1, 2)
         points = torch.cat([2 * grid, torch.zeros(16, 1)], dim=1)
-        scales = np.exp(gaussians(points, torch.zeros(16, 3, dtype=torch.uint8))[:, 10:13])
+        scales = np.exp(gaussians(points, torch.zeros(16, 3, dtype=torch.uint8))[:, 55:58])
         inner, corner = 5, 0
         np.testing.assert_allclose(scales[inner], 2.0, rtol=1e-6)
         # A corner has two neighbors at 2 and one at 2 sqrt 2.
