@@ -143,11 +143,15 @@ def _warning_printer(command: type | None) -> Callable[..., None]:
 
 
 def _library_of(filename: str) -> str | None:
-    """Name of the installed package that a source file belongs to; None for this package and for scripts."""
+    """Name of the installed package that a source file belongs to; None for this package and for scripts.
+
+    A warning of this package seems to come from jaxtyping if that checks the types of the function that warns.
+    """
     path = Path(filename)
     if path.is_relative_to(PACKAGE):
         return None
     for folder in ("site-packages", "dist-packages"):
         if folder in path.parts:
-            return Path(path.parts[path.parts.index(folder) + 1]).stem
+            library = Path(path.parts[path.parts.index(folder) + 1]).stem
+            return None if library == "jaxtyping" else library
     return None

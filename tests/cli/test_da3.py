@@ -70,7 +70,7 @@ def test_known_cameras_are_honored(weights: Path, trajectory: Path, tmp_path: Pa
     assert run(weights, "da3_even", tmp_path / "out", *cameras) == 0
     scene = load_scene(tmp_path / "out")
     clip = read_clip(DESK, 4)
-    given = read_camera_file(trajectory).frame_poses(clip).double()
+    given = read_camera_file(trajectory).for_clip(clip).world_from_cam.double()
     relative = (invert(given[0]) @ given).float()
     torch.testing.assert_close(scene.cameras.world_from_cam, relative, rtol=0, atol=1e-6)
     assert float(scene.cameras.intrinsics[0, 0, 0]) == pytest.approx(520.9 * scene.size[1] / clip.size[1], rel=1e-6)

@@ -237,8 +237,12 @@ class TestUnsuitableImages:
         assert self.reason(pictures, tmp_path / "out", capsys) == "refinement needs at least 2 frames"
 
     def test_no_texture(self, tmp_path: Path, capsys) -> None:
-        pictures = write_pictures(tmp_path / "flat", [np.full((HEIGHT, WIDTH, 3), 120, np.uint8)] * 4)
-        assert "only 0 tracks" in self.reason(pictures, tmp_path / "out", capsys)
+        frames = [np.full((HEIGHT, WIDTH, 3), 120 + number, np.uint8) for number in range(4)]
+        assert "only 0 tracks" in self.reason(write_pictures(tmp_path / "flat", frames), tmp_path / "out", capsys)
+
+    def test_one_picture_many_times(self, tmp_path: Path, capsys) -> None:
+        pictures = write_pictures(tmp_path / "same", panorama(1) * 4)
+        assert self.reason(pictures, tmp_path / "out", capsys) == "all frames are the same picture"
 
     def test_few_corners(self, tmp_path: Path, capsys) -> None:
         frames = [np.full((HEIGHT, WIDTH, 3), 60, np.uint8) for _ in range(3)]
