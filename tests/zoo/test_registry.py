@@ -214,7 +214,7 @@ class TestCheckpoints:
         config = json.loads(metadata["config"])
         config["future"] = 1
         save_file(load_file(file), file, {**metadata, "config": json.dumps(config)})
-        with pytest.raises(UserError, match=r"configuration that this version cannot read: .*future"):
+        with pytest.raises(UserError, match=r"config that this version cannot read: .*future"):
             load_model(file)
 
     def test_a_failed_save_leaves_the_old_file(self, tiny: Model, tmp_path: Path, monkeypatch) -> None:
