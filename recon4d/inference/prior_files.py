@@ -70,6 +70,11 @@ def with_prior_files(clip: Clip, files: PriorFiles, report: Callable[[str], None
     """
     if not files.has_any:
         return clip
+    if clip.source is not None and clip.source.is_fitted:
+        raise UserError(
+            f"{clip.source.path} holds pictures of different sizes, which were scaled and padded; known cameras, "
+            "intrinsics, depth and masks need pictures of one size"
+        )
     priors, lenses = _camera_priors(clip, files, report)
     if files.depth is not None:
         known = read_depth_priors(files.depth, clip, files.depth_unit)

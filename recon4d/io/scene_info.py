@@ -74,8 +74,9 @@ class SceneInfo:
         """Convert to one JSON object.
 
         Returns:
-            The fields by name. `calibration`, `refinement`, `assumptions`, `camera_report` and the selection of the
-            source are left out if they are None or empty, so that versions before them can read the rest.
+            The fields by name. `calibration`, `refinement`, `assumptions`, `camera_report`, and `selection` and
+            `is_fitted` of the source are left out if they are None, empty or false, so that versions before them can
+            read the rest.
         """
         values = dataclasses.asdict(self)
         for name in ("calibration", "refinement"):
@@ -86,8 +87,9 @@ class SceneInfo:
             del values["assumptions"]
         if not self.camera_report:
             del values["camera_report"]
-        if self.source is not None and not self.source.selection:
-            del values["source"]["selection"]
+        for name in ("selection", "is_fitted"):
+            if self.source is not None and not getattr(self.source, name):
+                del values["source"][name]
         return json.dumps(values, allow_nan=False)
 
     @classmethod
@@ -146,14 +148,14 @@ def _parse_assumptions(texts: Any) -> tuple[str, ...]:
 def _parse_source(source: Any) -> ClipSource | None:
     if source is None:
         return None
-    source = {"selection": "", **source} if isinstance(source, dict) else source
+    source = {"selection": "", "is_fitted": False, **source} if isinstance(source, dict) else source
     _check_keys("info: source", source, ClipSource)
     path, names, numbers = source["path"], source["names"], source["numbers"]
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise UserError(f"info: source.names is {names!r}, wanted a list of strings")
     if not isinstance(numbers, list) or not all(isinstance(number, int) for number in numbers):
         raise UserError(f"info: source.numbers is {numbers!r}, wanted a list of whole numbers")
-    return ClipSource(str(path), tuple(names), tuple(numbers), str(source["selection"]))
+    return ClipSource(str(path), tuple(names), tuple(numbers), str(source["selection"]), source["is_fitted"] is True)
 
 
 def _check_keys(place: str, values: Any, record_type: type) -> None:

@@ -26,6 +26,8 @@ class ClipSource:
     """Index of each frame in the file or folder, from 0."""
     selection: str = ""
     """How the frames were chosen, in one sentence; "" if evenly, by a rate or unknown."""
+    is_fitted: bool = False
+    """Whether the pictures have different sizes and were scaled and padded to a common one. Padding is ignored."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,12 +11,14 @@ from PIL import Image
 from videos import numbered, numbers_seen, textured
 
 from recon4d.errors import UserError
+from recon4d.inference import PriorFiles, with_prior_files
 from recon4d.io import (
     list_photos,
     read_clip,
     read_photo,
     write_jpeg,
 )
+from recon4d.io.long_clips import open_long_clip
 
 
 def save_numbered(folder: Path, names: list[str]) -> None:
@@ -82,7 +84,7 @@ def test_folders_without_pictures_or_with_several_sizes_are_refused(tmp_path):
     save_numbered(tmp_path, ["a.png", "b.png"])
     Image.fromarray(numbered(0, 30, 40)).save(tmp_path / "c.png")
     with pytest.raises(UserError, match=r"c.png is 40x30 but .*a.png is 64x48; a clip needs images of one size"):
-        read_clip(tmp_path)
+        list(open_long_clip(tmp_path).images([0, 1, 2]))
     with pytest.raises(UserError, match=r"a.png is a file"):
         list_photos(tmp_path / "a.png")
 
@@ -142,3 +144,36 @@ def test_jpeg_round_trip(tmp_path):
         write_jpeg(tmp_path / "a.jpg", image, quality=0)
     with pytest.raises(UserError, match=r"cannot write .*gone.*a\.jpg: No such file"):
         write_jpeg(tmp_path / "gone" / "a.jpg", image)
+
+
+def test_pictures_of_different_sizes_share_a_frame_whose_padding_is_ignored(tmp_path):
+    landscape, portrait = numbered(1, 48, 64), numbered(2, 64, 48)
+    Image.fromarray(landscape).save(tmp_path / "a.png")
+    Image.fromarray(portrait).save(tmp_path / "b.png")
+    Image.fromarray(numbered(3, 24, 32)).save(tmp_path / "c.png")  # the same camera at half resolution
+    said = r"holds pictures of 3 sizes \(64x48, 48x64, 32x24\): they are scaled and padded to 64x64"
+    with pytest.warns(UserWarning, match=said):
+        clip = read_clip(tmp_path)
+    assert clip.size == (64, 64)
+    assert clip.source.is_fitted
+    ignore = clip.priors.ignore
+    assert torch.equal(ignore[0], ignore[2])
+    assert torch.equal(ignore[0], ignore[1].T)
+    assert ignore[0, :8].all()
+    assert ignore[0, 56:].all()
+    assert not ignore[0, 8:56].any()
+    assert numbers_seen(clip.images[:1, :, 8:56]) == [1]
+    assert numbers_seen(clip.images[1:2, :, :, 8:56]) == [2]
+    assert numbers_seen(clip.images[2:, :, 8:56]) == [3]
+    assert (clip.images[0, :, :8] == 0).all()
+    with pytest.raises(UserError, match="of different sizes, which were scaled and padded; known cameras"):
+        with_prior_files(clip, PriorFiles(intrinsics="50,50,32,32"))
+
+
+def test_pictures_of_one_shape_in_two_resolutions_are_not_padded(tmp_path):
+    for name, height, width in (("a", 48, 64), ("b", 48, 64), ("c", 96, 128)):
+        Image.fromarray(numbered(2, height, width)).save(tmp_path / f"{name}.png")
+    with pytest.warns(UserWarning, match="scaled and padded to 64x48"):
+        clip = read_clip(tmp_path)
+    assert not clip.priors.ignore.any()
+    assert numbers_seen(clip.images) == [2, 2, 2]
