@@ -8,6 +8,7 @@ surfaces with its traceback.
 import contextlib
 import inspect
 import io
+import itertools
 import os
 import sys
 import warnings
@@ -145,10 +146,14 @@ def _warning_printer(command: type | None) -> Callable[..., None]:
 
 def _issuing_file() -> str:
     """The source file whose code calls `warnings.warn`, whatever place it names as the origin of the warning."""
+    files = []
     frame = inspect.currentframe()
-    while frame is not None and frame.f_code.co_filename in (__file__, warnings.__file__):
+    while frame is not None:
+        files.append(frame.f_code.co_filename)
         frame = frame.f_back
-    return "" if frame is None else frame.f_code.co_filename
+    # Python's module is between this one and the code in question.
+    behind = itertools.dropwhile(lambda file: file != warnings.__file__, files)
+    return next((file for file in behind if file != warnings.__file__), "")
 
 
 def _library_of(filename: str) -> str | None:

@@ -153,7 +153,17 @@ class TestBadInput:
         (tmp_path / "photos").mkdir()
         for number, side in enumerate((40, 40, 48)):
             write_jpeg(tmp_path / "photos" / f"{number}.jpg", torch.zeros(3, side, side, dtype=torch.uint8))
-        command = ["reconstruct", tmp_path / "photos", "--out", tmp_path / "out", *QUICK[:2], "--window", "3"]
+        command = [
+            "reconstruct",
+            tmp_path / "photos",
+            "--out",
+            tmp_path / "out",
+            *QUICK[:2],
+            "--window",
+            "3",
+            "--overlap",
+            "1",
+        ]
         assert main([*map(str, command)]) == 2
         assert "2.jpg is 48x48" in capsys.readouterr().err
 
