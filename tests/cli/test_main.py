@@ -15,7 +15,7 @@ from PIL import Image
 from scenes import make_clip
 
 import recon4d
-from recon4d.cli.main import EXIT_BROKEN_PIPE, _warning_printer, main
+from recon4d.cli.main import EXIT_BROKEN_PIPE, _warning_printer
 from recon4d.datasets import DATASETS
 from recon4d.datasets.synthetic import SyntheticConfig, make_scenes, render_scenes
 from recon4d.errors import UserError
@@ -148,24 +148,6 @@ class TestBadInput:
     def test_empty_folder(self, tmp_path: Path, capsys) -> None:
         (tmp_path / "photos").mkdir()
         assert "holds no pictures" in fails(capsys, "reconstruct", tmp_path / "photos", "--out", tmp_path / "out")
-
-    def test_photos_of_several_sizes_in_windows(self, tmp_path: Path, capsys) -> None:
-        (tmp_path / "photos").mkdir()
-        for number, side in enumerate((40, 40, 48)):
-            write_jpeg(tmp_path / "photos" / f"{number}.jpg", torch.zeros(3, side, side, dtype=torch.uint8))
-        command = [
-            "reconstruct",
-            tmp_path / "photos",
-            "--out",
-            tmp_path / "out",
-            *QUICK[:2],
-            "--window",
-            "3",
-            "--overlap",
-            "1",
-        ]
-        assert main([*map(str, command)]) == 2
-        assert "2.jpg is 48x48" in capsys.readouterr().err
 
     def test_size_too_small(self, tmp_path: Path, capsys) -> None:
         path = tmp_path / "small.jpg"
