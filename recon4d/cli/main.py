@@ -6,7 +6,9 @@ surfaces with its traceback.
 """
 
 import contextlib
+import inspect
 import io
+import itertools
 import os
 import sys
 import warnings
@@ -128,11 +130,11 @@ def _warning_printer(command: type | None) -> Callable[..., None]:
     libraries are shown under the name of the library.
     """
 
-    def print_warning(message: Warning | str, category: type[Warning], filename: str, *_: object, **__: object) -> None:
+    def print_warning(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
         if issubclass(category, DEVELOPER_WARNINGS) and not os.environ.get("RECON4D_DEBUG"):
             return
-        is_own = category.__module__.partition(".")[0] == "recon4d"
-        text, library = str(message), None if is_own else _library_of(filename)
+        text = str(message)
+        library = "torch" if "(Triggered internally at" in text else _library_of(_issuing_file())
         clear_progress()
         if library is not None:
             print(f"{library}: warning: {' '.join(text.split())}", file=sys.stderr)
@@ -140,6 +142,18 @@ def _warning_printer(command: type | None) -> Callable[..., None]:
             print(f"recon4d: warning: {text if command is None else add_hint(text, command)}", file=sys.stderr)
 
     return print_warning
+
+
+def _issuing_file() -> str:
+    """The source file whose code calls `warnings.warn`, whatever place it names as the origin of the warning."""
+    files = []
+    frame = inspect.currentframe()
+    while frame is not None:
+        files.append(frame.f_code.co_filename)
+        frame = frame.f_back
+    # Python's module is between this one and the code in question.
+    behind = itertools.dropwhile(lambda file: file != warnings.__file__, files)
+    return next((file for file in behind if file != warnings.__file__), "")
 
 
 def _library_of(filename: str) -> str | None:

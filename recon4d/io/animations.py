@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from jaxtyping import UInt8
 from torch import Tensor
 
-from recon4d.errors import os_errors_as_user_errors
+from recon4d.errors import UserError, os_errors_as_user_errors
 from recon4d.io.photos import opened_picture, register_heif, to_rgb_tensor
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ ANIMATED_SUFFIXES = frozenset({".webp", ".png", ".apng", ".avif", ".heic", ".hei
 """Lower-case suffixes of files that may hold an animation."""
 DEFAULT_DURATION = 0.1
 """Seconds of a frame whose duration is 0 or missing in an animation with times: what web browsers use."""
+MAX_PIXELS = 2**26
+"""Largest number of pixels of a frame, twice that of an 8K video, so that a damaged header does not cost minutes."""
 _NEW_SUBFILE_TYPE = 254
 """TIFF tag whose bits 0 and 2 mark a smaller version of another page and a transparency mask."""
 
@@ -67,6 +69,8 @@ def open_animation(path: str | Path) -> Animation | None:
         count = getattr(picture, "n_frames", 1)
         if count < 2 or picture.format not in ANIMATED_FORMATS:
             return None
+        if picture.width * picture.height > MAX_PIXELS:
+            raise UserError(f"{path} has frames of {picture.width} x {picture.height} pixels, so it is damaged")
         pages, durations = [], []
         for page in range(1 if picture.info.get("default_image") else 0, count):
             if not _seek(picture, page):

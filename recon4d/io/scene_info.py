@@ -107,7 +107,7 @@ class SceneInfo:
         """
         try:
             values = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"info is not JSON: {error}") from error
         if not isinstance(values, dict):
             raise UserError(f"info is {text[:60]!r}, wanted a JSON object")

@@ -138,3 +138,13 @@ def test_the_orientation_of_an_avif_is_applied(tmp_path):
     assert image.shape == (3, 96, 48)
     assert image[:, :20, 28:].min() > 200
     assert image[:, :, :20].max() < 50
+
+
+def test_a_header_of_an_enormous_animation_is_refused(tmp_path):
+    path = save_animation(tmp_path / "anim.webp", duration=100)
+    data = bytearray(path.read_bytes())
+    start = data.index(b"VP8X") + 12  # width - 1 and height - 1 of the canvas in 24 bits each
+    data[start : start + 6] = (2_000_000).to_bytes(3, "little") + (63).to_bytes(3, "little")
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=r"anim.webp has frames of 2000001 x 64 pixels, so it is damaged"):
+        read_clip(path)

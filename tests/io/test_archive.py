@@ -314,3 +314,8 @@ def test_files_of_mixed_precision_are_read_in_the_highest(tmp_path):
     scene = load_scene(tmp_path / "scene.npz")
     assert scene.cameras.world_from_cam.dtype == scene.depths.dtype == torch.float64
     assert scene.resized(8, 8).points_from_depth.dtype == torch.float64
+
+
+def test_nested_json_is_refused():
+    with pytest.raises(UserError, match="info is not JSON: maximum recursion depth"):
+        SceneInfo.from_json("[" * 100_000)
