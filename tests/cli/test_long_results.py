@@ -128,6 +128,8 @@ def test_a_run_that_has_not_ended_is_told(
     long_results: Path, command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A run that was stopped has frames and a work folder, but no index."""
+    if command[0] == "view":
+        pytest.importorskip("rerun", reason="rerun comes with the extra `view`")
     monkeypatch.chdir(long_results.parent)
     (long_results / archive.INDEX_FILE_NAME).unlink()
     (long_results / "windows").mkdir()

@@ -651,8 +651,16 @@ def test_an_output_folder_that_cannot_be_written_is_refused_before_any_work(
 
 
 def test_a_writable_output_folder_is_left_clean(benchmark: Benchmark, tmp_path: Path) -> None:
-    evaluate(replace(benchmark, clips=()), [StaticBaseline()], tmp_path / "out")
-    assert list((tmp_path / "out").iterdir()) == []
+    for _ in range(2):  # the folders exist the second time, and are tried too
+        evaluate(replace(benchmark, clips=("world_00",)), [StaticBaseline()], tmp_path / "out")
+        assert {path.name for path in (tmp_path / "out").iterdir()} == {"predictions", "scores", "pictures"}
+        assert not list((tmp_path / "out").rglob(".write-test-*"))
+
+
+def test_a_benchmark_without_clips_is_an_error(benchmark: Benchmark, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="small worlds has no clips; wanted at least one"):
+        evaluate(replace(benchmark, clips=()), [StaticBaseline()], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_processes_wait_in_the_group_with_the_long_timeout(benchmark: Benchmark, tmp_path: Path) -> None:
