@@ -32,9 +32,12 @@ FIRST_ID = 1
 """First index of COLMAP's cameras, images and points."""
 MAX_ITERATIONS = 30
 """Largest number of iterations of a round of adjustment: the next round continues. Hand-tuned."""
-FUNCTION_TOLERANCE = 1e-5
+FUNCTION_TOLERANCE = 1e-6
 """Smallest relative decrease of the cost in an iteration; a round of adjustment ends after a smaller one. COLMAP's
 default is 0, which takes all iterations. Hand-tuned."""
+MAX_SCALE_OF_TOLERANCE = 0.5
+"""Largest loss scale of a round that ends by `FUNCTION_TOLERANCE`, in pixels: in the coarser rounds, the cost of cameras
+that are far off decreases slowly at first. Hand-tuned."""
 
 
 @dataclass(frozen=True)
@@ -190,7 +193,8 @@ def _solve(
     options.ceres.loss_function_type = pycolmap.LossFunctionType.CAUCHY
     options.ceres.loss_function_scale = problem.loss_scale
     options.ceres.solver_options.max_num_iterations = MAX_ITERATIONS
-    options.ceres.solver_options.function_tolerance = FUNCTION_TOLERANCE
+    if problem.loss_scale <= MAX_SCALE_OF_TOLERANCE:
+        options.ceres.solver_options.function_tolerance = FUNCTION_TOLERANCE
     options.ceres.solver_options.num_threads = 1  # a fixed order of summation makes the result deterministic
     summary = pycolmap.create_default_bundle_adjuster(options, config, reconstruction).solve()
     if not summary.is_solution_usable():
