@@ -36,8 +36,8 @@ FUNCTION_TOLERANCE = 1e-6
 """Smallest relative decrease of the cost in an iteration; a round of adjustment ends after a smaller one. COLMAP's
 default is 0, which takes all iterations. Hand-tuned."""
 MAX_SCALE_OF_TOLERANCE = 0.5
-"""Largest loss scale of a round that ends by `FUNCTION_TOLERANCE`, in pixels: in the coarser rounds, the cost of cameras
-that are far off decreases slowly at first. Hand-tuned."""
+"""Largest loss scale of a round that ends by `FUNCTION_TOLERANCE`, in pixels: in the coarser rounds, the cost of
+cameras that are far off decreases slowly at first. Hand-tuned."""
 
 
 @dataclass(frozen=True)
