@@ -157,15 +157,11 @@ def _issuing_file() -> str:
 
 
 def _library_of(filename: str) -> str | None:
-    """Name of the installed package that a source file belongs to; None for this package and for scripts.
-
-    A warning of this package seems to come from jaxtyping if that checks the types of the function that warns.
-    """
+    """Name of the installed package that a source file belongs to; None for this package and for scripts."""
     path = Path(filename)
     if path.is_relative_to(PACKAGE):
         return None
     for folder in ("site-packages", "dist-packages"):
         if folder in path.parts:
-            library = Path(path.parts[path.parts.index(folder) + 1]).stem
-            return None if library == "jaxtyping" else library
+            return Path(path.parts[path.parts.index(folder) + 1]).stem
     return None

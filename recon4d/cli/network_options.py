@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from recon4d.cli.reconstruct_options import ReconstructOptions
     from recon4d.inference import MetricFit
     from recon4d.models import SceneModel
-    from recon4d.records import Clip, Scene
 
 
 def choose_camera_source(model: "SceneModel", options: "ReconstructOptions") -> None:
@@ -106,23 +105,3 @@ def describe_metric_fit(model: "SceneModel", fit: "MetricFit") -> str:
     sky = f", {100 * fit.sky_share:.0f} % of the pixels are sky" if fit.sky_share > 0 else ""
     error = f"{100 * fit.relative_error:.1f} %"
     return f"{model.name}: the unit is {fit.metres_per_unit:.3g} m long, depths differ by {error} (median){sky}"
-
-
-def with_metric_scale(model: "SceneModel", clip: "Clip", scene: "Scene", options: "ReconstructOptions") -> "MetricFit":
-    """Fit the metric scale of a scene.
-
-    Args:
-        model: The metric model.
-        clip: The clip.
-        scene: The scene.
-        options: The options of the command.
-
-    Returns:
-        The fit.
-
-    Raises:
-        UserError: If no pixel determines the scale.
-    """
-    from recon4d.inference import fit_metric_scale
-
-    return fit_metric_scale(model, clip, scene, options.single_pass)

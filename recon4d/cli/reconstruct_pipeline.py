@@ -14,7 +14,6 @@ from recon4d.cli.network_options import (
     chosen_reference_view,
     describe_metric_fit,
     metric_model,
-    with_metric_scale,
 )
 from recon4d.cli.progress import StageProgress
 from recon4d.cli.reconstruct_options import ReconstructOptions
@@ -106,6 +105,7 @@ def _reconstruct_in_one_pass(
     load_model: Callable[[], "SceneModel"],
     progress: StageProgress,
 ) -> int:
+    from recon4d.inference import fit_metric_scale
     from recon4d.io import atomic_folder, write_results
 
     progress.start("reading")
@@ -134,7 +134,7 @@ def _reconstruct_in_one_pass(
         refinement = keep_prediction(clip, scene, obstacle, progress)
     if metric is not None:
         progress.start("metric scale")
-        fit = with_metric_scale(metric, clip, scene, options)
+        fit = fit_metric_scale(metric, clip, scene, options.single_pass)
         scene = fit.scene
         progress.print(describe_metric_fit(metric, fit))
     if options.full_resolution:

@@ -60,7 +60,7 @@ def find_refinement_problems(summary: "RefinementSummary | None") -> list[str]:
     if summary.inlier_fraction is not None and summary.inlier_fraction < MIN_INLIER_FRACTION:
         problems.append(f"cameras: refinement explains only {percent(summary.inlier_fraction)} of the corners")
     if summary.is_rotation_only:
-        problems.append("depth and camera path: the camera only rotates, which determines no depth")
+        problems.append("depth and camera path: the camera does not translate, which determines no depth")
     elif summary.parallax is not None and summary.parallax < MIN_PARALLAX:
         problems.append(f"depth: parallax of only {summary.parallax:.1f} degrees")
     if summary.unknown_frames:
@@ -84,7 +84,7 @@ def _describe_measurements(summary: "RefinementSummary") -> list[str]:
             + _before(summary.error_before, "{:.2f}".format)
         )
     if summary.is_rotation_only:
-        lines.append("  parallax: none, the camera only rotates")
+        lines.append("  parallax: none, the camera does not translate")
     elif summary.parallax is not None:
         lines.append(f"  parallax: {summary.parallax:.1f} degrees")
     if summary.depth_error_after is not None:

@@ -8,7 +8,7 @@ import torch
 
 from recon4d.errors import UserError
 from recon4d.io.cameras.camera_file import CameraOptions
-from recon4d.io.cameras.camera_files import read_camera_file
+from recon4d.io.cameras.camera_formats import read_camera_file
 from recon4d.io.cameras.intrinsics import read_intrinsics
 from recon4d.io.cameras.lenses import MAX_COEFFICIENT, Lens, brown_lens
 from recon4d.io.depth_priors import read_depth_priors

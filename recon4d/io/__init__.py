@@ -1,7 +1,7 @@
 """Reading and writing of videos, photos, cameras, scenes and result folders, and export to other formats."""
 
 from recon4d.io.archive import load_scene, load_scene_info, load_times, save_scene
-from recon4d.io.cameras.camera_files import CameraFile, read_camera_file
+from recon4d.io.cameras.camera_formats import CameraFile, read_camera_file
 from recon4d.io.clips import read_clip
 from recon4d.io.complete_results import is_complete_result
 from recon4d.io.confined_paths import confined_path

@@ -4,9 +4,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from da3_weights import tiny_config
 from scenes import make_clip, make_scene
 
 from recon4d.datasets import Sample
+from recon4d.losses import normalized
+from recon4d.models import Model
 from recon4d.records import Scene, Tracks
 from recon4d.train.batches import make_priors
 from recon4d.train.config import DataConfig, LossWeights, TrainConfig
@@ -50,9 +53,9 @@ def test_anchors_are_selected_by_frame_number() -> None:
     assert found.confidence.amax(dim=(2, 3)).tolist() == [[1, 0], [1, 1]]
 
 
-def batch_of(scene: Scene, frames: int) -> Batch:
+def batch_of(scene: Scene, frames: int, size: tuple[int, int] = (32, 48)) -> Batch:
     """Make a batch of one exact clip, at a size that the tiny model accepts."""
-    sample = Sample(make_clip(frames).resized(32, 48), scene.resized(32, 48))
+    sample = Sample(make_clip(frames).resized(*size), scene.resized(*size))
     stacked = Sample.stack([sample])
     none = torch.zeros(1, dtype=torch.bool)
     clip = replace(stacked.clip, priors=make_priors(stacked, none, none))
@@ -91,6 +94,22 @@ def test_unknown_ground_truth_counts_nothing() -> None:
     for name in (*of_pixels, "motion", "track_confidence", "visibility", "match", "no_match"):
         assert counts[name] == 0, name
     assert counts["rotation"] == 6
+
+
+def test_predictions_in_the_world_of_another_frame_are_compared_in_that_of_the_first() -> None:
+    """Depth Anything 3 predicts in the world of a frame that it chooses."""
+    train_module = TrainModule(Model(tiny_config()))
+    train_module.model.reference_view = "middle"
+    batch = batch_of(make_scene(), 3, size=(28, 42))
+    truth = normalized(batch.sample.scene)
+    outputs = train_module.model.outputs(batch.sample.clip.images, anchors=())
+    in_first, in_middle = (
+        train_module.reconstruction_terms(replace(outputs, scene=truth.in_frame(frame)), truth, batch)
+        for frame in (0, 1)
+    )
+    assert in_first["points"].total.item() == pytest.approx(in_middle["points"].total.item(), abs=1e-3)
+    moved = (truth.in_frame(1).points - truth.points).norm(dim=-1)
+    assert moved.median() > 0.01  # the worlds differ
 
 
 def test_priors_are_given_to_the_selected_clips() -> None:
