@@ -228,6 +228,22 @@ def test_a_lens_that_bends_lines_is_found_and_removed(k1: float, monkeypatch: py
     assert bool(corner[0, 0, 0]) == bool(scene.depth_confidence[0, 0, 0] == 0) == (k1 > 0)
 
 
+def test_the_center_of_a_distorting_lens_is_found() -> None:
+    """Without distortion, the shift of the principal point explains too little to be believed."""
+    truth = synthetic_scene(4)
+    matrix, lens, shift = truth.cameras.intrinsics[0], RadialDistortion(0.15, -0.2), torch.tensor([2.0, -1.5])
+    focal_lengths, center = matrix.diagonal()[:2], matrix[:2, 2]
+    tracks = feature_tracks_of_scene(truth, 1000)
+    normalized = (tracks.pixels - center) / focal_lengths
+    pixels = center + shift + lens.factors(normalized) * (tracks.pixels - center)
+    noisy = add_noise(FeatureTracks(pixels, tracks.visibility), truth.size, 0.1, 0.0)
+    clip = Clip(torch.zeros(8, 3, *truth.size, dtype=torch.uint8), torch.arange(8.0))
+    refinement = refine_scene(perturb_cameras(truth), noisy, clip=clip)
+    found = refinement.scene.cameras.intrinsics[0]
+    torch.testing.assert_close(found[:2, 2], center + shift, atol=0.3, rtol=0)
+    torch.testing.assert_close(found[0, 0], matrix[0, 0], rtol=0.01, atol=0)
+
+
 def test_pinhole_pictures_have_no_distortion() -> None:
     truth = synthetic_scene(4)
     clip = Clip(torch.zeros(8, 3, *truth.size, dtype=torch.uint8), torch.arange(8.0))

@@ -47,6 +47,8 @@ MIN_ROTATION_ONLY_GAIN = 0.05
 rotations, lens distortion has more influence on it than the true value. Hand-tuned."""
 MIN_PRINCIPAL_POINT_GAIN = 0.03
 """Smallest relative gain in mean log-likelihood that justifies another principal point. Hand-tuned."""
+MIN_DISTORTION_CENTER_GAIN = 0.01
+"""The same for a lens with radial distortion, whose center the principal point is too. Hand-tuned."""
 MIN_DISTORTION_GAIN = 0.06
 """Smallest relative gain in mean log-likelihood that justifies radial distortion: with little parallax, it explains
 noise. Hand-tuned."""
@@ -238,12 +240,19 @@ class _Selector:
         return [best, *(self._readjusted(self._score(hypothesis)) for hypothesis in found)]
 
     def _with_other_intrinsics(self, best: CameraSelection) -> CameraSelection:
-        """Try another focal length, principal point and radial distortion, one after the other."""
+        """Try another focal length, principal point and radial distortion, one after the other.
+
+        The principal point is tried again with a distorted lens, because distortion hides it from the first trial.
+        """
         choices: tuple[tuple[Callable[[FreeIntrinsics], FreeIntrinsics], float], ...] = (
             (lambda free: replace(free, focal_length=True), 0.0),
             (lambda free: replace(free, focal_length=True, principal_point=True), MIN_PRINCIPAL_POINT_GAIN),
             (lambda free: replace(free, focal_length=True, num_coefficients=1), MIN_DISTORTION_GAIN),
             (lambda free: replace(free, focal_length=True, num_coefficients=2), MIN_DISTORTION_GAIN),
+            (
+                lambda free: replace(free, principal_point=free.principal_point or free.num_coefficients > 0),
+                MIN_DISTORTION_CENTER_GAIN,
+            ),
         )
         for choose, min_gain in choices:
             free = choose(best.hypothesis.free)
