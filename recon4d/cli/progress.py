@@ -17,7 +17,7 @@ TYPICAL_SECONDS = {
 what `python -m benchmarks.refine --no-colmap` prints on two CPU cores; reading and writing are hand-tuned."""
 TYPICAL_FRAMES = 8
 """Number of frames of the typical durations, to which they are roughly proportional."""
-REFINEMENT_STAGES = ("tracking corners", "fitting cameras", "computing depth")
+REFINEMENT_STAGES = ("tracking corners", "fitting cameras", "computing depth", "finding what moves")
 """Stages that run only if the clip is refined. The first ones tell how fast the last ones will be."""
 CLEAR_LINE = "\r\033[K"
 """Control sequence that erases the current line of a terminal."""

@@ -91,8 +91,11 @@ class ReconstructOptions:
     """Compile the transformer blocks: takes a minute or more at first, faster for many frames."""
     processing_size: int | None = None
     """Process at about the area of a square with sides of this many pixels; the model's own size by default."""
+    output_size: int | None = None
+    """Longer side of the written maps in pixels. By default 512, or the clip's own if that is smaller. Maps are never
+    smaller than those of the network, which known depth (--depth) leaves at their size."""
     full_resolution: bool = False
-    """Write maps at the clip's own size instead of the processing size."""
+    """Write maps at the clip's own size."""
     intrinsics: str | None = None
     """Known intrinsics: fx,fy,cx,cy in pixels of the clip (the center of the first pixel is at .5), or a file with one
     such row for all frames or one for each."""
@@ -134,6 +137,23 @@ class ReconstructOptions:
     overwrite: bool = False
     """Replace an earlier reconstruction in the output folder."""
     long: Annotated[LongClipOptions, tyro.conf.arg(name="")] = LongClipOptions()
+
+    def map_side(self, clip_size: tuple[int, int]) -> int | None:
+        """Return the longer side of the written maps.
+
+        Args:
+            clip_size: Height and width of the clip.
+
+        Returns:
+            The side in pixels; None for the size of the network's maps.
+        """
+        if self.full_resolution:
+            return max(clip_size)
+        if self.output_size is None and self.depth is not None:
+            return None
+        from recon4d.refine import MAP_SIDE
+
+        return MAP_SIDE if self.output_size is None else self.output_size
 
     @property
     def prior_files(self) -> "PriorFiles":
@@ -205,6 +225,12 @@ class ReconstructOptions:
             raise UserError(f"--cameras-offset is {self.cameras_offset}; wanted seconds")
         if self.cameras is None and (self.cameras_by, self.cameras_offset, self.cameras_of) != ("auto", 0.0, "auto"):
             raise UserError("--cameras-by, --cameras-offset and --cameras-of need --cameras")
+        if self.output_size is not None and (self.output_size < 1 or self.full_resolution):
+            raise UserError(
+                "--output-size is the longer side in pixels, and cannot be combined with --full-resolution"
+                if self.full_resolution
+                else f"--output-size is {self.output_size}; wanted the longer side in pixels"
+            )
         if self.long.is_enabled:
             self._check_long_clip()
         if len(self.inputs) > 1 and (self.cameras or self.depth or (self.mask and self.mask.is_dir())):
@@ -222,7 +248,7 @@ class ReconstructOptions:
         left_out = ("clips", "separate", "out", "overwrite", "long")
         values = {name: value for name, value in asdict(self).items() if name not in left_out}
         # Options that earlier versions did not have are stored only if they are used.
-        for name in ("depth_unit", "intrinsics_size", "cameras_by", "cameras_offset", "cameras_of"):
+        for name in ("output_size", "depth_unit", "intrinsics_size", "cameras_by", "cameras_offset", "cameras_of"):
             if values[name] in (None, "auto", 0.0):
                 del values[name]
         plain = {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
@@ -236,6 +262,7 @@ class ReconstructOptions:
             "--refine": self.refine == "on",
             "--colmap-intrinsics": self.colmap_intrinsics,
             "--full-resolution": self.full_resolution,
+            "--output-size": self.output_size is not None,
             "--overwrite": self.overwrite,
             "--depth": self.depth is not None,
             "--metric": self.metric is not None,

@@ -126,7 +126,7 @@ def _reconstruct_in_one_pass(
     scene, matches = _run_network(model, clip, options, is_refined, progress)
     calibration, refinement = model.calibration, None
     if matches is not None:
-        refinement = refine(clip, scene, matches, options.refine, progress)
+        refinement = refine(clip, scene, matches, options.refine, progress, options.map_side(clip.size))
         # If lens distortion was found, the refined scene is that of undistorted images.
         clip, scene = refinement.clip or clip, refinement.scene
         calibration = refinement.calibration(calibration)
@@ -137,8 +137,7 @@ def _reconstruct_in_one_pass(
         fit = fit_metric_scale(metric, clip, scene, options.single_pass)
         scene = fit.scene
         progress.print(describe_metric_fit(metric, fit))
-    if options.full_resolution:
-        scene = scene.resized(*clip.size)
+    scene = _enlarged(clip, scene, options)
 
     progress.start("writing")
     info = _scene_info(model, clip, calibration, settings)
@@ -148,6 +147,16 @@ def _reconstruct_in_one_pass(
         write_results(folder, clip, scene, info)
     progress.print(describe_results(out, scene))
     return clip.num_frames
+
+
+def _enlarged(clip: "Clip", scene: "Scene", options: ReconstructOptions) -> "Scene":
+    """Enlarge maps that refinement has not enlarged yet; with --full-resolution, small clips get smaller maps."""
+    from recon4d.refine import output_size, upsample_scene
+
+    side = options.map_side(clip.size)
+    if options.full_resolution and max(scene.size) >= max(clip.size):
+        return scene.resized(*clip.size)
+    return scene if side is None else upsample_scene(scene, clip, output_size(clip.size, scene.size, side))
 
 
 def _check_optional_packages(options: ReconstructOptions) -> None:

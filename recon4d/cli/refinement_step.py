@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from recon4d.records import Clip, FeatureTracks, Scene
     from recon4d.refine import Refinement
 
+MAX_STEREO_SIDE = 1024
+"""Largest longer side in pixels at which depth is computed; larger maps are enlarged from it. Hand-tuned."""
 LONG_CLIP_REASON = "refinement needs the whole clip in a single pass"
 """Why clips in windows are not refined."""
 
@@ -44,7 +46,12 @@ def check_refinement(clip: "Clip", mode: "RefineMode") -> str | None:
 
 
 def refine(
-    clip: "Clip", scene: "Scene", matches: "FeatureTracks", mode: "RefineMode", progress: StageProgress
+    clip: "Clip",
+    scene: "Scene",
+    matches: "FeatureTracks",
+    mode: "RefineMode",
+    progress: StageProgress,
+    map_side: int | None = None,
 ) -> "Refinement":
     """Refine cameras and depth, and print the result in one line.
 
@@ -54,6 +61,7 @@ def refine(
         matches: Matches in pixels of its maps.
         mode: The option --refine; "auto" keeps the prediction if it cannot be refined.
         progress: Receives the stages.
+        map_side: Longer side of the refined maps in pixels; None for the size of the prediction.
 
     Returns:
         The refinement.
@@ -61,11 +69,12 @@ def refine(
     Raises:
         UserError: If the scene cannot be refined and `mode` is "on".
     """
-    from recon4d.refine import refine_clip
+    from recon4d.refine import RefineConfig, refine_clip
 
+    config = RefineConfig(map_side=None if map_side is None else min(map_side, MAX_STEREO_SIDE))
     started = time.perf_counter()
     try:
-        refinement = refine_clip(clip, scene, matches, on_stage=progress.start)
+        refinement = refine_clip(clip, scene, matches, config, on_stage=progress.start)
     except UserError as error:
         if mode == "on":
             raise

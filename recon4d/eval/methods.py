@@ -28,6 +28,7 @@ from recon4d.records import (
     Scene,
 )
 from recon4d.refine import (
+    MAP_SIDE,
     ColmapConfig,
     CornerTrackingConfig,
     RefineConfig,
@@ -198,12 +199,13 @@ class RefinedNetwork(Network):
         super().__init__(network, config)
         load_pycolmap()
         self.name = f"{network.name}+refine"
-        self.key += f", {CornerTrackingConfig()}, {RefineConfig()}, {StereoConfig()}"
+        self._refine_config = RefineConfig(map_side=MAP_SIDE)
+        self.key += f", {CornerTrackingConfig()}, {self._refine_config}, {StereoConfig()}"
 
     def predict_scene(self, request: Request) -> Scene:
         """See `Method.predict_scene`."""
         scene, matches = reconstruct_and_match(self._model, request.clip, self._config(request))
-        return refine_clip(request.clip, scene, matches).scene
+        return refine_clip(request.clip, scene, matches, self._refine_config).scene
 
 
 class Colmap(Method):

@@ -98,7 +98,8 @@ def reconstruct(
             (time, height, width, 3), as `recon4d.Clip.from_images` takes them.
         config: How the clip is processed.
         refine: Whether to refine cameras and depth with the images (`recon4d.refine_clip`). The scene stays as
-            predicted if the images do not improve it. If lens distortion is found, the scene is that of undistorted
+            predicted if the images do not improve it. Refined maps have a longer side of 512 pixels, or the clip's size
+            if that is smaller. If lens distortion is found, the scene is that of undistorted
             images (`Scene.distortion`); `reconstruct_and_match` and `refine_clip` return these as well.
 
     Returns:
@@ -112,11 +113,11 @@ def reconstruct(
     """
     model, clip = _as_model(model), _as_clip(clip)
     if refine:
-        from recon4d.refine import has_camera_priors, refine_clip
+        from recon4d.refine import MAP_SIDE, RefineConfig, has_camera_priors, refine_clip
 
         has_camera_priors(clip)  # raises before the pass if the priors do not allow refinement
         scene, matches = reconstruct_and_match(model, clip, config)
-        return refine_clip(clip, scene, matches).scene
+        return refine_clip(clip, scene, matches, RefineConfig(map_side=MAP_SIDE)).scene
     if config.anchors and not predicts_dense_tracks(model):
         _check_tracker_size(model, clip, config)
     return _run(model, clip, config, lambda outputs: None)[0]

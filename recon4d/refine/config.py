@@ -8,6 +8,9 @@ DYNAMIC_THRESHOLD = 0.5
 """Pixels with a larger dynamic probability count as dynamic. `recon4d calibrate` shifts the probabilities of a network
 so that this is its best threshold."""
 
+MAP_SIDE = 512
+"""Longer side in pixels of the maps that commands write, unless the clip is smaller."""
+
 
 @dataclass(frozen=True)
 class RefineConfig:
@@ -28,6 +31,9 @@ class RefineConfig:
     refine_intrinsics: bool = True
     """Whether focal length, principal point and radial distortion are estimated. They are not if the priors of a clip
     contain intrinsics for all frames."""
+    map_side: int | None = None
+    """Longer side of the refined maps, in pixels: stereo and the mask of what moves are computed at this size. Maps are
+    never larger than the images, and never smaller than the predicted ones. None keeps the predicted size."""
     seed: int = 0
     """Seed of the selection of tracks, of RANSAC and of COLMAP's mapper; equal seeds give equal results."""
 
@@ -39,5 +45,7 @@ class RefineConfig:
                 f"min_tracks is {self.min_tracks} and num_tracks is {self.num_tracks}; expected "
                 "2 <= min_tracks <= num_tracks"
             )
+        if self.map_side is not None and self.map_side < 1:
+            raise UserError(f"map_side is {self.map_side}; it must be at least 1")
         if not self.inlier_threshold > 0:
             raise UserError(f"inlier_threshold is {self.inlier_threshold}; it must be positive")

@@ -3,6 +3,7 @@
 The steps have the numbers of the section "Refinement" of docs/evaluation.md.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -18,12 +19,15 @@ from recon4d.refine.cameras.model_selection import (
 )
 from recon4d.refine.config import RefineConfig
 from recon4d.refine.depth.multiview_consistency import plane_sweep_depth
+from recon4d.refine.depth.plane_sweep import StereoConfig
 from recon4d.refine.depth.steps import align_depth, align_scale_and_depth, is_depth_plausible, verify_depth
 from recon4d.refine.depth.triangulation import SparseDepths, triangulate_depths
+from recon4d.refine.depth.upsampling import output_size, upsample_scene
+from recon4d.refine.dynamic.dynamic_mask import find_dynamic_pixels
 from recon4d.refine.no_solution import NoSolution
 from recon4d.refine.refinement import Refinement
 from recon4d.refine.threads import single_thread
-from recon4d.refine.track_transfer import transfer_tracks
+from recon4d.refine.track_transfer import hold_static_tracks, transfer_tracks
 from recon4d.refine.tracks.corner_tracking import scene_guides, track_corners
 from recon4d.refine.tracks.located_tracks import LocatedTracks, locate_tracks
 from recon4d.refine.tracks.selection import hold_out, num_distinct_corners, sample_tracks, select_static_tracks
@@ -97,13 +101,28 @@ def refine_clip(
             again, again_points = _refine_cameras(straight, first.scene, tracks, config, refine_intrinsics)
             if again.is_accepted:
                 refinement, points = again.after(first), again_points
-    if points is None or not is_depth_plausible(refinement):
+    if not refinement.is_accepted:
         return refinement
-    # 9. Compute depth by a plane sweep.
-    on_stage("computing depth")
-    dense = plane_sweep_depth(refinement.clip or clip, refinement.scene)
-    # 10. Verify it with the held-out points.
-    return verify_depth(refinement, dense, points.held_out)
+    clip = refinement.clip or clip
+    predicted_size = refinement.scene.size
+    if config.map_side is not None:
+        size = output_size(clip.size, predicted_size, config.map_side)
+        refinement = replace(refinement, scene=upsample_scene(refinement.scene, clip, size))
+    verified = None
+    if points is not None and is_depth_plausible(refinement):
+        # 9. Compute depth by a plane sweep, and verify it with the held-out points.
+        on_stage("computing depth")
+        stereo = StereoConfig()
+        if config.map_side is not None:
+            stereo = replace(stereo, side=math.ceil(math.prod(refinement.scene.size) ** 0.5))
+        dense = plane_sweep_depth(clip, refinement.scene, stereo)
+        held_out = points.held_out.resized(predicted_size, refinement.scene.size)
+        before, refinement = refinement, verify_depth(refinement, dense, held_out)
+        verified = None if refinement is before else dense.verified
+    # 10. Find what moves.
+    on_stage("finding what moves")
+    dynamic = find_dynamic_pixels(clip, refinement.scene, verified, refinement.is_rotation_only)
+    return refinement.with_dynamic(dynamic)
 
 
 def refine_scene(
@@ -129,7 +148,8 @@ def refine_scene(
         ValueError: If the scene is a batch, or if the tracks have another number of frames.
     """
     config = config or RefineConfig()
-    return _refine_cameras(clip, scene, tracks, config, config.refine_intrinsics)[0]
+    refinement = _refine_cameras(clip, scene, tracks, config, config.refine_intrinsics)[0]
+    return replace(refinement, scene=hold_static_tracks(refinement.scene)) if refinement.is_accepted else refinement
 
 
 def has_camera_priors(clip: Clip) -> bool:

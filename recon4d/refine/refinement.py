@@ -3,9 +3,13 @@
 import math
 from dataclasses import dataclass, replace
 
+from jaxtyping import Float
+from torch import Tensor
+
 from recon4d.geometry import rotation_angle
 from recon4d.records import Calibration, Clip, RefinementSummary, Scene
 from recon4d.refine.depth.multiview_consistency import VERIFIED_CONFIDENCE
+from recon4d.refine.track_transfer import hold_static_tracks
 
 MIN_ROTATION = 0.1
 """Smallest rotation in degrees that is told as one. Hand-tuned."""
@@ -82,6 +86,18 @@ class Refinement:
             numbers = ", ".join(map(str, self.unknown_frames))
             parts.append(f"the cameras of frames {numbers} are unknown")
         return ", ".join(parts)
+
+    def with_dynamic(self, dynamic: Float[Tensor, "time height width"] | None) -> "Refinement":
+        """Replace the dynamic probability; tracks of static pixels then stay where they start.
+
+        Args:
+            dynamic: Probability that each pixel moves, at the size of the scene; None keeps the predicted one.
+
+        Returns:
+            The refinement with this probability.
+        """
+        scene = self.scene if dynamic is None else replace(self.scene, dynamic=dynamic)
+        return replace(self, scene=hold_static_tracks(scene))
 
     @property
     def _motion(self) -> str:

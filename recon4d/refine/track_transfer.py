@@ -15,7 +15,7 @@ def transfer_tracks(before: Scene, after: Scene) -> Tracks | None:
     Each track starts at the point of its query pixel in `after`. Its displacement is that of `before`, expressed in
     pixels and relative depth of the anchor camera, so that it grows with the depth of the query pixel. The cameras of
     other frames have no influence: a network predicts motion in world coordinates, so their errors must not become
-    motion. Tracks of pixels that are static by `after.dynamic` stay at their starting point.
+    motion.
 
     Args:
         before: The scene whose tracks are transferred.
@@ -38,6 +38,23 @@ def transfer_tracks(before: Scene, after: Scene) -> Tracks | None:
 
     start = tracks.points[torch.arange(len(tracks.anchors)), tracks.anchors][:, None]
     displacement = depth_ratio * torch.einsum("aij,atqj->atqi", from_pixels @ to_pixels, tracks.points - start)
-    is_static = (after.dynamic[anchor, row, column] <= DYNAMIC_THRESHOLD)[:, None, :, None]
     new_start = after.points_from_depth[anchor, row, column][:, None]
-    return replace(tracks, points=new_start + torch.where(is_static, 0.0, displacement))
+    return replace(tracks, points=new_start + displacement)
+
+
+def hold_static_tracks(scene: Scene) -> Scene:
+    """Keep the tracks of static pixels at their starting point.
+
+    Args:
+        scene: A single scene, with or without tracks.
+
+    Returns:
+        The scene with tracks that only move if `dynamic` is above one half, or unknown, at their query pixel.
+    """
+    tracks = scene.tracks
+    if tracks is None:
+        return scene
+    row, column = pixel_indices(tracks.pixels, scene.size)
+    is_static = (scene.dynamic[tracks.anchors[:, None], row, column] <= DYNAMIC_THRESHOLD)[:, None, :, None]
+    start = tracks.points[torch.arange(len(tracks.anchors)), tracks.anchors][:, None]
+    return replace(scene, tracks=replace(tracks, points=torch.where(is_static, start, tracks.points)))

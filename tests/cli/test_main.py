@@ -57,7 +57,8 @@ class TestReconstruct:
 
     def test_the_archive_has_the_documented_arrays(self, out: Path) -> None:
         with np.load(out / "scene.npz", allow_pickle=False) as scene:
-            height, width = scene["depths"].shape[1:]
+            height, width = 288, 512
+            queries = scene["tracks_pixels"].shape[1]  # one for each pixel of the network's maps
             shapes = {
                 "world_from_cam": (3, 4, 4),
                 "intrinsics": (3, 3, 3),
@@ -66,11 +67,11 @@ class TestReconstruct:
                 "points": (3, height, width, 3),
                 "point_confidence": (3, height, width),
                 "moving": (3, height, width),
-                "tracks_points": (1, 3, height * width, 3),
-                "tracks_visible": (1, 3, height * width),
-                "tracks_confidence": (1, 3, height * width),
+                "tracks_points": (1, 3, queries, 3),
+                "tracks_visible": (1, 3, queries),
+                "tracks_confidence": (1, 3, queries),
                 "tracks_anchors": (1,),
-                "tracks_pixels": (1, height * width, 2),
+                "tracks_pixels": (1, queries, 2),
                 "times": (3,),
             }
             assert set(scene.files) == {*shapes, "metres_per_unit", "info"}
@@ -85,6 +86,21 @@ class TestReconstruct:
         assert info["original_size"] == [360, 640]
         assert info["settings"]["num_frames"] == 3
         assert len(info["source"]["numbers"]) == 3
+
+    @pytest.mark.parametrize(("side", "expected"), [("96", (54, 96)), ("32", (48, 80))])
+    def test_output_size_is_the_longer_side_and_never_below_the_maps_of_the_network(
+        self, side: str, expected: tuple[int, int], tmp_path: Path
+    ) -> None:
+        path = tmp_path / "clip.mp4"
+        write_video(path, make_clip(frames=2, height=90, width=160).images.permute(0, 2, 3, 1).numpy(), 10.0)
+        options = ["--processing-size", "56", "--output-size", side, *QUICK]
+        assert run("reconstruct", path, "--out", tmp_path / "out", *options) == 0
+        with np.load(tmp_path / "out" / "scene.npz") as scene:
+            assert scene["depths"].shape[1:] == expected
+
+    @pytest.mark.parametrize("options", [("--output-size", "0"), ("--output-size", "99", "--full-resolution")])
+    def test_impossible_output_sizes_are_refused(self, options: tuple[str, ...], video: Path, tmp_path: Path) -> None:
+        assert run("reconstruct", video, "--out", tmp_path / "out", *options, *QUICK) == 2
 
     def test_full_resolution_writes_maps_at_the_size_of_the_clip(self, video: Path, tmp_path: Path) -> None:
         assert run("reconstruct", video, "--out", tmp_path / "out", "--full-resolution", *QUICK) == 0

@@ -16,7 +16,7 @@ from recon4d.cli.reconstruct_options import spell_out_refine
 from recon4d.errors import UserError
 from recon4d.io import load_scene, load_scene_info, read_photo, write_raster, write_video
 from recon4d.records import Clip, FeatureTracks, RefinementSummary, Scene
-from recon4d.refine import Refinement
+from recon4d.refine import RefineConfig, Refinement, upsample_scene
 
 HEIGHT, WIDTH = 96, 128
 TINY = ("--model", "recon4d_tiny")
@@ -70,7 +70,10 @@ def refined(monkeypatch: pytest.MonkeyPatch) -> list[Refinement]:
     """Replace refinement by one that doubles depth, darkens images and finds distortion; collect its results."""
     results: list[Refinement] = []
 
-    def refine_clip(clip: Clip, scene: Scene, matches: FeatureTracks, on_stage: Callable[[str], None]) -> Refinement:
+    def refine_clip(
+        clip: Clip, scene: Scene, matches: FeatureTracks, config: RefineConfig, on_stage: Callable[[str], None]
+    ) -> Refinement:
+        assert config.map_side
         on_stage("tracking corners")
         doubled = replace(scene, depths=2 * scene.depths, distortion=torch.tensor([-0.2, 0.05, 0.0, 0.0, 0.0]))
         dark = replace(clip, images=clip.images // 8)
@@ -121,7 +124,9 @@ class TestDefault:
         (result,) = refined
         assert f"\n{result} (" in capsys.readouterr().out
         scene = load_scene(out)
-        torch.testing.assert_close(scene.depths, result.scene.depths)
+        assert result.clip is not None
+        expected = upsample_scene(result.scene, result.clip, scene.size)
+        torch.testing.assert_close(scene.depths, expected.depths)
         assert scene.distortion is not None
         torch.testing.assert_close(scene.distortion, torch.tensor([-0.2, 0.05, 0.0, 0.0, 0.0]))
         assert summary_of(out) == result.summary

@@ -8,7 +8,7 @@ from scenes import make_scene
 
 from recon4d.geometry import rigid, rotation_from_axis_angle
 from recon4d.records import Cameras, Scene, Tracks
-from recon4d.refine.track_transfer import transfer_tracks
+from recon4d.refine.track_transfer import hold_static_tracks, transfer_tracks
 
 MOTION = torch.tensor([0.3, -0.1, 0.2])
 """Displacement per frame, in the world of the first camera."""
@@ -80,7 +80,9 @@ def test_static_tracks_stay_at_their_pixels_and_unknown_depth_gives_finite_track
     scene = dynamic_scene()
     assert scene.tracks is not None
     still = replace(scene, dynamic=torch.zeros_like(scene.dynamic))
-    points = transferred(scene, still).points
+    held = hold_static_tracks(replace(still, tracks=transferred(scene, still))).tracks
+    assert held is not None
+    points = held.points
     for place, anchor in enumerate(scene.tracks.anchors.tolist()):
         own = still.points_from_depth[anchor].flatten(0, 1)
         torch.testing.assert_close(points[place], own.expand(3, -1, -1), atol=1e-4, rtol=1e-4)

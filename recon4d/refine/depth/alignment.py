@@ -48,6 +48,19 @@ class PointDepths:
     is_valid: Bool[Tensor, "time point"]
     """Whether the frame observes the point and its depth is determined."""
 
+    def resized(self, old: tuple[int, int], new: tuple[int, int]) -> "PointDepths":
+        """Scale the pixel coordinates to maps of another size.
+
+        Args:
+            old: Height and width of the present maps.
+            new: Height and width of the other maps.
+
+        Returns:
+            The same points in pixels of the other maps.
+        """
+        factors = self.pixels.new_tensor([new[1] / old[1], new[0] / old[0]])
+        return replace(self, pixels=self.pixels * factors)
+
 
 def fit_depth_alignment(
     depths: Float[Tensor, "time height width"], points: PointDepths

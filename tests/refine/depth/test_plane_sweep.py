@@ -28,6 +28,7 @@ from recon4d.refine.depth.multiview_consistency import VERIFIED_CONFIDENCE, plan
 from recon4d.refine.depth.plane_sweep import WINDOW, StereoConfig, _window_mean, stereo_depths
 from recon4d.refine.grayscale import grayscale_images, working_size
 from recon4d.refine.projection import project_points
+from recon4d.refine.track_transfer import hold_static_tracks
 from recon4d.refine.tracks.corner_tracking import scene_guides
 
 SIZE = (96, 128)
@@ -258,7 +259,7 @@ def test_tracks_of_verified_pixels_are_static_and_have_the_verified_confidence()
         ),
     )
     after = plane_sweep_depth(sample.clip, scene)
-    tracks = after.scene.tracks
+    tracks = hold_static_tracks(after.scene).tracks
     assert tracks is not None
     row, column = pixel_indices(pixels[0], SIZE)
     is_verified = after.verified[2, row, column]

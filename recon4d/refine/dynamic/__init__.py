@@ -1,0 +1,1 @@
+"""Which pixels move: evidence from optical flow that a static scene cannot explain."""
