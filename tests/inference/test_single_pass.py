@@ -17,7 +17,7 @@ from recon4d.heads import DptFeaturesConfig, TrackerConfig, TrackHeadConfig
 from recon4d.inference import MAX_FRAMES, ReconstructConfig, processing_size, reconstruct, reconstruct_and_match
 from recon4d.models import Model
 from recon4d.records import Clip, FeatureTracks, Priors, Scene
-from recon4d.refine import Refinement
+from recon4d.refine import MAP_SIDE, RefineConfig, Refinement
 from recon4d.zoo import create_model, model_config
 
 SINGLE = ReconstructConfig(precision="float32")
@@ -172,8 +172,9 @@ class TestRefinement:
         predicted, matches = reconstruct_and_match(model, clip, SINGLE)
         refined = replace(predicted, depths=2 * predicted.depths)
 
-        def refine_clip(given: Clip, scene: Scene, tracks: FeatureTracks) -> Refinement:
+        def refine_clip(given: Clip, scene: Scene, tracks: FeatureTracks, config: RefineConfig) -> Refinement:
             assert given is clip
+            assert config.map_side == MAP_SIDE
             assert_scenes_close(scene, predicted, tolerance=0)
             assert torch.equal(tracks.pixels, matches.pixels)
             return Refinement(refined, True, math.nan, math.nan, 0)
