@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from recon4d.records import Clip, FeatureTracks, Scene
     from recon4d.refine import Refinement
 
-LONG_CLIP_REASON = "refinement needs the whole clip in a single pass"
-"""Why clips in windows are not refined."""
+ANCHORED_REASON = "refinement needs more frames than the pairs of --anchored"
+"""Why clips that are reconstructed in pairs are not refined."""
 
 
 def check_refinement(clip: "Clip", mode: "RefineMode") -> str | None:

@@ -87,7 +87,8 @@ def test_priors_hold_in_every_window(tmp_path: Path, capsys: pytest.CaptureFixtu
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--refine"], "--refine: cannot be combined with --window or --anchored"),
+        (["--anchored", "--refine"], "--refine: cannot be combined with --anchored"),
+        (["--anchors", "3"], "--anchors: tracks of a clip in parts start at its first frame"),
         (["--depth", "lidar.npz"], "--depth: cannot be combined with --window or --anchored"),
         (["--overwrite"], "--overwrite: cannot be combined with --window or --anchored"),
         (["--cameras", "path.txt", "--loops"], "give only one of the two"),

@@ -282,7 +282,8 @@ def _placeholder_scene(index: LongScene, function: SceneMap | None) -> Scene:
     maps = index.cameras.world_from_cam.new_zeros(num_frames, 1, 1)
     points = maps[..., None].expand(num_frames, 1, 1, 3)
     unit = maps.new_tensor(index.metres_per_unit)
-    scene = Scene(index.cameras, maps, maps, points, maps, maps, unit)
+    distortion = None if index.distortion is None else index.distortion.to(maps)
+    scene = Scene(index.cameras, maps, maps, points, maps, maps, unit, distortion=distortion)
     # The function is applied to maps of one pixel, because its results could occupy memory.
     scene = scene if function is None else function(scene)
     maps = maps.expand(num_frames, *index.size)

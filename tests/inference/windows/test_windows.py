@@ -33,6 +33,7 @@ from recon4d.inference.windows import (
     AnchorConfig,
     LoopConfig,
     WindowConfig,
+    frame_writing,
     pipeline,
     reconstruct_anchored,
     reconstruct_windows,
@@ -208,7 +209,7 @@ def test_a_run_with_a_failing_window_can_be_resumed(sample: LongSample, tmp_path
 def test_a_run_interrupted_while_writing_can_be_resumed(sample: LongSample, tmp_path: Path, step: str) -> None:
     run(Oracle(sample.scene), sample, tmp_path / "whole")
     wait = 11 if step == "save_frame" else 0
-    with stopped_at(pipeline, step, wait):
+    with stopped_at(frame_writing if step == "save_frame" else pipeline, step, wait):
         run(Oracle(sample.scene), sample, tmp_path / "stopped")
     with pytest.raises(UserError, match="its run has not ended"):
         load_index(tmp_path / "stopped")
