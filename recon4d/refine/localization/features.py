@@ -66,7 +66,9 @@ def detect_features(image: UInt8[Tensor, "3 height width"], max_features: int = 
     size = working_size((height, width), SIDE)
     if size != (height, width):
         gray = F.interpolate(gray[None, None], size, mode="bilinear", align_corners=False, antialias=True)[0, 0]
-    sift = cv2.SIFT_create(nfeatures=max_features, contrastThreshold=CONTRAST, enable_precise_upscale=True)
+    sift = cv2.SIFT_create(  # pyright: ignore[reportAttributeAccessIssue]
+        nfeatures=max_features, contrastThreshold=CONTRAST, enable_precise_upscale=True
+    )
     keypoints, found = sift.detectAndCompute(gray.round().to(torch.uint8).numpy(), None)
     if not keypoints:
         return Features(torch.zeros(0, 2), torch.zeros(0, 128))

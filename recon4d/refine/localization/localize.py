@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from recon4d.geometry import invert, rigid
-from recon4d.io.cameras.lenses import brown_lens
+from recon4d.io.cameras.lenses import Lens
 from recon4d.io.undistortion import undistort_pixels
 from recon4d.refine.localization.correspondences import (
     Matches,
@@ -43,6 +43,8 @@ MAX_POSITION_ERROR = 0.2
 SIGNIFICANT_GAIN = 8.0
 """Decrease of the cost by which a free focal length must explain the matches better than a known one. The probability
 that a correct focal length loses by chance is 10^-4 (chi-squared test with one degree of freedom)."""
+OUTSIDE = -1e6
+"""Pixel of what no pinhole camera shows: no camera agrees with it."""
 GRID = 6
 """Number of rows and columns of the cells by which the spread of inliers over the picture is measured."""
 
@@ -59,8 +61,8 @@ class IntrinsicsHypothesis:
     """Standard deviation of the logarithm of the focal length; 0 if it is known."""
     is_guess: bool = False
     """Whether the focal length is a guess, so that RANSAC estimates it."""
-    distortion: Float[Tensor, "5"] | None = None
-    """Lens distortion k1, k2, p1, p2, k3 (OpenCV) of the picture; None if it has none."""
+    lens: Lens | None = None
+    """Lens distortion of the picture; None if it has none."""
 
 
 @dataclass(frozen=True)
@@ -217,10 +219,10 @@ def _check_significance(inliers: Float[Tensor, "n 2"], pixels: Float[Tensor, "m 
 
 
 def _undistorted(pixels: Float[Tensor, "n 2"], hypothesis: IntrinsicsHypothesis) -> Float[Tensor, "n 2"]:
-    if hypothesis.distortion is None:
+    """Return the pixels of a pinhole camera; far outside of the picture where the lens shows none."""
+    if hypothesis.lens is None:
         return pixels
-    straight = undistort_pixels(pixels, hypothesis.intrinsics, brown_lens(hypothesis.distortion))
-    return torch.where(straight.isfinite(), straight, -1e6)
+    return undistort_pixels(pixels, hypothesis.intrinsics, hypothesis.lens).nan_to_num(nan=OUTSIDE)
 
 
 def _describe(fit: _Fit, num_places: int, size: tuple[int, int]) -> Location:
