@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 POOR_ERROR = 0.1
 """Median alignment error, as a fraction of depth, above which a warning is given. Hand-tuned."""
 
-AdjustPlacement = Callable[[WindowPlacement, WorkFolder], WindowPlacement]
+AdjustPlacement = Callable[[WindowPlacement, WorkFolder, LongClip], WindowPlacement]
 
 
 @dataclass(frozen=True)
@@ -264,7 +264,8 @@ def _compute_placement(job: WindowJob, work: WorkFolder) -> WindowPlacement:
         world_from_window = place_by_cameras(job.windows, alignments, work.load_window_scene, job.given_cameras)
     errors = torch.tensor([alignment.error for alignment in alignments], dtype=torch.double)
     placement = WindowPlacement(world_from_window, errors, math.nan, work.shared_intrinsics)
-    placement = placement if job.adjust_placement is None else job.adjust_placement(placement, work)
+    if job.adjust_placement is not None:
+        placement = job.adjust_placement(placement, work, job.long_clip)
     # A clip has one unit: the median over the estimates of all windows.
     meters = torch.tensor([alignment.metres_per_unit for alignment in alignments], dtype=torch.double)
     metres_per_unit = (meters / similarity_scale(placement.world_from_window)).nanmedian()

@@ -15,13 +15,10 @@ import torch
 from recon4d.errors import UserError
 from recon4d.inference.windows.given_cameras import given_cameras
 from recon4d.inference.windows.layout import Window, anchored_windows, overlapping_windows
-from recon4d.inference.windows.loop_closure import (
-    LoopConfig,
-    find_loop_pairs,
-    measure_loop,
-    thumbnails,
-)
+from recon4d.inference.windows.loop_closure import LoopConfig, find_loop_pairs, measure_loop
+from recon4d.inference.windows.loop_consistency import consistent_loops
 from recon4d.inference.windows.pipeline import WindowJob, run_job
+from recon4d.inference.windows.place_recognition import choose_keyframes, describe_places
 from recon4d.inference.windows.pose_graph import Edge, optimize_pose_graph
 from recon4d.inference.windows.window_alignment import ALIGN_BY_POINTS, ALIGN_BY_SCALE
 from recon4d.inference.windows.work_folder import WindowPlacement, WorkFolder
@@ -249,9 +246,7 @@ def _overlapping_job(
         windows,
         method=ALIGN_BY_POINTS if given is None else ALIGN_BY_SCALE,
         static_below=config.static_below,
-        adjust_placement=None
-        if config.loops is None
-        else partial(_close_loops, reconstruct_clip, long_clip, windows, config),
+        adjust_placement=None if config.loops is None else partial(_close_loops, windows, config),
         keep_tracks=config.tracks > 0,
         track_stride=config.tracks,
         share_intrinsics=share_intrinsics,
@@ -269,27 +264,28 @@ def _overlapping_job(
 
 
 def _close_loops(
-    reconstruct_clip: Callable[[Clip], Scene],
-    long_clip: LongClip,
     windows: Sequence[Window],
     config: WindowConfig,
     placement: WindowPlacement,
     work: WorkFolder,
+    long_clip: LongClip,
 ) -> WindowPlacement:
     """Move the windows so that loops close; return the placement unchanged if there are none."""
     assert config.loops is not None
-    loops = [
-        measure_loop(pair, reconstruct_clip, long_clip, work, config.static_below, config.loops.min_agreement)
-        for pair in find_loop_pairs(windows, thumbnails(long_clip), config.loops)
+    places = describe_places(long_clip, [frame for window in windows for frame in choose_keyframes(window)])
+    measured = [
+        measure_loop(pair, long_clip, work, config.static_below, config.loops.min_agreement)
+        for pair in find_loop_pairs(windows, places, config.loops)
     ]
-    closed = [edge for edge in loops if edge is not None]
+    first = work.load_window_scene(0)
+    length = float(first.depths[first.depth_confidence > 0].median())
+    found = [loop for loop in measured if loop is not None]
+    closed = [loop.edge for loop in consistent_loops(found, placement.world_from_window, length)]
     if not closed:
         return placement
     consecutive = [
         Edge(window.number - 1, window.number, work.load_alignment(window).partner_from_world) for window in windows[1:]
     ]
-    first = work.load_window_scene(0)
-    length = float(first.depths[first.depth_confidence > 0].median())
     optimized = optimize_pose_graph(placement.world_from_window, [*consecutive, *closed], length)
     return replace(placement, world_from_window=optimized)
 

@@ -136,6 +136,7 @@ def observe_points(
     query_pixels[points] = matches.pixels
     scale = torch.tensor([feature_error(view.size) for view in views], dtype=torch.double)
     return initial / total[:, None], PointObservations(
+        queries,
         query_pixels,
         pixel_error,
         points,

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from recon4d.geometry import invert, rigid
@@ -41,8 +41,10 @@ MAX_ROTATION_ERROR = 5.0
 MAX_POSITION_ERROR = 0.2
 """Largest expected error of the position, as a fraction of the depth of the inliers. Hand-tuned."""
 SIGNIFICANT_GAIN = 8.0
-"""Decrease of the cost by which a free focal length must explain the matches better than a known one. The probability
-that a correct focal length loses by chance is 10^-4 (chi-squared test with one degree of freedom)."""
+"""Decrease of the cost by which a less likely focal length must explain the matches better. The probability that a
+correct focal length loses by chance is 10^-4 (chi-squared test with one degree of freedom)."""
+GAIN_PER_POINT = 0.1
+"""Further decrease for each point, because the intrinsics and the cameras of a scene are not exact. Hand-tuned."""
 OUTSIDE = -1e6
 """Pixel of what no pinhole camera shows: no camera agrees with it."""
 GRID = 6
@@ -87,6 +89,10 @@ class Location:
     """Expected error of the position in units of the scene (one standard deviation)."""
     depth: float
     """Median depth of the inliers in units of the scene."""
+    inliers: Int[Tensor, " inlier"]
+    """Features of the picture that agree with the camera."""
+    depths: Float[Tensor, " inlier"]
+    """Depth of the point of each inlier, in the frame of the camera and in units of the scene."""
 
 
 def localize(
@@ -148,7 +154,7 @@ class _Fit:
         # A point that only one of the two explains counts as much as the worst inlier.
         outlier = 0.5 * TOLERANCE**2
         gain = int(self.is_inlier.sum() - other.is_inlier.sum()) * outlier - (self.camera.cost - other.camera.cost)
-        return gain > SIGNIFICANT_GAIN
+        return gain > SIGNIFICANT_GAIN + GAIN_PER_POINT * int(other.is_inlier.sum())
 
 
 def _fit(
@@ -252,6 +258,8 @@ def _describe(fit: _Fit, num_places: int, size: tuple[int, int]) -> Location:
         rotation_error,
         position_error,
         depth,
+        fit.observations.features[fit.is_inlier],
+        camera.project()[1][fit.is_inlier],
     )
 
 

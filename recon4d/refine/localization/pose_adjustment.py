@@ -27,6 +27,8 @@ MIN_DEPTH = 1e-6
 class PointObservations:
     """Points that the new picture shares with the scene. All values are in float64."""
 
+    features: Int[Tensor, " point"]
+    """Feature of the new picture that shows each point."""
     query_pixels: Float[Tensor, "point 2"]
     """Position of each point in the new picture."""
     pixel_error: float
@@ -62,6 +64,7 @@ class PointObservations:
             The selected observations.
         """
         return PointObservations(
+            self.features[points],
             self.query_pixels[points],
             self.pixel_error,
             index,
