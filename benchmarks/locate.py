@@ -1,10 +1,11 @@
 """Accuracy of `recon4d locate` on frames that were held back: ``python -m benchmarks.locate --data FOLDER``.
 
-Each held-back frame is located in a reconstruction of all other frames. Its camera is compared with the measured one,
-or without measurements with that of a reconstruction of all frames, after the cameras of the reconstruction have been
-aligned by a similarity. Errors of the position are relative to the median depth of the scene. The last columns are the
-same errors of the cameras of the reconstruction itself (mean over frames), and those that `recon4d locate` expects.
-Pictures of the other clips, which cannot be located, are tried as well. A clip is as in `benchmarks.refine`.
+Each held-back frame is located in a reconstruction of all other frames. Its camera is compared with that of a
+reconstruction of all frames (`run`) and with the measured one (`true`), after the cameras of the other frames have been
+aligned by a similarity. Errors of the position are relative to the median depth of the scene. `scene` are the errors of
+the cameras of the reconstruction itself against the measured ones (mean over frames), `exp.` those that `recon4d
+locate` expects. Pictures of the other clips, which cannot be located, are tried as well; those that were located are
+named, because some clips show the same place. A clip is as in `benchmarks.refine`.
 """
 
 import math
@@ -45,21 +46,33 @@ class Benchmark:
     their focal length must be estimated."""
 
 
+@dataclass(frozen=True)
+class Errors:
+    """Errors of a camera."""
+
+    degrees: float
+    """Angle in degrees."""
+    percent: float
+    """Distance in percent of the median depth."""
+
+
+NO_ERRORS = Errors(math.nan, math.nan)
+"""Errors without a reference."""
+
+
 def main(benchmark: Benchmark) -> None:
-    """Print a row for each held-back frame, and how many pictures of other clips were located."""
+    """Print a row for each held-back frame, and which pictures of other clips were located."""
     model = create_model(benchmark.model)
-    columns = ("degrees", "% depth", "scene deg", "scene %", "exp. deg", "exp. %", "inliers", "seconds")
-    print(f"{'clip':26}{'frame':>6}" + "".join(f"{name:>11}" for name in columns) + "  reference")
+    columns = ("run deg", "run %", "true deg", "true %", "scene deg", "scene %", "exp. deg", "exp. %", "inliers")
+    print(f"{'clip':20}{'frame':>6}" + "".join(f"{name:>10}" for name in columns) + "   seconds  intrinsics")
     pictures: dict[str, Tensor] = {}
-    num_wrong, num_tried = 0, 0
-    rows: list[tuple[float, float]] = []
-    for path in find_clips(benchmark.data):
+    located_elsewhere, num_elsewhere = [], 0
+    against_run, against_truth = [], []
+    for path in (one for given in benchmark.data for one in ([given] if given.is_file() else find_clips((given,)))):
         clip = read_clip(path / "images" if (path / "images").is_dir() else path, benchmark.num_frames)
         pictures[path.name] = clip.images[0]
-        reference = true_poses(clip, path).double() if path.is_dir() else None
-        name = "measured" if reference is not None else "all frames"
-        if reference is None:
-            reference = refined_scene(model, clip)[0].cameras.world_from_cam.double()
+        truth = true_poses(clip, path).double() if path.is_dir() else None
+        whole = refined_scene(model, clip)[0].cameras.world_from_cam.double()
         for held in benchmark.held_back:
             others = [number for number in range(clip.num_frames) if number != held]
             with tempfile.TemporaryDirectory() as folder:
@@ -67,18 +80,39 @@ def main(benchmark: Benchmark) -> None:
                 started = time.perf_counter()
                 located = locate(folder, query(clip.images[held], benchmark)[None])
                 seconds = time.perf_counter() - started
-                rows.append(print_row(f"{path.name[:25]:26}{held:6}", located, scene, reference, held, seconds, name))
-                for other, picture in pictures.items():
-                    if other != path.name:
-                        num_tried += 1
-                        num_wrong += int(locate(folder, picture[None]).is_located.sum())
-    found = torch.tensor(rows)
-    share = ((found[:, 0] < 0.5) & (found[:, 1] < 2)).double().mean()
-    print(
-        f"{'median':32}{found[:, 0].nanmedian():11.3f}{found[:, 1].nanmedian():11.3f}  within .5 degrees and 2 %: "
-        f"{share:.0%}"
+                own = scene.cameras.world_from_cam.double()
+                depth = float(scene.depths[scene.depth_confidence > 0].median())
+                run, true = (
+                    NO_ERRORS
+                    if reference is None
+                    else errors(located.world_from_camera[0], own, reference, held, depth)
+                    for reference in (whole, truth)
+                )
+                mean = NO_ERRORS if truth is None else scene_errors(own, truth[others], depth)
+                print_row(f"{path.name[:19]:20}{held:6}", located, (run, true, mean), seconds)
+                against_run.append(run)
+                against_truth += [] if truth is None else [true]
+                for name, picture in pictures.items():
+                    if name != path.name:
+                        num_elsewhere += 1
+                        if bool(locate(folder, picture[None]).is_located[0]):
+                            located_elsewhere.append(f"{name} in {path.name}")
+    for name, found in (("run", against_run), ("true", against_truth)):
+        print(summarize(name, found))
+    print(f"pictures of other clips located: {len(located_elsewhere)} of {num_elsewhere}")
+    for line in sorted(set(located_elsewhere)):
+        print(f"  {line}")
+
+
+def summarize(name: str, found: list[Errors]) -> str:
+    """Return the medians, and how many cameras are within half a degree and 2 % of the depth."""
+    values = torch.tensor([[one.degrees, one.percent] for one in found]).nan_to_num(nan=math.inf)
+    num_good = int(((values[:, 0] < 0.5) & (values[:, 1] < 2)).sum()) if found else 0
+    medians = values.median(dim=0).values.tolist() if found else [math.nan] * 2
+    return (
+        f"against {name}: medians {medians[0]:.3f} degrees and {medians[1]:.3f} %; within .5 degrees and 2 %: "
+        f"{num_good} of {len(found)}"
     )
-    print(f"pictures of other clips located: {num_wrong} of {num_tried}")
 
 
 def query(image: Tensor, benchmark: Benchmark) -> Tensor:
@@ -103,32 +137,32 @@ def write_scene(model: SceneModel, clip: Clip, folder: Path) -> Scene:
     return scene
 
 
-def print_row(
-    start: str, located: LocatedCameras, scene: Scene, reference: Tensor, held: int, seconds: float, name: str
-) -> tuple[float, float]:
-    """Print the errors of a held-back frame; return those of rotation and position, infinite if it was not located."""
+def print_row(start: str, located: LocatedCameras, found: tuple[Errors, ...], seconds: float) -> None:
+    """Print the errors of a held-back frame."""
     trust = located.trust[0]
     if trust is None:
         print(f"{start}  not located: {located.reasons[0]}", flush=True)
-        return math.inf, math.inf
+        return
+    values = [value for one in found for value in (one.degrees, one.percent)]
+    values += [trust.rotation_error, 100 * trust.relative_position_error]
+    numbers = "".join(f"{value:10.3f}" for value in values)
+    print(f"{start}{numbers}{trust.num_inliers:10}{seconds:10.1f}  {trust.intrinsics_source}", flush=True)
+
+
+def errors(camera: Tensor, own: Tensor, reference: Tensor, held: int, depth: float) -> Errors:
+    """Return the errors of the camera of a held-back frame after alignment of the cameras of the others, `own`."""
     others = [number for number in range(len(reference)) if number != held]
-    own = scene.cameras.world_from_cam.double()
-    reference_from_scene = align(own, reference[others])
-    depth = float(scene.depths[scene.depth_confidence > 0].median())
-    scale = float(reference_from_scene[:3, 0].norm())
-    degrees, distance = errors(transform_cameras(reference_from_scene, located.cameras.world_from_cam), reference[held])
-    scene_errors = errors(transform_cameras(reference_from_scene, own), reference[others])
-    values = (
-        degrees,
-        100 * distance / (scale * depth),
-        scene_errors[0],
-        100 * scene_errors[1] / (scale * depth),
-        trust.rotation_error,
-        100 * trust.relative_position_error,
-    )
-    numbers = "".join(f"{value:11.3f}" for value in values)
-    print(f"{start}{numbers}{trust.num_inliers:11}{seconds:11.1f}  {name}; {trust.intrinsics_source}", flush=True)
-    return values[0], values[1]
+    transform = align(own, reference[others])
+    return scene_errors(camera[None], reference[held][None], depth, transform)
+
+
+def scene_errors(own: Tensor, reference: Tensor, depth: float, transform: Tensor | None = None) -> Errors:
+    """Return the mean errors of cameras after alignment."""
+    transform = align(own, reference) if transform is None else transform
+    moved = transform_cameras(transform, own)
+    angles = rotation_angle(moved[:, :3, :3].mT @ reference[:, :3, :3]).rad2deg()
+    distances = (moved[:, :3, 3] - reference[:, :3, 3]).norm(dim=-1)
+    return Errors(float(angles.mean()), 100 * float(distances.mean() / (transform[:3, 0].norm() * depth)))
 
 
 def align(own: Tensor, reference: Tensor) -> Tensor:
@@ -137,13 +171,8 @@ def align(own: Tensor, reference: Tensor) -> Tensor:
     centers, target = own[:, :3, 3] @ rotation.T, reference[:, :3, 3]
     moved, wanted = centers - centers.mean(dim=0), target - target.mean(dim=0)
     scale = (moved * wanted).sum() / moved.square().sum().clamp(min=1e-12)
+    scale = scale if scale > 0 else torch.ones_like(scale)  # cameras that do not move determine no scale
     return similarity(scale, rotation, target.mean(dim=0) - scale * centers.mean(dim=0))
-
-
-def errors(cameras: Tensor, reference: Tensor) -> tuple[float, float]:
-    """Return the mean angle in degrees and the mean distance between cameras."""
-    angles = rotation_angle(cameras[..., :3, :3].mT @ reference[..., :3, :3]).rad2deg()
-    return float(angles.mean()), float((cameras[..., :3, 3] - reference[..., :3, 3]).norm(dim=-1).mean())
 
 
 if __name__ == "__main__":

@@ -187,7 +187,7 @@ def _trust(location: Location) -> LocationTrust:
     return LocationTrust(
         location.num_inliers,
         location.inlier_fraction,
-        location.spread,
+        location.coverage,
         location.rotation_error,
         location.position_error,
         relative,

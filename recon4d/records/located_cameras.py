@@ -17,7 +17,7 @@ class LocationTrust:
     """Number of different places in the picture whose matches agree with the camera."""
     inlier_fraction: float
     """Fraction of the places with a match that agree with the camera."""
-    spread: float
+    coverage: float
     """Fraction of the cells of a 6 x 6 grid over the picture that contain inliers."""
     rotation_error: float
     """Expected error of the rotation in degrees (one standard deviation)."""
@@ -30,7 +30,7 @@ class LocationTrust:
 
     def __str__(self) -> str:
         return (
-            f"{self.num_inliers} places agree ({self.inlier_fraction:.0%}) in {self.spread:.0%} of the picture, "
+            f"{self.num_inliers} places agree ({self.inlier_fraction:.0%}) in {self.coverage:.0%} of the picture, "
             f"expected errors {self.rotation_error:.2f} degrees and {100 * self.relative_position_error:.2f} % of the "
             f"depth; intrinsics: {self.intrinsics_source}"
         )

@@ -35,7 +35,7 @@ MIN_OVERLAP = 0.1
 """Smallest fraction of one frame's points that must project into the other image. Hand-tuned."""
 FRAME_STEP = 2
 """Distance between the frames of a window that are matched with those of another one. Hand-tuned."""
-MAX_DEPTH_SPREAD = 0.1
+MAX_DEPTH_DEVIATION = 0.1
 """Largest median deviation of the log ratios of depths from their mean. Hand-tuned."""
 SAME_PLACE = Tolerance(degrees=2.0, log_scale=0.05, translation=0.05)
 """Largest difference of measurements of one loop by different frames. Hand-tuned."""
@@ -75,7 +75,7 @@ class LoopPair:
     """Number of the earlier frame in the long clip."""
     late_frame: int
     """Number of the later frame in the long clip."""
-    likeness: float
+    score: float
     """Product of the descriptions of both frames, at most 1."""
 
 
@@ -100,18 +100,18 @@ def find_loop_pairs(
     found = []
     for late in windows:
         for early in windows[: max(0, late.number - config.min_windows_apart + 1)]:
-            likeness = described[early.number] @ described[late.number].T
-            row, column = divmod(int(likeness.argmax()), likeness.shape[1])
+            score = described[early.number] @ described[late.number].T
+            row, column = divmod(int(score.argmax()), score.shape[1])
             frames = keyframes[early.number][row], keyframes[late.number][column]
-            found.append(LoopPair(early, late, *frames, float(likeness[row, column])))
-    found.sort(key=lambda pair: (-pair.likeness, pair.early_frame, pair.late_frame))
+            found.append(LoopPair(early, late, *frames, float(score[row, column])))
+    found.sort(key=lambda pair: (-pair.score, pair.early_frame, pair.late_frame))
     kept: list[LoopPair] = []
     for pair in found:
         is_redundant = any(
             abs(pair.early.number - other.early.number) <= 1 and abs(pair.late.number - other.late.number) <= 1
             for other in kept
         )
-        if not is_redundant and pair.likeness > 0:
+        if not is_redundant and pair.score > 0:
             kept.append(pair)
         if len(kept) == config.max_pairs:
             break
@@ -171,7 +171,7 @@ def _measure(view: SceneView, views: Sequence[SceneView]) -> tuple[Float[Tensor,
         return None
     ratios = (location.depths / view.depths[location.inliers]).log()
     log_scale = robust_mean(ratios)
-    if float((ratios - log_scale).abs().median()) > MAX_DEPTH_SPREAD:
+    if float((ratios - log_scale).abs().median()) > MAX_DEPTH_DEVIATION:
         return None
     scale = torch.tensor(log_scale, dtype=torch.double).exp()
     scaled = similarity(scale, torch.eye(3, dtype=torch.double), torch.zeros(3, dtype=torch.double))

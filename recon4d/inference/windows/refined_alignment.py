@@ -97,8 +97,8 @@ def _scale_from_depth(scene: Scene, partner: Scene, selected: Pixels) -> tuple[f
     ratios = (partner.depths[selected].double() / scene.depths[selected].double()).log()
     log_scale = robust_mean(ratios)
     num_frames = int(selected.any(dim=2).any(dim=1).sum())
-    spread = float((ratios - log_scale).abs().median())
-    return log_scale, 1 / max(spread / math.sqrt(INDEPENDENT_PIXELS * num_frames), MIN_DEPTH_ERROR) ** 2
+    deviation = float((ratios - log_scale).abs().median())
+    return log_scale, 1 / max(deviation / math.sqrt(INDEPENDENT_PIXELS * num_frames), MIN_DEPTH_ERROR) ** 2
 
 
 def _scale_from_centers(

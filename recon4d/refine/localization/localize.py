@@ -48,7 +48,7 @@ GAIN_PER_POINT = 0.1
 OUTSIDE = -1e6
 """Pixel of what no pinhole camera shows: no camera agrees with it."""
 GRID = 6
-"""Number of rows and columns of the cells by which the spread of inliers over the picture is measured."""
+"""Number of rows and columns of the cells by which the coverage of inliers over the picture is measured."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Location:
     """Number of different places in the picture that agree with the camera."""
     inlier_fraction: float
     """Fraction of the places with a match that agree with the camera."""
-    spread: float
+    coverage: float
     """Fraction of the cells of the picture that contain inliers."""
     rotation_error: float
     """Expected error of the rotation in degrees (one standard deviation)."""
@@ -254,7 +254,7 @@ def _describe(fit: _Fit, num_places: int, size: tuple[int, int]) -> Location:
         fit.hypothesis,
         num_inliers,
         min(1.0, num_inliers / num_places),
-        _spread(pixels, size),
+        _coverage(pixels, size),
         rotation_error,
         position_error,
         depth,
@@ -268,6 +268,6 @@ def _num_places(pixels: Float[Tensor, "n 2"], size: tuple[int, int]) -> int:
     return len((pixels / (RANSAC_TOLERANCE * max(size))).floor().unique(dim=0)) if len(pixels) else 0
 
 
-def _spread(pixels: Float[Tensor, "n 2"], size: tuple[int, int]) -> float:
+def _coverage(pixels: Float[Tensor, "n 2"], size: tuple[int, int]) -> float:
     cells = (pixels / pixels.new_tensor([size[1] / GRID, size[0] / GRID])).floor().clamp(0, GRID - 1)
     return len(cells.unique(dim=0)) / GRID**2

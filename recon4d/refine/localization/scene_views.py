@@ -103,6 +103,6 @@ def _sample_depths(scene: Scene, pixels: Float[Tensor, "n 2"]) -> tuple[Float[Te
     logs = torch.where(is_known, depths, 1.0).double().log()
     is_verified = (confidence >= VERIFIED_CONFIDENCE).all(dim=0)
     error = torch.where(is_verified, VERIFIED_ERROR, PREDICTED_ERROR)
-    spread = (logs.amax(dim=0) - logs.amin(dim=0)) / 2
+    half_range = (logs.amax(dim=0) - logs.amin(dim=0)) / 2
     interpolated = (shares * logs).sum(dim=0).exp()
-    return torch.where(is_known, interpolated, 0.0), (error.square() + spread.square()).sqrt()
+    return torch.where(is_known, interpolated, 0.0), (error.square() + half_range.square()).sqrt()

@@ -84,7 +84,7 @@ def test_loop_pairs_are_frames_that_look_alike(returning: LongSample) -> None:
     for one, other in combinations(pairs, 2):
         apart = abs(one.early.number - other.early.number), abs(one.late.number - other.late.number)
         assert max(apart) > 1
-        assert one.likeness >= other.likeness
+        assert one.score >= other.score
     assert len(find_loop_pairs(windows, places, LoopConfig(max_pairs=1))) == 1
 
 
