@@ -41,10 +41,11 @@ MAX_ROTATION_ERROR = 5.0
 MAX_POSITION_ERROR = 0.2
 """Largest expected error of the position, as a fraction of the depth of the inliers. Hand-tuned."""
 SIGNIFICANT_GAIN = 8.0
-"""Decrease of the cost by which a less likely focal length must explain the matches better. The probability that a
-correct focal length loses by chance is 10^-4 (chi-squared test with one degree of freedom)."""
+"""Decrease of the cost by which less likely intrinsics must explain the matches better. The probability that a correct
+focal length loses by chance is 10^-4 (chi-squared test with one degree of freedom)."""
 GAIN_PER_POINT = 0.1
-"""Further decrease for each point, because the intrinsics and the cameras of a scene are not exact. Hand-tuned."""
+"""Further decrease for each point by which a guessed focal length must be better: the intrinsics and the cameras of a
+scene are not exact. Hand-tuned."""
 OUTSIDE = -1e6
 """Pixel of what no pinhole camera shows: no camera agrees with it."""
 GRID = 6
@@ -154,7 +155,8 @@ class _Fit:
         # A point that only one of the two explains counts as much as the worst inlier.
         outlier = 0.5 * TOLERANCE**2
         gain = int(self.is_inlier.sum() - other.is_inlier.sum()) * outlier - (self.camera.cost - other.camera.cost)
-        return gain > SIGNIFICANT_GAIN + GAIN_PER_POINT * int(other.is_inlier.sum())
+        margin = GAIN_PER_POINT * int(other.is_inlier.sum()) if self.hypothesis.is_guess else 0.0
+        return gain > SIGNIFICANT_GAIN + margin
 
 
 def _fit(
