@@ -174,8 +174,8 @@ class NetworkVariants:
     refine: bool = False
     """Refine cameras and depth on the clip, as NAME+refine."""
     windows: WindowConfig | None = None
-    """Take the clip in overlapping windows, as NAME+windows-FRAMES-OVERLAP; None skips this variant. With `refine`, each
-    window is also refined, as NAME+windows-FRAMES-OVERLAP+refine."""
+    """Take the clip in overlapping windows, as NAME+windows-FRAMES-OVERLAP; None skips this variant. With `refine`,
+    windows are also refined, as NAME+windows-FRAMES-OVERLAP+refine."""
     anchored: bool = False
     """Pair each frame with the first one, as NAME+anchored."""
 
