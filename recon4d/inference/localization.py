@@ -1,7 +1,8 @@
 """Localization of new pictures in a finished scene, of a clip or of a long clip."""
 
 import math
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,8 @@ GUESSED_FOCAL = 1.2
 
 @dataclass(frozen=True)
 class _Picture:
+    """A picture in memory."""
+
     name: str
     image: UInt8[Tensor, "3 height width"]
     path: Path | None
@@ -98,28 +101,43 @@ def locate(scene: str | Path | FrameSource, images: Any, intrinsics: str | None 
         UserError: If the scene or a picture cannot be read, or the intrinsics do not fit.
     """
     source = scene if isinstance(scene, FrameSource) else open_frames(scene)
-    pictures, views = _read_pictures(images), _SceneViews(source)
+    _warn_about_scene(source)
+    views = _SceneViews(source)
+    names: list[str] = []
+    sizes: list[tuple[int, int]] = []
     found: list[Location | str] = []
-    for picture in pictures:
+    for picture in _read_pictures(images):
         features = detect_features(picture.image)
         hypotheses = _hypotheses(picture, source, intrinsics)
+        names.append(picture.name)
+        sizes.append(picture.size)
         try:
             found.append(localize(features, picture.size, views.near(features), hypotheses))
         except NoSolution as reason:
             found.append(str(reason))
-    return _located(pictures, found)
+    return _located(names, sizes, found)
 
 
-def _read_pictures(images: Any) -> list[_Picture]:
+def _warn_about_scene(source: FrameSource) -> None:
+    summary = source.outline.info.refinement
+    if summary is not None and summary.is_accepted and summary.is_rotation_only:
+        warnings.warn(
+            "the cameras of the scene do not translate, which determines no depth: positions have no meaning",
+            stacklevel=3,
+        )
+
+
+def _read_pictures(images: Any) -> Iterator[_Picture]:
+    """Read pictures one by one; their names are checked before the first is read."""
     if isinstance(images, str | Path):
         images = [images]
     if isinstance(images, Sequence) and all(isinstance(one, str | Path) for one in images):
         paths = [path for one in images for path in (list_photos(one) if Path(one).is_dir() else [Path(one)])]
         if not paths:
             raise UserError("no pictures were given; wanted at least one")
-        return [_Picture(str(path), read_photo(path), path) for path in paths]
+        return (_Picture(str(path), read_photo(path), path) for path in paths)
     clip = images if isinstance(images, Clip) else Clip.from_images(images)
-    return [_Picture(str(number), image, None) for number, image in enumerate(clip.images)]
+    return (_Picture(str(number), image, None) for number, image in enumerate(clip.images))
 
 
 def _hypotheses(picture: _Picture, source: FrameSource, intrinsics: str | None) -> list[IntrinsicsHypothesis]:
@@ -151,8 +169,8 @@ def _centered(focal: float, size: tuple[int, int]) -> Tensor:
     return torch.tensor(matrix, dtype=torch.double)
 
 
-def _located(pictures: Sequence[_Picture], found: Sequence[Location | str]) -> LocatedCameras:
-    count = len(pictures)
+def _located(names: Sequence[str], sizes: Sequence[tuple[int, int]], found: Sequence[Location | str]) -> LocatedCameras:
+    count = len(names)
     poses = torch.full((count, 4, 4), torch.nan, dtype=torch.double)
     intrinsics = torch.full((count, 3, 3), torch.nan, dtype=torch.double)
     distortion = torch.zeros(count, 5, dtype=torch.double)
@@ -166,8 +184,8 @@ def _located(pictures: Sequence[_Picture], found: Sequence[Location | str]) -> L
             distortion[number] = _coefficients(location.hypothesis.lens)
         trust.append(_trust(location))
     return LocatedCameras(
-        tuple(picture.name for picture in pictures),
-        tuple(picture.size for picture in pictures),
+        tuple(names),
+        tuple(sizes),
         Cameras(poses, intrinsics),
         distortion,
         tuple(trust),

@@ -19,7 +19,8 @@ from recon4d.io import SceneInfo, write_raster, write_results
 from recon4d.io.cameras.exif import DIAGONAL_35MM, EXIF_FIELDS, FOCAL_LENGTH_35MM
 from recon4d.io.long_archive import LongScene, save_frame, save_image, save_index
 from recon4d.io.undistortion import undistort_image
-from recon4d.records import Clip, ClipSource, Scene
+from recon4d.records import Clip, ClipSource, RefinementSummary, Scene
+from recon4d.refine import Refinement
 
 CONFIG = SyntheticConfig(num_frames=5, height=168, width=224, static_scene_share=1.0, static_camera_share=0.0)
 HELD = 2
@@ -34,11 +35,11 @@ def world() -> tuple[Clip, Scene]:
     return sample.clip, replace(sample.scene.in_frame(0), tracks=None)
 
 
-def write_scene(folder: Path, clip: Clip, scene: Scene) -> None:
+def write_scene(folder: Path, clip: Clip, scene: Scene, refinement: RefinementSummary | None = None) -> None:
     """Write a result folder of all frames but the held-back one."""
     folder.mkdir()
     source = ClipSource("room", tuple(f"room_{number}.png" for number in OTHERS), OTHERS)
-    info = SceneInfo("truth", True, "0", source, SIZE, {})
+    info = SceneInfo("truth", True, "0", source, SIZE, {}, refinement=refinement)
     write_results(folder, replace(clip.frames(OTHERS), source=source), scene.frames(OTHERS), info)
 
 
@@ -93,8 +94,8 @@ def test_exif_fields_tell_the_focal_length(folder: Path, tmp_path: Path) -> None
     exif = Image.Exif()
     exif.get_ifd(EXIF_FIELDS)[FOCAL_LENGTH_35MM] = 28
     picture.save(tmp_path / "phone.jpg", exif=exif)
-    pictures = localization._read_pictures(tmp_path / "phone.jpg")
-    first, last = localization._hypotheses(pictures[0], localization.open_frames(folder / "scene"), None)
+    (phone,) = localization._read_pictures(tmp_path / "phone.jpg")
+    first, last = localization._hypotheses(phone, localization.open_frames(folder / "scene"), None)
     assert (first.name, first.is_guess) == ("EXIF fields, adjusted", False)
     assert float(first.intrinsics[0, 0]) == pytest.approx(28 / DIAGONAL_35MM * math.hypot(200, 150))
     assert last.is_guess
@@ -173,6 +174,14 @@ def test_the_pictures_of_the_scene_are_needed(folder: Path, tmp_path: Path, caps
     line = fails(capsys, "locate", folder / "held.png", "--scene", tmp_path)
     assert "does not exist; the pictures of the frames are needed" in line
     assert "give at least one picture" in fails(capsys, "locate", "--scene", tmp_path)
+
+
+def test_a_scene_without_translation_gives_a_warning(folder: Path, world: tuple[Clip, Scene], tmp_path: Path) -> None:
+    clip, scene = world
+    summary = replace(Refinement(scene, True, 1.0, 0.1, 100), is_rotation_only=True).summary
+    write_scene(tmp_path / "scene", clip, scene, summary)
+    with pytest.warns(UserWarning, match="positions have no meaning"):
+        recon4d.locate(tmp_path / "scene", folder / "other.png")
 
 
 def test_pixels_that_move_are_not_used(folder: Path, world: tuple[Clip, Scene], tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ where drift is small (pairwise consistency maximization; Mangelson et al. 2018).
 inliers is used. A single loop has no other that confirms it: it must not move the windows farther than drift does.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -48,10 +49,10 @@ class Loop:
     """Number of places in a frame that agree with it."""
 
 
-STEP_DRIFT = Tolerance(degrees=1.0, log_scale=0.05, translation=0.05)
-"""Drift from one window to the next between two loops. Hand-tuned."""
-LARGEST_DRIFT = Tolerance(degrees=3.0, log_scale=0.1, translation=0.15)
-"""Largest drift from one window to the next that a single loop may correct. Hand-tuned."""
+STEP_DRIFT = Tolerance(degrees=2.0, log_scale=0.1, translation=0.1)
+"""Drift from one window to the next between two loops; it grows with the square root of their number. Hand-tuned."""
+LARGEST_DRIFT = Tolerance(degrees=4.0, log_scale=0.15, translation=0.2)
+"""Largest drift from one window to the next that a single loop may correct; it grows likewise. Hand-tuned."""
 
 
 def differs(b_from_a: Float[Tensor, "4 4"], other: Float[Tensor, "4 4"], length: float, tolerance: Tolerance) -> bool:
@@ -110,7 +111,7 @@ def _agree(one: Loop, other: Loop, world_from_window: Float[Tensor, "window 4 4"
     predicted = early @ other.edge.a_from_b @ late
     steps = abs(other.edge.a - a) + abs(other.edge.b - b)
     own_length = length / float(similarity_scale(world_from_window[a]))
-    return not differs(one.edge.a_from_b, predicted, own_length, STEP_DRIFT.times(1 + steps))
+    return not differs(one.edge.a_from_b, predicted, own_length, STEP_DRIFT.times(math.sqrt(1 + steps)))
 
 
 def _is_plausible(loop: Loop, world_from_window: Float[Tensor, "window 4 4"], length: float) -> bool:
@@ -118,4 +119,4 @@ def _is_plausible(loop: Loop, world_from_window: Float[Tensor, "window 4 4"], le
     a, b = loop.edge.a, loop.edge.b
     by_path = invert(world_from_window[a]) @ world_from_window[b]
     own_length = length / float(similarity_scale(world_from_window[a]))
-    return not differs(loop.edge.a_from_b, by_path, own_length, LARGEST_DRIFT.times(b - a))
+    return not differs(loop.edge.a_from_b, by_path, own_length, LARGEST_DRIFT.times(math.sqrt(b - a)))
