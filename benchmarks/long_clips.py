@@ -1,13 +1,19 @@
 """Refined windows on a path that returns, with and without loops: ``python -m benchmarks.long_clips``.
 
-The camera goes around in a synthetic room until it sees the first view again. Each row is one `recon4d reconstruct` in
-a process of its own. Errors are those of the cameras after alignment of the first window; `drift` is the error of the
-last window, which sees the place of the first one. Seconds and memory are those of the whole command.
+The camera goes around in a synthetic room until it sees the first view again. Windows are reconstructed once, and put
+together without and with loops. Errors are those of the cameras after alignment of the first window; `drift` is the
+error of the last window, which sees the place of the first one, and `scale` the ratio of its unit to the first one.
+Seconds are those of all steps that a row needs; memory is the peak of the process, without rendering.
 """
 
 import math
+import multiprocessing
+import os
 import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -16,12 +22,18 @@ from PIL import Image
 from torch import Tensor
 
 from benchmarks.locate import align
-from benchmarks.windows import Variant, run
+from benchmarks.windows import peak_gib
+from recon4d import __version__
 from recon4d.datasets.synthetic import SyntheticConfig, SyntheticScene, make_scenes, render_scenes
 from recon4d.datasets.synthetic.layout import deactivate_colliding
 from recon4d.geometry import rigid, rotation_angle, transform_cameras
-from recon4d.io.long_archive import load_index
-from recon4d.records import Cameras
+from recon4d.inference import ReconstructConfig, reconstruct_and_match
+from recon4d.inference.windows import LoopConfig, WindowConfig, reconstruct_windows, refine_windows
+from recon4d.io import SceneInfo
+from recon4d.io.long_clips import open_long_clip
+from recon4d.records import Cameras, Clip, Scene
+from recon4d.refine import Refinement, refine_clip
+from recon4d.zoo import create_model
 
 CHUNK = 20
 """Number of frames that are rendered at once."""
@@ -55,26 +67,69 @@ class Arguments:
     """Whether windows without refinement are measured too."""
 
 
+@dataclass(frozen=True)
+class Row:
+    """Result of one way to put windows together."""
+
+    name: str
+    """Name of the row."""
+    cameras: Tensor
+    """Camera-to-world transforms of all frames."""
+    seconds: float
+    """Seconds of all steps."""
+    peak: float
+    """Peak memory of the process in GiB."""
+
+
 def main(arguments: Arguments) -> None:
     """Print a row for each room and method."""
-    window = ("--window", str(arguments.window), "--overlap", str(arguments.overlap))
-    variants = [Variant("refined", window), Variant("refined, loops", (*window, "--loops"))]
-    if arguments.unrefined:
-        variants.insert(0, Variant("as predicted", (*window, "--refine", "off")))
-        variants.insert(1, Variant("as predicted, loops", (*window, "--refine", "off", "--loops")))
     columns = ("degrees", "% depth", "drift deg", "drift %", "scale", "s/frame", "GiB")
     print(f"{arguments.model}, {arguments.frames} frames, windows {arguments.window}/{arguments.overlap}")
-    print(f"{'room':>4}  {'method':20}" + "".join(f"{name:>11}" for name in columns))
+    print(f"{'room':>4}  {'method':20}" + "".join(f"{name:>11}" for name in columns), flush=True)
     for scene in arguments.scenes:
         with tempfile.TemporaryDirectory() as folder:
             pictures = Path(folder) / "pictures"
             truth, depth = render(arguments, scene, pictures)
-            for number, variant in enumerate(variants):
-                out = Path(folder) / f"out{number}"
-                seconds, peak = run(arguments.model, pictures, out, variant)
-                cameras = load_index(out).cameras.world_from_cam.double()
-                values = (*measure(cameras, truth, depth, arguments), seconds / arguments.frames, peak)
-                print(f"{scene:4}  {variant.name:20}" + "".join(f"{value:11.3f}" for value in values), flush=True)
+            for is_refined in (False, True) if arguments.unrefined else (True,):
+                # A new process, whose memory does not include that of rendering.
+                with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+                    rows = pool.submit(reconstruct_rows, pictures, Path(folder), arguments, is_refined).result()
+                for row in rows:
+                    values = measure(row.cameras, truth, depth, arguments)
+                    values = (*values, row.seconds / arguments.frames, row.peak)
+                    print(f"{scene:4}  {row.name:20}" + "".join(f"{value:11.3f}" for value in values), flush=True)
+
+
+def reconstruct_rows(pictures: Path, folder: Path, arguments: Arguments, is_refined: bool) -> list[Row]:
+    """Reconstruct the windows of a clip, and put them together without and with loops."""
+    model = create_model(arguments.model)
+    clip = open_long_clip(pictures, fps=30)
+    info = SceneInfo(model.name, True, __version__, clip.source, clip.size, settings={})
+    config = WindowConfig(arguments.window, arguments.overlap)
+    known: dict[tuple[str, ...], Path] = {}
+    name = "refined" if is_refined else "as predicted"
+
+    def reconstruct_window(window: Clip) -> Scene | Refinement:
+        """Reconstruct a window, or read it from disk if it is known."""
+        assert window.source is not None
+        has_lens = window.priors is not None and bool(window.priors.intrinsics.isfinite().all())
+        key = (*window.source.names, str(has_lens))
+        if key not in known:
+            known[key] = folder / f"{name}{len(known)}.pt"
+            scene, matches = reconstruct_and_match(model, window, ReconstructConfig(anchors=()))
+            torch.save(refine_clip(window, scene, matches) if is_refined else scene, known[key])
+        return torch.load(known[key], weights_only=False)
+
+    rows, seconds = [], 0.0
+    for loops in (None, LoopConfig()):
+        out = folder / f"{name}, {loops is not None}"
+        started = time.perf_counter()
+        run = partial(refine_windows if is_refined else reconstruct_windows, reconstruct_window)
+        cameras = run(clip, out, info, replace(config, loops=loops)).cameras
+        seconds += time.perf_counter() - started
+        suffix = "" if loops is None else ", loops"
+        rows.append(Row(name + suffix, cameras.world_from_cam.double(), seconds, peak_gib(os.getpid())))
+    return rows
 
 
 def measure(cameras: Tensor, truth: Tensor, depth: float, arguments: Arguments) -> tuple[float, ...]:
