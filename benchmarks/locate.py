@@ -4,8 +4,8 @@ Each held-back frame is located in a reconstruction of all other frames. Its cam
 reconstruction of all frames (`run`) and with the measured one (`true`), after the cameras of the other frames have been
 aligned by a similarity. Errors of the position are relative to the median depth of the scene. `scene` are the errors of
 the cameras of the reconstruction itself against the measured ones (mean over frames), `exp.` those that `recon4d
-locate` expects. Pictures of the other clips, which cannot be located, are tried as well; those that were located are
-named, because some clips show the same place. A clip is as in `benchmarks.refine`.
+locate` expects. Pictures of the two clips before are tried as well, which cannot be located; those that were located
+are named, because some clips show the same place. A clip is as in `benchmarks.refine`.
 """
 
 import math
@@ -27,6 +27,9 @@ from recon4d.models import SceneModel
 from recon4d.records import Clip, LocatedCameras, Scene
 from recon4d.refine import refine_clip
 from recon4d.zoo import create_model
+
+NUM_OTHERS = 2
+"""Number of clips before a clip whose pictures are tried in its scene."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,7 @@ def main(benchmark: Benchmark) -> None:
                 print_row(f"{path.name[:19]:20}{held:6}", located, (run, true, mean), seconds)
                 against_run.append(run)
                 against_truth += [] if truth is None else [true]
-                for name, picture in pictures.items():
+                for name, picture in list(pictures.items())[-1 - NUM_OTHERS :]:
                     if name != path.name:
                         num_elsewhere += 1
                         if bool(locate(folder, picture[None]).is_located[0]):
