@@ -43,9 +43,10 @@ MAX_POSITION_ERROR = 0.2
 SIGNIFICANT_GAIN = 8.0
 """Decrease of the cost by which less likely intrinsics must explain the matches better. The probability that a correct
 focal length loses by chance is 10^-4 (chi-squared test with one degree of freedom)."""
-GAIN_PER_POINT = 0.1
-"""Further decrease for each point by which a guessed focal length must be better: the intrinsics and the cameras of a
-scene are not exact. Hand-tuned."""
+MIN_FOCAL_CHANGE = 0.1
+"""Smallest difference of the logarithm of the focal length by which a guess replaces that of the scene's camera. The
+focal length of a scene may be wrong by a few percent; its points are then wrong too, and fit best to the same focal
+length. Hand-tuned."""
 OUTSIDE = -1e6
 """Pixel of what no pinhole camera shows: no camera agrees with it."""
 GRID = 6
@@ -155,8 +156,10 @@ class _Fit:
         # A point that only one of the two explains counts as much as the worst inlier.
         outlier = 0.5 * TOLERANCE**2
         gain = int(self.is_inlier.sum() - other.is_inlier.sum()) * outlier - (self.camera.cost - other.camera.cost)
-        margin = GAIN_PER_POINT * int(other.is_inlier.sum()) if self.hypothesis.is_guess else 0.0
-        return gain > SIGNIFICANT_GAIN + margin
+        if self.hypothesis.is_guess and not other.hypothesis.focal_error:
+            ratio = self.camera.current_intrinsics[0, 0] / other.camera.current_intrinsics[0, 0]
+            return gain > SIGNIFICANT_GAIN and abs(math.log(float(ratio))) > MIN_FOCAL_CHANGE
+        return gain > SIGNIFICANT_GAIN
 
 
 def _fit(
