@@ -77,17 +77,18 @@ class FrameWriter:
             None if summary is None else _of_clip(summary, window)
             for window, summary in zip(windows, summaries, strict=True)
         )
+        first = load_frames(self.folder, [0])
         return LongScene(
             cameras=load_frame_cameras(self.folder, range(self.long_clip.num_frames)),
             times=torch.tensor(self.long_clip.times),
-            size=load_frames(self.folder, [0]).size,
+            size=first.size,
             windows=torch.tensor([window.number for window in windows for _ in window.owned]),
             world_from_window=self.placement.world_from_window,
             errors=self.placement.errors,
             metres_per_unit=self.placement.metres_per_unit,
             info=self.info,
             refinements=refinements if any(refinements) else (),
-            distortion=self.distortion,
+            distortion=first.distortion if len(windows) == 1 else self.distortion,
         )
 
     def _placed(self, scene: Scene, window: Window, frame: int) -> Scene:

@@ -4,6 +4,7 @@ The steps communicate only through files that are written atomically. Memory is 
 interrupted run can be resumed with a result that is identical bit for bit.
 """
 
+import contextlib
 import math
 import warnings
 from collections.abc import Callable, Sequence
@@ -231,15 +232,26 @@ def _overlap(job: WindowJob, window: Window, work: WorkFolder) -> tuple[Scene, S
             f"the maps of {window} have size {own_scene.size} and those of {partner} have size {partner_scene.size}; "
             "all windows need the same size"
         )
+    method = _method(job, window, work)
     try:
-        method = _method(job, window, work)
         return own_scene, partner_scene, method.select(own_scene, partner_scene, job.static_below)
     except TooFewPixelsError as error:
+        if any(_is_refined(one, work) for one in (window, partner)):
+            scenes = _with_unknown_frames(own_scene), _with_unknown_frames(partner_scene)
+            with contextlib.suppress(TooFewPixelsError):
+                return *scenes, method.select(*scenes, job.static_below)
         raise UserError(
             f"{window} cannot be aligned to {partner}: the frames that both contain have {error}. Finished windows are "
             f"stored. Continue with a higher static_below (now {job.static_below:g}) if static pixels are predicted to "
             "be dynamic, start again with a larger overlap, or reconstruct the two parts of the clip separately"
         ) from error
+
+
+def _with_unknown_frames(scene: Scene) -> Scene:
+    """Use frames whose cameras refinement could not determine: they still have depth, and a predicted camera."""
+    is_unknown = ~(scene.depth_confidence > 0).any(dim=2).any(dim=1)
+    confidence = torch.where(is_unknown[:, None, None], 1.0, scene.depth_confidence)
+    return replace(scene, depth_confidence=confidence)
 
 
 def _method(job: WindowJob, window: Window, work: WorkFolder) -> AlignmentMethod:

@@ -124,6 +124,20 @@ def test_what_was_not_solved_is_told_and_taken_from_the_neighbor(sample: LongSam
     assert summary.reason == "too dark"
 
 
+def test_windows_that_share_only_unknown_frames_are_joined_all_the_same(sample: LongSample, tmp_path: Path) -> None:
+    def spoil(refinement: Refinement, numbers: tuple[int, ...]) -> Refinement:
+        if numbers[0] != 5:
+            return refinement
+        unknown = torch.arange(len(numbers)) < 3
+        scene = refinement.scene.without_frames(unknown)
+        return replace(refinement, unknown_frames=(0, 1, 2), scene=scene)
+
+    index = refine_windows(Refiner(Oracle(sample.scene), spoil), sample.long_clip, tmp_path, INFO, CONFIG)
+    assert index.windows.tolist() == [0] * 8 + [1] * 4 + [2] * 5 + [3] * 3
+    wanted = expected(sample.scene, range(8))
+    assert_same_cameras(load_frames(tmp_path, range(FRAMES)), wanted, 1e-4 * float(wanted.depths.median()))
+
+
 class Lensed(Refiner):
     """Finds another focal length and parallax in each window, unless the intrinsics are given; and a distortion."""
 
@@ -170,6 +184,11 @@ def test_the_windows_are_refined_on_undistorted_pictures(sample: LongSample, tmp
     assert not torch.equal(first.images, again.images)
     assert again.priors is not None
     assert again.priors.ignore is not None
+
+
+def test_the_distortion_of_a_single_window_is_that_of_the_clip(sample: LongSample, tmp_path: Path) -> None:
+    index = refine_windows(Lensed(Oracle(sample.scene)), sample.long_clip.frames(range(8)), tmp_path, INFO, CONFIG)
+    assert index.distortion is not None
 
 
 @pytest.mark.parametrize(("step", "wait"), [("save_image", 9), ("_align", 2), ("save_index", 0)])
