@@ -24,7 +24,7 @@ from recon4d.inference.windows import WindowConfig, pipeline, reconstruct_window
 from recon4d.inference.windows.layout import overlapping_windows, with_best_borders
 from recon4d.inference.windows.refined_alignment import fit_cameras, refined_pixels
 from recon4d.io import load_scene_info
-from recon4d.io.long_archive import load_frames, load_index
+from recon4d.io.long_archive import load_frames
 from recon4d.records import Clip, Scene
 from recon4d.refine import Refinement
 
