@@ -60,7 +60,7 @@ class Variant:
 
 def main(arguments: Arguments) -> None:
     """Print a row for each method and number of frames."""
-    window = ("--window", str(arguments.window), "--overlap", str(arguments.overlap))
+    window = ("--window", str(arguments.window), "--overlap", str(arguments.overlap), "--refine", "off")
     named = f"windows {arguments.window}/{arguments.overlap}"
     print(f"{arguments.model}, synthetic scenes of 256x192")
     print(f"frames  {'method':22}" + "".join(f"{name:>9}" for name in COLUMNS) + "  seconds  peak GiB")

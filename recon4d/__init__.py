@@ -21,6 +21,7 @@ __all__ = [
     "Clip",
     "ClipSource",
     "FeatureTracks",
+    "LocatedCameras",
     "Model",
     "ModelConfig",
     "Priors",
@@ -35,6 +36,7 @@ __all__ = [
     "load_model",
     "load_scene",
     "load_scene_info",
+    "locate",
     "model_config",
     "read_clip",
     "reconstruct",
@@ -50,6 +52,7 @@ _MODULE_OF = {
     "Clip": "recon4d.records",
     "ClipSource": "recon4d.records",
     "FeatureTracks": "recon4d.records",
+    "LocatedCameras": "recon4d.records",
     "Model": "recon4d.models",
     "ModelConfig": "recon4d.models",
     "Priors": "recon4d.records",
@@ -64,6 +67,7 @@ _MODULE_OF = {
     "load_model": "recon4d.zoo",
     "load_scene": "recon4d.io",
     "load_scene_info": "recon4d.io",
+    "locate": "recon4d.inference",
     "model_config": "recon4d.zoo",
     "read_clip": "recon4d.io",
     "reconstruct": "recon4d.inference",
@@ -114,7 +118,7 @@ if TYPE_CHECKING:
         viewer,
         zoo,
     )
-    from recon4d.inference import ReconstructConfig, reconstruct, reconstruct_and_match
+    from recon4d.inference import ReconstructConfig, locate, reconstruct, reconstruct_and_match
     from recon4d.io import load_scene, load_scene_info, read_clip, save_scene
     from recon4d.models import Model, ModelConfig
     from recon4d.records import (
@@ -122,6 +126,7 @@ if TYPE_CHECKING:
         Clip,
         ClipSource,
         FeatureTracks,
+        LocatedCameras,
         Priors,
         Scene,
         Tracks,

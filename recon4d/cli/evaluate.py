@@ -41,7 +41,8 @@ class EvaluateCommand:
     refine: bool = False
     """Score every network also with cameras and depth refined on the clip, as NAME+refine."""
     windows: tuple[int, int] | None = None
-    """FRAMES OVERLAP: score every network also in overlapping windows, as NAME+windows-FRAMES-OVERLAP."""
+    """FRAMES OVERLAP: score every network also in overlapping windows, as NAME+windows-FRAMES-OVERLAP; with --refine
+    also with each window refined, as NAME+windows-FRAMES-OVERLAP+refine."""
     loops: bool = False
     """With --windows: detect loops (places that the camera returns to) and distribute the drift."""
     anchored: bool = False

@@ -9,7 +9,12 @@ import tyro
 
 from recon4d.cli.arguments import is_long_clip
 from recon4d.cli.formatting import percent
-from recon4d.cli.refinement_info import describe_refinement, find_refinement_problems
+from recon4d.cli.refinement_info import (
+    describe_refinement,
+    describe_windows,
+    find_refinement_problems,
+    find_window_problems,
+)
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -17,7 +22,7 @@ if TYPE_CHECKING:
 
     from recon4d.inference import ExpectedErrors, ExpectedSceneErrors, SceneStatistics
     from recon4d.io import SceneInfo
-    from recon4d.records import Cameras
+    from recon4d.records import Cameras, RefinementSummary
 
 MIN_BASELINE = 0.01
 """Camera centers closer together than this fraction of the median depth show no parallax. Hand-tuned."""
@@ -52,7 +57,7 @@ class InfoCommand:
         statistics, expected, info = measured.statistics, measured.expected, measured.info
         for line in (
             *describe_statistics(statistics, info),
-            *describe_refinement(info.refinement, measured.distortion),
+            *(describe_windows(measured.refinements) or describe_refinement(info.refinement, measured.distortion)),
             *explain_confidence(expected, info),
         ):
             print(line)
@@ -60,6 +65,7 @@ class InfoCommand:
             *find_problems(statistics, info, expected),
             *find_intrinsics_problems(measured.cameras, info),
             *find_refinement_problems(info.refinement),
+            *find_window_problems(measured.refinements),
         ]
         print("possible problems:" if problems else "no problems found")
         for problem in problems:
@@ -78,6 +84,8 @@ class _Measured:
     """Cameras with intrinsics in pixels of the original pictures."""
     distortion: "Float[Tensor, '5'] | None"
     """Lens distortion that was removed; None if none was."""
+    refinements: "tuple[RefinementSummary | None, ...]" = ()
+    """How each window of a long clip was refined; empty if it was not tried."""
 
 
 def _measure(path: Path) -> _Measured:
@@ -89,7 +97,8 @@ def _measure(path: Path) -> _Measured:
     if is_long_clip(path):
         index = load_index(path)
         cameras = index.cameras.resized(index.size, index.info.original_size)
-        return _Measured(*measure_long(index, iter_frames(path)), index.info, cameras, None)
+        measured = measure_long(index, iter_frames(path))
+        return _Measured(*measured, index.info, cameras, index.distortion, index.refinements)
     results = read_results(path)
     statistics, calibration = measure_scene(results.scene, results.times), results.info.calibration
     expected = None if calibration is None else expected_scene_errors(results.scene, calibration)

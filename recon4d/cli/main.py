@@ -24,6 +24,7 @@ from recon4d.cli.evaluate import EvaluateCommand
 from recon4d.cli.export import ExportCommand
 from recon4d.cli.hints import add_hint
 from recon4d.cli.info import InfoCommand
+from recon4d.cli.locate import LocateCommand
 from recon4d.cli.models import ModelsCommand
 from recon4d.cli.progress import clear_progress
 from recon4d.cli.reconstruct import ReconstructCommand
@@ -52,6 +53,7 @@ Command = (
     | Annotated[RenderCommand, tyro.conf.subcommand("render")]
     | Annotated[ViewCommand, tyro.conf.subcommand("view")]
     | Annotated[ExportCommand, tyro.conf.subcommand("export")]
+    | Annotated[LocateCommand, tyro.conf.subcommand("locate")]
     | Annotated[InfoCommand, tyro.conf.subcommand("info")]
     | Annotated[ModelsCommand, tyro.conf.subcommand("models")]
 )

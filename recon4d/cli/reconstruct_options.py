@@ -23,10 +23,11 @@ RefineMode = Literal["auto", "on", "off"]
 
 @dataclass(frozen=True)
 class LongClipOptions:
-    """Clips of any length, reconstructed in parts with bounded memory. All frames are used, or those at --fps."""
+    """Clips of any length, reconstructed in parts with bounded memory."""
 
     window: int = 0
-    """Number of frames in a window; 0 reconstructs the whole clip in a single pass."""
+    """Number of frames in a window; 0 reconstructs the whole clip in a single pass. All frames are used, or those that
+    --fps and a number as --num-frames select. Windows are refined as --refine says."""
     overlap: int = 4
     """Number of frames that a window shares with the previous one."""
     static_below: float = 0.5
@@ -67,8 +68,9 @@ class ReconstructOptions:
     model: str = "recon4d_mini"
     """A name that `recon4d models` lists, or a checkpoint file (.safetensors)."""
     num_frames: int | Literal["auto"] = "auto"
-    """auto: 8 to 48 frames of a video, chosen by motion, and up to 48 pictures. A number takes so many frames, evenly
-    spaced. With --fps, the largest number of frames. With --cameras, auto takes every frame of a video of up to 48."""
+    """auto: 8 to 48 frames of a video, chosen by motion, and up to 48 pictures; all with --window or --anchored. A
+    number takes so many frames, evenly spaced. With --fps, the largest number of frames. With --cameras, auto takes
+    every frame of a video of up to 48."""
     fps: float | None = None
     """Frame rate to sample a video at; for a folder of pictures, the rate at which they were taken."""
     start: float | None = None
@@ -259,7 +261,6 @@ class ReconstructOptions:
     def _check_long_clip(self) -> None:
         """Check that no option is given that needs the whole clip in a single pass."""
         only_single_pass = {
-            "--refine": self.refine == "on",
             "--colmap-intrinsics": self.colmap_intrinsics,
             "--full-resolution": self.full_resolution,
             "--output-size": self.output_size is not None,
@@ -269,6 +270,13 @@ class ReconstructOptions:
         }
         if given := [option for option, is_given in only_single_pass.items() if is_given]:
             raise UserError(f"{', '.join(given)}: cannot be combined with --window or --anchored")
+        if self.long.anchored and self.refine == "on":
+            raise UserError("--refine: cannot be combined with --anchored, whose pairs of frames are too few")
+        if self.anchors != (0,):
+            raise UserError(
+                "--anchors: tracks of a clip in parts start at its first frame; remove --anchors, and give --tracks 1 "
+                "with --window to track its pixels through all windows"
+            )
         if self.long.loops and self.cameras is not None:
             raise UserError("--loops moves windows but --cameras fixes them; give only one of the two")
 

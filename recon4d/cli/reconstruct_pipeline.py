@@ -1,6 +1,5 @@
 """`recon4d reconstruct` for one clip: read it, add priors, run the network, refine, write the results."""
 
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from recon4d.cli.arguments import check_outside, find_device, find_kernel, find_model
 from recon4d.cli.formatting import describe_clip, describe_input, describe_priors, describe_results
+from recon4d.cli.long_clips import reconstruct_in_parts
 from recon4d.cli.network_options import (
     choose_camera_source,
     chosen_reference_view,
@@ -17,18 +17,16 @@ from recon4d.cli.network_options import (
 )
 from recon4d.cli.progress import StageProgress
 from recon4d.cli.reconstruct_options import ReconstructOptions
-from recon4d.cli.refinement_step import LONG_CLIP_REASON, check_refinement, keep_prediction, refine
+from recon4d.cli.refinement_step import check_refinement, keep_prediction, refine
+from recon4d.cli.run_info import scene_info
 
 if TYPE_CHECKING:
+    from recon4d.cli.run_info import Settings
     from recon4d.inference import ReconstructConfig
-    from recon4d.io import SceneInfo
-    from recon4d.io.long_archive import LongScene
-    from recon4d.io.long_clips import LongClip
     from recon4d.models import SceneModel
-    from recon4d.records import Calibration, Clip, FeatureTracks, Scene
+    from recon4d.records import Clip, FeatureTracks, Scene
 
     ClipPath = Path | tuple[Path, ...]
-    Settings = dict[str, str | int | float | bool | list | None]
 
 LARGE_MODEL = 100_000_000
 """Number of parameters from which the expected memory is printed before the pass. Hand-tuned."""
@@ -87,7 +85,7 @@ def reconstruct_clip(
         UserError: If the clip, the priors or the output folder are unsuitable.
     """
     if options.long.is_enabled:
-        return _reconstruct_in_parts(path, out, options, settings, load_model)
+        return reconstruct_in_parts(path, out, options, settings, load_model)
     from recon4d.io import check_output_folder
 
     check_output_folder(out, options.overwrite)
@@ -140,7 +138,7 @@ def _reconstruct_in_one_pass(
     scene = _enlarged(clip, scene, options)
 
     progress.start("writing")
-    info = _scene_info(model, clip, calibration, settings)
+    info = scene_info(model, clip, calibration, settings)
     summary = None if refinement is None else refinement.summary
     info = replace(info, refinement=summary, camera_report=tuple(camera_report))
     with atomic_folder(out, options.overwrite) as folder:
@@ -246,95 +244,3 @@ def _describe_memory(model: "SceneModel", clip: "Clip", config: "ReconstructConf
     is_bfloat16 = runs_in_bfloat16(config.precision, next(model.parameters()).device)
     plan = plan_memory(model, clip.num_frames, size, len(config.anchors), config.frame_chunk, is_bfloat16)
     return f"{model.name} needs about {plan}"
-
-
-def _scene_info(
-    model: "SceneModel", clip: "Clip | LongClip", calibration: "Calibration | None", settings: "Settings"
-) -> "SceneInfo":
-    from recon4d import __version__
-    from recon4d.inference import assumptions
-    from recon4d.io import SceneInfo
-
-    return SceneInfo(
-        model=model.name,
-        trained=model.trained,
-        version=__version__,
-        source=clip.source,
-        original_size=clip.size,
-        settings=settings,
-        calibration=calibration,
-        assumptions=assumptions(model, clip),
-    )
-
-
-def _reconstruct_in_parts(
-    path: "ClipPath",
-    out: Path,
-    options: ReconstructOptions,
-    settings: "Settings",
-    load_model: Callable[[], "SceneModel"],
-) -> int:
-    """Reconstruct a clip of any length; the same call continues a run that was stopped."""
-    import torch
-
-    from recon4d.inference import long_clip_with_prior_files
-    from recon4d.io.long_clips import open_long_clip
-
-    for given in [path] if isinstance(path, Path) else path:
-        check_outside(given, out)
-    clip = open_long_clip(path, options.fps, options.start, options.stop)
-    camera_report: list[str] = []
-    clip = long_clip_with_prior_files(clip, options.prior_files, camera_report.append)
-    for line in camera_report:
-        print(line)
-    if options.prior_files.has_any:
-        print(_describe_long_priors(clip))
-    if options.refine == "auto":
-        print(f"cameras are as predicted: {LONG_CLIP_REASON}")
-    model = load_model()
-    info = replace(_scene_info(model, clip, model.calibration, settings), camera_report=tuple(camera_report))
-    started = time.perf_counter()
-    with chosen_reference_view(model, options, torch.tensor(clip.times)):
-        index = _run_windows(model, clip, out, options, info)
-    seconds = time.perf_counter() - started
-    (height, width), error = index.size, 100 * float(index.errors.nanmedian())
-    print(
-        f"{out}: {clip.num_frames} frames of {width} x {height} pixels and pictures in frames/, cameras in index.npz, "
-        f"in {seconds:.1f} s; median alignment error between windows: {error:.1f} % of the depth"
-    )
-    return clip.num_frames
-
-
-def _describe_long_priors(clip: "LongClip") -> str:
-    masks, priors = "masks, read frame by frame", clip.priors
-    if priors is None or not (priors.intrinsics.isfinite().any() or priors.world_from_cam.isfinite().any()):
-        return f"priors: {masks}"
-    return describe_priors(priors) + (f", {masks}" if clip.ignore is not None else "")
-
-
-def _run_windows(
-    model: "SceneModel", clip: "LongClip", out: Path, options: ReconstructOptions, info: "SceneInfo"
-) -> "LongScene":
-    from recon4d.inference import reconstruct
-    from recon4d.inference.windows import (
-        AnchorConfig,
-        LoopConfig,
-        WindowConfig,
-        reconstruct_anchored,
-        reconstruct_windows,
-    )
-
-    long, progress = options.long, sys.stderr.isatty()
-    # Anchored: the clip's first frame is the anchor of every part. Windows: tracks start at each window's first frame
-    # and are stitched.
-    anchors = (0,) if long.anchored or long.tracks else ()
-    config = replace(options.single_pass, anchors=anchors)
-
-    def reconstruct_window(window: "Clip") -> "Scene":
-        return reconstruct(model, window, config)
-
-    if long.anchored:
-        return reconstruct_anchored(reconstruct_window, clip, out, info, AnchorConfig(lens=long.lens), progress)
-    loops = LoopConfig() if long.loops else None
-    windows = WindowConfig(long.window, long.overlap, long.static_below, loops, long.lens, long.tracks)
-    return reconstruct_windows(reconstruct_window, clip, out, info, windows, progress)

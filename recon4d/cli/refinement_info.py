@@ -1,11 +1,12 @@
 """What `recon4d info` tells about the refinement of a scene: its details, and the problems that they indicate."""
 
+import statistics
 from typing import TYPE_CHECKING
 
 from recon4d.cli.formatting import percent
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from jaxtyping import Float
     from torch import Tensor
@@ -66,6 +67,51 @@ def find_refinement_problems(summary: "RefinementSummary | None") -> list[str]:
     if summary.unknown_frames:
         problems.append(f"cameras and depth: the cameras of {_frames(summary.unknown_frames)} are unknown")
     return problems
+
+
+def describe_windows(summaries: "Sequence[RefinementSummary | None]") -> list[str]:
+    """Describe how the windows of a long clip were refined.
+
+    Args:
+        summaries: Summary of each window; None for windows whose refinement was not tried. Empty if none was.
+
+    Returns:
+        A line on all windows, then one indented line for each window that was not refined completely.
+    """
+    if not summaries:
+        return []
+    refined = [summary for summary in summaries if summary is not None and summary.is_accepted]
+    lines = [f"refinement: {len(refined)} of {len(summaries)} windows refined{_median_measurements(refined)}"]
+    for number, summary in enumerate(summaries):
+        if summary is None or not summary.is_accepted:
+            lines.append(f"  window {number}: as predicted: {'' if summary is None else summary.reason}")
+        elif summary.is_rotation_only:
+            lines.append(f"  window {number}: the camera does not translate, which determines no depth")
+        elif summary.unknown_frames:
+            lines.append(f"  window {number}: the cameras of {_frames(summary.unknown_frames)} are unknown")
+    return lines
+
+
+def find_window_problems(summaries: "Sequence[RefinementSummary | None]") -> list[str]:
+    """Find problems that the refinement of the windows of a long clip indicates.
+
+    Args:
+        summaries: As for `describe_windows`.
+
+    Returns:
+        A line if windows were not refined.
+    """
+    count = sum(summary is None or not summary.is_accepted for summary in summaries)
+    return [f"cameras and depth: {count} of {len(summaries)} windows are not refined"] if count else []
+
+
+def _median_measurements(summaries: "Sequence[RefinementSummary]") -> str:
+    """Describe the medians over windows."""
+    inliers = [summary.inlier_fraction for summary in summaries if summary.inlier_fraction is not None]
+    parts = [f"they explain {percent(statistics.median(inliers))} of the held-out corners"] if inliers else []
+    verified = [summary.verified_fraction for summary in summaries]
+    parts += [f"depth verified at {percent(statistics.median(verified))} of the pixels"] if any(verified) else []
+    return f" (medians: {', '.join(parts)})" if parts else ""
 
 
 def _describe_measurements(summary: "RefinementSummary") -> list[str]:

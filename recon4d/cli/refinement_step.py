@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 MAX_STEREO_SIDE = 1024
 """Largest longer side in pixels at which depth is computed; larger maps are enlarged from it. Hand-tuned."""
-LONG_CLIP_REASON = "refinement needs the whole clip in a single pass"
-"""Why clips in windows are not refined."""
+ANCHORED_REASON = "refinement needs more frames than the pairs of --anchored"
+"""Why clips that are reconstructed in pairs are not refined."""
 
 
 def check_refinement(clip: "Clip", mode: "RefineMode") -> str | None:

@@ -28,6 +28,7 @@ from recon4d.eval.scoring import METRICS, ClipResult, score_prediction
 from recon4d.eval.window_methods import (
     AnchoredNetwork,
     NetworkVariants,
+    RefinedWindows,
     WindowedNetwork,
     make_methods,
 )
@@ -48,6 +49,7 @@ __all__ = [
     "NetworkVariants",
     "Prediction",
     "PredictionStore",
+    "RefinedWindows",
     "Request",
     "Score",
     "Summary",

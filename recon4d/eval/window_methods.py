@@ -19,17 +19,27 @@ from recon4d.eval.methods import (
     load_network,
     make_method,
 )
-from recon4d.inference import reconstruct
+from recon4d.inference import ReconstructConfig, reconstruct, reconstruct_and_match
 from recon4d.inference.windows import (
     AnchorConfig,
     WindowConfig,
     reconstruct_anchored,
     reconstruct_windows,
+    refine_windows,
 )
 from recon4d.io import SceneInfo
 from recon4d.io.long_archive import load_frames
 from recon4d.io.long_clips import as_long_clip
+from recon4d.models import predicts_dense_tracks
 from recon4d.records import Clip, Scene
+from recon4d.refine import (
+    CornerTrackingConfig,
+    RefineConfig,
+    Refinement,
+    StereoConfig,
+    load_pycolmap,
+    refine_clip,
+)
 
 ReconstructClip = Callable[[Clip], Scene]
 """Function that reconstructs a short clip."""
@@ -44,10 +54,26 @@ def reconstruct_in_windows(reconstruct_clip: ReconstructClip, clip: Clip, window
         windows: Length, overlap and alignment of the windows.
 
     Returns:
-        The scene of the whole clip, without tracks.
+        The scene of the whole clip, with tracks of the first frame if `windows` requests them.
     """
     with tempfile.TemporaryDirectory() as folder:
         reconstruct_windows(reconstruct_clip, as_long_clip(clip), folder, _info(clip), windows)
+        return load_frames(folder, range(clip.num_frames))
+
+
+def refine_in_windows(refine_window: Callable[[Clip], Refinement], clip: Clip, windows: WindowConfig) -> Scene:
+    """Reconstruct a clip in overlapping windows, each of which is refined.
+
+    Args:
+        refine_window: Reconstructs and refines the clip of one window.
+        clip: Clip in memory.
+        windows: Length, overlap and alignment of the windows.
+
+    Returns:
+        The scene of the whole clip, with tracks of the first frame if `windows` requests them.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        refine_windows(refine_window, as_long_clip(clip), folder, _info(clip), windows)
         return load_frames(folder, range(clip.num_frames))
 
 
@@ -69,6 +95,9 @@ def reconstruct_by_pairs(reconstruct_clip: ReconstructClip, clip: Clip) -> Scene
 class WindowedNetwork(Network):
     """A network that reconstructs a clip in overlapping windows.
 
+    If the first frame is requested as an anchor and the network tracks every pixel, the pixels of the first frame are
+    tracked through all windows.
+
     Args:
         network: The network; several methods may share it.
         config: Device and processing size.
@@ -84,8 +113,39 @@ class WindowedNetwork(Network):
 
     def predict_scene(self, request: Request) -> Scene:
         """See `Method.predict_scene`."""
-        config = replace(self._config(request), anchors=())
-        return reconstruct_in_windows(lambda clip: reconstruct(self._model, clip, config), request.clip, self._windows)
+        config, windows = self._with_tracks(request)
+        return reconstruct_in_windows(lambda clip: reconstruct(self._model, clip, config), request.clip, windows)
+
+    def _with_tracks(self, request: Request) -> tuple[ReconstructConfig, WindowConfig]:
+        """Request the tracks of the first frame of each window if those of the clip are stitched from them."""
+        has_tracks = 0 in request.anchors and predicts_dense_tracks(self._model)
+        config = replace(self._config(request), anchors=(0,) if has_tracks else ())
+        return config, replace(self._windows, tracks=int(has_tracks))
+
+
+class RefinedWindows(WindowedNetwork):
+    """A network that reconstructs a clip in overlapping windows, each of which is refined.
+
+    Args:
+        network: The network; several methods may share it.
+        config: Device and processing size.
+        windows: Length, overlap and alignment of the windows.
+    """
+
+    def __init__(self, network: LoadedNetwork, config: MethodConfig, windows: WindowConfig) -> None:
+        super().__init__(network, config, windows)
+        load_pycolmap()
+        self.name += "+refine"
+        self.key += f", {CornerTrackingConfig()}, {RefineConfig()}, {StereoConfig()}"
+
+    def predict_scene(self, request: Request) -> Scene:
+        """See `Method.predict_scene`."""
+        config, windows = self._with_tracks(request)
+
+        def refine_window(clip: Clip) -> Refinement:
+            return refine_clip(clip, *reconstruct_and_match(self._model, clip, config))
+
+        return refine_in_windows(refine_window, request.clip, windows)
 
 
 class AnchoredNetwork(Network):
@@ -114,7 +174,8 @@ class NetworkVariants:
     refine: bool = False
     """Refine cameras and depth on the clip, as NAME+refine."""
     windows: WindowConfig | None = None
-    """Take the clip in overlapping windows, as NAME+windows-FRAMES-OVERLAP; None skips this variant."""
+    """Take the clip in overlapping windows, as NAME+windows-FRAMES-OVERLAP; None skips this variant. With `refine`,
+    windows are also refined, as NAME+windows-FRAMES-OVERLAP+refine."""
     anchored: bool = False
     """Pair each frame with the first one, as NAME+anchored."""
 
@@ -143,6 +204,8 @@ def make_methods(name: str, config: MethodConfig, variants: NetworkVariants = Ne
         methods.append(RefinedNetwork(network, config))
     if variants.windows is not None:
         methods.append(WindowedNetwork(network, config, variants.windows))
+        if variants.refine:
+            methods.append(RefinedWindows(network, config, variants.windows))
     if variants.anchored:
         methods.append(AnchoredNetwork(network, config))
     return methods

@@ -1,5 +1,6 @@
 """Inference: from a clip to a scene, in a single pass or in windows, with priors, for one clip or many."""
 
+from recon4d.inference.localization import locate
 from recon4d.inference.many_clips import (
     ClipOutcome,
     finished_frames,
@@ -51,6 +52,7 @@ __all__ = [
     "fit_metric_scale",
     "format_outcomes",
     "is_out_of_memory",
+    "locate",
     "long_clip_with_prior_files",
     "measure_long",
     "measure_scene",

@@ -20,11 +20,14 @@ windows              (T,)          number of the window that each frame was take
 world_from_window    (W, 4, 4)     float64: similarity from the world of each window to that of the clip
 errors               (W,)          median error of the points by which a window was aligned, relative to their depth
 metres_per_unit      ()            length of the unit in meters; NaN: unknown
+distortion           (5,)          lens distortion that was removed from all pictures; absent if none was
+refinements          ()            a JSON string: a list with how each window was refined; absent if none was tried
 info                 ()            a JSON string: the fields of `SceneInfo`
 ===================  ============  ====================================================================================
 """
 
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -37,10 +40,18 @@ from recon4d.errors import UserError
 from recon4d.io.archive import FRAMES_FOLDER_NAME, check_run_has_ended, load_cameras, load_scene, save_scene
 from recon4d.io.checked_cameras import camera_problem
 from recon4d.io.files import atomic_file
-from recon4d.io.npz_arrays import load_checked_arrays, save_arrays
+from recon4d.io.npz_arrays import check_arrays, load_arrays, save_arrays
 from recon4d.io.photos import write_jpeg
 from recon4d.io.scene_info import SceneInfo
-from recon4d.records import Cameras, ClipSource, Scene, Tracks
+from recon4d.records import (
+    Cameras,
+    ClipSource,
+    RefinementSummary,
+    Scene,
+    Tracks,
+    config_from_json,
+    config_to_json,
+)
 
 INDEX_FILE_NAME = "index.npz"
 
@@ -54,7 +65,9 @@ _SHAPES: dict[str, tuple[str | int, ...]] = {
     "world_from_window": ("W", 4, 4),
     "errors": ("W",),
     "metres_per_unit": (),
+    "distortion": (5,),
 }
+_OPTIONAL = ("distortion", "refinements")
 _MAP_NAMES = ("depths", "depth_confidence", "points", "point_confidence", "dynamic")
 """Fields of `Scene` with a map for each frame."""
 
@@ -79,6 +92,10 @@ class LongScene:
     """Length of the unit in meters; NaN if unknown."""
     info: SceneInfo
     """How the scene was made."""
+    refinements: tuple[RefinementSummary | None, ...] = ()
+    """How each window was refined, with frame numbers of the clip; empty if refinement was not tried."""
+    distortion: Float[Tensor, "5"] | None = None
+    """Lens distortion k1, k2, p1, p2, k3 that was removed from the pictures of all frames; None if none was."""
 
     @property
     def num_frames(self) -> int:
@@ -161,6 +178,10 @@ def save_index(folder: Path, index: LongScene) -> None:
     arrays["world_from_cam"] = index.cameras.world_from_cam.numpy()
     arrays["intrinsics"] = index.cameras.intrinsics.numpy()
     arrays["info"] = np.array(index.info.to_json())
+    if index.distortion is not None:
+        arrays["distortion"] = index.distortion.numpy()
+    if index.refinements:
+        arrays["refinements"] = np.array(json.dumps([config_to_json(summary) for summary in index.refinements]))
     save_arrays(folder / INDEX_FILE_NAME, arrays)
 
 
@@ -180,12 +201,15 @@ def load_index(folder: str | Path) -> LongScene:
     if not path.exists():
         check_run_has_ended(Path(folder))
         raise UserError(f"{path} does not exist; wanted the folder of a long clip whose run has ended")
-    arrays = load_checked_arrays(path, _SHAPES, ["size", "windows"], others=["info"])
+    arrays = load_arrays(path, [*_SHAPES, "info", "refinements"])
     try:
+        required = [name for name in (*_SHAPES, "info") if name not in _OPTIONAL]
+        check_arrays(arrays, _SHAPES, required, ["size", "windows"])
         info = SceneInfo.from_json(str(arrays["info"]))
+        refinements = _parse_refinements(arrays)
     except UserError as error:
         raise UserError(f"cannot read {path}: {error}") from error
-    tensors = {name: torch.from_numpy(arrays[name]) for name in _SHAPES}
+    tensors = {name: torch.from_numpy(arrays[name]) for name in _SHAPES if name in arrays}
     height, width = tensors["size"].tolist()
     problem = camera_problem(tensors["world_from_cam"], tensors["intrinsics"], allow_unknown=True)
     if problem is not None:
@@ -199,7 +223,21 @@ def load_index(folder: str | Path) -> LongScene:
         errors=tensors["errors"],
         metres_per_unit=float(tensors["metres_per_unit"]),
         info=info,
+        refinements=refinements,
+        distortion=tensors.get("distortion"),
     )
+
+
+def _parse_refinements(arrays: Mapping[str, np.ndarray]) -> tuple[RefinementSummary | None, ...]:
+    if "refinements" not in arrays:
+        return ()
+    try:
+        values = json.loads(str(arrays["refinements"]))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"refinements is not JSON: {error}") from error
+    if not isinstance(values, list):
+        raise UserError(f"refinements is {str(values)[:60]!r}, wanted a list")
+    return tuple(None if value is None else config_from_json(RefinementSummary, value) for value in values)
 
 
 def load_frames(folder: str | Path, numbers: Sequence[int]) -> Scene:

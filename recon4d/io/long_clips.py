@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -13,7 +13,7 @@ from recon4d.errors import UserError
 from recon4d.io.animations import Animation, read_animation
 from recon4d.io.clip_files import ClipFiles, find_clip_files
 from recon4d.io.clips import check_photo_range, select_animation_frames
-from recon4d.io.frame_selection import check_selection, select_at_rate, select_range
+from recon4d.io.frame_selection import check_selection, select_at_rate, select_evenly, select_range
 from recon4d.io.photos import read_photo
 from recon4d.io.videos import ScannedVideo, check_frames, read_frames, use_video
 from recon4d.records import Clip, ClipSource, Priors
@@ -51,6 +51,29 @@ class LongClip:
         """Number of frames."""
         return len(self.times)
 
+    def frames(self, numbers: Sequence[int]) -> "LongClip":
+        """Select some frames.
+
+        Args:
+            numbers: Positions of the frames in ascending order.
+
+        Returns:
+            The clip of these frames.
+        """
+        images, ignore = self.images, self.ignore
+        return LongClip(
+            times=tuple(self.times[number] for number in numbers),
+            size=self.size,
+            source=replace(
+                self.source,
+                names=tuple(self.source.names[number] for number in numbers),
+                numbers=tuple(self.source.numbers[number] for number in numbers),
+            ),
+            images=lambda positions: images([numbers[position] for position in positions]),
+            priors=None if self.priors is None else self.priors.frames(list(numbers)),
+            ignore=None if ignore is None else lambda positions: ignore([numbers[position] for position in positions]),
+        )
+
 
 def as_long_clip(clip: Clip) -> LongClip:
     """Convert a clip in memory.
@@ -79,6 +102,7 @@ def open_long_clip(
     fps: float | None = None,
     start: float | None = None,
     stop: float | None = None,
+    num_frames: int | None = None,
 ) -> LongClip:
     """Open a video, an animation or a folder of pictures as a long clip.
 
@@ -88,6 +112,7 @@ def open_long_clip(
             pictures, the rate at which they were taken; without it they have no times.
         start: Seconds from the first frame. None means the first frame.
         stop: Seconds from the first frame. None means the last frame.
+        num_frames: Number of frames, evenly spaced; with `fps` the largest number, from the start. None takes all.
 
     Returns:
         The long clip. Reading a picture of another size than the first raises `UserError`.
@@ -96,12 +121,19 @@ def open_long_clip(
         UserError: If an option is out of range, the path does not exist or is not a clip, or the range has no frames.
     """
     check_selection(fps, start, stop)
+    if num_frames is not None and num_frames < 1:
+        raise UserError(f"num_frames = {num_frames}; wanted at least 1")
     files = find_clip_files(path)
     if files.video is not None:
-        return _open_video(files.video, fps, start, stop)
-    if files.animation is not None:
-        return _open_animation(files.animation, fps, start, stop)
-    return _open_photos(files, fps, start, stop)
+        clip = _open_video(files.video, fps, start, stop)
+    elif files.animation is not None:
+        clip = _open_animation(files.animation, fps, start, stop)
+    else:
+        clip = _open_photos(files, fps, start, stop)
+    if num_frames is None or num_frames >= clip.num_frames:
+        return clip
+    times = clip.times if math.isfinite(clip.times[0]) else range(clip.num_frames)
+    return clip.frames(range(num_frames) if fps is not None else select_evenly(times, num_frames))
 
 
 def _open_video(path: Path, fps: float | None, start: float | None, stop: float | None) -> LongClip:

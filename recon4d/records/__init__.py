@@ -10,6 +10,7 @@ from recon4d.records.clip import Clip, ClipSource, Priors
 from recon4d.records.configs import config_from_json, config_to_json
 from recon4d.records.feature_tracks import FeatureTracks
 from recon4d.records.ground_alignment import align_to_ground
+from recon4d.records.located_cameras import LocatedCameras, LocationTrust
 from recon4d.records.metric_scale import convert_to_meters, convert_to_meters_by_distance, scale_scene, scale_scenes
 from recon4d.records.refinement_summary import RefinementSummary
 from recon4d.records.scene import Scene
@@ -24,6 +25,8 @@ __all__ = [
     "ErrorCurve",
     "FeatureTracks",
     "FrameIndex",
+    "LocatedCameras",
+    "LocationTrust",
     "Priors",
     "RefinementSummary",
     "Scene",

@@ -17,7 +17,10 @@ from recon4d.io import save_scene
 from recon4d.io.exporters import formats
 
 DOG = Path(__file__).parents[2] / "examples" / "dog.mp4"
-WINDOWS = ("reconstruct", DOG, "--model", "recon4d_tiny", "--fps", 2, "--processing-size", 64, "--window", 3)
+WINDOWS = (
+    *("reconstruct", DOG, "--model", "recon4d_tiny", "--fps", 2, "--processing-size", 64),
+    *("--refine", "off", "--window", 3),
+)
 
 
 def interrupt(*_: object, **__: object) -> None:

@@ -15,7 +15,8 @@ from recon4d.io.long_clips import open_long_clip
 from recon4d.viewer.trails import select_trails
 
 DOG = Path(__file__).parents[2] / "examples" / "dog.mp4"
-COMMON = ["reconstruct", str(DOG), "--model", "recon4d_tiny", "--fps", "4", "--processing-size", "64"]
+NETWORK = ["reconstruct", str(DOG), "--model", "recon4d_tiny", "--fps", "4", "--processing-size", "64"]
+COMMON = [*NETWORK, "--refine", "off"]
 
 
 @pytest.mark.filterwarnings("ignore::recon4d.zoo.UntrainedWarning")
@@ -84,10 +85,61 @@ def test_priors_hold_in_every_window(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert (scene.depth_confidence[:, middle + 1 :] > 0).all()
 
 
+@pytest.mark.filterwarnings("ignore:window:UserWarning")
+def test_windows_are_refined_and_tell_what_was_solved(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The camera of the example stands still: it is the same in all frames of all windows, with one lens."""
+    out = tmp_path / "out"
+    command = ["reconstruct", str(DOG), "--fps", "4", "--window", "5", "--overlap", "2", "--num-frames", "8"]
+    assert main([*command, "--out", str(out)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "each window is refined"
+    assert lines[1].startswith("lens of all windows: focal length ")
+    assert [line.split(":")[0] for line in lines[2:4]] == ["window 0 (frames 0 to 4)", "window 1 (frames 3 to 7)"]
+    assert any(line.startswith("refinement: 2 of 2 windows refined") for line in lines)
+    index = load_index(out)
+    assert index.num_frames == 8
+    assert index.cameras.intrinsics.std(dim=0).max() < 1e-3
+    assert index.cameras.centers.norm(dim=1).max() < 0.01 * load_scene(out / "frames" / "000000.npz").depths.median()
+    assert main(["info", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert "refinement: 2 of 2 windows refined" in printed
+    assert "window 1: the camera does not translate" in printed
+
+
+@pytest.mark.filterwarnings("ignore::recon4d.zoo.UntrainedWarning")
+def test_pairs_are_not_refined_and_say_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*NETWORK, "--anchored", "--num-frames", "3", "--out", str(tmp_path / "out")]) == 0
+    assert "cameras are as predicted: refinement needs more frames than the pairs" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "times"),
+    [
+        ({"fps": 4.0, "num_frames": 5}, [0.0, 0.25, 0.5, 0.75, 1.0]),
+        ({"num_frames": 3}, None),
+        ({"num_frames": 1000}, None),
+    ],
+)
+def test_a_number_of_frames_is_taken(options: dict, times: list[float] | None) -> None:
+    whole, clip = open_long_clip(DOG), open_long_clip(DOG, **options)
+    assert clip.num_frames == min(options["num_frames"], whole.num_frames)
+    if times is None:
+        numbers = torch.linspace(0, whole.num_frames - 1, clip.num_frames).round().long().tolist()
+        assert [whole.times.index(time) for time in clip.times] == pytest.approx(numbers, abs=1)
+        position = min(2, clip.num_frames - 1)
+        same = next(whole.images([whole.times.index(clip.times[position])]))
+        assert torch.equal(next(clip.images([position])), same)
+        assert clip.source.numbers[position] == whole.times.index(clip.times[position])
+    else:
+        assert list(clip.times) == pytest.approx(times, abs=0.03)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--refine"], "--refine: cannot be combined with --window or --anchored"),
+        (["--num-frames", "0"], "num_frames = 0; wanted at least 1"),
+        (["--anchored", "--refine"], "--refine: cannot be combined with --anchored"),
+        (["--anchors", "3"], "--anchors: tracks of a clip in parts start at its first frame"),
         (["--depth", "lidar.npz"], "--depth: cannot be combined with --window or --anchored"),
         (["--overwrite"], "--overwrite: cannot be combined with --window or --anchored"),
         (["--cameras", "path.txt", "--loops"], "give only one of the two"),

@@ -6,6 +6,14 @@ from recon4d.inference.windows.reconstruction import (
     WindowConfig,
     reconstruct_anchored,
     reconstruct_windows,
+    refine_windows,
 )
 
-__all__ = ["AnchorConfig", "LoopConfig", "WindowConfig", "reconstruct_anchored", "reconstruct_windows"]
+__all__ = [
+    "AnchorConfig",
+    "LoopConfig",
+    "WindowConfig",
+    "reconstruct_anchored",
+    "reconstruct_windows",
+    "refine_windows",
+]

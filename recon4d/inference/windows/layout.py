@@ -1,6 +1,9 @@
 """Layout of the windows: the frames of each window, the frames it shares with an earlier one and those it owns."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,35 @@ def overlapping_windows(num_frames: int, window: int, overlap: int) -> list[Wind
             owned=tuple(range(borders[number], borders[number + 1])),
         )
         for number, start in enumerate(starts)
+    ]
+
+
+def with_best_borders(windows: Sequence[Window], unknown: Sequence[AbstractSet[int]]) -> list[Window]:
+    """Move the borders between overlapping windows so that as few frames as possible are unknown to their owners.
+
+    Args:
+        windows: Overlapping windows in the order of time.
+        unknown: Frames that each window does not determine.
+
+    Returns:
+        The windows with other owned frames. Among equally good borders, the one nearest to the old border is taken.
+        Each window keeps at least one frame.
+    """
+    borders = [0]
+    for early, late in pairwise(windows):
+        first, last = max(late.shared[0], borders[-1] + 1), min(late.shared[-1] + 1, windows[-1].frames[-1])
+        costs = {
+            border: (
+                sum(frame in unknown[(early if frame < border else late).number] for frame in late.shared),
+                abs(border - late.owned[0]),
+            )
+            for border in range(first, last + 1)
+        }
+        borders.append(min(costs, key=lambda border, costs=costs: costs[border]))
+    borders.append(windows[-1].frames[-1] + 1)
+    return [
+        replace(window, owned=tuple(range(start, stop)))
+        for window, (start, stop) in zip(windows, pairwise(borders), strict=True)
     ]
 
 

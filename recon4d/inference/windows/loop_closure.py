@@ -1,34 +1,44 @@
-"""Loop closure: places that the camera revisits, found by image similarity and verified by geometry.
+"""Loop closure: places that the camera revisits, found by local features and verified by geometry.
 
-Pairs of frames that look alike and are far apart in time are proposed. The neighborhoods of both frames are
-reconstructed together, and the result is aligned with each of the two windows, which measures the similarity between
-the windows. The measurement is accepted if the points of one window have the depth that the other window predicts.
+Keyframes that look alike and are far apart in time are proposed. Frames of the late window are then located in the
+early window: by features, PnP with RANSAC and bundle adjustment, as `recon4d.locate` does, which determines rotation
+and translation. The ratio of the depths that both windows give to the same features determines the scale. A measurement
+is accepted only if several frames agree on it, if the depth maps of both windows agree, and if other loops or the path
+of the camera confirm it (`loop_consistency`): a wrong loop would bend everything.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from recon4d.errors import UserError
-from recon4d.geometry import invert, project, transform_points
-from recon4d.inference.windows.frame_reader import apply_ignore_mask, read_clip_of_frames
+from recon4d.geometry import project, similarity, transform_points
 from recon4d.inference.windows.layout import Window
+from recon4d.inference.windows.loop_consistency import Loop, Tolerance, differs
+from recon4d.inference.windows.place_recognition import choose_keyframes
 from recon4d.inference.windows.pose_graph import Edge
-from recon4d.inference.windows.window_alignment import TooFewPixelsError, align_by_points, is_static
+from recon4d.inference.windows.robust_similarity import robust_mean
+from recon4d.inference.windows.window_alignment import is_static
 from recon4d.inference.windows.work_folder import WorkFolder
 from recon4d.io.long_clips import LongClip
-from recon4d.records import Clip, Scene
+from recon4d.records import Scene
+from recon4d.refine.localization.localize import IntrinsicsHypothesis, localize
+from recon4d.refine.localization.scene_views import SceneView, view_frame
+from recon4d.refine.no_solution import NoSolution
 
-THUMBNAIL_SIDE = 12
-"""Side of the thumbnails by which frames are compared, in pixels. Hand-tuned."""
 DEPTH_TOLERANCE = 0.05
 """Largest difference between two depths of the same surface, as a fraction of depth. Hand-tuned."""
 MIN_OVERLAP = 0.1
 """Smallest fraction of one frame's points that must project into the other image. Hand-tuned."""
+FRAME_STEP = 2
+"""Distance between the frames of a window that are matched with those of another one. Hand-tuned."""
+MAX_DEPTH_DEVIATION = 0.1
+"""Largest median deviation of the log ratios of depths from their mean. Hand-tuned."""
+SAME_PLACE = Tolerance(degrees=2.0, log_scale=0.05, translation=0.05)
+"""Largest difference of measurements of one loop by different frames. Hand-tuned."""
 
 
 @dataclass(frozen=True)
@@ -37,13 +47,11 @@ class LoopConfig:
 
     min_windows_apart: int = 3
     """Smallest difference between the numbers of two windows that may close a loop, at least 2."""
-    min_correlation: float = 0.9
-    """Smallest correlation of the thumbnails of two frames (1: equal images) for a pair to be verified."""
     min_agreement: float = 0.5
     """Smallest fraction of the points of one frame, of those in the other image, that must have the depth found
     there."""
-    max_pairs: int = 32
-    """Largest number of pairs of frames that are verified; each costs as much as one window."""
+    max_pairs: int = 64
+    """Largest number of pairs of windows that are verified; each takes a few seconds."""
 
     def __post_init__(self) -> None:
         if self.min_windows_apart < 2 or self.max_pairs < 1:
@@ -51,11 +59,8 @@ class LoopConfig:
                 f"min_windows_apart is {self.min_windows_apart} and max_pairs is {self.max_pairs}; they must be at "
                 "least 2 and 1"
             )
-        if not (0 < self.min_correlation <= 1 and 0 < self.min_agreement <= 1):
-            raise UserError(
-                f"min_correlation is {self.min_correlation:g} and min_agreement is {self.min_agreement:g}; both must "
-                "be above 0 and at most 1"
-            )
+        if not 0 < self.min_agreement <= 1:
+            raise UserError(f"min_agreement is {self.min_agreement:g}; it must be above 0 and at most 1")
 
 
 @dataclass(frozen=True)
@@ -70,103 +75,107 @@ class LoopPair:
     """Number of the earlier frame in the long clip."""
     late_frame: int
     """Number of the later frame in the long clip."""
-    correlation: float
-    """Correlation of the thumbnails of both frames, at most 1."""
-
-
-def thumbnails(long_clip: LongClip) -> Float[Tensor, "time values"]:
-    """Compute a small gray image of every frame, normalized so that dot products are correlations.
-
-    Args:
-        long_clip: The clip to read.
-
-    Returns:
-        Thumbnails (time, values) with mean 0 and norm 1.
-    """
-    return torch.stack([_thumbnail(image) for image in long_clip.images(range(long_clip.num_frames))])
+    score: float
+    """Product of the descriptions of both frames, at most 1."""
 
 
 def find_loop_pairs(
-    windows: Sequence[Window], features: Float[Tensor, "time values"], config: LoopConfig
+    windows: Sequence[Window], places: Float[Tensor, "keyframe values"], config: LoopConfig
 ) -> list[LoopPair]:
     """Find pairs of frames that look alike: the best pair of every two windows that are far enough apart.
 
-    Two pairs are redundant if their early windows are at most one apart and their late windows are too; only the one
-    with the higher correlation is kept.
+    Two pairs are redundant if their early windows are at most one apart and their late windows are too; only the more
+    similar one is kept.
 
     Args:
         windows: Overlapping windows of the clip.
-        features: Thumbnails (time, values) of all frames, from `thumbnails`.
+        places: Descriptions of the keyframes of all windows (`choose_keyframes`), window by window.
         config: Thresholds.
 
     Returns:
-        At most ``config.max_pairs`` pairs in the order of decreasing correlation.
+        At most ``config.max_pairs`` pairs, the most similar first.
     """
+    keyframes = [choose_keyframes(window) for window in windows]
+    described = places.split([len(numbers) for numbers in keyframes])
     found = []
     for late in windows:
         for early in windows[: max(0, late.number - config.min_windows_apart + 1)]:
-            correlation = features[list(early.owned)] @ features[list(late.owned)].T
-            best = int(correlation.argmax())
-            if correlation.flatten()[best] >= config.min_correlation:
-                row, column = divmod(best, correlation.shape[1])
-                value = float(correlation[row, column])
-                found.append(LoopPair(early, late, early.owned[row], late.owned[column], value))
-    found.sort(key=lambda pair: (-pair.correlation, pair.early_frame, pair.late_frame))
+            score = described[early.number] @ described[late.number].T
+            row, column = divmod(int(score.argmax()), score.shape[1])
+            frames = keyframes[early.number][row], keyframes[late.number][column]
+            found.append(LoopPair(early, late, *frames, float(score[row, column])))
+    found.sort(key=lambda pair: (-pair.score, pair.early_frame, pair.late_frame))
     kept: list[LoopPair] = []
     for pair in found:
         is_redundant = any(
             abs(pair.early.number - other.early.number) <= 1 and abs(pair.late.number - other.late.number) <= 1
             for other in kept
         )
-        if not is_redundant:
+        if not is_redundant and pair.score > 0:
             kept.append(pair)
-    return kept[: config.max_pairs]
+        if len(kept) == config.max_pairs:
+            break
+    return kept
 
 
 def measure_loop(
-    pair: LoopPair,
-    reconstruct_clip: Callable[[Clip], Scene],
-    long_clip: LongClip,
-    work: WorkFolder,
-    static_below: float,
-    min_agreement: float,
-) -> Edge | None:
-    """Measure the similarity between two windows from a joint reconstruction of the neighborhoods of two frames.
-
-    The joint reconstruction has at most as many frames as a window.
+    pair: LoopPair, long_clip: LongClip, work: WorkFolder, static_below: float, min_agreement: float
+) -> Loop | None:
+    """Measure the similarity between two windows by locating frames of the late one in the early one.
 
     Args:
         pair: The two frames.
-        reconstruct_clip: Reconstructs a clip, as for `reconstruct_windows`.
         long_clip: The clip to read frames from.
         work: Holds the reconstructions of all windows.
-        static_below: Pixels with a dynamic probability of this or more are not used.
+        static_below: Pixels with a dynamic probability of this or more are not used by the comparison of depth maps.
         min_agreement: Smallest `depth_agreement` of the two frames.
 
     Returns:
-        The measured similarity; None if the geometry does not confirm that both frames show the same place.
+        The measurement; None if the geometry does not confirm that both frames show the same place.
     """
-    early_frames = _around(pair.early, pair.early_frame)
-    late_frames = _around(pair.late, pair.late_frame)
-    clip = read_clip_of_frames(long_clip, [*early_frames, *late_frames])
-    both = work.with_shared_intrinsics(apply_ignore_mask(reconstruct_clip(clip), clip))
     early, late = work.load_window_scene(pair.early.number), work.load_window_scene(pair.late.number)
-    count = len(early_frames)
-    try:
-        early_alignment = align_by_points(
-            both.frames(slice(0, count)), early.frames(pair.early.positions(early_frames)), static_below
-        )
-        late_alignment = align_by_points(
-            both.frames(slice(count, None)), late.frames(pair.late.positions(late_frames)), static_below
-        )
-    except TooFewPixelsError:
+    views = _views(long_clip, pair.early, early, pair.early_frame)
+    measured = [_measure(view, views) for view in _views(long_clip, pair.late, late, pair.late_frame)]
+    found = sorted((one for one in measured if one is not None), key=lambda one: -one[1])
+    if not found:
         return None
-    early_from_late = early_alignment.partner_from_world @ invert(late_alignment.partner_from_world)
+    early_from_late, num_inliers = found[0]
+    length = float(early.depths[early.depth_confidence > 0].median())
+    num_agreeing = sum(not differs(early_from_late, other, length, SAME_PLACE) for other, _ in found)
+    if num_agreeing < min(2, len(measured)):
+        return None
     early_scene = early.frames(pair.early.positions((pair.early_frame,)))
     late_scene = late.frames(pair.late.positions((pair.late_frame,)))
     if depth_agreement(early_scene, late_scene, early_from_late, static_below) < min_agreement:
         return None
-    return Edge(pair.early.number, pair.late.number, early_from_late)
+    return Loop(Edge(pair.early.number, pair.late.number, early_from_late), num_inliers)
+
+
+def _views(long_clip: LongClip, window: Window, scene: Scene, frame: int) -> list[SceneView]:
+    """Return the features of a frame of a window and of two frames around it."""
+    numbers = [number for number in (frame - FRAME_STEP, frame, frame + FRAME_STEP) if number in window.frames]
+    positions = window.positions(tuple(numbers))
+    views = [
+        view_frame(scene.frames([position]), image)
+        for position, image in zip(positions, long_clip.images(numbers), strict=True)
+    ]
+    return [view for view in views if view is not None]
+
+
+def _measure(view: SceneView, views: Sequence[SceneView]) -> tuple[Float[Tensor, "4 4"], int] | None:
+    """Locate a view of the late window among those of the early one; return early_from_late and the inliers."""
+    known = IntrinsicsHypothesis("known", view.intrinsics, 0.0)
+    try:
+        location = localize(view.features, view.size, views, [known])
+    except NoSolution:
+        return None
+    ratios = (location.depths / view.depths[location.inliers]).log()
+    log_scale = robust_mean(ratios)
+    if float((ratios - log_scale).abs().median()) > MAX_DEPTH_DEVIATION:
+        return None
+    scale = torch.tensor(log_scale, dtype=torch.double).exp()
+    scaled = similarity(scale, torch.eye(3, dtype=torch.double), torch.zeros(3, dtype=torch.double))
+    return location.world_from_cam @ scaled @ view.cam_from_world, location.num_inliers
 
 
 def depth_agreement(one: Scene, other: Scene, one_from_other: Float[Tensor, "4 4"], static_below: float) -> float:
@@ -198,13 +207,6 @@ def depth_agreement(one: Scene, other: Scene, one_from_other: Float[Tensor, "4 4
     return float(agrees[on_static].double().mean())
 
 
-def _around(window: Window, frame: int) -> tuple[int, ...]:
-    """Return the half of a window's frames that is nearest to `frame`."""
-    count = max(1, len(window.frames) // 2)
-    start = min(max(0, window.frames.index(frame) - count // 2), len(window.frames) - count)
-    return window.frames[start : start + count]
-
-
 def _depth_range_around(
     scene: Scene, mask: Bool[Tensor, "one height width"], pixels: Float[Tensor, "n 2"]
 ) -> tuple[Float[Tensor, "n"], Float[Tensor, "n"], Bool[Tensor, "n"]]:
@@ -216,9 +218,3 @@ def _depth_range_around(
     depths = torch.stack([scene.depths[0, y, x] for y, x in corners])
     in_mask = torch.stack([mask[0, y, x] for y, x in corners])
     return depths.amin(dim=0), depths.amax(dim=0), in_mask.all(dim=0)
-
-
-def _thumbnail(image: Tensor) -> Float[Tensor, "values"]:
-    size = (THUMBNAIL_SIDE, THUMBNAIL_SIDE)
-    gray = F.interpolate(image[None].float(), size, mode="area").mean(dim=1).flatten()
-    return F.normalize(gray - gray.mean(), dim=0)

@@ -15,13 +15,10 @@ import torch
 from recon4d.errors import UserError
 from recon4d.inference.windows.given_cameras import given_cameras
 from recon4d.inference.windows.layout import Window, anchored_windows, overlapping_windows
-from recon4d.inference.windows.loop_closure import (
-    LoopConfig,
-    find_loop_pairs,
-    measure_loop,
-    thumbnails,
-)
+from recon4d.inference.windows.loop_closure import LoopConfig, find_loop_pairs, measure_loop
+from recon4d.inference.windows.loop_consistency import consistent_loops
 from recon4d.inference.windows.pipeline import WindowJob, run_job
+from recon4d.inference.windows.place_recognition import choose_keyframes, describe_places
 from recon4d.inference.windows.pose_graph import Edge, optimize_pose_graph
 from recon4d.inference.windows.window_alignment import ALIGN_BY_POINTS, ALIGN_BY_SCALE
 from recon4d.inference.windows.work_folder import WindowPlacement, WorkFolder
@@ -29,6 +26,7 @@ from recon4d.io import SceneInfo
 from recon4d.io.long_archive import LongScene
 from recon4d.io.long_clips import LongClip
 from recon4d.records import Clip, Scene
+from recon4d.refine import Refinement
 
 Lens = Literal["auto", "one", "each"]
 """Intrinsics of the frames: ``one`` uses the median over all windows, ``each`` keeps what the window predicted for each
@@ -129,36 +127,48 @@ def reconstruct_windows(
         ValueError: If `reconstruct_clip` returns a scene that does not fit its clip, or no tracks although
             ``config.tracks`` needs them. Exceptions of `reconstruct_clip` are passed on.
     """
-    windows = overlapping_windows(long_clip.num_frames, config.window, config.overlap)
-    given, share_intrinsics = given_cameras(long_clip), _shares_intrinsics(config.lens, long_clip)
-    if given is not None and config.loops is not None:
-        raise UserError("loop closure moves windows, which given cameras fix; use only one of the two")
-    tracks = {"tracks": config.tracks} if config.tracks else {}
-    job = WindowJob(
-        reconstruct_clip,
-        long_clip,
-        windows,
-        method=ALIGN_BY_POINTS if given is None else ALIGN_BY_SCALE,
-        static_below=config.static_below,
-        adjust_placement=None
-        if config.loops is None
-        else partial(_close_loops, reconstruct_clip, long_clip, windows, config),
-        keep_tracks=config.tracks > 0,
-        track_stride=config.tracks,
-        share_intrinsics=share_intrinsics,
-        given_cameras=given,
-        info=_with_settings(
-            info,
-            windows="overlapping",
-            window=config.window,
-            overlap=config.overlap,
-            one_lens=share_intrinsics,
-            **tracks,
-        ),
-        progress=progress,
-    )
+    job = _overlapping_job(reconstruct_clip, long_clip, info, config, progress)
     with torch.no_grad():
         return run_job(job, Path(folder))
+
+
+def refine_windows(
+    refine_window: Callable[[Clip], Refinement],
+    long_clip: LongClip,
+    folder: str | Path,
+    info: SceneInfo,
+    config: WindowConfig = WindowConfig(),
+    progress: bool = False,
+    report: Callable[[str], None] | None = None,
+) -> LongScene:
+    """Reconstruct a long clip in overlapping windows, each of which is refined, and write every frame to a folder.
+
+    Refined windows are joined by the cameras and the depth of the frames that both contain; a window that could not be
+    refined is joined by points, as in `reconstruct_windows`. If all frames share their intrinsics and none are given,
+    some windows are refined first to calibrate the lens, including radial distortion, and the others keep it. Frames
+    whose camera one of two windows does not determine come from the other one. `LongScene.refinements` and the files of
+    the frames tell how each window was refined. Everything else is as for `reconstruct_windows`.
+
+    Args:
+        refine_window: Reconstructs and refines a clip of at most ``config.window`` frames.
+        long_clip: The clip to reconstruct.
+        folder: The output folder; it must be missing, empty, or belong to the same run.
+        info: Description of the run.
+        config: How the clip is divided and put together.
+        progress: Whether to show progress bars on stderr.
+        report: Called with a line on the lens, then with one on each window; None is silent.
+
+    Returns:
+        The index of the long clip in `folder`.
+
+    Raises:
+        UserError: As for `reconstruct_windows`.
+        ValueError: As for `reconstruct_windows`.
+    """
+    job = _overlapping_job(refine_window, long_clip, info, config, progress)
+    calibrate = refine_window if _shares_intrinsics(config.lens, long_clip) else None
+    with torch.no_grad():
+        return run_job(replace(job, calibrate=calibrate, report=report), Path(folder))
 
 
 def reconstruct_anchored(
@@ -217,28 +227,65 @@ def reconstruct_anchored(
         return run_job(job, Path(folder))
 
 
-def _close_loops(
-    reconstruct_clip: Callable[[Clip], Scene],
+def _overlapping_job(
+    reconstruct_clip: Callable[[Clip], Scene | Refinement],
     long_clip: LongClip,
+    info: SceneInfo,
+    config: WindowConfig,
+    progress: bool,
+) -> WindowJob:
+    """Describe a run in overlapping windows."""
+    windows = overlapping_windows(long_clip.num_frames, config.window, config.overlap)
+    given, share_intrinsics = given_cameras(long_clip), _shares_intrinsics(config.lens, long_clip)
+    if given is not None and config.loops is not None:
+        raise UserError("loop closure moves windows, which given cameras fix; use only one of the two")
+    tracks = {"tracks": config.tracks} if config.tracks else {}
+    return WindowJob(
+        reconstruct_clip,
+        long_clip,
+        windows,
+        method=ALIGN_BY_POINTS if given is None else ALIGN_BY_SCALE,
+        static_below=config.static_below,
+        adjust_placement=None if config.loops is None else partial(_close_loops, windows, config),
+        keep_tracks=config.tracks > 0,
+        track_stride=config.tracks,
+        share_intrinsics=share_intrinsics,
+        given_cameras=given,
+        info=_with_settings(
+            info,
+            windows="overlapping",
+            window=config.window,
+            overlap=config.overlap,
+            one_lens=share_intrinsics,
+            **tracks,
+        ),
+        progress=progress,
+    )
+
+
+def _close_loops(
     windows: Sequence[Window],
     config: WindowConfig,
     placement: WindowPlacement,
     work: WorkFolder,
+    long_clip: LongClip,
 ) -> WindowPlacement:
     """Move the windows so that loops close; return the placement unchanged if there are none."""
     assert config.loops is not None
-    loops = [
-        measure_loop(pair, reconstruct_clip, long_clip, work, config.static_below, config.loops.min_agreement)
-        for pair in find_loop_pairs(windows, thumbnails(long_clip), config.loops)
+    places = describe_places(long_clip, [frame for window in windows for frame in choose_keyframes(window)])
+    measured = [
+        measure_loop(pair, long_clip, work, config.static_below, config.loops.min_agreement)
+        for pair in find_loop_pairs(windows, places, config.loops)
     ]
-    closed = [edge for edge in loops if edge is not None]
+    first = work.load_window_scene(0)
+    length = float(first.depths[first.depth_confidence > 0].median())
+    found = [loop for loop in measured if loop is not None]
+    closed = [loop.edge for loop in consistent_loops(found, placement.world_from_window, length)]
     if not closed:
         return placement
     consecutive = [
         Edge(window.number - 1, window.number, work.load_alignment(window).partner_from_world) for window in windows[1:]
     ]
-    first = work.load_window_scene(0)
-    length = float(first.depths[first.depth_confidence > 0].median())
     optimized = optimize_pose_graph(placement.world_from_window, [*consecutive, *closed], length)
     return replace(placement, world_from_window=optimized)
 

@@ -75,7 +75,7 @@ def static_pixels(scene: Scene, partner: Scene, static_below: float) -> Pixels:
     Raises:
         TooFewPixelsError: If fewer than `MIN_PIXELS` pixels remain.
     """
-    selected = _confident_half(scene, partner, is_static(scene, static_below) & is_static(partner, static_below))
+    selected = confident_half(scene, partner, is_static(scene, static_below) & is_static(partner, static_below))
     if selected.sum() < MIN_PIXELS:
         raise TooFewPixelsError(f"{int(selected.sum())} confident static points, at least {MIN_PIXELS} are needed")
     return selected
@@ -97,7 +97,7 @@ def all_pixels(scene: Scene, partner: Scene, static_below: float) -> Pixels:
     Raises:
         TooFewPixelsError: If fewer than `MIN_PIXELS` pixels remain.
     """
-    selected = _confident_half(scene, partner, torch.ones_like(scene.depths, dtype=torch.bool))
+    selected = confident_half(scene, partner, torch.ones_like(scene.depths, dtype=torch.bool))
     if selected.sum() < MIN_PIXELS:
         raise TooFewPixelsError(f"{int(selected.sum())} confident pixels, at least {MIN_PIXELS} are needed")
     return selected
@@ -162,8 +162,17 @@ def align_by_points(scene: Scene, partner: Scene, static_below: float) -> Window
     return fit_points(scene, partner, static_pixels(scene, partner, static_below))
 
 
-def _confident_half(scene: Scene, partner: Scene, mask: Pixels) -> Pixels:
-    """Select the more confident half, by the product of both confidences, of the valid pixels in `mask`."""
+def confident_half(scene: Scene, partner: Scene, mask: Pixels) -> Pixels:
+    """Select the more confident half, by the product of both confidences, of the valid pixels in a mask.
+
+    Args:
+        scene: Scene of the shared frames from one window.
+        partner: Scene of the same frames from the partner.
+        mask: Mask (time, height, width) of the pixels to choose from.
+
+    Returns:
+        A mask (time, height, width); empty if no pixel of `mask` has depth in both scenes.
+    """
     confidence = scene.depth_confidence * partner.depth_confidence
     valid = mask & (confidence > 0)
     for depths in (scene.depths, partner.depths):

@@ -4,7 +4,9 @@ The output folder contains, until the run ends:
 
 - ``windows/run.json``: the `SceneInfo` that identifies the run;
 - ``windows/000007.npz``: the reconstruction of a window in its own world, in the format of `recon4d.io.archive`;
+- ``windows/000007.refinement.json``: how it was refined, if it was tried;
 - ``windows/000007.joint.npz``: its alignment with an earlier window;
+- ``windows/lens.npz``: the lens of all frames, if it is calibrated before the windows are refined;
 - ``windows/placement.npz``: the placement of all windows, once every window is aligned;
 - ``windows/000007.chains.npz``: how the tracks continue in a window, if tracks are stitched; written once the frames of
   the previous windows are written.
@@ -12,6 +14,7 @@ The output folder contains, until the run ends:
 Each file is written atomically. The folder is removed at the end of the run.
 """
 
+import json
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,16 +26,19 @@ from torch import Tensor
 
 from recon4d.errors import UserError, os_errors_as_user_errors
 from recon4d.inference.windows.layout import Window
+from recon4d.inference.windows.lens_calibration import LensCalibration
 from recon4d.inference.windows.track_stitching import StitchedTracks
 from recon4d.inference.windows.window_alignment import WindowAlignment
 from recon4d.io import SceneInfo, load_scene, save_scene
 from recon4d.io.archive import RUN_FILE_NAME, WORK_FOLDER_NAME, load_cameras
+from recon4d.io.files import atomic_file
 from recon4d.io.long_archive import FRAMES_FOLDER_NAME, INDEX_FILE_NAME, load_index
 from recon4d.io.npz_arrays import load_checked_arrays, save_arrays
-from recon4d.records import Scene
+from recon4d.records import RefinementSummary, Scene, config_from_json, config_to_json
 
 _ALIGNMENT_SHAPES = {"partner_from_world": (4, 4), "error": (), "metres_per_unit": ()}
 _STITCHING_SHAPES = {"pixels": ("Q", 2), "corners": ("Q", "C"), "weights": ("Q", "C"), "points": ("Q", 3)}
+_LENS_SHAPES = {"intrinsics": (3, 3), "distortion": (5,)}
 _PLACEMENT_SHAPES = {"world_from_window": ("W", 4, 4), "errors": ("W",), "metres_per_unit": (), "lens": (3, 3)}
 
 
@@ -72,16 +78,52 @@ class WorkFolder:
         """
         return self._scene_file(window.number).exists()
 
-    def save_window_scene(self, window: Window, scene: Scene) -> None:
+    def save_window_scene(self, window: Window, scene: Scene, summary: RefinementSummary | None = None) -> None:
         """Store the reconstruction of a window.
 
         Args:
             window: The window.
             scene: Its reconstruction, in a world of its own.
+            summary: How it was refined; None if it was not tried.
         """
+        if summary is not None:
+            with atomic_file(self._summary_file(window.number)) as partial:
+                partial.write_text(json.dumps(config_to_json(summary)))
         # The times and the source of the clip are the same for all windows and are stored once, elsewhere.
         info = replace(self.info, source=None)
         save_scene(self._scene_file(window.number), scene, torch.full((scene.num_frames,), torch.nan), info)
+
+    def load_summary(self, window: Window) -> RefinementSummary | None:
+        """Load how a window was refined.
+
+        Args:
+            window: The window.
+
+        Returns:
+            The summary that `save_window_scene` stored; None if there is none.
+        """
+        file = self._summary_file(window.number)
+        return config_from_json(RefinementSummary, json.loads(file.read_text())) if file.exists() else None
+
+    def save_lens(self, lens: LensCalibration) -> None:
+        """Store the lens of all frames.
+
+        Args:
+            lens: The lens, which may be unknown.
+        """
+        save_arrays(self.path / "lens.npz", {name: getattr(lens, name).numpy() for name in _LENS_SHAPES})
+
+    def load_lens(self) -> LensCalibration | None:
+        """Load the lens of all frames.
+
+        Returns:
+            The lens that `save_lens` stored; None if it is not calibrated.
+        """
+        file = self.path / "lens.npz"
+        if not file.exists():
+            return None
+        arrays = load_checked_arrays(file, _LENS_SHAPES)
+        return LensCalibration(**{name: torch.from_numpy(array) for name, array in arrays.items()})
 
     def load_window_scene(self, number: int) -> Scene:
         """Load the reconstruction of a window.
@@ -218,6 +260,9 @@ class WorkFolder:
 
     def _scene_file(self, number: int) -> Path:
         return self.path / f"{number:06d}.npz"
+
+    def _summary_file(self, number: int) -> Path:
+        return self.path / f"{number:06d}.refinement.json"
 
     def _alignment_file(self, number: int) -> Path:
         return self.path / f"{number:06d}.joint.npz"

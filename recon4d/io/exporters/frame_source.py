@@ -10,6 +10,7 @@ from torch import Tensor
 
 from recon4d.errors import UserError
 from recon4d.io.long_archive import INDEX_FILE_NAME, LongScene, image_file, iter_frames, load_frames, load_index
+from recon4d.io.photos import read_photo
 from recon4d.io.results import frame_file_names
 from recon4d.io.saved_results import SavedResults, read_results
 from recon4d.records import Cameras, Scene
@@ -112,6 +113,23 @@ class FrameSource(ABC):
         """
         alone = replace(self.outline, frame_files=self.outline.frame_files[number : number + 1])
         return next(alone.iter_images_at_map_size())
+
+    def read_original_image(self, number: int) -> UInt8[Tensor, "3 height width"]:
+        """Read the picture of one frame at its own size.
+
+        Args:
+            number: The frame number, from 0.
+
+        Returns:
+            RGB image of shape (3, height, width).
+
+        Raises:
+            UserError: If the picture is missing or damaged.
+        """
+        file = self.outline.frame_files[number]
+        if not file.is_file():
+            raise UserError(f"{file} does not exist; the pictures of the frames are needed beside the scene")
+        return read_photo(file)
 
     @abstractmethod
     def iter_frames(self, numbers: Sequence[int] | None = None) -> Iterator[Scene]:
@@ -282,7 +300,8 @@ def _placeholder_scene(index: LongScene, function: SceneMap | None) -> Scene:
     maps = index.cameras.world_from_cam.new_zeros(num_frames, 1, 1)
     points = maps[..., None].expand(num_frames, 1, 1, 3)
     unit = maps.new_tensor(index.metres_per_unit)
-    scene = Scene(index.cameras, maps, maps, points, maps, maps, unit)
+    distortion = None if index.distortion is None else index.distortion.to(maps)
+    scene = Scene(index.cameras, maps, maps, points, maps, maps, unit, distortion=distortion)
     # The function is applied to maps of one pixel, because its results could occupy memory.
     scene = scene if function is None else function(scene)
     maps = maps.expand(num_frames, *index.size)

@@ -36,6 +36,7 @@ from recon4d.inference.windows import (
     AnchorConfig,
     LoopConfig,
     WindowConfig,
+    frame_writing,
     pipeline,
     reconstruct_anchored,
     reconstruct_windows,
@@ -299,7 +300,7 @@ def test_a_resumed_run_gives_identical_files(sample: LongSample, tmp_path: Path,
         reconstruct_windows(Oracle(sample.scene, random_focal), with_cameras(sample), folder, INFO, WindowConfig(8, 3))
 
     reconstruct(tmp_path / "whole")
-    with stopped_at(pipeline, step, wait):
+    with stopped_at(frame_writing if step == "save_frame" else pipeline, step, wait):
         reconstruct(tmp_path / "stopped")
     reconstruct(tmp_path / "stopped")
     assert files_of(tmp_path / "stopped") == files_of(tmp_path / "whole")

@@ -28,7 +28,7 @@ from recon4d.eval.metrics.tracks import track_scores
 from recon4d.inference.windows import (
     LoopConfig,
     WindowConfig,
-    pipeline,
+    frame_writing,
     reconstruct_windows,
 )
 from recon4d.inference.windows.track_stitching import DEPTH_TOLERANCE, StitchedTracks, begin_stitching
@@ -369,7 +369,7 @@ def test_the_last_pixel_is_used_at_the_image_border(pixel: tuple[float, float], 
 
 @pytest.mark.parametrize(
     ("where", "step", "wait"),
-    [(pipeline, "save_frame", 3), (pipeline, "save_frame", 12), (WorkFolder, "save_stitching", 1)]
+    [(frame_writing, "save_frame", 3), (frame_writing, "save_frame", 12), (WorkFolder, "save_stitching", 1)]
     + [(WorkFolder, "remove_window_scene", wait) for wait in (0, 2)],
 )
 def test_a_resumed_run_gives_identical_files(

@@ -5,7 +5,7 @@ import re
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from itertools import combinations, pairwise
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -31,14 +31,13 @@ from recon4d import geometry as g
 from recon4d.errors import UserError
 from recon4d.inference.windows import (
     AnchorConfig,
-    LoopConfig,
     WindowConfig,
+    frame_writing,
     pipeline,
     reconstruct_anchored,
     reconstruct_windows,
 )
 from recon4d.inference.windows.layout import anchored_windows, overlapping_windows
-from recon4d.inference.windows.loop_closure import depth_agreement, find_loop_pairs, thumbnails
 from recon4d.inference.windows.pose_graph import (
     Edge,
     optimize_pose_graph,
@@ -208,7 +207,7 @@ def test_a_run_with_a_failing_window_can_be_resumed(sample: LongSample, tmp_path
 def test_a_run_interrupted_while_writing_can_be_resumed(sample: LongSample, tmp_path: Path, step: str) -> None:
     run(Oracle(sample.scene), sample, tmp_path / "whole")
     wait = 11 if step == "save_frame" else 0
-    with stopped_at(pipeline, step, wait):
+    with stopped_at(frame_writing if step == "save_frame" else pipeline, step, wait):
         run(Oracle(sample.scene), sample, tmp_path / "stopped")
     with pytest.raises(UserError, match="its run has not ended"):
         load_index(tmp_path / "stopped")
@@ -379,96 +378,6 @@ def test_a_loop_distributes_the_scale_error_evenly() -> None:
     logs = g.similarity_scale(optimize_pose_graph(start, edges, length=1.0)).log()
     residual = 10 * math.log(1.02) / 11
     torch.testing.assert_close(logs, torch.arange(11).double() * (math.log(1.02) - residual), rtol=1e-6, atol=1e-9)
-
-
-def there_and_back(sample: LongSample) -> LongSample:
-    """Return the clip played forward and then backward, so that every place appears twice."""
-    order = [*range(FRAMES), *range(FRAMES - 1, -1, -1)]
-    clip = replace(sample.clip.frames(order), times=torch.arange(len(order)) / 10.0)
-    return LongSample(clip, sample.scene.frames(order))
-
-
-DRIFT = 0.01
-"""Growth of log depth from frame to frame."""
-
-
-class DriftingOracle(Oracle):
-    """Makes each of several consecutive frames 1 % deeper than the last; frames of a loop are exact."""
-
-    def __call__(self, clip: Clip) -> Scene:
-        scene = super().__call__(clip)
-        numbers = self.calls[-1]
-        if numbers[-1] - numbers[0] >= len(numbers):
-            return scene
-        factors = torch.exp(DRIFT * torch.arange(len(numbers)))
-        return replace(scene, depths=scene.depths * factors[:, None, None])
-
-
-def final_drift(oracle: Oracle, sample: LongSample, folder: Path) -> float:
-    """Return the difference in log scale between the depths of the last and the first frames."""
-    truth, found = sample.scene, load_frames(folder, range(sample.clip.num_frames))
-    valid = truth.depth_confidence > 0
-    ratios = [float((found.depths[i][valid[i]] / truth.depths[i][valid[i]]).median().log()) for i in (1, -2)]
-    return abs(ratios[1] - ratios[0])
-
-
-def test_loop_closure_removes_the_drift(sample: LongSample, tmp_path: Path) -> None:
-    returning = there_and_back(sample)
-    open_ended, closed = DriftingOracle(returning.scene), DriftingOracle(returning.scene)
-    run(open_ended, returning, tmp_path / "open", 8, 3)
-    config = WindowConfig(8, 3, loops=LoopConfig(max_pairs=2))
-    reconstruct_windows(closed, returning.long_clip, tmp_path / "closed", INFO, config)
-    assert len(closed.calls) > len(open_ended.calls)
-    before, after = (final_drift(o, returning, tmp_path / f) for o, f in ((open_ended, "open"), (closed, "closed")))
-    assert before > 0.25
-    assert after < 0.2 * before
-
-
-def test_loop_pairs_are_frames_that_look_alike(sample: LongSample) -> None:
-    returning = there_and_back(sample)
-    windows = overlapping_windows(returning.clip.num_frames, 8, 3)
-    small = thumbnails(returning.long_clip)
-    pairs = find_loop_pairs(windows, small, LoopConfig(min_correlation=0.999))
-    assert pairs
-    for one in pairs:
-        assert one.late.number - one.early.number >= 3
-        alike = returning.clip.images[one.early_frame].float() - returning.clip.images[one.late_frame]
-        assert alike.abs().mean() < 8
-    for one, other in combinations(pairs, 2):
-        apart = abs(one.early.number - other.early.number), abs(one.late.number - other.late.number)
-        assert max(apart) > 1
-        assert one.correlation >= other.correlation
-    assert len(find_loop_pairs(windows, small, LoopConfig(min_correlation=0.999, max_pairs=1))) == 1
-
-
-def test_depth_agreement_distinguishes_places(sample: LongSample) -> None:
-    first, last = sample.scene.frames([0]), sample.scene.frames([4])
-    right = torch.eye(4).double()
-    elsewhere = g.rigid(torch.eye(3), torch.tensor([0.0, 0.0, 1.0])).double()
-    behind = g.rigid(torch.diag(torch.tensor([-1.0, 1, -1])), torch.zeros(3)).double()
-    assert depth_agreement(first, last, right, 0.5) > 0.95
-    assert depth_agreement(first, last, elsewhere, 0.5) < 0.3
-    assert depth_agreement(first, last, behind, 0.5) == 0
-
-
-def test_similar_images_of_different_places_close_no_loop(sample: LongSample, tmp_path: Path) -> None:
-    """The images repeat but the geometry does not: the second time, the upper half is three times as deep."""
-    returning = there_and_back(sample)
-    deeper = torch.ones(2 * FRAMES, HEIGHT, WIDTH)
-    deeper[FRAMES:, : HEIGHT // 2] = 3.0
-    other = replace(returning.scene, depths=returning.scene.depths * deeper)
-    without = run(Oracle(other), LongSample(returning.clip, other), tmp_path / "without")
-    config = WindowConfig(8, 3, loops=LoopConfig(max_pairs=2, min_agreement=0.9))
-    closed = Oracle(other)
-    index = reconstruct_windows(closed, returning.long_clip, tmp_path / "with", INFO, config)
-    assert any(numbers[-1] - numbers[0] >= len(numbers) for numbers in closed.calls)
-    assert torch.equal(index.world_from_window, without.world_from_window)
-
-
-@pytest.mark.parametrize("wrong", [{"min_correlation": 0.0}, {"min_agreement": 1.5}, {"max_pairs": 0}])
-def test_invalid_loop_configurations_are_errors(wrong: dict) -> None:
-    with pytest.raises(UserError, match="must be"):
-        LoopConfig(**wrong)
 
 
 # Robust estimation
