@@ -28,6 +28,7 @@ HINTS: tuple[tuple[str, tuple[str, ...]], ...] = (
         r"use a processing size of at least (\d+)",
         (r"give --processing-size \1", "or --anchors without a frame"),
     ),
+    (r"split_panoramas", ("give --panorama, or --panorama 0 to take it for an ordinary picture",)),
     (r"keep_cuts uses all", ("give --keep-cuts, or --start and --stop",)),
     (r"lens distortion needs the intrinsics", ("give --intrinsics",)),
     (r"cameras_by", ("give --cameras-by name, time, number, number-from-1 or order",)),

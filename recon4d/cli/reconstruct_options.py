@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from recon4d.cli.arguments import AttentionName
+from recon4d.cli.capture_options import ORDINARY_CAPTURE, CaptureOptions, spell_out_panorama
 from recon4d.errors import UserError
 
 if TYPE_CHECKING:
@@ -133,6 +134,7 @@ class ReconstructOptions:
     """Let COLMAP estimate the focal length first and give it to the network."""
     overwrite: bool = False
     """Replace an earlier reconstruction in the output folder."""
+    capture: Annotated[CaptureOptions, tyro.conf.arg(name="")] = ORDINARY_CAPTURE
     long: Annotated[LongClipOptions, tyro.conf.arg(name="")] = LongClipOptions()
 
     @property
@@ -150,6 +152,7 @@ class ReconstructOptions:
             None if self.intrinsics_size is None else _parse_size(self.intrinsics_size),
             CameraOptions(self.cameras_by, self.cameras_offset, self.cameras_of),
             self.depth_unit,
+            bool(self.capture.panorama),
         )
 
     @property
@@ -205,6 +208,7 @@ class ReconstructOptions:
             raise UserError(f"--cameras-offset is {self.cameras_offset}; wanted seconds")
         if self.cameras is None and (self.cameras_by, self.cameras_offset, self.cameras_of) != ("auto", 0.0, "auto"):
             raise UserError("--cameras-by, --cameras-offset and --cameras-of need --cameras")
+        self.capture.check()
         if self.long.is_enabled:
             self._check_long_clip()
         if len(self.inputs) > 1 and (self.cameras or self.depth or (self.mask and self.mask.is_dir())):
@@ -219,12 +223,14 @@ class ReconstructOptions:
         Returns:
             All options that determine the content of the result: not the output folder.
         """
-        left_out = ("clips", "separate", "out", "overwrite", "long")
+        left_out = ("clips", "separate", "out", "overwrite", "long", "capture")
         values = {name: value for name, value in asdict(self).items() if name not in left_out}
         # Options that earlier versions did not have are stored only if they are used.
         for name in ("depth_unit", "intrinsics_size", "cameras_by", "cameras_offset", "cameras_of"):
             if values[name] in (None, "auto", 0.0):
                 del values[name]
+        ordinary = asdict(ORDINARY_CAPTURE)
+        values |= {name: value for name, value in asdict(self.capture).items() if value != ordinary[name]}
         plain = {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
         # How windows are aligned does not change their predictions, so a run may continue with other values of these.
         long = {"window": self.long.window, "overlap": self.long.overlap, "anchored": self.long.anchored}
@@ -239,6 +245,7 @@ class ReconstructOptions:
             "--overwrite": self.overwrite,
             "--depth": self.depth is not None,
             "--metric": self.metric is not None,
+            "--panorama": bool(self.capture.panorama),
         }
         if given := [option for option, is_given in only_single_pass.items() if is_given]:
             raise UserError(f"{', '.join(given)}: cannot be combined with --window or --anchored")
@@ -261,8 +268,9 @@ def spell_out_refine(arguments: Sequence[str]) -> list[str]:
         arguments: The words after `recon4d`.
 
     Returns:
-        The words with ``--refine on`` in place of ``--refine`` without a value, and ``--refine off`` in place of
-        ``--no-refine``; the words as they are for other commands.
+        The words with ``--refine on`` in place of ``--refine`` without a value, ``--refine off`` in place of
+        ``--no-refine``, and ``--panorama 8`` in place of ``--panorama`` without a number; the words as they are for
+        other commands.
     """
     words = list(arguments)
     if words[:1] != ["reconstruct"]:
@@ -275,4 +283,4 @@ def spell_out_refine(arguments: Sequence[str]) -> list[str]:
             complete += ["--refine", "on"]
         else:
             complete.append(word)
-    return complete
+    return spell_out_panorama(complete)

@@ -44,6 +44,9 @@ class PriorFiles:
     """Factor from the stored values of `depth` to the unit of length. None is 0.001 (millimeters) for maps of whole
     numbers, and 1 for others."""
 
+    is_panorama: bool = False
+    """Whether the pictures are 360 degree panoramas, which have poses but no intrinsics (`split_panoramas`)."""
+
     @property
     def has_any(self) -> bool:
         """Whether any prior is given."""
@@ -75,6 +78,8 @@ def with_prior_files(clip: Clip, files: PriorFiles, report: Callable[[str], None
             f"{clip.source.path} holds pictures of different sizes, which were scaled and padded; known cameras, "
             "intrinsics, depth and masks need pictures of one size"
         )
+    if files.is_panorama and (files.intrinsics is not None or files.distortion is not None):
+        raise UserError("intrinsics and lens distortion are given, and panoramas have none; give only poses and masks")
     priors, lenses = _camera_priors(clip, files, report)
     if files.depth is not None:
         known = read_depth_priors(files.depth, clip, files.depth_unit)
@@ -122,7 +127,7 @@ def _camera_priors(
     priors = Priors.unknown(clip.num_frames) if clip.priors is None else clip.priors
     lenses, lines = None, []
     if files.cameras is not None:
-        cameras = read_camera_file(files.cameras).for_clip(clip, files.camera_options)
+        cameras = read_camera_file(files.cameras, files.is_panorama).for_clip(clip, files.camera_options)
         priors = replace(priors, world_from_cam=cameras.world_from_cam)
         if files.intrinsics is None and cameras.intrinsics is not None:
             priors, lenses = replace(priors, intrinsics=cameras.intrinsics), cameras.lenses

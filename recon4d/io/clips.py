@@ -18,6 +18,7 @@ from recon4d.io.clip_files import ClipFiles, find_clip_files
 from recon4d.io.fitting import fit_images
 from recon4d.io.frame_selection import check_selection, select_at_rate, select_evenly, select_range
 from recon4d.io.motion import MAX_AUTO_FRAMES, Cuts, MotionScan, max_scan_packets
+from recon4d.io.panoramas import refuse_panorama
 from recon4d.io.photos import read_photo
 from recon4d.io.videos import ScannedVideo, read_frames, use_video
 from recon4d.records import Clip, ClipSource, Priors
@@ -35,6 +36,7 @@ def read_clip(
     start: float | None = None,
     stop: float | None = None,
     keep_cuts: bool = False,
+    keep_panoramas: bool = False,
 ) -> Clip:
     """Read a clip and select its frames.
 
@@ -60,13 +62,15 @@ def read_clip(
         start: Seconds from the first frame. None means the first frame.
         stop: Seconds from the first frame. None means the last frame.
         keep_cuts: Whether to use the whole range even if it has cuts.
+        keep_panoramas: Whether to read pictures and videos whose metadata say that they are 360 degree panoramas. They
+            are refused otherwise; `split_panoramas` converts them.
 
     Returns:
         The clip with its source.
 
     Raises:
         UserError: If an option is out of range, the path does not exist, is not a video or picture or holds no
-            pictures, or if the range has no frames.
+            pictures, if the range has no frames, or for panoramas that are not kept.
     """
     if num_frames not in ("auto", None) and not (isinstance(num_frames, int) and num_frames >= 1):
         raise UserError(f'num_frames = {num_frames}; wanted at least 1, or "auto"')
@@ -76,10 +80,15 @@ def read_clip(
         return _select_images(Clip.from_images(path), num_photos, fps, start, stop)
     files = find_clip_files(path)  # pyright: ignore[reportArgumentType]
     if files.video is not None:
+        if not keep_panoramas:
+            refuse_panorama(files.video)
         return _read_video(files.video, _Options(num_frames, fps, start, stop, keep_cuts))
     if files.animation is not None:
         return _read_animation(files.animation, num_photos, fps, start, stop)
-    return _read_photos(files, num_photos, fps, start, stop)
+    clip = _read_photos(files, num_photos, fps, start, stop)
+    if not keep_panoramas and clip.source is not None:
+        refuse_panorama(Path(clip.source.path), clip.source.names)
+    return clip
 
 
 def names_files(clip: object) -> bool:

@@ -14,6 +14,7 @@ from recon4d.io.animations import Animation, read_animation
 from recon4d.io.clip_files import ClipFiles, find_clip_files
 from recon4d.io.clips import check_photo_range, select_animation_frames
 from recon4d.io.frame_selection import check_selection, select_at_rate, select_range
+from recon4d.io.panoramas import refuse_panorama
 from recon4d.io.photos import read_photo
 from recon4d.io.videos import ScannedVideo, check_frames, read_frames, use_video
 from recon4d.records import Clip, ClipSource, Priors
@@ -98,10 +99,13 @@ def open_long_clip(
     check_selection(fps, start, stop)
     files = find_clip_files(path)
     if files.video is not None:
+        refuse_panorama(files.video)
         return _open_video(files.video, fps, start, stop)
     if files.animation is not None:
         return _open_animation(files.animation, fps, start, stop)
-    return _open_photos(files, fps, start, stop)
+    clip = _open_photos(files, fps, start, stop)
+    refuse_panorama(Path(clip.source.path), clip.source.names)
+    return clip
 
 
 def _open_video(path: Path, fps: float | None, start: float | None, stop: float | None) -> LongClip:

@@ -14,6 +14,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from recon4d.errors import UserError, one_line, os_errors_as_user_errors
+from recon4d.io.file_errors import is_there
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -40,7 +41,7 @@ def read_photo(path: str | Path) -> UInt8[Tensor, "3 height width"]:
         UserError: If the file is missing, damaged or not a picture.
     """
     path = Path(path)
-    if not path.exists():
+    if not is_there(path):
         raise UserError(f"{path} does not exist")
     with os_errors_as_user_errors("cannot read the picture"):
         data = path.read_bytes()

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from recon4d.errors import UserError, os_errors_as_user_errors
 from recon4d.io.archive import FRAMES_FOLDER_NAME, load_scene, load_scene_info, load_times
+from recon4d.io.file_errors import is_there
 from recon4d.io.long_archive import INDEX_FILE_NAME, image_file, load_frames, load_index
 from recon4d.io.photos import read_photo
 from recon4d.io.results import frame_file_names
@@ -133,6 +134,6 @@ def read_results(path: str | Path) -> SavedResults:
 
 
 def _require(file: Path) -> Path:
-    if not file.is_file():
+    if not (is_there(file) and file.is_file()):
         raise UserError(f"{file} does not exist; this format needs the frames beside the scene")
     return file

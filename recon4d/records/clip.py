@@ -11,6 +11,7 @@ from torch import Tensor
 
 from recon4d.geometry import resized_intrinsics
 from recon4d.records.images import as_image_tensor, as_times
+from recon4d.records.rig import Rig
 from recon4d.records.tensors import FrameIndex, TensorRecord, take
 
 
@@ -95,6 +96,8 @@ class Clip(TensorRecord):
     """Known cameras and depth; None if nothing is known."""
     source: ClipSource | None = None
     """Origin of the frames; None for clips that were not read from files, and for batches of different clips."""
+    rig: Rig | None = None
+    """Cameras that are fixed to each other, and the moments of the frames; None for frames of one moving camera."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "images", as_image_tensor(self.images))
@@ -129,7 +132,7 @@ class Clip(TensorRecord):
         return self.images.shape[-2], self.images.shape[-1]
 
     def frames(self, index: FrameIndex) -> "Clip":
-        """Select frames, including their names and numbers in `source`.
+        """Select frames, including their names and numbers in `source`, and the rig.
 
         Args:
             index: Frames to select: a slice or a list of indices; negative indices count from the end.
@@ -138,9 +141,11 @@ class Clip(TensorRecord):
             The clip of the selected frames, in the given order.
         """
         chosen = super().frames(index)
+        positions = take(torch.arange(self.num_frames), index, 0).tolist()
+        if self.rig is not None:
+            chosen = replace(chosen, rig=self.rig.frames(positions))
         if self.source is None:
             return chosen
-        positions = take(torch.arange(self.num_frames), index, 0).tolist()
         source = dataclasses.replace(
             self.source,
             names=tuple(self.source.names[i] for i in positions),

@@ -115,7 +115,7 @@ def write_text_model(folder: Path, model: ColmapModel) -> None:
 
 
 def _write(folder: Path, frames: SelectedFrames, write_model: Callable[[Path, ColmapModel], None]) -> str:
-    check_pinholes(frames.source.original_cameras)
+    check_pinholes(frames.source.original_cameras, frames.source.outline.frame_files)
     max_points = min(frames.selection.max_points, MAX_POINTS)
     tracked = find_tracked_points(frames, max_points // 2)
     num_tracked = 0 if tracked is None else len(tracked.points)

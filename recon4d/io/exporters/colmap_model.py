@@ -6,7 +6,9 @@ measured features.
 Points from the tracks of the scene are added (`colmap_tracks`), observed where they were tracked to.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from jaxtyping import Bool, Float64, Int64, UInt8
@@ -102,7 +104,7 @@ def build_colmap_model(
     """
     source = frames.source
     cameras = source.original_cameras
-    check_pinholes(cameras)
+    check_pinholes(cameras, source.outline.frame_files)
     cam_from_world = Cameras(cameras.world_from_cam.double(), cameras.intrinsics.double()).cam_from_world
     original_from_maps = _original_from_maps(source)
     images = []
@@ -130,21 +132,22 @@ def build_colmap_model(
     return ColmapModel(source.original_size, tuple(images), points, colors)
 
 
-def check_pinholes(cameras: Cameras) -> None:
+def check_pinholes(cameras: Cameras, files: Sequence[Path]) -> None:
     """Refuse cameras that a pinhole model without skew cannot represent.
 
     Args:
         cameras: Cameras of all frames.
+        files: Picture of each frame, for messages.
 
     Raises:
         UserError: If a camera is unknown (NaN) or has skew.
     """
     for frame, intrinsics in enumerate(cameras.intrinsics):
         if not (torch.isfinite(intrinsics).all() and torch.isfinite(cameras.world_from_cam[frame]).all()):
-            raise UserError(f"the camera of frame {frame} is unknown; this format needs all cameras")
+            raise UserError(f"the camera of frame {frame} ({files[frame]}) is unknown; this format needs all cameras")
         if abs(float(intrinsics[0, 1])) > MAX_SKEW:
             raise UserError(
-                f"the camera of frame {frame} has a skew of {float(intrinsics[0, 1]):g}; "
+                f"the camera of frame {frame} ({files[frame]}) has a skew of {float(intrinsics[0, 1]):g}; "
                 "this format needs cameras without skew"
             )
 

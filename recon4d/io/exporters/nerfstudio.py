@@ -53,7 +53,7 @@ def write_nerfstudio(folder: Path, frames: SelectedFrames) -> str:
     """
     source = frames.source
     cameras, (height, width) = source.original_cameras, source.original_size
-    check_pinholes(cameras)
+    check_pinholes(cameras, source.outline.frame_files)
     names = source.copy_frames(folder / "images")
     write_reduced_images(folder)
     depth_names, units_per_value = _write_depths(folder / "depth", frames)
