@@ -128,6 +128,7 @@ def _reconstruct_in_one_pass(
     calibration, refinement = model.calibration, None
     if matches is not None:
         refinement = refine(clip, scene, matches, options.refine, progress)
+        camera_report += [refinement.rig_report] if refinement.rig_report else []
         # If lens distortion was found, the refined scene is that of undistorted images.
         clip, scene = refinement.clip or clip, refinement.scene
         calibration = refinement.calibration(calibration)

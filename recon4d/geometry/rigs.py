@@ -10,9 +10,10 @@ from recon4d.geometry.rotations import nearest_rotation, rotation_angle
 from recon4d.geometry.transforms import invert, rigid
 
 ROUNDS = 20
-"""Rounds that alternate between the poses of the cameras and those of the rig. Hand-tuned: 5 suffice for two cameras
-that are both known at every moment."""
-MEDIAN_STEPS = 30
+"""Largest number of rounds that alternate between the poses of the cameras and those of the rig. Hand-tuned."""
+CONVERGENCE = 1e-7
+"""Change of any number of a relative pose below which a round is the last. Hand-tuned."""
+MEDIAN_STEPS = 12
 """Steps of a geometric median (Weiszfeld 1937). Hand-tuned."""
 SMOOTHING = 0.2
 """Distance below which values count about equally, as a fraction of their median distance from the median value.
@@ -68,6 +69,7 @@ def fit_rig(
         for _ in range(ROUNDS):
             world_from_rig = _rig_at_moments(poses, cameras, moments, is_known, rig_from_cam, num_moments)
             relative = invert(world_from_rig[moments]) @ poses
+            before = rig_from_cam
             rig_from_cam = torch.stack(
                 [
                     _median_pose(relative[chosen]) if (chosen := is_known & (cameras == camera)).any() else pose
@@ -75,6 +77,8 @@ def fit_rig(
                 ]
             )
             rig_from_cam = invert(rig_from_cam[:1]) @ rig_from_cam
+            if (rig_from_cam - before).abs().max() < CONVERGENCE:
+                break
         world_from_rig = _rig_at_moments(poses, cameras, moments, is_known, rig_from_cam, num_moments)
     fitted = world_from_rig[moments] @ rig_from_cam[cameras]
     angles = rotation_angle(fitted[:, :3, :3].mT @ poses[:, :3, :3])
