@@ -33,19 +33,9 @@ def read_clip_with_priors(
         UserError: If the clip or a prior is unsuitable.
     """
     from recon4d.inference import with_prior_files
-    from recon4d.io import read_clip
 
     config = options.capture.panorama_config
-    num_frames = _num_frames(path, options) if config is None else _num_panoramas(options, config)
-    clip = read_clip(
-        path,
-        num_frames,
-        options.fps,
-        options.start,
-        options.stop,
-        options.keep_cuts,
-        keep_panoramas=options.capture.panorama is not None,
-    )
+    clip = _read(path, options, config, camera_report)
     progress.print(describe_clip(describe_input(path), clip, options.fps))
     clip = with_prior_files(clip, options.prior_files, camera_report.append)
     if config is not None:
@@ -55,6 +45,33 @@ def read_clip_with_priors(
     if clip.priors is not None:
         progress.print(describe_priors(clip.priors))
     return clip
+
+
+def _read(
+    path: Path | tuple[Path, ...],
+    options: ReconstructOptions,
+    config: "PanoramaConfig | None",
+    camera_report: list[str],
+) -> "Clip":
+    from recon4d.io import read_clip
+
+    if options.capture.rig:
+        from recon4d.io.rigs import read_rig
+
+        assert isinstance(path, Path)
+        clip, report = read_rig(path, options.num_frames, options.fps)
+        camera_report.append(report)
+        return clip
+    num_frames = _num_frames(path, options) if config is None else _num_panoramas(options, config)
+    return read_clip(
+        path,
+        num_frames,
+        options.fps,
+        options.start,
+        options.stop,
+        options.keep_cuts,
+        keep_panoramas=options.capture.panorama is not None,
+    )
 
 
 def _num_frames(path: Path | tuple[Path, ...], options: ReconstructOptions) -> int | Literal["auto"] | None:

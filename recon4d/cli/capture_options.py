@@ -26,6 +26,10 @@ class CaptureOptions:
     panorama_poles: bool = False
     """Add a view straight up and one straight down to those of --panorama."""
 
+    rig: bool = False
+    """The sub-folders of the clip are cameras that are fixed to each other: pictures of equal names, times or numbers
+    were taken at once, and each camera has one set of intrinsics. --num-frames counts the pictures of all cameras."""
+
     @property
     def panorama_config(self) -> "PanoramaConfig | None":
         """The views that panoramas are split into; None if they are not.
@@ -49,6 +53,8 @@ class CaptureOptions:
             raise UserError(f"--panorama is {self.panorama}; wanted a number of views, or 0")
         if not self.panorama and (self.panorama_fov != 90 or self.panorama_poles):
             raise UserError("--panorama-fov and --panorama-poles need --panorama")
+        if self.panorama and self.rig:
+            raise UserError("--panorama and --rig exclude each other; split the panoramas of a rig first")
         _ = self.panorama_config  # raises
 
 

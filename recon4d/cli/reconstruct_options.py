@@ -209,6 +209,8 @@ class ReconstructOptions:
         if self.cameras is None and (self.cameras_by, self.cameras_offset, self.cameras_of) != ("auto", 0.0, "auto"):
             raise UserError("--cameras-by, --cameras-offset and --cameras-of need --cameras")
         self.capture.check()
+        if self.capture.rig:
+            self._check_rig()
         if self.long.is_enabled:
             self._check_long_clip()
         if len(self.inputs) > 1 and (self.cameras or self.depth or (self.mask and self.mask.is_dir())):
@@ -236,6 +238,15 @@ class ReconstructOptions:
         long = {"window": self.long.window, "overlap": self.long.overlap, "anchored": self.long.anchored}
         return {**plain, **long, "clip": clip_name, "anchors": list(self.anchors)}
 
+    def _check_rig(self) -> None:
+        """Check that no option is given that a rig does not have."""
+        if len(self.clips) != 1:
+            raise UserError(f"--rig is for one folder with a sub-folder for each camera; {len(self.clips)} were given")
+        others = {"--start": self.start is not None, "--stop": self.stop is not None}
+        others["--colmap-intrinsics"] = self.colmap_intrinsics
+        if given := [option for option, is_given in others.items() if is_given]:
+            raise UserError(f"{', '.join(given)}: cannot be combined with --rig")
+
     def _check_long_clip(self) -> None:
         """Check that no option is given that needs the whole clip in a single pass."""
         only_single_pass = {
@@ -246,6 +257,7 @@ class ReconstructOptions:
             "--depth": self.depth is not None,
             "--metric": self.metric is not None,
             "--panorama": bool(self.capture.panorama),
+            "--rig": self.capture.rig,
         }
         if given := [option for option, is_given in only_single_pass.items() if is_given]:
             raise UserError(f"{', '.join(given)}: cannot be combined with --window or --anchored")

@@ -3,7 +3,7 @@
 import warnings
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import torch
 from jaxtyping import Float
@@ -78,7 +78,8 @@ def frame_file_names(source: ClipSource | None, num_frames: int) -> list[str]:
         num_frames: Number of frames.
 
     Returns:
-        Names of JPEG files. If several would be equal, all are numbered, with a warning.
+        Names of JPEG files. If several would be equal, all begin with the names of their folders (``left_0001.jpg``);
+        if that does not help, all are numbered, with a warning.
 
     Raises:
         UserError: If `source` has another number of frames.
@@ -113,7 +114,7 @@ def _write_frames(folder: Path, clip: Clip) -> None:
 
 
 def _file_names(source: ClipSource | None, num_frames: int) -> tuple[list[str], list[str]]:
-    """File names of the frames, and those (in lower case) that would have repeated."""
+    """File names of the frames, and those (in lower case) that would have repeated with their folders too."""
     numbered = [f"frame_{number:06d}.jpg" for number in range(num_frames)]
     if source is None:
         return numbered, []
@@ -121,8 +122,15 @@ def _file_names(source: ClipSource | None, num_frames: int) -> tuple[list[str], 
         raise UserError(f"the clip's source names {len(source.names)} frames, but the clip has {num_frames}")
     names = [_jpeg_name(name) for name in source.names]
     # File systems of macOS and Windows do not distinguish a.jpg from A.jpg.
-    repeated = [name for name, count in Counter(name.lower() for name in names).items() if count > 1]
-    return (numbered if repeated else names), repeated
+    if not _repeated(names):
+        return names, []
+    joined = [_jpeg_name("_".join(PurePath(name).parts)) for name in source.names]
+    repeated = _repeated(joined)
+    return (numbered if repeated else joined), repeated
+
+
+def _repeated(names: list[str]) -> list[str]:
+    return [name for name, count in Counter(name.lower() for name in names).items() if count > 1]
 
 
 def _jpeg_name(name: str) -> str:

@@ -27,8 +27,14 @@ class ClipSource:
     """Index of each frame in the file or folder, from 0."""
     selection: str = ""
     """How the frames were chosen, in one sentence; "" if evenly, by a rate or unknown."""
-    is_fitted: bool = False
-    """Whether the pictures have different sizes and were scaled and padded to a common one. Padding is ignored."""
+    sizes: tuple[tuple[int, int], ...] = ()
+    """Height and width of each picture, if they differ, so that the pictures were scaled and padded to a common frame
+    (`recon4d.io.fitting`), whose padding is ignored; empty if all have the size of the clip."""
+
+    @property
+    def is_fitted(self) -> bool:
+        """Whether the pictures have different sizes and were brought to a common frame."""
+        return bool(self.sizes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,6 +156,7 @@ class Clip(TensorRecord):
             self.source,
             names=tuple(self.source.names[i] for i in positions),
             numbers=tuple(self.source.numbers[i] for i in positions),
+            sizes=tuple(self.source.sizes[i] for i in positions) if self.source.sizes else (),
         )
         return replace(chosen, source=source)
 
