@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Literal
 from recon4d.cli.formatting import describe_clip, describe_input, describe_priors
 from recon4d.cli.progress import StageProgress
 from recon4d.cli.reconstruct_options import ReconstructOptions
+from recon4d.errors import UserError, one_line
 
 if TYPE_CHECKING:
+    from recon4d.io.gps import GpsPositions
     from recon4d.io.panoramas import PanoramaConfig
-    from recon4d.records import Clip
+    from recon4d.records import Clip, Scene
 
 MIN_PANORAMAS = 2
 """Smallest number of panoramas that --num-frames auto takes, if there are so many: one has no parallax."""
@@ -17,7 +19,7 @@ MIN_PANORAMAS = 2
 
 def read_clip_with_priors(
     path: Path | tuple[Path, ...], options: ReconstructOptions, progress: StageProgress, camera_report: list[str]
-) -> "Clip":
+) -> "tuple[Clip, GpsPositions | None]":
     """Read a clip and its priors.
 
     Args:
@@ -27,24 +29,64 @@ def read_clip_with_priors(
         camera_report: Receives lines about what was read of cameras.
 
     Returns:
-        The clip. Panoramas are split into views.
+        The clip, with panoramas split into views, and the GPS positions of its frames if they give the unit.
 
     Raises:
         UserError: If the clip or a prior is unsuitable.
     """
     from recon4d.inference import with_prior_files
+    from recon4d.inference.metric_positions import check_gps, find_baseline
+    from recon4d.io.gps import read_gps
 
     config = options.capture.panorama_config
     clip = _read(path, options, config, camera_report)
+    gps = None
+    if options.capture.gps:
+        gps = read_gps(clip)
+        check_gps(gps)
+    if options.capture.baseline is not None:
+        find_baseline(clip, *options.capture.baseline[:2])  # raises before anything is computed
     progress.print(describe_clip(describe_input(path), clip, options.fps))
     clip = with_prior_files(clip, options.prior_files, camera_report.append)
     if config is not None:
         clip = _split(clip, config, camera_report)
+        gps = gps if gps is None else gps.repeated(config.num_views)
     for line in camera_report:
         progress.print(line)
     if clip.priors is not None:
         progress.print(describe_priors(clip.priors))
-    return clip
+    return clip, gps
+
+
+def measure_unit(
+    clip: "Clip", scene: "Scene", gps: "GpsPositions | None", options: ReconstructOptions
+) -> "tuple[Scene, str]":
+    """Set the length of the unit by GPS positions or a known distance, if the options say so.
+
+    Args:
+        clip: The clip.
+        scene: Its scene.
+        gps: Positions of its frames, for --gps.
+        options: The options of the command.
+
+    Returns:
+        The scene with the length of its unit, and a line for the user; the scene itself and "" without these options.
+        If the cameras do not allow it, the line gives the reason, and the unit stays as it is.
+    """
+    from recon4d.inference.metric_positions import baseline_scale, fit_gps_scale, with_metric_unit
+
+    if gps is None and options.capture.baseline is None:
+        return scene, ""
+    try:
+        if gps is not None:
+            fit = fit_gps_scale(scene, gps)
+            return with_metric_unit(scene, fit.metres_per_unit), str(fit)
+        assert options.capture.baseline is not None
+        first, second, meters = options.capture.baseline
+        unit = baseline_scale(scene, clip, first, second, meters)
+    except UserError as error:  # the reconstruction, which may have taken long, is kept
+        return scene, f"warning: the length of the unit stays unknown: {one_line(error)}"
+    return with_metric_unit(scene, unit), f"baseline from {first} to {second}: the unit is {unit:.3g} m long"
 
 
 def _read(

@@ -1,5 +1,6 @@
 """Options of `recon4d reconstruct` that tell how pictures were taken: panoramas, rigs and the length of the unit."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -30,6 +31,12 @@ class CaptureOptions:
     """The sub-folders of the clip are cameras that are fixed to each other: pictures of equal names, times or numbers
     were taken at once, and each camera has one set of intrinsics. --num-frames counts the pictures of all cameras."""
 
+    gps: bool = False
+    """Set the length of the unit in meters by the GPS positions in the EXIF metadata of pictures."""
+    baseline: tuple[str, str, float] | None = None
+    """Set the length of the unit in meters by a known distance: two pictures (their names or frame numbers) or two
+    cameras of the --rig (their folders), and the distance between them in meters."""
+
     @property
     def panorama_config(self) -> "PanoramaConfig | None":
         """The views that panoramas are split into; None if they are not.
@@ -53,6 +60,10 @@ class CaptureOptions:
             raise UserError(f"--panorama is {self.panorama}; wanted a number of views, or 0")
         if not self.panorama and (self.panorama_fov != 90 or self.panorama_poles):
             raise UserError("--panorama-fov and --panorama-poles need --panorama")
+        if self.gps and self.baseline is not None:
+            raise UserError("--gps and --baseline both give the unit; give only one of the two")
+        if self.baseline is not None and not (math.isfinite(self.baseline[2]) and self.baseline[2] > 0):
+            raise UserError(f"--baseline is {self.baseline[2]:g} m long; wanted a finite number above 0")
         if self.panorama and self.rig:
             raise UserError("--panorama and --rig exclude each other; split the panoramas of a rig first")
         _ = self.panorama_config  # raises

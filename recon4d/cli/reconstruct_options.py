@@ -209,6 +209,8 @@ class ReconstructOptions:
         if self.cameras is None and (self.cameras_by, self.cameras_offset, self.cameras_of) != ("auto", 0.0, "auto"):
             raise UserError("--cameras-by, --cameras-offset and --cameras-of need --cameras")
         self.capture.check()
+        if self.metric is not None and (self.capture.gps or self.capture.baseline is not None):
+            raise UserError("--metric, --gps and --baseline all give the unit; give only one of them")
         if self.capture.rig:
             self._check_rig()
         if self.long.is_enabled:
@@ -232,7 +234,8 @@ class ReconstructOptions:
             if values[name] in (None, "auto", 0.0):
                 del values[name]
         ordinary = asdict(ORDINARY_CAPTURE)
-        values |= {name: value for name, value in asdict(self.capture).items() if value != ordinary[name]}
+        used = {name: value for name, value in asdict(self.capture).items() if value != ordinary[name]}
+        values |= {name: list(value) if isinstance(value, tuple) else value for name, value in used.items()}
         plain = {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
         # How windows are aligned does not change their predictions, so a run may continue with other values of these.
         long = {"window": self.long.window, "overlap": self.long.overlap, "anchored": self.long.anchored}
@@ -258,6 +261,8 @@ class ReconstructOptions:
             "--metric": self.metric is not None,
             "--panorama": bool(self.capture.panorama),
             "--rig": self.capture.rig,
+            "--gps": self.capture.gps,
+            "--baseline": self.capture.baseline is not None,
         }
         if given := [option for option, is_given in only_single_pass.items() if is_given]:
             raise UserError(f"{', '.join(given)}: cannot be combined with --window or --anchored")

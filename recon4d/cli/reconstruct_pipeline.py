@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recon4d.cli.arguments import check_outside, find_device, find_kernel, find_model
-from recon4d.cli.capture import read_clip_with_priors
+from recon4d.cli.capture import measure_unit, read_clip_with_priors
 from recon4d.cli.formatting import describe_priors, describe_results
 from recon4d.cli.network_options import (
     choose_camera_source,
@@ -112,7 +112,7 @@ def _reconstruct_in_one_pass(
     progress.start("reading")
     _check_optional_packages(options)
     camera_report: list[str] = []
-    clip = read_clip_with_priors(path, options, progress, camera_report)
+    clip, gps = read_clip_with_priors(path, options, progress, camera_report)
     if options.colmap_intrinsics:
         clip = _with_colmap_intrinsics(clip, progress)
     progress.expect_frames(clip.num_frames)
@@ -139,6 +139,10 @@ def _reconstruct_in_one_pass(
         fit = fit_metric_scale(metric, clip, scene, options.single_pass)
         scene = fit.scene
         progress.print(describe_metric_fit(metric, fit))
+    scene, unit_report = measure_unit(clip, scene, gps, options)
+    if unit_report:
+        camera_report.append(unit_report)
+        progress.print(unit_report)
     if options.full_resolution:
         scene = scene.resized(*clip.size)
 

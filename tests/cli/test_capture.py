@@ -100,3 +100,23 @@ def test_a_tagged_panorama_names_the_option(tmp_path: Path, capsys: pytest.Captu
 )
 def test_the_number_of_views_may_be_left_out(given: str, complete: str) -> None:
     assert spell_out_refine(given.split()) == complete.split()
+
+
+def test_the_unit_follows_from_a_known_distance(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "clip").mkdir()
+    for number in range(3):
+        noise(80, 64, number).save(tmp_path / "clip" / f"{number:04d}.png")
+    given = ("reconstruct", tmp_path / "clip", "--out", tmp_path / "out", *TINY)
+    assert "no frame has this name" in fails(capsys, *given, "--baseline", "0000", "x", "2")
+    assert "has no GPS positions" in fails(capsys, *given, "--gps")
+    assert "--gps and --baseline both give the unit" in fails(capsys, *given, "--gps", "--baseline", "0", "1", "2")
+    assert run(*given, "--baseline", "0000", "0002", "2") == 0
+    assert "the length of the unit stays unknown: the distance between the cameras" in capsys.readouterr().out
+    (tmp_path / "poses.txt").write_text("".join(f"1 0 0 {x} 0 1 0 0 0 0 1 0\n" for x in range(3)))
+    given += ("--cameras", tmp_path / "poses.txt", "--overwrite")
+    assert run(*given, "--baseline", "0000", "0002", "5") == 0
+    assert "baseline from 0000 to 0002: the unit is" in capsys.readouterr().out
+    scene = load_scene(tmp_path / "out")
+    distance = (scene.cameras.centers[0] - scene.cameras.centers[2]).norm()
+    assert float(scene.metres_per_unit * distance) == pytest.approx(5, rel=1e-4)
+    assert load_scene_info(tmp_path / "out").settings["baseline"] == ["0000", "0002", 5.0]
