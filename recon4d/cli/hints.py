@@ -31,6 +31,7 @@ HINTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     (r"split_panoramas", ("give --panorama, or --panorama 0 to take it for an ordinary picture",)),
     (r"keep_cuts uses all", ("give --keep-cuts, or --start and --stop",)),
     (r"lens distortion needs the intrinsics", ("give --intrinsics",)),
+    (r"\(intrinsics_size\)", ("give --intrinsics-size",)),
     (r"cameras_by", ("give --cameras-by name, time, number, number-from-1 or order",)),
     (r"cameras_offset", ("give --cameras-offset SECONDS",)),
     (r"the pictures have no times", ("give --fps",)),

@@ -1,10 +1,12 @@
 """Priors of a clip from files and text: intrinsics, cameras, depth, masks and lens distortion."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from jaxtyping import Bool
+from torch import Tensor
 
 from recon4d.errors import UserError
 from recon4d.io.cameras.camera_file import CameraOptions
@@ -17,6 +19,8 @@ from recon4d.io.masks import mask_reader, read_masks
 from recon4d.io.undistortion import undistort, undistort_long_clip
 from recon4d.records import Clip, Priors
 
+MaskReader = Callable[[Sequence[int]], Iterator[Bool[Tensor, "height width"]]]
+"""Yields the mask of each of the given frames."""
 NO_OPTIONS = CameraOptions()
 """Cameras are paired as their file and the clip tell."""
 
@@ -73,11 +77,6 @@ def with_prior_files(clip: Clip, files: PriorFiles, report: Callable[[str], None
     """
     if not files.has_any:
         return clip
-    if clip.source is not None and clip.source.is_fitted:
-        raise UserError(
-            f"{clip.source.path} holds pictures of different sizes, which were scaled and padded; known cameras, "
-            "intrinsics, depth and masks need pictures of one size"
-        )
     if files.is_panorama and (files.intrinsics is not None or files.distortion is not None):
         raise UserError("intrinsics and lens distortion are given, and panoramas have none; give only poses and masks")
     priors, lenses = _camera_priors(clip, files, report)
@@ -87,7 +86,8 @@ def with_prior_files(clip: Clip, files: PriorFiles, report: Callable[[str], None
         if report is not None:
             report(known.report)
     if files.mask is not None:
-        priors = replace(priors, ignore=read_masks(files.mask, clip))
+        masks, padding = read_masks(files.mask, clip), priors.ignore
+        priors = replace(priors, ignore=masks if padding is None else masks | padding)
     clip = replace(clip, priors=priors)
     return clip if lenses is None else undistort(clip, lenses)
 
@@ -116,8 +116,21 @@ def long_clip_with_prior_files(
     placeholder = long_clip.placeholder_clip
     priors, lenses = _camera_priors(placeholder, files, report)
     ignore = long_clip.ignore if files.mask is None else mask_reader(files.mask, placeholder)
+    if files.mask is not None and long_clip.ignore is not None:
+        ignore = _joined_masks(ignore, long_clip.ignore)
     long_clip = replace(long_clip, priors=priors, ignore=ignore)
     return long_clip if lenses is None else undistort_long_clip(long_clip, lenses)
+
+
+def _joined_masks(masks: MaskReader | None, padding: MaskReader) -> MaskReader:
+    """Ignore what masks mark, and the padding of pictures of different sizes."""
+    assert masks is not None
+
+    def read(positions: Sequence[int]) -> Iterator[Bool[Tensor, "height width"]]:
+        for mask, pad in zip(masks(positions), padding(positions), strict=True):
+            yield mask | pad
+
+    return read
 
 
 def _camera_priors(

@@ -22,6 +22,7 @@ from recon4d.io.depth_files import (
     read_depth_map,
     read_npy,
 )
+from recon4d.io.fitting import Placement
 from recon4d.io.frame_pairing import match_by_name
 from recon4d.io.npz_arrays import load_arrays
 from recon4d.io.photos import natural_order
@@ -166,7 +167,8 @@ def _fit(path: Path, maps: Sequence[DepthMap | None], clip: Clip) -> tuple[Float
     depths = np.full((clip.num_frames, *clip.size), np.nan, np.float32)
     for position, one in enumerate(maps):
         if one is not None:
-            depths[position] = _resize(path, one.values, clip.size)
+            placement = Placement(clip.picture_size(position), clip.size)
+            depths[position][placement.slices] = _resize(path, one.values, placement.scaled)
     given = [one for one in maps if one is not None]
     height, width = given[0].values.shape
     resized = "" if given[0].values.shape == clip.size else f", resized to {clip.size[1]} x {clip.size[0]}"
@@ -236,14 +238,24 @@ def _from_npz(path: Path, clip: Clip, unit: float | None) -> KnownDepth:
     return _from_maps(path, stored[name], "npz", clip, unit)
 
 
+def _to_common_frame(pixels: np.ndarray, frames: np.ndarray, clip: Clip) -> np.ndarray:
+    """Convert pixels of pictures of different sizes to those of their common frame."""
+    placements = [Placement(clip.picture_size(frame), clip.size) for frame in range(clip.num_frames)]
+    matrices = np.stack([placement.to_frame(torch.eye(3).double()).numpy() for placement in placements])[frames]
+    moved = (matrices[:, :2, :2] @ pixels[..., None])[..., 0] + matrices[:, :2, 2]
+    return moved.clip(0, np.array(clip.size)[::-1] - 1e-6)
+
+
 def _from_points(path: Path, stored: Mapping[str, np.ndarray], clip: Clip) -> Float[Tensor, "time height width"]:
     shapes = {name: values.shape for name, values in stored.items()}
     count = len(stored["depths"]) if "depths" in stored and stored["depths"].ndim == 1 else -1
     if shapes != {"depths": (count,), "pixels": (count, 2), "frames": (count,)}:
         raise UserError(f"depth {path}: it holds arrays of shapes {shapes}; wanted {LAYOUTS}")
     (height, width), pixels, frames = clip.size, stored["pixels"].astype(np.float64), stored["frames"]
-    inside = (pixels >= 0).all(axis=1) & (pixels < (width, height)).all(axis=1)
-    inside &= (frames >= 0) & (frames < clip.num_frames)
+    inside = (frames >= 0) & (frames < clip.num_frames)
+    sizes = np.array([clip.picture_size(frame)[::-1] for frame in range(clip.num_frames)])
+    number = np.where(inside, frames, 0).astype(np.int64)
+    inside &= (pixels >= 0).all(axis=1) & (pixels < sizes[number]).all(axis=1)
     if not inside.all():
         first = int(np.flatnonzero(~inside)[0])
         location = f"frame {frames[first]} at pixel ({pixels[first, 0]:g}, {pixels[first, 1]:g})"
@@ -253,6 +265,8 @@ def _from_points(path: Path, stored: Mapping[str, np.ndarray], clip: Clip) -> Fl
         )
     values = stored["depths"].astype(np.float64)
     is_valid = values > 0
+    if clip.source is not None and clip.source.sizes:
+        pixels = _to_common_frame(pixels, number, clip)
     column, row = np.floor(pixels[is_valid]).astype(np.int64).T
     depths = np.full((clip.num_frames, height, width), np.inf)
     np.minimum.at(depths, (frames[is_valid].astype(np.int64), row, column), values[is_valid])

@@ -66,6 +66,46 @@ class Placement:
         """
         return torch.linalg.inv(self._frame_from_own()).to(intrinsics) @ intrinsics
 
+    def cut_out(self, image: UInt8[Tensor, "3 height width"]) -> UInt8[Tensor, "3 own_height own_width"]:
+        """Cut the picture out of its frame, at its own size.
+
+        Args:
+            image: The frame, of shape (3, height, width).
+
+        Returns:
+            The picture; the frame itself if they have the same size.
+        """
+        if self.own == self.frame:
+            return image
+        rows, columns = self.slices
+        return Clip(image[None, :, rows, columns], torch.zeros(1)).resized(*self.own).images[0]
+
+    def place(self, image: UInt8[Tensor, "3 own_height own_width"]) -> UInt8[Tensor, "3 height width"]:
+        """Scale the picture and put it into its frame.
+
+        Args:
+            image: The picture.
+
+        Returns:
+            The frame, with black padding.
+        """
+        if self.own == self.frame:
+            return image
+        placed = torch.zeros(3, *self.frame, dtype=torch.uint8)
+        rows, columns = self.slices
+        placed[:, rows, columns] = Clip(image[None], torch.zeros(1)).resized(*self.scaled).images[0]
+        return placed
+
+    def padding(self) -> Bool[Tensor, "height width"]:
+        """Compute the mask of the frame's padding.
+
+        Returns:
+            True for pixels that the picture does not cover.
+        """
+        padding = torch.ones(self.frame, dtype=torch.bool)
+        padding[self.slices] = False
+        return padding
+
     def _frame_from_own(self) -> Float[Tensor, "3 3"]:
         (top, left), (height, width) = self.corner, self.scaled
         horizontal, vertical = width / self.own[1], height / self.own[0]
@@ -144,17 +184,25 @@ def fit_images(images: Sequence[UInt8[Tensor, "3 _height _width"]]) -> FittedIma
     Returns:
         The pictures in a common frame. The principal point of each stays in the middle of the frame.
     """
-    counts = Counter(max(image.shape[1:]) for image in images)
+    placements = place_pictures([(image.shape[1], image.shape[2]) for image in images])
+    placed = [placement.place(image) for placement, image in zip(placements, images, strict=True)]
+    return FittedImages(torch.stack(placed), torch.stack([placement.padding() for placement in placements]))
+
+
+def place_pictures(sizes: Sequence[tuple[int, int]]) -> list[Placement]:
+    """Choose the common frame of pictures.
+
+    Args:
+        sizes: Height and width of each picture.
+
+    Returns:
+        The place of each picture in the smallest frame that holds all of them, scaled to the same longer side.
+    """
+    counts = Counter(map(max, sizes))
     longer = max(counts, key=lambda side: (counts[side], side))
-    sizes = [_scaled((image.shape[1], image.shape[2]), longer) for image in images]
-    height, width = max(size[0] for size in sizes), max(size[1] for size in sizes)
-    fitted = torch.zeros(len(images), 3, height, width, dtype=torch.uint8)
-    padding = torch.ones(len(images), height, width, dtype=torch.bool)
-    for number, (image, own) in enumerate(zip(images, sizes, strict=True)):
-        rows, columns = Placement((image.shape[1], image.shape[2]), (height, width)).slices
-        fitted[number, :, rows, columns] = Clip(image[None], torch.zeros(1)).resized(*own).images[0]
-        padding[number, rows, columns] = False
-    return FittedImages(fitted, padding)
+    scaled = [_scaled(size, longer) for size in sizes]
+    frame = max(height for height, _ in scaled), max(width for _, width in scaled)
+    return [Placement(size, frame) for size in sizes]
 
 
 def _scaled(size: tuple[int, int], longer: int) -> tuple[int, int]:

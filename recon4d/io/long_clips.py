@@ -13,9 +13,10 @@ from recon4d.errors import UserError
 from recon4d.io.animations import Animation, read_animation
 from recon4d.io.clip_files import ClipFiles, find_clip_files
 from recon4d.io.clips import check_photo_range, select_animation_frames
+from recon4d.io.fitting import place_pictures
 from recon4d.io.frame_selection import check_selection, select_at_rate, select_range
 from recon4d.io.panoramas import refuse_panorama
-from recon4d.io.photos import read_photo
+from recon4d.io.photos import photo_size, read_photo
 from recon4d.io.videos import ScannedVideo, check_frames, read_frames, use_video
 from recon4d.records import Clip, ClipSource, Priors
 
@@ -91,7 +92,7 @@ def open_long_clip(
         stop: Seconds from the first frame. None means the last frame.
 
     Returns:
-        The long clip. Reading a picture of another size than the first raises `UserError`.
+        The long clip. Pictures of different sizes are brought to a common frame, as `read_clip` does.
 
     Raises:
         UserError: If an option is out of range, the path does not exist or is not a clip, or the range has no frames.
@@ -142,18 +143,24 @@ def _open_photos(files: ClipFiles, fps: float | None, start: float | None, stop:
     photos = files.photos
     check_photo_range(files.name, fps, start, stop)
     numbers = select_range(files.name, [i / (fps or 1.0) for i in range(len(photos))], start, stop)
-    height, width = read_photo(photos[numbers[0]]).shape[-2:]
+    placements = place_pictures([photo_size(photos[number]) for number in numbers])
+    is_mixed = any(placement.own != placement.frame for placement in placements)
 
     def images(positions: Sequence[int]) -> Iterator[Tensor]:
-        for photo in (photos[numbers[i]] for i in positions):
-            image = read_photo(photo)
-            if image.shape[-2:] != (height, width):
-                raise UserError(
-                    f"{photo} is {image.shape[2]}x{image.shape[1]} but {photos[numbers[0]]} is {width}x{height}; "
-                    "a clip needs images of one size"
-                )
-            yield image
+        for position in positions:
+            image, placement = read_photo(photos[numbers[position]]), placements[position]
+            if (image.shape[1], image.shape[2]) != placement.own:
+                raise UserError(f"{photos[numbers[position]]} has changed since the clip was opened")
+            yield placement.place(image)
+
+    def padding(positions: Sequence[int]) -> Iterator[Tensor]:
+        return (placements[position].padding() for position in positions)
 
     times = tuple(i / fps if fps else math.nan for i in numbers)
-    source = ClipSource(files.name, tuple(files.photo_names[i] for i in numbers), tuple(numbers))
-    return LongClip(times, (height, width), source, images)
+    source = ClipSource(
+        files.name,
+        tuple(files.photo_names[i] for i in numbers),
+        tuple(numbers),
+        sizes=tuple(placement.own for placement in placements) if is_mixed else (),
+    )
+    return LongClip(times, placements[0].frame, source, images, ignore=padding if is_mixed else None)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from recon4d.errors import UserError, one_line
 from recon4d.io.archive import FRAMES_FOLDER_NAME, SCENE_FILE_NAME, save_scene
+from recon4d.io.fitting import Placement
 from recon4d.io.photos import PHOTO_SUFFIXES, write_jpeg
 from recon4d.io.point_cloud import write_point_cloud
 from recon4d.io.scene_info import SceneInfo
@@ -109,8 +110,9 @@ def expected_frame_files(folder: Path, info: SceneInfo, num_frames: int) -> list
 
 def _write_frames(folder: Path, clip: Clip) -> None:
     folder.mkdir()
-    for name, image in zip(frame_file_names(clip.source, clip.num_frames), clip.images, strict=True):
-        write_jpeg(folder / name, image)
+    sizes = [clip.size] * clip.num_frames if clip.source is None or not clip.source.sizes else clip.source.sizes
+    for name, image, size in zip(frame_file_names(clip.source, clip.num_frames), clip.images, sizes, strict=True):
+        write_jpeg(folder / name, Placement(size, clip.size).cut_out(image))
 
 
 def _file_names(source: ClipSource | None, num_frames: int) -> tuple[list[str], list[str]]:

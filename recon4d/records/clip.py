@@ -137,6 +137,18 @@ class Clip(TensorRecord):
         """Height and width of the images in pixels."""
         return self.images.shape[-2], self.images.shape[-1]
 
+    def picture_size(self, frame: int) -> tuple[int, int]:
+        """Return the size of the picture that a frame shows.
+
+        Args:
+            frame: Index of the frame.
+
+        Returns:
+            Height and width in pixels: those of the images, or the picture's own ones if pictures of different sizes
+            were brought to a common frame.
+        """
+        return self.source.sizes[frame] if self.source is not None and self.source.sizes else self.size
+
     def frames(self, index: FrameIndex) -> "Clip":
         """Select frames, including their names and numbers in `source`, and the rig.
 
