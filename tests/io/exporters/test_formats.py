@@ -24,6 +24,7 @@ from recon4d.datasets.readers.colmap import ColmapModels
 from recon4d.errors import UserError
 from recon4d.io import (
     FORMATS,
+    NoConfidentPointsError,
     PointSelection,
     SavedResults,
     SceneInfo,
@@ -206,6 +207,12 @@ class TestColmap:
         intrinsics[1] = torch.nan
         with pytest.raises(UserError, match=r"frame 1 \(.*frames.*\) is unknown"):
             written(tmp_path, results.with_scene(skewed), "nerfstudio")
+
+    def test_every_error_names_the_results(self, tmp_path, results):
+        unknown = replace(results.scene, depth_confidence=torch.zeros_like(results.scene.depth_confidence))
+        folder = str(results.frame_files[0].parent.parent)
+        with pytest.raises(NoConfidentPointsError, match=f"^{re.escape(folder)}: no pixel has"):
+            written(tmp_path, results.with_scene(unknown), "ply")
 
 
 class TestNerfstudio:
