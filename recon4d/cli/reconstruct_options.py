@@ -257,7 +257,6 @@ class ReconstructOptions:
             "--colmap-intrinsics": self.colmap_intrinsics,
             "--full-resolution": self.full_resolution,
             "--overwrite": self.overwrite,
-            "--depth": self.depth is not None,
             "--metric": self.metric is not None,
             "--panorama": bool(self.capture.panorama),
             "--rig": self.capture.rig,

@@ -281,10 +281,12 @@ def _reconstruct_in_parts(
 
 
 def _describe_long_priors(clip: "LongClip") -> str:
-    masks, priors = "masks, read frame by frame", clip.priors
-    if priors is None or not (priors.intrinsics.isfinite().any() or priors.world_from_cam.isfinite().any()):
-        return f"priors: {masks}"
-    return describe_priors(priors) + (f", {masks}" if clip.ignore is not None else "")
+    maps = [("masks", clip.ignore), ("depth", clip.depths)]
+    parts = [f"{name}, read frame by frame" for name, reader in maps if reader is not None]
+    priors = clip.priors
+    if priors is not None and (priors.intrinsics.isfinite().any() or priors.world_from_cam.isfinite().any()):
+        return ", ".join([describe_priors(priors), *parts])
+    return f"priors: {', '.join(parts)}"
 
 
 def _run_windows(

@@ -13,7 +13,7 @@ from recon4d.io.cameras.camera_file import CameraOptions
 from recon4d.io.cameras.camera_formats import read_camera_file
 from recon4d.io.cameras.intrinsics import read_intrinsics
 from recon4d.io.cameras.lenses import MAX_COEFFICIENT, Lens, brown_lens
-from recon4d.io.depth_priors import read_depth_priors
+from recon4d.io.depth_priors import depth_reader, read_depth_priors
 from recon4d.io.long_clips import LongClip
 from recon4d.io.masks import mask_reader, read_masks
 from recon4d.io.undistortion import undistort, undistort_long_clip
@@ -95,30 +95,33 @@ def with_prior_files(clip: Clip, files: PriorFiles, report: Callable[[str], None
 def long_clip_with_prior_files(
     long_clip: LongClip, files: PriorFiles, report: Callable[[str], None] | None = None
 ) -> LongClip:
-    """Add priors from files to a long clip. Masks are read and distortion is removed as the frames are read.
+    """Add priors from files to a long clip. Masks and depth are read and distortion is removed as the frames are.
 
     Args:
         long_clip: The clip.
-        files: Sources of the priors; see `with_prior_files`. Depth is not supported, since the maps of all frames do
-            not fit into memory.
+        files: Sources of the priors; see `with_prior_files`. Depth must be a folder of maps, which are read as the
+            frames are read.
         report: As for `with_prior_files`.
 
     Returns:
         The clip with priors; `long_clip` itself if no prior is given.
 
     Raises:
-        UserError: If depth is given, or a file is missing or damaged, or does not fit the clip.
+        UserError: If a file is missing or damaged, or does not fit the clip.
     """
     if not files.has_any:
         return long_clip
-    if files.depth is not None:
-        raise UserError("depth priors are not supported for long clips; reconstruct the clip in a single pass")
     placeholder = long_clip.placeholder_clip
     priors, lenses = _camera_priors(placeholder, files, report)
     ignore = long_clip.ignore if files.mask is None else mask_reader(files.mask, placeholder)
     if files.mask is not None and long_clip.ignore is not None:
         ignore = _joined_masks(ignore, long_clip.ignore)
-    long_clip = replace(long_clip, priors=priors, ignore=ignore)
+    depths = long_clip.depths
+    if files.depth is not None:
+        depths, line = depth_reader(files.depth, placeholder, files.depth_unit)
+        if report is not None:
+            report(line)
+    long_clip = replace(long_clip, priors=priors, ignore=ignore, depths=depths)
     return long_clip if lenses is None else undistort_long_clip(long_clip, lenses)
 
 

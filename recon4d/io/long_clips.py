@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from recon4d.errors import UserError
@@ -41,6 +41,8 @@ class LongClip:
     """Known intrinsics and cameras of all frames, without maps."""
     ignore: Callable[[Sequence[int]], Iterator[Bool[Tensor, "height width"]]] | None = None
     """Yields a mask (height, width) of the pixels to ignore at each of the given positions. None ignores nothing."""
+    depths: Callable[[Sequence[int]], Iterator[Float[Tensor, "height width"]]] | None = None
+    """Yields the known depth (height, width) at each of the given positions; NaN if unknown. None if none is known."""
 
     @property
     def placeholder_clip(self) -> Clip:
@@ -61,11 +63,12 @@ def as_long_clip(clip: Clip) -> LongClip:
         clip: The clip. Frames without a source are named by their numbers.
 
     Returns:
-        The long clip with the known intrinsics, cameras and masks of `clip`, but without its known depth.
+        The long clip with the priors of `clip`.
     """
     numbers = tuple(range(clip.num_frames))
     priors = None if clip.priors is None else Priors(clip.priors.intrinsics, clip.priors.world_from_cam)
     masks = None if clip.priors is None else clip.priors.ignore
+    depths = None if clip.priors is None else clip.priors.depths
     return LongClip(
         times=tuple(clip.times.tolist()),
         size=clip.size,
@@ -73,6 +76,7 @@ def as_long_clip(clip: Clip) -> LongClip:
         images=lambda positions: (clip.images[position] for position in positions),
         priors=priors,
         ignore=None if masks is None else lambda positions: (masks[position] for position in positions),
+        depths=None if depths is None else lambda positions: (depths[position] for position in positions),
     )
 
 

@@ -76,7 +76,8 @@ class WindowJob:
     share_intrinsics: bool
     """Whether all frames get the median intrinsics of all windows."""
     given_cameras: Float[Tensor, "time 4 4"] | None
-    """Given camera-to-world transforms (time, 4, 4) relative to the first camera, in float64; None if not given."""
+    """Given camera-to-world transforms (time, 4, 4) relative to the first given camera, in float64; NaN for frames
+    without. None if none is given."""
     info: SceneInfo
     """Description of the run."""
     progress: bool
@@ -252,7 +253,8 @@ def _write_frames(job: WindowJob, work: WorkFolder, placement: WindowPlacement, 
                 frame_scene = _to_clip_world(
                     frame_scene, placement.world_from_window[window.number], placement.metres_per_unit
                 )
-                if job.given_cameras is not None:
+                # Frames without a given camera keep the pose of their window, which follows those that are given.
+                if job.given_cameras is not None and job.given_cameras[frame].isfinite().all():
                     exact = job.given_cameras[frame : frame + 1].to(frame_scene.depths.dtype)
                     frame_scene = frame_scene.with_cameras(replace(frame_scene.cameras, world_from_cam=exact))
                 if stitching is not None:
