@@ -23,7 +23,8 @@ from typing import Literal
 import torch
 import tyro
 
-from benchmarks.fuzz_targets import Target, sample, targets
+from benchmarks.fuzz_samples import Target, sample
+from benchmarks.fuzz_targets import targets
 from benchmarks.mutation import mutate
 from recon4d.errors import DataError, UserError, one_line
 

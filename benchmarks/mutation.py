@@ -48,7 +48,7 @@ def mutate(data: bytes, suffix: str, random: Random) -> bytes:
     """
     if suffix == ".npz" and random.random() < 0.8:
         return _mutate_npz(data, random)
-    if suffix == ".npy" and random.random() < 0.5:
+    if suffix == ".npy" and random.random() < 0.5 and b"'|O'" not in data[:128]:  # pickles are mutated as bytes
         return _save_npy(_mutate_array(np.load(io.BytesIO(data), allow_pickle=False), random))
     if suffix == ".safetensors" and random.random() < 0.7:
         return _mutate_safetensors(data, random)

@@ -14,6 +14,7 @@ from recon4d.cli.reconstruct_options import ReconstructOptions
 from recon4d.cli.refinement_info import describe_windows
 from recon4d.cli.refinement_step import ANCHORED_REASON, check_refinement
 from recon4d.cli.run_info import scene_info
+from recon4d.errors import UserError
 
 if TYPE_CHECKING:
     from recon4d.cli.run_info import Settings
@@ -81,18 +82,27 @@ def reconstruct_in_parts(
 
 def _check_refinement(clip: "LongClip", options: ReconstructOptions) -> bool:
     """Return whether windows are refined; print the reason if they are not although refinement is not off."""
-    reason = ANCHORED_REASON if options.long.anchored else check_refinement(clip.placeholder_clip, options.refine)
     if options.refine == "off":
         return False
+    if options.long.anchored:
+        reason = ANCHORED_REASON
+    elif clip.depths is None:
+        reason = check_refinement(clip.placeholder_clip, options.refine)
+    else:
+        reason = "the depth of this clip is given, and refinement would change it"
+        if options.refine == "on":
+            raise UserError(f"{reason}: give no depth, or do not refine")
     print("each window is refined" if reason is None else f"cameras are as predicted: {reason}")
     return reason is None
 
 
 def _describe_long_priors(clip: "LongClip") -> str:
-    masks, priors = "masks, read frame by frame", clip.priors
-    if priors is None or not (priors.intrinsics.isfinite().any() or priors.world_from_cam.isfinite().any()):
-        return f"priors: {masks}"
-    return describe_priors(priors) + (f", {masks}" if clip.ignore is not None else "")
+    maps = [("masks", clip.ignore), ("depth", clip.depths)]
+    parts = [f"{name}, read frame by frame" for name, reader in maps if reader is not None]
+    priors = clip.priors
+    if priors is not None and (priors.intrinsics.isfinite().any() or priors.world_from_cam.isfinite().any()):
+        return ", ".join([describe_priors(priors), *parts])
+    return f"priors: {', '.join(parts)}"
 
 
 def _run(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from recon4d.cli.arguments import AttentionName
+from recon4d.cli.capture_options import ORDINARY_CAPTURE, CaptureOptions, spell_out_panorama
 from recon4d.errors import UserError
 
 if TYPE_CHECKING:
@@ -138,6 +139,7 @@ class ReconstructOptions:
     """Let COLMAP estimate the focal length first and give it to the network."""
     overwrite: bool = False
     """Replace an earlier reconstruction in the output folder."""
+    capture: Annotated[CaptureOptions, tyro.conf.arg(name="")] = ORDINARY_CAPTURE
     long: Annotated[LongClipOptions, tyro.conf.arg(name="")] = LongClipOptions()
 
     def map_side(self, clip_size: tuple[int, int]) -> int | None:
@@ -172,6 +174,7 @@ class ReconstructOptions:
             None if self.intrinsics_size is None else _parse_size(self.intrinsics_size),
             CameraOptions(self.cameras_by, self.cameras_offset, self.cameras_of),
             self.depth_unit,
+            bool(self.capture.panorama),
         )
 
     @property
@@ -233,6 +236,11 @@ class ReconstructOptions:
                 if self.full_resolution
                 else f"--output-size is {self.output_size}; wanted the longer side in pixels"
             )
+        self.capture.check()
+        if self.metric is not None and (self.capture.gps or self.capture.baseline is not None):
+            raise UserError("--metric, --gps and --baseline all give the unit; give only one of them")
+        if self.capture.rig:
+            self._check_rig()
         if self.long.is_enabled:
             self._check_long_clip()
         if len(self.inputs) > 1 and (self.cameras or self.depth or (self.mask and self.mask.is_dir())):
@@ -247,16 +255,28 @@ class ReconstructOptions:
         Returns:
             All options that determine the content of the result: not the output folder.
         """
-        left_out = ("clips", "separate", "out", "overwrite", "long")
+        left_out = ("clips", "separate", "out", "overwrite", "long", "capture")
         values = {name: value for name, value in asdict(self).items() if name not in left_out}
         # Options that earlier versions did not have are stored only if they are used.
         for name in ("output_size", "depth_unit", "intrinsics_size", "cameras_by", "cameras_offset", "cameras_of"):
             if values[name] in (None, "auto", 0.0):
                 del values[name]
+        ordinary = asdict(ORDINARY_CAPTURE)
+        used = {name: value for name, value in asdict(self.capture).items() if value != ordinary[name]}
+        values |= {name: list(value) if isinstance(value, tuple) else value for name, value in used.items()}
         plain = {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
         # How windows are aligned does not change their predictions, so a run may continue with other values of these.
         long = {"window": self.long.window, "overlap": self.long.overlap, "anchored": self.long.anchored}
         return {**plain, **long, "clip": clip_name, "anchors": list(self.anchors)}
+
+    def _check_rig(self) -> None:
+        """Check that no option is given that a rig does not have."""
+        if len(self.clips) != 1:
+            raise UserError(f"--rig is for one folder with a sub-folder for each camera; {len(self.clips)} were given")
+        others = {"--start": self.start is not None, "--stop": self.stop is not None}
+        others["--colmap-intrinsics"] = self.colmap_intrinsics
+        if given := [option for option, is_given in others.items() if is_given]:
+            raise UserError(f"{', '.join(given)}: cannot be combined with --rig")
 
     def _check_long_clip(self) -> None:
         """Check that no option is given that needs the whole clip in a single pass."""
@@ -265,8 +285,11 @@ class ReconstructOptions:
             "--full-resolution": self.full_resolution,
             "--output-size": self.output_size is not None,
             "--overwrite": self.overwrite,
-            "--depth": self.depth is not None,
             "--metric": self.metric is not None,
+            "--panorama": bool(self.capture.panorama),
+            "--rig": self.capture.rig,
+            "--gps": self.capture.gps,
+            "--baseline": self.capture.baseline is not None,
         }
         if given := [option for option, is_given in only_single_pass.items() if is_given]:
             raise UserError(f"{', '.join(given)}: cannot be combined with --window or --anchored")
@@ -296,8 +319,9 @@ def spell_out_refine(arguments: Sequence[str]) -> list[str]:
         arguments: The words after `recon4d`.
 
     Returns:
-        The words with ``--refine on`` in place of ``--refine`` without a value, and ``--refine off`` in place of
-        ``--no-refine``; the words as they are for other commands.
+        The words with ``--refine on`` in place of ``--refine`` without a value, ``--refine off`` in place of
+        ``--no-refine``, and ``--panorama 8`` in place of ``--panorama`` without a number; the words as they are for
+        other commands.
     """
     words = list(arguments)
     if words[:1] != ["reconstruct"]:
@@ -310,4 +334,4 @@ def spell_out_refine(arguments: Sequence[str]) -> list[str]:
             complete += ["--refine", "on"]
         else:
             complete.append(word)
-    return complete
+    return spell_out_panorama(complete)

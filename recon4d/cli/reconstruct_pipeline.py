@@ -4,10 +4,11 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from recon4d.cli.arguments import check_outside, find_device, find_kernel, find_model
-from recon4d.cli.formatting import describe_clip, describe_input, describe_priors, describe_results
+from recon4d.cli.capture import measure_unit, read_clip_with_priors
+from recon4d.cli.formatting import describe_results
 from recon4d.cli.long_clips import reconstruct_in_parts
 from recon4d.cli.network_options import (
     choose_camera_source,
@@ -109,7 +110,7 @@ def _reconstruct_in_one_pass(
     progress.start("reading")
     _check_optional_packages(options)
     camera_report: list[str] = []
-    clip = _read_clip_with_priors(path, options, progress, camera_report)
+    clip, gps = read_clip_with_priors(path, options, progress, camera_report)
     if options.colmap_intrinsics:
         clip = _with_colmap_intrinsics(clip, progress)
     progress.expect_frames(clip.num_frames)
@@ -121,10 +122,11 @@ def _reconstruct_in_one_pass(
     metric = None if options.metric is None else metric_model(options.metric, options.device)
     progress.start("network")
     is_refined = options.refine != "off" and obstacle is None
-    scene, matches = _run_network(model, clip, options, is_refined, progress)
+    scene, matches = _run_network(model, clip, options, is_refined, progress, camera_report)
     calibration, refinement = model.calibration, None
     if matches is not None:
         refinement = refine(clip, scene, matches, options.refine, progress, options.map_side(clip.size))
+        camera_report += [refinement.rig_report] if refinement.rig_report else []
         # If lens distortion was found, the refined scene is that of undistorted images.
         clip, scene = refinement.clip or clip, refinement.scene
         calibration = refinement.calibration(calibration)
@@ -135,6 +137,10 @@ def _reconstruct_in_one_pass(
         fit = fit_metric_scale(metric, clip, scene, options.single_pass)
         scene = fit.scene
         progress.print(describe_metric_fit(metric, fit))
+    scene, unit_report = measure_unit(clip, scene, gps, options)
+    if unit_report:
+        camera_report.append(unit_report)
+        progress.print(unit_report)
     scene = _enlarged(clip, scene, options)
 
     progress.start("writing")
@@ -165,36 +171,6 @@ def _check_optional_packages(options: ReconstructOptions) -> None:
         load_pycolmap()
 
 
-def _read_clip_with_priors(
-    path: "ClipPath", options: ReconstructOptions, progress: StageProgress, camera_report: list[str]
-) -> "Clip":
-    """Read a clip and its priors; what was read of cameras is printed and added to `camera_report`."""
-    from recon4d.inference import with_prior_files
-    from recon4d.io import read_clip
-
-    num_frames = _num_frames(path, options)
-    clip = read_clip(path, num_frames, options.fps, options.start, options.stop, options.keep_cuts)
-    progress.print(describe_clip(describe_input(path), clip, options.fps))
-    clip = with_prior_files(clip, options.prior_files, camera_report.append)
-    for line in camera_report:
-        progress.print(line)
-    if clip.priors is not None:
-        progress.print(describe_priors(clip.priors))
-    return clip
-
-
-def _num_frames(path: "ClipPath", options: ReconstructOptions) -> int | Literal["auto"] | None:
-    """The number of frames to read: all frames of a short video if cameras are known, because each camera counts."""
-    if options.cameras is None or options.num_frames != "auto" or not isinstance(path, Path) or path.is_dir():
-        return options.num_frames
-    from recon4d.io.cameras.pairing import count_frames
-    from recon4d.io.motion import MAX_AUTO_FRAMES
-    from recon4d.records import ClipSource
-
-    total = count_frames(ClipSource(str(path), (), ()))
-    return None if total is not None and total <= MAX_AUTO_FRAMES else "auto"
-
-
 def _with_colmap_intrinsics(clip: "Clip", progress: StageProgress) -> "Clip":
     """Add the focal length that COLMAP estimates; print the reason and return the same clip if it fails."""
     from recon4d.eval import with_colmap_intrinsics
@@ -214,13 +190,19 @@ def _with_colmap_intrinsics(clip: "Clip", progress: StageProgress) -> "Clip":
 
 
 def _run_network(
-    model: "SceneModel", clip: "Clip", options: ReconstructOptions, is_refined: bool, progress: StageProgress
+    model: "SceneModel",
+    clip: "Clip",
+    options: "ReconstructOptions",
+    is_refined: bool,
+    progress: StageProgress,
+    camera_report: list[str],
 ) -> "tuple[Scene, FeatureTracks | None]":
     """Run a single pass over the clip; feature tracks come with it if they are needed for refinement."""
     from recon4d.inference import reconstruct, reconstruct_and_match
     from recon4d.layers import attention_kernel
 
-    config = replace(options.single_pass, on_progress=progress.advance)
+    config = replace(options.single_pass, on_progress=progress.advance, on_rig=camera_report.append)
+    num_lines = len(camera_report)
     if model.num_parameters() > LARGE_MODEL:
         progress.print(_describe_memory(model, clip, config))
     started = time.perf_counter()
@@ -233,6 +215,8 @@ def _run_network(
         f"{model.name} on {device} with {attention_kernel(model)} attention: "
         f"{scene.size[1]} x {scene.size[0]} pixels in {seconds:.1f} s"
     )
+    for line in camera_report[num_lines:]:
+        progress.print(line)
     return scene, matches
 
 

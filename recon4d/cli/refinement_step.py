@@ -80,6 +80,8 @@ def refine(
             raise
         return keep_prediction(clip, scene, one_line(error), progress)
     progress.print(f"{refinement} ({time.perf_counter() - started:.1f} s)")
+    if refinement.rig_report:
+        progress.print(refinement.rig_report)
     return refinement
 
 

@@ -20,6 +20,7 @@ from recon4d.geometry.pixel_sampling import (
     subsample_mask,
 )
 from recon4d.geometry.resampling import resize_map
+from recon4d.geometry.rigs import RigFit, fit_rig
 from recon4d.geometry.rotations import (
     nearest_rotation,
     quaternion_from_rotation,
@@ -41,10 +42,12 @@ from recon4d.geometry.transforms import (
 from recon4d.geometry.two_view import fundamental_matrices
 
 __all__ = [
+    "RigFit",
     "cropped_intrinsics",
     "evenly_spaced_indices",
     "field_of_view",
     "fill_missing_cameras",
+    "fit_rig",
     "fit_rigid",
     "fit_similarity",
     "fundamental_matrices",

@@ -1,22 +1,26 @@
 """Priors of a clip from files and text: intrinsics, cameras, depth, masks and lens distortion."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from jaxtyping import Bool
+from torch import Tensor
 
 from recon4d.errors import UserError
 from recon4d.io.cameras.camera_file import CameraOptions
 from recon4d.io.cameras.camera_formats import read_camera_file
 from recon4d.io.cameras.intrinsics import read_intrinsics
 from recon4d.io.cameras.lenses import MAX_COEFFICIENT, Lens, brown_lens
-from recon4d.io.depth_priors import read_depth_priors
+from recon4d.io.depth_priors import depth_reader, read_depth_priors
 from recon4d.io.long_clips import LongClip
 from recon4d.io.masks import mask_reader, read_masks
 from recon4d.io.undistortion import undistort, undistort_long_clip
 from recon4d.records import Clip, Priors
 
+MaskReader = Callable[[Sequence[int]], Iterator[Bool[Tensor, "height width"]]]
+"""Yields the mask of each of the given frames."""
 NO_OPTIONS = CameraOptions()
 """Cameras are paired as their file and the clip tell."""
 
@@ -44,6 +48,9 @@ class PriorFiles:
     """Factor from the stored values of `depth` to the unit of length. None is 0.001 (millimeters) for maps of whole
     numbers, and 1 for others."""
 
+    is_panorama: bool = False
+    """Whether the pictures are 360 degree panoramas, which have poses but no intrinsics (`split_panoramas`)."""
+
     @property
     def has_any(self) -> bool:
         """Whether any prior is given."""
@@ -70,11 +77,8 @@ def with_prior_files(clip: Clip, files: PriorFiles, report: Callable[[str], None
     """
     if not files.has_any:
         return clip
-    if clip.source is not None and clip.source.is_fitted:
-        raise UserError(
-            f"{clip.source.path} holds pictures of different sizes, which were scaled and padded; known cameras, "
-            "intrinsics, depth and masks need pictures of one size"
-        )
+    if files.is_panorama and (files.intrinsics is not None or files.distortion is not None):
+        raise UserError("intrinsics and lens distortion are given, and panoramas have none; give only poses and masks")
     priors, lenses = _camera_priors(clip, files, report)
     if files.depth is not None:
         known = read_depth_priors(files.depth, clip, files.depth_unit)
@@ -82,7 +86,8 @@ def with_prior_files(clip: Clip, files: PriorFiles, report: Callable[[str], None
         if report is not None:
             report(known.report)
     if files.mask is not None:
-        priors = replace(priors, ignore=read_masks(files.mask, clip))
+        masks, padding = read_masks(files.mask, clip), priors.ignore
+        priors = replace(priors, ignore=masks if padding is None else masks | padding)
     clip = replace(clip, priors=priors)
     return clip if lenses is None else undistort(clip, lenses)
 
@@ -90,29 +95,45 @@ def with_prior_files(clip: Clip, files: PriorFiles, report: Callable[[str], None
 def long_clip_with_prior_files(
     long_clip: LongClip, files: PriorFiles, report: Callable[[str], None] | None = None
 ) -> LongClip:
-    """Add priors from files to a long clip. Masks are read and distortion is removed as the frames are read.
+    """Add priors from files to a long clip. Masks and depth are read and distortion is removed as the frames are.
 
     Args:
         long_clip: The clip.
-        files: Sources of the priors; see `with_prior_files`. Depth is not supported, since the maps of all frames do
-            not fit into memory.
+        files: Sources of the priors; see `with_prior_files`. Depth must be a folder of maps, which are read as the
+            frames are read.
         report: As for `with_prior_files`.
 
     Returns:
         The clip with priors; `long_clip` itself if no prior is given.
 
     Raises:
-        UserError: If depth is given, or a file is missing or damaged, or does not fit the clip.
+        UserError: If a file is missing or damaged, or does not fit the clip.
     """
     if not files.has_any:
         return long_clip
-    if files.depth is not None:
-        raise UserError("depth priors are not supported for long clips; reconstruct the clip in a single pass")
     placeholder = long_clip.placeholder_clip
     priors, lenses = _camera_priors(placeholder, files, report)
     ignore = long_clip.ignore if files.mask is None else mask_reader(files.mask, placeholder)
-    long_clip = replace(long_clip, priors=priors, ignore=ignore)
+    if files.mask is not None and long_clip.ignore is not None:
+        ignore = _joined_masks(ignore, long_clip.ignore)
+    depths = long_clip.depths
+    if files.depth is not None:
+        depths, line = depth_reader(files.depth, placeholder, files.depth_unit)
+        if report is not None:
+            report(line)
+    long_clip = replace(long_clip, priors=priors, ignore=ignore, depths=depths)
     return long_clip if lenses is None else undistort_long_clip(long_clip, lenses)
+
+
+def _joined_masks(masks: MaskReader | None, padding: MaskReader) -> MaskReader:
+    """Ignore what masks mark, and the padding of pictures of different sizes."""
+    assert masks is not None
+
+    def read(positions: Sequence[int]) -> Iterator[Bool[Tensor, "height width"]]:
+        for mask, pad in zip(masks(positions), padding(positions), strict=True):
+            yield mask | pad
+
+    return read
 
 
 def _camera_priors(
@@ -122,7 +143,7 @@ def _camera_priors(
     priors = Priors.unknown(clip.num_frames) if clip.priors is None else clip.priors
     lenses, lines = None, []
     if files.cameras is not None:
-        cameras = read_camera_file(files.cameras).for_clip(clip, files.camera_options)
+        cameras = read_camera_file(files.cameras, files.is_panorama).for_clip(clip, files.camera_options)
         priors = replace(priors, world_from_cam=cameras.world_from_cam)
         if files.intrinsics is None and cameras.intrinsics is not None:
             priors, lenses = replace(priors, intrinsics=cameras.intrinsics), cameras.lenses

@@ -19,6 +19,7 @@ from recon4d.heads import TrackHead
 from recon4d.heads.camera_base import PRIOR_FIELD_OF_VIEW
 from recon4d.inference.camera_alignment import similarity_scale_to_cameras
 from recon4d.inference.priors import CameraScale, apply_priors
+from recon4d.inference.rigs import apply_rig
 from recon4d.io.clips import ClipInput, names_files, read_clip
 from recon4d.io.long_clips import LongClip
 from recon4d.layers import attention_kernel, set_attention_kernel
@@ -77,6 +78,8 @@ class ReconstructConfig:
     """Whether to show a progress bar on stderr."""
     on_progress: Callable[[float], None] | None = None
     """Called during the pass with the fraction that is done, from 0 to 1; None reports nothing."""
+    on_rig: Callable[[str], None] | None = None
+    """Called with a line that tells what of a rig was fixed; None reports nothing."""
 
 
 def reconstruct(
@@ -211,7 +214,7 @@ def _run(
     model.eval()
     try:
         resized = clip.resized(height, width)
-        batch = Clip.stack([replace(resized, source=None)]).to(device)
+        batch = Clip.stack([replace(resized, times=_times_of_cameras(clip), source=None, rig=None)]).to(device)
         with (
             torch.inference_mode(),
             torch.autocast(device.type, torch.bfloat16, enabled=runs_in_bfloat16(config.precision, device)),
@@ -240,7 +243,11 @@ def _run(
     if outputs.sky is not None:
         scene = scene.with_unknown(~is_ground(outputs.sky[0].to("cpu")))
     _warn_about_assumptions(model, clip)
-    return apply_priors(scene, resized.priors, _camera_scale(model, clip)), tracks
+    scene = apply_priors(scene, resized.priors, _camera_scale(model, clip))
+    fixed = apply_rig(scene, resized)
+    if config.on_rig is not None and fixed.report:
+        config.on_rig(fixed.report)
+    return fixed.scene, tracks
 
 
 def assumptions(model: SceneModel, clip: Clip | LongClip) -> tuple[str, ...]:
@@ -271,6 +278,18 @@ def assumptions(model: SceneModel, clip: Clip | LongClip) -> tuple[str, ...]:
 def _warn_about_assumptions(model: SceneModel, clip: Clip) -> None:
     if found := assumptions(model, clip):
         warnings.warn(f"{model.name} predicts no cameras: the scene assumes {' and '.join(found)}", stacklevel=4)
+
+
+def _times_of_cameras(clip: Clip) -> Float[Tensor, " time"]:
+    """Times by which the network matches neighbors. Cameras of a rig follow each other, each with its own frames."""
+    if clip.rig is None:
+        return clip.times
+    times = clip.times
+    if not times.isfinite().all():
+        if clip.rig.rig_from_cam is not None:
+            return times  # single panoramas without an order
+        times = torch.tensor(clip.rig.moments).to(times)
+    return torch.tensor(clip.rig.cameras) * (times.max() - times.min() + 1) + times
 
 
 def _camera_scale(model: SceneModel, clip: Clip) -> CameraScale:

@@ -9,18 +9,18 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool, UInt8
+from jaxtyping import UInt8
 from torch import Tensor
 
 from recon4d.errors import UserError
 from recon4d.io.animations import Animation, read_animation
 from recon4d.io.clip_files import ClipFiles, find_clip_files
-from recon4d.io.fitting import fit_images
+from recon4d.io.fitting import gather_photos
 from recon4d.io.frame_selection import check_selection, select_at_rate, select_evenly, select_range
 from recon4d.io.motion import MAX_AUTO_FRAMES, Cuts, MotionScan, max_scan_packets
-from recon4d.io.photos import read_photo
+from recon4d.io.panoramas import refuse_panorama
 from recon4d.io.videos import ScannedVideo, read_frames, use_video
-from recon4d.records import Clip, ClipSource, Priors
+from recon4d.records import Clip, ClipSource
 
 ClipInput = str | Path | Sequence[str | Path] | np.ndarray | Tensor | Sequence[np.ndarray] | Sequence[Tensor]
 """What `read_clip` reads: files, or images in memory as `Clip.from_images` takes them."""
@@ -35,6 +35,7 @@ def read_clip(
     start: float | None = None,
     stop: float | None = None,
     keep_cuts: bool = False,
+    keep_panoramas: bool = False,
 ) -> Clip:
     """Read a clip and select its frames.
 
@@ -60,13 +61,15 @@ def read_clip(
         start: Seconds from the first frame. None means the first frame.
         stop: Seconds from the first frame. None means the last frame.
         keep_cuts: Whether to use the whole range even if it has cuts.
+        keep_panoramas: Whether to read pictures and videos whose metadata say that they are 360 degree panoramas. They
+            are refused otherwise; `split_panoramas` converts them.
 
     Returns:
         The clip with its source.
 
     Raises:
         UserError: If an option is out of range, the path does not exist, is not a video or picture or holds no
-            pictures, or if the range has no frames.
+            pictures, if the range has no frames, or for panoramas that are not kept.
     """
     if num_frames not in ("auto", None) and not (isinstance(num_frames, int) and num_frames >= 1):
         raise UserError(f'num_frames = {num_frames}; wanted at least 1, or "auto"')
@@ -76,10 +79,15 @@ def read_clip(
         return _select_images(Clip.from_images(path), num_photos, fps, start, stop)
     files = find_clip_files(path)  # pyright: ignore[reportArgumentType]
     if files.video is not None:
+        if not keep_panoramas:
+            refuse_panorama(files.video)
         return _read_video(files.video, _Options(num_frames, fps, start, stop, keep_cuts))
     if files.animation is not None:
         return _read_animation(files.animation, num_photos, fps, start, stop)
-    return _read_photos(files, num_photos, fps, start, stop)
+    clip = _read_photos(files, num_photos, fps, start, stop)
+    if not keep_panoramas and clip.source is not None:
+        refuse_panorama(Path(clip.source.path), clip.source.names)
+    return clip
 
 
 def names_files(clip: object) -> bool:
@@ -204,43 +212,14 @@ def _read_photos(
     in_range = select_range(files.name, times, start, stop)
     numbers = [in_range[i] for i in select_evenly([times[i] for i in in_range], num_frames or len(in_range))]
     chosen = [files.photos[i] for i in numbers]
-    images, padding = _gather_photos(files.name, chosen)
+    gathered = gather_photos(files.name, chosen)
     names = tuple(files.photo_names[i] for i in numbers)
     return Clip(
-        images=images,
+        images=gathered.images,
         times=torch.tensor([times[i] if fps else math.nan for i in numbers]),
-        priors=None if padding is None else replace(Priors.unknown(len(numbers)), ignore=padding),
-        source=ClipSource(files.name, names, tuple(numbers), is_fitted=padding is not None),
+        priors=gathered.priors,
+        source=ClipSource(files.name, names, tuple(numbers), sizes=gathered.sizes),
     )
-
-
-def _gather_photos(
-    name: str, photos: Sequence[Path]
-) -> tuple[UInt8[Tensor, "time 3 height width"], Bool[Tensor, "time height width"] | None]:
-    """Read pictures. If their sizes differ, bring them to a common frame and return its padding too."""
-    first = read_photo(photos[0])
-    gathered = first.new_empty((len(photos), *first.shape))
-    gathered[0] = first
-    for position, photo in enumerate(photos[1:], start=1):
-        image = read_photo(photo)
-        if image.shape != first.shape:
-            images = [*gathered[:position], image, *map(read_photo, photos[position + 1 :])]
-            return _fit(name, images)
-        gathered[position] = image
-    return gathered, None
-
-
-def _fit(name: str, images: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    fitted = fit_images(images)
-    sizes = sorted({(image.shape[2], image.shape[1]) for image in images}, reverse=True)
-    shown = ", ".join(f"{width}x{height}" for width, height in sizes[:3]) + (", ..." if len(sizes) > 3 else "")
-    height, width = fitted.images.shape[-2:]
-    warnings.warn(
-        f"{name} holds pictures of {len(sizes)} sizes ({shown}): they are scaled and padded to {width}x{height}, and "
-        "the padding is ignored",
-        stacklevel=5,
-    )
-    return fitted.images, fitted.padding
 
 
 def _read_animation(

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from recon4d.errors import UserError, one_line, os_errors_as_user_errors
-from recon4d.io.file_errors import NPZ_DAMAGE
+from recon4d.io.file_errors import NPZ_DAMAGE, is_there
 from recon4d.io.npz_arrays import load_arrays
 from recon4d.io.photos import opened_picture
 
@@ -52,7 +52,7 @@ def read_depth_map(path: Path, unit: float | None = None) -> DepthMap:
     Raises:
         UserError: If the file is missing or damaged, or is no depth map.
     """
-    if not path.is_file():
+    if not (is_there(path) and path.is_file()):
         raise UserError(f"depth {path}: it is no file; wanted {WANTED_MAPS}")
     stored, kind = _read_values(path)
     if stored.ndim == 3:  # one of the axes is a channel

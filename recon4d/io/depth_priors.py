@@ -1,7 +1,7 @@
 """Known depth of a clip, at some or all of its pixels: a folder of maps, a file with all maps, or a list of points."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from recon4d.io.depth_files import (
     read_depth_map,
     read_npy,
 )
+from recon4d.io.fitting import Placement
 from recon4d.io.frame_pairing import match_by_name
 from recon4d.io.npz_arrays import load_arrays
 from recon4d.io.photos import natural_order
@@ -34,6 +35,10 @@ ASPECT_TOLERANCE = 0.02
 differ by 0.5 %, those of 4:3 and 3:2 by 11 %."""
 TIME_TOLERANCE = 0.02
 """Largest difference in seconds between the times in the names of a map and of a picture, as of TUM's own tools."""
+MAX_SAMPLED_MAPS = 16
+"""Number of maps of a long clip that are read in advance to find out whether they hold any depth. Hand-tuned."""
+DepthReader = Callable[[Sequence[int]], Iterator[Float[Tensor, "height width"]]]
+"""Yields the map of each of the given frames."""
 MAX_SAMPLED = 100_000
 """Number of depths from which the printed range is computed."""
 
@@ -86,6 +91,56 @@ def read_depth_priors(path: Path, clip: Clip, unit: float | None = None) -> Know
     return KnownDepth(known.depths, f"depth: {known.report}, {_describe_range(known.depths)}")
 
 
+def depth_reader(path: Path, clip: Clip, unit: float | None = None) -> tuple[DepthReader, str]:
+    """Prepare reading the known depth of a long clip frame by frame.
+
+    Args:
+        path: A folder of maps, as for `read_depth_priors`.
+        clip: A clip with the names, number and size of the frames. Its images are not used.
+        unit: As for `read_depth_priors`.
+
+    Returns:
+        A function that takes frame indices and yields a map (height, width) for each of them, NaN where unknown; it
+        raises the errors of `read_depth_priors` that concern a single file. And a line for the user.
+
+    Raises:
+        UserError: As `read_depth_priors`, or if the path is no folder.
+    """
+    if unit is not None and not (np.isfinite(unit) and unit > 0):
+        raise UserError(f"the unit of depth is {unit}; wanted a factor above 0")
+    if not path.exists():
+        raise UserError(f"{path} does not exist")
+    if not path.is_dir():
+        raise UserError(f"depth {path}: it is one file; wanted a folder of maps, which are read frame by frame")
+    files = _list_maps(path)
+    chosen = _pair_files(path, clip, files)
+
+    def read(positions: Sequence[int]) -> Iterator[Float[Tensor, "height width"]]:
+        for position in positions:
+            index = chosen[position]
+            one = None if index is None else read_depth_map(files[index], unit)
+            yield _place(path, one, clip, position)
+
+    known = [position for position, index in enumerate(chosen) if index is not None]
+    sampled = [known[place] for place in evenly_spaced_indices(len(known), MAX_SAMPLED_MAPS).tolist()]
+    depths = torch.stack(list(read(sampled)))
+    if depths.isnan().all():
+        raise UserError(f"depth {path}: not a single depth is finite and above 0")
+    first = read_depth_map(files[chosen[known[0]] or 0], unit)
+    unit_text = ", so lengths are in meters" if first.is_metric else ""
+    report = f"{len(known)} of {clip.num_frames} frames from {first.format}{unit_text}, read frame by frame"
+    return read, f"depth: {report}, {_describe_range(depths)}"
+
+
+def _place(path: Path, one: DepthMap | None, clip: Clip, position: int) -> Float[Tensor, "height width"]:
+    """Bring one map to the size of the clip and the place of its picture."""
+    depths = np.full(clip.size, np.nan, np.float32)
+    if one is not None:
+        placement = Placement(clip.picture_size(position), clip.size)
+        depths[placement.slices] = _resize(path, one.values, placement.scaled)
+    return torch.from_numpy(depths)
+
+
 def _describe_range(depths: Float[Tensor, "time height width"]) -> str:
     values = depths[depths.isfinite()]
     values = values[evenly_spaced_indices(len(values), MAX_SAMPLED)].double()
@@ -93,12 +148,17 @@ def _describe_range(depths: Float[Tensor, "time height width"]) -> str:
     return f"from {low:.3g} to {high:.3g}, median {middle:.3g}"
 
 
-def _from_folder(path: Path, clip: Clip, unit: float | None) -> KnownDepth:
+def _list_maps(path: Path) -> list[Path]:
     with os_errors_as_user_errors(f"cannot list depth {path}"):
         files = [file for file in path.iterdir() if file.suffix.lower() in MAP_SUFFIXES and file.name[0] != "."]
     files.sort(key=natural_order)
     if not files:
         raise UserError(f"depth {path}: the folder holds no depth maps; wanted {WANTED_MAPS}")
+    return files
+
+
+def _from_folder(path: Path, clip: Clip, unit: float | None) -> KnownDepth:
+    files = _list_maps(path)
     chosen = _pair_files(path, clip, files)
     maps = [None if index is None else read_depth_map(files[index], unit) for index in chosen]
     depths, report = _fit(path, maps, clip)
@@ -163,15 +223,12 @@ def _last_number(name: str) -> int | None:
 
 def _fit(path: Path, maps: Sequence[DepthMap | None], clip: Clip) -> tuple[Float[Tensor, "time height width"], str]:
     """Bring maps to the size of the clip, and describe their format, size and unit."""
-    depths = np.full((clip.num_frames, *clip.size), np.nan, np.float32)
-    for position, one in enumerate(maps):
-        if one is not None:
-            depths[position] = _resize(path, one.values, clip.size)
+    depths = torch.stack([_place(path, one, clip, position) for position, one in enumerate(maps)])
     given = [one for one in maps if one is not None]
     height, width = given[0].values.shape
     resized = "" if given[0].values.shape == clip.size else f", resized to {clip.size[1]} x {clip.size[0]}"
     unit = ", so lengths are in meters" if given[0].is_metric else ""
-    return torch.from_numpy(depths), f"{given[0].format} of {width} x {height} pixels{resized}{unit}"
+    return depths, f"{given[0].format} of {width} x {height} pixels{resized}{unit}"
 
 
 def _resize(
@@ -236,14 +293,24 @@ def _from_npz(path: Path, clip: Clip, unit: float | None) -> KnownDepth:
     return _from_maps(path, stored[name], "npz", clip, unit)
 
 
+def _to_common_frame(pixels: np.ndarray, frames: np.ndarray, clip: Clip) -> np.ndarray:
+    """Convert pixels of pictures of different sizes to those of their common frame."""
+    placements = [Placement(clip.picture_size(frame), clip.size) for frame in range(clip.num_frames)]
+    matrices = np.stack([placement.to_frame(torch.eye(3).double()).numpy() for placement in placements])[frames]
+    moved = (matrices[:, :2, :2] @ pixels[..., None])[..., 0] + matrices[:, :2, 2]
+    return moved.clip(0, np.array(clip.size)[::-1] - 1e-6)
+
+
 def _from_points(path: Path, stored: Mapping[str, np.ndarray], clip: Clip) -> Float[Tensor, "time height width"]:
     shapes = {name: values.shape for name, values in stored.items()}
     count = len(stored["depths"]) if "depths" in stored and stored["depths"].ndim == 1 else -1
     if shapes != {"depths": (count,), "pixels": (count, 2), "frames": (count,)}:
         raise UserError(f"depth {path}: it holds arrays of shapes {shapes}; wanted {LAYOUTS}")
     (height, width), pixels, frames = clip.size, stored["pixels"].astype(np.float64), stored["frames"]
-    inside = (pixels >= 0).all(axis=1) & (pixels < (width, height)).all(axis=1)
-    inside &= (frames >= 0) & (frames < clip.num_frames)
+    inside = (frames >= 0) & (frames < clip.num_frames)
+    sizes = np.array([clip.picture_size(frame)[::-1] for frame in range(clip.num_frames)])
+    number = np.where(inside, frames, 0).astype(np.int64)
+    inside &= (pixels >= 0).all(axis=1) & (pixels < sizes[number]).all(axis=1)
     if not inside.all():
         first = int(np.flatnonzero(~inside)[0])
         location = f"frame {frames[first]} at pixel ({pixels[first, 0]:g}, {pixels[first, 1]:g})"
@@ -253,6 +320,8 @@ def _from_points(path: Path, stored: Mapping[str, np.ndarray], clip: Clip) -> Fl
         )
     values = stored["depths"].astype(np.float64)
     is_valid = values > 0
+    if clip.source is not None and clip.source.sizes:
+        pixels = _to_common_frame(pixels, number, clip)
     column, row = np.floor(pixels[is_valid]).astype(np.int64).T
     depths = np.full((clip.num_frames, height, width), np.inf)
     np.minimum.at(depths, (frames[is_valid].astype(np.int64), row, column), values[is_valid])

@@ -22,6 +22,22 @@ FILE_DAMAGE = (*_DAMAGE, OSError, AttributeError, IndexError, pickle.UnpicklingE
 """Exceptions that parsers of JSON, text, images, pickles, npz, HDF5 and torch files raise for damaged files."""
 
 
+def is_there(path: Path) -> bool:
+    """Check whether a path that a file names exists.
+
+    Args:
+        path: Any path.
+
+    Returns:
+        Whether there is a file or folder; False for names that no file can have, such as too long ones, for which
+        `Path.exists` raises an error.
+    """
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
+
+
 @contextmanager
 def data_errors(sequence: str, file: Path) -> Iterator[None]:
     """Turn the errors of a parser into one `DataError` that names the sequence and the file.
@@ -41,5 +57,5 @@ def data_errors(sequence: str, file: Path) -> Iterator[None]:
     except DataError:
         raise
     except FILE_DAMAGE as error:
-        reason = one_line(error).removeprefix(f"{file} ") if file.exists() else "is missing"
+        reason = one_line(error).removeprefix(f"{file} ") if is_there(file) else "is missing"
         raise DataError(sequence, file, reason) from error

@@ -6,15 +6,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from recon4d.errors import UserError
 from recon4d.io.animations import Animation, read_animation
 from recon4d.io.clip_files import ClipFiles, find_clip_files
 from recon4d.io.clips import check_photo_range, select_animation_frames
+from recon4d.io.fitting import place_pictures
 from recon4d.io.frame_selection import check_selection, select_at_rate, select_evenly, select_range
-from recon4d.io.photos import read_photo
+from recon4d.io.panoramas import refuse_panorama
+from recon4d.io.photos import photo_size, read_photo
 from recon4d.io.videos import ScannedVideo, check_frames, read_frames, use_video
 from recon4d.records import Clip, ClipSource, Priors
 
@@ -39,6 +41,8 @@ class LongClip:
     """Known intrinsics and cameras of all frames, without maps."""
     ignore: Callable[[Sequence[int]], Iterator[Bool[Tensor, "height width"]]] | None = None
     """Yields a mask (height, width) of the pixels to ignore at each of the given positions. None ignores nothing."""
+    depths: Callable[[Sequence[int]], Iterator[Float[Tensor, "height width"]]] | None = None
+    """Yields the known depth (height, width) at each of the given positions; NaN if unknown. None if none is known."""
 
     @property
     def placeholder_clip(self) -> Clip:
@@ -60,7 +64,7 @@ class LongClip:
         Returns:
             The clip of these frames.
         """
-        images, ignore = self.images, self.ignore
+        images, ignore, depths = self.images, self.ignore, self.depths
         return LongClip(
             times=tuple(self.times[number] for number in numbers),
             size=self.size,
@@ -72,6 +76,7 @@ class LongClip:
             images=lambda positions: images([numbers[position] for position in positions]),
             priors=None if self.priors is None else self.priors.frames(list(numbers)),
             ignore=None if ignore is None else lambda positions: ignore([numbers[position] for position in positions]),
+            depths=None if depths is None else lambda positions: depths([numbers[position] for position in positions]),
         )
 
 
@@ -82,11 +87,12 @@ def as_long_clip(clip: Clip) -> LongClip:
         clip: The clip. Frames without a source are named by their numbers.
 
     Returns:
-        The long clip with the known intrinsics, cameras and masks of `clip`, but without its known depth.
+        The long clip with the priors of `clip`.
     """
     numbers = tuple(range(clip.num_frames))
     priors = None if clip.priors is None else Priors(clip.priors.intrinsics, clip.priors.world_from_cam)
     masks = None if clip.priors is None else clip.priors.ignore
+    depths = None if clip.priors is None else clip.priors.depths
     return LongClip(
         times=tuple(clip.times.tolist()),
         size=clip.size,
@@ -94,6 +100,7 @@ def as_long_clip(clip: Clip) -> LongClip:
         images=lambda positions: (clip.images[position] for position in positions),
         priors=priors,
         ignore=None if masks is None else lambda positions: (masks[position] for position in positions),
+        depths=None if depths is None else lambda positions: (depths[position] for position in positions),
     )
 
 
@@ -115,7 +122,7 @@ def open_long_clip(
         num_frames: Number of frames, evenly spaced; with `fps` the largest number, from the start. None takes all.
 
     Returns:
-        The long clip. Reading a picture of another size than the first raises `UserError`.
+        The long clip. Pictures of different sizes are brought to a common frame, as `read_clip` does.
 
     Raises:
         UserError: If an option is out of range, the path does not exist or is not a clip, or the range has no frames.
@@ -125,11 +132,13 @@ def open_long_clip(
         raise UserError(f"num_frames = {num_frames}; wanted at least 1")
     files = find_clip_files(path)
     if files.video is not None:
+        refuse_panorama(files.video)
         clip = _open_video(files.video, fps, start, stop)
     elif files.animation is not None:
         clip = _open_animation(files.animation, fps, start, stop)
     else:
         clip = _open_photos(files, fps, start, stop)
+        refuse_panorama(Path(clip.source.path), clip.source.names)
     if num_frames is None or num_frames >= clip.num_frames:
         return clip
     times = clip.times if math.isfinite(clip.times[0]) else range(clip.num_frames)
@@ -170,18 +179,24 @@ def _open_photos(files: ClipFiles, fps: float | None, start: float | None, stop:
     photos = files.photos
     check_photo_range(files.name, fps, start, stop)
     numbers = select_range(files.name, [i / (fps or 1.0) for i in range(len(photos))], start, stop)
-    height, width = read_photo(photos[numbers[0]]).shape[-2:]
+    placements = place_pictures([photo_size(photos[number]) for number in numbers])
+    is_mixed = any(placement.own != placement.frame for placement in placements)
 
     def images(positions: Sequence[int]) -> Iterator[Tensor]:
-        for photo in (photos[numbers[i]] for i in positions):
-            image = read_photo(photo)
-            if image.shape[-2:] != (height, width):
-                raise UserError(
-                    f"{photo} is {image.shape[2]}x{image.shape[1]} but {photos[numbers[0]]} is {width}x{height}; "
-                    "a clip needs images of one size"
-                )
-            yield image
+        for position in positions:
+            image, placement = read_photo(photos[numbers[position]]), placements[position]
+            if (image.shape[1], image.shape[2]) != placement.own:
+                raise UserError(f"{photos[numbers[position]]} has changed since the clip was opened")
+            yield placement.place(image)
+
+    def padding(positions: Sequence[int]) -> Iterator[Tensor]:
+        return (placements[position].padding() for position in positions)
 
     times = tuple(i / fps if fps else math.nan for i in numbers)
-    source = ClipSource(files.name, tuple(files.photo_names[i] for i in numbers), tuple(numbers))
-    return LongClip(times, (height, width), source, images)
+    source = ClipSource(
+        files.name,
+        tuple(files.photo_names[i] for i in numbers),
+        tuple(numbers),
+        sizes=tuple(placement.own for placement in placements) if is_mixed else (),
+    )
+    return LongClip(times, placements[0].frame, source, images, ignore=padding if is_mixed else None)

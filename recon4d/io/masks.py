@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool
 from torch import Tensor
 
 from recon4d.errors import UserError, os_errors_as_user_errors
 from recon4d.geometry import evenly_spaced_indices
+from recon4d.io.fitting import Placement
 from recon4d.io.frame_pairing import match_frames
 from recon4d.io.photos import list_photos, opened_picture
 from recon4d.records import Clip
@@ -60,9 +62,14 @@ def read_masks(path: Path, clip: Clip) -> Bool[Tensor, "time height width"]:
             with transparency, or if the masks of a folder do not fit the frames.
     """
     if not path.is_dir():
-        masks = _read_mask(path, clip.size).expand(clip.num_frames, -1, -1).clone()
+        sizes = {clip.picture_size(frame) for frame in range(clip.num_frames)}
+        of_size = {size: _read_mask(path, size) for size in sizes}  # raises unless there is one size
+        masks = torch.stack([_placed(of_size[clip.picture_size(frame)], clip) for frame in range(clip.num_frames)])
     else:
-        masks = torch.stack([_read_mask(file, clip.size) for file in _files_of_frames(path, clip)])
+        files = _files_of_frames(path, clip)
+        masks = torch.stack(
+            [_placed(_read_mask(file, clip.picture_size(frame)), clip) for frame, file in enumerate(files)]
+        )
     _warn_of_extremes(path, masks)
     return masks
 
@@ -82,13 +89,30 @@ def mask_reader(path: Path, clip: Clip) -> Callable[[Sequence[int]], Iterator[Bo
         UserError: As `read_masks`.
     """
     if not path.is_dir():
-        mask = _read_mask(path, clip.size)
+        mask = _read_mask(path, clip.picture_size(0))
+        if clip.source is not None and len(set(clip.source.sizes)) > 1:
+            raise UserError(f"mask {path}: the pictures have different sizes; wanted a folder with a mask for each")
         _warn_of_extremes(path, mask[None])
         return lambda positions: (mask for _ in positions)
     files = _files_of_frames(path, clip)
     sampled = evenly_spaced_indices(len(files), MAX_SAMPLED).tolist()
-    _warn_of_extremes(path, torch.stack([_read_mask(files[index], clip.size) for index in sampled]))
-    return lambda positions: (_read_mask(files[position], clip.size) for position in positions)
+
+    def read(position: int) -> Bool[Tensor, "height width"]:
+        return _placed(_read_mask(files[position], clip.picture_size(position)), clip)
+
+    _warn_of_extremes(path, torch.stack([read(index) for index in sampled]))
+    return lambda positions: map(read, positions)
+
+
+def _placed(mask: Bool[Tensor, "own_height own_width"], clip: Clip) -> Bool[Tensor, "height width"]:
+    """Bring a mask of a picture's own size to the common frame; a pixel is ignored if any of those under it is."""
+    if tuple(mask.shape) == clip.size:
+        return mask
+    placement = Placement((mask.shape[0], mask.shape[1]), clip.size)
+    scaled = F.adaptive_max_pool2d(mask[None, None].float(), placement.scaled)[0, 0] > 0
+    placed = torch.zeros(clip.size, dtype=torch.bool)
+    placed[placement.slices] = scaled
+    return placed
 
 
 def _files_of_frames(path: Path, clip: Clip) -> list[Path]:

@@ -14,6 +14,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from recon4d.errors import UserError, one_line, os_errors_as_user_errors
+from recon4d.io.file_errors import is_there
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -40,11 +41,39 @@ def read_photo(path: str | Path) -> UInt8[Tensor, "3 height width"]:
         UserError: If the file is missing, damaged or not a picture.
     """
     path = Path(path)
-    if not path.exists():
+    if not is_there(path):
         raise UserError(f"{path} does not exist")
     with os_errors_as_user_errors("cannot read the picture"):
         data = path.read_bytes()
     return decode_photo(data, str(path))
+
+
+def photo_size(path: Path) -> tuple[int, int]:
+    """Read the size of a picture, upright as its EXIF orientation says, without decoding its pixels.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Height and width in pixels.
+
+    Raises:
+        UserError: If the file is missing, damaged or not a picture.
+    """
+    from PIL import Image
+
+    if not is_there(path):
+        raise UserError(f"{path} does not exist")
+    register_heif()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(path) as picture:
+                width, height = picture.size
+                is_turned = picture.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+    except Exception as error:  # Pillow's decoders raise exceptions of any class for damaged input
+        raise UserError(f"{path} cannot be read as a picture: {_reason(error)}") from error
+    return (width, height) if is_turned else (height, width)
 
 
 def decode_photo(data: bytes, name: str) -> UInt8[Tensor, "3 height width"]:

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from recon4d.errors import UserError, one_line, os_errors_as_user_errors
+from recon4d.io.file_errors import is_there
 
 
 def read_raster(path: str | Path) -> np.ndarray:
@@ -23,7 +24,7 @@ def read_raster(path: str | Path) -> np.ndarray:
     from PIL import Image
 
     path = Path(path)
-    if not path.exists():
+    if not is_there(path):
         raise UserError(f"{path} does not exist")
     try:
         with Image.open(path) as opened:

@@ -3,7 +3,7 @@
 import warnings
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import torch
 from jaxtyping import Float
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from recon4d.errors import UserError, one_line
 from recon4d.io.archive import FRAMES_FOLDER_NAME, SCENE_FILE_NAME, save_scene
+from recon4d.io.fitting import Placement
 from recon4d.io.photos import PHOTO_SUFFIXES, write_jpeg
 from recon4d.io.point_cloud import write_point_cloud
 from recon4d.io.scene_info import SceneInfo
@@ -78,7 +79,8 @@ def frame_file_names(source: ClipSource | None, num_frames: int) -> list[str]:
         num_frames: Number of frames.
 
     Returns:
-        Names of JPEG files. If several would be equal, all are numbered, with a warning.
+        Names of JPEG files. If several would be equal, all begin with the names of their folders (``left_0001.jpg``);
+        if that does not help, all are numbered, with a warning.
 
     Raises:
         UserError: If `source` has another number of frames.
@@ -108,12 +110,13 @@ def expected_frame_files(folder: Path, info: SceneInfo, num_frames: int) -> list
 
 def _write_frames(folder: Path, clip: Clip) -> None:
     folder.mkdir()
-    for name, image in zip(frame_file_names(clip.source, clip.num_frames), clip.images, strict=True):
-        write_jpeg(folder / name, image)
+    sizes = [clip.size] * clip.num_frames if clip.source is None or not clip.source.sizes else clip.source.sizes
+    for name, image, size in zip(frame_file_names(clip.source, clip.num_frames), clip.images, sizes, strict=True):
+        write_jpeg(folder / name, Placement(size, clip.size).cut_out(image))
 
 
 def _file_names(source: ClipSource | None, num_frames: int) -> tuple[list[str], list[str]]:
-    """File names of the frames, and those (in lower case) that would have repeated."""
+    """File names of the frames, and those (in lower case) that would have repeated with their folders too."""
     numbered = [f"frame_{number:06d}.jpg" for number in range(num_frames)]
     if source is None:
         return numbered, []
@@ -121,8 +124,15 @@ def _file_names(source: ClipSource | None, num_frames: int) -> tuple[list[str], 
         raise UserError(f"the clip's source names {len(source.names)} frames, but the clip has {num_frames}")
     names = [_jpeg_name(name) for name in source.names]
     # File systems of macOS and Windows do not distinguish a.jpg from A.jpg.
-    repeated = [name for name, count in Counter(name.lower() for name in names).items() if count > 1]
-    return (numbered if repeated else names), repeated
+    if not _repeated(names):
+        return names, []
+    joined = [_jpeg_name("_".join(PurePath(name).parts)) for name in source.names]
+    repeated = _repeated(joined)
+    return (numbered if repeated else joined), repeated
+
+
+def _repeated(names: list[str]) -> list[str]:
+    return [name for name, count in Counter(name.lower() for name in names).items() if count > 1]
 
 
 def _jpeg_name(name: str) -> str:

@@ -10,8 +10,10 @@ from torch import Tensor
 
 from recon4d.errors import UserError, os_errors_as_user_errors
 from recon4d.io.archive import FRAMES_FOLDER_NAME, load_scene, load_scene_info, load_times
+from recon4d.io.file_errors import is_there
+from recon4d.io.fitting import Placement
 from recon4d.io.long_archive import INDEX_FILE_NAME, image_file, load_frames, load_index
-from recon4d.io.photos import read_photo
+from recon4d.io.photos import read_photo, write_jpeg
 from recon4d.io.results import frame_file_names
 from recon4d.io.scene_info import SceneInfo
 from recon4d.records import Cameras, Clip, Scene
@@ -28,7 +30,8 @@ class SavedResults:
     info: SceneInfo
     """How the scene was made."""
     frame_files: tuple[Path, ...]
-    """Picture of each frame at the size `info.original_size`; the files need not exist."""
+    """Picture of each frame, of the size `info.original_size` or of its own (`ClipSource.sizes`); the files need not
+    exist."""
     frame_names: tuple[str, ...]
     """Name of each frame without a suffix."""
 
@@ -49,7 +52,7 @@ class SavedResults:
         return self.scene.cameras.resized(self.scene.size, self.info.original_size)
 
     def copy_frames(self, folder: Path) -> list[str]:
-        """Copy the pictures of the frames, byte for byte.
+        """Copy the pictures of the frames, byte for byte; padding of pictures of different sizes is cut off.
 
         Args:
             folder: The folder to create and copy to.
@@ -65,7 +68,18 @@ class SavedResults:
             folder.mkdir(parents=True)
             for copy, file in zip(copies, self.frame_files, strict=True):
                 (folder / copy).write_bytes(_require(file).read_bytes())
+        self._cut_off_padding(folder, copies)
         return copies
+
+    def _cut_off_padding(self, folder: Path, copies: list[str]) -> None:
+        """Cut pictures that were stored in their common frame, as those of long clips are, out of it."""
+        frame_size, source = self.info.original_size, self.info.source
+        if source is None or not source.sizes:
+            return
+        for copy, own in zip(copies, source.sizes, strict=True):
+            image = read_photo(folder / copy)
+            if (image.shape[1], image.shape[2]) == frame_size != own:
+                write_jpeg(folder / copy, Placement(own, frame_size).cut_out(image))
 
     def images_at_map_size(self) -> UInt8[Tensor, "time 3 height width"]:
         """Read the pictures of all frames and resize them to the maps of the scene.
@@ -89,8 +103,10 @@ class SavedResults:
         """
         for file in self.frame_files:
             image = read_photo(_require(file))
-            found, wanted = tuple(image.shape[1:]), self.info.original_size
-            if found != wanted:
+            found, wanted = (image.shape[1], image.shape[2]), self.info.original_size
+            if found != wanted and self.info.source is not None and found in self.info.source.sizes:
+                image = Placement(found, wanted).place(image)
+            elif found != wanted:
                 raise UserError(f"{file} has height and width {found}, but the archive says {wanted}")
             yield Clip(image[None], torch.zeros(1)).resized(*self.scene.size).images[0]
 
@@ -133,6 +149,6 @@ def read_results(path: str | Path) -> SavedResults:
 
 
 def _require(file: Path) -> Path:
-    if not file.is_file():
+    if not (is_there(file) and file.is_file()):
         raise UserError(f"{file} does not exist; this format needs the frames beside the scene")
     return file

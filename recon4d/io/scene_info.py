@@ -11,6 +11,9 @@ from recon4d.records import Calibration, ClipSource, RefinementSummary, config_f
 NEWEST_FORMAT = 1
 """Newest version of the archive format that this package reads, and the one that it writes."""
 
+MAX_SIDE = 2**20
+"""Largest side of a picture in pixels."""
+
 PlainValue = str | int | float | bool | list | None
 
 
@@ -75,7 +78,7 @@ class SceneInfo:
 
         Returns:
             The fields by name. `calibration`, `refinement`, `assumptions`, `camera_report`, and `selection` and
-            `is_fitted` of the source are left out if they are None, empty or false, so that versions before them can
+            `sizes` of the source are left out if they are None or empty, so that versions before them can
             read the rest.
         """
         values = dataclasses.asdict(self)
@@ -87,7 +90,7 @@ class SceneInfo:
             del values["assumptions"]
         if not self.camera_report:
             del values["camera_report"]
-        for name in ("selection", "is_fitted"):
+        for name in ("selection", "sizes"):
             if self.source is not None and not getattr(self.source, name):
                 del values["source"][name]
         return json.dumps(values, allow_nan=False)
@@ -148,14 +151,30 @@ def _parse_assumptions(texts: Any) -> tuple[str, ...]:
 def _parse_source(source: Any) -> ClipSource | None:
     if source is None:
         return None
-    source = {"selection": "", "is_fitted": False, **source} if isinstance(source, dict) else source
+    source = {"selection": "", "sizes": [], **source} if isinstance(source, dict) else source
+    if isinstance(source, dict):
+        source.pop("is_fitted", None)  # of earlier versions, which did not store sizes
     _check_keys("info: source", source, ClipSource)
     path, names, numbers = source["path"], source["names"], source["numbers"]
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise UserError(f"info: source.names is {names!r}, wanted a list of strings")
     if not isinstance(numbers, list) or not all(isinstance(number, int) for number in numbers):
         raise UserError(f"info: source.numbers is {numbers!r}, wanted a list of whole numbers")
-    return ClipSource(str(path), tuple(names), tuple(numbers), str(source["selection"]), source["is_fitted"] is True)
+    return ClipSource(
+        str(path), tuple(names), tuple(numbers), str(source["selection"]), _parse_sizes(source["sizes"], len(names))
+    )
+
+
+def _parse_sizes(sizes: Any, count: int) -> tuple[tuple[int, int], ...]:
+    """Sizes of the pictures: none, or positive heights and widths, one pair for each frame."""
+    rows: list[Any] = sizes if isinstance(sizes, list) else [None]
+    are_pairs = all(
+        isinstance(row, list) and len(row) == 2 and all(type(side) is int and 0 < side < MAX_SIDE for side in row)
+        for row in rows
+    )
+    if not are_pairs or len(rows) not in (0, count):
+        raise UserError(f"info: source.sizes is {str(sizes)[:60]}, wanted [height, width] of each of {count} pictures")
+    return tuple((row[0], row[1]) for row in rows)
 
 
 def _check_keys(place: str, values: Any, record_type: type) -> None:

@@ -150,7 +150,15 @@ def undistort_long_clip(clip: LongClip, lenses: Sequence[Lens]) -> LongClip:
         for position, mask in zip(positions, masks, strict=True):
             yield _sample_mask(mask, clip.size, maps.of(position))
 
-    return replace(clip, images=images, ignore=ignore)
+    def depths(positions: Sequence[int]) -> Iterator[Tensor]:
+        assert clip.depths is not None
+        for position, depth in zip(positions, clip.depths(positions), strict=True):
+            own = replace(_check_intrinsics(clip.priors).frames([position]), depths=depth[None])
+            moved = _undistorted_depths(own, [lenses[position]])
+            assert moved is not None
+            yield moved[0]
+
+    return replace(clip, images=images, ignore=ignore, depths=None if clip.depths is None else depths)
 
 
 class _SourceMaps:

@@ -36,6 +36,9 @@ T = TypeVar("T")
 
 BT709 = LIMITED_RANGE = 1
 """FFmpeg's codes of the color space BT.709 (AVCOL_SPC_BT709) and of luma from 16 to 235 (AVCOL_RANGE_MPEG)."""
+MIN_STEP = 1e-6
+"""Smallest time between frames in seconds: a stamp that exceeds a computed one by rounding does not advance. The unit
+of MPEG's stamps is 11 times as long."""
 _CORRUPT = "its data are damaged"
 
 
@@ -325,7 +328,7 @@ def _frame_times(frames: "Iterable[av.VideoFrame]", stream: "VideoStream") -> It
         if first is None or last is None:
             first = last = stamp or 0.0
         else:
-            last = stamp if stamp is not None and stamp > last else last + step
+            last = stamp if stamp is not None and stamp > last + MIN_STEP else last + step
         yield last - first
 
 

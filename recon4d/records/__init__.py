@@ -13,6 +13,7 @@ from recon4d.records.ground_alignment import align_to_ground
 from recon4d.records.located_cameras import LocatedCameras, LocationTrust
 from recon4d.records.metric_scale import convert_to_meters, convert_to_meters_by_distance, scale_scene, scale_scenes
 from recon4d.records.refinement_summary import RefinementSummary
+from recon4d.records.rig import Rig, rig_poses
 from recon4d.records.scene import Scene
 from recon4d.records.tensors import FrameIndex, TensorRecord, full_precision, take
 from recon4d.records.tracks import Tracks
@@ -29,6 +30,7 @@ __all__ = [
     "LocationTrust",
     "Priors",
     "RefinementSummary",
+    "Rig",
     "Scene",
     "TensorRecord",
     "Tracks",
@@ -38,6 +40,7 @@ __all__ = [
     "convert_to_meters",
     "convert_to_meters_by_distance",
     "full_precision",
+    "rig_poses",
     "scale_scene",
     "scale_scenes",
     "take",

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from recon4d.geometry import resized_intrinsics
 from recon4d.records.images import as_image_tensor, as_times
+from recon4d.records.rig import Rig
 from recon4d.records.tensors import FrameIndex, TensorRecord, take
 
 
@@ -26,8 +27,14 @@ class ClipSource:
     """Index of each frame in the file or folder, from 0."""
     selection: str = ""
     """How the frames were chosen, in one sentence; "" if evenly, by a rate or unknown."""
-    is_fitted: bool = False
-    """Whether the pictures have different sizes and were scaled and padded to a common one. Padding is ignored."""
+    sizes: tuple[tuple[int, int], ...] = ()
+    """Height and width of each picture, if they differ, so that the pictures were scaled and padded to a common frame
+    (`recon4d.io.fitting`), whose padding is ignored; empty if all have the size of the clip."""
+
+    @property
+    def is_fitted(self) -> bool:
+        """Whether the pictures have different sizes and were brought to a common frame."""
+        return bool(self.sizes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,6 +102,8 @@ class Clip(TensorRecord):
     """Known cameras and depth; None if nothing is known."""
     source: ClipSource | None = None
     """Origin of the frames; None for clips that were not read from files, and for batches of different clips."""
+    rig: Rig | None = None
+    """Cameras that are fixed to each other, and the moments of the frames; None for frames of one moving camera."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "images", as_image_tensor(self.images))
@@ -128,8 +137,20 @@ class Clip(TensorRecord):
         """Height and width of the images in pixels."""
         return self.images.shape[-2], self.images.shape[-1]
 
+    def picture_size(self, frame: int) -> tuple[int, int]:
+        """Return the size of the picture that a frame shows.
+
+        Args:
+            frame: Index of the frame.
+
+        Returns:
+            Height and width in pixels: those of the images, or the picture's own ones if pictures of different sizes
+            were brought to a common frame.
+        """
+        return self.source.sizes[frame] if self.source is not None and self.source.sizes else self.size
+
     def frames(self, index: FrameIndex) -> "Clip":
-        """Select frames, including their names and numbers in `source`.
+        """Select frames, including their names and numbers in `source`, and the rig.
 
         Args:
             index: Frames to select: a slice or a list of indices; negative indices count from the end.
@@ -138,13 +159,16 @@ class Clip(TensorRecord):
             The clip of the selected frames, in the given order.
         """
         chosen = super().frames(index)
+        positions = take(torch.arange(self.num_frames), index, 0).tolist()
+        if self.rig is not None:
+            chosen = replace(chosen, rig=self.rig.frames(positions))
         if self.source is None:
             return chosen
-        positions = take(torch.arange(self.num_frames), index, 0).tolist()
         source = dataclasses.replace(
             self.source,
             names=tuple(self.source.names[i] for i in positions),
             numbers=tuple(self.source.numbers[i] for i in positions),
+            sizes=tuple(self.source.sizes[i] for i in positions) if self.source.sizes else (),
         )
         return replace(chosen, source=source)
 

@@ -7,6 +7,8 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 
+import torch
+
 from recon4d.errors import UserError
 from recon4d.records import Clip, FeatureTracks, Scene
 from recon4d.refine.cameras.bundle_adjustment import triangulation_angles
@@ -17,6 +19,7 @@ from recon4d.refine.cameras.model_selection import (
     predicted_selection,
     select_model,
 )
+from recon4d.refine.cameras.rig_adjustment import CommonLens, select_rig
 from recon4d.refine.config import RefineConfig
 from recon4d.refine.depth.multiview_consistency import plane_sweep_depth
 from recon4d.refine.depth.plane_sweep import StereoConfig
@@ -85,7 +88,7 @@ def refine_clip(
         return _unchanged(clip, scene, "all frames are the same picture")
     # 1. Track corners.
     on_stage("tracking corners")
-    tracks = track_corners(clip, scene, matches)
+    tracks = _track_along_rig(clip, scene, matches)
     # 2. to 8. Refine the cameras, and align depth to their points. With given cameras only steps 3 and 8 run.
     on_stage("fitting cameras")
     if has_cameras:
@@ -96,7 +99,7 @@ def refine_clip(
         if _found_few_corners(tracks):
             on_stage("tracking corners again")
             straight, first = refinement.clip or clip, refinement
-            tracks = track_corners(straight, first.scene, scene_guides(first.scene))
+            tracks = _track_along_rig(straight, first.scene, scene_guides(first.scene))
             on_stage("fitting cameras again")
             again, again_points = _refine_cameras(straight, first.scene, tracks, config, refine_intrinsics)
             if again.is_accepted:
@@ -184,6 +187,17 @@ def has_camera_priors(clip: Clip) -> bool:
     return True
 
 
+def _track_along_rig(clip: Clip, scene: Scene, guides: FeatureTracks) -> FeatureTracks:
+    """Track corners; of a rig, camera after camera, so that consecutive frames show much the same."""
+    if clip.rig is None:
+        return track_corners(clip, scene, guides)
+    order = clip.rig.serpentine()
+    ordered = FeatureTracks(guides.pixels[order], guides.visibility[order])
+    found = track_corners(clip.frames(order), replace(scene, tracks=None).frames(order), ordered)
+    back = torch.tensor(order).argsort()
+    return FeatureTracks(found.pixels[back], found.visibility[back])
+
+
 def _refine_cameras(
     clip: Clip | None, scene: Scene, tracks: FeatureTracks, config: RefineConfig, refine_intrinsics: bool
 ) -> tuple[Refinement, SparseDepths | None]:
@@ -214,16 +228,28 @@ def _camera_steps(
         return _unchanged(clip, scene, f"only {num_corners} different corners, at least {MIN_CORNERS} are needed"), None
     # 3. Hold out a share.
     fitted, held_out = hold_out(static, config)
-    # 4. Build hypotheses.
+    # 4. Build hypotheses. They have one lens, so that the tracks of the cameras of a rig are brought to a common one.
+    rig = None if clip is None else clip.rig
+    lens = None if rig is None else CommonLens.of(scene, rig)
+    common = (scene, fitted, held_out)
+    if lens is not None:
+        common = (lens.scene(scene), lens.tracks(fitted), lens.tracks(held_out))
     focal_ratio = None if clip is None else _focal_ratio(clip.size, scene.size)
-    hypotheses = build_hypotheses(scene, fitted, config, refine_intrinsics, focal_ratio, clip is not None)
+    find_distortion = clip is not None and rig is None
+    hypotheses = build_hypotheses(common[0], common[1], config, refine_intrinsics, focal_ratio, find_distortion)
     # 5. Select the model.
-    predicted = predicted_selection(hypotheses, held_out, config.inlier_threshold)
-    selection = select_model(hypotheses, held_out, config.inlier_threshold)
+    predicted = predicted_selection(hypotheses, common[2], config.inlier_threshold)
+    selection, rig_report = select_model(hypotheses, common[2], config.inlier_threshold), ""
+    static_fraction = len(static) / min(len(located), config.num_tracks)
+    reason = _reason_to_reject(predicted, selection, static_fraction)
+    if lens is not None and reason is None:
+        fixed = select_rig(selection, lens, fitted, held_out, scene, config, refine_intrinsics)
+        selection, rig_report = fixed.selection, fixed.report
+    reason = reason or _reason_of_unknown_frames(selection)
     # 6. Check acceptance.
     refinement = _measure(clip, scene, fitted, predicted, selection)
-    refinement = replace(refinement, static_fraction=len(static) / min(len(located), config.num_tracks))
-    if reason := _reason_to_reject(predicted, selection, refinement.static_fraction):
+    refinement = replace(refinement, static_fraction=static_fraction, rig_report=rig_report)
+    if reason is not None:
         return replace(refinement, reason=reason), None
     # 7. Remove lens distortion, replace the cameras and transfer tracks.
     straight = scene
@@ -298,6 +324,11 @@ def _reason_to_reject(predicted: CameraSelection, selection: CameraSelection, st
             f"the best other cameras explain only {explained:.0%} of all corners, and at least "
             f"{MIN_EXPLAINED_FRACTION:.0%} are needed"
         )
+    return None
+
+
+def _reason_of_unknown_frames(selection: CameraSelection) -> str | None:
+    """Explain why cameras are not accepted of which too few are determined; None if enough are."""
     num_determined, num_frames = int(selection.is_determined.sum()), len(selection.is_determined)
     if num_determined < MIN_DETERMINED_FRACTION * num_frames:
         return f"corner tracks determine the cameras of only {num_determined} of {num_frames} frames"

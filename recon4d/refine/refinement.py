@@ -60,6 +60,8 @@ class Refinement:
     unknown_frames: tuple[int, ...] = ()
     """Frames whose cameras no tracks determine. They keep their predicted pose relative to the nearest other camera,
     and their depth has confidence 0."""
+    rig_report: str = ""
+    """What of a rig was fixed, and how far free cameras differ from it, in a line for the user; "" without a rig."""
 
     def __str__(self) -> str:
         if not self.is_accepted:

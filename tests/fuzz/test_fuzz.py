@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.fuzz import FAILURES, MAX_SECONDS, read_mutant, write_mutant, write_valid
-from benchmarks.fuzz_targets import Target, targets
+from benchmarks.fuzz_samples import Target
+from benchmarks.fuzz_targets import targets
 
 MUTANTS = 5
 """Mutants of each kind: few, for a test of seconds."""

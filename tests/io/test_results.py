@@ -90,10 +90,16 @@ def test_pictures_of_any_shape_get_a_depth_video(tmp_path, size):
         assert shown[0] == (80 + GAP + 80, 1280, 3)  # panels of a strip are below each other
 
 
-@pytest.mark.parametrize("names", [("a.png", "a.jpg"), ("left/1.png", "right/1.png"), ("a.png", "A.png")])
+@pytest.mark.parametrize("names", [("a.png", "a.jpg"), ("a/b/1.png", "a/b_1.png", "a/b/1.jpg"), ("a.png", "A.png")])
 def test_frames_of_one_name_are_numbered_with_a_warning(names):
     with pytest.warns(UserWarning, match="all are numbered instead"):
-        assert results.frame_file_names(ClipSource("x", names, (0, 1)), 2) == ["frame_000000.jpg", "frame_000001.jpg"]
+        found = results.frame_file_names(ClipSource("x", names, tuple(range(len(names)))), len(names))
+    assert found[:2] == ["frame_000000.jpg", "frame_000001.jpg"]
+
+
+def test_frames_of_one_name_in_several_folders_are_called_after_their_folders():
+    source = ClipSource("x", ("left/1.png", "right/1.png"), (0, 1))
+    assert results.frame_file_names(source, 2) == ["left_1.jpg", "right_1.jpg"]
 
 
 def test_frames_are_in_one_folder_for_all_names():

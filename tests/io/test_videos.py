@@ -2,6 +2,8 @@
 
 import contextlib
 import warnings
+from fractions import Fraction
+from types import SimpleNamespace
 
 import av
 import pytest
@@ -10,7 +12,7 @@ from videos import SIZE, bare_stream, encode, numbered, numbers_seen
 
 from recon4d.errors import UserError
 from recon4d.io import read_clip
-from recon4d.io.videos import read_frames, scan_video
+from recon4d.io.videos import _frame_times, read_frames, scan_video
 
 
 @pytest.mark.parametrize("name", ["uneven.mp4", "uneven.mkv"])
@@ -119,3 +121,10 @@ def test_tags_in_another_encoding_do_not_matter(tmp_path, suffix):
     with contextlib.suppress(UserError), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         read_clip(path)
+
+
+def test_stamps_that_exceed_computed_times_by_rounding_do_not_repeat_them():
+    stream = SimpleNamespace(guessed_rate=10, average_rate=10, time_base=Fraction(1, 90000))
+    frames = [SimpleNamespace(pts=pts) for pts in (9000, 45000, None, 54000, 63000)]  # 0.5 s + 0.1 s is below 0.6 s
+    times = torch.tensor(list(_frame_times(frames, stream)))  # pyright: ignore[reportArgumentType]
+    assert (times.diff() > 0.05).all()

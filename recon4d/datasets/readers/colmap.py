@@ -1,6 +1,7 @@
 """Reader of COLMAP's sparse models, in text or binary format."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -27,7 +28,15 @@ from recon4d.io.cameras.colmap_reader import (
     read_model,
 )
 from recon4d.io.cameras.lenses import Lens
-from recon4d.io.cameras.orientation import stored_orientations
+from recon4d.io.cameras.orientation import (
+    is_mirrored,
+    stored_orientations,
+    swaps_sides,
+    turn_camera,
+    turn_intrinsics,
+    turn_matrix,
+    turn_pixels,
+)
 from recon4d.io.cameras.stored_intrinsics import intrinsics_from_colmap
 from recon4d.io.confined_paths import confined_path
 from recon4d.io.undistortion import undistort_image, undistort_pixels
@@ -81,14 +90,10 @@ class ColmapModels(SequenceDataset):
         stored_cameras = [_camera_of(name, model, image) for image in registered]
         image_folder = folder / "images" if (folder / "images").is_dir() else folder
         images = read_images(name, [confined_path(image_folder, image.name, "images", name) for image in registered])
-        size = (images.shape[-2], images.shape[-1])
-        for image, camera in zip(registered, stored_cameras, strict=True):
-            if (camera.height, camera.width) != size:
-                wanted = (camera.height, camera.width)
-                raise DataError(name, image.name, f"has size {size} (height, width), but its camera says {wanted}")
-        _check_upright(name, image_folder, registered, images)
+        turns = _turns(name, image_folder, registered, stored_cameras, images)
+        registered = [_turned(image, *turn) for image, turn in zip(registered, turns, strict=True)]
         cam_from_world = torch.stack([image.cam_from_world for image in registered])
-        intrinsics, lenses = _intrinsics(name, stored_cameras)
+        intrinsics, lenses = _intrinsics(name, stored_cameras, [orientation for _, orientation in turns])
         cameras, first_from_world = cameras_from_first(name, "cameras", invert(cam_from_world), intrinsics)
         if any(not lens.is_pinhole for lens in lenses):
             images = torch.stack([undistort_image(*one) for one in zip(images, intrinsics, lenses, strict=True)])
@@ -111,25 +116,51 @@ def _camera_of(name: str, model: StoredModel, image: StoredImage) -> StoredCamer
     return model.cameras[image.camera_id]
 
 
-def _check_upright(name: str, folder: Path, registered: list[StoredImage], images: Tensor) -> None:
-    """Refuse pictures that were turned when they were read: COLMAP's cameras are those of the stored ones."""
-    names = tuple(image.name for image in registered)
+def _turns(
+    name: str, folder: Path, registered: list[StoredImage], cameras: list[StoredCamera], images: Tensor
+) -> list[tuple[tuple[int, int], int]]:
+    """The stored size of each picture, and the EXIF orientation by which it and its camera are turned upright.
+
+    Cameras are those of the stored pictures, as COLMAP sees them, unless their size is that of the upright one only.
+    """
+    names, size = tuple(image.name for image in registered), (images.shape[-2], images.shape[-1])
     clip = Clip(images, torch.full((len(names),), torch.nan), source=ClipSource(str(folder), names, (0,) * len(names)))
-    for image_name, orientation in zip(names, stored_orientations(clip), strict=True):
-        if orientation != 1:
-            raise DataError(name, image_name, f"has the EXIF orientation {orientation}; save the images upright first")
+    turns = []
+    for image_name, camera, found in zip(names, cameras, stored_orientations(clip), strict=True):
+        stored, wanted, orientation = size[::-1] if swaps_sides(found) else size, (camera.height, camera.width), found
+        if wanted == size != stored:
+            stored, orientation = size, 1  # the camera is that of the upright picture
+        if wanted != stored:
+            raise DataError(name, image_name, f"has size {stored} (height, width), but its camera says {wanted}")
+        if is_mirrored(orientation):
+            reason = f"has the EXIF orientation {orientation}, a mirror image; save the images upright first"
+            raise DataError(name, image_name, reason)
+        turns.append((stored, orientation))
+    return turns
 
 
-def _intrinsics(name: str, cameras: list[StoredCamera]) -> tuple[Float64[Tensor, "time 3 3"], list[Lens]]:
-    """Return the camera matrices and the lenses; raise `DataError` if a camera is not supported."""
+def _turned(image: StoredImage, stored_size: tuple[int, int], orientation: int) -> StoredImage:
+    """Turn the camera and the keypoints of an image upright with its picture."""
+    if orientation == 1:
+        return image
+    world_from_cam = turn_camera(invert(image.cam_from_world), orientation)
+    pixels = turn_pixels(image.pixels, stored_size, orientation)
+    return replace(image, cam_from_world=invert(world_from_cam), pixels=pixels)
+
+
+def _intrinsics(
+    name: str, cameras: list[StoredCamera], orientations: list[int]
+) -> tuple[Float64[Tensor, "time 3 3"], list[Lens]]:
+    """Return the upright camera matrices and lenses; raise `DataError` if a camera is not supported."""
     matrices, lenses = [], []
-    for camera in cameras:
+    for camera, orientation in zip(cameras, orientations, strict=True):
         try:
             stored = intrinsics_from_colmap("cameras", camera.model, camera.width, camera.height, camera.parameters)
         except UserError as error:
             raise DataError(name, "cameras", str(error).removeprefix("cameras: ")) from error
-        matrices.append(stored.matrix((camera.height, camera.width)))
-        lenses.append(stored.lens)
+        size = (camera.height, camera.width)
+        matrices.append(turn_intrinsics(stored.matrix(size), size, orientation))
+        lenses.append(stored.lens.turned(turn_matrix(orientation)))
     return torch.stack(matrices), lenses
 
 

@@ -19,7 +19,7 @@ from recon4d.io import read_raster
 from recon4d.io.cameras.camera_file import CameraOptions
 from recon4d.io.cameras.camera_json import load_json, read_camera_json
 from recon4d.io.confined_paths import confined_path
-from recon4d.io.file_errors import data_errors
+from recon4d.io.file_errors import data_errors, is_there
 from recon4d.io.frame_pairing import natural_order
 from recon4d.io.photos import PHOTO_SUFFIXES
 from recon4d.io.undistortion import undistort_image, undistort_map
@@ -108,9 +108,9 @@ class NerfstudioFolders(SequenceDataset):
 def _image_file(name: str, folder: Path, entry: dict[str, Any]) -> Path:
     """The image of a frame; Blender leaves out the suffix."""
     path = confined_path(folder, entry["file_path"], CAMERA_FILE, name)
-    if not path.is_file():
+    if not is_there(path):
         for suffix in sorted(PHOTO_SUFFIXES):
-            if path.with_name(path.name + suffix).is_file():
+            if is_there(path.with_name(path.name + suffix)):
                 return path.with_name(path.name + suffix)
     return path
 

@@ -14,8 +14,8 @@ from recon4d.records import (
     Scene,
 )
 
-Frame = tuple[Tensor, Tensor | None]
-"""An image (3, height, width) and its ignore mask (height, width); None if the clip has no masks."""
+Frame = tuple[Tensor, Tensor | None, Tensor | None]
+"""An image (3, height, width), its ignore mask and its known depth (height, width); None if the clip has none."""
 
 
 def read_windows(long_clip: LongClip, windows: Sequence[Window]) -> Iterator[Clip]:
@@ -74,15 +74,16 @@ def apply_ignore_mask(scene: Scene, clip: Clip) -> Scene:
 
 def _read(long_clip: LongClip, numbers: Sequence[int]) -> Iterator[Frame]:
     masks = (None for _ in numbers) if long_clip.ignore is None else long_clip.ignore(numbers)
-    return zip(long_clip.images(numbers), masks, strict=True)
+    depths = (None for _ in numbers) if long_clip.depths is None else long_clip.depths(numbers)
+    return zip(long_clip.images(numbers), masks, depths, strict=True)
 
 
 def _clip(long_clip: LongClip, numbers: Sequence[int], frames: list[Frame]) -> Clip:
     source = long_clip.source
     return Clip(
-        images=torch.stack([image for image, _ in frames]),
+        images=torch.stack([image for image, _, _ in frames]),
         times=torch.tensor([long_clip.times[number] for number in numbers]),
-        priors=_priors(long_clip, numbers, [mask for _, mask in frames if mask is not None]),
+        priors=_priors(long_clip, numbers, frames),
         source=ClipSource(
             source.path,
             tuple(source.names[number] for number in numbers),
@@ -91,8 +92,15 @@ def _clip(long_clip: LongClip, numbers: Sequence[int], frames: list[Frame]) -> C
     )
 
 
-def _priors(long_clip: LongClip, numbers: Sequence[int], masks: list[Tensor]) -> Priors | None:
-    if long_clip.priors is None and not masks:
+def _priors(long_clip: LongClip, numbers: Sequence[int], frames: list[Frame]) -> Priors | None:
+    masks = [mask for _, mask, _ in frames if mask is not None]
+    depths = [depth for _, _, depth in frames if depth is not None]
+    if long_clip.priors is None and not masks and not depths:
         return None
     priors = Priors.unknown(len(numbers)) if long_clip.priors is None else long_clip.priors.frames(list(numbers))
-    return Priors(priors.intrinsics, priors.world_from_cam, ignore=torch.stack(masks) if masks else None)
+    return Priors(
+        priors.intrinsics,
+        priors.world_from_cam,
+        torch.stack(depths) if depths else None,
+        torch.stack(masks) if masks else None,
+    )

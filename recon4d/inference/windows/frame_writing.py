@@ -32,7 +32,8 @@ class FrameWriter:
     placement: WindowPlacement
     """Placement of all windows."""
     given_cameras: Float[Tensor, "time 4 4"] | None
-    """Given camera-to-world transforms (time, 4, 4) relative to the first camera, in float64; None if not given."""
+    """Given camera-to-world transforms (time, 4, 4) relative to the first camera, in float64; NaN where not given, None
+    if none is given."""
     track_stride: int
     """Distance in pixels between the queries whose tracks are stitched; 0 stitches none."""
     distortion: Float[Tensor, "5"] | None
@@ -99,7 +100,8 @@ class FrameWriter:
         placed = replace(placed, metres_per_unit=unit)
         if self.distortion is not None:
             placed = replace(placed, distortion=self.distortion.to(placed.depths))
-        if self.given_cameras is None:
+        # Frames without a given camera keep the pose of their window, which follows those that are given.
+        if self.given_cameras is None or not self.given_cameras[frame].isfinite().all():
             return placed
         exact = self.given_cameras[frame : frame + 1].to(placed.depths.dtype)
         return placed.with_cameras(replace(placed.cameras, world_from_cam=exact))

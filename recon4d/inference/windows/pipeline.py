@@ -70,7 +70,8 @@ class WindowJob:
     share_intrinsics: bool
     """Whether all frames get the median intrinsics of all windows."""
     given_cameras: Float[Tensor, "time 4 4"] | None
-    """Given camera-to-world transforms (time, 4, 4) relative to the first camera, in float64; None if not given."""
+    """Given camera-to-world transforms (time, 4, 4) relative to the first given camera, in float64; NaN for frames
+    without. None if none is given."""
     info: SceneInfo
     """Description of the run."""
     progress: bool

@@ -23,6 +23,7 @@ from recon4d.io.cameras.orientation import (
 from recon4d.io.cameras.pairing import CameraKeys, PairingRule, pair_cameras
 from recon4d.io.cameras.stored_intrinsics import UNKNOWN_INTRINSICS, StoredIntrinsics
 from recon4d.io.checked_cameras import checked_cameras, principal_point_outside
+from recon4d.io.fitting import Placement
 from recon4d.records import Clip
 
 ASPECT_TOLERANCE = 0.01
@@ -108,7 +109,7 @@ class CameraFile:
             raise UserError(f"{place}: none of the frames of the clip has a known camera")
         orientations = self._orientations(clip, indices, options.pictures)
         poses, intrinsics, lenses, scaled = [], [], [], Counter()
-        for index, orientation in zip(indices, orientations, strict=True):
+        for frame, (index, orientation) in enumerate(zip(indices, orientations, strict=True)):
             if index is None:
                 poses.append(torch.full((4, 4), torch.nan, dtype=torch.float64))
             else:
@@ -116,11 +117,12 @@ class CameraFile:
             stored = None if index is None or self.intrinsics is None else self.intrinsics[index]
             matrix, lens = UNKNOWN_INTRINSICS, Lens("PINHOLE")
             if stored is not None:
-                own = (clip.size[1], clip.size[0]) if swaps_sides(orientation) else clip.size
+                upright = clip.picture_size(frame)
+                own = (upright[1], upright[0]) if swaps_sides(orientation) else upright
                 matrix, lens = self._matrix(stored, own, orientation), stored.lens.turned(turn_matrix(orientation))
                 if stored.picture_size(own) != own:
                     scaled[stored.picture_size(own)] += 1
-            intrinsics.append(matrix)
+            intrinsics.append(Placement(clip.picture_size(frame), clip.size).to_frame(matrix))
             lenses.append(lens)
         matrices = torch.stack(intrinsics)
         world_from_cam = checked_cameras(place, self._relative(place, poses), matrices, allow_unknown=True)
@@ -168,9 +170,10 @@ class CameraFile:
             return upright
         is_video = clip.source is not None and not Path(clip.source.path).is_dir() and clip.num_frames > 1
         turned = []
-        for index, orientation in zip(indices, orientations, strict=True):
+        for frame, (index, orientation) in enumerate(zip(indices, orientations, strict=True)):
+            size = clip.picture_size(frame)
             stored = None if index is None or self.intrinsics is None else self.intrinsics[index]
-            fits = [True, True] if stored is None else [self._fits(stored, clip.size, swap) for swap in (True, False)]
+            fits = [True, True] if stored is None else [self._fits(stored, size, swap) for swap in (True, False)]
             if state == "auto" and swaps_sides(orientation) and not fits[0] and fits[1]:
                 turned.append(1)  # the sides of the camera are those of the upright picture
             elif state == "auto" and is_video and not (swaps_sides(orientation) and fits[0] and not fits[1]):

@@ -26,7 +26,7 @@ ARRAY_NAMES = ("poses_bounds.npy", "poses.npy", "poses.txt")
 """Names of pose files that are looked for in a folder."""
 
 
-def read_camera_file(path: Path) -> CameraFile:
+def read_camera_file(path: Path, only_poses: bool = False) -> CameraFile:
     """Read cameras from a file or folder, whose format is recognized by its contents.
 
     Args:
@@ -34,6 +34,7 @@ def read_camera_file(path: Path) -> CameraFile:
             Polycam (`camera_json`); a text file or array of poses (`pose_files`); a scene.npz of recon4d; a file of a
             COLMAP model; or a folder that holds a COLMAP model (itself, in sparse/0, sparse or colmap/sparse/0) or one
             of these files.
+        only_poses: Whether focal lengths and lenses are passed over, as those of panoramas.
 
     Returns:
         The cameras.
@@ -44,9 +45,9 @@ def read_camera_file(path: Path) -> CameraFile:
     if not path.exists():
         raise UserError(f"{path} does not exist")
     if path.is_dir():
-        return _read_folder(path)
+        return _read_folder(path, only_poses)
     if path.name in MODEL_FILES and find_model_folder(path.parent) == path.parent / ".":
-        return _read_colmap(path.parent)
+        return _read_colmap(path.parent, only_poses)
     with os_errors_as_user_errors(f"cannot read {path}"), path.open("rb") as file:
         beginning = file.read(256)
     if beginning.startswith(b"PK"):
@@ -54,19 +55,20 @@ def read_camera_file(path: Path) -> CameraFile:
     if beginning.startswith(b"\x93NUMPY"):
         return read_pose_array(path)
     text = beginning.decode("utf-8-sig", errors="replace").replace("\x00", "").lstrip("\ufeff\ufffd")
-    return read_camera_json(path) if text.lstrip().startswith(("{", "[")) else read_pose_text(path)
+    is_json = text.lstrip().startswith(("{", "["))
+    return read_camera_json(path, only_poses) if is_json else read_pose_text(path)
 
 
-def _read_folder(path: Path) -> CameraFile:
+def _read_folder(path: Path, only_poses: bool) -> CameraFile:
     if (path / "scene.npz").is_file():
         return _read_archive(path)
     if find_model_folder(path) is not None:
-        return _read_colmap(path)
-    if (found := _read_json_of_folder(path)) is not None:
+        return _read_colmap(path, only_poses)
+    if (found := _read_json_of_folder(path, only_poses)) is not None:
         return found
     for name in ARRAY_NAMES:
         if (path / name).is_file():
-            return read_camera_file(path / name)
+            return read_camera_file(path / name, only_poses)
     for folder in (path, path / "pose", path / "poses"):
         if folder.is_dir() and list_pose_files(folder):
             return read_pose_folder(folder)
@@ -76,16 +78,16 @@ def _read_folder(path: Path) -> CameraFile:
     )
 
 
-def _read_json_of_folder(path: Path) -> CameraFile | None:
+def _read_json_of_folder(path: Path, only_poses: bool) -> CameraFile | None:
     for name in JSON_NAMES:
         if (path / name).is_file():
-            return read_camera_json(path / name)
+            return read_camera_json(path / name, only_poses)
     if parts := sorted(path.glob("transforms_*.json")):
-        return _join([read_camera_json(part) for part in parts], path)
+        return _join([read_camera_json(part, only_poses) for part in parts], path)
     for name in POLYCAM_FOLDERS:
         files = sorted((path / name).glob("*.json")) if (path / name).is_dir() else []
         if files and isinstance(load_json(files[0]), dict) and "t_00" in load_json(files[0]):
-            return read_polycam(files)
+            return read_polycam(files, only_poses)
     return None
 
 
@@ -122,19 +124,19 @@ def _read_archive(path: Path) -> CameraFile:
     )
 
 
-def _read_colmap(path: Path) -> CameraFile:
+def _read_colmap(path: Path, only_poses: bool) -> CameraFile:
     model, place = read_model(path.name, path), f"cameras {path}"
     if missing := [image.name for image in model.images if image.camera_id not in model.cameras]:
         raise UserError(f"{place}: the camera of {missing[0]} is not in the model")
     cameras = {
         key: intrinsics_from_colmap(place, camera.model, camera.width, camera.height, camera.parameters)
         for key, camera in model.cameras.items()
-        if key in {image.camera_id for image in model.images}
+        if key in {image.camera_id for image in model.images} and not only_poses
     }
     return CameraFile(
         path,
         "COLMAP",
         invert(torch.stack([image.cam_from_world for image in model.images])),
         tuple(image.name for image in model.images),
-        intrinsics=tuple(cameras[image.camera_id] for image in model.images),
+        intrinsics=None if only_poses else tuple(cameras[image.camera_id] for image in model.images),
     )

@@ -55,13 +55,14 @@ FISHEYE_NAMES = frozenset({"OPENCV_FISHEYE", "EQUIDISTANT", "KANNALA_BRANDT", "K
 """Names of OpenCV's fisheye lens; "FISHEYE" is one too (nerfstudio), with the coefficients k1 to k4."""
 
 
-def read_camera_json(path: Path) -> CameraFile:
+def read_camera_json(path: Path, only_poses: bool = False) -> CameraFile:
     """Read cameras from a JSON file, whose kind is recognized by its contents.
 
     Args:
         path: A transforms.json (`frames` with `transform_matrix`), Record3D's metadata.json (`poses`, `K`), a
             cameras.json of the data set `folder` (`frames` with `world_from_cam`) or of Gaussian splatting (a list with
             `position` and `rotation`).
+        only_poses: Whether focal lengths and lenses are passed over, as those of panoramas.
 
     Returns:
         The cameras.
@@ -70,12 +71,13 @@ def read_camera_json(path: Path) -> CameraFile:
         UserError: If the file cannot be read, is damaged or has another content.
     """
     place, stored = f"cameras {path}", load_json(path)
+    stored = _without_lenses(stored) if only_poses else stored
     if isinstance(stored, list) and stored and all(isinstance(entry, dict) and "rotation" in entry for entry in stored):
         return _read_splatting(path, stored)
     if isinstance(stored, dict) and "poses" in stored:
         return _read_record3d(path, stored)
     if isinstance(stored, dict) and "t_00" in stored:
-        return read_polycam([path])
+        return read_polycam([path], only_poses)
     if not isinstance(stored, dict) or "frames" not in stored:
         raise UserError(f"{place}: it has no frames; wanted a transforms.json or another file of cameras")
     frames = stored["frames"]
@@ -88,6 +90,19 @@ def read_camera_json(path: Path) -> CameraFile:
         raise UserError(f"{place}: frame {missing[0]} has no transform_matrix")
     poses = [_pose(place, frame["transform_matrix"]) @ OPENCV_FROM_OPENGL for frame in frames]
     return _camera_file(path, _kind(stored), poses, frames, stored)
+
+
+def _without_lenses(stored: Any) -> Any:
+    """Remove the values of lenses from JSON, at its top and in its frames."""
+    if isinstance(stored, list):
+        return [_without_lenses(entry) for entry in stored]
+    if not isinstance(stored, dict):
+        return stored
+    return {
+        name: _without_lenses(value) if name == "frames" else value
+        for name, value in stored.items()
+        if not (name in LENS_NAMES or name in _FLAGS or name.startswith("ftheta"))
+    }
 
 
 def _kind(stored: Mapping[str, Any]) -> str:
@@ -120,11 +135,12 @@ def load_json(path: Path) -> Any:
         raise UserError(f"cannot read {path} as JSON: {one_line(error)}") from error
 
 
-def read_polycam(files: Sequence[Path]) -> CameraFile:
+def read_polycam(files: Sequence[Path], only_poses: bool = False) -> CameraFile:
     """Read the cameras of Polycam, one file for each picture.
 
     Args:
         files: JSON files with t_00 to t_23, fx, fy, cx, cy, width and height, named as their pictures.
+        only_poses: Whether focal lengths and lenses are passed over.
 
     Returns:
         The cameras.
@@ -135,6 +151,7 @@ def read_polycam(files: Sequence[Path]) -> CameraFile:
     poses, frames = [], []
     for file in sorted(files, key=lambda path: natural_order(path.name)):
         place, stored = f"cameras {file}", load_json(file)
+        stored = _without_lenses(stored) if only_poses else stored
         if not isinstance(stored, dict):
             raise UserError(f"{place}: it holds no object")
         rows = [[_number(place, stored, f"t_{row}{column}") for column in range(4)] for row in range(3)]

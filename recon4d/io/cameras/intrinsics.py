@@ -21,8 +21,12 @@ from recon4d.io.cameras.lenses import Lens
 from recon4d.io.cameras.orientation import stored_orientations, swaps_sides, turn_intrinsics
 from recon4d.io.checked_cameras import camera_problem
 from recon4d.io.checked_values import parse_floats
+from recon4d.io.fitting import Placement
 from recon4d.records import Clip
 
+MAX_CENTER_OFFSET = 0.01
+"""Largest distance of a principal point from the center, as a fraction of the longer side, for the intrinsics of
+pictures that were turned to follow. Hand-tuned."""
 SHAPES = "fx fy cx cy or a 3x3 matrix, once or once for each frame"
 """The accepted shapes, for messages."""
 
@@ -85,6 +89,8 @@ def read_intrinsics(given: str, clip: Clip, size: tuple[int, int] | None = None)
     if problem := camera_problem(eyes, torch.from_numpy(matrices)):
         reason = problem.removeprefix("holds a camera whose ")
         raise UserError(f"{place}: wanted focal lengths above 0 and finite numbers, as a pinhole has; {reason}")
+    if clip.source is not None and clip.source.sizes:
+        return _for_pictures_of_different_sizes(place, torch.from_numpy(matrices), size, clip, lens)
     size = size or clip.size
     scaled = _scaled(place, torch.from_numpy(matrices), size, clip)
     report = [] if scaled is None else [f"intrinsics: scaled from pictures of {size[1]} x {size[0]} pixels"]
@@ -116,6 +122,47 @@ def _scaled(
         f"{place}: they are of pictures of {size[1]} x {size[0]} pixels, and the clip's are {clip.size[1]} x "
         f"{clip.size[0]}: another aspect ratio"
     )
+
+
+def _for_pictures_of_different_sizes(
+    place: str, matrices: Float[Tensor, "camera 3 3"], size: tuple[int, int] | None, clip: Clip, lens: Lens | None
+) -> GivenIntrinsics:
+    """Bring the intrinsics of each picture, or those of one camera that took all of them, to the common frame."""
+    if len(matrices) == 1 and size is None:
+        raise UserError(
+            f"{place}: the pictures have different sizes; wanted one set of intrinsics for each, or the size of the "
+            "pictures of these (intrinsics_size)"
+        )
+    found = []
+    for frame in range(clip.num_frames):
+        own = clip.picture_size(frame)
+        matrix, given = matrices[0 if len(matrices) == 1 else frame], size or own
+        if _has_aspect(given, (own[1], own[0])) and not _has_aspect(given, own):
+            matrix, given = _turned(place, matrix, given), (given[1], given[0])
+        if not _has_aspect(given, own):
+            raise UserError(
+                f"{place}: they are of pictures of {given[1]} x {given[0]} pixels, and one of the clip's is {own[1]} x "
+                f"{own[0]}: another aspect ratio"
+            )
+        found.append(Placement(own, clip.size).to_frame(resized_intrinsics(matrix, given, own)))
+    return GivenIntrinsics(torch.stack(found).float(), lens, ("intrinsics: scaled to pictures of different sizes",))
+
+
+def _has_aspect(size: tuple[int, int], other: tuple[int, int]) -> bool:
+    return abs(size[0] * other[1] / (size[1] * other[0]) - 1) <= ASPECT_TOLERANCE
+
+
+def _turned(place: str, matrix: Float[Tensor, "3 3"], size: tuple[int, int]) -> Float[Tensor, "3 3"]:
+    """Exchange the axes of a camera that was turned to portrait; to which side is unknown, so it must be centered."""
+    offset = (matrix[:2, 2] - matrix.new_tensor([size[1] / 2, size[0] / 2])).abs().max()
+    if float(offset) > MAX_CENTER_OFFSET * max(size):
+        raise UserError(
+            f"{place}: the principal point is off the center, so that nothing tells that of pictures that were turned; "
+            "wanted one set of intrinsics for each picture"
+        )
+    turned = matrix.clone()
+    turned[0, 0], turned[1, 1], turned[0, 2], turned[1, 2] = matrix[1, 1], matrix[0, 0], matrix[1, 2], matrix[0, 2]
+    return turned
 
 
 def _parse_list(given: str) -> list[float] | None:

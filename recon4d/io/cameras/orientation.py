@@ -111,6 +111,36 @@ def turn_intrinsics(
     return upright_from_stored @ intrinsics @ camera_turn.T
 
 
+def turn_pixels(
+    pixels: Float64[Tensor, "n 2"], stored_size: tuple[int, int], orientation: int
+) -> Float64[Tensor, "n 2"]:
+    """Convert pixels of the stored picture to pixels of the upright one.
+
+    Args:
+        pixels: Pixels (x, y) of the stored picture, of shape (n, 2).
+        stored_size: Height and width of the stored picture.
+        orientation: EXIF orientation.
+
+    Returns:
+        Pixels of the upright picture, of shape (n, 2).
+    """
+    turn, (height, width) = turn_matrix(orientation), stored_size
+    corners = torch.tensor([[0.0, 0.0], [width, height]], dtype=torch.float64) @ turn.T
+    return pixels.double() @ turn.T - corners.amin(dim=0)
+
+
+def is_mirrored(orientation: int) -> bool:
+    """Whether the upright picture is a mirror image of the stored one, which no camera sees.
+
+    Args:
+        orientation: EXIF orientation.
+
+    Returns:
+        True for the orientations 2, 4, 5 and 7.
+    """
+    return bool(torch.linalg.det(turn_matrix(orientation)) < 0)
+
+
 def _picture_orientation(path: Path) -> int:
     from PIL import Image
 

@@ -11,6 +11,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from recon4d.errors import UserError
+from recon4d.io.file_errors import is_there
 from recon4d.io.frame_pairing import bare_name, match_by_name, natural_order
 from recon4d.io.photos import list_photos
 from recon4d.io.videos import use_video
@@ -285,7 +286,7 @@ def _check_folder(place: str, name: str, source: ClipSource) -> None:
         return
     other = folder.resolve().parent / parents[-1]
     is_smaller_copy = re.fullmatch(re.escape(parents[-1]) + r"[_-]?\d+", folder.resolve().name) is not None
-    if is_smaller_copy or not other.is_dir():
+    if is_smaller_copy or not (is_there(other) and other.is_dir()):
         return
     if any(bare_name(photo.name) == bare_name(name) for photo in list_photos(other)):
         raise UserError(

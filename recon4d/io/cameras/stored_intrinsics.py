@@ -97,7 +97,7 @@ def named_lens(place: str, model: str, coefficients: tuple[float, ...]) -> Lens:
     if any(name in model.upper() for name in PANORAMAS):
         raise UserError(
             f"{place}: its pictures are 360 degree panoramas ({model}), which no pinhole camera shows; split them into "
-            "perspective pictures first, for example with COLMAP's or nerfstudio's tools for equirectangular pictures"
+            "perspective views (split_panoramas)"
         )
     if model not in LENS_MODELS:
         known = ", ".join(name for name in LENS_MODELS if " " not in name)

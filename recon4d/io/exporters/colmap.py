@@ -70,10 +70,9 @@ def write_binary_model(folder: Path, model: ColmapModel) -> None:
         folder: An existing folder.
         model: The model.
     """
-    height, width = model.size
     keys, pinholes = _shared_cameras(model)
     cameras = [struct.pack("<Q", len(pinholes))]
-    for key, pinhole in enumerate(pinholes, start=1):
+    for key, ((height, width), pinhole) in enumerate(pinholes, start=1):
         cameras.append(struct.pack("<iiQQ4d", key, PINHOLE, width, height, *pinhole))
     images = [struct.pack("<Q", len(model.images))]
     layout = np.dtype([("pixel", "<f8", 2), ("point", "<i8")])
@@ -98,10 +97,12 @@ def write_text_model(folder: Path, model: ColmapModel) -> None:
         folder: An existing folder.
         model: The model.
     """
-    height, width = model.size
     keys, pinholes = _shared_cameras(model)
     cameras = ["# CAMERA_ID MODEL WIDTH HEIGHT fx fy cx cy"]
-    cameras += [f"{key} PINHOLE {width} {height} {_join(pinhole)}" for key, pinhole in enumerate(pinholes, start=1)]
+    cameras += [
+        f"{key} PINHOLE {width} {height} {_join(pinhole)}"
+        for key, ((height, width), pinhole) in enumerate(pinholes, start=1)
+    ]
     images = ["# IMAGE_ID QW QX QY QZ TX TY TZ CAMERA_ID NAME, then X Y POINT3D_ID of each observation"]
     for number, image in enumerate(model.images, start=1):
         images.append(f"{number} {_join(image.pose.tolist())} {keys[number - 1]} {image.name}")
@@ -115,7 +116,7 @@ def write_text_model(folder: Path, model: ColmapModel) -> None:
 
 
 def _write(folder: Path, frames: SelectedFrames, write_model: Callable[[Path, ColmapModel], None]) -> str:
-    check_pinholes(frames.source.original_cameras)
+    check_pinholes(frames.source.original_cameras, frames.source.outline.frame_files)
     max_points = min(frames.selection.max_points, MAX_POINTS)
     tracked = find_tracked_points(frames, max_points // 2)
     num_tracked = 0 if tracked is None else len(tracked.points)
@@ -135,9 +136,9 @@ def _write(folder: Path, frames: SelectedFrames, write_model: Callable[[Path, Co
     )
 
 
-def _shared_cameras(model: ColmapModel) -> tuple[list[int], list[list[float]]]:
-    """The id of each image's camera, and fx, fy, cx, cy of each camera: one if all are equal, else one each."""
-    pinholes = [image.pinhole.tolist() for image in model.images]
+def _shared_cameras(model: ColmapModel) -> tuple[list[int], list[tuple[tuple[int, int], list[float]]]]:
+    """The id of each image's camera, and size, fx, fy, cx, cy of each camera: one if all are equal, else one each."""
+    pinholes = [(image.size, image.pinhole.tolist()) for image in model.images]
     if all(pinhole == pinholes[0] for pinhole in pinholes):
         return [1] * len(pinholes), pinholes[:1]
     return list(range(1, len(pinholes) + 1)), pinholes

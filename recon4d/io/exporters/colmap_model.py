@@ -6,7 +6,9 @@ measured features.
 Points from the tracks of the scene are added (`colmap_tracks`), observed where they were tracked to.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from jaxtyping import Bool, Float64, Int64, UInt8
@@ -22,7 +24,7 @@ from recon4d.geometry import (
     transform_points,
 )
 from recon4d.io.exporters.colmap_tracks import TrackedPoints
-from recon4d.io.exporters.frame_source import FrameSource
+from recon4d.io.exporters.own_pictures import own_picture
 from recon4d.io.exporters.point_selection import is_dynamic
 from recon4d.io.exporters.selected_frames import SelectedFrames, StaticPoints
 from recon4d.records import Cameras, Scene
@@ -42,6 +44,8 @@ class ColmapImage:
     """File name."""
     pose: Float64[Tensor, "7"]
     """cam_from_world as qw, qx, qy, qz, tx, ty, tz, of shape (7)."""
+    size: tuple[int, int]
+    """Height and width in pixels."""
     pinhole: Float64[Tensor, "4"]
     """fx, fy, cx, cy in original pixels, of shape (4)."""
     pixels: Float64[Tensor, "observation 2"]
@@ -54,8 +58,6 @@ class ColmapImage:
 class ColmapModel:
     """Contents of the three files of a COLMAP model."""
 
-    size: tuple[int, int]
-    """Height and width of every image in pixels."""
     images: tuple[ColmapImage, ...]
     """Images, frame by frame."""
     points: Float64[Tensor, "n 3"]
@@ -102,22 +104,25 @@ def build_colmap_model(
     """
     source = frames.source
     cameras = source.original_cameras
-    check_pinholes(cameras)
+    check_pinholes(cameras, source.outline.frame_files)
     cam_from_world = Cameras(cameras.world_from_cam.double(), cameras.intrinsics.double()).cam_from_world
-    original_from_maps = _original_from_maps(source)
     images = []
     for number, frame in frames.numbered():
         pixels, point_indices = _observations(frame, static, number)
-        pixels = pixels * original_from_maps
+        picture = own_picture(source, number)
         if tracked is not None:
             is_observed = tracked.visibility[number].nonzero()[:, 0]
-            pixels = torch.cat([pixels, tracked.pixels[number, is_observed] * original_from_maps])
+            pixels = torch.cat([pixels, tracked.pixels[number, is_observed]])
             point_indices = torch.cat([point_indices, len(static.points) + is_observed])
+        pixels = picture.to_original(pixels)
+        is_inside = ((pixels >= 0) & (pixels <= pixels.new_tensor(picture.size).flip(0))).all(dim=1)  # not in padding
+        pixels, point_indices = pixels[is_inside], point_indices[is_inside]
         rotation, translation = cam_from_world[number, :3, :3], cam_from_world[number, :3, 3]
-        intrinsics = cameras.intrinsics[number].double()
+        intrinsics = picture.intrinsics
         images.append(
             ColmapImage(
                 name=names[number],
+                size=picture.size,
                 pose=torch.cat([quaternion_from_rotation(rotation), translation]),
                 pinhole=torch.stack([intrinsics[0, 0], intrinsics[1, 1], intrinsics[0, 2], intrinsics[1, 2]]),
                 pixels=pixels,
@@ -127,24 +132,25 @@ def build_colmap_model(
     points, colors = static.points.double(), static.colors
     if tracked is not None:
         points, colors = torch.cat([points, tracked.points]), torch.cat([colors, tracked.colors])
-    return ColmapModel(source.original_size, tuple(images), points, colors)
+    return ColmapModel(tuple(images), points, colors)
 
 
-def check_pinholes(cameras: Cameras) -> None:
+def check_pinholes(cameras: Cameras, files: Sequence[Path]) -> None:
     """Refuse cameras that a pinhole model without skew cannot represent.
 
     Args:
         cameras: Cameras of all frames.
+        files: Picture of each frame, for messages.
 
     Raises:
         UserError: If a camera is unknown (NaN) or has skew.
     """
     for frame, intrinsics in enumerate(cameras.intrinsics):
         if not (torch.isfinite(intrinsics).all() and torch.isfinite(cameras.world_from_cam[frame]).all()):
-            raise UserError(f"the camera of frame {frame} is unknown; this format needs all cameras")
+            raise UserError(f"the camera of frame {frame} ({files[frame]}) is unknown; this format needs all cameras")
         if abs(float(intrinsics[0, 1])) > MAX_SKEW:
             raise UserError(
-                f"the camera of frame {frame} has a skew of {float(intrinsics[0, 1]):g}; "
+                f"the camera of frame {frame} ({files[frame]}) has a skew of {float(intrinsics[0, 1]):g}; "
                 "this format needs cameras without skew"
             )
 
@@ -170,12 +176,6 @@ def _observations(
     pixels[is_own] = pixel_grid(height, width, dtype=torch.float64).reshape(-1, 2)[static.pixels[is_own]]
     is_observed: Bool[Tensor, " n"] = is_own | (is_inside & agrees)
     return pixels[is_observed], is_observed.nonzero()[:, 0]
-
-
-def _original_from_maps(source: FrameSource) -> Float64[Tensor, "2"]:
-    """Factors from x and y in pixels of the maps to those of the original pictures."""
-    original = torch.tensor(source.original_size, dtype=torch.float64).flip(0)
-    return original / torch.tensor(source.size, dtype=torch.float64).flip(0)
 
 
 def _intrinsics_of_pinhole(pinhole: Float64[Tensor, "4"]) -> Float64[Tensor, "3 3"]:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from recon4d.io.exporters.exr import write_exr
 from recon4d.io.exporters.frame_source import FrameSource
+from recon4d.io.exporters.own_pictures import own_picture
 from recon4d.io.exporters.selected_frames import SelectedFrames
 from recon4d.io.point_cloud import NoConfidentPointsError
 from recon4d.io.rasters import write_raster
@@ -49,6 +50,9 @@ class DepthSidecar:
     """Intrinsics of each frame in pixels of the maps, of shape (time, 3, 3)."""
     world_from_cam: list
     """Camera of each frame, camera to world in OpenCV axes, of shape (time, 4, 4)."""
+    sizes: list | None = None
+    """Height and width of each map, if the pictures have different sizes; `width` and `height` are those of the common
+    frame then. None, and not written, if all maps have one size."""
 
 
 def write_depth_png(folder: Path, frames: SelectedFrames) -> str:
@@ -71,7 +75,7 @@ def write_depth_png(folder: Path, frames: SelectedFrames) -> str:
     scale = steps_per_unit(known.maximum, known.median, source.metres_per_unit)
     num_lost = 0
     for number, frame in frames.numbered():
-        depths = frames.depth_map(frame)[0].double()
+        depths = own_picture(source, number).crop(frames.depth_map(frame)[0].double())
         steps = depth_steps(depths, scale)
         write_raster(folder / f"{source.names[number]}.png", steps.numpy().astype(np.uint16))
         num_lost += int(((depths > 0) & (steps == 0)).sum())
@@ -95,9 +99,9 @@ def write_depth_exr(folder: Path, frames: SelectedFrames) -> str:
     """
     has_depths = False
     for number, frame in frames.numbered():
-        depths = frames.depth_map(frame)[0]
+        depths = own_picture(frames.source, number).crop(frames.depth_map(frame)[0])
         has_depths |= bool((depths > 0).any())
-        write_exr(folder / f"{frames.source.names[number]}.exr", depths.float().numpy())
+        write_exr(folder / f"{frames.source.names[number]}.exr", depths.float().contiguous().numpy())
     if not has_depths:
         raise NoConfidentPointsError("no pixel has a known depth with enough confidence: no depth maps")
     _write_sidecar(folder, frames.source, 1.0, ".exr")
@@ -140,6 +144,8 @@ def steps_per_unit(max_depth: float, median_depth: float, metres_per_unit: float
 
 def _write_sidecar(folder: Path, source: FrameSource, units_per_value: float, suffix: str) -> None:
     metres_per_unit = source.metres_per_unit
+    pictures = [own_picture(source, number) for number in range(source.num_frames)]
+    is_mixed = any(picture.map_size != source.size for picture in pictures)
     sidecar = DepthSidecar(
         units_per_value=units_per_value,
         metres_per_value=units_per_value * metres_per_unit if math.isfinite(metres_per_unit) else None,
@@ -147,7 +153,11 @@ def _write_sidecar(folder: Path, source: FrameSource, units_per_value: float, su
         width=source.size[1],
         height=source.size[0],
         files=[f"{name}{suffix}" for name in source.names],
-        intrinsics=source.cameras.intrinsics.tolist(),
+        intrinsics=[picture.map_intrinsics.tolist() for picture in pictures]
+        if is_mixed
+        else source.cameras.intrinsics.tolist(),
         world_from_cam=source.cameras.world_from_cam.tolist(),
+        sizes=[list(picture.map_size) for picture in pictures] if is_mixed else None,
     )
-    (folder / "depth.json").write_text(json.dumps(asdict(sidecar), indent=1), encoding="utf-8")
+    values = {name: value for name, value in asdict(sidecar).items() if name != "sizes" or value is not None}
+    (folder / "depth.json").write_text(json.dumps(values, indent=1), encoding="utf-8")

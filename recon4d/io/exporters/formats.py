@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from recon4d.errors import UserError
+from recon4d.errors import DataError, UserError
 from recon4d.io.exporters.colmap import write_colmap_binary, write_colmap_text
 from recon4d.io.exporters.depth_maps import write_depth_exr, write_depth_png
 from recon4d.io.exporters.export_record import check_export, write_export_record
@@ -99,6 +99,16 @@ def export_results(
     with atomic_folder(out, overwrite, check_export) as folder:
         for name in names:
             (folder / name).mkdir()
-            exported.append(Exported(name, FORMATS[name](folder / name, frames)))
+            try:
+                exported.append(Exported(name, FORMATS[name](folder / name, frames)))
+            except UserError as error:
+                raise _naming_results(error, source) from error
         write_export_record(folder, source.distortion)
     return exported
+
+
+def _naming_results(error: UserError, source: FrameSource) -> UserError:
+    """Make the same error with the folder of the results in its message, unless that names it already."""
+    files = source.outline.frame_files
+    folder = str(files[0].parent.parent) if files else ""
+    return error if folder in str(error) or isinstance(error, DataError) else type(error)(f"{folder}: {error}")

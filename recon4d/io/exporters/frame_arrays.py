@@ -3,7 +3,9 @@
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 
+from recon4d.io.exporters.own_pictures import OwnPicture, own_picture
 from recon4d.io.exporters.point_selection import is_dynamic
 from recon4d.io.exporters.selected_frames import SelectedFrames
 
@@ -11,7 +13,7 @@ from recon4d.io.exporters.selected_frames import SelectedFrames
 def write_frame_arrays(folder: Path, frames: SelectedFrames) -> str:
     """Write ``<frame>.npz`` for each frame, which ``numpy.load(..., allow_pickle=False)`` opens.
 
-    All arrays are in pixels of the maps, of height H and width W:
+    All arrays are in pixels of the maps, of height H and width W; without the padding of pictures of different sizes:
 
     =====================  =========  ==================================================================================
     name                   shape      meaning
@@ -40,15 +42,20 @@ def write_frame_arrays(folder: Path, frames: SelectedFrames) -> str:
     """
     source = frames.source
     for number, frame in frames.numbered():
+        picture = own_picture(source, number)
+
+        def of_picture(values: Tensor, picture: OwnPicture = picture) -> np.ndarray:
+            return picture.crop(values).numpy()
+
         np.savez(
             folder / f"{source.names[number]}.npz",
-            image=source.read_image(number).permute(1, 2, 0).numpy(),
-            depth=frame.depths[0].numpy(),
-            depth_confidence=frame.depth_confidence[0].numpy(),
-            points=frame.points_from_depth[0].numpy(),
-            confident=frames.confident_mask(frame)[0].numpy(),
-            moving=is_dynamic(frame)[0].numpy(),
-            intrinsics=frame.cameras.intrinsics[0].numpy(),
+            image=of_picture(source.read_image(number).permute(1, 2, 0)),
+            depth=of_picture(frame.depths[0]),
+            depth_confidence=of_picture(frame.depth_confidence[0]),
+            points=of_picture(frame.points_from_depth[0]),
+            confident=of_picture(frames.confident_mask(frame)[0]),
+            moving=of_picture(is_dynamic(frame)[0]),
+            intrinsics=picture.map_intrinsics.to(frame.cameras.intrinsics).numpy(),
             world_from_cam=frame.cameras.world_from_cam[0].numpy(),
             time=source.times[number].numpy(),
             metres_per_unit=frame.metres_per_unit.numpy(),

@@ -15,6 +15,7 @@ import torch
 
 from recon4d.io.exporters.colmap_model import check_pinholes
 from recon4d.io.exporters.depth_maps import MAX_VALUE, depth_steps, steps_per_unit
+from recon4d.io.exporters.own_pictures import own_picture
 from recon4d.io.exporters.reduced_images import write_reduced_images
 from recon4d.io.exporters.selected_frames import SelectedFrames
 from recon4d.io.point_cloud import write_colored_points
@@ -52,8 +53,9 @@ def write_nerfstudio(folder: Path, frames: SelectedFrames) -> str:
             damaged.
     """
     source = frames.source
-    cameras, (height, width) = source.original_cameras, source.original_size
-    check_pinholes(cameras)
+    cameras = source.original_cameras
+    pictures = [own_picture(source, number) for number in range(source.num_frames)]
+    check_pinholes(cameras, source.outline.frame_files)
     names = source.copy_frames(folder / "images")
     write_reduced_images(folder)
     depth_names, units_per_value = _write_depths(folder / "depth", frames)
@@ -66,12 +68,17 @@ def write_nerfstudio(folder: Path, frames: SelectedFrames) -> str:
             "fl_y": intrinsics[1][1],
             "cx": intrinsics[0][2],
             "cy": intrinsics[1][2],
-            "w": width,
-            "h": height,
+            "w": size[1],
+            "h": size[0],
             "transform_matrix": matrix,
         }
-        for name, depth_name, intrinsics, matrix in zip(
-            names, depth_names, cameras.intrinsics.tolist(), world_from_gl.tolist(), strict=True
+        for name, depth_name, intrinsics, size, matrix in zip(
+            names,
+            depth_names,
+            [picture.intrinsics.tolist() for picture in pictures],
+            [picture.size for picture in pictures],
+            world_from_gl.tolist(),
+            strict=True,
         )
     ]
     no_distortion = {"k1": 0.0, "k2": 0.0, "p1": 0.0, "p2": 0.0}
@@ -104,6 +111,7 @@ def _write_depths(folder: Path, frames: SelectedFrames) -> tuple[list[str], floa
     folder.mkdir()
     names = [f"{name}.png" for name in frames.source.names]
     for number, frame in frames.numbered():
-        values = depth_steps(frames.depth_map(frame)[0].double(), steps)
+        depths = own_picture(frames.source, number).crop(frames.depth_map(frame)[0].double())
+        values = depth_steps(depths, steps)
         write_raster(folder / names[number], values.numpy().astype(np.uint16))
     return names, 1 / steps

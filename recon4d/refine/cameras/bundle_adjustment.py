@@ -187,19 +187,34 @@ def _scale_camera_height(cameras: Cameras, factor: float) -> Cameras:
 def _solve(
     pycolmap: Any, reconstruction: Any, config: Any, problem: BundleProblem, intrinsics: FreeIntrinsics
 ) -> BundleResult:
-    options = pycolmap.BundleAdjustmentOptions(print_summary=False)
-    options.refine_focal_length, options.refine_principal_point = intrinsics.focal_length, intrinsics.principal_point
-    options.refine_extra_params = intrinsics.num_coefficients > 0
-    options.ceres.loss_function_type = pycolmap.LossFunctionType.CAUCHY
-    options.ceres.loss_function_scale = problem.loss_scale
-    options.ceres.solver_options.max_num_iterations = MAX_ITERATIONS
-    if problem.loss_scale <= MAX_SCALE_OF_TOLERANCE:
-        options.ceres.solver_options.function_tolerance = FUNCTION_TOLERANCE
-    options.ceres.solver_options.num_threads = 1  # a fixed order of summation makes the result deterministic
+    options = bundle_options(pycolmap, problem.loss_scale, intrinsics)
     summary = pycolmap.create_default_bundle_adjuster(options, config, reconstruction).solve()
     if not summary.is_solution_usable():
         raise NoSolution(f"bundle adjustment failed: {summary.brief_report()}")
     return _from_reconstruction(reconstruction, len(problem.cameras.intrinsics), len(problem.points))
+
+
+def bundle_options(pycolmap: Any, loss_scale: float, intrinsics: FreeIntrinsics) -> Any:
+    """Create the options of a round of adjustment.
+
+    Args:
+        pycolmap: The module.
+        loss_scale: Scale of the Cauchy loss in pixels.
+        intrinsics: The intrinsics that may change.
+
+    Returns:
+        pycolmap's `BundleAdjustmentOptions`.
+    """
+    options = pycolmap.BundleAdjustmentOptions(print_summary=False)
+    options.refine_focal_length, options.refine_principal_point = intrinsics.focal_length, intrinsics.principal_point
+    options.refine_extra_params = intrinsics.num_coefficients > 0
+    options.ceres.loss_function_type = pycolmap.LossFunctionType.CAUCHY
+    options.ceres.loss_function_scale = loss_scale
+    options.ceres.solver_options.max_num_iterations = MAX_ITERATIONS
+    if loss_scale <= MAX_SCALE_OF_TOLERANCE:
+        options.ceres.solver_options.function_tolerance = FUNCTION_TOLERANCE
+    options.ceres.solver_options.num_threads = 1  # a fixed order of summation makes the result deterministic
+    return options
 
 
 def _to_reconstruction(pycolmap: Any, problem: BundleProblem, free: FreeIntrinsics) -> Any:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from turned_cameras import HEIGHT, RIGHT, ROOT_HALF, WIDTH, check_turned_right, matrix, one_line, picture
 
 from recon4d.datasets.readers.colmap import ColmapModels
@@ -138,3 +139,50 @@ def test_a_truncated_binary_model_is_reported(models: Path, part: str) -> None:
     with pytest.raises(DataError) as caught:
         ColmapModels(models).read("binary", [0])
     one_line(caught, "binary", f"{part}.bin")
+
+
+@pytest.mark.parametrize("orientation", [3, 6, 8])
+def test_pictures_that_exif_turns_are_read_with_their_cameras(models: Path, orientation: int) -> None:
+    """The same world is seen: tracked points project to the turned keypoints and pictures."""
+    straight = ColmapModels(models).read("text", [0, 1], anchors=(0, 1))
+    for number, file in enumerate(("a.png", "b c.png", "z.png")):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        values = np.arange(HEIGHT * WIDTH, dtype=np.uint8).reshape(HEIGHT, WIDTH) + number
+        Image.fromarray(values).convert("RGB").save(models / "text" / "images" / file, exif=exif)
+    turned = ColmapModels(models).read("text", [0, 1], anchors=(0, 1))
+    stored = torch.arange(HEIGHT * WIDTH).reshape(HEIGHT, WIDTH)
+    wanted = {3: stored.flip((0, 1)), 6: stored.flip(0).T, 8: stored.T.flip(0)}[orientation]
+    assert torch.equal(turned.clip.images[0, 0].long(), wanted)
+    tracks, old = turned.scene.tracks, straight.scene.tracks
+    assert tracks is not None
+    assert old is not None
+    # Keypoints: of a picture of width w and height h, (x, y) is shown at (w - x, h - y), (h - y, x) or (y, w - x).
+    x, y = old.pixels.unbind(-1)
+    shown = {3: (WIDTH - x, HEIGHT - y), 6: (HEIGHT - y, x), 8: (y, WIDTH - x)}[orientation]
+    visible = old.visibility[torch.arange(2), torch.tensor([0, 1])] > 0
+    torch.testing.assert_close(tracks.pixels[visible], torch.stack(shown, dim=-1)[visible])
+    # Both describe the same points and centers, in the frames of first cameras that are turned to each other.
+    distances = [
+        torch.cdist(scene.tracks.points[0, 0], scene.cameras.centers) for scene in (straight.scene, turned.scene)
+    ]  # pyright: ignore[reportOptionalMemberAccess]
+    torch.testing.assert_close(distances[0], distances[1], atol=1e-4, rtol=0)
+    projected = turned.scene.track_pixels[0, 0], straight.scene.track_pixels[0, 0]
+    x, y = projected[1].unbind(-1)
+    shown = {3: (WIDTH - x, HEIGHT - y), 6: (HEIGHT - y, x), 8: (y, WIDTH - x)}[orientation]
+    in_front = old.points[0, 0, :, 2] > 0.5
+    torch.testing.assert_close(projected[0][in_front], torch.stack(shown, dim=-1)[in_front], atol=1e-3, rtol=0)
+
+
+def test_cameras_of_upright_pictures_stay_and_mirrored_ones_are_refused(models: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for file in ("a.png", "b c.png", "z.png"):  # stored as 4 x 6 pixels, upright 6 x 4 as the camera says
+        Image.fromarray(np.zeros((WIDTH, HEIGHT, 3), np.uint8)).save(models / "text" / "images" / file, exif=exif)
+    check_turned_right(ColmapModels(models).read("text", [0, 1]))
+    exif[0x0112] = 2
+    for file in ("a.png", "b c.png", "z.png"):
+        Image.fromarray(np.zeros((HEIGHT, WIDTH, 3), np.uint8)).save(models / "text" / "images" / file, exif=exif)
+    with pytest.raises(DataError) as caught:
+        ColmapModels(models).read("text", [0])
+    one_line(caught, "text", "EXIF orientation 2, a mirror image")

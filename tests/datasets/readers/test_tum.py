@@ -90,6 +90,7 @@ def test_calibrations_are_selected_by_name() -> None:
         ("groundtruth.txt", "5 1 2 3 0 0 0 1\n", "no camera within 0.02 s"),
         ("rgb.txt", "1311868164.10\n", "rgb.txt"),
         ("rgb/1311868164.10.png", "", "1311868164.10.png"),
+        ("rgb.txt", f"1311868164.10 {'a' * 3000}\n1311868164.2 {'a' * 3000}\n", "is missing"),
         ("depth/1311868164.215.png", "\x89PNG", "1311868164.215.png"),
     ],
 )

@@ -1,6 +1,7 @@
 """Priors of long clips: given cameras, intrinsics and masks hold in every window and in the result."""
 
 import math
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -162,15 +163,34 @@ def test_given_cameras_bound_the_drift_of_scale() -> None:
     torch.testing.assert_close(found, torch.tensor([0.5, 1.0, -1.0]).double())
 
 
-def test_cameras_of_some_frames_and_loops_are_errors(sample: LongSample, tmp_path: Path) -> None:
+@pytest.mark.parametrize("unknown", [[5], [*range(12)], [*range(4, 18)], [*range(1, 20)]])
+def test_cameras_of_some_frames_place_all_windows(sample: LongSample, tmp_path: Path, unknown: list[int]) -> None:
+    """Windows follow the cameras that are given; frames without one keep their place in their window."""
     clip = with_cameras(sample)
     assert clip.priors is not None
     poses = clip.priors.world_from_cam.clone()
-    poses[5] = torch.nan
+    poses[unknown] = torch.nan
     some = replace(clip, priors=replace(clip.priors, world_from_cam=poses))
+    first = next(frame for frame in range(FRAMES) if frame not in unknown)
+    wanted = sample.scene.in_frame(first).cameras.centers
     for anchored in (False, True):
-        with pytest.raises(UserError, match=f"given for {FRAMES - 1} of {FRAMES} frames"):
-            (reconstruct_anchored if anchored else reconstruct_windows)(Oracle(sample.scene), some, tmp_path, INFO)
+        out = tmp_path / str(anchored)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a single camera determines no scale
+            (reconstruct_anchored if anchored else reconstruct_windows)(Oracle(sample.scene), some, out, INFO)
+        found = load_frames(out, range(FRAMES))
+        centers = found.cameras.centers
+        if len(unknown) == FRAMES - 1:  # only one is given: the unit is free
+            centers = centers * (wanted.norm() / centers.norm())
+        torch.testing.assert_close(centers, wanted, atol=0.02 * float(sample.scene.depths.median()), rtol=0)
+        assert found.cameras.world_from_cam.isfinite().all()
+        exact = sample.scene.in_frame(first).cameras.world_from_cam
+        known = [frame for frame in range(FRAMES) if frame not in unknown]
+        torch.testing.assert_close(found.cameras.world_from_cam[known], exact[known], atol=1e-5, rtol=0)
+
+
+def test_given_cameras_and_loops_are_errors(sample: LongSample, tmp_path: Path) -> None:
+    clip = with_cameras(sample)
     with pytest.raises(UserError, match="only one of the two"):
         reconstruct_windows(Oracle(sample.scene), clip, tmp_path, INFO, WindowConfig(8, 3, loops=LoopConfig()))
 
@@ -203,6 +223,32 @@ def test_ignored_pixels_are_not_used_and_have_no_confidence(sample: LongSample, 
     assert not found.point_confidence[:, mask].any()
     assert torch.equal(found.depth_confidence[:, ~mask], wanted.depth_confidence[:, ~mask])
     assert read == list(range(FRAMES))  # each mask is read once and in order
+
+
+# Depth
+
+
+def test_every_window_gets_the_depth_of_its_frames(sample: LongSample, tmp_path: Path) -> None:
+    read: list[int] = []
+
+    def depths(positions: Sequence[int]) -> Iterator[Tensor]:
+        for position in positions:
+            read.append(position)
+            yield torch.full((HEIGHT, WIDTH), float(position))
+
+    given: list[list[float]] = []
+
+    def reconstruct(clip: Clip) -> Scene:
+        assert clip.priors is not None
+        assert clip.priors.depths is not None
+        given.append(clip.priors.depths[:, 0, 0].tolist())
+        return Oracle(sample.scene)(clip)
+
+    clip = replace(sample.long_clip, depths=depths)
+    reconstruct_windows(reconstruct, clip, tmp_path, INFO, WindowConfig(8, 3))
+    assert given[0] == list(map(float, range(8)))
+    assert sorted({frame for window in given for frame in window}) == list(map(float, range(FRAMES)))
+    assert read == list(range(FRAMES))  # each map is read once and in order
 
 
 # Intrinsics
@@ -322,7 +368,11 @@ def test_a_long_clip_gets_the_same_priors_as_a_short_one(tmp_path: Path) -> None
         write_raster(tmp_path / "masks" / f"p{number}.png", mask)
     poses = "\n".join(f"{i / 2} {i} 0 0 0 0 0 1" for i in range(4))
     (tmp_path / "path.txt").write_text(poses)
-    files = PriorFiles("60,60,36,24", tmp_path / "path.txt", None, tmp_path / "masks", "-0.2,0.03,0,0")
+    (tmp_path / "depth").mkdir()
+    for number in (0, 2, 3):
+        steps = torch.randint(0, 5000, (24, 36), generator=generator).numpy().astype(np.uint16)
+        write_raster(tmp_path / "depth" / f"p{number}.png", steps)
+    files = PriorFiles("60,60,36,24", tmp_path / "path.txt", tmp_path / "depth", tmp_path / "masks", "-0.2,0.03,0,0")
     short = with_prior_files(read_clip(tmp_path / "clip", None, fps=2), files)
     long = long_clip_with_prior_files(open_long_clip(tmp_path / "clip", fps=2), files)
     assert torch.equal(torch.stack(list(long.images([0, 2, 3]))), short.images[[0, 2, 3]])
@@ -334,9 +384,17 @@ def test_a_long_clip_gets_the_same_priors_as_a_short_one(tmp_path: Path) -> None
     assert [bool(mask[14, 36]) for mask in long.ignore(range(4))] == [False, False, True, True]  # the masks grow
     for name in ("intrinsics", "world_from_cam"):
         assert torch.equal(getattr(long.priors, name), getattr(short.priors, name))
+    assert long.depths is not None
+    assert short.priors.depths is not None
+    assert torch.equal(
+        torch.stack(list(long.depths([0, 1, 3]))).nan_to_num(), short.priors.depths[[0, 1, 3]].nan_to_num()
+    )
+    assert short.priors.depths[3].isfinite().any()
+    assert short.priors.depths[1].isnan().all()
     bare = open_long_clip(tmp_path / "clip", fps=2)
     assert long_clip_with_prior_files(bare, PriorFiles()) is bare
-    with pytest.raises(UserError, match="depth priors are not supported for long clips"):
+    np.savez(tmp_path / "depth.npz", depths=np.ones((4, 48, 72)))
+    with pytest.raises(UserError, match="wanted a folder of maps, which are read frame by frame"):
         long_clip_with_prior_files(bare, PriorFiles(depth=tmp_path / "depth.npz"))
     with pytest.raises(UserError, match="needs the intrinsics of every frame, and 0 of 4"):
         long_clip_with_prior_files(bare, PriorFiles(distortion="0.1,0,0,0"))

@@ -24,6 +24,7 @@ from recon4d.datasets.readers.colmap import ColmapModels
 from recon4d.errors import UserError
 from recon4d.io import (
     FORMATS,
+    NoConfidentPointsError,
     PointSelection,
     SavedResults,
     SceneInfo,
@@ -201,11 +202,17 @@ class TestColmap:
         intrinsics = results.scene.cameras.intrinsics.clone()
         intrinsics[1, 0, 1] = 0.5
         skewed = replace(results.scene, cameras=replace(results.scene.cameras, intrinsics=intrinsics))
-        with pytest.raises(UserError, match="frame 1 has a skew of 1;"):
+        with pytest.raises(UserError, match=r"frame 1 \(.*\) has a skew of 1;"):
             written(tmp_path, results.with_scene(skewed), "colmap")
         intrinsics[1] = torch.nan
-        with pytest.raises(UserError, match="frame 1 is unknown"):
+        with pytest.raises(UserError, match=r"frame 1 \(.*frames.*\) is unknown"):
             written(tmp_path, results.with_scene(skewed), "nerfstudio")
+
+    def test_every_error_names_the_results(self, tmp_path, results):
+        unknown = replace(results.scene, depth_confidence=torch.zeros_like(results.scene.depth_confidence))
+        folder = str(results.frame_files[0].parent.parent)
+        with pytest.raises(NoConfidentPointsError, match=f"^{re.escape(folder)}: no pixel has"):
+            written(tmp_path, results.with_scene(unknown), "ply")
 
 
 class TestNerfstudio:
