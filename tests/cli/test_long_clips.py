@@ -88,7 +88,7 @@ def test_priors_hold_in_every_window(tmp_path: Path, capsys: pytest.CaptureFixtu
     ("options", "message"),
     [
         (["--refine"], "--refine: cannot be combined with --window or --anchored"),
-        (["--depth", "README.md"], "README.md does not exist"),
+        (["--depth", "README.md"], "it is one file; wanted a folder of maps"),
         (["--overwrite"], "--overwrite: cannot be combined with --window or --anchored"),
         (["--cameras", "path.txt", "--loops"], "give only one of the two"),
         (["--anchored", "--tracks", "1"], "--anchored already tracks every pixel of the first frame"),
