@@ -1,5 +1,6 @@
 """Fit of a rig, whose cameras are fixed to each other, to poses that were estimated independently."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +16,9 @@ CONVERGENCE = 1e-7
 """Change of any number of a relative pose below which a round is the last. Hand-tuned."""
 MEDIAN_STEPS = 12
 """Steps of a geometric median (Weiszfeld 1937). Hand-tuned."""
+MAX_CONTRADICTION = math.radians(10)
+"""Largest median angle between given poses and known relative poses in radians; above, only the motion of each
+camera by itself is believed. Hand-tuned: a network places views that share little with each other at any angle."""
 SMOOTHING = 0.2
 """Distance below which values count about equally, as a fraction of their median distance from the median value.
 Hand-tuned: without it, one of two values would be the median of both."""
@@ -64,6 +68,9 @@ def fit_rig(
     if known_poses is not None:
         rig_from_cam = known_poses
         world_from_rig = _rig_at_moments(poses, cameras, moments, is_known, rig_from_cam, num_moments)
+        fitted = world_from_rig[moments] @ rig_from_cam[cameras]
+        if float(rotation_angle(fitted[:, :3, :3].mT @ poses[:, :3, :3])[is_known].median()) > MAX_CONTRADICTION:
+            world_from_rig = _rig_by_motion(poses, cameras, moments, is_known, rig_from_cam, world_from_rig)
     else:
         rig_from_cam = _initial_cameras(poses, cameras, moments, is_known, num_cameras)
         for _ in range(ROUNDS):
@@ -86,6 +93,28 @@ def fit_rig(
     return RigFit(
         fitted, rig_from_cam, world_from_rig, torch.where(is_known, angles, 0.0), torch.where(is_known, distances, 0.0)
     )
+
+
+def _rig_by_motion(
+    poses: Tensor, cameras: Tensor, moments: Tensor, is_known: Tensor, rig_from_cam: Tensor, fallback: Tensor
+) -> Tensor:
+    """The pose of the rig at each moment relative to the first, by the motion of each camera alone.
+
+    It does not compare different cameras, whose predicted directions contradict the known ones. Moments without a
+    camera that is known at the first moment keep `fallback`.
+    """
+    first = int(moments[is_known].min()) if is_known.any() else 0
+    start = {int(cameras[frame]): frame for frame in (is_known & (moments == first)).nonzero()[:, 0].tolist()}
+    world_from_rig = fallback.clone()
+    for moment in range(len(fallback)):
+        motions = [
+            rig_from_cam[camera] @ invert(poses[start[camera]]) @ poses[frame] @ invert(rig_from_cam[camera])
+            for frame in (is_known & (moments == moment)).nonzero()[:, 0].tolist()
+            if (camera := int(cameras[frame])) in start
+        ]
+        if motions:
+            world_from_rig[moment] = fallback[first] @ _median_pose(torch.stack(motions))
+    return world_from_rig
 
 
 def _initial_cameras(poses: Tensor, cameras: Tensor, moments: Tensor, is_known: Tensor, num_cameras: int) -> Tensor:

@@ -140,7 +140,7 @@ def test_a_number_of_frames_is_taken(options: dict, times: list[float] | None) -
         (["--num-frames", "0"], "num_frames = 0; wanted at least 1"),
         (["--anchored", "--refine"], "--refine: cannot be combined with --anchored"),
         (["--anchors", "3"], "--anchors: tracks of a clip in parts start at its first frame"),
-        (["--depth", "README.md"], "README.md does not exist"),
+        (["--depth", "README.md"], "it is one file; wanted a folder of maps"),
         (["--overwrite"], "--overwrite: cannot be combined with --window or --anchored"),
         (["--cameras", "path.txt", "--loops"], "give only one of the two"),
         (["--anchored", "--tracks", "1"], "--anchored already tracks every pixel of the first frame"),

@@ -51,8 +51,8 @@ class ColmapModels(SequenceDataset):
     without times. COLMAP's pixel coordinates are those of this package: the center of the first pixel is (0.5, 0.5).
     The unit of length is unknown. The 3D points become static tracks that are visible in the images that observe them.
 
-    Lens distortion is removed from images and keypoints; what the lens did not see is black. Images must be upright:
-    `read` raises `DataError` for those that their EXIF orientation turns.
+    Lens distortion is removed from images and keypoints; what the lens did not see is black. Images are
+    turned upright as their EXIF orientation says, with cameras and keypoints; mirror images raise `DataError`.
 
     Args:
         root: The folder of a model, or a folder of such folders.
@@ -90,10 +90,10 @@ class ColmapModels(SequenceDataset):
         stored_cameras = [_camera_of(name, model, image) for image in registered]
         image_folder = folder / "images" if (folder / "images").is_dir() else folder
         images = read_images(name, [confined_path(image_folder, image.name, "images", name) for image in registered])
-        turns = _turns(name, image_folder, registered, stored_cameras, images)
-        registered = [_turned(image, *turn) for image, turn in zip(registered, turns, strict=True)]
+        orientations = _upright_orientations(name, image_folder, registered, stored_cameras, images)
+        registered = [_turned(image, *one) for image, one in zip(registered, orientations, strict=True)]
         cam_from_world = torch.stack([image.cam_from_world for image in registered])
-        intrinsics, lenses = _intrinsics(name, stored_cameras, [orientation for _, orientation in turns])
+        intrinsics, lenses = _intrinsics(name, stored_cameras, [orientation for _, orientation in orientations])
         cameras, first_from_world = cameras_from_first(name, "cameras", invert(cam_from_world), intrinsics)
         if any(not lens.is_pinhole for lens in lenses):
             images = torch.stack([undistort_image(*one) for one in zip(images, intrinsics, lenses, strict=True)])
@@ -116,7 +116,7 @@ def _camera_of(name: str, model: StoredModel, image: StoredImage) -> StoredCamer
     return model.cameras[image.camera_id]
 
 
-def _turns(
+def _upright_orientations(
     name: str, folder: Path, registered: list[StoredImage], cameras: list[StoredCamera], images: Tensor
 ) -> list[tuple[tuple[int, int], int]]:
     """The stored size of each picture, and the EXIF orientation by which it and its camera are turned upright.
@@ -125,7 +125,7 @@ def _turns(
     """
     names, size = tuple(image.name for image in registered), (images.shape[-2], images.shape[-1])
     clip = Clip(images, torch.full((len(names),), torch.nan), source=ClipSource(str(folder), names, (0,) * len(names)))
-    turns = []
+    orientations = []
     for image_name, camera, found in zip(names, cameras, stored_orientations(clip), strict=True):
         stored, wanted, orientation = size[::-1] if swaps_sides(found) else size, (camera.height, camera.width), found
         if wanted == size != stored:
@@ -135,8 +135,8 @@ def _turns(
         if is_mirrored(orientation):
             reason = f"has the EXIF orientation {orientation}, a mirror image; save the images upright first"
             raise DataError(name, image_name, reason)
-        turns.append((stored, orientation))
-    return turns
+        orientations.append((stored, orientation))
+    return orientations
 
 
 def _turned(image: StoredImage, stored_size: tuple[int, int], orientation: int) -> StoredImage:

@@ -145,8 +145,8 @@ def select_rig(
             held_out_costs=others.costs,
             points=scores.points,
         ),
-        f"{report}, and explain {free.inlier_fraction:.0%} of the held-out corners instead of "
-        f"{float(is_inlier.double().mean()):.0%}",
+        f"{report}; fixed ones explain {float(is_inlier.double().mean()):.0%} of the held-out corners, free ones "
+        f"{free.inlier_fraction:.0%}",
     )
 
 

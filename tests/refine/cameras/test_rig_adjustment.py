@@ -98,6 +98,20 @@ def test_a_rig_is_fitted_in_spite_of_wrong_poses() -> None:
     assert float(fit.angles.max()) > 0.1
 
 
+def test_known_relative_poses_are_believed_more_than_predicted_directions() -> None:
+    """Each camera's path is right by itself, but the cameras are predicted to look anywhere."""
+    truth, rig = make_rig_scene(3, 5), make_rig(3, 5)
+    numbers, moments = torch.tensor(rig.cameras), torch.tensor(rig.moments)
+    anywhere = rigid(
+        rotation_from_axis_angle(torch.tensor([[0.0, 0, 0], [0.3, 1.0, 0.2], [-1.5, 0.4, 0.8]]).double()),
+        torch.tensor([[0.0, 0, 0], [1.0, 2.0, -1.0], [0.5, -3.0, 2.0]]).double(),
+    )
+    poses = anywhere[numbers] @ truth.cameras.world_from_cam.double()
+    fit = fit_rig(poses, numbers, moments, torch.ones(15, dtype=torch.bool), rig_from_cam(3))
+    found, wanted = (invert(own[:1]) @ own for own in (fit.world_from_cam, truth.cameras.world_from_cam.double()))
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=0)
+
+
 def test_the_single_pass_fixes_cameras_and_shares_lenses() -> None:
     truth, rig = make_rig_scene(2, 5), make_rig(2, 5)
     fixed = apply_rig(perturbed(truth), make_rig_clip(rig))
