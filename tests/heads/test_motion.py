@@ -50,7 +50,9 @@ def frames(skip: Tensor | None = None) -> MotionFrames:
     tokens[:, :, 0] = torch.arange(12) % 4  # column
     tokens[:, :, 1] = torch.arange(12) // 4  # row
     tokens[1, :, 2] = 7
-    return MotionFrames(tokens, points, skip, GRID, rotary_table(GRID, 0, WIDTH // 2), num_special=0)
+    ones = torch.ones(points.shape[:-1])
+    rotary = rotary_table(GRID, 0, WIDTH // 2)
+    return MotionFrames(tokens, points, skip, GRID, rotary, num_special=0, depths=ones, dynamic=0 * ones)
 
 
 def pair(positions: Tensor, mass: Tensor | float = 1.0) -> MotionPairs:

@@ -1,0 +1,160 @@
+"""Motion head and matching on a frozen model: ``python -m benchmarks.motion_on_da3 --out out/motion``.
+
+A demonstration for a CPU. A shrunk Depth Anything 3 (da3_tiny) is trained for cameras and depth on synthetic scenes and
+frozen. Matching, dynamic mask and motion head (recon4d_da3_tiny) are trained on its tokens. Both are scored on
+worlds-v1, whose scenes are never trained on, against the static baseline and against tracks that hold still: those of
+the same network, whose points stay where they are in the anchor frame. Stages that are finished are not repeated.
+"""
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+import tyro
+
+from recon4d.eval import BenchmarkConfig, Prediction, load_benchmark, score_prediction
+from recon4d.eval.baselines.static import static_scene
+from recon4d.inference import ReconstructConfig, reconstruct
+from recon4d.models import SceneModel
+from recon4d.records import Scene
+from recon4d.train.checkpoints import latest_complete
+from recon4d.train.config import DataConfig, OptimiserConfig, TrainConfig
+from recon4d.train.loop import train
+from recon4d.train.run_folder import CHECKPOINTS_NAME, LOG_NAME, begin_run
+from recon4d.zoo import load_model
+
+METRICS = ("moving_epe", "epe", "abs_rel", "auc_30", "visibility_accuracy", "moving_iou")
+"""Columns of the table; moving_epe is pooled over the points of all clips, the others are means over clips."""
+TERMS = ("motion", "match", "no_match", "match_position", "moving", "visibility")
+"""Loss terms of the printed curve."""
+CURVE_ROWS = 12
+"""Largest number of printed steps of the curve."""
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Train both stages and score them."""
+
+    out: Path
+    """Folder of the two runs."""
+    base_steps: int = 640
+    """Steps of cameras and depth."""
+    motion_steps: int = 640
+    """Steps of matching and motion."""
+    clips: int = 32
+    """Number of clips of worlds-v1 to score."""
+    shape: str = "4x98x126"
+    """Shape of the training clips."""
+    batch_size: int = 8
+    """Clips in a batch."""
+    fast: bool = True
+    """Compile the networks and the renderer, and train in bfloat16."""
+    picture: Path | None = None
+    """File for a picture of the loss curve (.svg or .png); needs matplotlib."""
+
+
+def main(arguments: Arguments) -> None:
+    """Train, print the loss curve of the second stage, and print the scores."""
+    base = _train(_config(arguments, "da3_tiny", arguments.base_steps), arguments.out / "base")
+    config = replace(_config(arguments, "recon4d_da3_tiny", arguments.motion_steps), init=str(base))
+    model = _train(config, arguments.out / "motion")
+    curve = _read_curve(arguments.out / "motion" / LOG_NAME)
+    _print_curve(curve)
+    if arguments.picture is not None:
+        _draw_curve(curve, arguments.picture)
+    _print_scores(load_model(model), arguments.clips)
+
+
+def _config(arguments: Arguments, model: str, steps: int) -> TrainConfig:
+    return TrainConfig(
+        model=model,
+        steps=steps,
+        warmup_steps=60,
+        average=0.99,
+        precision="bfloat16" if arguments.fast else "float32",
+        compile=arguments.fast,
+        validate_every=max(1, steps // 2),
+        data=DataConfig(shapes=(arguments.shape,), batch_size=arguments.batch_size),
+        optimiser=OptimiserConfig(muon_rate=1e-3, adamw_rate=5e-4 if model == "da3_tiny" else 1e-3),
+    )
+
+
+def _train(config: TrainConfig, folder: Path) -> Path:
+    """Train a model, or continue or reuse the run in a folder; return the file of its averaged weights."""
+    found = latest_complete(folder / CHECKPOINTS_NAME)
+    if found is not None and found.step >= config.steps:
+        return found.model_file
+    if found is None:
+        begin_run(folder, config)
+    return train(config, folder, found).checkpoint.model_file
+
+
+def _read_curve(log: Path) -> list[dict[str, float]]:
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    return [line for line in lines if "motion" in line]
+
+
+def _print_curve(curve: list[dict[str, float]]) -> None:
+    stride = max(1, math.ceil(len(curve) / CURVE_ROWS))
+    print("step" + "".join(f"{term:>16}" for term in TERMS))
+    for line in curve[stride - 1 :: stride]:
+        print(f"{line['step']:4.0f}" + "".join(f"{line[term]:16.4f}" for term in TERMS))
+
+
+def _draw_curve(curve: list[dict[str, float]], path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 3), layout="constrained")
+    for axes, term in zip(figure.subplots(1, 2), ("motion", "match"), strict=True):
+        axes.plot([line["step"] for line in curve], [line[term] for line in curve])
+        axes.set(title=f"{term} loss", xlabel="step", ylim=(0, None))
+        axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=80)
+
+
+def _print_scores(model: SceneModel, num_clips: int) -> None:
+    benchmark = load_benchmark("worlds-v1", BenchmarkConfig(split="8", clips=num_clips))
+    found: dict[str, dict[str, list[tuple[float, int]]]] = {}
+    oracle: list[tuple[float, int]] = []
+    for name in benchmark.clips:
+        sample = benchmark.read(name)
+        clip = replace(sample.clip, priors=None)
+        predicted = reconstruct(model, clip, ReconstructConfig(precision="float32")).resized(*clip.size)
+        for method, scene in _methods(predicted, static_scene(clip, (0,))):
+            result = score_prediction(method, name, Prediction.from_scene(scene, seconds=0.0), sample.scene, benchmark)
+            for metric in (*METRICS, "static_oracle_moving_epe"):
+                score = result.score(metric)
+                if score is not None and not math.isnan(score.value):
+                    rows = oracle if metric not in METRICS else found.setdefault(method, {}).setdefault(metric, [])
+                    rows.append((score.value, score.count if metric not in METRICS[1:] else 1))
+    print(f"\nthe first {len(benchmark.clips)} clips of worlds-v1, split 8")
+    print(f"{'':26}" + "".join(f"{metric:>20}" for metric in METRICS))
+    for method, metrics in found.items():
+        print(f"{method:26}" + "".join(f"{_mean(metrics.get(metric, [])):20.3f}" for metric in METRICS))
+    print(f"moving_epe of points that hold still at their true positions: {_mean(oracle):.3f}")
+
+
+def _methods(predicted: Scene, static: Scene) -> Iterator[tuple[str, Scene]]:
+    yield "static", static
+    yield "the network, held still", _held_still(predicted)
+    yield "the network", predicted
+
+
+def _held_still(scene: Scene) -> Scene:
+    """Replace the tracks by their points at the time of their anchor."""
+    tracks = scene.tracks
+    assert tracks is not None
+    starts = tracks.points[torch.arange(len(tracks.anchors)), tracks.anchors]
+    return replace(scene, tracks=replace(tracks, points=starts[:, None].expand_as(tracks.points).clone()))
+
+
+def _mean(values: list[tuple[float, int]]) -> float:
+    """Average values by their counts."""
+    return sum(value * count for value, count in values) / max(1, sum(count for _, count in values))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Arguments))
