@@ -170,7 +170,8 @@ class MotionHead(nn.Module):
         """Return flow features and the difference between the matched target point and the anchor point."""
         own, matched = _points_at_cells(frames, pairs)
         if alignment is not None:
-            matched = transform_points(alignment, matched)
+            with torch.autocast(matched.device.type, enabled=False):  # positions need full precision
+                matched = transform_points(alignment, matched)
         difference = (matched - own).clamp(-MAX_START, MAX_START) * 3
         flow = pairs.flow.detach()
         return torch.cat([flow, difference, difference * flow[..., 2:3]], dim=-1)

@@ -10,28 +10,20 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from recon4d.errors import UserError
-from recon4d.geometry import transform_points, unproject_map
 from recon4d.heads import (
     CAMERA_HEADS,
     DENSE_FIELDS,
     DENSE_HEADS,
-    START_CHANNELS,
-    ConfidentValues,
     DualDptHead,
-    MotionHead,
-    MotionHeadConfig,
     Rays,
     TrackHead,
     cameras_from_rays,
     check_queries,
-    decode_depth,
-    decode_points,
     decode_rays,
 )
 from recon4d.layers import (
     Block,
     Matches,
-    Matching,
     TwoViewFilter,
     initialize_linear_layers,
     initialize_residual_outputs,
@@ -42,8 +34,11 @@ from recon4d.models.backbones.base import BackboneFeatures
 from recon4d.models.backbones.convolutional import ConvolutionalBackbone
 from recon4d.models.camera_encoder import CameraEncoder, check_cameras
 from recon4d.models.config import CameraSource, ModelConfig
+from recon4d.models.decoding import decode_scene
 from recon4d.models.dense_tracks import dense_tracks
+from recon4d.models.matched_aggregation import aggregate_and_match, known_cameras
 from recon4d.models.outputs import Outputs
+from recon4d.models.parts import create_matching, create_motion_head
 from recon4d.models.point_tracks import point_tracks
 from recon4d.models.priors import PriorEncoder
 from recon4d.models.reference_view import ReferenceView, is_reference_frame
@@ -84,7 +79,7 @@ class Model(SceneModel):
         self.known = PriorEncoder(width, self.patch_size) if config.prior_inputs else None
         self.aggregator = Aggregator(config.aggregator)
         self.side = None if config.side is None else SideNetwork(config.side, feature_widths, self.patch_size)
-        self.matching = self._create_matching()
+        self.matching = create_matching(config, self.patch_size, self.backbone.eighth_channels)
         self.camera_head = CAMERA_HEADS[type(config.camera)](config.camera, feature_widths[-1])
 
         create_dense = DENSE_HEADS[type(config.dense)]
@@ -92,7 +87,7 @@ class Model(SceneModel):
         self.dense_heads = nn.ModuleList(
             [create_dense(config.dense, feature_widths, self.patch_size, quarter, len(bias)) for bias in biases]
         )
-        self.motion_head = None if config.motion is None else self._create_motion_head(config.motion, feature_widths)
+        self.motion_head = create_motion_head(config, self.patch_size, quarter)
         self.track_head = None if config.track is None else TrackHead(config.track, feature_widths, self.patch_size)
         self.camera_encoder = None if config.camera_encoder is None else CameraEncoder(config.camera_encoder)
         self._check_reference_view(config.reference_view)
@@ -158,10 +153,10 @@ class Model(SceneModel):
         raw = self._dense_maps(tokens)
         rays = decode_rays(raw["rays"]) if "rays" in raw else None
         dynamic_logits = raw["moving"].squeeze(-3) if "moving" in raw else None
-        scene = _scene(self._cameras(camera_stages[-1], rays, size), raw, dynamic_logits)
+        scene = decode_scene(self._cameras(camera_stages[-1], rays, size), raw, dynamic_logits)
         two_view = None
         if self.matching is not None:
-            two_view = self.matching.two_view_filter(_known_cameras(priors), scene.cameras, scene.dynamic)
+            two_view = self.matching.two_view_filter(known_cameras(priors), scene.cameras, scene.dynamic)
         return Outputs(
             scene=scene,
             camera_stages=camera_stages,
@@ -221,7 +216,7 @@ class Model(SceneModel):
         state = self._add_priors(state, priors, (height, width))
         tokens = Tokens(state, grid, features.quarter, None, None, chunk)
         if self.side is None and self.matching is not None:
-            return _aggregate_and_match(self.aggregator, self.matching, tokens, features.eighth, times, priors)
+            return aggregate_and_match(self.aggregator, self.matching, tokens, features.eighth, times, priors)
         tokens = replace(tokens, state=self.aggregator(state, 0, self.config.aggregator.depth))
         if self.side is None:
             return tokens
@@ -230,7 +225,7 @@ class Model(SceneModel):
         side = replace(
             tokens, state=self.side.initial_state(tokens.state, grid, key_stride, is_reference), quarter=quarter
         )
-        side = _aggregate_and_match(self.side.aggregator, self.matching, side, eighth, times, priors)
+        side = aggregate_and_match(self.side.aggregator, self.matching, side, eighth, times, priors)
         return replace(tokens, side=side)
 
     def track(
@@ -489,67 +484,6 @@ class Model(SceneModel):
         if self.motion_head is not None:
             self.motion_head.dense.initialize(torch.zeros(self.motion_head.config.channels))
 
-    def _create_matching(self) -> Matching | None:
-        """Create the matching layer, which reads the tokens of the side network if there is one."""
-        if self.config.matching is None:
-            return None
-        side = self.config.side
-        width = self.config.aggregator.block.width if side is None else side.aggregator.block.width
-        eighth = self.backbone.eighth_channels if side is None else side.eighth_channels
-        return Matching(self.config.matching, width, self.patch_size, eighth)
-
-    def _create_motion_head(self, config: MotionHeadConfig, feature_widths: list[int]) -> MotionHead:
-        """Create the motion head, which reads the tokens of the side network if there is one."""
-        dense, quarter = self.config.dense, self.backbone.quarter_channels
-        if self.side is not None and self.config.side is not None:
-            dense, quarter = self.config.side.dense, self.config.side.quarter_channels
-            feature_widths = self.side.feature_widths
-        widths = [config.block.width] * (config.blocks + 1)
-        head = DENSE_HEADS[type(dense)](dense, widths, self.patch_size, quarter + START_CHANNELS, config.channels)  # pyright: ignore[reportArgumentType]
-        return MotionHead(config, feature_widths, head)
-
     def _residual_blocks(self) -> Iterator[Block]:
         for part in self.trunks:
             yield from (module for module in part.modules() if isinstance(module, Block))
-
-
-def _aggregate_and_match(
-    aggregator: Aggregator,
-    matching: Matching,
-    tokens: Tokens,
-    eighth: Tensor | None,
-    times: Tensor,
-    priors: Priors | None,
-) -> Tokens:
-    """Run all blocks of an aggregator, with the matching layer between them."""
-    state, grid, after_block = tokens.state, tokens.grid, matching.after_block
-    over_frames = state.tokens.shape[:2]
-    state = aggregator(state, 0, after_block)
-    cells = matching.features(state.patch_tokens.flatten(0, 1), eighth, grid).unflatten(0, over_frames)
-    matches = matching.match_neighbors(cells, times, grid, matching.two_view_filter(_known_cameras(priors)))
-    state = state.add_to_patch_tokens(matching.token_update(matches, grid))
-    state = aggregator(state, after_block, aggregator.config.depth)
-    return replace(tokens, state=state, cell_features=cells, matches=matches)
-
-
-def _scene(cameras: Cameras, raw: dict[str, Tensor], dynamic_logits: Tensor | None) -> Scene:
-    """Decode raw maps to a scene without tracks; points follow from depth and cameras if no head predicts them."""
-    depth = decode_depth(raw["depth"])
-    if "points" in raw:
-        points = decode_points(raw["points"])
-    else:
-        in_camera = unproject_map(depth.values, cameras.intrinsics)
-        points = ConfidentValues(transform_points(cameras.world_from_cam, in_camera), depth.confidence)
-    return Scene(
-        cameras=cameras,
-        depths=depth.values,
-        depth_confidence=depth.confidence,
-        points=points.values,
-        point_confidence=points.confidence,
-        dynamic=torch.full_like(depth.values, torch.nan) if dynamic_logits is None else torch.sigmoid(dynamic_logits),
-        metres_per_unit=depth.values.new_full(depth.values.shape[:1], torch.nan),
-    )
-
-
-def _known_cameras(priors: Priors | None) -> Cameras | None:
-    return None if priors is None else Cameras(priors.world_from_cam, priors.intrinsics)
