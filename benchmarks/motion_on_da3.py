@@ -21,7 +21,7 @@ from recon4d.inference import ReconstructConfig, reconstruct
 from recon4d.models import SceneModel
 from recon4d.records import Scene
 from recon4d.train.checkpoints import latest_complete
-from recon4d.train.config import DataConfig, OptimiserConfig, TrainConfig
+from recon4d.train.config import DataConfig, LossWeights, OptimiserConfig, TrainConfig
 from recon4d.train.loop import train
 from recon4d.train.run_folder import CHECKPOINTS_NAME, LOG_NAME, begin_run
 from recon4d.zoo import load_model
@@ -40,16 +40,18 @@ class Arguments:
 
     out: Path
     """Folder of the two runs."""
-    base_steps: int = 640
-    """Steps of cameras and depth."""
-    motion_steps: int = 640
-    """Steps of matching and motion."""
+    base_steps: int = 400
+    """Steps of cameras and depth, with `base_batch` clips each."""
+    motion_steps: int = 1000
+    """Steps of matching and motion, with `motion_batch` clips each."""
+    base_batch: int = 8
+    """Clips in a batch of the first stage."""
+    motion_batch: int = 4
+    """Clips in a batch of the second stage."""
     clips: int = 32
     """Number of clips of worlds-v1 to score."""
     shape: str = "4x98x126"
     """Shape of the training clips."""
-    batch_size: int = 8
-    """Clips in a batch."""
     fast: bool = True
     """Compile the networks and the renderer, and train in bfloat16."""
     picture: Path | None = None
@@ -58,8 +60,8 @@ class Arguments:
 
 def main(arguments: Arguments) -> None:
     """Train, print the loss curve of the second stage, and print the scores."""
-    base = _train(_config(arguments, "da3_tiny", arguments.base_steps), arguments.out / "base")
-    config = replace(_config(arguments, "recon4d_da3_tiny", arguments.motion_steps), init=str(base))
+    base = _train(_base_config(arguments), arguments.out / "base")
+    config = _motion_config(arguments, base)
     model = _train(config, arguments.out / "motion")
     curve = _read_curve(arguments.out / "motion" / LOG_NAME)
     _print_curve(curve)
@@ -68,17 +70,33 @@ def main(arguments: Arguments) -> None:
     _print_scores(load_model(model), arguments.clips)
 
 
-def _config(arguments: Arguments, model: str, steps: int) -> TrainConfig:
+def _base_config(arguments: Arguments) -> TrainConfig:
     return TrainConfig(
-        model=model,
-        steps=steps,
+        model="da3_tiny",
+        steps=arguments.base_steps,
         warmup_steps=60,
         average=0.99,
         precision="bfloat16" if arguments.fast else "float32",
         compile=arguments.fast,
-        validate_every=max(1, steps // 2),
-        data=DataConfig(shapes=(arguments.shape,), batch_size=arguments.batch_size),
-        optimiser=OptimiserConfig(muon_rate=1e-3, adamw_rate=5e-4 if model == "da3_tiny" else 1e-3),
+        validate_every=arguments.base_steps,
+        save_every=200,
+        data=DataConfig(shapes=(arguments.shape,), batch_size=arguments.base_batch),
+        optimiser=OptimiserConfig(muon_rate=1e-3, adamw_rate=5e-4),
+    )
+
+
+def _motion_config(arguments: Arguments, base: Path) -> TrainConfig:
+    config = _base_config(arguments)
+    return replace(
+        config,
+        model="recon4d_da3_tiny",
+        init=str(base),
+        steps=arguments.motion_steps,
+        validate_every=arguments.motion_steps,
+        data=replace(config.data, batch_size=arguments.motion_batch),
+        optimiser=OptimiserConfig(muon_rate=1e-3, adamw_rate=1e-3),
+        # The dynamic mask decides which cells the alignment of lifted matches trusts.
+        losses=LossWeights(moving=1.0),
     )
 
 
