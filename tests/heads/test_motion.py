@@ -24,15 +24,16 @@ CELLS = 4 * GRID[0] * GRID[1]
 class Listener(DenseHead):
     """A dense head that keeps what it is given."""
 
-    def __init__(self) -> None:
+    def __init__(self, raw: tuple[float, ...] = (0.0,) * 5) -> None:
         nn.Module.__init__(self)
+        self.raw = torch.tensor(raw)
         self.layers: list[Tensor] = []
         self.skip = torch.empty(0)
 
     def forward(self, layers: Sequence[Tensor], grid: tuple[int, int], skip: Tensor | None) -> Tensor:
         assert skip is not None
         self.layers, self.skip = list(layers), skip
-        return torch.zeros(layers[0].shape[0], 5, grid[0] * PATCH, grid[1] * PATCH)
+        return self.raw[None, :, None, None].repeat(layers[0].shape[0], 1, grid[0] * PATCH, grid[1] * PATCH)
 
 
 @pytest.fixture
@@ -41,7 +42,7 @@ def head() -> MotionHead:
     return MotionHead(MotionHeadConfig(BlockConfig(WIDTH, 2, 32), blocks=1), [WIDTH], Listener())
 
 
-def frames(skip: Tensor | None = None) -> MotionFrames:
+def frames(skip: Tensor | None = None, dynamic: float = 0.0) -> MotionFrames:
     """Two frames whose point maps and tokens are linear in the picture, so that bilinear reading is exact."""
     pixels = g.pixel_grid(GRID[0] * PATCH, GRID[1] * PATCH)
     points = torch.cat([0.01 * pixels, torch.zeros_like(pixels[..., :1])], dim=-1).repeat(2, 1, 1, 1)
@@ -52,7 +53,7 @@ def frames(skip: Tensor | None = None) -> MotionFrames:
     tokens[1, :, 2] = 7
     ones = torch.ones(points.shape[:-1])
     rotary = rotary_table(GRID, 0, WIDTH // 2)
-    return MotionFrames(tokens, points, skip, GRID, rotary, num_special=0, depths=ones, dynamic=0 * ones)
+    return MotionFrames(tokens, points, skip, GRID, rotary, num_special=0, depths=ones, dynamic=dynamic * ones)
 
 
 def pair(positions: Tensor, mass: Tensor | float = 1.0) -> MotionPairs:
@@ -103,6 +104,34 @@ def test_the_query_reads_the_targets_token_where_its_surest_cell_went(head: Moti
     expected = own[:, :2] + own[:, :2] + torch.tensor([1.0, 0.0])
     torch.testing.assert_close(query[first_columns, :2], expected[first_columns], atol=1e-2, rtol=0)
     torch.testing.assert_close(query[:, 2], torch.full((12,), 7.0))
+
+
+class TestLifting:
+    @staticmethod
+    def raw(gate: float, dynamic: float) -> Tensor:
+        """Return raw maps (channels, pixels inside) of a head that adds (0, 0, 1) to gated displacements."""
+        torch.manual_seed(0)
+        config = MotionHeadConfig(BlockConfig(WIDTH, 2, 32), blocks=1, lifted=True)
+        head = MotionHead(config, [WIDTH], Listener((0.0, 0.0, 1.0, 2.0, 3.0, gate)))
+        moved = cell_centers(GRID, 8.0, torch.zeros(0)) + torch.tensor([3.0, -2.0])
+        raw = head(frames(dynamic=dynamic), pair(moved))
+        assert raw.shape[1] == 5
+        return raw[0, :, 16:-16, 16:-16].flatten(1)
+
+    def test_dynamic_points_go_to_their_matches(self) -> None:
+        expected = torch.tensor([0.03, -0.02, 1.1, 2.0, 3.0])
+        raw = self.raw(gate=20.0, dynamic=1.0)
+        torch.testing.assert_close(raw, expected[:, None].expand_as(raw), atol=1e-5, rtol=0)
+
+    def test_the_gate_decides_how_far(self) -> None:
+        for gate, share in ((-20.0, 0.0), (0.0, 0.5)):
+            raw = self.raw(gate, dynamic=1.0)
+            expected = torch.tensor([0.03 * share, -0.02 * share, 1 + 0.1 * share, 2.0, 3.0])
+            torch.testing.assert_close(raw, expected[:, None].expand_as(raw), atol=1e-5, rtol=0)
+
+    def test_what_all_static_points_share_is_an_error_of_the_cameras(self) -> None:
+        raw = self.raw(gate=20.0, dynamic=0.0)
+        assert (raw[:3] - torch.tensor([0.0, 0.0, 1.0])[:, None]).abs().max() < 0.01
 
 
 def test_finer_features_are_those_of_the_anchor(head: MotionHead) -> None:
