@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
 
 import torch
 import tyro
@@ -30,8 +31,12 @@ METRICS = ("moving_epe", "epe", "abs_rel", "auc_30", "visibility_accuracy", "mov
 """Columns of the table; moving_epe is pooled over the points of all clips, the others are means over clips."""
 TERMS = ("motion", "match", "no_match", "match_position", "moving", "visibility")
 """Loss terms of the printed curve."""
-CURVE_ROWS = 12
-"""Largest number of printed steps of the curve."""
+CURVE_ROWS = 8
+"""Number of rows of the printed curve; each is the mean of the steps since the row before."""
+
+
+SMOOTHING = 5
+"""Number of lines of the log over which the blue line of the picture is averaged."""
 
 
 @dataclass(frozen=True)
@@ -116,18 +121,25 @@ def _read_curve(log: Path) -> list[dict[str, float]]:
 
 
 def _print_curve(curve: list[dict[str, float]]) -> None:
-    stride = max(1, math.ceil(len(curve) / CURVE_ROWS))
-    print("step" + "".join(f"{term:>16}" for term in TERMS))
-    for line in curve[stride - 1 :: stride]:
-        print(f"{line['step']:4.0f}" + "".join(f"{line[term]:16.4f}" for term in TERMS))
+    print("mean of the loss terms of the second stage")
+    print("steps up to" + "".join(f"{term:>16}" for term in TERMS))
+    for number in range(CURVE_ROWS):
+        first, stop = (len(curve) * edge // CURVE_ROWS for edge in (number, number + 1))
+        if lines := curve[first:stop]:
+            means = (fmean(line[term] for line in lines) for term in TERMS)
+            print(f"{lines[-1]['step']:11.0f}" + "".join(f"{mean:16.3f}" for mean in means))
 
 
 def _draw_curve(curve: list[dict[str, float]], path: Path) -> None:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6, 3), layout="constrained")
-    for axes, term in zip(figure.subplots(1, 2), ("motion", "match"), strict=True):
-        axes.plot([line["step"] for line in curve], [line[term] for line in curve])
+    figure = Figure(figsize=(7, 2.4), layout="constrained")
+    steps = [line["step"] for line in curve]
+    for axes, term in zip(figure.subplots(1, 3), ("motion", "match", "moving"), strict=True):
+        values = [line[term] for line in curve]
+        smooth = [fmean(values[max(0, end - SMOOTHING) : end]) for end in range(1, len(values) + 1)]
+        axes.plot(steps, values, color="0.75", linewidth=0.8)
+        axes.plot(steps, smooth, color="tab:blue")
         axes.set(title=f"{term} loss", xlabel="step", ylim=(0, None))
         axes.grid(alpha=0.3)
     figure.savefig(path, dpi=80)
