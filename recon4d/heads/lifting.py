@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from recon4d.geometry import fit_rigid, transform_points
+from recon4d.geometry import fit_rigid, invert, transform_points
 
 ITERATIONS = 8
 """Number of reweighted least-squares fits. Hand-tuned."""
@@ -36,6 +36,22 @@ class CellPairs:
     """Depth of the cells of the anchor in its camera; errors are relative to it."""
     weights: Float[Tensor, "pair cells"]
     """Probability that a match is right and that its cell is static."""
+
+
+@dataclass(frozen=True)
+class LiftedPairs:
+    """Maps of pairs of an anchor and a target frame."""
+
+    own: Float[Tensor, "pair 3 height width"]
+    """World points of the anchor frame."""
+    target: Float[Tensor, "pair 3 height width"]
+    """World points of the target frame."""
+    target_depths: Float[Tensor, "pair height width"]
+    """Depth of the target frame."""
+    world_from_cam: Float[Tensor, "pair 4 4"]
+    """Camera of the target frame."""
+    flow: Float[Tensor, "pair 2 rows columns"]
+    """Displacement (x, y) of each matching cell of the anchor, in pixels."""
 
 
 @torch.no_grad()
@@ -65,31 +81,41 @@ def static_alignment(pairs: CellPairs) -> Float[Tensor, "pair 4 4"]:
 
 
 @torch.no_grad()
-def lifted_displacement(
-    own: Float[Tensor, "pair 3 height width"],
-    target: Float[Tensor, "pair 3 height width"],
-    flow: Float[Tensor, "pair 2 rows columns"],
-    anchor_from_target: Float[Tensor, "pair 4 4"],
-    limit: float,
-) -> Float[Tensor, "pair 3 height width"]:
-    """Displace every pixel by its flow and subtract its own point from the point found there.
+def lifted_displacements(
+    pairs: LiftedPairs, anchor_from_target: Float[Tensor, "pair 4 4"], limit: float
+) -> tuple[Float[Tensor, "pair 3 height width"], Float[Tensor, "pair 3 height width"]]:
+    """Move every pixel by its flow and subtract its own point from the point found there.
+
+    The point found there has the depth of the target frame, or the depth that the own point would have if it stood
+    still. The second displacement has no component along the ray, and does not depend on the depth of the target.
 
     Args:
-        own: World points of the anchor frame.
-        target: World points of the target frame.
-        flow: Displacement (x, y) of each matching cell, in pixels.
+        pairs: Point maps and flow.
         anchor_from_target: Transforms of `static_alignment`.
-        limit: Largest magnitude of a coordinate of the result, in units of the scene.
+        limit: Largest magnitude of a coordinate of the results, in units of the scene.
 
     Returns:
-        Displacements in the world.
+        Displacements in the world: with the depth of the target, and with the own depth.
     """
-    height, width = own.shape[-2:]
+    own, found = pairs.own.movedim(1, -1), _at_matches(pairs.target, pairs.flow).movedim(1, -1)
+    found_depths = _at_matches(pairs.target_depths[:, None], pairs.flow)[:, 0].clamp(min=MIN_DEPTH)
+    with torch.autocast(own.device.type, enabled=False):
+        world_from_cam = anchor_from_target @ pairs.world_from_cam
+        found = transform_points(anchor_from_target, found)
+        own_depths = transform_points(invert(world_from_cam), own)[..., 2].clamp(min=MIN_DEPTH)
+        center = world_from_cam[:, None, None, :3, 3]
+        sideways = center + (found - center) * (own_depths / found_depths)[..., None]
+    return tuple((points - own).movedim(-1, 1).clamp(-limit, limit) for points in (found, sideways))  # pyright: ignore[reportReturnType]
+
+
+def _at_matches(
+    maps: Float[Tensor, "pair channels height width"], flow: Float[Tensor, "pair 2 rows columns"]
+) -> Float[Tensor, "pair channels height width"]:
+    """Sample maps of the target where the flow moves every pixel of the anchor."""
+    height, width = maps.shape[-2:]
     dense_flow = F.interpolate(flow, (height, width), mode="bilinear", align_corners=False)
-    ys, xs = (torch.arange(n, device=own.device, dtype=own.dtype) + 0.5 for n in (height, width))
+    ys, xs = (torch.arange(n, device=maps.device, dtype=maps.dtype) + 0.5 for n in (height, width))
     x = (xs[None, None] + dense_flow[:, 0]) * (2 / width) - 1
     y = (ys[None, :, None] + dense_flow[:, 1]) * (2 / height) - 1
-    with torch.autocast(own.device.type, enabled=False):
-        found = F.grid_sample(target, torch.stack([x, y], dim=-1), align_corners=False, padding_mode="border")
-        aligned = transform_points(anchor_from_target, found.movedim(1, -1)).movedim(-1, 1)
-    return (aligned - own).clamp(-limit, limit)
+    with torch.autocast(maps.device.type, enabled=False):
+        return F.grid_sample(maps, torch.stack([x, y], dim=-1), align_corners=False, padding_mode="border")

@@ -15,12 +15,17 @@ from torch import Tensor, nn
 
 from recon4d.geometry import transform_points
 from recon4d.heads.dense import DenseHead
-from recon4d.heads.lifting import CellPairs, lifted_displacement, static_alignment
+from recon4d.heads.lifting import CellPairs, LiftedPairs, lifted_displacements, static_alignment
 from recon4d.layers import CELLS_PER_PATCH_SIDE, BlockConfig, CrossBlock, RotaryTable, cells_to_patch_tokens
 from recon4d.records import full_precision
 
 MOTION_CHANNELS = 5
 """Displacement (3), visibility logit, raw confidence."""
+GATE_CHANNELS = 2
+"""Of lifted matches: logit of how much of the displacement is believed, relative to the logit of the dynamic
+probability, and of how much of its component along the ray."""
+MIN_PROBABILITY = 1e-3
+"""Smallest dynamic probability and smallest static probability whose logit is used."""
 START_CHANNELS = 10
 """Flow features of a cell (4), difference of points (3), and that difference times the probability of the match (3)."""
 MAX_START = 1.5
@@ -36,13 +41,13 @@ class MotionHeadConfig:
     blocks: int = 2
     """Number of blocks."""
     lifted: bool = False
-    """Whether the displacement is that of the lifted match (`recon4d.heads.lifting`) times a predicted gate, plus a
-    predicted correction. It suits point maps that are frozen and good. False predicts the displacement directly."""
+    """Whether the displacement is that of the lifted match (`recon4d.heads.lifting`) times a gate, plus a predicted
+    correction. It suits point maps that are frozen. False predicts the displacement directly."""
 
     @property
     def channels(self) -> int:
         """Number of raw maps of the dense head."""
-        return MOTION_CHANNELS + 1 if self.lifted else MOTION_CHANNELS
+        return MOTION_CHANNELS + GATE_CHANNELS if self.lifted else MOTION_CHANNELS
 
 
 @dataclass(frozen=True)
@@ -91,6 +96,8 @@ class MotionFrames:
     """Depth of the points in their own camera; read without gradient."""
     dynamic: Float[Tensor, "n height width"]
     """Dynamic probability, NaN if unknown; read without gradient."""
+    world_from_cam: Float[Tensor, "n 4 4"]
+    """Camera of each frame; read without gradient."""
 
     @property
     def cell_grid(self) -> tuple[int, int]:
@@ -161,7 +168,8 @@ class MotionHead(nn.Module):
         raw = self.dense(layers, frames.grid, self._skip(frames, pairs, start))
         if alignment is None:
             return raw
-        displacement = raw[:, :3] + torch.sigmoid(raw[:, MOTION_CHANNELS:]) * _lifted(frames, pairs, alignment)
+        with torch.autocast(raw.device.type, enabled=False):
+            displacement = raw[:, :3] + _gated(raw[:, MOTION_CHANNELS:], frames, pairs, alignment)
         return torch.cat([displacement, raw[:, 3:MOTION_CHANNELS]], dim=1)
 
     def _geometric_start(
@@ -217,13 +225,24 @@ def _static_alignment(frames: MotionFrames, pairs: MotionPairs) -> Float[Tensor,
     return static_alignment(CellPairs(own, matched, at_cells[:, 0], weights))
 
 
-def _lifted(frames: MotionFrames, pairs: MotionPairs, alignment: Tensor) -> Float[Tensor, "pair 3 height width"]:
-    """Lift the matches of all pixels."""
+def _gated(
+    gates: Tensor, frames: MotionFrames, pairs: MotionPairs, alignment: Tensor
+) -> Float[Tensor, "pair 3 height width"]:
+    """Lift the matches of all pixels, and weight the displacements by the gates."""
     points = frames.points.detach().movedim(-1, 1)
     size = points.new_tensor([float(points.shape[-1]), float(points.shape[-2])])
     cells = _centers(frames.cell_grid, points).flatten(1, 2) * size
-    flow = (pairs.positions.detach() - cells).transpose(1, 2).unflatten(2, frames.cell_grid)
-    return lifted_displacement(points[pairs.anchor], points[pairs.target], flow, alignment, MAX_START)
+    maps = LiftedPairs(
+        own=points[pairs.anchor],
+        target=points[pairs.target],
+        target_depths=frames.depths.detach()[pairs.target],
+        world_from_cam=frames.world_from_cam.detach()[pairs.target],
+        flow=(pairs.positions.detach() - cells).transpose(1, 2).unflatten(2, frames.cell_grid),
+    )
+    full, sideways = lifted_displacements(maps, alignment, MAX_START)
+    dynamic = frames.dynamic.detach()[pairs.anchor][:, None].nan_to_num(0.5)
+    believed = torch.sigmoid(gates[:, :1] + torch.logit(dynamic, MIN_PROBABILITY))
+    return believed * torch.lerp(sideways, full, torch.sigmoid(gates[:, 1:]))
 
 
 def _centers(grid: tuple[int, int], like: Tensor) -> Float[Tensor, "1 rows columns 2"]:

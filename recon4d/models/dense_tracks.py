@@ -48,6 +48,7 @@ def dense_tracks(
         num_special=tokens.state.num_special,
         depths=scene.depths.flatten(0, 1),
         dynamic=scene.dynamic.flatten(0, 1),
+        world_from_cam=scene.cameras.world_from_cam.flatten(0, 1),
     )
     first_of_clip = time * torch.arange(batch, device=points.device)[:, None]
     pairs = MotionPairs(
