@@ -1,10 +1,12 @@
 """Lifted matches: the motion that static cells share is found and removed, and what moves keeps its displacement."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
-from recon4d.geometry import invert, pixel_grid, rigid, rotation_from_axis_angle, transform_points
-from recon4d.heads.lifting import CellPairs, lifted_displacement, static_alignment
+from recon4d.geometry import invert, rigid, rotation_from_axis_angle, transform_points, unproject_map
+from recon4d.heads.lifting import CellPairs, LiftedPairs, lifted_displacements, static_alignment
 
 CELLS, MOVERS = 300, 90
 
@@ -57,17 +59,51 @@ def test_without_matches_the_cameras_are_trusted() -> None:
     torch.testing.assert_close(static_alignment(unmatched), torch.eye(4)[None], atol=1e-5, rtol=0)
 
 
-def test_displacement_of_every_pixel() -> None:
-    height, width = 28, 42
-    ramp = torch.cat([0.1 * pixel_grid(height, width), torch.ones(height, width, 1)], dim=-1).movedim(-1, 0)[None]
-    target = ramp + torch.tensor([0.0, 0.0, 0.5])[None, :, None, None]
-    flow = torch.tensor([3.0, -2.0])[None, :, None, None].expand(1, 2, 4, 6)
-    lifted = lifted_displacement(ramp, target, flow, torch.eye(4)[None], limit=1.0)
-    expected = torch.tensor([0.3, -0.2, 0.5])[None, :, None, None].expand_as(lifted)
-    inside = (slice(None), slice(None), slice(3, -3), slice(4, -4))
-    torch.testing.assert_close(lifted[inside], expected[inside])
-    turned = rigid(rotation_from_axis_angle(torch.tensor([0.0, 0.0, torch.pi / 2])), torch.zeros(3))[None]
-    there = transform_points(turned, (ramp + expected).movedim(1, -1)).movedim(-1, 1) - ramp
-    lifted = lifted_displacement(ramp, target, flow, turned, limit=100.0)
-    torch.testing.assert_close(lifted[inside], there[inside])
-    assert lifted_displacement(ramp, 100 * target, flow, turned, limit=0.25).abs().max() == 0.25
+class TestDisplacements:
+    """A wall at depth 2 in a camera that is turned and moved; every pixel of the anchor goes 3 right and 2 up."""
+
+    HEIGHT, WIDTH = 28, 42
+    INSIDE = (slice(None), slice(None), slice(3, -3), slice(4, -4))
+
+    @classmethod
+    def pairs(cls, depth_of_target: float) -> tuple[LiftedPairs, Tensor, Tensor]:
+        """Return the maps, and the rays of the pixels and of their matches."""
+        intrinsics = torch.tensor([[40.0, 0, cls.WIDTH / 2], [0, 40.0, cls.HEIGHT / 2], [0, 0, 1]])
+        camera = rigid(rotation_from_axis_angle(torch.tensor([0.1, 0.3, -0.2])), torch.tensor([0.5, -0.3, 0.2]))
+        rays, found = (
+            unproject_map(torch.full((cls.HEIGHT, cls.WIDTH), depth), shifted)
+            for depth, shifted in ((2.0, intrinsics), (depth_of_target, intrinsics))
+        )
+        shift = torch.tensor([3.0, -2.0, 0.0]) * depth_of_target / 40
+        own, target = (transform_points(camera, points).movedim(-1, 0)[None] for points in (rays, found))
+        flow = torch.tensor([3.0, -2.0])[None, :, None, None].expand(1, 2, 4, 6)
+        depths = torch.full((1, cls.HEIGHT, cls.WIDTH), depth_of_target)
+        pairs = LiftedPairs(own, target, depths, camera[None], flow)
+        return pairs, rays, transform_points(camera, found + shift).movedim(-1, 0)[None]
+
+    def test_the_depth_of_the_target(self) -> None:
+        pairs, _, there = self.pairs(2.5)
+        full, _ = lifted_displacements(pairs, torch.eye(4)[None], limit=10.0)
+        torch.testing.assert_close(full[self.INSIDE], (there - pairs.own)[self.INSIDE], atol=1e-4, rtol=0)
+
+    def test_the_own_depth(self) -> None:
+        sideways = [lifted_displacements(self.pairs(depth)[0], torch.eye(4)[None], 10.0)[1] for depth in (2.0, 2.5)]
+        torch.testing.assert_close(sideways[1][self.INSIDE], sideways[0][self.INSIDE], atol=1e-4, rtol=0)
+        pairs, _, there = self.pairs(2.0)
+        torch.testing.assert_close(sideways[0][self.INSIDE], (there - pairs.own)[self.INSIDE], atol=1e-4, rtol=0)
+
+    def test_an_error_of_the_camera_is_removed_from_both(self) -> None:
+        error = disturbed_camera()
+        right, _, _ = self.pairs(2.5)
+        disturbed = replace(
+            right,
+            target=transform_points(error, right.target.movedim(1, -1)).movedim(-1, 1),
+            world_from_cam=error @ right.world_from_cam,
+        )
+        expected = lifted_displacements(right, torch.eye(4)[None], 10.0)
+        for found, wanted in zip(lifted_displacements(disturbed, invert(error), 10.0), expected, strict=True):
+            torch.testing.assert_close(found, wanted, atol=1e-4, rtol=0)
+
+    def test_wrong_matches_are_limited(self) -> None:
+        pairs, _, _ = self.pairs(200.0)
+        assert max(part.abs().max() for part in lifted_displacements(pairs, torch.eye(4)[None], 0.25)) == 0.25
