@@ -227,6 +227,14 @@ class TestTrueMatches:
         assert not (found.has_match | found.is_unmatched)[0, :24].any()
         assert_close(found.positions[0, 25:32], CELLS[25:32] - torch.tensor([2.0, 0.0]), atol=1e-5, rtol=0)
 
+    def test_cells_that_move_are_marked_in_the_query_frame(self) -> None:
+        scene = changed(SHIFTED, "dynamic", 0, slice(6, 12), slice(None), 1.0)
+        scene = changed(scene, "dynamic", 1, slice(None), slice(None), torch.nan)
+        expected = (CELLS[:, 1] > 6) & (CELLS[:, 1] < 12)
+        assert expected.any()
+        assert (first_to_second(scene).is_dynamic[0] == expected).all()
+        assert not true_matches(scene, torch.tensor([[1]]), torch.tensor([[0]]), CELL).is_dynamic.any()
+
     def sparse(self, pixels: torch.Tensor, shifts: torch.Tensor) -> Scene:
         """Return `SHIFTED` with unknown motion and tracks of a few pixels of the first frame, displaced in x."""
         scene = replace(SHIFTED, dynamic=torch.full_like(SHIFTED.dynamic, torch.nan))
