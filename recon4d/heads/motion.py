@@ -13,12 +13,19 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from recon4d.geometry import transform_points
 from recon4d.heads.dense import DenseHead
+from recon4d.heads.lifting import CellPairs, LiftedPairs, lifted_displacements, static_alignment
 from recon4d.layers import CELLS_PER_PATCH_SIDE, BlockConfig, CrossBlock, RotaryTable, cells_to_patch_tokens
 from recon4d.records import full_precision
 
 MOTION_CHANNELS = 5
 """Displacement (3), visibility logit, raw confidence."""
+GATE_CHANNELS = 2
+"""Of lifted matches: logit of how much of the displacement is believed, relative to the logit of the dynamic
+probability, and of how much of its component along the ray."""
+MIN_PROBABILITY = 1e-3
+"""Smallest dynamic probability and smallest static probability whose logit is used."""
 START_CHANNELS = 10
 """Flow features of a cell (4), difference of points (3), and that difference times the probability of the match (3)."""
 MAX_START = 1.5
@@ -33,6 +40,14 @@ class MotionHeadConfig:
     """Configuration of the blocks in which anchor tokens attend to the tokens of another frame."""
     blocks: int = 2
     """Number of blocks."""
+    lifted: bool = False
+    """Whether the displacement is that of the lifted match (`recon4d.heads.lifting`) times a gate, plus a predicted
+    correction. It suits point maps that are frozen. False predicts the displacement directly."""
+
+    @property
+    def channels(self) -> int:
+        """Number of raw maps of the dense head."""
+        return MOTION_CHANNELS + GATE_CHANNELS if self.lifted else MOTION_CHANNELS
 
 
 @dataclass(frozen=True)
@@ -77,6 +92,12 @@ class MotionFrames:
     """Rotary position embedding of the tokens of a frame."""
     num_special: int
     """Number of special tokens per frame."""
+    depths: Float[Tensor, "n height width"]
+    """Depth of the points in their own camera; read without gradient."""
+    dynamic: Float[Tensor, "n height width"]
+    """Dynamic probability, NaN if unknown; read without gradient."""
+    world_from_cam: Float[Tensor, "n 4 4"]
+    """Camera of each frame; read without gradient."""
 
     @property
     def cell_grid(self) -> tuple[int, int]:
@@ -90,11 +111,12 @@ class MotionHead(nn.Module):
     Args:
         config: Configuration of the head.
         feature_widths: Channels of the tokens of each aggregator output layer.
-        dense: Dense head that predicts `MOTION_CHANNELS` raw maps.
+        dense: Dense head that predicts `MotionHeadConfig.channels` raw maps.
     """
 
     def __init__(self, config: MotionHeadConfig, feature_widths: Sequence[int], dense: DenseHead) -> None:
         super().__init__()
+        self.config = config
         width = config.block.width
         self.fuse = nn.Linear(sum(feature_widths), width)
         self.start = nn.Sequential(
@@ -130,7 +152,8 @@ class MotionHead(nn.Module):
         Returns:
             Raw maps, converted by `decode_displacement`.
         """
-        start = self._geometric_start(frames, pairs)
+        alignment = _static_alignment(frames, pairs) if self.config.lifted else None
+        start = self._geometric_start(frames, pairs, alignment)
         patch_tokens = frames.tokens[:, frames.num_special :]
         at_match = self._token_at_match(patch_tokens[pairs.target], start, pairs, frames)
         rotary = frames.rotary.rows(slice(frames.num_special, None))
@@ -142,15 +165,22 @@ class MotionHead(nn.Module):
         for block in self.blocks:
             query = block(query, context, rotary, frames.rotary)
             layers.append(query)
-        return self.dense(layers, frames.grid, self._skip(frames, pairs, start))
+        raw = self.dense(layers, frames.grid, self._skip(frames, pairs, start))
+        if alignment is None:
+            return raw
+        with torch.autocast(raw.device.type, enabled=False):
+            displacement = raw[:, :3] + _gated(raw[:, MOTION_CHANNELS:], frames, pairs, alignment)
+        return torch.cat([displacement, raw[:, 3:MOTION_CHANNELS]], dim=1)
 
-    def _geometric_start(self, frames: MotionFrames, pairs: MotionPairs) -> Float[Tensor, "pair cells start"]:
+    def _geometric_start(
+        self, frames: MotionFrames, pairs: MotionPairs, alignment: Tensor | None
+    ) -> Float[Tensor, "pair cells start"]:
         """Return flow features and the difference between the matched target point and the anchor point."""
-        points = frames.points.detach().movedim(-1, 1)
-        own = _sample(points, _centers(frames.cell_grid, points)).flatten(2).transpose(1, 2)
-        size = points.new_tensor([float(points.shape[-1]), float(points.shape[-2])])
-        matched = _sample(points[pairs.target], pairs.positions.detach()[:, None] / size).squeeze(2).transpose(1, 2)
-        difference = (matched - own[pairs.anchor]).clamp(-MAX_START, MAX_START) * 3
+        own, matched = _points_at_cells(frames, pairs)
+        if alignment is not None:
+            with torch.autocast(matched.device.type, enabled=False):  # positions need full precision
+                matched = transform_points(alignment, matched)
+        difference = (matched - own).clamp(-MAX_START, MAX_START) * 3
         flow = pairs.flow.detach()
         return torch.cat([flow, difference, difference * flow[..., 2:3]], dim=-1)
 
@@ -175,6 +205,44 @@ class MotionHead(nn.Module):
         skip = frames.skip[pairs.anchor]
         finer = F.interpolate(maps, skip.shape[-2:], mode="bilinear", align_corners=False)
         return torch.cat([skip, finer.to(skip.dtype)], dim=1)
+
+
+def _points_at_cells(frames: MotionFrames, pairs: MotionPairs) -> tuple[Tensor, Tensor]:
+    """Return the world points of the anchor's cells and those at their matches, both (pair, cells, 3)."""
+    points = frames.points.detach().movedim(-1, 1)
+    own = _sample(points, _centers(frames.cell_grid, points)).flatten(2).transpose(1, 2)
+    size = points.new_tensor([float(points.shape[-1]), float(points.shape[-2])])
+    matched = _sample(points[pairs.target], pairs.positions.detach()[:, None] / size).squeeze(2).transpose(1, 2)
+    return own[pairs.anchor], matched
+
+
+def _static_alignment(frames: MotionFrames, pairs: MotionPairs) -> Float[Tensor, "pair 4 4"]:
+    """Fit the motion that static cells share, by the probability of their matches and of being static."""
+    own, matched = _points_at_cells(frames, pairs)
+    maps = torch.stack([frames.depths.detach(), frames.dynamic.detach().nan_to_num(0.0)], dim=1)
+    at_cells = _sample(maps, _centers(frames.cell_grid, maps)).flatten(2)[pairs.anchor]
+    weights = full_precision(pairs.flow[..., 2].detach()) * (1 - at_cells[:, 1])
+    return static_alignment(CellPairs(own, matched, at_cells[:, 0], weights))
+
+
+def _gated(
+    gates: Tensor, frames: MotionFrames, pairs: MotionPairs, alignment: Tensor
+) -> Float[Tensor, "pair 3 height width"]:
+    """Lift the matches of all pixels, and weight the displacements by the gates."""
+    points = frames.points.detach().movedim(-1, 1)
+    size = points.new_tensor([float(points.shape[-1]), float(points.shape[-2])])
+    cells = _centers(frames.cell_grid, points).flatten(1, 2) * size
+    maps = LiftedPairs(
+        own=points[pairs.anchor],
+        target=points[pairs.target],
+        target_depths=frames.depths.detach()[pairs.target],
+        world_from_cam=frames.world_from_cam.detach()[pairs.target],
+        flow=(pairs.positions.detach() - cells).transpose(1, 2).unflatten(2, frames.cell_grid),
+    )
+    full, sideways = lifted_displacements(maps, alignment, MAX_START)
+    dynamic = frames.dynamic.detach()[pairs.anchor][:, None].nan_to_num(0.5)
+    believed = torch.sigmoid(gates[:, :1] + torch.logit(dynamic, MIN_PROBABILITY))
+    return believed * torch.lerp(sideways, full, torch.sigmoid(gates[:, 1:]))
 
 
 def _centers(grid: tuple[int, int], like: Tensor) -> Float[Tensor, "1 rows columns 2"]:

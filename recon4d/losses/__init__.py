@@ -26,7 +26,7 @@ from recon4d.losses.motion import (
     track_confidence_term,
     visibility_term,
 )
-from recon4d.losses.normalization import normalized, scene_scale
+from recon4d.losses.normalization import in_predicted_unit, normalized, scene_scale
 from recon4d.losses.normals import normal_angle_term, normal_cosine_terms
 from recon4d.losses.photometric import best_neighbor_photometric_term, photometric_term
 from recon4d.losses.points import point_term, tracking_point_term
@@ -49,6 +49,7 @@ __all__ = [
     "field_of_view_term",
     "filtered_term",
     "gradient_terms",
+    "in_predicted_unit",
     "is_known_off_anchor",
     "is_unoccluded",
     "local_point_terms",

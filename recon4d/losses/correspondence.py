@@ -36,6 +36,8 @@ class TrueMatches(TensorRecord):
     """True for cells that are in view and not occluded in the target frame."""
     is_unmatched: Bool[Tensor, "*batch pair cell"]
     """True for cells that are occluded, outside of the image or behind the camera in the target frame."""
+    is_dynamic: Bool[Tensor, "*batch pair cell"]
+    """True for cells whose center moves in the world."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,7 @@ def true_matches(
     # The point of a cell is a little off its center; the center is assumed to move by the same displacement.
     offset = cells.centers - torch.where(tracked.valid[..., None], tracked.pixels, static.pixels)
     positions = torch.where(has_match[..., None], pixels + offset, torch.zeros_like(pixels))
-    return TrueMatches(positions, has_match, is_unmatched)
+    return TrueMatches(positions, has_match, is_unmatched, _is_dynamic(truth, query_frames, cells))
 
 
 def _make_cells(truth: Scene, cell_size: float) -> _Cells:
@@ -118,6 +120,13 @@ def _make_cells(truth: Scene, cell_size: float) -> _Cells:
     assert (patch_grid[0] * side, patch_grid[1] * side) == truth.size, "map sizes must be multiples of the patch size"
     centers = cell_centers(patch_grid, cell_size, full_precision(truth.depths))
     return _Cells(centers, cell_size, (patch_grid[0] * CELLS_PER_PATCH_SIDE, patch_grid[1] * CELLS_PER_PATCH_SIDE))
+
+
+def _is_dynamic(truth: Scene, query_frames: Tensor, cells: _Cells) -> Tensor:
+    """Look up whether the centers of the query frame's cells move; false where it is unknown."""
+    column, row = cells.centers.floor().long().unbind(-1)
+    batch = torch.arange(len(query_frames), device=query_frames.device)[:, None]
+    return truth.dynamic[batch, query_frames][..., row, column] > 0.5
 
 
 def _static_points(truth: Scene, query_frames: Tensor, cells: _Cells) -> _CellPoints:

@@ -39,6 +39,7 @@ def matching_terms(
     matching: Matching,
     truth: TrueMatches,
     grid: tuple[int, int],
+    dynamic_weight: float = 1.0,
 ) -> MatchingTerms:
     """Compare matches with the ground truth.
 
@@ -48,6 +49,7 @@ def matching_terms(
         matching: The layer that computed the matches.
         truth: True matches of the same pairs of frames, from `true_matches`.
         grid: Number of rows and columns of patches.
+        dynamic_weight: Weight of matched cells that move; all others weigh 1.
 
     Returns:
         The three terms of matching.
@@ -71,10 +73,11 @@ def matching_terms(
         # An excluded true match, such as that of a moving point, could gain probability without end.
         cross_entropy = cross_entropy.clamp(min=0)
     distance = smooth_length(expected - in_cells, POSITION_SMOOTHNESS)
+    weights = matched * torch.where(truth.is_dynamic, dynamic_weight, 1.0).to(distance.dtype)
     return MatchingTerms(
-        cross_entropy=masked_term(cross_entropy, matched),
+        cross_entropy=masked_term(cross_entropy, weights),
         dustbin=masked_term(log_partition - full_precision(matching.no_match), unmatched),
-        position=masked_term(distance.clamp(max=MAX_POSITION_ERROR), matched),
+        position=masked_term(distance.clamp(max=MAX_POSITION_ERROR), weights),
     )
 
 

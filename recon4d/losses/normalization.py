@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from recon4d.geometry import invert, similarity
-from recon4d.records import Scene, full_precision
+from recon4d.records import Scene, full_precision, scale_scenes
 
 MAX_RELATIVE_DISTANCE = 10.0
 """Upper bound of a point's distance relative to the median; limits the effect of far background. Hand-tuned."""
@@ -64,6 +64,22 @@ def normalized(truth: Scene) -> Scene:
     start = torch.where(known, identity, world_from_cam[..., 0, :, :])[..., None, :, :]
     world_from_cam = torch.cat([start, world_from_cam[..., 1:, :, :]], dim=-3)
     return replace(scene, cameras=replace(scene.cameras, world_from_cam=world_from_cam)).zero_unknown_points()
+
+
+def in_predicted_unit(truth: Scene, depths: Float[Tensor, "batch time height width"]) -> Scene:
+    """Scale true scenes to the unit of predicted depth, for the training of motion on depth that is frozen.
+
+    Args:
+        truth: A batch of true scenes.
+        depths: Predicted depth of the same pixels; it receives no gradient.
+
+    Returns:
+        The scenes, multiplied by the median ratio of predicted to true depth; unchanged without known depth.
+    """
+    known = (truth.depth_confidence > 0) & (truth.depths > 0)
+    ratios = torch.where(known, full_precision(depths.detach()) / full_precision(truth.depths), torch.nan)
+    scale = ratios.flatten(1).nanmedian(dim=1).values
+    return scale_scenes(truth, torch.where(scale.isfinite() & (scale > 0), scale, 1.0))
 
 
 def _capped_mean(values: Float[Tensor, "*batch n"], known: Bool[Tensor, "*batch n"]) -> Float[Tensor, "*batch"]:

@@ -14,6 +14,7 @@ from recon4d.models.networks import NetworkConfig, create_network, predicts_dens
 from recon4d.models.outputs import Outputs
 from recon4d.models.reference_view import ReferenceView
 from recon4d.models.scene_model import SceneModel
+from recon4d.models.side_network import SideNetworkConfig
 from recon4d.models.sky import is_ground
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "Outputs",
     "ReferenceView",
     "SceneModel",
+    "SideNetworkConfig",
     "cast_to_bfloat16",
     "check_cameras",
     "compile_blocks",

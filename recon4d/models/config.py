@@ -17,6 +17,7 @@ from recon4d.models.aggregator import AggregatorConfig
 from recon4d.models.backbones import BackboneConfig
 from recon4d.models.camera_encoder import CameraEncoderConfig
 from recon4d.models.reference_view import ReferenceView, check_reference_view
+from recon4d.models.side_network import SideNetworkConfig
 from recon4d.records.configs import FILE_KEY
 
 CameraSource = Literal["decoder", "rays"]
@@ -45,8 +46,8 @@ class ModelConfig:
     """Configuration of all parts of a model; stored in checkpoints.
 
     Raises:
-        UserError: If the dense groups are inconsistent, a motion head has no matching layer, the reference view is
-            unknown, or cameras are to come from rays that no head predicts.
+        UserError: If the dense groups are inconsistent, a motion head or a side network has no matching layer, the
+            reference view is unknown, or cameras are to come from rays that no head predicts.
     """
 
     backbone: BackboneConfig
@@ -79,6 +80,9 @@ class ModelConfig:
     """How the reference frame is chosen; other frames than the first require a backbone with class tokens."""
     camera_source: CameraSource = "decoder"
     """Where cameras come from: the camera head, or the rays of a DualDPT head."""
+    side: SideNetworkConfig | None = None
+    """Configuration of the side network, which requires matching and predicts the dynamic probability. The rest of the
+    network is then frozen in training. None for a network that is trained as a whole."""
 
     def __post_init__(self) -> None:
         fields = [name for group in self.dense_groups for name in group]
@@ -88,6 +92,8 @@ class ModelConfig:
             )
         if self.motion is not None and self.matching is None:
             raise UserError("a motion head requires matching: set the matching configuration")
+        if self.side is not None and (self.matching is None or "moving" in fields):
+            raise UserError("a side network requires matching, and predicts the dynamic probability itself")
         check_reference_view(self.reference_view)
         check_camera_source(self.camera_source)
         if self.camera_source == "rays" and not isinstance(self.dense, DualDptHeadConfig):

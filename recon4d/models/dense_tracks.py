@@ -13,13 +13,13 @@ from recon4d.heads import (
 )
 from recon4d.layers import Matches
 from recon4d.models.tokens import Tokens
-from recon4d.records import Tracks
+from recon4d.records import Scene, Tracks
 
 
 def dense_tracks(
     motion_head: MotionHead,
     tokens: Tokens,
-    points: Float[Tensor, "batch time height width 3"],
+    scene: Scene,
     matches: Matches,
     flow: Float[Tensor, "batch pair cells 4"],
 ) -> tuple[Tracks, Float[Tensor, "batch anchor time query"]]:
@@ -28,13 +28,14 @@ def dense_tracks(
     Args:
         motion_head: The motion head.
         tokens: Tokens of the aggregator.
-        points: Point maps in world coordinates, where the tracks start.
+        scene: The predicted scenes; tracks start at their world points.
         matches: Matches of the anchor frames to all frames (`Matching.match_anchors`).
         flow: Features of these matches (`Matching.flow_features`).
 
     Returns:
         Dense tracks, and the logits of their visibility.
     """
+    points = scene.points
     batch, time, height, width, _ = points.shape
     query_frames = matches.query_frames.unflatten(1, (-1, time))
     anchors, num_anchors = query_frames[:, :, 0], query_frames.shape[1]
@@ -45,6 +46,9 @@ def dense_tracks(
         grid=tokens.grid,
         rotary=tokens.state.rotary,
         num_special=tokens.state.num_special,
+        depths=scene.depths.flatten(0, 1),
+        dynamic=scene.dynamic.flatten(0, 1),
+        world_from_cam=scene.cameras.world_from_cam.flatten(0, 1),
     )
     first_of_clip = time * torch.arange(batch, device=points.device)[:, None]
     pairs = MotionPairs(

@@ -10,28 +10,20 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from recon4d.errors import UserError
-from recon4d.geometry import transform_points, unproject_map
 from recon4d.heads import (
     CAMERA_HEADS,
     DENSE_FIELDS,
     DENSE_HEADS,
-    MOTION_CHANNELS,
-    START_CHANNELS,
-    ConfidentValues,
     DualDptHead,
-    MotionHead,
     Rays,
     TrackHead,
     cameras_from_rays,
     check_queries,
-    decode_depth,
-    decode_points,
     decode_rays,
 )
 from recon4d.layers import (
     Block,
     Matches,
-    Matching,
     TwoViewFilter,
     initialize_linear_layers,
     initialize_residual_outputs,
@@ -42,12 +34,16 @@ from recon4d.models.backbones.base import BackboneFeatures
 from recon4d.models.backbones.convolutional import ConvolutionalBackbone
 from recon4d.models.camera_encoder import CameraEncoder, check_cameras
 from recon4d.models.config import CameraSource, ModelConfig
+from recon4d.models.decoding import decode_scene
 from recon4d.models.dense_tracks import dense_tracks
+from recon4d.models.matched_aggregation import aggregate_and_match, known_cameras
 from recon4d.models.outputs import Outputs
+from recon4d.models.parts import create_matching, create_motion_head
 from recon4d.models.point_tracks import point_tracks
 from recon4d.models.priors import PriorEncoder
 from recon4d.models.reference_view import ReferenceView, is_reference_frame
 from recon4d.models.scene_model import Images, PassModules, SceneModel
+from recon4d.models.side_network import SideNetwork
 from recon4d.models.tokens import Tokens
 from recon4d.records import (
     Cameras,
@@ -75,16 +71,15 @@ class Model(SceneModel):
         self.backbone = create_backbone(config.backbone)
         self.patch_size = self.backbone.patch_size
         width = config.aggregator.block.width
-        quarter, eighth = self.backbone.quarter_channels, self.backbone.eighth_channels
+        quarter = self.backbone.quarter_channels
         feature_widths = [2 * width] * len(config.aggregator.out_indices)
 
         self.embed = nn.Identity() if self.backbone.width == width else nn.Linear(self.backbone.width, width)
         # The attribute name `known` is a key of checkpoints.
         self.known = PriorEncoder(width, self.patch_size) if config.prior_inputs else None
         self.aggregator = Aggregator(config.aggregator)
-        self.matching = None
-        if config.matching is not None:
-            self.matching = Matching(config.matching, width, self.patch_size, eighth)
+        self.side = None if config.side is None else SideNetwork(config.side, feature_widths, self.patch_size)
+        self.matching = create_matching(config, self.patch_size, self.backbone.eighth_channels)
         self.camera_head = CAMERA_HEADS[type(config.camera)](config.camera, feature_widths[-1])
 
         create_dense = DENSE_HEADS[type(config.dense)]
@@ -92,13 +87,7 @@ class Model(SceneModel):
         self.dense_heads = nn.ModuleList(
             [create_dense(config.dense, feature_widths, self.patch_size, quarter, len(bias)) for bias in biases]
         )
-        self.motion_head = None
-        if config.motion is not None:
-            motion_widths = [config.motion.block.width] * (config.motion.blocks + 1)
-            motion_dense = create_dense(
-                config.dense, motion_widths, self.patch_size, quarter + START_CHANNELS, MOTION_CHANNELS
-            )
-            self.motion_head = MotionHead(config.motion, feature_widths, motion_dense)
+        self.motion_head = create_motion_head(config, self.patch_size, quarter)
         self.track_head = None if config.track is None else TrackHead(config.track, feature_widths, self.patch_size)
         self.camera_encoder = None if config.camera_encoder is None else CameraEncoder(config.camera_encoder)
         self._check_reference_view(config.reference_view)
@@ -164,16 +153,16 @@ class Model(SceneModel):
         raw = self._dense_maps(tokens)
         rays = decode_rays(raw["rays"]) if "rays" in raw else None
         dynamic_logits = raw["moving"].squeeze(-3) if "moving" in raw else None
-        scene = _scene(self._cameras(camera_stages[-1], rays, size), raw, dynamic_logits)
+        scene = decode_scene(self._cameras(camera_stages[-1], rays, size), raw, dynamic_logits)
         two_view = None
         if self.matching is not None:
-            two_view = self.matching.two_view_filter(_known_cameras(priors), scene.cameras, scene.dynamic)
+            two_view = self.matching.two_view_filter(known_cameras(priors), scene.cameras, scene.dynamic)
         return Outputs(
             scene=scene,
             camera_stages=camera_stages,
-            matches=tokens.matches,
+            matches=tokens.tracking.matches,
             anchor_matches=None,
-            cell_features=tokens.cell_features,
+            cell_features=tokens.tracking.cell_features,
             dynamic_logits=dynamic_logits,
             visibility_logits=None,
             features=state.features,
@@ -225,18 +214,19 @@ class Model(SceneModel):
         is_reference = self._is_reference(features, (batch, time))
         state = self.aggregator.initial_state(patch_tokens, grid, key_stride, is_reference)
         state = self._add_priors(state, priors, (height, width))
-        depth = self.config.aggregator.depth
-        if self.matching is None:
-            return Tokens(self.aggregator(state, 0, depth), grid, features.quarter, None, None, chunk)
-
-        after_block = self.matching.after_block
-        state = self.aggregator(state, 0, after_block)
-        cells = self.matching.features(state.patch_tokens.flatten(0, 1), features.eighth, grid)
-        cells = cells.unflatten(0, (batch, time))
-        two_view = self.matching.two_view_filter(_known_cameras(priors))
-        matches = self.matching.match_neighbors(cells, times, grid, two_view)
-        state = state.add_to_patch_tokens(self.matching.token_update(matches, grid))
-        return Tokens(self.aggregator(state, after_block, depth), grid, features.quarter, cells, matches, chunk)
+        tokens = Tokens(state, grid, features.quarter, None, None, chunk)
+        if self.side is None and self.matching is not None:
+            return aggregate_and_match(self.aggregator, self.matching, tokens, features.eighth, times, priors)
+        tokens = replace(tokens, state=self.aggregator(state, 0, self.config.aggregator.depth))
+        if self.side is None:
+            return tokens
+        assert self.matching is not None
+        quarter, eighth = self.side.stem_features(images.flatten(0, 1), chunk)
+        side = replace(
+            tokens, state=self.side.initial_state(tokens.state, grid, key_stride, is_reference), quarter=quarter
+        )
+        side = aggregate_and_match(self.side.aggregator, self.matching, side, eighth, times, priors)
+        return replace(tokens, side=side)
 
     def track(
         self,
@@ -304,6 +294,9 @@ class Model(SceneModel):
                 before = group[: group.index("moving")]
                 head.shift(sum(len(DENSE_FIELDS[field]) for field in before), amount)  # pyright: ignore[reportCallIssue]
                 return
+        if self.side is not None:
+            self.side.dynamic_head.shift(0, amount)
+            return
         raise ValueError(f"model {self.name} does not predict the dynamic probability")
 
     def set_activation_checkpointing(self, enabled: bool) -> None:
@@ -314,6 +307,30 @@ class Model(SceneModel):
         """
         self.backbone.set_activation_checkpointing(enabled)
         self.aggregator.checkpointing = enabled
+        if self.side is not None:
+            self.side.aggregator.checkpointing = enabled
+
+    @property
+    def frozen_modules(self) -> tuple[nn.Module, ...]:
+        """Modules that are not trained because there is a side network; empty without one."""
+        if self.side is None:
+            return ()
+        trained = (self.side, self.matching, self.motion_head)
+        return tuple(module for module in self.children() if all(module is not part for part in trained))
+
+    def train(self, mode: bool = True) -> "Model":
+        """Set training or evaluation mode; `frozen_modules` stay in evaluation mode.
+
+        Args:
+            mode: Whether to set training mode.
+
+        Returns:
+            The model itself.
+        """
+        super().train(mode)
+        for module in self.frozen_modules:
+            module.eval()
+        return self
 
     @property
     def encodes_all_cameras(self) -> bool:
@@ -323,14 +340,19 @@ class Model(SceneModel):
     @property
     def trunks(self) -> tuple[nn.Module, ...]:
         """See `SceneModel.trunks`."""
-        return self.backbone, self.aggregator
+        side = () if self.side is None else (self.side.aggregator,)
+        return self.backbone, self.aggregator, *side
 
     @property
     def pass_modules(self) -> PassModules:
         """See `SceneModel.pass_modules`."""
+        aggregators = [self.aggregator] if self.side is None else [self.aggregator, self.side.aggregator]
+        outputs: list[Any] = [head.out for head in self.dense_heads]
+        if self.side is not None:
+            outputs += [self.side.stem, self.side.dynamic_head]
         return PassModules(
-            once=[*self.aggregator.frame_blocks, *self.aggregator.global_blocks],
-            per_chunk=[self.backbone, *(head.out for head in self.dense_heads)],  # pyright: ignore[reportArgumentType]
+            once=[block for one in aggregators for block in (*one.frame_blocks, *one.global_blocks)],
+            per_chunk=[self.backbone, *outputs],
             per_anchor_chunk=[] if self.motion_head is None else [self.motion_head],
             per_anchor=[] if self.track_head is None or self.motion_head is not None else [self.track_head],
         )
@@ -419,6 +441,8 @@ class Model(SceneModel):
             channels = [len(DENSE_FIELDS[field]) for field in group]
             fields = torch.cat(parts).unflatten(0, over_frames).split(channels, dim=2)
             maps.update(zip(group, fields, strict=True))
+        if self.side is not None and tokens.side is not None:
+            maps["moving"] = self.side.dynamic_maps(tokens.side)
         return maps
 
     def _tracks(
@@ -429,10 +453,11 @@ class Model(SceneModel):
             return None, None, None
         if self.motion_head is not None:
             assert self.matching is not None
+            tokens = tokens.tracking
             assert tokens.cell_features is not None
             matches = self.matching.match_anchors(tokens.cell_features, anchors, tokens.grid, two_view)
             flow = self.matching.flow_features(matches, tokens.grid)
-            tracks, logits = dense_tracks(self.motion_head, tokens, scene.points, matches, flow)
+            tracks, logits = dense_tracks(self.motion_head, tokens, scene, matches, flow)
             return tracks, logits, matches
         if self.track_head is not None:
             features = self.track_features(tokens.state.features, scene.size, tokens.frame_chunk)
@@ -446,39 +471,19 @@ class Model(SceneModel):
                 initialize_linear_layers(part)
         blocks = list(self._residual_blocks())
         initialize_residual_outputs(blocks, std=0.02 / math.sqrt(2 * len(blocks)))
-        if self.aggregator.positions is not None:
-            self.aggregator.positions.reset_parameters()
+        for trunk in self.trunks:
+            if isinstance(trunk, Aggregator) and trunk.positions is not None:
+                trunk.positions.reset_parameters()
         for part in (self.known, self.matching, self.camera_head, self.motion_head, self.track_head):
             if part is not None:
                 part.reset_parameters()
         for head, bias in zip(self.dense_heads, biases, strict=True):
             head.initialize(torch.tensor(bias))  # pyright: ignore[reportCallIssue]
+        if self.side is not None:
+            self.side.dynamic_head.initialize(torch.tensor(DENSE_FIELDS["moving"]))
         if self.motion_head is not None:
-            self.motion_head.dense.initialize(torch.zeros(MOTION_CHANNELS))
+            self.motion_head.dense.initialize(torch.zeros(self.motion_head.config.channels))
 
     def _residual_blocks(self) -> Iterator[Block]:
-        for part in (self.backbone, self.aggregator):
+        for part in self.trunks:
             yield from (module for module in part.modules() if isinstance(module, Block))
-
-
-def _scene(cameras: Cameras, raw: dict[str, Tensor], dynamic_logits: Tensor | None) -> Scene:
-    """Decode raw maps to a scene without tracks; points follow from depth and cameras if no head predicts them."""
-    depth = decode_depth(raw["depth"])
-    if "points" in raw:
-        points = decode_points(raw["points"])
-    else:
-        in_camera = unproject_map(depth.values, cameras.intrinsics)
-        points = ConfidentValues(transform_points(cameras.world_from_cam, in_camera), depth.confidence)
-    return Scene(
-        cameras=cameras,
-        depths=depth.values,
-        depth_confidence=depth.confidence,
-        points=points.values,
-        point_confidence=points.confidence,
-        dynamic=torch.full_like(depth.values, torch.nan) if dynamic_logits is None else torch.sigmoid(dynamic_logits),
-        metres_per_unit=depth.values.new_full(depth.values.shape[:1], torch.nan),
-    )
-
-
-def _known_cameras(priors: Priors | None) -> Cameras | None:
-    return None if priors is None else Cameras(priors.world_from_cam, priors.intrinsics)

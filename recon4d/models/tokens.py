@@ -26,6 +26,13 @@ class Tokens:
     """Matches of every frame to its neighbors; None without matching."""
     frame_chunk: int
     """Number of frames that dense heads process at once."""
+    side: "Tokens | None" = None
+    """Tokens of the side network; None without one."""
+
+    @property
+    def tracking(self) -> "Tokens":
+        """Input of the dynamic mask and the motion head: the tokens of the side network, if there is one."""
+        return self if self.side is None else self.side
 
     def patch_features(self) -> list[Float[Tensor, "n patches feature_width"]]:
         """Collect the patch tokens of the aggregator outputs.

@@ -42,7 +42,15 @@ from recon4d.train.sharding import (
 )
 from recon4d.train.validation import describe_validation, validation_batches
 from recon4d.train.weight_averaging import WeightAverage
-from recon4d.zoo import create_model, head_kind, load_model, model_config, model_entry
+from recon4d.zoo import (
+    create_model,
+    has_side_network,
+    head_kind,
+    load_model,
+    model_config,
+    model_entry,
+    start_from,
+)
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -303,6 +311,8 @@ def make_trainable_model(config: TrainConfig) -> Model:
     """
     model = _initial_model(config)
     model.name = config.model
+    for module in model.frozen_modules:
+        module.requires_grad_(False)
     if config.freeze:
         freeze(model, config.freeze)
     if config.lora:
@@ -318,6 +328,8 @@ def _initial_model(config: TrainConfig) -> Model:
     if config.init:
         is_file = Path(config.init).suffix != "" or Path(config.init).is_file()
         model = require_trainable(load_model(config.init) if is_file else create_model(config.init))
+        if has_side_network(config.model):
+            model = start_from(config.model, model, config.seed)
         _check_heads(config, model.config, f"checkpoint {config.init}", "start from random weights")
         return model
     heads = "linear" if config.heads == "auto" else config.heads

@@ -139,6 +139,8 @@ class TrainModule(nn.Module):
         """
         with torch.autocast(outputs.scene.depths.device.type, enabled=False):
             outputs = self._in_first_camera(outputs)
+            if self.model.side is not None:
+                truth = losses.in_predicted_unit(truth, outputs.scene.depths)
             terms = dict(tracking_terms(self.model, outputs, truth))
             terms |= self._published_terms(outputs, truth, batch, is_tracking=True)
             scene = _full_precision_scene(outputs.scene)

@@ -11,6 +11,8 @@ from recon4d.losses import Term
 from recon4d.models import Model, Outputs
 from recon4d.records import Scene, Tracks
 
+DYNAMIC_MATCH_WEIGHT = 5.0
+"""Weight of matches of moving cells beside a frozen network, which knows the motion of static ones. Hand-tuned."""
 NamedTerms = list[tuple[str, Term]]
 """Terms with their names in `LossWeights`."""
 
@@ -92,11 +94,12 @@ def _match_terms(model: Model, outputs: Outputs, truth: Scene) -> NamedTerms:
     if matching is None or outputs.cell_features is None:
         return [(name, zero_term(outputs)) for name in ("match", "no_match", "match_position")]
     grid = (height // model.patch_size, width // model.patch_size)
+    weight = 1.0 if model.side is None else DYNAMIC_MATCH_WEIGHT
     parts = []
     for matches in (outputs.matches, outputs.anchor_matches):
         if matches is not None:
             true = losses.true_matches(truth, matches.query_frames, matches.target_frames, matching.cell_size)
-            parts.append(losses.matching_terms(matches, outputs.cell_features, matching, true, grid))
+            parts.append(losses.matching_terms(matches, outputs.cell_features, matching, true, grid, weight))
     return [
         ("match", losses.merge_terms(*(part.cross_entropy for part in parts))),
         ("no_match", losses.merge_terms(*(part.dustbin for part in parts))),

@@ -17,6 +17,7 @@ from recon4d.zoo.registry import (
     model_config,
     model_entry,
 )
+from recon4d.zoo.side_networks import add_side_network, has_side_network, start_from
 from recon4d.zoo.vggt.vggt import from_vggt
 from recon4d.zoo.vggt.vggt_omega import from_vggt_omega
 
@@ -29,6 +30,7 @@ __all__ = [
     "Storage",
     "UntrainedWarning",
     "ZooEntry",
+    "add_side_network",
     "cache_folder",
     "choose_reference_view",
     "create_model",
@@ -37,10 +39,12 @@ __all__ = [
     "from_da3",
     "from_vggt",
     "from_vggt_omega",
+    "has_side_network",
     "head_kind",
     "list_models",
     "load_model",
     "model_config",
     "model_entry",
     "save_model",
+    "start_from",
 ]

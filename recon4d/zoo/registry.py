@@ -30,11 +30,12 @@ from recon4d.models import (
 )
 from recon4d.models.backbones import ConvolutionalBackboneConfig, DinoBackbone, DinoBackboneConfig
 from recon4d.zoo.checkpoints import empty_model, is_checkpoint, load_checkpoint
-from recon4d.zoo.da3.any_view import any_view_config
+from recon4d.zoo.da3.any_view import any_view_config, tiny_config
 from recon4d.zoo.da3.da3 import APACHE, NONCOMMERCIAL, from_da3
 from recon4d.zoo.da3.mono import mono_config
 from recon4d.zoo.da3.nested import nested_config
 from recon4d.zoo.da3.presets import Preset
+from recon4d.zoo.da3.with_motion import SIDE, TINY_SIDE, with_motion
 from recon4d.zoo.hub import (
     OMEGA_LICENSE,
     PublishedSource,
@@ -144,7 +145,7 @@ def model_config(name: str, heads: HeadKind = "linear") -> NetworkConfig:
     """
     entry = model_entry(name)
     config = entry.make_config()
-    if heads == "linear" or entry.published is not None or not isinstance(config, ModelConfig):
+    if heads == "linear" or entry.published is not None or not isinstance(config, ModelConfig) or config.side:
         return config
     return _with_dpt_heads(config)
 
@@ -409,6 +410,23 @@ def _da3_entries() -> Iterator[ZooEntry]:
         yield ZooEntry(name, f"DINOv2 {size}", license_text.split(",")[0], make_config, source)
 
 
+def _motion_entries() -> Iterator[ZooEntry]:
+    yield ZooEntry("da3_tiny", "shrunk DINOv2 of da3_small (for demonstrations)", "-", tiny_config)
+    yield ZooEntry("recon4d_da3_tiny", "da3_tiny, frozen", "-", lambda: with_motion(tiny_config(), TINY_SIDE))
+    licenses: dict[Literal["small", "base", "large"], str] = {
+        "small": APACHE,
+        "base": APACHE,
+        "large": NONCOMMERCIAL,
+    }
+    for size, license_text in licenses.items():
+        make_config = partial(_da3_with_motion, size)
+        yield ZooEntry(f"recon4d_da3_{size}", f"da3_{size}, frozen", license_text.split(",")[0], make_config)
+
+
+def _da3_with_motion(size: Literal["small", "base", "large"]) -> ModelConfig:
+    return with_motion(any_view_config(size), SIDE)
+
+
 _ZOO: dict[str, ZooEntry] = {
     entry.name: entry
     for entry in (
@@ -417,6 +435,7 @@ _ZOO: dict[str, ZooEntry] = {
         ZooEntry("recon4d_small", "convolutional stem and 4 blocks", "-", _small),
         *_dino_entries(),
         *_da3_entries(),
+        *_motion_entries(),
         *_published_entries(),
     )
 }

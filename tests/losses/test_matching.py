@@ -227,6 +227,14 @@ class TestTrueMatches:
         assert not (found.has_match | found.is_unmatched)[0, :24].any()
         assert_close(found.positions[0, 25:32], CELLS[25:32] - torch.tensor([2.0, 0.0]), atol=1e-5, rtol=0)
 
+    def test_cells_that_move_are_marked_in_the_query_frame(self) -> None:
+        scene = changed(SHIFTED, "dynamic", 0, slice(6, 12), slice(None), 1.0)
+        scene = changed(scene, "dynamic", 1, slice(None), slice(None), torch.nan)
+        expected = (CELLS[:, 1] > 6) & (CELLS[:, 1] < 12)
+        assert expected.any()
+        assert (first_to_second(scene).is_dynamic[0] == expected).all()
+        assert not true_matches(scene, torch.tensor([[1]]), torch.tensor([[0]]), CELL).is_dynamic.any()
+
     def sparse(self, pixels: torch.Tensor, shifts: torch.Tensor) -> Scene:
         """Return `SHIFTED` with unknown motion and tracks of a few pixels of the first frame, displaced in x."""
         scene = replace(SHIFTED, dynamic=torch.full_like(SHIFTED.dynamic, torch.nan))
@@ -336,7 +344,9 @@ class Problem:
         generator = torch.Generator().manual_seed(1)
         state = torch.randint(0, 3, (2, 4, COUNT), generator=generator)
         inside = torch.rand(2, 4, COUNT, 2, generator=generator, dtype=torch.float64)
-        self.truth = TrueMatches(inside * torch.tensor([12.0, 8.0]), state == 0, state == 1)
+        self.truth = TrueMatches(
+            inside * torch.tensor([12.0, 8.0]), state == 0, state == 1, torch.zeros_like(state == 0)
+        )
 
     def match(self, features: torch.Tensor) -> Matches:
         return self.matching.match(features, self.queries, self.targets, self.valid, PATCHES)
@@ -373,6 +383,21 @@ class TestMatchingTerms:
         assert term.count == len(losses)
         assert_close(term.total, torch.stack(losses).sum())
 
+    def test_cells_that_move_may_weigh_more(self) -> None:
+        problem = Problem()
+        dynamic = torch.zeros_like(problem.truth.has_match)
+        dynamic[:, :, ::3] = True
+        parts = {}
+        for name, has_match in (("all", True), ("moving", dynamic), ("still", ~dynamic)):
+            truth = replace(problem.truth, has_match=problem.truth.has_match & has_match, is_dynamic=dynamic)
+            weight = 5.0 if name == "all" else 1.0
+            matches = problem.match(problem.features)
+            parts[name] = matching_terms(matches, problem.features, problem.matching, truth, PATCHES, weight)
+        for term in ("cross_entropy", "position"):
+            whole, moving, still = (getattr(parts[name], term) for name in ("all", "moving", "still"))
+            assert_close(whole.total, 5 * moving.total + still.total)
+            assert whole.count == 5 * moving.count + still.count
+
     def test_dustbin_loss_is_the_negative_log_probability_of_the_dustbin(self) -> None:
         problem = Problem()
         term = matching_terms(
@@ -396,7 +421,7 @@ class TestMatchingTerms:
         )
         positions[0, 0, 1] = matches.positions[0, 0, 1] + 100
         seen[0, 0, :2] = True
-        truth = TrueMatches(positions, seen, ~seen)
+        truth = TrueMatches(positions, seen, ~seen, torch.zeros_like(seen))
         term = matching_terms(matches, problem.features, problem.matching, truth, PATCHES).position
         assert term.count == 2
         assert term.total.item() == pytest.approx(2.5 + 3, abs=2e-3)
@@ -411,7 +436,7 @@ class TestMatchingTerms:
         seen = torch.ones(2, 4, COUNT, dtype=torch.bool)
 
         def cost(shift: float) -> float:
-            truth = TrueMatches(cells + shift * torch.tensor([1.0, 0.0]), seen, ~seen)
+            truth = TrueMatches(cells + shift * torch.tensor([1.0, 0.0]), seen, ~seen, torch.zeros_like(seen))
             return mean(matching_terms(matches, features, problem.matching, truth, PATCHES).cross_entropy).item()
 
         assert cost(0) < min(cost(-1), cost(1), cost(-2), cost(2))
@@ -435,7 +460,7 @@ class TestMatchingTerms:
             matches, positions=matches.positions * math.nan, log_partition=matches.log_partition * math.inf
         )
         nothing = torch.zeros(2, 4, COUNT, dtype=torch.bool)
-        truth = TrueMatches(problem.truth.positions * math.nan, nothing, nothing)
+        truth = TrueMatches(problem.truth.positions * math.nan, nothing, nothing, nothing)
         terms = matching_terms(matches, features, problem.matching, truth, PATCHES)
         for term in terms:
             assert mean(term) == 0
@@ -492,7 +517,7 @@ class TestMatchingTerms:
         problem = Problem(assignment)
         cells = cell_centers(PATCHES, 2.0, problem.features).expand(2, 4, COUNT, 2)
         seen = torch.rand(2, 4, COUNT, generator=torch.Generator().manual_seed(3)) > 0.3
-        truth = TrueMatches(cells, seen, ~seen)
+        truth = TrueMatches(cells, seen, ~seen, torch.zeros_like(seen))
         raw = noise(2, 3, COUNT, 5).requires_grad_()
         optimizer = torch.optim.Adam([raw], lr=0.05)
         losses = []
@@ -521,7 +546,7 @@ class TestMatchingTerms:
         below = (cell_centers(PATCHES, 2.0, features) + torch.tensor([0.0, 4.0])).expand(2, 4, COUNT, 2)
         seen = torch.zeros(2, 4, COUNT, dtype=torch.bool)
         seen[0, 0, :12] = True
-        truth = TrueMatches(below, seen, ~seen)
+        truth = TrueMatches(below, seen, ~seen, torch.zeros_like(seen))
         logit = torch.exp(-problem.matching.log_temperature)
         assert (matches.log_partition[0, 0, :12] < logit).any()  # the excluded match alone exceeds the partition
         cost = matching_terms(matches, features, problem.matching, truth, PATCHES).cross_entropy

@@ -43,14 +43,16 @@ class TestNames:
         dino = [f"recon4d_{family}_{size}" for family in ("dinov2", "dinov3") for size in sizes]
         da3 = ["small", "base", "large", "giant", "mono_large", "metric_large", "nested_giant_large"]
         published = [*(f"da3_{name}" for name in da3), "vggt_1b", "vggt_1b_commercial", "vggt_omega_1b"]
-        assert list_models() == ["recon4d_tiny", "recon4d_mini", "recon4d_small", *dino, *published]
+        with_motion = ["da3_tiny", *(f"recon4d_da3_{size}" for size in ("tiny", *sizes))]
+        da3_first = [*published[: len(da3)], *with_motion, *published[len(da3) :]]
+        assert list_models() == ["recon4d_tiny", "recon4d_mini", "recon4d_small", *dino, *da3_first]
         assert DEFAULT_MODEL == "recon4d_mini"
 
     @pytest.mark.parametrize("heads", ["linear", "dpt"])
     def test_each_can_be_built_on_what_its_name_says(self, heads: str) -> None:
         for name in list_models():
             model = empty_model(model_config(name, heads))  # pyright: ignore[reportArgumentType]
-            if name.startswith("da3"):
+            if name.removeprefix("recon4d_").startswith("da3"):
                 assert any(isinstance(trunk, PlainVit) for trunk in model.trunks)
                 continue
             assert isinstance(model, Model)

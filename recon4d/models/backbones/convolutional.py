@@ -27,7 +27,38 @@ class ConvolutionalBackboneConfig:
     """Number of channels of the stem at an eighth of the image size."""
 
 
-class ConvolutionalBackbone(Backbone):
+class ConvolutionalStem(nn.Module):
+    """Convolutions to a quarter and an eighth of the image size.
+
+    Args:
+        quarter_channels: Number of channels at a quarter of the image size.
+        eighth_channels: Number of channels at an eighth of the image size.
+    """
+
+    def __init__(self, quarter_channels: int, eighth_channels: int) -> None:
+        super().__init__()
+        self.to_quarter = nn.Conv2d(3, quarter_channels, 7, stride=4, padding=3)
+        self.quarter = _Residual(quarter_channels)
+        self.to_eighth = nn.Conv2d(quarter_channels, eighth_channels, 3, stride=2, padding=1)
+        self.eighth = _Residual(eighth_channels)
+
+    def forward(
+        self, images: Float[Tensor, "n 3 height width"]
+    ) -> tuple[Float[Tensor, "n quarter_channels _ _"], Float[Tensor, "n eighth_channels _ _"]]:
+        """Compute the feature maps.
+
+        Args:
+            images: RGB images in [0, 1].
+
+        Returns:
+            Features at a quarter and at an eighth of the image size.
+        """
+        # Map [0, 1] to [-2, 2]. ImageNet statistics do not apply to synthetic images.
+        quarter = self.quarter(self.to_quarter(4 * images - 2))
+        return quarter, self.eighth(self.to_eighth(F.gelu(quarter)))
+
+
+class ConvolutionalBackbone(ConvolutionalStem, Backbone):
     """Convolutions up to stride 16, followed by self-attention within each image.
 
     Unlike a patch embedding, convolutions respond to edges and textures from the first training step. Their features at
@@ -37,26 +68,20 @@ class ConvolutionalBackbone(Backbone):
     patch_size = 16
 
     def __init__(self, config: ConvolutionalBackboneConfig) -> None:
-        super().__init__()
+        super().__init__(config.quarter_channels, config.eighth_channels)
         self.width = config.block.width
         self.quarter_channels = config.quarter_channels
         self.eighth_channels = config.eighth_channels
         self.head_width = config.block.width // config.block.heads
         self.checkpointing = False
 
-        self.to_quarter = nn.Conv2d(3, config.quarter_channels, 7, stride=4, padding=3)
-        self.quarter = _Residual(config.quarter_channels)
-        self.to_eighth = nn.Conv2d(config.quarter_channels, config.eighth_channels, 3, stride=2, padding=1)
-        self.eighth = _Residual(config.eighth_channels)
         self.norm = nn.GroupNorm(8, config.eighth_channels)
         self.to_tokens = nn.Conv2d(config.eighth_channels, self.width, 3, stride=2, padding=1)
         self.blocks = nn.ModuleList([Block(config.block) for _ in range(config.blocks)])
 
-    def forward(self, images: Float[Tensor, "n 3 height width"]) -> BackboneFeatures:
+    def forward(self, images: Float[Tensor, "n 3 height width"]) -> BackboneFeatures:  # pyright: ignore[reportIncompatibleMethodOverride]
         """See `Backbone.forward`."""
-        # Map [0, 1] to [-2, 2]. ImageNet statistics do not apply to synthetic images.
-        quarter = self.quarter(self.to_quarter(4 * images - 2))
-        eighth = self.eighth(self.to_eighth(F.gelu(quarter)))
+        quarter, eighth = ConvolutionalStem.forward(self, images)
         maps = self.to_tokens(F.gelu(self.norm(eighth)))
         grid = (maps.shape[-2], maps.shape[-1])
         tokens = full_precision(maps.flatten(2).transpose(1, 2))

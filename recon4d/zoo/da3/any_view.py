@@ -1,5 +1,6 @@
 """Any-view models of Depth Anything 3: the configuration from the shapes of weights, and the conversion by name."""
 
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -19,6 +20,8 @@ from recon4d.zoo.published import PublishedWeights
 
 PROCESSING_SIZE = 412
 """Square root of the image area in pixels: a 3:2 picture is processed at about 504 x 336, as published."""
+TINY_PROCESSING_SIZE = 112
+"""Square root of the image area in pixels that the shrunk model is trained at on a CPU. Hand-tuned."""
 HEAD_WIDTH = 64
 """Channels per attention head of the vision transformer; the number of heads is not visible in the shapes."""
 ENCODER_HEADS = 16
@@ -77,6 +80,19 @@ def any_view_config(preset: Literal["small", "base", "large", "giant"]) -> Model
     mlp: Literal["gelu", "swiglu"] = "swiglu" if preset == "giant" else "gelu"
     mlp_width = 4096 if preset == "giant" else 4 * size.width
     return _config(size, first, mlp, mlp_width, DualDptHeadConfig(channels, features), encoder_blocks=4)
+
+
+def tiny_config() -> ModelConfig:
+    """Return the configuration of a shrunk any-view model: as many blocks as the small preset, half as wide.
+
+    It has no published weights. A CPU trains it on synthetic scenes in an hour.
+
+    Returns:
+        The configuration.
+    """
+    dense = DualDptHeadConfig(channels=(24, 48, 96, 192), features=32)
+    config = _config(Size(width=192, blocks=12), 4, "gelu", 768, dense, encoder_blocks=1, reference_view="first")
+    return replace(config, processing_size=TINY_PROCESSING_SIZE)
 
 
 def _config_of(published: PublishedWeights, reference_view: ReferenceView) -> ModelConfig:
