@@ -107,6 +107,8 @@ def refine_clip(
     if not refinement.is_accepted:
         return refinement
     clip = refinement.clip or clip
+    # The network's displacements mean something only where it expects motion.
+    refinement = replace(refinement, scene=hold_static_tracks(refinement.scene))
     predicted_size = refinement.scene.size
     if config.map_side is not None:
         size = output_size(clip.size, predicted_size, config.map_side)

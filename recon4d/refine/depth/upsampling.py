@@ -41,7 +41,7 @@ def output_size(clip_size: tuple[int, int], map_size: tuple[int, int], side: int
 def upsample_scene(scene: Scene, clip: Clip, size: tuple[int, int]) -> Scene:
     """Enlarge the maps of a scene along the edges of its images.
 
-    Depth is averaged as its logarithm. Unknown pixels have no weight. Tracks keep their queries, with scaled pixel
+    Depth is averaged as its logarithm. Unknown pixels have no weight, and keep their values. Tracks keep their queries, with scaled pixel
     coordinates.
 
     Args:
@@ -98,13 +98,16 @@ def _upsample_frame(scene: Scene, clip: Clip, frame: int, size: tuple[int, int])
     sums, total = _weighted_sums(stacked, small, large)
     means = sums / total
     known_depth, known_point, known_dynamic = (means[place] > 0.5 for place in (2, 7, 9))
+    # Unknown values stay as they are: tracks of a frame whose camera is unknown start at them.
+    stored = torch.cat([depth[None], scene.points[frame].movedim(-1, 0)])
+    unknown = F.interpolate(stored[None], size, mode="nearest-exact")[0]
     log_depth, depth_confidence = means[0] / means[2].clamp(min=1e-12), means[1] / means[2].clamp(min=1e-12)
     points, point_confidence = means[3:6] / means[7].clamp(min=1e-12), means[6] / means[7].clamp(min=1e-12)
     return torch.stack(
         [
-            torch.where(known_depth, log_depth.exp(), 0.0),
+            torch.where(known_depth, log_depth.exp(), unknown[0]),
             torch.where(known_depth, depth_confidence, 0.0),
-            *torch.where(known_point, points, 0.0),
+            *torch.where(known_point, points, unknown[1:]),
             torch.where(known_point, point_confidence, 0.0),
             torch.where(known_dynamic, means[8] / means[9].clamp(min=1e-12), torch.nan),
         ]

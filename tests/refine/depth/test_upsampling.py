@@ -61,6 +61,14 @@ def test_unknown_pixels_stay_unknown_and_have_no_influence() -> None:
     torch.testing.assert_close(enlarged.dynamic, torch.where(left, 0.2, torch.nan), equal_nan=True)
 
 
+def test_values_of_frames_without_a_camera_are_kept() -> None:
+    """Tracks start at them."""
+    scene = scene_with_edge(6).without_frames(torch.tensor([True]))
+    enlarged = upsample_scene(scene, clip_with_edge(24), LARGE)
+    assert not enlarged.depth_confidence.any()
+    torch.testing.assert_close(enlarged.depths[0, 24], torch.where(torch.arange(LARGE[1]) < 24, 1.0, 4.0))
+
+
 def test_ignored_pixels_are_unknown() -> None:
     priors = replace(Priors.unknown(1), ignore=(torch.arange(LARGE[1]) < 10).expand(1, *LARGE))
     scene = upsample_scene(scene_with_edge(6), clip_with_edge(24, priors=priors), LARGE)
