@@ -41,8 +41,8 @@ def output_size(clip_size: tuple[int, int], map_size: tuple[int, int], side: int
 def upsample_scene(scene: Scene, clip: Clip, size: tuple[int, int]) -> Scene:
     """Enlarge the maps of a scene along the edges of its images.
 
-    Depth is averaged as its logarithm. Unknown pixels have no weight, and keep their values. Tracks keep their queries, with scaled pixel
-    coordinates.
+    Depth is averaged as its logarithm. Unknown pixels have no weight, and keep their values. Tracks keep their queries,
+    with scaled pixel coordinates.
 
     Args:
         scene: A single scene.
