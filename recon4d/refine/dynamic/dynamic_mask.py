@@ -58,8 +58,10 @@ MOVING_LOG_ODDS = 0.3
 MIN_AREA = 0.002
 """Smallest area of a moving region, as a fraction of the image. Hand-tuned."""
 PEAK_QUANTILE, MIN_PEAKS = 0.9, (2.6, 0.5)
-"""Quantile of the log odds of a region, and its smallest values if the network has no weight and full weight.
-Hand-tuned."""
+"""Quantile of the log odds of a region, and its smallest values if the network has no weight and at least the weight
+`SUFFICIENT_TRUST`. Hand-tuned."""
+SUFFICIENT_TRUST = 0.5
+"""Weight of the network from which regions need no more evidence of their own than with full weight. Hand-tuned."""
 
 
 def find_dynamic_pixels(
@@ -199,7 +201,8 @@ def _large_regions(log_odds: Float[Tensor, "height width"], trust_in_network: fl
 
     mask = (log_odds > MOVING_LOG_ODDS).numpy().astype(np.uint8)
     count, labels, statistics, _ = cv2.connectedComponentsWithStats(mask, connectivity=4)
-    min_peak = MIN_PEAKS[0] + trust_in_network * (MIN_PEAKS[1] - MIN_PEAKS[0])
+    trust = min(1.0, trust_in_network / SUFFICIENT_TRUST)
+    min_peak = MIN_PEAKS[0] + trust * (MIN_PEAKS[1] - MIN_PEAKS[0])
     values, result = log_odds.numpy(), np.zeros(mask.shape, dtype=bool)
     for label in range(1, count):
         region = labels == label
