@@ -760,12 +760,14 @@ def test_two_processes_give_the_results_of_one(tmp_path: Path) -> None:
     command = ["evaluate", *small, "--method", "static", "--out"]
     assert main([*command, str(tmp_path / "one")]) == 0
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "recon4d.cli"]
-    subprocess.run(
+    ended = subprocess.run(
         [sys.executable, *launcher, *command, str(tmp_path / "two")],
-        check=True,
         env={**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
         capture_output=True,
+        text=True,
+        check=False,
     )
+    assert ended.returncode == 0, ended.stderr[-4000:]
     one, two = (json.loads((tmp_path / out / "report.json").read_text()) for out in ("one", "two"))
     assert one["clips"] == 2
     for report in (one, two):

@@ -185,7 +185,7 @@ def test_given_cameras_and_loop_closure_transform_the_tracks(
     clip = replace(small_sample.long_clip, priors=known)
     oracle = TrackingOracle(small_sample.scene)
     reconstruct_windows(oracle, clip, tmp_path / "given", INFO, WindowConfig(8, 3, tracks=1))
-    config = WindowConfig(8, 3, tracks=1, loops=LoopConfig(min_correlation=0.5, max_pairs=1))
+    config = WindowConfig(8, 3, tracks=1, loops=LoopConfig(max_pairs=1))
     reconstruct_windows(oracle, small_sample.long_clip, tmp_path / "loops", INFO, config)
     folders = (whole, tmp_path / "given", tmp_path / "loops")
     free, given, loops = (tracks_of(load_frames(folder, range(FRAMES))) for folder in folders)
