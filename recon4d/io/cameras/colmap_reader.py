@@ -156,7 +156,10 @@ def _convert(
         key: StoredCamera(camera.model.name, camera.width, camera.height, tuple(map(float, camera.params)))
         for key, camera in model.cameras.items()
     }
-    registered = [(names.get(key, str(image.name)), image) for key, image in model.images.items() if image.has_pose]
+    try:
+        registered = [(names.get(key, str(image.name)), image) for key, image in model.images.items() if image.has_pose]
+    except UnicodeDecodeError as error:
+        raise DataError(name, file, f"has a name of a picture that is not UTF-8 ({error})") from error
     images, points = [], {}
     for frame, (image_name, image) in enumerate(sorted(registered, key=lambda named: named[0])):
         pose = torch.eye(4, dtype=torch.float64)

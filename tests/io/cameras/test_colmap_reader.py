@@ -123,6 +123,13 @@ def test_binary_models_equal_text(tmp_path: Path, binary: Path) -> None:
     assert read_model("m", binary).images[1].pixels.shape == (0, 2)
 
 
+def test_names_that_are_no_text_are_refused(binary: Path) -> None:
+    path = binary / "images.bin"
+    path.write_bytes(path.read_bytes().replace(b"a.png", b"\xf9.png"))
+    with pytest.raises(DataError, match=r"images\.bin: has a name of a picture that is not UTF-8"):
+        read_model("m", binary)
+
+
 @pytest.mark.parametrize("part", ["cameras", "images", "points3D"])
 @pytest.mark.parametrize(
     "damage",
