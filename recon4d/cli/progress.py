@@ -11,13 +11,21 @@ TYPICAL_SECONDS = {
     "tracking corners": 1.1,
     "fitting cameras": 4.3,
     "computing depth": 0.7,
+    "finding what moves": 2.0,
+    "tracking what moves": 2.0,
     "writing": 3.0,
 }
 """Typical duration of each stage in seconds, in order, for `TYPICAL_FRAMES` frames. Those from the network to depth are
-what `python -m benchmarks.refine --no-colmap` prints on two CPU cores; reading and writing are hand-tuned."""
+what `python -m benchmarks.refine --no-colmap` prints on two CPU cores; the others are hand-tuned."""
 TYPICAL_FRAMES = 8
 """Number of frames of the typical durations, to which they are roughly proportional."""
-REFINEMENT_STAGES = ("tracking corners", "fitting cameras", "computing depth", "finding what moves")
+REFINEMENT_STAGES = (
+    "tracking corners",
+    "fitting cameras",
+    "computing depth",
+    "finding what moves",
+    "tracking what moves",
+)
 """Stages that run only if the clip is refined. The first ones tell how fast the last ones will be."""
 CLEAR_LINE = "\r\033[K"
 """Control sequence that erases the current line of a terminal."""

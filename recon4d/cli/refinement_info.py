@@ -66,6 +66,8 @@ def find_refinement_problems(summary: "RefinementSummary | None") -> list[str]:
         problems.append(f"depth: parallax of only {summary.parallax:.1f} degrees")
     if summary.unknown_frames:
         problems.append(f"cameras and depth: the cameras of {_frames(summary.unknown_frames)} are unknown")
+    if summary.dynamic_reason:
+        problems.append(f"what moves: as predicted: {summary.dynamic_reason}")
     return problems
 
 

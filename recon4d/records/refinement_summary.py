@@ -40,3 +40,5 @@ class RefinementSummary:
     """Frames whose cameras no tracks determine."""
     static_fraction: float | None = None
     """Fraction of all corner tracks that agree with a static scene; cameras are not fitted to the others."""
+    dynamic_reason: str = ""
+    """Why the mask of what moves is as predicted; empty if the pictures decided."""

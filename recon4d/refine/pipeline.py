@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import torch
+from jaxtyping import Bool
+from torch import Tensor
 
 from recon4d.errors import UserError
 from recon4d.records import Clip, FeatureTracks, Scene
@@ -27,6 +29,7 @@ from recon4d.refine.depth.steps import align_depth, align_scale_and_depth, is_de
 from recon4d.refine.depth.triangulation import SparseDepths, triangulate_depths
 from recon4d.refine.depth.upsampling import output_size, upsample_scene
 from recon4d.refine.dynamic.dynamic_mask import find_dynamic_pixels
+from recon4d.refine.dynamic.dynamic_tracks import track_dynamic_pixels
 from recon4d.refine.no_solution import NoSolution
 from recon4d.refine.refinement import Refinement
 from recon4d.refine.threads import single_thread
@@ -45,6 +48,8 @@ MIN_EXPLAINED_FRACTION = 0.3
 object or on repeated texture agree on wrong cameras too. Hand-tuned."""
 MIN_DETERMINED_FRACTION = 0.6
 """Smallest fraction of frames whose cameras tracks determine, for cameras to be accepted. Hand-tuned."""
+CONTRADICTED = "most of the picture moves against these cameras (a large object, or wrong cameras)"
+"""Reason if the pictures tell nothing about what moves."""
 OnStage = Callable[[str], None]
 """Function that is called with the name of each stage when it starts."""
 
@@ -124,10 +129,7 @@ def refine_clip(
         held_out = points.held_out.resized(predicted_size, refinement.scene.size)
         before, refinement = refinement, verify_depth(refinement, dense, held_out)
         verified = None if refinement is before else dense.verified
-    # 10. Find what moves.
-    on_stage("finding what moves")
-    dynamic = find_dynamic_pixels(clip, refinement.scene, verified, refinement.is_rotation_only)
-    return refinement.with_dynamic(dynamic)
+    return find_what_moves(clip, refinement, verified, on_stage)
 
 
 def refine_scene(
@@ -155,6 +157,35 @@ def refine_scene(
     config = config or RefineConfig()
     refinement = _refine_cameras(clip, scene, tracks, config, config.refine_intrinsics)[0]
     return replace(refinement, scene=hold_static_tracks(refinement.scene)) if refinement.is_accepted else refinement
+
+
+def find_what_moves(
+    clip: Clip,
+    refinement: Refinement,
+    verified: Bool[Tensor, "time height width"] | None,
+    on_stage: OnStage = _ignore_stage,
+) -> Refinement:
+    """Run steps 10 and 11 of `refine_clip`: the mask of what moves, and its tracks.
+
+    Args:
+        clip: The clip, without lens distortion.
+        refinement: An accepted refinement.
+        verified: Pixels whose depth several frames verify; None if there are none.
+        on_stage: Called with the name of each stage when it starts.
+
+    Returns:
+        The refinement with this mask and these tracks, or with the predicted ones and the reason.
+    """
+    # 10. Find what moves.
+    on_stage("finding what moves")
+    scene = refinement.scene
+    dynamic = find_dynamic_pixels(clip, scene, verified, refinement.is_rotation_only)
+    if dynamic is None:
+        return replace(refinement, scene=hold_static_tracks(scene), dynamic_reason=CONTRADICTED)
+    # 11. Track it.
+    on_stage("tracking what moves")
+    scene = track_dynamic_pixels(clip, hold_static_tracks(replace(scene, dynamic=dynamic)))
+    return replace(refinement, scene=scene)
 
 
 def has_camera_priors(clip: Clip) -> bool:

@@ -3,13 +3,9 @@
 import math
 from dataclasses import dataclass, replace
 
-from jaxtyping import Float
-from torch import Tensor
-
 from recon4d.geometry import rotation_angle
 from recon4d.records import Calibration, Clip, RefinementSummary, Scene
 from recon4d.refine.depth.multiview_consistency import VERIFIED_CONFIDENCE
-from recon4d.refine.track_transfer import hold_static_tracks
 
 MIN_ROTATION = 0.1
 """Smallest rotation in degrees that is told as one. Hand-tuned."""
@@ -60,6 +56,8 @@ class Refinement:
     unknown_frames: tuple[int, ...] = ()
     """Frames whose cameras no tracks determine. They keep their predicted pose relative to the nearest other camera,
     and their depth has confidence 0."""
+    dynamic_reason: str = ""
+    """Why the mask of what moves is the predicted one; empty if the pictures decided."""
     rig_report: str = ""
     """What of a rig was fixed, and how far free cameras differ from it, in a line for the user; "" without a rig."""
 
@@ -70,7 +68,8 @@ class Refinement:
         is_better = self.depth_error_after < self.depth_error_before
         depth = f", depth error {self.depth_error_before:.0%} to {self.depth_error_after:.0%}" if is_better else ""
         verified = f", depth verified at {self.verified_share:.0%} of all pixels" if self.verified_share else ""
-        return f"{cameras}{depth}{verified}"
+        dynamic = f", what moves is as predicted: {self.dynamic_reason}" if self.dynamic_reason else ""
+        return f"{cameras}{depth}{verified}{dynamic}"
 
     def _describe_cameras(self) -> str:
         parts = [
@@ -88,18 +87,6 @@ class Refinement:
             numbers = ", ".join(map(str, self.unknown_frames))
             parts.append(f"the cameras of frames {numbers} are unknown")
         return ", ".join(parts)
-
-    def with_dynamic(self, dynamic: Float[Tensor, "time height width"] | None) -> "Refinement":
-        """Replace the dynamic probability; tracks of static pixels then stay where they start.
-
-        Args:
-            dynamic: Probability that each pixel moves, at the size of the scene; None keeps the predicted one.
-
-        Returns:
-            The refinement with this probability.
-        """
-        scene = self.scene if dynamic is None else replace(self.scene, dynamic=dynamic)
-        return replace(self, scene=hold_static_tracks(scene))
 
     @property
     def _motion(self) -> str:
@@ -145,6 +132,7 @@ class Refinement:
             verified_fraction=self.verified_share,
             verified_error=_or_none(self.verified_error),
             unknown_frames=self.unknown_frames,
+            dynamic_reason=self.dynamic_reason,
         )
 
     def calibration(self, of_model: Calibration | None) -> Calibration | None:

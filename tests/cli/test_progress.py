@@ -6,7 +6,7 @@ import time
 import pytest
 
 from recon4d.cli import progress as module
-from recon4d.cli.progress import CLEAR_LINE, TYPICAL_FRAMES, TYPICAL_SECONDS, StageProgress
+from recon4d.cli.progress import CLEAR_LINE, REFINEMENT_STAGES, TYPICAL_FRAMES, TYPICAL_SECONDS, StageProgress
 
 
 class Clock:
@@ -55,14 +55,16 @@ class TestTimeLeft:
         progress = StageProgress(is_refined=True)
         run_stages(progress, clock, pace, "fitting cameras")
         clock.now += 1
-        later = pace * (TYPICAL_SECONDS["fitting cameras"] + TYPICAL_SECONDS["computing depth"])
+        stages = REFINEMENT_STAGES[REFINEMENT_STAGES.index("fitting cameras") :]
+        later = pace * sum(TYPICAL_SECONDS[stage] for stage in stages)
         assert progress.estimate_left(clock.now) == pytest.approx(later - 1 + TYPICAL_SECONDS["writing"])
 
     def test_it_is_proportional_to_the_number_of_frames(self, clock: Clock) -> None:
         progress = StageProgress(is_refined=True)
         progress.expect_frames(3 * TYPICAL_FRAMES)
         run_stages(progress, clock, 3, "computing depth")
-        rest = TYPICAL_SECONDS["computing depth"] + TYPICAL_SECONDS["writing"]
+        stages = REFINEMENT_STAGES[REFINEMENT_STAGES.index("computing depth") :]
+        rest = sum(TYPICAL_SECONDS[stage] for stage in (*stages, "writing"))
         assert progress.estimate_left(clock.now) == pytest.approx(3 * rest)
 
     def test_a_stage_that_takes_longer_promises_nothing(self, clock: Clock) -> None:

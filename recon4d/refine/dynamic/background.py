@@ -15,6 +15,8 @@ COLOR_SCALE = 0.02
 """Change of the difference that changes the evidence by 1. Hand-tuned."""
 EVIDENCE_RANGE = (-1.5, 2.0)
 """Range of the log-likelihood ratio; a uniform object that moves has the same color as before. Hand-tuned."""
+MIN_COLOR = 0.02
+"""Smallest color in [0, 1] that the change of brightness is computed from."""
 WINDOW = 3
 """Side of the window over which differences are averaged, in pixels."""
 MIN_FRAMES = 3
@@ -55,7 +57,9 @@ def _frame_evidence(
     is_inside = (coordinates.abs() <= 1).all(dim=-1) & (targets[..., 2] > 0)
     warped = F.grid_sample(images, coordinates, padding_mode="border", align_corners=False)
     background = torch.where(is_inside[:, None], warped, torch.nan).nanmedian(dim=0).values
-    difference = (images[frame] - background).abs().nan_to_num(0.0).mean(dim=0)
+    # Lamps flicker and cameras adapt their exposure: most of the picture tells the change of each color.
+    gain = (background / images[frame].clamp(min=MIN_COLOR)).flatten(1).nanmedian(dim=1).values.nan_to_num(1.0)
+    difference = (gain[:, None, None] * images[frame] - background).abs().nan_to_num(0.0).mean(dim=0)
     difference = F.avg_pool2d(difference[None], WINDOW, 1, WINDOW // 2, count_include_pad=False)[0]
     ratio = ((difference - SAME_COLOR) / COLOR_SCALE).clamp(*EVIDENCE_RANGE)
     return torch.where(is_inside.sum(dim=0) >= MIN_FRAMES, ratio, 0.0)

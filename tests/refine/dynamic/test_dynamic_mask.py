@@ -5,62 +5,13 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from moving_square import FRAMES, SPEED, filmed, turning_cameras
 
-from recon4d.geometry import pixel_grid, rigid, rotation_from_axis_angle
-from recon4d.records import Cameras, Clip, Scene
-from recon4d.refine.dynamic.dynamic_mask import find_dynamic_pixels
+from recon4d.geometry import rigid
+from recon4d.records import Cameras
+from recon4d.refine.dynamic.background import background_evidence
+from recon4d.refine.dynamic.dynamic_mask import MOVING_LOG_ODDS, find_dynamic_pixels
 from recon4d.refine.dynamic.residual_flow import residual_flow
-
-HEIGHT, WIDTH, FRAMES, FOCAL = 96, 128, 6, 110.0
-SIDE, SPEED = 28, 5
-"""Side of the moving square and its motion per frame, in pixels."""
-
-
-def texture(height: int, width: int, seed: int) -> torch.Tensor:
-    """Return colors of shape (3, height, width) in [0, 1], with details of three to twenty pixels."""
-    generator, total = torch.Generator().manual_seed(seed), torch.zeros(3, height, width)
-    for detail in (3, 8, 20):
-        noise = torch.rand(1, 3, height // detail + 2, width // detail + 2, generator=generator)
-        total += F.interpolate(noise, (height, width), mode="bicubic", align_corners=False)[0] / 3
-    return (0.5 + 1.5 * (total - 0.5)).clamp(0, 1)
-
-
-def turning_cameras(degrees: float) -> Cameras:
-    """Return cameras that turn about the vertical axis by `degrees` per frame."""
-    angles = torch.deg2rad(torch.tensor(degrees)) * torch.arange(FRAMES)
-    rotations = torch.stack([rotation_from_axis_angle(torch.tensor([0.0, float(angle), 0.0])) for angle in angles])
-    matrix = torch.tensor([[FOCAL, 0, WIDTH / 2], [0, FOCAL, HEIGHT / 2], [0, 0, 1]])
-    return Cameras(rigid(rotations, torch.zeros(FRAMES, 3)), matrix.expand(FRAMES, 3, 3).contiguous())
-
-
-def filmed(degrees: float = 0.0, speed: int = SPEED) -> tuple[Clip, Scene, torch.Tensor]:
-    """Film a distant background by a turning camera, with a square that moves through the picture.
-
-    Returns the clip, its scene with a dynamic probability of one half everywhere, and the true mask of the square.
-    """
-    cameras = turning_cameras(degrees)
-    background = texture(HEIGHT, 3 * WIDTH, 0)
-    rays = torch.cat([pixel_grid(HEIGHT, WIDTH), torch.ones(HEIGHT, WIDTH, 1)], dim=-1)
-    matrix = cameras.intrinsics[0]
-    images, masks = [], []
-    for frame in range(FRAMES):
-        # A wide picture of the background in the first camera, three times as wide as its own.
-        target = rays @ (matrix @ cameras.world_from_cam[frame, :3, :3] @ torch.linalg.inv(matrix)).T
-        place = target[..., :2] / target[..., 2:]
-        coordinates = 2 * (place + torch.tensor([WIDTH, 0.0])) / torch.tensor([3 * WIDTH, HEIGHT]) - 1
-        image = F.grid_sample(background[None], coordinates[None], padding_mode="reflection", align_corners=False)[0]
-        left, top = 12 + speed * frame, 30
-        mask = torch.zeros(HEIGHT, WIDTH, dtype=torch.bool)
-        mask[top : top + SIDE, left : left + SIDE] = True
-        image[:, top : top + SIDE, left : left + SIDE] = (
-            0.3 + 0.7 * texture(SIDE, SIDE, 1) * torch.tensor([1, 0.3, 0.2])[:, None, None]
-        )
-        images.append(image)
-        masks.append(mask)
-    maps = torch.ones(FRAMES, HEIGHT, WIDTH)
-    scene = Scene(cameras, 5 * maps, maps, torch.zeros(FRAMES, HEIGHT, WIDTH, 3), maps, 0.5 * maps, torch.tensor(1.0))
-    clip = Clip((255 * torch.stack(images)).round().byte(), torch.arange(float(FRAMES)))
-    return clip, replace(scene, points=scene.points_from_depth), torch.stack(masks)
 
 
 def overlap(dynamic: torch.Tensor | None, mask: torch.Tensor) -> float:
@@ -142,3 +93,43 @@ def test_motion_along_the_epipolar_line_counts_only_outside_of_possible_depths()
     right, left = (flow.residuals[:, inner][flow.is_reliable[:, inner]].median() for flow in (towards, away))
     assert right > 2
     assert right > 2 * left
+
+
+def test_what_no_flow_decides_differs_from_the_background_of_a_turning_camera() -> None:
+    """A uniform square has no flow inside, and the network does not know it."""
+    clip, scene, mask = filmed(0.5, speed=15)
+    images = torch.where(mask[:, None], torch.tensor([200, 60, 40], dtype=torch.uint8)[:, None, None], clip.images)
+    uniform = replace(clip, images=images)
+    evidence = background_evidence(uniform, scene.cameras, scene.size)
+    assert evidence[mask].median() > 1
+    assert evidence[~mask].median() < -1
+    found = find_dynamic_pixels(uniform, scene, None, is_rotation_only=True)
+    assert overlap(found, mask) > overlap(find_dynamic_pixels(uniform, scene, None), mask) + 0.1
+
+
+def test_flicker_is_no_motion() -> None:
+    clip, scene, mask = filmed(0.0)
+    gains = torch.tensor([1.0, 0.75, 1.2, 0.85, 1.1, 0.7])[:, None, None, None]
+    flickering = replace(clip, images=(gains * clip.images).round().clamp(0, 255).byte())
+    assert background_evidence(flickering, scene.cameras, scene.size)[~mask].median() < -1
+    assert overlap(find_dynamic_pixels(flickering, scene, None, is_rotation_only=True), mask) > 0.65
+
+
+def test_matches_that_look_different_are_not_relied_on() -> None:
+    """Flow of the noise of a screen often leads there and back, but the pictures do not confirm it."""
+    clip, scene, _ = filmed(0.0, speed=0)
+    images = clip.images.float().mean(dim=1) / 255
+    noise = torch.rand(images.shape, generator=torch.Generator().manual_seed(0))
+    images[:, 20:70, 60:120] = 0.4 + 0.2 * noise[:, 20:70, 60:120]
+    reliable = torch.stack([flow.is_reliable.float().mean(dim=0) for flow in residual_flow(images, scene)])
+    assert reliable[:, 30:60, 70:110].mean() < 0.2
+    assert reliable[:, :, :45].mean() > 0.9
+
+
+def test_what_the_neighbors_do_not_show_is_no_evidence_of_motion() -> None:
+    """The first frame of a fast pan is the only one that shows its left border."""
+    clip, scene, _ = filmed(8.0, speed=0)
+    dynamic = find_dynamic_pixels(clip, scene, None)
+    assert dynamic is not None
+    without_evidence = float(torch.sigmoid(torch.tensor(-MOVING_LOG_ODDS)))
+    assert dynamic[0, :, :8].mean() < without_evidence + 0.02
