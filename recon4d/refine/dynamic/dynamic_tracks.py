@@ -16,13 +16,13 @@ from recon4d.records import Clip, Scene
 from recon4d.refine.config import DYNAMIC_THRESHOLD
 from recon4d.refine.dynamic.flow_tracking import FlowTracker, FlowTracks
 
-MIN_FOLLOWED = 0.05
+MIN_FOLLOWED = 0.1
 """Smallest share of the pixels of a moving region that are followed into a frame, for the others to move along.
 Hand-tuned."""
 SPREAD = 0.1
 """Standard deviation of the window over which followed pixels move their neighbors along, as a fraction of the longer
 side. Hand-tuned."""
-MAX_EXTRAPOLATION = 3.0
+MAX_EXTRAPOLATION = 1.5
 """Longest time over which hidden regions keep their velocity, relative to the time over which it was observed.
 Hand-tuned."""
 HIDDEN_CONFIDENCE = 0.25

@@ -7,7 +7,7 @@ import torch
 from moving_square import FOCAL, FRAMES, HEIGHT, SIDE, SPEED, WIDTH, filmed
 
 from recon4d.records import Scene, Tracks
-from recon4d.refine.dynamic.dynamic_tracks import HIDDEN_CONFIDENCE, track_dynamic_pixels
+from recon4d.refine.dynamic.dynamic_tracks import HIDDEN_CONFIDENCE, MAX_EXTRAPOLATION, track_dynamic_pixels
 from recon4d.refine.dynamic.flow_tracking import FlowTracker
 
 DEPTH = 5.0
@@ -76,11 +76,9 @@ def test_what_was_followed_is_visible_and_what_was_not_is_less_certain() -> None
     assert tracks.visibility[0, 1:4, square].median() > 0.8
     assert (tracks.visibility[0, 4:, square] == 0.4).all()
     assert (tracks.confidence[0, 4:, square] == HIDDEN_CONFIDENCE).all()
-    # What is hidden keeps its velocity.
-    moved = motion_of_square(tracked, mask)
-    torch.testing.assert_close(
-        moved[4:, :, 0].median(dim=1).values, SPEED * torch.tensor([4.0, 5.0]), atol=1.0, rtol=0.0
-    )
+    # What is hidden keeps its velocity for half as long again as it was seen.
+    moved = motion_of_square(tracked, mask)[4:, :, 0].median(dim=1).values
+    torch.testing.assert_close(moved, SPEED * torch.tensor([4.0, 3 * MAX_EXTRAPOLATION]), atol=1.0, rtol=0.0)
 
 
 def test_features_find_motions_that_flow_does_not() -> None:
