@@ -5,7 +5,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from recon4d.geometry import is_depth_edge, stratified_indices
+from recon4d.geometry import stratified_indices
+from recon4d.io.flying_pixels import flying_pixels
 from recon4d.records import Scene, Tracks
 
 BANDS = ("low", "middle", "high")
@@ -19,7 +20,7 @@ DYNAMIC_PROBABILITY = 0.5
 
 
 def displayable_pixels(scene: Scene) -> Bool[Tensor, "time height width"]:
-    """Select pixels with known depth and camera that are not on a depth edge.
+    """Select pixels with known depth and camera that are not flying (`flying_pixels`), as exports do.
 
     Args:
         scene: Any scene.
@@ -28,7 +29,7 @@ def displayable_pixels(scene: Scene) -> Bool[Tensor, "time height width"]:
         Mask of the pixels.
     """
     is_known = known_depth(scene) & has_camera(scene)[:, None, None]
-    return is_known & ~is_depth_edge(scene.depths, is_known)
+    return is_known & ~flying_pixels(scene.depths, is_known)
 
 
 def has_camera(scene: Scene) -> Bool[Tensor, " time"]:
