@@ -1,7 +1,7 @@
 """Flying pixels: pixels of smeared depth edges, which float between the near and the far surface.
 
-Networks, resizing and the enlargement of maps turn a depth edge into a ramp of a few pixels. Every point cloud, mesh and
-view of this package excludes the pixels of `flying_pixels`.
+Networks, resizing and the enlargement of maps turn a depth edge into a ramp of a few pixels. Every point cloud, mesh
+and view of this package excludes the pixels of `flying_pixels`.
 """
 
 import torch
