@@ -6,7 +6,7 @@ and view of this package excludes the pixels of `flying_pixels`.
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from recon4d.geometry import is_depth_edge
@@ -55,11 +55,12 @@ def _on_ramp(depths: Tensor, is_known: Tensor, reach: int, axis: int) -> Bool[Te
         return is_ramp
     first, last = (1 / depths.narrow(axis, start, length) for start in (0, reach))
     both_known = is_known.narrow(axis, 0, length) & is_known.narrow(axis, reach, length)
-    slopes = torch.where(both_known, (last - first).abs(), torch.zeros_like(first))
+    slopes = torch.where(both_known, (last - first).abs(), torch.inf)
     # The contrast relative to the nearer surface: (far - near) / near = (1 / near - 1 / far) / (1 / far).
-    is_step = slopes > MIN_CONTRAST * torch.minimum(first, last)
-    before, after = (_shifted(slopes, shift, axis) for shift in (reach + 1, -reach - 1))
-    is_step &= slopes > MIN_STEEPNESS * torch.minimum(before, after)
+    is_step = both_known & (slopes > MIN_CONTRAST * torch.minimum(first, last))
+    # Slopes beside the ramp; an unknown one does not count.
+    beside = torch.minimum(_shifted(slopes, reach + 1, axis), _shifted(slopes, -reach - 1, axis))
+    is_step &= slopes > MIN_STEEPNESS * torch.where(beside.isinf(), torch.zeros_like(beside), beside)
     for offset in range(reach + 1):
         is_ramp.narrow(axis, offset, length).logical_or_(is_step)
     return is_ramp & is_known
@@ -78,9 +79,9 @@ def _largest_around(values: Tensor, reach: int) -> Tensor:
     return F.max_pool2d(rows, (1, side), 1, (0, reach))
 
 
-def _shifted(values: Shaped[Tensor, "time height width"], shift: int, axis: int) -> Shaped[Tensor, "time height width"]:
-    """Move values along an axis; values from outside are 0."""
-    shifted = torch.zeros_like(values)
+def _shifted(values: Float[Tensor, "time height width"], shift: int, axis: int) -> Float[Tensor, "time height width"]:
+    """Move values along an axis; values from outside are infinite."""
+    shifted = torch.full_like(values, torch.inf)
     length = values.shape[axis] - abs(shift)
     if length > 0:
         source, target = (0, shift) if shift > 0 else (-shift, 0)
