@@ -44,7 +44,7 @@ class ViewCommand:
     movers_only: bool = True
     """Show at each time only the points and tracks of what moves; the static part is shown once for all times.
     --no-movers-only shows all points of each time, and tracks of static points too."""
-    max_tracks: int = 400
+    max_tracks: int = 200
     """Largest number of tracks."""
     tail: int = 12
     """Number of past frames in the tail of a track."""

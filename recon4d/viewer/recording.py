@@ -49,7 +49,7 @@ MAP_SHADE = 0.5
 """Brightness of the static map relative to the points of the current time, if these contain static points too.
 Hand-tuned."""
 
-MAP_SIZE, POINT_SIZE, TRACK_SIZE, LINE_SIZE = 1.5, 2.0, 3.0, 1.2
+MAP_SIZE, POINT_SIZE, TRACK_SIZE, LINE_SIZE = 1.5, 2.0, 2.5, 1.2
 """Radii on the screen in points. Current points are larger than map points and cover them. Hand-tuned."""
 
 PATH_COLOR = (255, 210, 80)
@@ -64,7 +64,7 @@ class ViewConfig:
     """Largest number of points of the static map and of all times together: 16 MB. The times take half at most."""
     max_frame_points: int = 60_000
     """Largest number of points of one time."""
-    max_tracks: int = 400
+    max_tracks: int = 200
     """Largest number of tracks of all anchors together."""
     tail: int = 12
     """Length of the tail of a track in frames; 0 for no tails."""
