@@ -26,16 +26,17 @@ FRAMES_PER_SECOND = 8.0
 """Playback rate of frames without times. Hand-tuned."""
 
 
-def blueprint(scene: Scene, has_images: bool, has_times: bool) -> Any:
+def blueprint(scene: Scene, has_images: bool, has_times: bool, movers_only: bool) -> Any:
     """Create the layout for a scene.
 
-    The view starts behind the cameras with y pointing down on the screen. The least confident band is hidden, and
-    playback is paused.
+    The view starts behind the cameras with y pointing down on the screen. The least confident band is hidden, except
+    that of movers, whose depth refinement cannot verify. Playback is paused.
 
     Args:
         scene: The recorded scene.
         has_images: Whether frames are recorded.
         has_times: Whether the frames have times in seconds.
+        movers_only: Whether the points of each time are those of movers only.
 
     Returns:
         A `rerun.blueprint.Blueprint`.
@@ -50,7 +51,7 @@ def blueprint(scene: Scene, has_images: bool, has_times: bool) -> Any:
         # The 3D view would show a depth image as additional points.
         contents=[f"+ {WORLD}/**", f"- {DEPTH}", f"- {UNKNOWN}", f"- {CONFIDENCE}", f"- {DYNAMIC}"],
         background=BACKGROUND,
-        overrides={f"{part}/{BANDS[0]}": hidden for part in (MAP, POINTS)},
+        overrides={f"{part}/{BANDS[0]}": hidden for part in ([MAP] if movers_only else [MAP, POINTS])},
         line_grid=False,
         eye_controls=views.EyeControls3D(
             kind=views.Eye3DKind.Orbital,

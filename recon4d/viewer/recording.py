@@ -149,7 +149,7 @@ def record_scene(
         for anchor_trails in trails:
             _log_trails(recording, anchor_trails, frame, config.tail)
     _log_pictures(recording, _reduced(scene, config.max_side), at_map_size, times, FRAME_LENGTH * length)
-    return View(recording, blueprint(scene, images is not None, has_times))
+    return View(recording, blueprint(scene, images is not None, has_times, movers_only))
 
 
 def _set_time(recording: Any, frame: int, times: Float[Tensor, " time"]) -> None:

@@ -150,6 +150,20 @@ def test_what_moves_is_in_its_own_time_and_not_in_the_map(tmp_path: Path):
 
 
 @pytest.mark.usefixtures("with_rerun")
+def test_movers_of_low_confidence_are_shown_at_first(tmp_path: Path):
+    scene = walls.make_scene()
+    moving, confidence = torch.zeros_like(scene.dynamic), 1 + torch.rand_like(scene.depths)
+    moving[1, 2:5, 3:7] = 1
+    confidence[1, 2:5, 3:7] = 0.5
+    recording = saved(tmp_path, replace(scene, dynamic=moving, depth_confidence=confidence), torch.arange(3.0))
+    assert len(recording["world/points/low"][1].array("Points3D:positions")) == 12
+    layout = read_blueprint(tmp_path / "view.rrd")
+    hidden = [name for name, rows in layout.items() if rows[0].columns.get("EntityBehavior:visible") == [False]]
+    assert hidden
+    assert all("world/map/low" in name for name in hidden)
+
+
+@pytest.mark.usefixtures("with_rerun")
 def test_bands_of_confidence_are_entities_and_the_lowest_is_hidden_at_first(tmp_path: Path):
     scene = walls.make_scene()
     confidence = torch.rand(scene.depths.shape, generator=torch.Generator().manual_seed(0)) + 1
