@@ -5,9 +5,9 @@ python examples/viewer_picture.py --recording dog.rrd --frame 3 --out dog.jpg
 """
 
 import subprocess
-import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from PIL import Image
 
 LOADING_SECONDS = 8.0
 """Time for the viewer to load and draw a recording."""
-ATTEMPTS = 5
+ATTEMPTS = 10
 """Largest number of attempts to draw: a software driver may need several."""
 
 
@@ -38,9 +38,12 @@ class Arguments:
 
 def main(arguments: Arguments) -> None:
     """Start a viewer without a window, show the frame, and write its picture."""
+    import rerun_cli  # pyright: ignore[reportMissingImports]
+
     window = f"{arguments.size[0]}x{arguments.size[1]}"
     options = ["--headless", "--hide-welcome-screen", "--window-size", window, "--port", str(arguments.port)]
-    executable = Path(sys.executable).with_name("rerun")
+    # The program `rerun` is a script that starts this one, and would leave it running.
+    executable = Path(rerun_cli.__file__).with_name("rerun")
     viewer = subprocess.Popen([str(executable), *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     with tempfile.TemporaryDirectory() as folder:
         screenshot = Path(folder).resolve() / "screenshot.png"
@@ -48,6 +51,7 @@ def main(arguments: Arguments) -> None:
             take_picture(arguments, screenshot)
         finally:
             viewer.terminate()
+            viewer.wait(timeout=60)
         Image.open(screenshot).convert("RGB").save(arguments.out, quality=85, optimize=True)
     print(f"{arguments.out}: {arguments.out.stat().st_size / 1e3:.0f} kB")
 
@@ -56,19 +60,24 @@ def take_picture(arguments: Arguments, screenshot: Path) -> None:
     """Let the running viewer write its picture (a PNG)."""
     from rerun.experimental import ViewerClient
 
-    time.sleep(2)
     client = ViewerClient.connect(f"rerun+http://127.0.0.1:{arguments.port}/proxy")
-    client.open(str(arguments.recording.resolve()))
+    _retry(lambda: client.open(str(arguments.recording.resolve())))
     time.sleep(2)
     client.set_time("frame", sequence=arguments.frame, play_state="paused")
     time.sleep(LOADING_SECONDS)
+    _retry(lambda: client.save_screenshot(str(screenshot)))
+
+
+def _retry(ask: Callable[[], object]) -> None:
+    """Ask the viewer, which may still be starting or drawing."""
     for attempt in range(ATTEMPTS):
         try:
-            client.save_screenshot(str(screenshot))
+            ask()
             return
-        except TimeoutError:
+        except (ConnectionError, TimeoutError):
             if attempt == ATTEMPTS - 1:
                 raise
+            time.sleep(2)
 
 
 if __name__ == "__main__":
