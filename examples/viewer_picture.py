@@ -41,7 +41,16 @@ def main(arguments: Arguments) -> None:
     import rerun_cli  # pyright: ignore[reportMissingImports]
 
     window = f"{arguments.size[0]}x{arguments.size[1]}"
-    options = ["--headless", "--hide-welcome-screen", "--window-size", window, "--port", str(arguments.port)]
+    options = [
+        "--headless",
+        "--renderer",
+        "vulkan",
+        "--hide-welcome-screen",
+        "--window-size",
+        window,
+        "--port",
+        str(arguments.port),
+    ]
     # The program `rerun` is a script that starts this one, and would leave it running.
     executable = Path(rerun_cli.__file__).with_name("rerun")
     viewer = subprocess.Popen([str(executable), *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
