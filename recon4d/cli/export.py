@@ -28,7 +28,7 @@ class ExportCommand:
     min_confidence: float = 0.0
     """Exclude pixels that are less confident than this, in addition to --drop."""
     max_points: int = 500_000
-    """Largest number of points in a cloud (COLMAP models: at most 100 000)."""
+    """Largest number of points in a file: 7.5 MB as PLY (COLMAP models and splats: at most 100 000)."""
     metres_per_unit: float | None = None
     """Length of the scene's unit in meters; if given, everything is written in meters."""
     baseline: tuple[int, int, float] | None = None

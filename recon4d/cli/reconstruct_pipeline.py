@@ -148,7 +148,7 @@ def _reconstruct_in_one_pass(
     summary = None if refinement is None else refinement.summary
     info = replace(info, refinement=summary, camera_report=tuple(camera_report))
     with atomic_folder(out, options.overwrite) as folder:
-        write_results(folder, clip, scene, info)
+        write_results(folder, clip, scene, info, half_maps=options.archive_precision == "float16")
     progress.print(describe_results(out, scene))
     return clip.num_frames
 

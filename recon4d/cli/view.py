@@ -37,13 +37,19 @@ class ViewCommand:
     port: int = 9090
     """Port of --web; the next port is used too."""
     max_points: int = 1_000_000
-    """Largest number of points over all times, and of points in the static map."""
-    max_tracks: int = 400
+    """Largest number of points in the recording: of the static map, and of all times together, which take half at
+    most."""
+    max_frame_points: int = 60_000
+    """Largest number of points of one time."""
+    movers_only: bool = True
+    """Show at each time only the points and tracks of what moves; the static part is shown once for all times.
+    --no-movers-only shows all points of each time, and tracks of static points too."""
+    max_tracks: int = 200
     """Largest number of tracks."""
     tail: int = 12
     """Number of past frames in the tail of a track."""
-    max_side: int = 384
-    """Longest side of frames and maps in the viewer, in pixels."""
+    max_side: int = 512
+    """Longest side of the pictures beside the world, in pixels. Points come from the whole maps."""
 
     interrupted: ClassVar[str] = "interrupted, nothing was written"
 
@@ -80,7 +86,9 @@ class ViewCommand:
         from recon4d.io.saved_results import read_results
         from recon4d.viewer import ViewConfig, record_scene
 
-        config = ViewConfig(self.max_points, self.max_tracks, self.tail, self.max_side)
+        config = ViewConfig(
+            self.max_points, self.max_frame_points, self.max_tracks, self.tail, self.max_side, self.movers_only
+        )
         results = _read_long_results(self.results) if is_long_clip(self.results) else read_results(self.results)
         if not results.info.trained:
             print(f"{results.info.model} was never trained: the scene is meaningless")

@@ -25,7 +25,8 @@ info                ()            a JSON string: the fields of `SceneInfo`
 ==================  ============  =====================================================================================
 
 The five ``tracks_`` arrays are either all present or, if the scene has no tracks, all absent. ``distortion`` is absent
-if no distortion was removed.
+if no distortion was removed. Arrays are float32 in most files; maps may be float16 (`half_precision`), while cameras,
+tracks and times never are. `load_scene` returns all of them in the highest precision of the file.
 """
 
 from collections.abc import Mapping, Sequence
@@ -39,6 +40,7 @@ from torch import Tensor
 
 from recon4d.errors import UserError
 from recon4d.io.checked_cameras import camera_problem
+from recon4d.io.half_precision import half_precision_maps
 from recon4d.io.npz_arrays import ArrayHeader, check_arrays, load_arrays, load_headers, save_arrays
 from recon4d.io.scene_info import SceneInfo
 from recon4d.records import Cameras, Scene, Tracks
@@ -98,6 +100,7 @@ def save_scene(
     times: Float[Tensor, " time"] | None = None,
     info: SceneInfo | None = None,
     compressed: bool = False,
+    half_maps: bool = False,
 ) -> None:
     """Write a scene to an archive, which appears complete or not at all.
 
@@ -107,6 +110,8 @@ def save_scene(
         times: Times of the frames in seconds, of shape (time,). None means photos without an order.
         info: How the scene was made. None means a model called ``custom``.
         compressed: Whether to compress the arrays, which is slower and loses nothing.
+        half_maps: Whether to store maps as float16 where that is safe, see `half_precision`. Cameras, tracks and times
+            keep their precision.
 
     Raises:
         ValueError: If the scene is a batch or the times do not fit it.
@@ -118,7 +123,11 @@ def save_scene(
     info = _default_info(scene) if info is None else info
     if times.shape != (scene.num_frames,):
         raise ValueError(f"times have shape {tuple(times.shape)}, wanted ({scene.num_frames},), one for every frame")
-    arrays = {name: _to_numpy(tensor) for name, tensor in _named_tensors(scene).items()}
+    tensors = _named_tensors(scene)
+    if half_maps:
+        rounded = half_precision_maps(scene)
+        tensors |= {key: rounded[field] for key, field in _SCENE_KEYS.items() if field in rounded}
+    arrays = {name: _to_numpy(tensor) for name, tensor in tensors.items()}
     arrays["times"] = _to_numpy(times)
     arrays["info"] = np.array(info.to_json())
     save_arrays(_scene_file(path), arrays, compressed)

@@ -9,7 +9,8 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from recon4d.errors import UserError, os_errors_as_user_errors
-from recon4d.geometry import is_depth_edge, subsample_mask
+from recon4d.geometry import subsample_mask
+from recon4d.io.flying_pixels import flying_pixels
 from recon4d.records import Clip, Scene
 
 CONFIDENCE_PERCENTILE = 20.0
@@ -68,7 +69,7 @@ def confident_points(
 ) -> tuple[Float[Tensor, "n 3"], UInt8[Tensor, "n 3"]]:
     """Unproject the confident depths of all frames.
 
-    Pixels of unknown depth, the least confident fifth and depth edges are left out (see `confident_pixels`).
+    Pixels of unknown depth, the least confident fifth and flying pixels are left out (see `confident_pixels`).
 
     Args:
         scene: The scene, without batch axes.
@@ -133,7 +134,9 @@ def known_pixels(scene: Scene) -> Bool[Tensor, "time height width"]:
 def confident_pixels(
     scene: Scene, percentile: float = CONFIDENCE_PERCENTILE, min_confidence: float = 0.0
 ) -> Bool[Tensor, "time height width"]:
-    """Select pixels of known depth and camera that are confident and not at a depth edge.
+    """Select pixels of known depth and camera that are confident and not flying (`flying_pixels`).
+
+    Every exporter selects its points by this function.
 
     Args:
         scene: The scene, without batch axes.
@@ -149,4 +152,4 @@ def confident_pixels(
     # numpy, because torch.quantile is limited to 16 million values; >= keeps all pixels if confidence is constant.
     threshold = np.percentile(scene.depth_confidence[is_known].detach().cpu().numpy(), percentile)
     is_confident = scene.depth_confidence >= max(float(threshold), min_confidence)
-    return is_known & is_confident & ~is_depth_edge(scene.depths, is_known)
+    return is_known & is_confident & ~flying_pixels(scene.depths, is_known)

@@ -29,7 +29,7 @@ FRAME_RATE_WITHOUT_TIMES = 4.0
 """Frames per second of the depth video for photos without times. Hand-tuned."""
 
 
-def write_results(folder: str | Path, clip: Clip, scene: Scene, info: SceneInfo) -> None:
+def write_results(folder: str | Path, clip: Clip, scene: Scene, info: SceneInfo, half_maps: bool = False) -> None:
     """Write all files of a reconstruction into a folder.
 
     These are ``scene.npz`` (see `archive`), ``frames/`` (the frames of the clip at their own size, as JPEG under their
@@ -42,6 +42,7 @@ def write_results(folder: str | Path, clip: Clip, scene: Scene, info: SceneInfo)
         clip: The clip.
         scene: The scene of the same frames, possibly at another size.
         info: How the scene was made.
+        half_maps: Whether the archive stores maps as float16 where that is safe, see `save_scene`.
 
     Raises:
         ValueError: If clip and scene do not belong together.
@@ -49,7 +50,7 @@ def write_results(folder: str | Path, clip: Clip, scene: Scene, info: SceneInfo)
     """
     check_pair(clip, scene)
     folder = Path(folder)
-    save_scene(folder / SCENE_FILE_NAME, scene, clip.times, info)
+    save_scene(folder / SCENE_FILE_NAME, scene, clip.times, info, half_maps=half_maps)
     _write_frames(folder / FRAMES_FOLDER_NAME, clip)
     rate = _frames_per_second(clip.times)
     previews: dict[str, Callable[[Path], None]] = {

@@ -1,4 +1,4 @@
-"""Layout of the viewer: the 3D world, with frame, depth and dynamic mask beside it."""
+"""Layout of the viewer: the 3D world, with frame, depth, confidence and dynamic mask beside it."""
 
 from typing import Any
 
@@ -13,7 +13,8 @@ from recon4d.viewer.selection import BANDS, has_camera, known_depth
 
 WORLD, CAMERA = "world", "world/camera"
 FRAME, DEPTH = f"{CAMERA}/frame", f"{CAMERA}/depth"
-UNKNOWN, DYNAMIC = f"{CAMERA}/unknown", f"{CAMERA}/moving"
+UNKNOWN, CONFIDENCE = f"{CAMERA}/unknown", f"{CAMERA}/confidence"
+DYNAMIC, OUTLINE = f"{CAMERA}/moving", f"{CAMERA}/outline"
 MAP, POINTS, TRACKS = f"{WORLD}/map", f"{WORLD}/points", f"{WORLD}/tracks"
 CAMERA_PATH, CAMERAS = f"{WORLD}/camera_path", f"{WORLD}/cameras"
 """Entity paths of the recording; each can be hidden and shown in the viewer."""
@@ -25,16 +26,17 @@ FRAMES_PER_SECOND = 8.0
 """Playback rate of frames without times. Hand-tuned."""
 
 
-def blueprint(scene: Scene, has_images: bool, has_times: bool) -> Any:
+def blueprint(scene: Scene, has_images: bool, has_times: bool, movers_only: bool) -> Any:
     """Create the layout for a scene.
 
-    The view starts behind the cameras with y pointing down on the screen. The least confident band is hidden, and
-    playback is paused.
+    The view starts behind the cameras with y pointing down on the screen. The least confident band is hidden, except
+    that of movers, whose depth refinement cannot verify. Playback is paused.
 
     Args:
         scene: The recorded scene.
         has_images: Whether frames are recorded.
         has_times: Whether the frames have times in seconds.
+        movers_only: Whether the points of each time are those of movers only.
 
     Returns:
         A `rerun.blueprint.Blueprint`.
@@ -47,9 +49,9 @@ def blueprint(scene: Scene, has_images: bool, has_times: bool) -> Any:
         name="world",
         origin=WORLD,
         # The 3D view would show a depth image as additional points.
-        contents=[f"+ {WORLD}/**", f"- {DEPTH}", f"- {UNKNOWN}", f"- {DYNAMIC}"],
+        contents=[f"+ {WORLD}/**", f"- {DEPTH}", f"- {UNKNOWN}", f"- {CONFIDENCE}", f"- {DYNAMIC}"],
         background=BACKGROUND,
-        overrides={f"{part}/{BANDS[0]}": hidden for part in (MAP, POINTS)},
+        overrides={f"{part}/{BANDS[0]}": hidden for part in ([MAP] if movers_only else [MAP, POINTS])},
         line_grid=False,
         eye_controls=views.EyeControls3D(
             kind=views.Eye3DKind.Orbital,
@@ -58,9 +60,12 @@ def blueprint(scene: Scene, has_images: bool, has_times: bool) -> Any:
             eye_up=(0.0, -1.0, 0.0),
         ),
     )
-    beside = [views.Spatial2DView(name="depth", origin=CAMERA, contents=[DEPTH, UNKNOWN])]
+    beside = [
+        views.Spatial2DView(name="depth", origin=CAMERA, contents=[DEPTH, UNKNOWN]),
+        views.Spatial2DView(name="confidence", origin=CAMERA, contents=[CONFIDENCE]),
+    ]
     if has_images:
-        beside.insert(0, views.Spatial2DView(name="frame", origin=CAMERA, contents=[FRAME]))
+        beside.insert(0, views.Spatial2DView(name="frame", origin=CAMERA, contents=[FRAME, OUTLINE]))
     if has_dynamic_mask(scene):
         beside.append(views.Spatial2DView(name="moving", origin=CAMERA, contents=[FRAME, DYNAMIC]))
     return views.Blueprint(

@@ -1,4 +1,4 @@
-"""Displayed points: the points of each time and the static map, in bands of confidence."""
+"""Displayed points: those of each time and those of the static map, within a budget and in bands of confidence."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -7,7 +7,6 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
-from recon4d.geometry import subsample_mask
 from recon4d.records import Scene
 from recon4d.viewer.selection import (
     BANDS,
@@ -15,6 +14,7 @@ from recon4d.viewer.selection import (
     displayable_pixels,
     is_dynamic,
 )
+from recon4d.viewer.thinning import frame_limit, thin_by_voxels, thin_frame
 
 GRAY = 170
 """Gray value of points without frames. Hand-tuned."""
@@ -58,6 +58,16 @@ class Cloud:
 
 
 @dataclass(frozen=True)
+class PointBudget:
+    """Largest numbers of displayed points."""
+
+    total: int
+    """Points of all times and of the static map together. The points of the times take half of it at most."""
+    per_frame: int
+    """Points of one time."""
+
+
+@dataclass(frozen=True)
 class Clouds:
     """All displayed points of a scene."""
 
@@ -67,16 +77,22 @@ class Clouds:
     """Points of the static map, merged over all times, one cloud per confidence band."""
 
 
-def select_clouds(scene: Scene, images: UInt8[Tensor, "time 3 height width"] | None, max_points: int) -> Clouds:
+def select_clouds(
+    scene: Scene,
+    images: UInt8[Tensor, "time 3 height width"] | None,
+    budget: PointBudget,
+    at_time: Bool[Tensor, "time height width"] | None = None,
+) -> Clouds:
     """Select the points to display, split into bands of confidence.
 
-    The static map contains all pixels that are not dynamic. Bands without pixels are omitted; a scene without known
-    depth has no clouds.
+    The static map contains the pixels that are not dynamic, merged over all times (`thin_by_voxels`). Bands without
+    pixels are omitted; a scene without known depth has no clouds.
 
     Args:
         scene: The scene.
         images: Frames at the size of the maps; None for gray points.
-        max_points: Largest number of points of all times together, and of the static map.
+        budget: Largest numbers of points.
+        at_time: Pixels of the points of each time; None for all pixels.
 
     Returns:
         The clouds.
@@ -86,9 +102,16 @@ def select_clouds(scene: Scene, images: UInt8[Tensor, "time 3 height width"] | N
     if images is None:
         images = torch.full((1, 1, 1, 1), GRAY, dtype=torch.uint8).expand(scene.num_frames, 3, *scene.size)
     untracked = replace(scene, tracks=None)
+    current = displayable if at_time is None else displayable & at_time
+    limit = frame_limit(current.sum(dim=(1, 2)), budget.per_frame, budget.total // 2)
+    current = torch.stack(
+        [thin_frame(mask, confidence, limit) for mask, confidence in zip(current, scene.depth_confidence, strict=True)]
+    )
+    static_limit = max(1, budget.total - int(current.sum()))
+    static = thin_by_voxels(untracked, displayable & ~is_dynamic(scene), static_limit)
     return Clouds(
-        at_time=tuple(_by_band(untracked, images, subsample_mask(displayable, max_points), bands)),
-        static=tuple(_by_band(untracked, images, subsample_mask(displayable & ~is_dynamic(scene), max_points), bands)),
+        at_time=tuple(_by_band(untracked, images, current, bands)),
+        static=tuple(_by_band(untracked, images, static, bands)),
     )
 
 

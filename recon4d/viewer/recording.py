@@ -14,21 +14,26 @@ from recon4d.viewer.layout import (
     CAMERA,
     CAMERA_PATH,
     CAMERAS,
-    DEPTH,
-    DYNAMIC,
-    FRAME,
     MAP,
     POINTS,
     TRACKS,
-    UNKNOWN,
     WORLD,
     blueprint,
     has_dynamic_mask,
     scene_length,
 )
-from recon4d.viewer.point_clouds import Cloud, select_clouds
+from recon4d.viewer.pictures import (
+    confidence_colors,
+    depth_colors,
+    log_classes,
+    log_confidence,
+    log_depth,
+    log_dynamic_mask,
+    log_frame,
+)
+from recon4d.viewer.point_clouds import Cloud, PointBudget, select_clouds
 from recon4d.viewer.rerun_loader import load_rerun
-from recon4d.viewer.selection import has_camera, is_dynamic, known_depth
+from recon4d.viewer.selection import has_camera, is_dynamic
 from recon4d.viewer.trails import Trails, rainbow, select_trails
 
 APPLICATION = "recon4d"
@@ -41,13 +46,14 @@ FRUSTUM_LENGTH, FRAME_LENGTH = 0.04, 0.12
 """Length of the frusta of all cameras, and of the current one, as a share of the median depth. Hand-tuned."""
 
 MAP_SHADE = 0.5
-"""Brightness of the static map relative to the points of the current time. Hand-tuned."""
+"""Brightness of the static map relative to the points of the current time, if these contain static points too.
+Hand-tuned."""
 
-MAP_SIZE, POINT_SIZE, TRACK_SIZE, LINE_SIZE = 1.5, 2.0, 3.0, 1.2
+MAP_SIZE, POINT_SIZE, TRACK_SIZE, LINE_SIZE = 1.5, 2.0, 2.5, 1.2
 """Radii on the screen in points. Current points are larger than map points and cover them. Hand-tuned."""
 
-PATH_COLOR, DYNAMIC_COLOR, UNKNOWN_COLOR = (255, 210, 80), (255, 96, 32, 170), (50, 50, 55)
-"""RGB or RGBA of the camera path, the dynamic mask and unknown depth. Hand-tuned."""
+PATH_COLOR = (255, 210, 80)
+"""RGB of the camera path. Hand-tuned."""
 
 
 @dataclass(frozen=True)
@@ -55,16 +61,21 @@ class ViewConfig:
     """Limits on the size of a recording; the defaults suit clips of 64 frames."""
 
     max_points: int = 1_000_000
-    """Largest number of points of all times together, and of the static map."""
-    max_tracks: int = 400
+    """Largest number of points of the static map and of all times together: 16 MB. The times take half at most."""
+    max_frame_points: int = 60_000
+    """Largest number of points of one time."""
+    max_tracks: int = 200
     """Largest number of tracks of all anchors together."""
     tail: int = 12
     """Length of the tail of a track in frames; 0 for no tails."""
-    max_side: int = 384
-    """Longest side of frames and maps in pixels; larger ones are reduced, and points come from the reduced maps."""
+    max_side: int = 512
+    """Longest side of pictures beside the world in pixels; larger ones are reduced. Points come from the whole maps."""
+    movers_only: bool = True
+    """Whether the points of each time and the tracks are those of movers only, if the dynamic mask is known."""
 
     def __post_init__(self) -> None:
-        for name, least in (("max_points", 1), ("max_tracks", 0), ("tail", 0), ("max_side", 16)):
+        smallest = (("max_points", 2), ("max_frame_points", 1), ("max_tracks", 0), ("tail", 0), ("max_side", 16))
+        for name, least in smallest:
             if getattr(self, name) < least:
                 raise UserError(f"{name} is {getattr(self, name)}; wanted at least {least}")
 
@@ -112,44 +123,63 @@ def record_scene(
     if has_times:
         order = times.argsort(stable=True)
         scene, times, images = scene.frames(order.tolist()), times[order], None if images is None else images[order]
-    scene, images = _resize_to_limit(scene, images, config.max_side)
+    is_dynamic_known = has_dynamic_mask(scene)
+    movers_only = config.movers_only and is_dynamic_known
+    budget = PointBudget(config.max_points, config.max_frame_points)
+    at_map_size = None if images is None else _resized_images(images, scene.size)
+    clouds = select_clouds(scene, at_map_size, budget, is_dynamic(scene) if movers_only else None)
+    trails = list(select_trails(scene, config.max_tracks, movers_only))
 
     recording = rerun.RecordingStream(APPLICATION)
     recording.send_recording_name(name)
     # The time of logging is irrelevant for a scene.
     recording.set_log_time_enabled(False)
     recording.set_log_tick_enabled(False)
-    clouds = select_clouds(scene, images, config.max_points)
-    trails = list(select_trails(scene, config.max_tracks))
-    depth_range, length = _depth_range(scene), scene_length(scene)
-    is_dynamic_known = has_dynamic_mask(scene)
-    untracked = replace(scene, tracks=None)
-
     recording.log(WORLD, rerun.ViewCoordinates.RDF, static=True)
-    _log_class(recording, DYNAMIC, "moving", DYNAMIC_COLOR)
-    _log_class(recording, UNKNOWN, "unknown", UNKNOWN_COLOR)
     for cloud in clouds.static:
-        _log_map(recording, cloud)
+        _log_map(recording, cloud, 1.0 if movers_only else MAP_SHADE)
+    length = scene_length(scene)
     _log_cameras(recording, scene, FRUSTUM_LENGTH * length)
     if has_times:
         _log_camera_path(recording, scene)
     for frame in range(scene.num_frames):
-        recording.set_time("frame", sequence=frame)
-        if has_times:
-            recording.set_time("time", duration=float(times[frame]))
-        current = untracked.frames([frame])
-        _log_camera(recording, current, FRAME_LENGTH * length)
-        if images is not None:
-            _log_frame(recording, images[frame])
-        if depth_range is not None:
-            _log_depth(recording, current, depth_range)
-        if is_dynamic_known:
-            _log_dynamic_mask(recording, current)
+        _set_time(recording, frame, times)
         for cloud in clouds.at_time:
             _log_points(recording, cloud, frame)
         for anchor_trails in trails:
             _log_trails(recording, anchor_trails, frame, config.tail)
-    return View(recording, blueprint(scene, images is not None, has_times))
+    _log_pictures(recording, _reduced(scene, config.max_side), at_map_size, times, FRAME_LENGTH * length)
+    return View(recording, blueprint(scene, images is not None, has_times, movers_only))
+
+
+def _set_time(recording: Any, frame: int, times: Float[Tensor, " time"]) -> None:
+    recording.set_time("frame", sequence=frame)
+    if torch.isfinite(times).all():
+        recording.set_time("time", duration=float(times[frame]))
+
+
+def _log_pictures(
+    recording: Any,
+    scene: Scene,
+    images: UInt8[Tensor, "time 3 rows columns"] | None,
+    times: Float[Tensor, " time"],
+    plane_distance: float,
+) -> None:
+    """Log the camera of each time and the pictures in its image plane, all at the size of the scene's maps."""
+    log_classes(recording)
+    depth_range, is_dynamic_known = depth_colors(scene), has_dynamic_mask(scene)
+    confidence_range = None if depth_range is None else confidence_colors(scene)
+    for frame in range(scene.num_frames):
+        _set_time(recording, frame, times)
+        current = scene.frames([frame])
+        _log_camera(recording, current, plane_distance)
+        if images is not None:
+            log_frame(recording, _resized_images(images[frame : frame + 1], scene.size)[0])
+        if depth_range is not None and confidence_range is not None:
+            log_depth(recording, current, depth_range)
+            log_confidence(recording, current, confidence_range)
+        if is_dynamic_known:
+            log_dynamic_mask(recording, current)
 
 
 def _check_fit(scene: Scene, times: Tensor, images: Tensor | None) -> None:
@@ -161,28 +191,27 @@ def _check_fit(scene: Scene, times: Tensor, images: Tensor | None) -> None:
         raise ValueError(f"given {len(images)} images, wanted {scene.num_frames}, one for every frame")
 
 
-def _resize_to_limit(scene: Scene, images: Tensor | None, max_side: int) -> tuple[Scene, Tensor | None]:
-    """Resize scene and images to a common size whose longest side is at most `max_side` pixels."""
+def _reduced(scene: Scene, max_side: int) -> Scene:
+    """Return the scene without tracks, with maps whose longest side is at most `max_side` pixels."""
     factor = min(1.0, max_side / max(scene.size))
     size = (max(1, round(factor * scene.size[0])), max(1, round(factor * scene.size[1])))
-    if size != scene.size:
-        scene = scene.resized(*size)
-    if images is not None and tuple(images.shape[-2:]) != size:
-        images = Clip(images, torch.zeros(len(images))).resized(*size).images
-    return scene, images
+    untracked = replace(scene, tracks=None)
+    return untracked if size == scene.size else untracked.resized(*size)
 
 
-def _log_class(recording: Any, name: str, label: str, color: tuple[int, ...]) -> None:
-    """Log label and color of the value 1 in the masks of an entity; the value 0 is transparent."""
-    classes = [(0, f"not {label}", (0, 0, 0, 0)), (1, label, color)]
-    recording.log(name, load_rerun().AnnotationContext(classes), static=True)
+def _resized_images(
+    images: UInt8[Tensor, "frames 3 rows columns"], size: tuple[int, int]
+) -> UInt8[Tensor, "frames 3 height width"]:
+    if tuple(images.shape[-2:]) == size:
+        return images
+    return Clip(images, torch.zeros(len(images))).resized(*size).images
 
 
-def _log_map(recording: Any, cloud: Cloud) -> None:
+def _log_map(recording: Any, cloud: Cloud, shade: float) -> None:
     rerun = load_rerun()
     frames = range(cloud.scene.num_frames)
     points = torch.cat([cloud.points(frame) for frame in frames])
-    colors = (MAP_SHADE * torch.cat([cloud.colors(frame) for frame in frames])).to(torch.uint8)
+    colors = (shade * torch.cat([cloud.colors(frame) for frame in frames])).to(torch.uint8)
     radius = rerun.Radius.ui_points(MAP_SIZE)
     shown = rerun.Points3D(points.numpy(), colors=colors.numpy(), radii=radius)
     recording.log(f"{MAP}/{cloud.band}", shown, static=True)
@@ -234,29 +263,6 @@ def _log_camera(recording: Any, current: Scene, length: float) -> None:
     recording.log(CAMERA, pose, pinhole)
 
 
-def _log_frame(recording: Any, image: UInt8[Tensor, "3 height width"]) -> None:
-    picture = load_rerun().Image(image.movedim(0, -1).contiguous().cpu().numpy())
-    recording.log(FRAME, picture.compress(jpeg_quality=88))
-
-
-def _log_depth(recording: Any, current: Scene, depth_range: tuple[float, float]) -> None:
-    """Log the depth map of a single-frame scene; unknown pixels are NaN and covered by a mask."""
-    rerun = load_rerun()
-    known = known_depth(current)[0]
-    depths = torch.where(known, current.depths[0], torch.nan).float()
-    meters = float(current.metres_per_unit)
-    # Units per meter; if the scale is unknown, a unit is shown as a meter.
-    meter = 1 / meters if meters > 0 else 1.0
-    recording.log(DEPTH, rerun.DepthImage(depths.numpy(), meter=meter, depth_range=depth_range))
-    # rerun draws NaN in the color of the largest depth.
-    recording.log(UNKNOWN, rerun.SegmentationImage((~known).to(torch.uint8).numpy(), opacity=1.0))
-
-
-def _log_dynamic_mask(recording: Any, current: Scene) -> None:
-    mask = is_dynamic(current)[0].to(torch.uint8).numpy()
-    recording.log(DYNAMIC, load_rerun().SegmentationImage(mask))
-
-
 def _log_points(recording: Any, cloud: Cloud, frame: int) -> None:
     rerun = load_rerun()
     points, colors = cloud.points(frame).numpy(), cloud.colors(frame).numpy()
@@ -270,20 +276,8 @@ def _log_trails(recording: Any, trails: Trails, frame: int, length: int) -> None
     positions, colors = (values.numpy() for values in trails.heads(frame))
     radius = rerun.Radius.ui_points(TRACK_SIZE)
     recording.log(f"{name}/points", rerun.Points3D(positions, colors=colors, radii=radius))
-    strips, colors = (values.numpy() for values in trails.tails(frame, length))
+    parts = trails.tails(frame, length)
+    strips = [line for lines, _ in parts for line in lines.numpy()]
+    colors = torch.cat([colors for _, colors in parts]).numpy() if parts else None
     radius = rerun.Radius.ui_points(LINE_SIZE)
     recording.log(f"{name}/tails", rerun.LineStrips3D(strips, colors=colors, radii=radius))
-
-
-def _depth_range(scene: Scene) -> tuple[float, float] | None:
-    """Return the depths of the first and last color, the same for the whole clip; None if no depth is known."""
-    depths = scene.depths[known_depth(scene)]
-    if not len(depths):
-        return None
-    # A sample of a million suffices; torch.quantile accepts at most 16 million.
-    sample = depths[stratified_indices(len(depths), 1_000_000)].float()
-    # The upper quantile excludes distant ground, which would take most of the color range.
-    low, high = torch.quantile(sample, torch.tensor([0.02, 0.9])).tolist()
-    # The margin keeps rounding errors of a fronto-parallel wall from filling the color range.
-    margin = max(0.0, 0.01 * high - (high - low)) / 2
-    return low - margin, high + margin

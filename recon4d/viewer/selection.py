@@ -5,7 +5,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from recon4d.geometry import is_depth_edge, stratified_indices
+from recon4d.geometry import stratified_indices
+from recon4d.io.flying_pixels import flying_pixels
 from recon4d.records import Scene, Tracks
 
 BANDS = ("low", "middle", "high")
@@ -19,7 +20,7 @@ DYNAMIC_PROBABILITY = 0.5
 
 
 def displayable_pixels(scene: Scene) -> Bool[Tensor, "time height width"]:
-    """Select pixels with known depth and camera that are not on a depth edge.
+    """Select pixels with known depth and camera that are not flying (`flying_pixels`), as exports do.
 
     Args:
         scene: Any scene.
@@ -28,7 +29,7 @@ def displayable_pixels(scene: Scene) -> Bool[Tensor, "time height width"]:
         Mask of the pixels.
     """
     is_known = known_depth(scene) & has_camera(scene)[:, None, None]
-    return is_known & ~is_depth_edge(scene.depths, is_known)
+    return is_known & ~flying_pixels(scene.depths, is_known)
 
 
 def has_camera(scene: Scene) -> Bool[Tensor, " time"]:
@@ -96,16 +97,18 @@ def band_map(
     return bands
 
 
-def select_queries(scene: Scene, tracks: Tracks, anchor: int, limit: int) -> Int[Tensor, " n"]:
+def select_queries(scene: Scene, tracks: Tracks, anchor: int, limit: int, movers_only: bool) -> Int[Tensor, " n"]:
     """Select the displayed tracks of an anchor.
 
-    Up to half of them start on dynamic pixels, which are few and most interesting; the others are distributed evenly.
+    Unless only movers are wanted, up to half of them start on dynamic pixels, which are few and most interesting, and
+    the others are distributed evenly.
 
     Args:
         scene: The scene of the tracks.
         tracks: All tracks.
         anchor: Index of the anchor.
         limit: Largest number of tracks.
+        movers_only: Whether only tracks that start on dynamic pixels are selected.
 
     Returns:
         Ascending indices of queries whose position is known at some time.
@@ -113,6 +116,8 @@ def select_queries(scene: Scene, tracks: Tracks, anchor: int, limit: int) -> Int
     known = is_track_known(tracks)[anchor].any(dim=0)
     starts_dynamic = known & _starts_on_dynamic_pixel(scene, tracks, anchor)
     dynamic, static = starts_dynamic.nonzero()[:, 0], (known & ~starts_dynamic).nonzero()[:, 0]
+    if movers_only:
+        return dynamic[stratified_indices(len(dynamic), limit)]
     dynamic = dynamic[stratified_indices(len(dynamic), max(limit - len(static), (limit + 1) // 2))]
     static = static[stratified_indices(len(static), limit - len(dynamic))]
     return torch.cat([dynamic, static]).sort().values

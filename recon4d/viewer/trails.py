@@ -13,6 +13,9 @@ from recon4d.viewer.selection import is_track_known, select_queries
 HIDDEN_BRIGHTNESS = 0.35
 """Brightness of occluded points relative to visible ones. Hand-tuned."""
 
+FADING = (1.0, 0.6, 0.3)
+"""Brightness of the parts of a tail, newest first; the parts have about equal numbers of frames. Hand-tuned."""
+
 
 @dataclass(frozen=True)
 class Trails:
@@ -42,30 +45,42 @@ class Trails:
         brightness = torch.where(self.visibility[frame], 1.0, HIDDEN_BRIGHTNESS)[:, None]
         return self.positions[frame, known], (self.colors * brightness).to(torch.uint8)[known]
 
-    def tails(self, frame: int, length: int) -> tuple[Float[Tensor, "n steps 3"], UInt8[Tensor, "n 3"]]:
-        """Return the tails of the points.
+    def tails(self, frame: int, length: int) -> list[tuple[Float[Tensor, "n steps 3"], UInt8[Tensor, "n 3"]]]:
+        """Return the tails of the points, in parts that fade with age.
 
         Args:
             frame: Index of the frame.
             length: Number of earlier frames in a tail.
 
         Returns:
-            Lines through the last positions, and their colors. Tails with an unknown position are omitted.
+            Lines through the last positions, and their colors: one pair for each part, newest first. Tails with an
+            unknown position are omitted.
         """
-        window = slice(max(0, frame - length), frame + 1)
+        start = max(0, frame - length)
         # A tail with a gap would draw a straight line across it.
-        complete = self.is_known[window].all(dim=0)
-        if frame == 0 or length == 0:
-            complete = torch.zeros_like(complete)
-        return self.positions[window, complete].transpose(0, 1), self.colors[complete]
+        complete = self.is_known[start : frame + 1].all(dim=0)
+        num_parts = min(len(FADING), frame - start)
+        ends = (
+            [start + round((frame - start) * part / num_parts) for part in range(num_parts, -1, -1)]
+            if num_parts
+            else []
+        )
+        return [
+            (
+                self.positions[first : last + 1, complete].transpose(0, 1),
+                (self.colors[complete] * brightness).to(torch.uint8),
+            )
+            for last, first, brightness in zip(ends, ends[1:], FADING, strict=False)
+        ]
 
 
-def select_trails(scene: Scene, max_tracks: int) -> Iterator[Trails]:
+def select_trails(scene: Scene, max_tracks: int, movers_only: bool) -> Iterator[Trails]:
     """Select the displayed tracks of a scene; see `select_queries`.
 
     Args:
         scene: The scene.
         max_tracks: Largest number of tracks, in equal parts from all anchors.
+        movers_only: Whether only tracks that start on dynamic pixels are selected.
 
     Yields:
         The tracks of each anchor.
@@ -76,7 +91,7 @@ def select_trails(scene: Scene, max_tracks: int) -> Iterator[Trails]:
     known = is_track_known(tracks)
     num_anchors = len(tracks.anchors)
     for anchor in range(num_anchors):
-        chosen = select_queries(scene, tracks, anchor, max_tracks // num_anchors)
+        chosen = select_queries(scene, tracks, anchor, max_tracks // num_anchors, movers_only)
         if len(chosen):
             yield Trails(
                 anchor,

@@ -88,7 +88,7 @@ def test_untrained_models_are_named(tmp_path: Path, capsys: pytest.CaptureFixtur
         (["foreign.npz", "--save", "folder.rrd"], "folder.rrd, which is a folder"),
         (["foreign.npz", "--save", "a.rrd", "--web"], "give only one of the two"),
         (["street", "--web", "--port", "65535"], "port is 65535; wanted 1 to 65534"),
-        (["street", "--save", "a.rrd", "--max-points", "0"], "max_points is 0; wanted at least 1"),
+        (["street", "--save", "a.rrd", "--max-points", "0"], "max_points is 0; wanted at least 2"),
     ],
 )
 def test_mistakes_are_one_line(arguments, wanted: str, tmp_path: Path, monkeypatch, capsys):

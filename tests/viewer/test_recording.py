@@ -32,6 +32,16 @@ def saved(folder: Path, scene: Scene, times: torch.Tensor, images=None, config=N
     return read_recording(folder / "view.rrd")
 
 
+ALL_POINTS = viewer.ViewConfig(movers_only=False)
+
+
+def assert_same_points(found: np.ndarray, expected: torch.Tensor) -> None:
+    """Check that two clouds show the same places, whatever their order and number of points at a place."""
+    rounded = (np.round(np.asarray(points, np.float64), 3) + 0.0 for points in (found, expected))
+    ours, theirs = ({tuple(point) for point in points} for points in rounded)
+    assert ours == theirs
+
+
 def entities(recording: dict[str, list[Row]]) -> set[str]:
     return {name for name in recording if not name.startswith("__")}
 
@@ -40,14 +50,14 @@ def entities(recording: dict[str, list[Row]]) -> set[str]:
 def test_the_recording_holds_the_scene(tmp_path: Path):
     scene, clip = walls.make_scene(), walls.make_clip()
     recording = saved(tmp_path, scene, clip.times, clip.images)
-    camera = {"world/camera", "world/camera/frame", "world/camera/depth"}
+    camera = {"world/camera", "world/camera/frame", "world/camera/depth", "world/camera/confidence"}
     masks = {"world/camera/unknown", "world/camera/moving"}
     assert entities(recording) == {
         *("world", "world/camera_path", "world/cameras", "world/map/high", "world/points/high"),
         *(camera | masks),
     }
     assert [row.frame for row in recording["world/camera/moving"]] == [None]  # only what its classes are called
-    for name in ("world/points/high", "world/camera/unknown", *camera):
+    for name in ("world/points/high", "world/camera/unknown", *sorted(camera)):
         rows = [row for row in recording[name] if row.frame is not None]
         assert [row.frame for row in rows] == [0, 1, 2]
         assert [row.seconds for row in rows] == pytest.approx([0, 0.1, 0.2])
@@ -61,14 +71,17 @@ def test_the_recording_holds_the_scene(tmp_path: Path):
         colors = points.colors().reshape(HEIGHT, WIDTH, 3)
         assert (colors[:, : WIDTH // 2] == walls.LEFT_COLOR).all()
         assert (colors[:, WIDTH // 2 :] == walls.RIGHT_COLOR).all()
-        depth = recording["world/camera/depth"][frame].picture("DepthImage", np.float32, (HEIGHT, WIDTH))
-        np.testing.assert_array_equal(depth, scene.depths[frame])
+        depth = recording["world/camera/depth"][frame].picture("DepthImage", np.float16, (HEIGHT, WIDTH))
+        (meter,) = recording["world/camera/depth"][frame].array("DepthImage:meter")
+        np.testing.assert_array_equal(depth / meter, scene.depths[frame])
         (blob,) = recording["world/camera/frame"][frame].columns["EncodedImage:blob"]
         picture = np.asarray(Image.open(BytesIO(bytes(blob)))).astype(int)
         np.testing.assert_allclose(picture[6, 2], walls.LEFT_COLOR, atol=12)
 
     still = recording["world/map/high"][0]
-    np.testing.assert_allclose(still.array("Points3D:positions"), scene.points_from_depth.reshape(-1, 3), atol=1e-6)
+    # Cameras five pixels apart see 16 + 5 + 5 columns of the wall.
+    assert len(still.array("Points3D:positions")) == (WIDTH + 10) * HEIGHT
+    assert_same_points(still.array("Points3D:positions"), scene.points_from_depth.reshape(-1, 3))
     np.testing.assert_array_equal(still.colors()[0], np.array(walls.LEFT_COLOR) // 2)
     path = recording["world/camera_path"][0].array("LineStrips3D:strips")
     np.testing.assert_allclose(path, scene.cameras.centers[None])
@@ -118,10 +131,36 @@ def test_what_moves_is_in_its_own_time_and_not_in_the_map(tmp_path: Path):
     recording = saved(tmp_path, scene, torch.arange(3.0))
     mask = next(row for row in recording["world/camera/moving"] if row.frame == 1)
     np.testing.assert_array_equal(mask.picture("SegmentationImage", np.uint8, (HEIGHT, WIDTH)), moving[1] > 0.5)
-    per_frame = [len(row.array("Points3D:positions")) for row in recording["world/points/high"]]
-    assert per_frame == [HEIGHT * WIDTH] * 3
-    in_map = recording["world/map/high"][0].array("Points3D:positions")
-    np.testing.assert_allclose(in_map, scene.points_from_depth[moving == 0], atol=1e-6)
+    (outline,) = recording["world/camera/outline"][1].columns["LineStrips2D:strips"]
+    assert {tuple(corner) for corner in outline} == {(3.5, 2.5), (6.5, 2.5), (6.5, 4.5), (3.5, 4.5)}  # pixel centers
+    assert [len(row.array("LineStrips2D:strips")) for row in recording["world/camera/outline"]] == [0, 1, 0]
+    at_time = [row.array("Points3D:positions").reshape(-1, 3) for row in recording["world/points/high"]]
+    assert [len(points) for points in at_time] == [0, 12, 0]
+    np.testing.assert_allclose(at_time[1], scene.points_from_depth[1, 2:5, 3:7].reshape(-1, 3), atol=1e-6)
+    in_map = recording["world/map/high"][0]
+    assert_same_points(in_map.array("Points3D:positions"), scene.points_from_depth[moving == 0])
+    assert in_map.colors().max() == 170  # as bright as the gray of points without pictures
+
+    everything = saved(tmp_path, scene, torch.arange(3.0), config=ALL_POINTS)
+    assert [len(row.array("Points3D:positions")) for row in everything["world/points/high"]] == [HEIGHT * WIDTH] * 3
+    assert_same_points(
+        everything["world/map/high"][0].array("Points3D:positions"), scene.points_from_depth[moving == 0]
+    )
+    assert everything["world/map/high"][0].colors().max() == 85  # dimmed, because static points of each time are shown
+
+
+@pytest.mark.usefixtures("with_rerun")
+def test_movers_of_low_confidence_are_shown_at_first(tmp_path: Path):
+    scene = walls.make_scene()
+    moving, confidence = torch.zeros_like(scene.dynamic), 1 + torch.rand_like(scene.depths)
+    moving[1, 2:5, 3:7] = 1
+    confidence[1, 2:5, 3:7] = 0.5
+    recording = saved(tmp_path, replace(scene, dynamic=moving, depth_confidence=confidence), torch.arange(3.0))
+    assert len(recording["world/points/low"][1].array("Points3D:positions")) == 12
+    layout = read_blueprint(tmp_path / "view.rrd")
+    hidden = [name for name, rows in layout.items() if rows[0].columns.get("EntityBehavior:visible") == [False]]
+    assert hidden
+    assert all("world/map/low" in name for name in hidden)
 
 
 @pytest.mark.usefixtures("with_rerun")
@@ -132,7 +171,7 @@ def test_bands_of_confidence_are_entities_and_the_lowest_is_hidden_at_first(tmp_
     counts = {}
     for band in ("low", "middle", "high"):
         counts[band] = sum(len(row.array("Points3D:positions")) for row in recording[f"world/points/{band}"])
-        assert len(recording[f"world/map/{band}"][0].array("Points3D:positions")) == counts[band]
+        assert 0 < len(recording[f"world/map/{band}"][0].array("Points3D:positions")) <= counts[band]
     total = NUM_FRAMES * HEIGHT * WIDTH
     assert counts["low"] == pytest.approx(0.2 * total, abs=1)
     assert counts["middle"] == pytest.approx(0.4 * total, abs=1)
@@ -155,7 +194,7 @@ def test_the_layout_shows_the_world_upright_with_pictures_beside_it(tmp_path: Pa
     saved(tmp_path, scene, clip.times, clip.images)
     layout = [row.columns for rows in read_blueprint(tmp_path / "view.rrd").values() for row in rows]
     names = [row["ViewBlueprint:display_name"][0] for row in layout if "ViewBlueprint:display_name" in row]
-    assert sorted(names) == ["depth", "frame", "moving", "world"]
+    assert sorted(names) == ["confidence", "depth", "frame", "moving", "world"]
     (eye,) = [row for row in layout if "EyeControls3D:eye_up" in row]
     assert eye["EyeControls3D:eye_up"] == [[0.0, -1.0, 0.0]]  # y points down
     position, target = np.array(eye["EyeControls3D:position"][0]), np.array(eye["EyeControls3D:look_target"][0])
@@ -168,7 +207,7 @@ def test_the_layout_shows_the_world_upright_with_pictures_beside_it(tmp_path: Pa
 @pytest.mark.usefixtures("with_rerun")
 def test_frames_are_shown_in_the_order_of_time(tmp_path: Path):
     scene, clip = scenes.make_scene(3, anchors=(0,)), scenes.make_clip(3)
-    recording = saved(tmp_path, scene, torch.tensor([0.5, 0.3, 0.4]), clip.images)
+    recording = saved(tmp_path, scene, torch.tensor([0.5, 0.3, 0.4]), clip.images, ALL_POINTS)
     assert [row.seconds for row in recording["world/camera"]] == pytest.approx([0.3, 0.4, 0.5])
     for place, frame in enumerate([1, 2, 0]):
         row = recording["world/points/high"][place]
@@ -201,7 +240,26 @@ def test_tracks_of_every_anchor_are_shown_with_tails(tmp_path: Path):
         tails = recording[f"world/tracks/anchor_{anchor}/tails"]
         assert len(tails[0].columns["LineStrips3D:strips"]) == 0
         whole = scene.tracks.points[anchor][:, chosen].transpose(0, 1)
-        np.testing.assert_allclose(tails[2].array("LineStrips3D:strips"), whole)
+        newest, older = np.split(tails[2].array("LineStrips3D:strips"), 2)
+        np.testing.assert_allclose(newest, whole[:, 1:])
+        np.testing.assert_allclose(older, whole[:, :2])
+        bright, faded = np.split(tails[2].colors("LineStrips3D:colors").astype(int), 2)
+        np.testing.assert_allclose(faded, 0.6 * bright, atol=1)
+
+
+@pytest.mark.usefixtures("with_rerun")
+def test_only_movers_have_tracks_if_the_mask_is_known(tmp_path: Path):
+    scene = scenes.make_scene(3)
+    assert scene.tracks is not None
+    moving = torch.zeros_like(scene.dynamic)
+    moving[0, 3, 4:8] = 1
+    scene = replace(scene, dynamic=moving)
+    recording = saved(tmp_path, scene, torch.arange(3.0))
+    movers = 3 * 16 + torch.arange(4, 8)
+    heads = recording["world/tracks/anchor_0/points"][1].array("Points3D:positions")
+    np.testing.assert_allclose(heads, scene.tracks.points[0, 1, movers])
+    everything = saved(tmp_path, scene, torch.arange(3.0), config=ALL_POINTS)
+    assert len(everything["world/tracks/anchor_0/points"][1].array("Points3D:positions")) > len(movers)
 
 
 @pytest.mark.usefixtures("with_rerun")
@@ -234,10 +292,13 @@ def test_unknown_depth_is_not_shown_as_depth(tmp_path: Path):
     confidence[2, :3] = 0
     recording = saved(tmp_path, replace(scene, depth_confidence=confidence), torch.arange(3.0))
     depth = recording["world/camera/depth"][2]
-    assert np.isnan(depth.picture("DepthImage", np.float32, (HEIGHT, WIDTH))[:3]).all()
-    assert depth.array("DepthImage:meter").tolist() == [2.0]  # units in a meter
-    low, high = depth.array("DepthImage:depth_range")[0]
-    assert low < walls.DEPTH < high
+    assert np.isnan(depth.picture("DepthImage", np.float16, (HEIGHT, WIDTH))[:3]).all()
+    low, high = depth.array("DepthImage:depth_range")[0] / depth.array("DepthImage:meter")[0]
+    assert low < 0.5 * walls.DEPTH < high  # in meters
+    (blob,) = recording["world/camera/confidence"][2].columns["EncodedImage:blob"]
+    levels = np.asarray(Image.open(BytesIO(bytes(blob)))).astype(int)
+    assert levels[:2].max() < 30
+    assert levels[5:].min() > 225
     mask = next(row for row in recording["world/camera/unknown"] if row.frame == 2)
     shown = mask.picture("SegmentationImage", np.uint8, (HEIGHT, WIDTH))
     np.testing.assert_array_equal(shown, confidence[2] == 0)
@@ -255,9 +316,13 @@ def test_large_scenes_are_made_light(tmp_path: Path):
     (blob,) = recording["world/camera/frame"][0].columns["EncodedImage:blob"]
     assert Image.open(BytesIO(bytes(blob))).size == (32, 24)
     counts = [len(row.array("Points3D:positions")) for row in recording["world/points/high"]]
-    assert sum(counts) == 200
-    assert min(counts) >= 66
-    assert len(recording["world/map/high"][0].array("Points3D:positions")) == 200
+    total = sum(counts) + len(recording["world/map/high"][0].array("Points3D:positions"))
+    assert 150 < total <= 200
+    assert sum(counts) <= 100
+    assert len(set(counts)) == 1
+    config = viewer.ViewConfig(max_frame_points=20, max_side=32)
+    recording = saved(tmp_path, large, clip.times, clip.images, config)
+    assert all(15 <= len(row.array("Points3D:positions")) <= 20 for row in recording["world/points/high"])
 
 
 @pytest.mark.usefixtures("with_rerun")
@@ -273,7 +338,7 @@ def test_what_does_not_fit_the_scene_is_refused(times, images, wanted: str):
         viewer.record_scene(walls.make_scene(), times, images)
 
 
-@pytest.mark.parametrize("name", ["max_points", "max_tracks", "tail", "max_side"])
+@pytest.mark.parametrize("name", ["max_points", "max_frame_points", "max_tracks", "tail", "max_side"])
 def test_limits_that_make_no_sense_are_refused(name: str):
     with pytest.raises(ValueError, match=f"{name} is -1; wanted at least"):
         viewer.ViewConfig(**{name: -1})

@@ -14,7 +14,7 @@ from recon4d.viewer.selection import (
     is_dynamic,
     select_queries,
 )
-from recon4d.viewer.trails import HIDDEN_BRIGHTNESS, select_trails
+from recon4d.viewer.trails import FADING, HIDDEN_BRIGHTNESS, select_trails
 
 NUM_FRAMES, HEIGHT, WIDTH = walls.NUM_FRAMES, walls.HEIGHT, walls.WIDTH
 
@@ -92,19 +92,23 @@ def test_movers_get_up_to_half_of_the_tracks():
     moving[0, 3, 4:8] = 1  # queries 3 * 16 + 4 to 3 * 16 + 7
     movers = {3 * 16 + column for column in range(4, 8)}
     moved = replace(scene, dynamic=moving)
-    few = select_queries(moved, scene.tracks, 0, 6).tolist()
+    few = select_queries(moved, scene.tracks, 0, 6, movers_only=False).tolist()
     assert len(set(few)) == 6
     assert len(movers & set(few)) == 3
-    many = select_queries(moved, scene.tracks, 0, 40).tolist()
+    many = select_queries(moved, scene.tracks, 0, 40, movers_only=False).tolist()
     assert movers < set(many)
+    assert set(select_queries(moved, scene.tracks, 0, 40, movers_only=True).tolist()) == movers
+    assert len(select_queries(moved, scene.tracks, 0, 3, movers_only=True)) == 3
     assert many == sorted(set(many))
     assert len(many) == 40
     # Where all move, still ones leave their places, and where the anchor is not in the archive none is known to move.
     everything = replace(scene, dynamic=torch.ones_like(moving))
-    assert len(select_queries(everything, scene.tracks, 0, 40)) == 40
+    assert len(select_queries(everything, scene.tracks, 0, 40, movers_only=False)) == 40
     away = replace(scene.tracks, anchors=torch.tensor([-1]))
     moving[-1] = moving[0]  # frame -1 is no frame
-    assert torch.equal(select_queries(replace(scene, dynamic=moving), away, 0, 6), stratified_indices(12 * 16, 6))
+    assert torch.equal(
+        select_queries(replace(scene, dynamic=moving), away, 0, 6, movers_only=False), stratified_indices(12 * 16, 6)
+    )
 
 
 def test_trails_show_where_points_were_and_whether_they_are_seen():
@@ -120,7 +124,7 @@ def test_trails_show_where_points_were_and_whether_they_are_seen():
         visibility=visible,
         confidence=confidence,
     )
-    (trails,) = select_trails(replace(scene, tracks=tracks), 1000)
+    (trails,) = select_trails(replace(scene, tracks=tracks), 1000, movers_only=False)
     known = [0, 1, *range(3, 192)]
     positions, colors = trails.heads(2)
     torch.testing.assert_close(positions, tracks.points[0, 2, known])
@@ -128,13 +132,26 @@ def test_trails_show_where_points_were_and_whether_they_are_seen():
     assert torch.equal(colors[1:], trails.colors[1:])
     assert len(trails.heads(1)[0]) == len(known) - 1
     # A tail of two steps at frame 3 begins at frame 1, where query 1 is unknown; of one step, it does not.
-    lines, colors = trails.tails(3, 2)
-    torch.testing.assert_close(lines, tracks.points[0, 1:4, [0, *known[2:]]].transpose(0, 1))
-    assert torch.equal(colors, trails.colors[[0, *range(2, len(known))]])
-    assert trails.tails(3, 1)[0].shape == (len(known), 2, 3)
-    assert trails.tails(1, 12)[0].shape == (len(known) - 1, 2, 3)
-    assert len(trails.tails(0, 12)[0]) == len(trails.tails(3, 0)[0]) == 0
+    queries = [0, *known[2:]]
+    (newest, bright), (older, faded) = trails.tails(3, 2)
+    torch.testing.assert_close(newest, tracks.points[0, 2:4, queries].transpose(0, 1))
+    torch.testing.assert_close(older, tracks.points[0, 1:3, queries].transpose(0, 1))
+    colors = trails.colors[[0, *range(2, len(known))]]
+    assert torch.equal(bright, colors)
+    assert torch.equal(faded, (0.6 * colors).to(torch.uint8))
+    assert [lines.shape for lines, _ in trails.tails(3, 1)] == [(len(known), 2, 3)]
+    assert [lines.shape for lines, _ in trails.tails(1, 12)] == [(len(known) - 1, 2, 3)]
+    assert trails.tails(0, 12) == trails.tails(3, 0) == []
+
+
+def test_tails_fade_in_three_parts_that_join():
+    scene = scenes.make_scene(8)
+    (trails,) = select_trails(scene, 5, movers_only=False)
+    parts = trails.tails(7, 7)
+    assert len(parts) == len(FADING)
+    joined = torch.cat([lines[:, :-1] for lines, _ in parts[::-1]] + [parts[0][0][:, -1:]], dim=1)
+    torch.testing.assert_close(joined, trails.positions.transpose(0, 1))
 
 
 def test_a_scene_without_tracks_has_no_trails():
-    assert list(select_trails(walls.make_scene(), 10)) == []
+    assert list(select_trails(walls.make_scene(), 10, movers_only=False)) == []

@@ -16,6 +16,9 @@ from torch import Tensor
 from recon4d.io.exporters.selected_frames import SelectedFrames
 from recon4d.io.point_cloud import NoConfidentPointsError
 
+MAX_GAUSSIANS = 100_000
+"""Largest number of Gaussians; `PointSelection.max_points` may lower it. One takes 248 bytes, and trainers begin with
+about as many points (those of a COLMAP model) and add more where the pictures need them. Hand-tuned."""
 CONSTANT_HARMONIC = 0.5 / math.sqrt(math.pi)
 """Value of the spherical harmonic of degree 0. A color is 0.5 plus this value times its coefficient."""
 OPACITY = 0.1
@@ -48,7 +51,7 @@ def write_gaussian_splats(folder: Path, frames: SelectedFrames) -> str:
     Raises:
         UserError: If there are too few static points, or a picture is missing or damaged.
     """
-    static = frames.static_points(frames.selection.max_points)
+    static = frames.static_points(min(frames.selection.max_points, MAX_GAUSSIANS))
     _write_ply(folder / "splats.ply", gaussians(static.points, static.colors))
     return f"{len(static.points)} Gaussians"
 
