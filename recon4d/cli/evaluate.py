@@ -67,13 +67,7 @@ class EvaluateCommand:
         Raises:
             UserError: If a method, the benchmark or its data is unknown or unsuitable.
         """
-        from recon4d.eval import (
-            BenchmarkConfig,
-            evaluate,
-            load_benchmark,
-            print_tables,
-            write_report,
-        )
+        from recon4d.eval import BenchmarkConfig, evaluate, load_benchmark, print_tables, write_report
         from recon4d.inference import start_processes
 
         if not self.method:

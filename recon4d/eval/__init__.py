@@ -1,12 +1,7 @@
 """Evaluation of methods: benchmarks, baselines, alignment, metrics and the report."""
 
 from recon4d.eval.alignment.ransac import align_sim3_ransac
-from recon4d.eval.alignment.similarity import (
-    Alignment,
-    align_scale,
-    align_scale_by_ratios,
-    align_sim3,
-)
+from recon4d.eval.alignment.similarity import Alignment, align_scale, align_scale_by_ratios, align_sim3
 from recon4d.eval.baselines.colmap import reconstruct_with_colmap, with_colmap_intrinsics
 from recon4d.eval.benchmarks import Benchmark, BenchmarkConfig, benchmark_names, load_benchmark
 from recon4d.eval.methods import LoadedNetwork, Method, MethodConfig, Network, Request, load_network, make_method
@@ -24,13 +19,7 @@ from recon4d.eval.report.summary import Summary, summarize
 from recon4d.eval.report.tables import headline_table, print_tables
 from recon4d.eval.runner import Evaluation, evaluate
 from recon4d.eval.scoring import METRICS, ClipResult, score_prediction
-from recon4d.eval.window_methods import (
-    AnchoredNetwork,
-    NetworkVariants,
-    RefinedWindows,
-    WindowedNetwork,
-    make_methods,
-)
+from recon4d.eval.window_methods import AnchoredNetwork, NetworkVariants, RefinedWindows, WindowedNetwork, make_methods
 
 __all__ = [
     "METRICS",

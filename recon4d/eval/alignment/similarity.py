@@ -12,12 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from recon4d.geometry import (
-    fit_similarity,
-    rigid,
-    similarity,
-    similarity_scale,
-)
+from recon4d.geometry import fit_similarity, rigid, similarity, similarity_scale
 from recon4d.records import Scene
 from recon4d.refine.no_solution import NoSolution
 

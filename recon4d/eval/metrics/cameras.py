@@ -266,10 +266,7 @@ def _threshold_metrics(n: int) -> tuple[Metric, ...]:
         worst=180.0,
     ),
     Metric(
-        "fov_error",
-        "degree",
-        "lower",
-        "Mean absolute error of the horizontal field of view over registered frames.",
+        "fov_error", "degree", "lower", "Mean absolute error of the horizontal field of view over registered frames."
     ),
     Metric(
         "focal_error",

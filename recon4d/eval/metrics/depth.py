@@ -104,11 +104,7 @@ _AFTER_SCALE: tuple[tuple[str, Callable[[Tensor, Tensor], Tensor]], ...] = (
     length("sq_rel", f"Mean of (P - G)^2 / G {_MEDIAN}."),
     length("rmse", f"Root mean square of P - G {_MEDIAN}."),
     Metric("log_rmse", "log", "lower", f"Root mean square of ln P - ln G {_MEDIAN}. {_CLAMPED}.", skips="pixels"),
-    share(
-        "delta_1",
-        f"Share of max(P / G, G / P) < 1.25 {_MEDIAN}. {_CLAMPED}.",
-        is_headline=True,
-    ),
+    share("delta_1", f"Share of max(P / G, G / P) < 1.25 {_MEDIAN}. {_CLAMPED}.", is_headline=True),
     share("delta_2", f"Share of max(P / G, G / P) < 1.25^2 {_MEDIAN}. {_CLAMPED}."),
     share("delta_3", f"Share of max(P / G, G / P) < 1.25^3 {_MEDIAN}. {_CLAMPED}."),
     Metric(

@@ -13,12 +13,7 @@ from torch import Tensor
 
 from recon4d.eval.metrics.score import Metric, Score, scores, share, undefined
 from recon4d.eval.metrics.track_pairs import TrackPairs, project_into_frames, track_pairs
-from recon4d.eval.metrics.tracks import (
-    NO_QUERIES,
-    NO_TRACKS,
-    jaccard,
-    survival_shares,
-)
+from recon4d.eval.metrics.tracks import NO_QUERIES, NO_TRACKS, jaccard, survival_shares
 from recon4d.records import Scene
 
 IMAGE_SIDE = 256
@@ -54,13 +49,7 @@ MEDIAN_TRAJECTORY_ERROR = Metric(
 
 
 @scores(
-    "Tracks",
-    DELTA_AVG,
-    OCCLUSION_ACCURACY,
-    AVERAGE_JACCARD,
-    PIXEL_SURVIVAL,
-    PIXEL_SURVIVAL_16,
-    MEDIAN_TRAJECTORY_ERROR,
+    "Tracks", DELTA_AVG, OCCLUSION_ACCURACY, AVERAGE_JACCARD, PIXEL_SURVIVAL, PIXEL_SURVIVAL_16, MEDIAN_TRAJECTORY_ERROR
 )
 def pixel_track_scores(prediction: Scene, truth: Scene) -> tuple[Score, ...]:
     """Score the predicted tracks after projection into the frames.

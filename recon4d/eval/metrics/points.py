@@ -13,12 +13,7 @@ from torch import Tensor
 
 from recon4d.eval.alignment.similarity import Alignment, align_sim3, corresponding_points
 from recon4d.eval.metrics.cameras import median_depth
-from recon4d.eval.metrics.point_clouds import (
-    accuracy_and_completeness,
-    f_score,
-    normal_consistency,
-    subsample,
-)
+from recon4d.eval.metrics.point_clouds import accuracy_and_completeness, f_score, normal_consistency, subsample
 from recon4d.eval.metrics.score import Metric, Score, length, scores, share, undefined
 from recon4d.eval.metrics.units import length_score
 from recon4d.eval.pairing import is_registered

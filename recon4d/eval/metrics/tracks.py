@@ -11,12 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from recon4d.eval.alignment.similarity import (
-    Alignment,
-    align_scale,
-    align_scale_by_ratios,
-    align_sim3,
-)
+from recon4d.eval.alignment.similarity import Alignment, align_scale, align_scale_by_ratios, align_sim3
 from recon4d.eval.metrics.score import Metric, Score, length, scores, share, undefined
 from recon4d.eval.metrics.track_pairs import TrackPairs, track_pairs
 from recon4d.eval.metrics.units import meters_of

@@ -16,12 +16,7 @@ from recon4d.eval.metrics.cameras import MIN_BASELINE, median_depth
 from recon4d.eval.metrics.score import Metric, Score, length, scores, undefined
 from recon4d.eval.metrics.units import length_score
 from recon4d.eval.pairing import is_registered
-from recon4d.geometry import (
-    invert,
-    rotation_angle,
-    transform_cameras,
-    transform_points,
-)
+from recon4d.geometry import invert, rotation_angle, transform_cameras, transform_points
 from recon4d.records import Scene
 
 MIN_FRAMES = 3
@@ -150,12 +145,7 @@ def has_static_camera(truth: Scene) -> bool:
         "Sim(3) alignment.",
         is_headline=True,
     ),
-    Metric(
-        "ate_of_path",
-        "ratio",
-        "lower",
-        "Absolute trajectory error (ate) divided by the length of the true path.",
-    ),
+    Metric("ate_of_path", "ratio", "lower", "Absolute trajectory error (ate) divided by the length of the true path."),
     length(
         "ate_all",
         "Absolute trajectory error over all frames: an unregistered frame takes the camera of the nearest registered "

@@ -92,9 +92,7 @@ def shift_and_scale(predicted: Float[Tensor, "n 3"], true: Float[Tensor, "n 3"])
             f"the clouds have median extents of {extent:g} (predicted) and {true_extent:g} (true); both must be above 0"
         )
     return ShiftAndScale(
-        predicted_z=float(predicted[:, 2].median()),
-        true_z=float(true[:, 2].median()),
-        scale=true_extent / extent,
+        predicted_z=float(predicted[:, 2].median()), true_z=float(true[:, 2].median()), scale=true_extent / extent
     )
 
 

@@ -12,12 +12,7 @@ from torch import Tensor
 
 from recon4d.eval.metrics.score import Metric, Score, scores, share, undefined
 from recon4d.eval.metrics.track_pairs import TrackPairs, points_in_cameras, track_pairs
-from recon4d.eval.metrics.tracks import (
-    NO_QUERIES,
-    NO_TRACKS,
-    NO_UNIT,
-    jaccard,
-)
+from recon4d.eval.metrics.tracks import NO_QUERIES, NO_TRACKS, NO_UNIT, jaccard
 from recon4d.eval.metrics.units import meters_of
 from recon4d.eval.protocols.worldtrack import median_of_columns
 from recon4d.records import Scene

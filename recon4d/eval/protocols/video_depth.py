@@ -11,12 +11,7 @@ import math
 from torch import Tensor
 
 from recon4d.eval.alignment.depth import DepthAlignment, l1_scale_and_shift_by_adam, l1_scale_weiszfeld
-from recon4d.eval.metrics.depth import (
-    relative_error,
-    root_mean_square,
-    threshold_accuracy,
-    valid_depths,
-)
+from recon4d.eval.metrics.depth import relative_error, root_mean_square, threshold_accuracy, valid_depths
 from recon4d.eval.metrics.score import Metric, Score, length, scores, share, undefined
 from recon4d.eval.metrics.units import unit_of
 from recon4d.records import Scene

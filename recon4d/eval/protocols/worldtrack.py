@@ -16,13 +16,7 @@ from torch import Tensor
 from recon4d.eval.alignment.similarity import MIN_NORM, Alignment
 from recon4d.eval.metrics.score import Metric, Score, length, scores, share, undefined
 from recon4d.eval.metrics.track_pairs import TrackPairs, track_pairs
-from recon4d.eval.metrics.tracks import (
-    NO_TRACKS,
-    NO_UNIT,
-    aligned_errors,
-    distance_score,
-    share_score,
-)
+from recon4d.eval.metrics.tracks import NO_TRACKS, NO_UNIT, aligned_errors, distance_score, share_score
 from recon4d.eval.metrics.units import meters_of
 from recon4d.geometry import similarity
 from recon4d.records import Scene
@@ -60,9 +54,7 @@ _FILTERED = f"dynamic points (median-filtered path longer than {MIN_PATH_METERS:
 GLOBAL = _pair_of_metrics("*_global", "after one median scale per clip", is_track_headline=True)
 PER_TRAJECTORY = _pair_of_metrics("*_per_traj", "after one median scale per track")
 SIM3 = _pair_of_metrics(
-    "*_sim3",
-    f"after seeded RANSAC Sim(3) alignment with inliers within {INLIER_METERS:g} m",
-    is_track_headline=True,
+    "*_sim3", f"after seeded RANSAC Sim(3) alignment with inliers within {INLIER_METERS:g} m", is_track_headline=True
 )
 CLOSED = _pair_of_metrics(
     "*_sim3_closed_flawed", "after the published Sim(3) alignment, whose scale is wrong if a reflection fits better"

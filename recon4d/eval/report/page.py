@@ -40,10 +40,7 @@ class RunInfo:
 
 
 def render_page(
-    evaluation: Evaluation,
-    summaries: Sequence[Summary],
-    picture: Callable[[str, str], bytes | None],
-    run_info: RunInfo,
+    evaluation: Evaluation, summaries: Sequence[Summary], picture: Callable[[str, str], bytes | None], run_info: RunInfo
 ) -> str:
     """Render the page, which loads no other files. All names, reasons and settings are escaped.
 
@@ -62,7 +59,8 @@ def render_page(
     results, methods = evaluation.results, method_names(evaluation.results)
     by_metric = {name: [s for s in summaries if s.metric.name == name] for name in METRICS}
     defined = [METRICS[name] for name, found in by_metric.items() if found]
-    clips = [clip for clip in evaluation.benchmark.clips if any(result.clip == clip for result in results)]
+    by_clip = {clip: [result for result in results if result.clip == clip] for clip in evaluation.benchmark.clips}
+    clips = [clip for clip, found in by_clip.items() if found]
     worst = worst_first(clips, results) if clips else []
     environment = Environment(
         loader=PackageLoader("recon4d.eval.report"),
@@ -96,7 +94,7 @@ def render_page(
         ],
         clips=clips,
         worst=worst,
-        results={(result.clip, result.method): result for result in results},
+        results=by_clip,
         pictured=select_pictured_clips(clips, worst, len(methods)) if clips else (),
         picture=picture,
     )

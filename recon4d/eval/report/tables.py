@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
 from recon4d.eval.report.headline import (
     HEADLINE,
@@ -42,7 +42,7 @@ def headline_table(evaluation: Evaluation, all_metrics: bool = False) -> str:
     return text.getvalue().rstrip("\n")
 
 
-def print_tables(evaluation: Evaluation, all_metrics: bool = False, file: TextIO | None = None) -> None:
+def print_tables(evaluation: Evaluation, all_metrics: bool = False, file: io.StringIO | None = None) -> None:
     """Print the tables of `headline_table`.
 
     Files and pipes get tables of full width. In a terminal that is too narrow for the first table, it has a row for
@@ -51,7 +51,7 @@ def print_tables(evaluation: Evaluation, all_metrics: bool = False, file: TextIO
     Args:
         evaluation: Results of all methods and clips.
         all_metrics: Whether all other metrics follow.
-        file: Where to print; None for the standard output.
+        file: Text to print to; None for the standard output.
     """
     from rich.console import Console
     from rich.measure import Measurement
@@ -61,7 +61,7 @@ def print_tables(evaluation: Evaluation, all_metrics: bool = False, file: TextIO
         console.width = FULL_WIDTH
     summaries, methods = summarize(evaluation.results), method_names(evaluation.results)
     main = _main_table(summaries, methods)
-    if Measurement.get(console, console.options, main).maximum > console.width:
+    if Measurement.get(console, console.options.update(width=FULL_WIDTH), main).maximum > console.width:
         main = _metric_table("", summaries, methods, HEADLINE)
     tables = [main, _metric_table("tracks", summaries, methods, TRACK_HEADLINE)]
     if all_metrics:
