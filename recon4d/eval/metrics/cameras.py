@@ -173,16 +173,8 @@ def share_below(errors: Float[Tensor, "n"], degrees: float) -> float:
     return float((errors < degrees).double().mean())
 
 
-def field_of_view_errors(prediction: Scene, truth: Scene) -> Float[Tensor, "frame"]:
-    """Compute the absolute errors of the horizontal field of view.
-
-    Args:
-        prediction: Predicted scene, after `pair_with_truth`.
-        truth: True scene.
-
-    Returns:
-        Errors in degrees of the frames that are registered in both scenes.
-    """
+def _field_of_view_errors(prediction: Scene, truth: Scene) -> Float[Tensor, "frame"]:
+    """Return the absolute errors of the horizontal field of view in degrees, over frames registered in both scenes."""
     registered = is_registered(prediction) & is_registered(truth)
     predicted, true = (
         field_of_view(scene.cameras.intrinsics[registered].double(), *truth.size)[:, 0] for scene in (prediction, truth)
@@ -329,7 +321,7 @@ def _intrinsics_scores(prediction: Scene, truth: Scene) -> tuple[Score, ...]:
         note = "no frame is registered"
         return undefined("fov_error", total, note), undefined("focal_error", total, note), registered
     return (
-        Score("fov_error", float(field_of_view_errors(prediction, truth).mean()), count, total),
+        Score("fov_error", float(_field_of_view_errors(prediction, truth).mean()), count, total),
         Score("focal_error", float(focal_errors(prediction, truth).mean()), count, total),
         registered,
     )

@@ -35,16 +35,8 @@ def relative_error(predicted: Float[Tensor, "n"], true: Float[Tensor, "n"]) -> F
     return ((predicted - true).abs() / true).mean()
 
 
-def squared_relative_error(predicted: Float[Tensor, "n"], true: Float[Tensor, "n"]) -> Float[Tensor, ""]:
-    """Compute the mean of (P - G)^2 / G.
-
-    Args:
-        predicted: Predicted depths P.
-        true: True depths G, above 0, in the same unit.
-
-    Returns:
-        Mean squared relative error in the unit of the depths, a scalar.
-    """
+def _squared_relative_error(predicted: Float[Tensor, "n"], true: Float[Tensor, "n"]) -> Float[Tensor, ""]:
+    """Return the mean of (P - G)^2 / G, in the unit of the depths."""
     return ((predicted - true).square() / true).mean()
 
 
@@ -74,27 +66,19 @@ def threshold_accuracy(predicted: Float[Tensor, "n"], true: Float[Tensor, "n"], 
     return (torch.maximum(predicted / true, true / predicted) < factor).double().mean()
 
 
-def clamp_depths(predicted: Float[Tensor, "n"], true: Float[Tensor, "n"]) -> Float[Tensor, "n"]:
-    """Clamp predicted depths to a lower bound that scales with the scene.
-
-    Args:
-        predicted: Predicted depths.
-        true: True depths of the same pixels.
-
-    Returns:
-        Predicted depths of at least `MIN_DEPTH_SHARE` times the median true depth.
-    """
+def _clamp_depths(predicted: Float[Tensor, "n"], true: Float[Tensor, "n"]) -> Float[Tensor, "n"]:
+    """Clamp predicted depths to at least `MIN_DEPTH_SHARE` times the median true depth."""
     return predicted.clamp(min=MIN_DEPTH_SHARE * float(true.median()))
 
 
 _AFTER_SCALE: tuple[tuple[str, Callable[[Tensor, Tensor], Tensor]], ...] = (
     ("abs_rel", relative_error),
-    ("sq_rel", squared_relative_error),
+    ("sq_rel", _squared_relative_error),
     ("rmse", lambda p, g: root_mean_square(p - g)),
-    ("log_rmse", lambda p, g: root_mean_square(clamp_depths(p, g).log() - g.log())),
-    ("delta_1", lambda p, g: threshold_accuracy(clamp_depths(p, g), g, 1.25)),
-    ("delta_2", lambda p, g: threshold_accuracy(clamp_depths(p, g), g, 1.25**2)),
-    ("delta_3", lambda p, g: threshold_accuracy(clamp_depths(p, g), g, 1.25**3)),
+    ("log_rmse", lambda p, g: root_mean_square(_clamp_depths(p, g).log() - g.log())),
+    ("delta_1", lambda p, g: threshold_accuracy(_clamp_depths(p, g), g, 1.25)),
+    ("delta_2", lambda p, g: threshold_accuracy(_clamp_depths(p, g), g, 1.25**2)),
+    ("delta_3", lambda p, g: threshold_accuracy(_clamp_depths(p, g), g, 1.25**3)),
 )
 
 
@@ -149,7 +133,7 @@ def depth_scores(prediction: Scene, truth: Scene) -> tuple[Score, ...]:
     predicted, true = prediction.depths[is_known].double(), truth.depths[is_known].double() * meters
     after_scale = _scores_after_median_scale(predicted, true, total, unit_note)
     line = l1_scale_and_shift(predicted, true)
-    error = float(relative_error(clamp_depths(line.apply(predicted), true), true))
+    error = float(relative_error(_clamp_depths(line.apply(predicted), true), true))
     return (*after_scale, Score("abs_rel_scale_shift", error, count, total, line.name), coverage)
 
 

@@ -35,17 +35,8 @@ _CLOUDS = f"on clouds of all known points, each subsampled to {CLOUD_SIZE} point
 _ALIGNED = "after Sim(3) alignment of the corresponding points of the clip"
 
 
-def mean_distance(predicted: Float[Tensor, "n 3"], true: Float[Tensor, "n 3"], alignment: Alignment) -> float:
-    """Compute the mean distance of corresponding points after alignment.
-
-    Args:
-        predicted: Predicted points.
-        true: True points in the same order.
-        alignment: Alignment of the prediction with the truth.
-
-    Returns:
-        Mean distance in the unit of the truth; NaN without points.
-    """
+def _mean_distance(predicted: Float[Tensor, "n 3"], true: Float[Tensor, "n 3"], alignment: Alignment) -> float:
+    """Return the mean distance of corresponding points after alignment, in the unit of the truth; NaN without any."""
     aligned = transform_points(alignment.truth_from_prediction.to(predicted), predicted)
     return float((aligned - true).norm(dim=-1).double().mean())
 
@@ -154,7 +145,7 @@ def _map_scores(prediction: Scene, truth: Scene, total: int) -> tuple[Score, ...
             for metric in point_scores.metrics[:-1]
         )
     alignment = align_sim3(predicted, true)
-    error = mean_distance(predicted, true, alignment)
+    error = _mean_distance(predicted, true, alignment)
     epe = length_score(Score("point_epe", error, len(true), total, ALIGNED_BY), truth)
     return (epe, _relative_score(error, len(true), total, truth), *_cloud_scores(prediction, truth, alignment, total))
 
@@ -195,7 +186,7 @@ def _score_from_depth(prediction: Scene, truth: Scene, total: int) -> Score:
     predicted, true = prediction.points_from_depth[is_known].double(), truth.points[is_known].double()
     if len(true) < MIN_POINTS:
         return undefined("points_from_depth_epe", total, _too_few_points(len(true)), ALIGNED_BY)
-    error = mean_distance(predicted, true, align_sim3(predicted, true))
+    error = _mean_distance(predicted, true, align_sim3(predicted, true))
     return length_score(Score("points_from_depth_epe", error, len(true), total, ALIGNED_BY), truth)
 
 
