@@ -63,7 +63,6 @@ def test_all_frames_of_a_real_desk_are_registered(desk: Sample, desk_scene: Scen
 
 
 def test_a_static_scene_is_recovered(static_sample: Sample) -> None:
-    static_sample = Sample(static_sample.clip.frames(range(0, 8, 2)), static_sample.scene.frames(range(0, 8, 2)))
     scene = reconstruct_with_colmap(static_sample.clip, ONE_THREAD)
     assert is_registered(scene).all()
     assert mean_rotation_error(scene, static_sample.scene) < 1.5
@@ -170,10 +169,9 @@ def test_the_nearer_of_two_points_in_one_pixel_is_kept() -> None:
 
 def test_masked_pixels_have_no_points(static_sample: Sample) -> None:
     """The left half is masked and must have no sparse points."""
-    clip = static_sample.clip.frames(range(0, 8, 2))
-    ignore = torch.zeros(4, *clip.size, dtype=torch.bool)
-    ignore[:, :, : clip.size[1] // 2] = True
-    masked = replace(clip, priors=replace(Priors.unknown(4), ignore=ignore))
+    ignore = torch.zeros(8, *static_sample.clip.size, dtype=torch.bool)
+    ignore[:, :, : static_sample.clip.size[1] // 2] = True
+    masked = replace(static_sample.clip, priors=replace(Priors.unknown(8), ignore=ignore))
     scene = reconstruct_with_colmap(masked, ONE_THREAD)
     middle = static_sample.clip.size[1] // 2
     assert scene.depth_confidence[:, :, : middle - 2].sum() == 0
@@ -212,10 +210,10 @@ def test_a_clip_without_texture_has_no_model() -> None:
             reconstruct(gray, ONE_THREAD)
 
 
+@pytest.mark.slow
 def test_sequential_matching_registers_frames(desk: Sample) -> None:
-    clip = desk.clip.frames(range(0, 8, 2)).resized(240, 320)
-    scene = reconstruct_with_colmap(clip, ColmapConfig(matching="sequential", num_threads=1))
-    assert is_registered(scene).sum() >= 3
+    scene = reconstruct_with_colmap(desk.clip.resized(240, 320), ColmapConfig(matching="sequential", num_threads=1))
+    assert is_registered(scene).sum() >= 6
 
 
 def test_without_pycolmap_the_error_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -234,12 +232,12 @@ def test_without_pycolmap_the_error_says_how_to_install_it(monkeypatch: pytest.M
 
 def test_cameras_of_unregistered_frames_are_nan(desk: Sample) -> None:
     """A frame of noise is not registered, and the other frames are."""
-    images = desk.clip.frames(range(0, 8, 2)).resized(240, 320).images.clone()
+    images = desk.clip.resized(240, 320).images.clone()
     images[3] = torch.randint(0, 256, images[3].shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    scene = reconstruct_with_colmap(Clip(images, desk.clip.times[:4]), ONE_THREAD)
+    scene = reconstruct_with_colmap(Clip(images, desk.clip.times), ONE_THREAD)
     placed = is_registered(scene)
     assert not placed[3]
-    assert placed[:3].all()
+    assert placed.sum() >= 5
     assert isinstance(scene.cameras, Cameras)
     assert scene.cameras.world_from_cam[3].isnan().any()
     assert (scene.depth_confidence[3] == 0).all()
