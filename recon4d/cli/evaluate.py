@@ -53,6 +53,8 @@ class EvaluateCommand:
     """Kernel of the networks' attention: PyTorch's (sdpa) or that of xformers, which needs CUDA. auto: sdpa."""
     max_seconds: float = 600
     """Time limit of COLMAP for one clip, after which the clip counts as timed out."""
+    all_metrics: bool = False
+    """Print every metric, not only the main ones; the report contains all of them in any case."""
 
     @property
     def interrupted(self) -> str:
@@ -65,13 +67,7 @@ class EvaluateCommand:
         Raises:
             UserError: If a method, the benchmark or its data is unknown or unsuitable.
         """
-        from recon4d.eval import (
-            BenchmarkConfig,
-            evaluate,
-            headline_table,
-            load_benchmark,
-            write_report,
-        )
+        from recon4d.eval import BenchmarkConfig, evaluate, load_benchmark, print_tables, write_report
         from recon4d.inference import start_processes
 
         if not self.method:
@@ -88,7 +84,7 @@ class EvaluateCommand:
                 method.close()
         if processes.is_main:
             write_report(self.out, evaluation, self._settings(kernel))
-            print(headline_table(evaluation))
+            print_tables(evaluation, self.all_metrics)
             print(f"{self.out}: report.html, report.json, report.csv, clips.csv")
 
     def _methods(self, device: str, kernel: "Kernel") -> "list[Method]":

@@ -1,14 +1,7 @@
 """Evaluation of methods: benchmarks, baselines, alignment, metrics and the report."""
 
-from recon4d.eval.alignment.ransac import align_inverse_depth, align_sim3_ransac
-from recon4d.eval.alignment.similarity import (
-    Alignment,
-    align_scale,
-    align_scale_by_ratios,
-    align_se3,
-    align_sim3,
-    no_alignment,
-)
+from recon4d.eval.alignment.ransac import align_sim3_ransac
+from recon4d.eval.alignment.similarity import Alignment, align_scale, align_scale_by_ratios, align_sim3
 from recon4d.eval.baselines.colmap import reconstruct_with_colmap, with_colmap_intrinsics
 from recon4d.eval.benchmarks import Benchmark, BenchmarkConfig, benchmark_names, load_benchmark
 from recon4d.eval.methods import LoadedNetwork, Method, MethodConfig, Network, Request, load_network, make_method
@@ -21,17 +14,12 @@ from recon4d.eval.metrics.score import Metric, Score
 from recon4d.eval.metrics.tracks import track_scores
 from recon4d.eval.metrics.trajectory import trajectory_scores
 from recon4d.eval.predictions import Prediction, PredictionStore
-from recon4d.eval.report.files import headline_table, write_report
+from recon4d.eval.report.files import write_report
 from recon4d.eval.report.summary import Summary, summarize
+from recon4d.eval.report.tables import headline_table, print_tables
 from recon4d.eval.runner import Evaluation, evaluate
 from recon4d.eval.scoring import METRICS, ClipResult, score_prediction
-from recon4d.eval.window_methods import (
-    AnchoredNetwork,
-    NetworkVariants,
-    RefinedWindows,
-    WindowedNetwork,
-    make_methods,
-)
+from recon4d.eval.window_methods import AnchoredNetwork, NetworkVariants, RefinedWindows, WindowedNetwork, make_methods
 
 __all__ = [
     "METRICS",
@@ -54,10 +42,8 @@ __all__ = [
     "Score",
     "Summary",
     "WindowedNetwork",
-    "align_inverse_depth",
     "align_scale",
     "align_scale_by_ratios",
-    "align_se3",
     "align_sim3",
     "align_sim3_ransac",
     "benchmark_names",
@@ -70,9 +56,9 @@ __all__ = [
     "load_network",
     "make_method",
     "make_methods",
-    "no_alignment",
     "pixel_track_scores",
     "point_scores",
+    "print_tables",
     "reconstruct_with_colmap",
     "score_prediction",
     "summarize",

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from recon4d.datasets import (
     CameraFolder,
@@ -21,12 +20,10 @@ from recon4d.datasets import (
     Tum,
 )
 from recon4d.errors import UserError
+from recon4d.eval.metrics.score import Protocol
 
 BENCHMARK_SEED = 20261131
 """Seed of the benchmark `worlds`; training, validation, calibration and `worlds-v1` use other seeds."""
-
-Protocol = Literal["video-depth", "multiview-points", "worldtrack", "tapvid3d"]
-"""Published protocols, by the modules of `recon4d.eval.protocols`."""
 
 
 @dataclass(frozen=True)

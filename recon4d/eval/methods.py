@@ -21,12 +21,7 @@ from recon4d.inference import ReconstructConfig, reconstruct, reconstruct_and_ma
 from recon4d.io import load_scene
 from recon4d.layers import Kernel, set_attention_kernel
 from recon4d.models import SceneModel
-from recon4d.records import (
-    Calibration,
-    Clip,
-    Priors,
-    Scene,
-)
+from recon4d.records import Calibration, Clip, Priors, Scene
 from recon4d.refine import (
     MAP_SIDE,
     ColmapConfig,

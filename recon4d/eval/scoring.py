@@ -7,51 +7,67 @@ import torch
 
 from recon4d.errors import UserError, one_line
 from recon4d.eval.benchmarks import Benchmark
-from recon4d.eval.metrics.calibration import CALIBRATION_METRICS, calibration_scores
-from recon4d.eval.metrics.cameras import CAMERA_METRICS, camera_scores
-from recon4d.eval.metrics.depth import DEPTH_METRICS, depth_scores
-from recon4d.eval.metrics.dynamic_mask import DYNAMIC_MASK_METRICS, dynamic_mask_scores
-from recon4d.eval.metrics.pixel_tracks import PIXEL_TRACK_METRICS, pixel_track_scores
-from recon4d.eval.metrics.points import POINT_METRICS, point_scores
-from recon4d.eval.metrics.score import Metric, Score, undefined
-from recon4d.eval.metrics.tracks import TRACK_METRICS, track_scores
-from recon4d.eval.metrics.trajectory import TRAJECTORY_METRICS, trajectory_scores
+from recon4d.eval.metrics.calibration import calibration_scores
+from recon4d.eval.metrics.cameras import camera_scores
+from recon4d.eval.metrics.depth import depth_scores
+from recon4d.eval.metrics.dynamic_mask import dynamic_mask_scores
+from recon4d.eval.metrics.pixel_tracks import pixel_track_scores
+from recon4d.eval.metrics.points import point_scores
+from recon4d.eval.metrics.score import Metric, Score, ScoreFunction, scores, undefined
+from recon4d.eval.metrics.tracks import track_scores
+from recon4d.eval.metrics.trajectory import trajectory_scores
 from recon4d.eval.pairing import pair_with_truth
 from recon4d.eval.predictions import Prediction, Status
-from recon4d.eval.protocols.multiview_points import MULTIVIEW_POINT_METRICS, multiview_point_scores
-from recon4d.eval.protocols.tapvid3d import TAPVID3D_METRICS, tapvid3d_scores
-from recon4d.eval.protocols.video_depth import VIDEO_DEPTH_METRICS, video_depth_scores
-from recon4d.eval.protocols.worldtrack import WORLDTRACK_METRICS, worldtrack_scores
+from recon4d.eval.protocols.multiview_points import multiview_point_scores
+from recon4d.eval.protocols.tapvid3d import tapvid3d_scores
+from recon4d.eval.protocols.video_depth import video_depth_scores
+from recon4d.eval.protocols.worldtrack import worldtrack_scores
 from recon4d.records import Calibration, Cameras, Scene
-
-SECONDS = Metric(
-    "seconds",
-    "s",
-    "lower",
-    "time of the method alone for one clip, without loading it and after a first, untimed call",
-)
 
 NO_PREDICTION = "no prediction"
 """Note of a score that is the worst value of its metric, because the clip has no prediction."""
 
-METRICS: dict[str, Metric] = {
-    metric.name: metric
-    for metric in (
-        *CAMERA_METRICS,
-        *TRAJECTORY_METRICS,
-        *DEPTH_METRICS,
-        *POINT_METRICS,
-        *TRACK_METRICS,
-        *PIXEL_TRACK_METRICS,
-        *DYNAMIC_MASK_METRICS,
-        *CALIBRATION_METRICS,
-        *VIDEO_DEPTH_METRICS,
-        *MULTIVIEW_POINT_METRICS,
-        *WORLDTRACK_METRICS,
-        *TAPVID3D_METRICS,
-        SECONDS,
-    )
-}
+
+@scores(
+    "Cost",
+    Metric(
+        "seconds",
+        "s",
+        "lower",
+        "time of the method alone for one clip, without loading it and after a first, untimed call",
+        is_headline=True,
+    ),
+)
+def seconds_scores(seconds: float) -> tuple[Score, ...]:
+    """Score the time of a method on one clip.
+
+    Args:
+        seconds: Time in seconds; NaN if it was not measured.
+
+    Returns:
+        One score.
+    """
+    return (undefined("seconds", 1, "not measured") if math.isnan(seconds) else Score("seconds", seconds, 1, 1),)
+
+
+SCORE_FUNCTIONS: tuple[ScoreFunction[...], ...] = (
+    camera_scores,
+    trajectory_scores,
+    depth_scores,
+    point_scores,
+    track_scores,
+    pixel_track_scores,
+    dynamic_mask_scores,
+    calibration_scores,
+    video_depth_scores,
+    multiview_point_scores,
+    worldtrack_scores,
+    tapvid3d_scores,
+    seconds_scores,
+)
+"""The registry of metrics: every function that computes scores, in the order of reports."""
+
+METRICS: dict[str, Metric] = {metric.name: metric for function in SCORE_FUNCTIONS for metric in function.metrics}
 """All metrics by name, in the order of reports."""
 
 
@@ -116,37 +132,24 @@ def score_prediction(
         except UserError as error:
             status, reason = "failed", one_line(error)
     if scene is None:
-        scores = tuple(map(_with_worst_value, _all_scores(_unknown_scene(truth), truth, benchmark, calibration)))
+        found = tuple(map(_with_worst_value, _scene_scores(_unknown_scene(truth), truth, benchmark, calibration)))
     else:
-        scores = _all_scores(scene, truth, benchmark, calibration)
-    seconds = undefined(SECONDS.name, 1, "not measured")
-    if not math.isnan(prediction.seconds):
-        seconds = Score(SECONDS.name, prediction.seconds, 1, 1)
-    return ClipResult(method, clip, truth.num_frames, status, reason, (*scores, seconds))
+        found = _scene_scores(scene, truth, benchmark, calibration)
+    found = (*found, *seconds_scores(prediction.seconds))
+    return ClipResult(method, clip, truth.num_frames, status, reason, found)
 
 
-def _all_scores(
+def _scene_scores(
     prediction: Scene, truth: Scene, benchmark: Benchmark, calibration: Calibration | None
 ) -> tuple[Score, ...]:
-    scores = [
-        *camera_scores(prediction, truth),
-        *trajectory_scores(prediction, truth),
-        *depth_scores(prediction, truth),
-        *point_scores(prediction, truth),
-        *track_scores(prediction, truth),
-        *pixel_track_scores(prediction, truth),
-        *dynamic_mask_scores(prediction, truth),
-        *calibration_scores(prediction, truth, calibration),
-    ]
-    if "video-depth" in benchmark.protocols:
-        scores += video_depth_scores(prediction, truth, benchmark.max_depth)
-    if "multiview-points" in benchmark.protocols:
-        scores += multiview_point_scores(prediction, truth)
-    if "worldtrack" in benchmark.protocols:
-        scores += worldtrack_scores(prediction, truth)
-    if "tapvid3d" in benchmark.protocols:
-        scores += tapvid3d_scores(prediction, truth)
-    return tuple(scores)
+    """Return the scores of all functions that compare scenes and belong to the benchmark."""
+    options = {calibration_scores: (calibration,), video_depth_scores: (benchmark.max_depth,)}
+    return tuple(
+        score
+        for function in SCORE_FUNCTIONS
+        if function is not seconds_scores and function.protocol in (None, *benchmark.protocols)
+        for score in function(prediction, truth, *options.get(function, ()))
+    )
 
 
 def _with_worst_value(score: Score) -> Score:

@@ -32,14 +32,7 @@ from recon4d.io.long_archive import load_frames
 from recon4d.io.long_clips import as_long_clip
 from recon4d.models import predicts_dense_tracks
 from recon4d.records import Clip, Scene
-from recon4d.refine import (
-    CornerTrackingConfig,
-    RefineConfig,
-    Refinement,
-    StereoConfig,
-    load_pycolmap,
-    refine_clip,
-)
+from recon4d.refine import CornerTrackingConfig, RefineConfig, Refinement, StereoConfig, load_pycolmap, refine_clip
 
 ReconstructClip = Callable[[Clip], Scene]
 """Function that reconstructs a short clip."""

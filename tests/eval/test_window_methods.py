@@ -198,8 +198,7 @@ def test_the_synthetic_benchmark_has_any_number_of_frames() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
-    [(["--loops"], "--loops needs windows"), (["--windows", "4", "4"], "cannot share 4")],
+    ("options", "message"), [(["--loops"], "--loops needs windows"), (["--windows", "4", "4"], "cannot share 4")]
 )
 def test_the_command_refuses_unsuitable_windows(
     options: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -1,5 +1,7 @@
 """Helpers of tests of metrics: scores by name, and a similarity transform in general position."""
 
+from dataclasses import replace
+
 import torch
 
 from recon4d import geometry as g
@@ -21,3 +23,7 @@ def tracks_of(scene: Scene) -> Tracks:
     """Return the tracks of a scene that has tracks."""
     assert scene.tracks is not None
     return scene.tracks
+
+
+def with_tracks(scene: Scene, **changes: torch.Tensor) -> Scene:
+    return replace(scene, tracks=replace(tracks_of(scene), **changes))

@@ -58,31 +58,8 @@ def median_scale(predicted: Float[Tensor, "n"], true: Float[Tensor, "n"]) -> Dep
     return DepthAlignment("median scale", _ratio_of_medians(p, g), 0.0, len(g))
 
 
-def l1_scale(predicted: Float[Tensor, "n"], true: Float[Tensor, "n"]) -> DepthAlignment:
-    """Minimize sum |s P - G| over s exactly.
-
-    The minimizer is the median of G / P, weighted by |P|. Pixels with P = 0 have no influence.
-
-    Args:
-        predicted: Predicted depths of the pixels to align.
-        true: True depths of the same pixels.
-
-    Returns:
-        The alignment, without shift.
-
-    Raises:
-        ValueError: If all predicted depths are 0.
-    """
-    p, g = _validated(predicted, true)
-    is_nonzero = p != 0
-    if not is_nonzero.any():
-        raise ValueError(f"all of {len(p)} predicted depths are 0, so they cannot be scaled")
-    scale = _weighted_median(g[is_nonzero] / p[is_nonzero], p[is_nonzero].abs())
-    return DepthAlignment("L1 scale", float(scale), 0.0, len(g))
-
-
 def l1_scale_weiszfeld(predicted: Float[Tensor, "n"], true: Float[Tensor, "n"]) -> DepthAlignment:
-    """Approximate `l1_scale` by ten iterations of reweighted least squares, as published (MonST3R, CUT3R).
+    """Minimize sum |s P - G| over s by ten iterations of reweighted least squares, as published (MonST3R, CUT3R).
 
     This is the algorithm of Weiszfeld (1937). The scale starts at mean(G) / mean(P). Each iteration computes w = 1 /
     (|s P - G| + 1e-8) and s = sum(w P G) / sum(w P^2). The result is at least 1e-3, which is too large for predictions
@@ -106,25 +83,6 @@ def l1_scale_weiszfeld(predicted: Float[Tensor, "n"], true: Float[Tensor, "n"]) 
         weights = 1 / ((scale * p - g).abs() + 1e-8)
         scale = (weights * p * g).sum() / (weights * p * p).sum()
     return DepthAlignment("L1 scale by Weiszfeld", max(float(scale), 1e-3), 0.0, len(g))
-
-
-def least_squares_scale_and_shift(predicted: Float[Tensor, "n"], true: Float[Tensor, "n"]) -> DepthAlignment:
-    """Minimize sum (s P + t - G)^2 over s and t.
-
-    Args:
-        predicted: Predicted depths of the pixels to align.
-        true: True depths of the same pixels.
-
-    Returns:
-        The alignment; s = 1 and t = mean(G - P) if all predicted depths are equal.
-    """
-    p, g = _validated(predicted, true)
-    name = "least squares scale and shift"
-    if (p == p[0]).all():
-        return DepthAlignment(name, 1.0, float((g - p).mean()), len(g))
-    centered = p - p.mean()
-    scale = (centered @ (g - g.mean())) / (centered @ centered)
-    return DepthAlignment(name, float(scale), float(g.mean() - scale * p.mean()), len(g))
 
 
 def l1_scale_and_shift(predicted: Float[Tensor, "n"], true: Float[Tensor, "n"]) -> DepthAlignment:
@@ -246,13 +204,6 @@ def _intersection(left: _Tangent, right: _Tangent) -> tuple[float, float]:
         return left.slope, min(left.total, right.total)
     step = (left.total - right.total + right.rise * (right.slope - left.slope)) / difference
     return left.slope + step, left.total + left.rise * step
-
-
-def _weighted_median(values: Tensor, weights: Tensor) -> Tensor:
-    """Return the lower weighted median, which minimizes sum of weight * |value - m| over m."""
-    order = values.argsort()
-    below = weights[order].cumsum(dim=0)
-    return values[order][int((below < below[-1] / 2).sum())]
 
 
 def _ratio_of_medians(p: Tensor, g: Tensor) -> float:

@@ -1,4 +1,4 @@
-"""Alignment of a prediction with its truth by a scale, a rigid or a similarity transform of corresponding points.
+"""Alignment of a prediction with its truth by a scale or a similarity transform of corresponding points.
 
 Two global median scales are in use: the ratio of the medians of ||G|| and ||P||, and the median of the ratios
 ||G|| / ||P||. They differ by several percent if errors are not uniform. Both scale about the origin, which is the first
@@ -12,13 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from recon4d.geometry import (
-    fit_rigid,
-    fit_similarity,
-    rigid,
-    similarity,
-    similarity_scale,
-)
+from recon4d.geometry import fit_similarity, rigid, similarity, similarity_scale
 from recon4d.records import Scene
 from recon4d.refine.no_solution import NoSolution
 
@@ -51,15 +45,6 @@ class Alignment:
             The prediction in the world and unit of the truth.
         """
         return prediction.transformed(self.truth_from_prediction.to(prediction.depths))
-
-
-def no_alignment() -> Alignment:
-    """Create the alignment that leaves a prediction unchanged.
-
-    Returns:
-        The identity with the name "none".
-    """
-    return Alignment("none", torch.eye(4), 0)
 
 
 def align_scale(predicted: Float[Tensor, "n 3"], true: Float[Tensor, "n 3"]) -> Alignment:
@@ -128,29 +113,6 @@ def align_sim3(predicted: Float[Tensor, "n 3"], true: Float[Tensor, "n 3"]) -> A
     if _is_one_place(predicted) or _is_one_place(true) or is_uncorrelated:
         fitted = _translation_of_means(a, b)
     return Alignment("sim3", fitted.to(true.dtype), len(true))
-
-
-def align_se3(predicted: Float[Tensor, "n 3"], true: Float[Tensor, "n 3"]) -> Alignment:
-    """Fit a rigid transform without reflection by least squares in float64 (Kabsch 1976), keeping the predicted scale.
-
-    For points on a line, the rotation about it is not determined and one solution is returned. For a single point or
-    coinciding points (predicted or true), only the means are aligned, with identity rotation.
-
-    Args:
-        predicted: Predicted points.
-        true: True points in the same order.
-
-    Returns:
-        The alignment.
-
-    Raises:
-        ValueError: If there are no points, their numbers differ or they are not finite.
-    """
-    _validate(predicted, true)
-    a, b = predicted.double(), true.double()
-    is_one_place = _is_one_place(predicted) or _is_one_place(true)
-    fitted = _translation_of_means(a, b) if is_one_place else fit_rigid(a, b)
-    return Alignment("se3", fitted.to(true.dtype), len(true))
 
 
 def corresponding_points(prediction: Scene, truth: Scene) -> tuple[Float[Tensor, "n 3"], Float[Tensor, "n 3"]]:

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from recon4d.eval.baselines.colmap_stereo import dense_depths, has_dense_stereo, with_depths
 from recon4d.geometry import field_of_view
 from recon4d.io import write_raster
-from recon4d.records import Clip, Priors, Scene
+from recon4d.records import Cameras, Clip, Priors, Scene
 from recon4d.refine.cameras.colmap_models import (
     PLAUSIBLE_FIELD_OF_VIEW,
     ColmapConfig,
@@ -86,7 +86,23 @@ def with_colmap_intrinsics(clip: Clip, config: ColmapConfig | None = None) -> Cl
             determine the focal length.
         NoPycolmapError: If pycolmap is not installed.
     """
-    intrinsics = reconstruct_with_colmap(clip, config).cameras.intrinsics
+    return with_estimated_intrinsics(clip, reconstruct_with_colmap(clip, config).cameras)
+
+
+def with_estimated_intrinsics(clip: Clip, cameras: Cameras) -> Clip:
+    """Add the mean intrinsics of estimated cameras to the priors of a clip.
+
+    Args:
+        clip: A single clip. Intrinsics in its priors are kept.
+        cameras: Cameras of its frames; NaN if not registered.
+
+    Returns:
+        The clip with intrinsics of all frames in its priors.
+
+    Raises:
+        ColmapFailure: If the field of view is implausible.
+    """
+    intrinsics = cameras.intrinsics
     estimated = intrinsics[intrinsics.isfinite().all(dim=(1, 2))].mean(dim=0)
     angle = float(field_of_view(estimated, *clip.size).amax().rad2deg())
     if not PLAUSIBLE_FIELD_OF_VIEW[0] <= angle <= PLAUSIBLE_FIELD_OF_VIEW[1]:

@@ -5,12 +5,7 @@ import math
 import torch
 
 from recon4d.geometry import intrinsics_from_field_of_view, pixel_grid, unproject_map
-from recon4d.records import (
-    Cameras,
-    Clip,
-    Scene,
-    Tracks,
-)
+from recon4d.records import Cameras, Clip, Scene, Tracks
 
 FIELD_OF_VIEW = math.radians(60)
 """Field of view across the longer side, in radians: a typical value of unknown cameras. Hand-tuned."""

@@ -3,20 +3,10 @@
 from collections.abc import Iterator
 from math import sqrt
 
-from recon4d.datasets.synthetic import (
-    Lattice,
-    SyntheticConfig,
-    make_scenes,
-    render_scenes,
-)
+from recon4d.datasets.synthetic import Lattice, SyntheticConfig, make_scenes, render_scenes
 from recon4d.eval.calibration.mask_threshold import DynamicMaskIous, dynamic_mask_ious
 from recon4d.eval.calibration.samples import SceneSamples, scene_samples
-from recon4d.inference import (
-    Precision,
-    ReconstructConfig,
-    processing_size,
-    reconstruct,
-)
+from recon4d.inference import Precision, ReconstructConfig, processing_size, reconstruct
 from recon4d.models import SceneModel, predicts_dense_tracks
 
 FITTING_SEED, HELD_OUT_SEED = 20261121, 20261122

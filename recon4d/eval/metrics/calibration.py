@@ -2,7 +2,7 @@
 
 from recon4d.eval.calibration.reliability import calibration_error, compute_reliability
 from recon4d.eval.calibration.samples import scene_samples
-from recon4d.eval.metrics.score import Metric, Score, undefined
+from recon4d.eval.metrics.score import Metric, Score, scores, undefined
 from recon4d.records import Calibration, Scene
 
 _DEFINITION = (
@@ -11,13 +11,12 @@ _DEFINITION = (
     "one is taken after one median scale of depth per clip. Only for calibrated networks (recon4d calibrate)."
 )
 
-CALIBRATION_METRICS: tuple[Metric, ...] = (
+
+@scores(
+    "Confidence",
     Metric("depth_calibration", "log", "lower", f"For depth: {_DEFINITION}"),
     Metric("point_calibration", "log", "lower", f"For point maps: {_DEFINITION}"),
 )
-"""Metrics of this module, in the order of reports."""
-
-
 def calibration_scores(prediction: Scene, truth: Scene, calibration: Calibration | None) -> tuple[Score, ...]:
     """Compare the errors that the confidence predicts with the measured ones.
 
@@ -30,8 +29,8 @@ def calibration_scores(prediction: Scene, truth: Scene, calibration: Calibration
         calibration: Calibration of the network; None if it is not calibrated.
 
     Returns:
-        The scores of `CALIBRATION_METRICS` for the calibrated fields. Empty without a calibration or if the truth has
-        no known depth.
+        The scores of `calibration_scores.metrics` for the calibrated fields. Empty without a calibration or if the
+        truth has no known depth.
     """
     total = int((truth.depth_confidence > 0).sum())
     if calibration is None or not total:

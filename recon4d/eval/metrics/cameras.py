@@ -14,13 +14,15 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from recon4d.eval.metrics.score import Metric, Score, undefined
+from recon4d.eval.metrics.score import Metric, Score, scores, share, undefined
 from recon4d.eval.pairing import is_registered
 from recon4d.geometry import field_of_view, rotation_angle
 from recon4d.records import Scene
 
-DEGREES = (5, 15, 30)
+DEGREES = (30, 15, 5)
 """Thresholds N of `auc_N`, `rra_N` and `rta_N`, in degrees; common in the literature."""
+HEADLINE_DEGREES = (30, 5)
+"""Thresholds N of `auc_N` in the first table of a report."""
 MIN_BASELINE_SHARE = 0.01
 """Smallest baseline whose direction counts, as a share of the median true depth. Hand-tuned."""
 MIN_BASELINE = 1e-9
@@ -171,16 +173,8 @@ def share_below(errors: Float[Tensor, "n"], degrees: float) -> float:
     return float((errors < degrees).double().mean())
 
 
-def field_of_view_errors(prediction: Scene, truth: Scene) -> Float[Tensor, "frame"]:
-    """Compute the absolute errors of the horizontal field of view.
-
-    Args:
-        prediction: Predicted scene, after `pair_with_truth`.
-        truth: True scene.
-
-    Returns:
-        Errors in degrees of the frames that are registered in both scenes.
-    """
+def _field_of_view_errors(prediction: Scene, truth: Scene) -> Float[Tensor, "frame"]:
+    """Return the absolute errors of the horizontal field of view in degrees, over frames registered in both scenes."""
     registered = is_registered(prediction) & is_registered(truth)
     predicted, true = (
         field_of_view(scene.cameras.intrinsics[registered].double(), *truth.size)[:, 0] for scene in (prediction, truth)
@@ -221,62 +215,39 @@ _BASELINE = "at least 1 % of the median true depth (of the largest baseline if n
 def _threshold_metrics(n: int) -> tuple[Metric, ...]:
     larger = f"the larger of the rotation error and, if the baseline is {_BASELINE}, the translation direction error"
     return (
-        Metric(
+        share(
             f"auc_{n}",
-            "share",
-            "higher",
             f"Mean over t = 1..{n} degrees of the share of frame pairs for which {larger} is below t. {_ALL_PAIRS}",
-            worst=0.0,
+            is_headline=n in HEADLINE_DEGREES,
         ),
-        Metric(
+        share(
             f"auc_{n}_exact",
-            "share",
-            "higher",
             f"Mean over frame pairs of max(0, {n} - e) / {n}, where e is {larger}, in degrees. {_ALL_PAIRS}",
-            worst=0.0,
         ),
-        Metric(
+        share(
             f"auc_{n}_folded",
-            "share",
-            "higher",
             f"Published form of auc_{n}: the sign of the translation is ignored, and translation counts for all pairs, "
             f"however small the baseline. {_ALL_PAIRS}",
-            worst=0.0,
         ),
-        Metric(
-            f"rra_{n}",
-            "share",
-            "higher",
-            f"Share of frame pairs whose rotation error is below {n} degrees. {_ALL_PAIRS}",
-            worst=0.0,
-        ),
-        Metric(
+        share(f"rra_{n}", f"Share of frame pairs whose rotation error is below {n} degrees. {_ALL_PAIRS}"),
+        share(
             f"rta_{n}",
-            "share",
-            "higher",
             f"Share of frame pairs with a baseline of {_BASELINE} whose translation direction error is below {n} "
             f"degrees. {_ALL_PAIRS}",
-            worst=0.0,
         ),
-        Metric(
+        share(
             f"rta_{n}_folded",
-            "share",
-            "higher",
             f"Published form of rta_{n}: share of all frame pairs whose translation direction error, regardless of "
             f"sign, is below {n} degrees. {_ALL_PAIRS}",
-            worst=0.0,
         ),
     )
 
 
-CAMERA_METRICS: tuple[Metric, ...] = (
+@scores(
+    "Cameras",
     *(metric for n in DEGREES for metric in _threshold_metrics(n)),
     Metric(
-        "rotation_error",
-        "degree",
-        "lower",
-        f"Median relative rotation error over frame pairs. {_ALL_PAIRS}",
-        worst=180.0,
+        "rotation_error", "degree", "lower", f"Median relative rotation error over frame pairs. {_ALL_PAIRS}", 180.0
     ),
     Metric(
         "translation_error",
@@ -287,10 +258,7 @@ CAMERA_METRICS: tuple[Metric, ...] = (
         worst=180.0,
     ),
     Metric(
-        "fov_error",
-        "degree",
-        "lower",
-        "Mean absolute error of the horizontal field of view over registered frames.",
+        "fov_error", "degree", "lower", "Mean absolute error of the horizontal field of view over registered frames."
     ),
     Metric(
         "focal_error",
@@ -298,13 +266,8 @@ CAMERA_METRICS: tuple[Metric, ...] = (
         "lower",
         "Mean over registered frames of |f_predicted / f_true - 1|, where f is the geometric mean of fx and fy.",
     ),
-    Metric(
-        "registered", "share", "higher", "Share of frames with a true camera that the method registered.", worst=0.0
-    ),
+    share("registered", "Share of frames with a true camera that the method registered.", is_headline=True),
 )
-"""Metrics of this module, in the order of reports."""
-
-
 def camera_scores(prediction: Scene, truth: Scene) -> tuple[Score, ...]:
     """Score the predicted cameras.
 
@@ -313,7 +276,7 @@ def camera_scores(prediction: Scene, truth: Scene) -> tuple[Score, ...]:
         truth: True scene.
 
     Returns:
-        The scores of `CAMERA_METRICS`, in their order; empty if the truth has no known camera.
+        The scores of `camera_scores.metrics`, in their order; empty if the truth has no known camera.
     """
     if not is_registered(truth).any():
         return ()
@@ -336,11 +299,11 @@ def _threshold_scores(errors: PairErrors, n: int) -> tuple[Score, ...]:
         (f"rta_{n}", share_below(errors.translation[errors.has_baseline], n)),
         (f"rta_{n}_folded", share_below(errors.translation_folded, n)),
     )
-    scores = []
+    found = []
     for name, value in values:
         total, reason = (num_baselines, NO_BASELINE) if name == f"rta_{n}" else (num_pairs, "there are no frame pairs")
-        scores.append(Score(name, value, total, total) if total else undefined(name, 0, reason))
-    return tuple(scores)
+        found.append(Score(name, value, total, total) if total else undefined(name, 0, reason))
+    return tuple(found)
 
 
 def _median(metric: str, errors: Tensor, reason: str) -> Score:
@@ -358,7 +321,7 @@ def _intrinsics_scores(prediction: Scene, truth: Scene) -> tuple[Score, ...]:
         note = "no frame is registered"
         return undefined("fov_error", total, note), undefined("focal_error", total, note), registered
     return (
-        Score("fov_error", float(field_of_view_errors(prediction, truth).mean()), count, total),
+        Score("fov_error", float(_field_of_view_errors(prediction, truth).mean()), count, total),
         Score("focal_error", float(focal_errors(prediction, truth).mean()), count, total),
         registered,
     )

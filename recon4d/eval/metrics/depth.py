@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from recon4d.eval.alignment.depth import l1_scale_and_shift, median_scale
-from recon4d.eval.metrics.score import Metric, Score, undefined
+from recon4d.eval.metrics.score import Metric, Score, length, scores, share, undefined
 from recon4d.eval.metrics.units import unit_of
 from recon4d.records import Scene
 
@@ -20,27 +20,6 @@ MIN_DEPTH_SHARE = 1e-5
 
 _MEDIAN = "after one median scale per clip, over pixels known in both prediction and truth"
 _CLAMPED = f"P is clamped to at least {MIN_DEPTH_SHARE:g} of the clip's median true depth"
-
-DEPTH_METRICS: tuple[Metric, ...] = (
-    Metric("abs_rel", "ratio", "lower", f"Mean of |P - G| / G {_MEDIAN}."),
-    Metric("sq_rel", "m", "lower", f"Mean of (P - G)^2 / G {_MEDIAN}."),
-    Metric("rmse", "m", "lower", f"Root mean square of P - G {_MEDIAN}."),
-    Metric("log_rmse", "log", "lower", f"Root mean square of ln P - ln G {_MEDIAN}. {_CLAMPED}."),
-    Metric("delta_1", "share", "higher", f"Share of max(P / G, G / P) < 1.25 {_MEDIAN}. {_CLAMPED}.", worst=0.0),
-    Metric("delta_2", "share", "higher", f"Share of max(P / G, G / P) < 1.25^2 {_MEDIAN}. {_CLAMPED}.", worst=0.0),
-    Metric("delta_3", "share", "higher", f"Share of max(P / G, G / P) < 1.25^3 {_MEDIAN}. {_CLAMPED}.", worst=0.0),
-    Metric(
-        "abs_rel_scale_shift",
-        "ratio",
-        "lower",
-        "Mean of |P - G| / G after one scale and shift per clip that minimize the sum of |P - G|, over pixels known in "
-        f"both prediction and truth. {_CLAMPED}.",
-    ),
-    Metric(
-        "depth_coverage", "share", "higher", "Share of pixels with known true depth at which P is known.", worst=0.0
-    ),
-)
-"""Metrics of this module, in the order of reports."""
 
 
 def relative_error(predicted: Float[Tensor, "n"], true: Float[Tensor, "n"]) -> Float[Tensor, ""]:
@@ -56,16 +35,8 @@ def relative_error(predicted: Float[Tensor, "n"], true: Float[Tensor, "n"]) -> F
     return ((predicted - true).abs() / true).mean()
 
 
-def squared_relative_error(predicted: Float[Tensor, "n"], true: Float[Tensor, "n"]) -> Float[Tensor, ""]:
-    """Compute the mean of (P - G)^2 / G.
-
-    Args:
-        predicted: Predicted depths P.
-        true: True depths G, above 0, in the same unit.
-
-    Returns:
-        Mean squared relative error in the unit of the depths, a scalar.
-    """
+def _squared_relative_error(predicted: Float[Tensor, "n"], true: Float[Tensor, "n"]) -> Float[Tensor, ""]:
+    """Return the mean of (P - G)^2 / G, in the unit of the depths."""
     return ((predicted - true).square() / true).mean()
 
 
@@ -95,30 +66,41 @@ def threshold_accuracy(predicted: Float[Tensor, "n"], true: Float[Tensor, "n"], 
     return (torch.maximum(predicted / true, true / predicted) < factor).double().mean()
 
 
-def clamp_depths(predicted: Float[Tensor, "n"], true: Float[Tensor, "n"]) -> Float[Tensor, "n"]:
-    """Clamp predicted depths to a lower bound that scales with the scene.
-
-    Args:
-        predicted: Predicted depths.
-        true: True depths of the same pixels.
-
-    Returns:
-        Predicted depths of at least `MIN_DEPTH_SHARE` times the median true depth.
-    """
+def _clamp_depths(predicted: Float[Tensor, "n"], true: Float[Tensor, "n"]) -> Float[Tensor, "n"]:
+    """Clamp predicted depths to at least `MIN_DEPTH_SHARE` times the median true depth."""
     return predicted.clamp(min=MIN_DEPTH_SHARE * float(true.median()))
 
 
 _AFTER_SCALE: tuple[tuple[str, Callable[[Tensor, Tensor], Tensor]], ...] = (
     ("abs_rel", relative_error),
-    ("sq_rel", squared_relative_error),
+    ("sq_rel", _squared_relative_error),
     ("rmse", lambda p, g: root_mean_square(p - g)),
-    ("log_rmse", lambda p, g: root_mean_square(clamp_depths(p, g).log() - g.log())),
-    ("delta_1", lambda p, g: threshold_accuracy(clamp_depths(p, g), g, 1.25)),
-    ("delta_2", lambda p, g: threshold_accuracy(clamp_depths(p, g), g, 1.25**2)),
-    ("delta_3", lambda p, g: threshold_accuracy(clamp_depths(p, g), g, 1.25**3)),
+    ("log_rmse", lambda p, g: root_mean_square(_clamp_depths(p, g).log() - g.log())),
+    ("delta_1", lambda p, g: threshold_accuracy(_clamp_depths(p, g), g, 1.25)),
+    ("delta_2", lambda p, g: threshold_accuracy(_clamp_depths(p, g), g, 1.25**2)),
+    ("delta_3", lambda p, g: threshold_accuracy(_clamp_depths(p, g), g, 1.25**3)),
 )
 
 
+@scores(
+    "Depth",
+    Metric("abs_rel", "ratio", "lower", f"Mean of |P - G| / G {_MEDIAN}.", is_headline=True),
+    length("sq_rel", f"Mean of (P - G)^2 / G {_MEDIAN}."),
+    length("rmse", f"Root mean square of P - G {_MEDIAN}."),
+    Metric("log_rmse", "log", "lower", f"Root mean square of ln P - ln G {_MEDIAN}. {_CLAMPED}.", skips="pixels"),
+    share("delta_1", f"Share of max(P / G, G / P) < 1.25 {_MEDIAN}. {_CLAMPED}.", is_headline=True),
+    share("delta_2", f"Share of max(P / G, G / P) < 1.25^2 {_MEDIAN}. {_CLAMPED}."),
+    share("delta_3", f"Share of max(P / G, G / P) < 1.25^3 {_MEDIAN}. {_CLAMPED}."),
+    Metric(
+        "abs_rel_scale_shift",
+        "ratio",
+        "lower",
+        "Mean of |P - G| / G after one scale and shift per clip that minimize the sum of |P - G|, over pixels known in "
+        f"both prediction and truth. {_CLAMPED}.",
+    ),
+    share("depth_coverage", "Share of pixels with known true depth at which P is known."),
+    skips="pixels",
+)
 def depth_scores(prediction: Scene, truth: Scene) -> tuple[Score, ...]:
     """Score the predicted depth.
 
@@ -132,7 +114,7 @@ def depth_scores(prediction: Scene, truth: Scene) -> tuple[Score, ...]:
         truth: True scene.
 
     Returns:
-        The scores of `DEPTH_METRICS`, in their order; empty if the truth has no known depth.
+        The scores of `depth_scores.metrics`, in their order; empty if the truth has no known depth.
 
     Raises:
         ValueError: If known depths of the truth are not finite and above 0.
@@ -145,13 +127,13 @@ def depth_scores(prediction: Scene, truth: Scene) -> tuple[Score, ...]:
     coverage = Score("depth_coverage", count / total, total, total)
     if not count:
         note = "the prediction has no depth at pixels with known true depth"
-        return (*(undefined(metric.name, total, note) for metric in DEPTH_METRICS[:-1]), coverage)
+        return (*(undefined(metric.name, total, note) for metric in depth_scores.metrics[:-1]), coverage)
 
     meters, unit_note = unit_of(truth)
     predicted, true = prediction.depths[is_known].double(), truth.depths[is_known].double() * meters
     after_scale = _scores_after_median_scale(predicted, true, total, unit_note)
     line = l1_scale_and_shift(predicted, true)
-    error = float(relative_error(clamp_depths(line.apply(predicted), true), true))
+    error = float(relative_error(_clamp_depths(line.apply(predicted), true), true))
     return (*after_scale, Score("abs_rel_scale_shift", error, count, total, line.name), coverage)
 
 
@@ -163,7 +145,7 @@ def _scores_after_median_scale(predicted: Tensor, true: Tensor, total: int, unit
         return tuple(undefined(name, total, note, "median scale") for name, _ in _AFTER_SCALE)
     scale = median_scale(predicted, true)
     scaled = scale.apply(predicted)
-    in_meters = {metric.name for metric in DEPTH_METRICS if metric.unit == "m"}
+    in_meters = {metric.name for metric in depth_scores.metrics if metric.unit == "m"}
     return tuple(
         Score(name, float(compute(scaled, true)), len(true), total, scale.name, unit_note if name in in_meters else "")
         for name, compute in _AFTER_SCALE

@@ -11,46 +11,13 @@ from dataclasses import replace
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from recon4d.eval.metrics.score import Metric, Score, undefined
+from recon4d.eval.metrics.score import Score, scores, share, undefined
 from recon4d.records import Scene
 
 DYNAMIC_THRESHOLD = 0.5
 """Probability above which a pixel is dynamic."""
 RECALL_THRESHOLD = 0.5
 """Intersection over union above which the mask of a frame counts as found (recall of DAVIS)."""
-
-DYNAMIC_MASK_METRICS: tuple[Metric, ...] = (
-    Metric(
-        "moving_iou",
-        "share",
-        "higher",
-        "Intersection over union of the dynamic masks, over all frames together. Pixels without a prediction count as "
-        "static.",
-        worst=0.0,
-    ),
-    Metric(
-        "moving_iou_frames",
-        "share",
-        "higher",
-        "Mean intersection over union of the dynamic masks over frames with dynamic pixels in the truth (JM of DAVIS).",
-        worst=0.0,
-    ),
-    Metric(
-        "moving_recall_frames",
-        "share",
-        "higher",
-        "Share of frames with dynamic pixels in the truth whose intersection over union is above 0.5 (JR of DAVIS).",
-        worst=0.0,
-    ),
-    Metric(
-        "moving_accuracy",
-        "share",
-        "higher",
-        "Share of pixels correctly classified as dynamic or static. Pixels without a prediction count as static.",
-        worst=0.0,
-    ),
-)
-"""Metrics of this module, in the order of reports."""
 
 
 def is_dynamic(probability: Float[Tensor, "time height width"]) -> Bool[Tensor, "time height width"]:
@@ -80,6 +47,27 @@ def intersection_over_union(
     return (predicted & true).sum(dim=-1).double() / (predicted | true).sum(dim=-1)
 
 
+@scores(
+    "Dynamic mask",
+    share(
+        "moving_iou",
+        "Intersection over union of the dynamic masks, over all frames together. Pixels without a prediction count as "
+        "static.",
+        is_headline=True,
+    ),
+    share(
+        "moving_iou_frames",
+        "Mean intersection over union of the dynamic masks over frames with dynamic pixels in the truth (JM of DAVIS).",
+    ),
+    share(
+        "moving_recall_frames",
+        "Share of frames with dynamic pixels in the truth whose intersection over union is above 0.5 (JR of DAVIS).",
+    ),
+    share(
+        "moving_accuracy",
+        "Share of pixels correctly classified as dynamic or static. Pixels without a prediction count as static.",
+    ),
+)
 def dynamic_mask_scores(prediction: Scene, truth: Scene) -> tuple[Score, ...]:
     """Score the predicted dynamic mask.
 
@@ -88,8 +76,8 @@ def dynamic_mask_scores(prediction: Scene, truth: Scene) -> tuple[Score, ...]:
         truth: True scene.
 
     Returns:
-        The scores of `DYNAMIC_MASK_METRICS`, in their order; empty if the truth has no dynamic probabilities. All are
-        undefined if the prediction has none at the pixels known in the truth.
+        The scores of `dynamic_mask_scores.metrics`, in their order; empty if the truth has no dynamic probabilities.
+        All are undefined if the prediction has none at the pixels known in the truth.
     """
     is_known = truth.dynamic.isfinite()
     total = int(is_known.sum())
@@ -98,17 +86,17 @@ def dynamic_mask_scores(prediction: Scene, truth: Scene) -> tuple[Score, ...]:
     missing = int((is_known & ~prediction.dynamic.isfinite()).sum())
     if missing == total:
         note = "the prediction has no dynamic mask"
-        return tuple(undefined(metric.name, total, note) for metric in DYNAMIC_MASK_METRICS)
+        return tuple(undefined(metric.name, total, note) for metric in dynamic_mask_scores.metrics)
     predicted, true = (is_dynamic(scene.dynamic) & is_known for scene in (prediction, truth))
-    scores = (
+    found = (
         _clip_score(predicted, true, total),
         *_frame_scores(predicted.flatten(1), true.flatten(1)),
         Score("moving_accuracy", 1 - int((predicted != true).sum()) / total, total, total),
     )
     if not missing:
-        return scores
+        return found
     note = f"{missing} of {total} pixels have no predicted dynamic probability and count as static"
-    return tuple(replace(score, note=f"{score.note}; {note}" if score.note else note) for score in scores)
+    return tuple(replace(score, note=f"{score.note}; {note}" if score.note else note) for score in found)
 
 
 def _clip_score(predicted: Tensor, true: Tensor, total: int) -> Score:

@@ -11,14 +11,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from recon4d.eval.metrics.score import Metric, Score, undefined
+from recon4d.eval.metrics.score import Metric, Score, scores, share, undefined
 from recon4d.eval.metrics.track_pairs import TrackPairs, project_into_frames, track_pairs
-from recon4d.eval.metrics.tracks import (
-    NO_QUERIES,
-    NO_TRACKS,
-    jaccard,
-    survival_shares,
-)
+from recon4d.eval.metrics.tracks import NO_QUERIES, NO_TRACKS, jaccard, survival_shares
 from recon4d.records import Scene
 
 IMAGE_SIDE = 256
@@ -28,49 +23,34 @@ PIXELS = (1, 2, 4, 8, 16)
 
 _IMAGE = f"in an image of {IMAGE_SIDE} x {IMAGE_SIDE} pixels"
 _SURVIVAL = f"Mean over tracks of the share of later frames before the error, {_IMAGE}, first exceeds"
-DELTA_AVG = Metric(
+DELTA_AVG = share(
     "delta_avg",
-    "share",
-    "higher",
     f"Share of visible true points after the anchor with an error below 1, 2, 4, 8 and 16 pixels {_IMAGE}, averaged "
     "over the thresholds. Missing points count as errors (TAP-Vid).",
-    worst=0.0,
 )
-OCCLUSION_ACCURACY = Metric(
+OCCLUSION_ACCURACY = share(
     "occlusion_accuracy",
-    "share",
-    "higher",
     "Share of points after the anchor whose visibility (threshold 0.5) is correct. Missing points count as errors "
     "(TAP-Vid).",
-    worst=0.0,
 )
-AVERAGE_JACCARD = Metric(
+AVERAGE_JACCARD = share(
     "average_jaccard",
-    "share",
-    "higher",
     f"Jaccard index of visible points with an error below 1, 2, 4, 8 and 16 pixels {_IMAGE}, averaged over the "
     "thresholds (TAP-Vid).",
-    worst=0.0,
 )
-PIXEL_SURVIVAL = Metric("pixel_survival", "share", "higher", f"{_SURVIVAL} 50 pixels (CoTracker).", worst=0.0)
-PIXEL_SURVIVAL_16 = Metric("pixel_survival_16", "share", "higher", f"{_SURVIVAL} 16 pixels (PIPs++).", worst=0.0)
+PIXEL_SURVIVAL = share("pixel_survival", f"{_SURVIVAL} 50 pixels (CoTracker).")
+PIXEL_SURVIVAL_16 = share("pixel_survival_16", f"{_SURVIVAL} 16 pixels (PIPs++).")
 MEDIAN_TRAJECTORY_ERROR = Metric(
     "median_trajectory_error",
     "pixel",
     "lower",
     f"Median error of the predicted points after the anchor {_IMAGE} (PIPs++).",
 )
-PIXEL_TRACK_METRICS = (
-    DELTA_AVG,
-    OCCLUSION_ACCURACY,
-    AVERAGE_JACCARD,
-    PIXEL_SURVIVAL,
-    PIXEL_SURVIVAL_16,
-    MEDIAN_TRAJECTORY_ERROR,
+
+
+@scores(
+    "Tracks", DELTA_AVG, OCCLUSION_ACCURACY, AVERAGE_JACCARD, PIXEL_SURVIVAL, PIXEL_SURVIVAL_16, MEDIAN_TRAJECTORY_ERROR
 )
-"""Metrics of this module, in the order of reports."""
-
-
 def pixel_track_scores(prediction: Scene, truth: Scene) -> tuple[Score, ...]:
     """Score the predicted tracks after projection into the frames.
 
@@ -83,7 +63,7 @@ def pixel_track_scores(prediction: Scene, truth: Scene) -> tuple[Score, ...]:
         truth: True scene.
 
     Returns:
-        The scores of `PIXEL_TRACK_METRICS`, in their order; empty if the truth has no tracks.
+        The scores of `pixel_track_scores.metrics`, in their order; empty if the truth has no tracks.
     """
     if truth.tracks is None:
         return ()
@@ -91,13 +71,13 @@ def pixel_track_scores(prediction: Scene, truth: Scene) -> tuple[Score, ...]:
     errors, has_position = pixel_errors(pairs, truth.size)
     is_counted = pairs.is_known & is_after_anchor(pairs.anchors, len(pairs.true))
     has_error = is_counted & has_position
-    scores = (
+    found = (
         *_visibility_scores(pairs, errors, is_counted, has_error & pairs.true_visibility),
         *_error_scores(pairs, errors, has_error),
     )
     if prediction.tracks is not None:
-        return scores
-    return tuple(undefined(score.metric, score.total, NO_TRACKS) for score in scores)
+        return found
+    return tuple(undefined(score.metric, score.total, NO_TRACKS) for score in found)
 
 
 def pixel_errors(

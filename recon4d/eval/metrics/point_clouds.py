@@ -140,19 +140,6 @@ def accuracy_and_completeness(predicted: Float[Tensor, "n 3"], true: Float[Tenso
     )
 
 
-def chamfer(predicted: Float[Tensor, "n 3"], true: Float[Tensor, "m 3"]) -> float:
-    """Compute the Chamfer distance.
-
-    Args:
-        predicted: Predicted points.
-        true: True points.
-
-    Returns:
-        Mean of accuracy and completeness in the unit of the clouds; infinite if either cloud is empty.
-    """
-    return accuracy_and_completeness(predicted, true).chamfer
-
-
 def f_score(predicted: Float[Tensor, "n 3"], true: Float[Tensor, "m 3"], threshold: float) -> float:
     """Compute the F-score of Tanks and Temples (Knapitsch et al. 2017).
 

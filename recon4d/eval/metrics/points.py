@@ -13,13 +13,8 @@ from torch import Tensor
 
 from recon4d.eval.alignment.similarity import Alignment, align_sim3, corresponding_points
 from recon4d.eval.metrics.cameras import median_depth
-from recon4d.eval.metrics.point_clouds import (
-    accuracy_and_completeness,
-    f_score,
-    normal_consistency,
-    subsample,
-)
-from recon4d.eval.metrics.score import Metric, Score, undefined
+from recon4d.eval.metrics.point_clouds import accuracy_and_completeness, f_score, normal_consistency, subsample
+from recon4d.eval.metrics.score import Metric, Score, length, scores, share, undefined
 from recon4d.eval.metrics.units import length_score
 from recon4d.eval.pairing import is_registered
 from recon4d.geometry import transform_points
@@ -39,66 +34,9 @@ ALIGNED_BY = "sim3"
 _CLOUDS = f"on clouds of all known points, each subsampled to {CLOUD_SIZE} points with a fixed seed"
 _ALIGNED = "after Sim(3) alignment of the corresponding points of the clip"
 
-POINT_METRICS: tuple[Metric, ...] = (
-    Metric("point_epe", "m", "lower", f"Mean distance of corresponding points of the point maps {_ALIGNED}."),
-    Metric(
-        "point_epe_relative",
-        "ratio",
-        "lower",
-        "Mean distance of corresponding points (point_epe) divided by the median distance of true points from the "
-        "first true camera.",
-    ),
-    Metric(
-        "accuracy",
-        "m",
-        "lower",
-        f"Mean distance from predicted points to the nearest true point {_ALIGNED}, {_CLOUDS}.",
-    ),
-    Metric(
-        "completeness",
-        "m",
-        "lower",
-        f"Mean distance from true points to the nearest predicted point {_ALIGNED}, {_CLOUDS}.",
-    ),
-    Metric("chamfer", "m", "lower", f"Mean of accuracy and completeness, {_CLOUDS}."),
-    Metric(
-        "f_score",
-        "share",
-        "higher",
-        f"Harmonic mean of precision and recall: shares of predicted and of true points closer to the other cloud than "
-        f"{F_SCORE_SHARE:.0%} of the median true depth (of the median distance from the first true camera if no depth "
-        f"is known) {_ALIGNED}, {_CLOUDS}.",
-        worst=0.0,
-    ),
-    Metric(
-        "normal_consistency",
-        "ratio",
-        "higher",
-        f"Mean |cosine| between the normals of a point and of its nearest neighbor in the other cloud, averaged over "
-        f"both directions, with normals from the 30 nearest points, {_CLOUDS}.",
-    ),
-    Metric(
-        "points_from_depth_epe",
-        "m",
-        "lower",
-        "Mean distance of corresponding points, with predicted points from depth and cameras, after Sim(3) alignment "
-        "of these points.",
-    ),
-)
-"""Metrics of this module, in the order of reports."""
 
-
-def mean_distance(predicted: Float[Tensor, "n 3"], true: Float[Tensor, "n 3"], alignment: Alignment) -> float:
-    """Compute the mean distance of corresponding points after alignment.
-
-    Args:
-        predicted: Predicted points.
-        true: True points in the same order.
-        alignment: Alignment of the prediction with the truth.
-
-    Returns:
-        Mean distance in the unit of the truth; NaN without points.
-    """
+def _mean_distance(predicted: Float[Tensor, "n 3"], true: Float[Tensor, "n 3"], alignment: Alignment) -> float:
+    """Return the mean distance of corresponding points after alignment, in the unit of the truth; NaN without any."""
     aligned = transform_points(alignment.truth_from_prediction.to(predicted), predicted)
     return float((aligned - true).norm(dim=-1).double().mean())
 
@@ -146,6 +84,39 @@ def subsample_map(
     return subsample(points.reshape(-1, 3), CLOUD_SIZE, SEED, is_known.reshape(-1)).double()
 
 
+@scores(
+    "Points",
+    length("point_epe", f"Mean distance of corresponding points of the point maps {_ALIGNED}.", is_headline=True),
+    Metric(
+        "point_epe_relative",
+        "ratio",
+        "lower",
+        "Mean distance of corresponding points (point_epe) divided by the median distance of true points from the "
+        "first true camera.",
+    ),
+    length("accuracy", f"Mean distance from predicted points to the nearest true point {_ALIGNED}, {_CLOUDS}."),
+    length("completeness", f"Mean distance from true points to the nearest predicted point {_ALIGNED}, {_CLOUDS}."),
+    length("chamfer", f"Mean of accuracy and completeness, {_CLOUDS}."),
+    share(
+        "f_score",
+        f"Harmonic mean of precision and recall: shares of predicted and of true points closer to the other cloud than "
+        f"{F_SCORE_SHARE:.0%} of the median true depth (of the median distance from the first true camera if no depth "
+        f"is known) {_ALIGNED}, {_CLOUDS}.",
+    ),
+    Metric(
+        "normal_consistency",
+        "ratio",
+        "higher",
+        f"Mean |cosine| between the normals of a point and of its nearest neighbor in the other cloud, averaged over "
+        f"both directions, with normals from the 30 nearest points, {_CLOUDS}.",
+    ),
+    length(
+        "points_from_depth_epe",
+        "Mean distance of corresponding points, with predicted points from depth and cameras, after Sim(3) alignment "
+        "of these points.",
+    ),
+    skips="pixels",
+)
 def point_scores(prediction: Scene, truth: Scene) -> tuple[Score, ...]:
     """Score the predicted point maps.
 
@@ -154,7 +125,7 @@ def point_scores(prediction: Scene, truth: Scene) -> tuple[Score, ...]:
         truth: True scene.
 
     Returns:
-        The scores of `POINT_METRICS`, in their order; empty if the truth has no known points.
+        The scores of `point_scores.metrics`, in their order; empty if the truth has no known points.
     """
     total = int((truth.point_confidence > 0).sum())
     if not total:
@@ -171,10 +142,10 @@ def _map_scores(prediction: Scene, truth: Scene, total: int) -> tuple[Score, ...
             Score(metric.name, 0.0, 0, total, ALIGNED_BY, note)
             if metric.name == "f_score"
             else undefined(metric.name, total, note, ALIGNED_BY)
-            for metric in POINT_METRICS[:-1]
+            for metric in point_scores.metrics[:-1]
         )
     alignment = align_sim3(predicted, true)
-    error = mean_distance(predicted, true, alignment)
+    error = _mean_distance(predicted, true, alignment)
     epe = length_score(Score("point_epe", error, len(true), total, ALIGNED_BY), truth)
     return (epe, _relative_score(error, len(true), total, truth), *_cloud_scores(prediction, truth, alignment, total))
 
@@ -203,10 +174,10 @@ def _cloud_scores(prediction: Scene, truth: Scene, alignment: Alignment, total: 
 
 def _f_score(predicted: Tensor, true: Tensor, total: int, truth: Scene) -> Score:
     depth = median_depth(truth)
-    length = depth if math.isfinite(depth) else median_distance_to_first_camera(truth)
-    if not length > 0:
+    distance = depth if math.isfinite(depth) else median_distance_to_first_camera(truth)
+    if not distance > 0:
         return undefined("f_score", total, "the truth has neither known depth nor a known camera", ALIGNED_BY)
-    value = f_score(predicted, true, F_SCORE_SHARE * length)
+    value = f_score(predicted, true, F_SCORE_SHARE * distance)
     return Score("f_score", value, len(true), total, ALIGNED_BY)
 
 
@@ -215,7 +186,7 @@ def _score_from_depth(prediction: Scene, truth: Scene, total: int) -> Score:
     predicted, true = prediction.points_from_depth[is_known].double(), truth.points[is_known].double()
     if len(true) < MIN_POINTS:
         return undefined("points_from_depth_epe", total, _too_few_points(len(true)), ALIGNED_BY)
-    error = mean_distance(predicted, true, align_sim3(predicted, true))
+    error = _mean_distance(predicted, true, align_sim3(predicted, true))
     return length_score(Score("points_from_depth_epe", error, len(true), total, ALIGNED_BY), truth)
 
 

@@ -11,13 +11,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from recon4d.eval.alignment.similarity import (
-    Alignment,
-    align_scale,
-    align_scale_by_ratios,
-    align_sim3,
-)
-from recon4d.eval.metrics.score import Metric, Score, undefined
+from recon4d.eval.alignment.similarity import Alignment, align_scale, align_scale_by_ratios, align_sim3
+from recon4d.eval.metrics.score import Metric, Score, length, scores, share, undefined
 from recon4d.eval.metrics.track_pairs import TrackPairs, track_pairs
 from recon4d.eval.metrics.units import meters_of
 from recon4d.geometry import transform_points
@@ -54,15 +49,21 @@ _MISSING = "Missing points count as errors."
 _DYNAMIC = f"over points displaced by more than {MIN_DISPLACEMENT_SHARE:.0%} of their depth at the anchor"
 _UNIT_OF_DEPTH = f"median depth / {MEDIAN_DEPTH:g}"
 
-APD3D = Metric("apd3d", "share", "higher", f"{_APD}, {_SCALE}. {_MISSING}", worst=0.0)
-EPE = Metric("epe", "m", "lower", f"{_EPE}, {_SCALE}.")
-APD3D_SIM3 = Metric("apd3d_sim3", "share", "higher", f"{_APD}, {_SIM3}. {_MISSING}", worst=0.0)
-EPE_SIM3 = Metric("epe_sim3", "m", "lower", f"{_EPE}, {_SIM3}.")
-APD3D_RATIOS = Metric("apd3d_median_of_ratios", "share", "higher", f"{_APD}, {_RATIOS}. {_MISSING}", worst=0.0)
-APD3D_MOVING = Metric("apd3d_moving", "share", "higher", f"{_APD}, {_SCALE}, {_DYNAMIC}. {_MISSING}", worst=0.0)
-EPE_MOVING = Metric("epe_moving", "m", "lower", f"{_EPE}, {_SCALE}, {_DYNAMIC}.")
+APD3D = share("apd3d", f"{_APD}, {_SCALE}. {_MISSING}", is_track_headline=True)
+EPE = length("epe", f"{_EPE}, {_SCALE}.", is_headline=True, is_track_headline=True, skips="points")
+APD3D_SIM3 = share("apd3d_sim3", f"{_APD}, {_SIM3}. {_MISSING}", is_track_headline=True)
+EPE_SIM3 = length("epe_sim3", f"{_EPE}, {_SIM3}.", is_track_headline=True, skips="points")
+APD3D_RATIOS = share("apd3d_median_of_ratios", f"{_APD}, {_RATIOS}. {_MISSING}")
+APD3D_MOVING = share("apd3d_moving", f"{_APD}, {_SCALE}, {_DYNAMIC}. {_MISSING}")
+EPE_MOVING = length("epe_moving", f"{_EPE}, {_SCALE}, {_DYNAMIC}.", skips="points")
 MOVING_EPE = Metric(
-    "moving_epe", _UNIT_OF_DEPTH, "lower", f"{_EPE}, {_SCALE}, {_DYNAMIC}, pooled over clips.", is_pooled=True
+    "moving_epe",
+    _UNIT_OF_DEPTH,
+    "lower",
+    f"{_EPE}, {_SCALE}, {_DYNAMIC}, pooled over clips.",
+    is_pooled=True,
+    is_headline=True,
+    skips="points",
 )
 STATIC_ORACLE = Metric(
     "static_oracle_moving_epe",
@@ -70,30 +71,26 @@ STATIC_ORACLE = Metric(
     "neither",
     f"Value of moving_epe if every point stays at its true position at the anchor, {_DYNAMIC}, pooled over clips.",
     is_pooled=True,
+    skips="points",
 )
-SURVIVAL = Metric(
+SURVIVAL = share(
     "survival",
-    "share",
-    "higher",
     f"Mean over tracks of the share of later frames before the error first exceeds {SURVIVAL_METERS:g} m, {_SCALE}.",
-    worst=0.0,
 )
-VISIBILITY = Metric(
+VISIBILITY = share(
     "visibility_accuracy",
-    "share",
-    "higher",
     f"Share of points at times other than the anchor's whose visibility (threshold 0.5) is correct. {_MISSING}",
-    worst=0.0,
+    is_headline=True,
 )
-AJ = Metric(
+AJ = share(
     "aj",
-    "share",
-    "higher",
     "Jaccard index of visible points (TAP-Vid, Doersch et al. 2022) within 0.1, 0.3, 0.5 and 1 m, averaged over the "
     f"thresholds, {_SCALE}.",
-    worst=0.0,
 )
-TRACK_METRICS = (
+
+
+@scores(
+    "Tracks",
     APD3D,
     EPE,
     APD3D_SIM3,
@@ -107,9 +104,6 @@ TRACK_METRICS = (
     VISIBILITY,
     AJ,
 )
-"""Metrics of this module, in the order of reports."""
-
-
 def track_scores(prediction: Scene, truth: Scene) -> tuple[Score, ...]:
     """Score the predicted tracks in space.
 
@@ -118,20 +112,20 @@ def track_scores(prediction: Scene, truth: Scene) -> tuple[Score, ...]:
         truth: True scene.
 
     Returns:
-        The scores of `TRACK_METRICS`, in their order; empty if the truth has no tracks. Without predicted tracks all
-        are undefined except the static oracle, which depends only on the truth.
+        The scores of `track_scores.metrics`, in their order; empty if the truth has no tracks. Without predicted tracks
+        all are undefined except the static oracle, which depends only on the truth.
     """
     if truth.tracks is None:
         return ()
     pairs = track_pairs(prediction, truth)
     if not len(pairs.anchors):
-        return tuple(undefined(metric.name, 0, NO_QUERIES) for metric in TRACK_METRICS)
-    scores = (*_distance_scores(pairs, truth), *_motion_scores(pairs, truth), *_visibility_scores(pairs, truth))
+        return tuple(undefined(metric.name, 0, NO_QUERIES) for metric in track_scores.metrics)
+    found = (*_distance_scores(pairs, truth), *_motion_scores(pairs, truth), *_visibility_scores(pairs, truth))
     if prediction.tracks is not None:
-        return scores
+        return found
     return tuple(
         score if score.metric == STATIC_ORACLE.name else undefined(score.metric, score.total, NO_TRACKS)
-        for score in scores
+        for score in found
     )
 
 

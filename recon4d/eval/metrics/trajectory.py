@@ -13,15 +13,10 @@ from torch import Tensor
 
 from recon4d.eval.alignment.similarity import Alignment, align_sim3
 from recon4d.eval.metrics.cameras import MIN_BASELINE, median_depth
-from recon4d.eval.metrics.score import Metric, Score, undefined
+from recon4d.eval.metrics.score import Metric, Score, length, scores, undefined
 from recon4d.eval.metrics.units import length_score
 from recon4d.eval.pairing import is_registered
-from recon4d.geometry import (
-    invert,
-    rotation_angle,
-    transform_cameras,
-    transform_points,
-)
+from recon4d.geometry import invert, rotation_angle, transform_cameras, transform_points
 from recon4d.records import Scene
 
 MIN_FRAMES = 3
@@ -30,38 +25,6 @@ STATIC_CAMERA_SHARE = 1e-6
 """Largest distance between the centers of a static camera, as a share of the median true depth. Hand-tuned."""
 ALIGNED_BY = "sim3 of cameras"
 """Name of the alignment in scores."""
-
-TRAJECTORY_METRICS: tuple[Metric, ...] = (
-    Metric(
-        "ate",
-        "m",
-        "lower",
-        "Absolute trajectory error over registered frames: root mean square distance of the camera centers after "
-        "Sim(3) alignment.",
-    ),
-    Metric("ate_of_path", "ratio", "lower", "Absolute trajectory error (ate) divided by the length of the true path."),
-    Metric(
-        "ate_all",
-        "m",
-        "lower",
-        "Absolute trajectory error over all frames: an unregistered frame takes the camera of the nearest registered "
-        "one (the earlier of two).",
-    ),
-    Metric(
-        "rpe_translation",
-        "m",
-        "lower",
-        "Relative pose error between consecutive registered frames: root mean square translation error after the "
-        "Sim(3) alignment of ate.",
-    ),
-    Metric(
-        "rpe_rotation",
-        "degree",
-        "lower",
-        "Relative pose error between consecutive registered frames: root mean square rotation error.",
-    ),
-)
-"""Metrics of this module, in the order of reports."""
 
 
 @dataclass(frozen=True)
@@ -174,6 +137,33 @@ def has_static_camera(truth: Scene) -> bool:
     return largest < (STATIC_CAMERA_SHARE * depth if math.isfinite(depth) else MIN_BASELINE)
 
 
+@scores(
+    "Cameras",
+    length(
+        "ate",
+        "Absolute trajectory error over registered frames: root mean square distance of the camera centers after "
+        "Sim(3) alignment.",
+        is_headline=True,
+    ),
+    Metric("ate_of_path", "ratio", "lower", "Absolute trajectory error (ate) divided by the length of the true path."),
+    length(
+        "ate_all",
+        "Absolute trajectory error over all frames: an unregistered frame takes the camera of the nearest registered "
+        "one (the earlier of two).",
+    ),
+    length(
+        "rpe_translation",
+        "Relative pose error between consecutive registered frames: root mean square translation error after the "
+        "Sim(3) alignment of ate.",
+    ),
+    Metric(
+        "rpe_rotation",
+        "degree",
+        "lower",
+        "Relative pose error between consecutive registered frames: root mean square rotation error.",
+    ),
+    skips="frames",
+)
 def trajectory_scores(prediction: Scene, truth: Scene) -> tuple[Score, ...]:
     """Score the predicted camera trajectory.
 
@@ -182,8 +172,8 @@ def trajectory_scores(prediction: Scene, truth: Scene) -> tuple[Score, ...]:
         truth: True scene.
 
     Returns:
-        The scores of `TRAJECTORY_METRICS`, in their order; empty if the truth has no known camera. All are undefined
-        with fewer than three registered frames or a static true camera.
+        The scores of `trajectory_scores.metrics`, in their order; empty if the truth has no known camera. All are
+        undefined with fewer than three registered frames or a static true camera.
     """
     is_known = is_registered(truth)
     total = int(is_known.sum())
@@ -197,16 +187,16 @@ def trajectory_scores(prediction: Scene, truth: Scene) -> tuple[Score, ...]:
     elif has_static_camera(truth):
         reason = "the true camera is static"
     if reason:
-        return tuple(undefined(metric.name, total, reason, ALIGNED_BY) for metric in TRAJECTORY_METRICS)
+        return tuple(undefined(metric.name, total, reason, ALIGNED_BY) for metric in trajectory_scores.metrics)
 
     predicted, true = prediction.cameras.world_from_cam, truth.cameras.world_from_cam
     error = trajectory_error(predicted[is_used], true[is_used])
-    length = path_length(truth.cameras.centers[is_known])
+    path = path_length(truth.cameras.centers[is_known])
     filled = predicted[nearest_registered(is_registered(prediction))]
     error_of_all = trajectory_error(filled[is_known], true[is_known])
     return (
         length_score(Score("ate", error, count, total, ALIGNED_BY), truth),
-        Score("ate_of_path", error / length, count, total, ALIGNED_BY),
+        Score("ate_of_path", error / path, count, total, ALIGNED_BY),
         length_score(Score("ate_all", error_of_all, total, total, ALIGNED_BY), truth),
         *_step_scores(prediction, truth),
     )

@@ -27,7 +27,7 @@ from recon4d.eval.metrics.point_clouds import (
     align_icp,
     normal_consistency,
 )
-from recon4d.eval.metrics.score import Metric, Score, undefined
+from recon4d.eval.metrics.score import Metric, Score, length, scores, undefined
 from recon4d.eval.metrics.units import length_score
 from recon4d.eval.pairing import is_registered
 from recon4d.geometry import transform_points
@@ -41,37 +41,6 @@ ALIGNED_BY = "median z-shift and scale, ICP"
 
 _CLOUDS = "in the central 224 x 224 pixels of the maps, after median z-shift, median scale and ICP (DUSt3R, CUT3R)"
 _COSINE = "|cosine| between the normals of nearest neighbors"
-
-MULTIVIEW_POINT_METRICS: tuple[Metric, ...] = (
-    Metric(
-        "multiview_accuracy", "m", "lower", f"Mean distance from predicted points to the nearest true point {_CLOUDS}."
-    ),
-    Metric(
-        "multiview_accuracy_median",
-        "m",
-        "lower",
-        f"Median distance from predicted points to the nearest true point {_CLOUDS}.",
-    ),
-    Metric(
-        "multiview_completeness",
-        "m",
-        "lower",
-        f"Mean distance from true points to the nearest predicted point {_CLOUDS}.",
-    ),
-    Metric(
-        "multiview_completeness_median",
-        "m",
-        "lower",
-        f"Median distance from true points to the nearest predicted point {_CLOUDS}.",
-    ),
-    Metric("multiview_nc1", "ratio", "higher", f"Mean {_COSINE}, over predicted points {_CLOUDS}."),
-    Metric("multiview_nc1_median", "ratio", "higher", f"Median {_COSINE}, over predicted points {_CLOUDS}."),
-    Metric("multiview_nc2", "ratio", "higher", f"Mean {_COSINE}, over true points {_CLOUDS}."),
-    Metric("multiview_nc2_median", "ratio", "higher", f"Median {_COSINE}, over true points {_CLOUDS}."),
-    Metric("multiview_nc", "ratio", "higher", "Mean of multiview_nc1 and multiview_nc2."),
-    Metric("multiview_nc_median", "ratio", "higher", "Mean of multiview_nc1_median and multiview_nc2_median."),
-)
-"""Metrics of this protocol, in the order of reports."""
 
 
 @dataclass(frozen=True)
@@ -123,9 +92,7 @@ def shift_and_scale(predicted: Float[Tensor, "n 3"], true: Float[Tensor, "n 3"])
             f"the clouds have median extents of {extent:g} (predicted) and {true_extent:g} (true); both must be above 0"
         )
     return ShiftAndScale(
-        predicted_z=float(predicted[:, 2].median()),
-        true_z=float(true[:, 2].median()),
-        scale=true_extent / extent,
+        predicted_z=float(predicted[:, 2].median()), true_z=float(true[:, 2].median()), scale=true_extent / extent
     )
 
 
@@ -146,6 +113,22 @@ def is_in_center(height: int, width: int) -> Bool[Tensor, "height width"]:
     return inside
 
 
+@scores(
+    "Published protocols",
+    length("multiview_accuracy", f"Mean distance from predicted points to the nearest true point {_CLOUDS}."),
+    length("multiview_accuracy_median", f"Median distance from predicted points to the nearest true point {_CLOUDS}."),
+    length("multiview_completeness", f"Mean distance from true points to the nearest predicted point {_CLOUDS}."),
+    length(
+        "multiview_completeness_median", f"Median distance from true points to the nearest predicted point {_CLOUDS}."
+    ),
+    Metric("multiview_nc1", "ratio", "higher", f"Mean {_COSINE}, over predicted points {_CLOUDS}."),
+    Metric("multiview_nc1_median", "ratio", "higher", f"Median {_COSINE}, over predicted points {_CLOUDS}."),
+    Metric("multiview_nc2", "ratio", "higher", f"Mean {_COSINE}, over true points {_CLOUDS}."),
+    Metric("multiview_nc2_median", "ratio", "higher", f"Median {_COSINE}, over true points {_CLOUDS}."),
+    Metric("multiview_nc", "ratio", "higher", "Mean of multiview_nc1 and multiview_nc2."),
+    Metric("multiview_nc_median", "ratio", "higher", "Mean of multiview_nc1_median and multiview_nc2_median."),
+    protocol="multiview-points",
+)
 def multiview_point_scores(prediction: Scene, truth: Scene, icp_distance: float = 0.1) -> tuple[Score, ...]:
     """Score the predicted point maps by the published multi-view protocol.
 
@@ -156,7 +139,7 @@ def multiview_point_scores(prediction: Scene, truth: Scene, icp_distance: float 
             are 0.1 meters and, for DTU, 100 millimeters.
 
     Returns:
-        The scores of `MULTIVIEW_POINT_METRICS`, in their order; empty if the truth has no known points.
+        The scores of `multiview_point_scores.metrics`, in their order; empty if the truth has no known points.
     """
     is_true = truth.point_confidence > 0
     center = is_in_center(*truth.size).to(is_true.device)
@@ -201,11 +184,11 @@ def _cloud_scores(predicted: Tensor, true: Tensor, truth: Scene) -> tuple[Score,
         (consistency.mean, m),
         (median, m),
     )
-    scores = []
-    for metric, (value, count) in zip(MULTIVIEW_POINT_METRICS, values, strict=True):
+    found = []
+    for metric, (value, count) in zip(multiview_point_scores.metrics, values, strict=True):
         score = Score(metric.name, value, count, m, ALIGNED_BY)
-        scores.append(length_score(score, truth) if metric.unit == "m" else score)
-    return tuple(scores)
+        found.append(length_score(score, truth) if metric.unit == "m" else score)
+    return tuple(found)
 
 
 def _in_first_camera(scene: Scene) -> Tensor:
@@ -218,4 +201,4 @@ def _median_extent(points: Tensor) -> float:
 
 
 def _undefined(total: int, note: str) -> tuple[Score, ...]:
-    return tuple(undefined(metric.name, total, note, ALIGNED_BY) for metric in MULTIVIEW_POINT_METRICS)
+    return tuple(undefined(metric.name, total, note, ALIGNED_BY) for metric in multiview_point_scores.metrics)

@@ -10,14 +10,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from recon4d.eval.metrics.score import Metric, Score, undefined
+from recon4d.eval.metrics.score import Metric, Score, scores, share, undefined
 from recon4d.eval.metrics.track_pairs import TrackPairs, points_in_cameras, track_pairs
-from recon4d.eval.metrics.tracks import (
-    NO_QUERIES,
-    NO_TRACKS,
-    NO_UNIT,
-    jaccard,
-)
+from recon4d.eval.metrics.tracks import NO_QUERIES, NO_TRACKS, NO_UNIT, jaccard
 from recon4d.eval.metrics.units import meters_of
 from recon4d.eval.protocols.worldtrack import median_of_columns
 from recon4d.records import Scene
@@ -40,11 +35,9 @@ _LENGTHS = "0.01, 0.04, 0.16, 0.64 and 2.56 m"
 def _pair_of_metrics(suffix: str, thresholds: str, scale: str) -> tuple[Metric, Metric]:
     """Define APD and AJ for one alignment and one kind of threshold."""
     points = f"points with an error below {thresholds}, averaged over the thresholds, {scale}"
-    apd = f"TAPVid-3D: share of visible true {points}."
-    aj = f"TAPVid-3D: Jaccard index of visible {points}."
     return (
-        Metric(f"tapvid3d_apd{suffix}", "share", "higher", apd, worst=0.0),
-        Metric(f"tapvid3d_aj{suffix}", "share", "higher", aj, worst=0.0),
+        share(f"tapvid3d_apd{suffix}", f"TAPVid-3D: share of visible true {points}."),
+        share(f"tapvid3d_aj{suffix}", f"TAPVid-3D: Jaccard index of visible {points}."),
     )
 
 
@@ -54,17 +47,13 @@ PER_TRAJECTORY = _pair_of_metrics(
 )
 UNSCALED = _pair_of_metrics("_none", _WIDTHS, "in the metric scale of the prediction")
 FIXED = _pair_of_metrics("_fixed", _LENGTHS, "after one median scale over points visible in both scenes")
-OCCLUSION = Metric(
+OCCLUSION = share(
     "tapvid3d_oa",
-    "share",
-    "higher",
     "TAPVid-3D: share of points whose visibility (threshold 0.5) is correct. Missing points count as errors.",
-    worst=0.0,
 )
-TAPVID3D_METRICS = (*MEDIAN, OCCLUSION, *PER_TRAJECTORY, *UNSCALED, *FIXED)
-"""Metrics of this protocol, in the order of reports."""
 
 
+@scores("Published protocols", *(*MEDIAN, OCCLUSION, *PER_TRAJECTORY, *UNSCALED, *FIXED), protocol="tapvid3d")
 def tapvid3d_scores(prediction: Scene, truth: Scene) -> tuple[Score, ...]:
     """Score the predicted tracks by the TAPVid-3D protocol.
 
@@ -76,17 +65,17 @@ def tapvid3d_scores(prediction: Scene, truth: Scene) -> tuple[Score, ...]:
         truth: True scene.
 
     Returns:
-        The scores of `TAPVID3D_METRICS`, in their order; empty if the truth has no tracks.
+        The scores of `tapvid3d_scores.metrics`, in their order; empty if the truth has no tracks.
     """
     if truth.tracks is None:
         return ()
     pairs = track_pairs(prediction, truth)
     if not len(pairs.anchors):
-        return tuple(undefined(metric.name, 0, NO_QUERIES) for metric in TAPVID3D_METRICS)
-    scores = (*_pixel_scores(pairs, prediction, truth), *_fixed_scores(pairs, truth))
+        return tuple(undefined(metric.name, 0, NO_QUERIES) for metric in tapvid3d_scores.metrics)
+    found = (*_pixel_scores(pairs, prediction, truth), *_fixed_scores(pairs, truth))
     if prediction.tracks is not None:
-        return scores
-    return tuple(undefined(score.metric, score.total, NO_TRACKS) for score in scores)
+        return found
+    return tuple(undefined(score.metric, score.total, NO_TRACKS) for score in found)
 
 
 def median_scale(

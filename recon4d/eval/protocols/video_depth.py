@@ -11,13 +11,8 @@ import math
 from torch import Tensor
 
 from recon4d.eval.alignment.depth import DepthAlignment, l1_scale_and_shift_by_adam, l1_scale_weiszfeld
-from recon4d.eval.metrics.depth import (
-    relative_error,
-    root_mean_square,
-    threshold_accuracy,
-    valid_depths,
-)
-from recon4d.eval.metrics.score import Metric, Score, undefined
+from recon4d.eval.metrics.depth import relative_error, root_mean_square, threshold_accuracy, valid_depths
+from recon4d.eval.metrics.score import Metric, Score, length, scores, share, undefined
 from recon4d.eval.metrics.units import unit_of
 from recon4d.records import Scene
 
@@ -28,18 +23,16 @@ _SCALE = "after one scale per sequence from ten Weiszfeld iterations (MonST3R, C
 _SCALE_SHIFT = "after one scale and shift per sequence from 1000 steps of Adam (MonST3R, CUT3R)"
 _RATIO = f"Share of max(P / G, G / P) < 1.25, with P clamped to at least {MIN_DEPTH:g},"
 
-VIDEO_DEPTH_METRICS: tuple[Metric, ...] = (
+
+@scores(
+    "Published protocols",
     Metric("video_depth_abs_rel_scale", "ratio", "lower", f"Mean of |P - G| / G {_SCALE}.", is_pooled=True),
-    Metric("video_depth_delta_1_scale", "share", "higher", f"{_RATIO} {_SCALE}.", worst=0.0, is_pooled=True),
-    Metric("video_depth_rmse_scale", "m", "lower", f"Root mean square of P - G {_SCALE}.", is_pooled=True),
+    share("video_depth_delta_1_scale", f"{_RATIO} {_SCALE}.", is_pooled=True),
+    length("video_depth_rmse_scale", f"Root mean square of P - G {_SCALE}.", is_pooled=True),
     Metric("video_depth_abs_rel_scale_shift", "ratio", "lower", f"Mean of |P - G| / G {_SCALE_SHIFT}.", is_pooled=True),
-    Metric(
-        "video_depth_delta_1_scale_shift", "share", "higher", f"{_RATIO} {_SCALE_SHIFT}.", worst=0.0, is_pooled=True
-    ),
+    share("video_depth_delta_1_scale_shift", f"{_RATIO} {_SCALE_SHIFT}.", is_pooled=True),
+    protocol="video-depth",
 )
-"""Metrics of this protocol, in the order of reports."""
-
-
 def video_depth_scores(prediction: Scene, truth: Scene, max_depth: float | None) -> tuple[Score, ...]:
     """Score the predicted depth by the published video depth protocol.
 
@@ -54,7 +47,7 @@ def video_depth_scores(prediction: Scene, truth: Scene, max_depth: float | None)
             bound. The published values are 70 for Sintel and Bonn and None for KITTI.
 
     Returns:
-        The scores of `VIDEO_DEPTH_METRICS`, in their order; empty if no pixel counts.
+        The scores of `video_depth_scores.metrics`, in their order; empty if no pixel counts.
 
     Raises:
         ValueError: If `max_depth` is not above 0, or if known depths of the truth are not finite and above 0.
@@ -69,7 +62,7 @@ def video_depth_scores(prediction: Scene, truth: Scene, max_depth: float | None)
     total, count = int(is_true.sum()), int(is_known.sum())
     if not total:
         return ()
-    names = [metric.name for metric in VIDEO_DEPTH_METRICS]
+    names = [metric.name for metric in video_depth_scores.metrics]
     if not count:
         note = "the prediction has no depth at pixels with known true depth"
         return tuple(undefined(name, total, note) for name in names)

@@ -7,20 +7,16 @@ Over all points it equals `worldtrack_apd3d_global` and `worldtrack_epe_global`,
 reported.
 """
 
+from typing import Any
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from recon4d.eval.alignment.similarity import MIN_NORM, Alignment
-from recon4d.eval.metrics.score import Metric, Score, undefined
+from recon4d.eval.metrics.score import Metric, Score, length, scores, share, undefined
 from recon4d.eval.metrics.track_pairs import TrackPairs, track_pairs
-from recon4d.eval.metrics.tracks import (
-    NO_TRACKS,
-    NO_UNIT,
-    aligned_errors,
-    distance_score,
-    share_score,
-)
+from recon4d.eval.metrics.tracks import NO_TRACKS, NO_UNIT, aligned_errors, distance_score, share_score
 from recon4d.eval.metrics.units import meters_of
 from recon4d.geometry import similarity
 from recon4d.records import Scene
@@ -35,24 +31,31 @@ NOTHING_DYNAMIC = f"no true path is longer than {MIN_PATH_METERS:g} m"
 """Note of scores of dynamic points if there are none."""
 
 
-def _pair_of_metrics(kind: str, alignment: str, over: str = "all points") -> tuple[Metric, Metric]:
+def _pair_of_metrics(kind: str, alignment: str, over: str = "all points", **options: Any) -> tuple[Metric, Metric]:
     """Define APD3D and EPE for one alignment; `kind` is the rest of their names, with * in place of apd3d or epe."""
-    share = (
-        f"WorldTrack: share of {over} within 0.1, 0.3, 0.5 and 1 m of the truth, averaged over the thresholds, "
-        f"{alignment}. Missing points count as errors."
-    )
-    distance = f"WorldTrack: mean distance of {over} to the truth, {alignment}. Missing points are skipped."
     return (
-        Metric("worldtrack_" + kind.replace("*", "apd3d"), "share", "higher", share, worst=0.0),
-        Metric("worldtrack_" + kind.replace("*", "epe"), "m", "lower", distance),
+        share(
+            "worldtrack_" + kind.replace("*", "apd3d"),
+            f"WorldTrack: share of {over} within 0.1, 0.3, 0.5 and 1 m of the truth, averaged over the thresholds, "
+            f"{alignment}. Missing points count as errors.",
+            **options,
+        ),
+        length(
+            "worldtrack_" + kind.replace("*", "epe"),
+            f"WorldTrack: mean distance of {over} to the truth, {alignment}. Missing points are skipped.",
+            skips="points",
+            **options,
+        ),
     )
 
 
 _DYNAMIC = f"dynamic points (path longer than {MIN_PATH_METERS:g} m)"
 _FILTERED = f"dynamic points (median-filtered path longer than {MIN_PATH_METERS:g} m)"
-GLOBAL = _pair_of_metrics("*_global", "after one median scale per clip")
+GLOBAL = _pair_of_metrics("*_global", "after one median scale per clip", is_track_headline=True)
 PER_TRAJECTORY = _pair_of_metrics("*_per_traj", "after one median scale per track")
-SIM3 = _pair_of_metrics("*_sim3", f"after seeded RANSAC Sim(3) alignment with inliers within {INLIER_METERS:g} m")
+SIM3 = _pair_of_metrics(
+    "*_sim3", f"after seeded RANSAC Sim(3) alignment with inliers within {INLIER_METERS:g} m", is_track_headline=True
+)
 CLOSED = _pair_of_metrics(
     "*_sim3_closed_flawed", "after the published Sim(3) alignment, whose scale is wrong if a reflection fits better"
 )
@@ -60,19 +63,13 @@ REALIGNED = _pair_of_metrics("*_moving_realigned", "after one median scale over 
 V2_MOVING = _pair_of_metrics("v2_*_moving", "after one median scale over all points", _FILTERED)
 V2_VISIBLE = _pair_of_metrics("v2_*_visible", "after one median scale over all points", "visible points")
 V2_MOVING_SIM3 = _pair_of_metrics("v2_*_moving_sim3", "after RANSAC Sim(3) alignment of all points", _FILTERED)
-WORLDTRACK_METRICS = (
-    *GLOBAL,
-    *PER_TRAJECTORY,
-    *SIM3,
-    *CLOSED,
-    *REALIGNED,
-    *V2_MOVING,
-    *V2_VISIBLE,
-    *V2_MOVING_SIM3,
+
+
+@scores(
+    "Published protocols",
+    *(*GLOBAL, *PER_TRAJECTORY, *SIM3, *CLOSED, *REALIGNED, *V2_MOVING, *V2_VISIBLE, *V2_MOVING_SIM3),
+    protocol="worldtrack",
 )
-"""Metrics of this protocol, in the order of reports."""
-
-
 def worldtrack_scores(prediction: Scene, truth: Scene) -> tuple[Score, ...]:
     """Score the predicted tracks by the WorldTrack protocol.
 
@@ -81,8 +78,8 @@ def worldtrack_scores(prediction: Scene, truth: Scene) -> tuple[Score, ...]:
         truth: True scene.
 
     Returns:
-        The scores of `WORLDTRACK_METRICS`, in their order; empty if the truth has no tracks. All are undefined if the
-        length of the truth's unit is unknown, because thresholds are in meters.
+        The scores of `worldtrack_scores.metrics`, in their order; empty if the truth has no tracks. All are undefined
+        if the length of the truth's unit is unknown, because thresholds are in meters.
     """
     if truth.tracks is None:
         return ()
@@ -90,10 +87,10 @@ def worldtrack_scores(prediction: Scene, truth: Scene) -> tuple[Score, ...]:
     pairs = pairs.select_queries((pairs.anchors == 0) & pairs.true_visibility[0])
     meters, total = meters_of(truth), int(pairs.is_known.sum())
     if not total:
-        return tuple(undefined(metric.name, 0, NO_QUERIES) for metric in WORLDTRACK_METRICS)
+        return tuple(undefined(metric.name, 0, NO_QUERIES) for metric in worldtrack_scores.metrics)
     if prediction.tracks is None or not meters:
         note = NO_TRACKS if prediction.tracks is None else NO_UNIT
-        return tuple(undefined(metric.name, total, note) for metric in WORLDTRACK_METRICS)
+        return tuple(undefined(metric.name, total, note) for metric in worldtrack_scores.metrics)
     errors = aligned_errors(pairs, align_by_medians, meters), aligned_errors(pairs, _align_ransac, meters, min_points=3)
     return (*_published(pairs, meters, *errors), *_second_version(pairs, meters, *errors))
 

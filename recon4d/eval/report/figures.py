@@ -1,65 +1,53 @@
-"""Figures of the HTML report as inline SVG: intervals, cumulative distributions over clips, and computing time."""
+"""Figures of the HTML report as inline SVG: intervals, cumulative distributions over clips, and computing time.
 
+Matplotlib draws them in placeholder colors, which become variables of the style sheet, so that figures follow the light
+or dark color scheme of the page.
+"""
+
+import io
 import math
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from html import escape
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from recon4d.eval.report.headline import format_number, method_names
 from recon4d.eval.report.summary import Summary
-from recon4d.eval.scoring import METRICS, SECONDS, ClipResult
+from recon4d.eval.scoring import METRICS, ClipResult
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+    from matplotlib.figure import Figure
 
 NUM_COLORS = 8
 """Number of different colors; further methods repeat them with dashed lines."""
 
-FIGURE_STYLE = """
-:root { --c0: #2f6db5; --c1: #d1601f; --c2: #3a8a5f; --c3: #9a4fa3; --c4: #b0892b; --c5: #c0405a; --c6: #3d97a8;
-  --c7: #7a7f87; }
-@media (prefers-color-scheme: dark) { :root { --c0: #7fb0ec; --c1: #f09a62; --c2: #76c99b; --c3: #cf93d8; --c4: #dcbc66;
-  --c5: #ee8398; --c6: #7fcbd8; --c7: #aab0b8; } }
-svg.chart { width: 100%; height: auto; display: block; overflow: visible; }
-svg.chart text { font-size: 11px; fill: currentColor; opacity: 0.75; }
-svg.chart text.axis { font-size: 12px; }
-svg.chart .grid { stroke: currentColor; opacity: 0.12; }
-svg.chart .curve { fill: none; stroke-width: 2; stroke-linejoin: round; }
-"""
-"""Style sheet shared by all figures of a page, for light and dark color schemes."""
-
-_WIDTH, _HEIGHT = 360, 230
-"""Size of a figure in SVG units."""
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 12, 10, 42
-"""Margins around the plot area in SVG units."""
-_MAX_TICKS = 6
-"""Largest number of labeled ticks of a logarithmic axis."""
+_WIDTH, _HEIGHT = 3.6, 2.3
+"""Size of a figure in inches of 72 SVG units."""
+_LEFT, _RIGHT, _TOP, _BOTTOM = 0.46, 0.12, 0.10, 0.42
+"""Margins around the plot area in inches."""
+_ROW = 0.26
+"""Height of the row of a method in inches."""
+_INK = "#000000"
+"""Placeholder of the text color of the page."""
 
 
-@dataclass(frozen=True)
-class _Axis:
-    """Map from the values `low` to `high` to the coordinates `start` to `end`."""
+def method_swatch(place: int) -> str:
+    """Draw a line in the color of a method, for legends and tables.
 
-    low: float
-    high: float
-    is_log: bool
-    start: float
-    end: float
+    Args:
+        place: Position of the method in the order of methods.
 
-    def coordinate(self, value: float) -> float:
-        """Return the coordinate of a value, clamped to the axis."""
-        low, high, value = (self._scaled(v) for v in (self.low, self.high, min(max(value, self.low), self.high)))
-        return self.start + (self.end - self.start) * (value - low) / (high - low)
-
-    def ticks(self) -> list[float]:
-        """Return a few round values within the axis."""
-        if not self.is_log:
-            return _round_steps(self.low, self.high)
-        decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
-        fine = [f * 10.0**d for d in decades for f in (1, 2, 5)]
-        choices = [fine, *([10.0**d for d in decades if d % every == 0] for every in (1, 2, 4))]
-        inside = [[tick for tick in ticks if self.low <= tick <= self.high] for ticks in choices]
-        return next((ticks for ticks in inside if len(ticks) <= _MAX_TICKS), inside[-1])
-
-    def _scaled(self, value: float) -> float:
-        return math.log10(value) if self.is_log else value
+    Returns:
+        An SVG element.
+    """
+    dashes = f' stroke-dasharray="{_dashes(place)[0]} {_dashes(place)[1]}"' if place >= NUM_COLORS else ""
+    line = f'<line x1="0" x2="22" y1="6" y2="6" stroke="var(--c{place % NUM_COLORS})" stroke-width="4"{dashes}/>'
+    return f'<svg class="swatch" width="22" height="12" aria-hidden="true">{line}</svg>'
 
 
 def interval_figure(summaries: Sequence[Summary], methods: Sequence[str]) -> str:
@@ -75,25 +63,20 @@ def interval_figure(summaries: Sequence[Summary], methods: Sequence[str]) -> str
     defined = [(methods.index(s.method), s) for s in summaries if math.isfinite(s.value)]
     if not defined:
         return ""
-    ends = [end for _, s in defined for end in (s.value, s.low, s.high) if math.isfinite(end)]
-    margin = 0.08 * (max(ends) - min(ends)) or 0.1 * abs(max(ends)) or 1.0
-    height = _TOP + 26 * len(methods) + _BOTTOM
-    across = _Axis(min(ends) - margin, max(ends) + margin, False, _LEFT / 2, _WIDTH - _RIGHT)
     metric = summaries[0].metric
-    parts = [*_vertical_grid(across, height), _axis_name(f"{metric.name} ({metric.unit})", height)]
-    for place, summary in defined:
-        y, x = _TOP + 26 * place + 13, across.coordinate(summary.value)
-        low, high = across.coordinate(summary.low), across.coordinate(summary.high)
+    figure, axes = _axes(_TOP + _ROW * len(methods) + _BOTTOM, f"{metric.name} ({metric.unit})", "x")
+    tooltips: list[str] = []
+    for place, s in defined:
+        text = f"{s.method}: {format_number(s.value)} ({format_number(s.low)} to {format_number(s.high)})"
         color = _color(place)
-        interval = f"{format_number(summary.low)} to {format_number(summary.high)}"
-        tooltip = f"{summary.method}: {format_number(summary.value)} ({interval})"
-        parts.append(
-            f"<g><title>{escape(tooltip)}</title>"
-            f'<line x1="{low:.1f}" x2="{high:.1f}" y1="{y}" y2="{y}" stroke="{color}" stroke-width="3" '
-            'opacity="0.45"/>'
-            f'<circle cx="{x:.1f}" cy="{y}" r="5" fill="{color}"/></g>'
+        _add_tooltip(
+            axes.plot([s.low, s.high], [place, place], color=color, linewidth=2, alpha=0.45)[0], text, tooltips
         )
-    return _svg(height, f"{metric.name} of every method", parts)
+        _add_tooltip(axes.plot(s.value, place, "o", color=color, markersize=7)[0], text, tooltips)
+    axes.set_ylim(len(methods) - 0.5, -0.5)
+    axes.set_yticks([])
+    axes.margins(x=0.08)
+    return _svg(figure, f"{metric.name} of every method", tooltips)
 
 
 def cumulative_figure(metric: str, results: Sequence[ClipResult]) -> str:
@@ -109,31 +92,46 @@ def cumulative_figure(metric: str, results: Sequence[ClipResult]) -> str:
         An SVG element with the fraction of clips that are at least as good as a value; empty if no value is finite.
     """
     values = {
-        method: [score.value for result in results if result.method == method and (score := result.score(metric))]
+        method: np.array([s.value for r in results if r.method == method and (s := r.score(metric))], dtype=float)
         for method in method_names(results)
     }
-    finite = [value for of_method in values.values() for value in of_method if math.isfinite(value)]
-    if not finite:
+    finite = np.concatenate([of_method[np.isfinite(of_method)] for of_method in values.values()] or [np.zeros(0)])
+    if not len(finite):
         return ""
     is_lower = METRICS[metric].better == "lower"
-    low, high = _log_range(finite) if is_lower else (min(0.0, *finite), max(1.0, *finite))
-    across = _Axis(low, high, is_lower, _LEFT, _WIDTH - _RIGHT)
-    up = _Axis(0.0, 1.0, False, _HEIGHT - _BOTTOM, _TOP)
-    relation = "at most" if is_lower else "at least"
-    parts = [
-        *_vertical_grid(across, _HEIGHT),
-        *_horizontal_grid(up),
-        _axis_name(f"share of clips with {metric} {relation} ({METRICS[metric].unit})", _HEIGHT),
-    ]
+    low, high = _log_range(finite) if is_lower else (min(0.0, finite.min()), max(1.0, finite.max()))
+    label = f"share of clips with {metric} {'at most' if is_lower else 'at least'} ({METRICS[metric].unit})"
+    figure, axes = _axes(_HEIGHT, label, "both")
+    if is_lower:
+        _set_log_scale(axes, axes.xaxis, low, high)
+    axes.set(xlim=(low, high), ylim=(0, 1))
+    tooltips: list[str] = []
     for place, (method, of_method) in enumerate(values.items()):
-        if any(map(math.isfinite, of_method)):
-            steps = _steps(of_method, is_lower, low, high)
-            path = " ".join(f"{across.coordinate(x):.1f},{up.coordinate(y):.1f}" for x, y in steps)
-            parts.append(
-                f'<polyline class="curve" points="{path}" stroke="{_color(place)}"{_dashes(place)}>'
-                f"<title>{escape(method)}</title></polyline>"
-            )
-    return _svg(_HEIGHT, f"Share of clips by {metric}", parts)
+        if np.isfinite(of_method).any():
+            x, y = cumulative_steps(np.clip(of_method, low, high), is_lower, low, high)
+            (curve,) = axes.step(x, y, where="post", color=_color(place), linewidth=1.5, clip_on=False)
+            curve.set_linestyle((0, _dashes(place)) if place >= NUM_COLORS else "-")
+            _add_tooltip(curve, method, tooltips)
+    return _svg(figure, f"Share of clips by {metric}", tooltips)
+
+
+def cumulative_steps(values: np.ndarray, is_lower: bool, low: float, high: float) -> tuple[np.ndarray, np.ndarray]:
+    """Compute the steps of a cumulative distribution.
+
+    Args:
+        values: Value of each clip, of shape (n,); NaN if it is undefined.
+        is_lower: Whether lower values are better.
+        low: Lower end of the axis.
+        high: Upper end of the axis.
+
+    Returns:
+        Values from the best to the worst end, and the fraction of clips that are at least as good as each, both of
+        shape (m,). A fraction is valid up to the next value.
+    """
+    defined = np.sort(values[~np.isnan(values)])[:: 1 if is_lower else -1]
+    start, end = (low, high) if is_lower else (high, low)
+    fractions = np.arange(len(defined) + 1) / len(values)
+    return np.array([start, *defined, end]), np.append(fractions, fractions[-1])
 
 
 def seconds_figure(results: Sequence[ClipResult]) -> str:
@@ -149,105 +147,96 @@ def seconds_figure(results: Sequence[ClipResult]) -> str:
         (place, result, score.value)
         for place, method in enumerate(method_names(results))
         for result in results
-        if result.method == method and (score := result.score(SECONDS.name)) and math.isfinite(score.value)
+        if result.method == method and (score := result.score("seconds")) and math.isfinite(score.value)
     ]
     if not timed:
         return ""
+    from matplotlib.ticker import MaxNLocator
+
+    figure, axes = _axes(_HEIGHT, "seconds by number of frames", "both")
+    low, high = _log_range(np.array([value for *_, value in timed]))
+    _set_log_scale(axes, axes.yaxis, low, high)
     frames = [result.num_frames for _, result, _ in timed]
-    # At least two frames wide, because only whole frames are labeled.
-    across = _Axis(min(frames) - 1, max(frames) + 1, False, _LEFT, _WIDTH - _RIGHT)
-    up = _Axis(*_log_range([value for *_, value in timed]), True, _HEIGHT - _BOTTOM, _TOP)
-    parts = [
-        *_vertical_grid(across, _HEIGHT, is_integer=True),
-        *_horizontal_grid(up),
-        _axis_name("seconds by number of frames", _HEIGHT),
-    ]
+    axes.set(xlim=(min(frames) - 1, max(frames) + 1), ylim=(low, high))
+    axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10], integer=True))
+    tooltips: list[str] = []
     for place, result, value in timed:
-        tooltip = f"{result.method}, {result.clip}: {format_number(value)} s"
-        x, y = across.coordinate(result.num_frames), up.coordinate(value)
-        parts.append(
-            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" fill="{_color(place)}" opacity="0.6">'
-            f"<title>{escape(tooltip)}</title></circle>"
-        )
-    return _svg(_HEIGHT, "Seconds by number of frames", parts)
-
-
-def method_swatch(place: int) -> str:
-    """Draw a line in the color of a method, for legends and tables.
-
-    Args:
-        place: Position of the method in the order of methods.
-
-    Returns:
-        An SVG element.
-    """
-    line = f'<line x1="0" x2="22" y1="6" y2="6" stroke="{_color(place)}" stroke-width="4"{_dashes(place)}/>'
-    return f'<svg class="swatch" width="22" height="12" aria-hidden="true">{line}</svg>'
-
-
-def _steps(values: list[float], is_lower: bool, low: float, high: float) -> list[tuple[float, float]]:
-    """Return the corners of the step curve: the fraction of values at most x, or at least x if higher is better."""
-    defined = sorted((v for v in values if not math.isnan(v)), reverse=not is_lower)
-    start, end = (low, high) if is_lower else (high, low)
-    corners = [(start, 0.0)]
-    for position, value in enumerate(defined):
-        corners += [(value, position / len(values)), (value, (position + 1) / len(values))]
-    return [*corners, (end, len(defined) / len(values))]
-
-
-def _log_range(values: list[float]) -> tuple[float, float]:
-    """Return positive bounds of a logarithmic axis; values of 0 are drawn at the lower bound."""
-    positive = [value for value in values if value > 0] or [1.0]
-    # At most five decades, so that one tiny value does not compress all others.
-    low, high = max(min(positive), 1e-5 * max(positive)), max(positive)
-    return (low / 1.3, high * 1.3)
-
-
-def _round_steps(low: float, high: float) -> list[float]:
-    """Return up to six multiples of 1, 2 or 5 times a power of ten."""
-    ten = 10.0 ** math.floor(math.log10(high - low))
-    step = next(step for step in (0.2 * ten, 0.5 * ten, ten, 2 * ten) if (high - low) / step <= 5)
-    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-    return [step * position for position in range(first, last + 1)]
-
-
-def _vertical_grid(axis: _Axis, height: float, is_integer: bool = False) -> list[str]:
-    parts = []
-    for tick in axis.ticks():
-        if is_integer and tick != round(tick):
-            continue
-        x = f"{axis.coordinate(tick):.1f}"
-        parts.append(f'<line class="grid" x1="{x}" x2="{x}" y1="{_TOP}" y2="{height - _BOTTOM}"/>')
-        parts.append(f'<text x="{x}" y="{height - _BOTTOM + 15}" text-anchor="middle">{_tick_name(tick)}</text>')
-    return parts
-
-
-def _horizontal_grid(axis: _Axis) -> list[str]:
-    parts = []
-    for tick in axis.ticks():
-        y = axis.coordinate(tick)
-        parts.append(f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{_tick_name(tick)}</text>')
-    return parts
-
-
-def _tick_name(tick: float) -> str:
-    return f"{tick:.6g}" if abs(tick) < 1e-9 or 1e-4 <= abs(tick) < 1e6 else f"{tick:.0e}"
-
-
-def _axis_name(name: str, height: float) -> str:
-    middle = (_LEFT + _WIDTH - _RIGHT) / 2
-    return f'<text class="axis" x="{middle}" y="{height - 6}" text-anchor="middle">{escape(name)}</text>'
+        (dot,) = axes.plot(result.num_frames, max(value, low), "o", color=_color(place), markersize=5, alpha=0.6)
+        _add_tooltip(dot, f"{result.method}, {result.clip}: {format_number(value)} s", tooltips)
+    return _svg(figure, "Seconds by number of frames", tooltips)
 
 
 def _color(place: int) -> str:
-    return f"var(--c{place % NUM_COLORS})"
+    """Return the placeholder of the color of a method."""
+    return f"#00000{place % NUM_COLORS + 1}"
 
 
-def _dashes(place: int) -> str:
-    return f' stroke-dasharray="{max(1, 6 // (place // NUM_COLORS))} 3"' if place >= NUM_COLORS else ""
+def _dashes(place: int) -> tuple[int, int]:
+    """Return the lengths of dashes and gaps of a method that repeats a color."""
+    return max(1, 6 // (place // NUM_COLORS)), 3
 
 
-def _svg(height: float, name: str, parts: list[str]) -> str:
-    inside = "".join(parts)
-    return f'<svg class="chart" viewBox="0 0 {_WIDTH} {height}" role="img" aria-label="{escape(name)}">{inside}</svg>'
+def _axes(height: float, label: str, grid: str) -> "tuple[Figure, Axes]":
+    """Return a figure without frame, with grid lines and the label of the horizontal axis."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(_WIDTH, height))
+    inside = (_LEFT / _WIDTH, _BOTTOM / height, 1 - (_LEFT + _RIGHT) / _WIDTH, 1 - (_TOP + _BOTTOM) / height)
+    axes = figure.add_axes(inside, frame_on=False)
+    figure.patch.set_visible(False)
+    axes.set_axisbelow(True)
+    axes.grid(axis=grid, color=_INK, alpha=0.12, linewidth=0.7)  # pyright: ignore[reportArgumentType]
+    axes.tick_params(which="both", length=0, labelsize=8, labelcolor=_INK)
+    axes.locator_params(nbins=5, steps=[1, 2, 5, 10])
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(_tick_name)
+    axes.set_xlabel(label, fontsize=8.6, color=_INK, parse_math=False)
+    return figure, axes
+
+
+def _log_range(values: np.ndarray) -> tuple[float, float]:
+    """Return positive bounds of a logarithmic axis; values of 0 are drawn at the lower bound."""
+    positive = values[values > 0] if (values > 0).any() else np.ones(1)
+    # At most five decades, so that one tiny value does not compress all others.
+    return max(positive.min(), 1e-5 * positive.max()) / 1.3, positive.max() * 1.3
+
+
+def _set_log_scale(axes: "Axes", axis: "Axis", low: float, high: float) -> None:
+    """Make an axis logarithmic, with a few labels also on a part of a decade."""
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+
+    (axes.set_xscale if axis is axes.xaxis else axes.set_yscale)("log")
+    decades = math.log10(high / low)
+    steps = (1.0, 2.0, 5.0) if decades < 2 else (1.0,)
+    axis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]) if decades < 0.8 else LogLocator(subs=steps, numticks=7))
+    axis.set_major_formatter(_tick_name)
+    axis.set_minor_locator(NullLocator())
+
+
+def _tick_name(tick: float, _: object) -> str:
+    return f"{tick:.6g}" if abs(tick) < 1e-9 or 1e-4 <= abs(tick) < 1e6 else f"{tick:.0e}"
+
+
+def _add_tooltip(artist: "Artist", text: str, tooltips: list[str]) -> None:
+    artist.set_gid(f"tooltip-{len(tooltips)}")
+    tooltips.append(text)
+
+
+def _svg(figure: "Figure", name: str, tooltips: Sequence[str]) -> str:
+    """Return the SVG element of a figure for a page that contains several, which must not share their identifiers."""
+    from matplotlib import rc_context
+
+    text = io.StringIO()
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    svg = text.getvalue()
+    view = re.search(r'viewBox="[^"]*"', svg)
+    assert view is not None
+    # Keep the drawing without identifiers, fonts and clipping; markers are the only definitions that it refers to.
+    svg = re.sub(r"(?s)^.*?<svg [^>]*>|<metadata>.*?</metadata>|<!--.*?-->|<g id=\"(?!tooltip)[^\"]*\"/>", "", svg)
+    svg = re.sub(r"(?s)<defs>\s*<(?:style|clipPath).*?</defs>", "", svg)
+    svg = re.sub(r' clip-path="[^"]*"|font-family: [^;]*; | transform="rotate\(-0 [^"]*"', "", svg)
+    svg = re.sub(r'<g id="(?!tooltip)[^"]*">', "<g>", svg).replace("xlink:href", "href").replace(_INK, "currentColor")
+    svg = re.sub(r"#00000([1-8])", lambda found: f"var(--c{int(found[1]) - 1})", re.sub(r"\s*\n\s*", "\n", svg))
+    svg = re.sub(r'<g id="tooltip-(\d+)">', lambda found: f"<g><title>{escape(tooltips[int(found[1])])}</title>", svg)
+    return f'<svg class="chart" {view[0]} role="img" aria-label="{escape(name)}">{svg.strip()}'

@@ -1,4 +1,4 @@
-"""Files of a report: report.json, report.csv, clips.csv and report.html; and the table for the terminal."""
+"""Files of a report: report.json, report.csv, clips.csv and report.html."""
 
 import csv
 import io
@@ -10,19 +10,11 @@ from pathlib import Path
 
 from recon4d import __version__
 from recon4d.errors import os_errors_as_user_errors
-from recon4d.eval.report.headline import (
-    HEADLINE,
-    TRACK_HEADLINE,
-    coverage_lines,
-    find_summary,
-    format_number,
-    method_names,
-    status_lines,
-)
+from recon4d.eval.report.headline import method_names
 from recon4d.eval.report.page import RunInfo, render_page
 from recon4d.eval.report.summary import Summary, summarize
 from recon4d.eval.runner import Evaluation
-from recon4d.eval.scoring import METRICS, SECONDS, ClipResult
+from recon4d.eval.scoring import METRICS, ClipResult
 from recon4d.io import atomic_file
 
 
@@ -113,76 +105,17 @@ def clips_csv(results: Sequence[ClipResult]) -> str:
         One row for each method and clip, with a column for each metric that any clip defines; NaN is an empty cell.
     """
     defined = {score.metric for result in results for score in result.scores}
-    metrics = [name for name in METRICS if name in defined and name != SECONDS.name]
+    metrics = [name for name in METRICS if name in defined and name != "seconds"]
     rows = [
         (
             *(result.method, result.clip, result.status, result.reason),
-            _score_cell(result, SECONDS.name),
+            _score_cell(result, "seconds"),
             result.num_frames,
             *(_score_cell(result, name) for name in metrics),
         )
         for result in results
     ]
     return _csv([("method", "clip", "status", "reason", "seconds", "frames", *metrics), *rows])
-
-
-def headline_table(evaluation: Evaluation) -> str:
-    """Format the main metrics of every method as plain text.
-
-    Args:
-        evaluation: Results of all methods and clips.
-
-    Returns:
-        A table with a row for each method; if the ground truth has tracks, a table of `TRACK_HEADLINE` with a row for
-        each metric; and lines about failures, unreadable clips and coverage, if there are any.
-    """
-    summaries = summarize(evaluation.results)
-    methods = method_names(evaluation.results)
-    rows = [["", *HEADLINE], ["", *(METRICS[name].unit for name in HEADLINE)]]
-    for method in methods:
-        found = [find_summary(summaries, method, name) for name in HEADLINE]
-        rows.append([method, *("-" if summary is None else format_number(summary.value) for summary in found)])
-    notes = [*status_lines(evaluation.results), *_unreadable_line(evaluation), *coverage_lines(summaries)]
-    parts = (_aligned(rows, num_names=1), _aligned(_track_rows(summaries, methods), num_names=3), notes)
-    return "\n\n".join("\n".join(lines) for lines in parts if lines)
-
-
-def _track_rows(summaries: Sequence[Summary], methods: Sequence[str]) -> list[list[str]]:
-    """Return the cells of the table of tracks, a row for each metric; no rows if the ground truth has no tracks."""
-    rows = []
-    for name in TRACK_HEADLINE:
-        found = {method: find_summary(summaries, method, name) for method in methods}
-        defined = [summary for summary in found.values() if summary is not None]
-        if defined:
-            # A method without tracks is aligned to nothing.
-            aligned = [summary for summary in defined if summary.num_measured] or defined
-            alignment = ", ".join(dict.fromkeys(summary.alignment for summary in aligned))
-            values = ["-" if summary is None else format_number(summary.value) for summary in found.values()]
-            rows.append([name, METRICS[name].unit, alignment, *values])
-    return [["tracks", "", "alignment", *methods], *rows] if rows else []
-
-
-def _aligned(rows: Sequence[Sequence[str]], num_names: int) -> list[str]:
-    """Pad the cells of a table to columns; the first `num_names` columns are aligned to the left, others to the right.
-
-    Rows have the same number of cells.
-    """
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            cell.ljust(width) if place < num_names else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    ]
-
-
-def _unreadable_line(evaluation: Evaluation) -> list[str]:
-    unreadable = list(evaluation.unreadable)
-    if not unreadable:
-        return []
-    more = f" (and {len(unreadable) - 1} more)" if len(unreadable) > 1 else ""
-    return [f"unreadable: {len(unreadable)} of {len(evaluation.benchmark.clips)} clips: {unreadable[0]}{more}"]
 
 
 def _details(summary: Summary) -> dict[str, object]:

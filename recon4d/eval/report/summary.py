@@ -65,6 +65,18 @@ def summarize(results: Sequence[ClipResult]) -> tuple[Summary, ...]:
     return tuple(summaries)
 
 
+def index_summaries(summaries: Sequence[Summary]) -> dict[tuple[str, str], Summary]:
+    """Index summaries by the names of method and metric.
+
+    Args:
+        summaries: Summaries of any number of methods and metrics.
+
+    Returns:
+        Summaries by (method, metric).
+    """
+    return {(summary.method, summary.metric.name): summary for summary in summaries}
+
+
 def _summarize(method: str, metric: Metric, scores: list[Score]) -> Summary:
     measured = [score for score in scores if not math.isnan(score.value)]
     if len(measured) < len(scores) and all(score.note == NO_PREDICTION for score in measured):

@@ -13,27 +13,12 @@ import torch
 from recon4d.datasets import Sample, Tum
 from recon4d.datasets.synthetic.worlds_v1 import WORLDS_V1
 from recon4d.eval import reconstruct_with_colmap, with_colmap_intrinsics
+from recon4d.eval.baselines.colmap import with_estimated_intrinsics
 from recon4d.eval.metrics.cameras import camera_scores
 from recon4d.eval.pairing import is_registered
-from recon4d.geometry import (
-    fit_similarity,
-    project,
-    rotation_angle,
-    transform_points,
-)
-from recon4d.records import (
-    Cameras,
-    Clip,
-    Priors,
-    Scene,
-)
-from recon4d.refine import (
-    ColmapConfig,
-    ColmapFailure,
-    NoPycolmapError,
-    map_database,
-    scene_of_model,
-)
+from recon4d.geometry import fit_similarity, project, rotation_angle, transform_points
+from recon4d.records import Cameras, Clip, Priors, Scene
+from recon4d.refine import ColmapConfig, ColmapFailure, NoPycolmapError, map_database, scene_of_model
 
 DESK = Path(__file__).parents[3] / "examples" / "freiburg2_desk"
 MAPPERS = ("incremental", "global")
@@ -63,9 +48,13 @@ def static_sample() -> Sample:
     return WORLDS_V1["8"].sample(4)
 
 
-@pytest.mark.parametrize("mapper", MAPPERS)
-def test_all_frames_of_a_real_desk_are_registered(desk: Sample, mapper: str) -> None:
-    scene = reconstruct_with_colmap(desk.clip, ColmapConfig(mapper=mapper, num_threads=1))  # type: ignore[arg-type]
+@pytest.fixture(scope="module")
+def desk_scene(desk: Sample) -> Scene:
+    return reconstruct_with_colmap(desk.clip, ONE_THREAD)
+
+
+def test_all_frames_of_a_real_desk_are_registered(desk: Sample, desk_scene: Scene) -> None:
+    scene = desk_scene
     assert is_registered(scene).all()
     assert score(scene, desk.scene, "auc_30") > 0.7
     assert mean_rotation_error(scene, desk.scene) < 1.0
@@ -196,12 +185,11 @@ def test_one_thread_gives_deterministic_results(desk: Sample) -> None:
     assert torch.equal(first.depths, second.depths)
 
 
-def test_intrinsics_of_colmap_become_priors(desk: Sample) -> None:
+def test_intrinsics_of_colmap_become_priors(desk: Sample, desk_scene: Scene) -> None:
     given = Priors.unknown(8).intrinsics
     given[2] = torch.eye(3)
-    with_intrinsics = with_colmap_intrinsics(
-        replace(desk.clip, priors=replace(Priors.unknown(8), intrinsics=given)), ONE_THREAD
-    )
+    clip = replace(desk.clip, priors=replace(Priors.unknown(8), intrinsics=given))
+    with_intrinsics = with_estimated_intrinsics(clip, desk_scene.cameras)
     assert with_intrinsics.priors is not None
     assert torch.equal(with_intrinsics.priors.intrinsics[2], torch.eye(3))
     focal = with_intrinsics.priors.intrinsics[[0, 1, 3, 4, 5, 6, 7], 0, 0]
@@ -209,21 +197,20 @@ def test_intrinsics_of_colmap_become_priors(desk: Sample) -> None:
     assert with_intrinsics.priors.world_from_cam.isnan().all()
 
 
-def test_an_implausible_focal_length_is_rejected(desk: Sample, monkeypatch: pytest.MonkeyPatch) -> None:
-    long_focal_length = replace(
-        desk.scene, cameras=replace(desk.scene.cameras, intrinsics=10 * desk.scene.cameras.intrinsics)
-    )
-    monkeypatch.setattr("recon4d.eval.baselines.colmap.reconstruct_with_colmap", lambda clip, config: long_focal_length)
+def test_an_implausible_focal_length_is_rejected(desk: Sample) -> None:
+    long_focal_length = replace(desk.scene.cameras, intrinsics=10 * desk.scene.cameras.intrinsics)
     with pytest.raises(ColmapFailure, match="7 degrees, which is implausible"):
-        with_colmap_intrinsics(desk.clip)
+        with_estimated_intrinsics(desk.clip, long_focal_length)
 
 
 def test_a_clip_without_texture_has_no_model() -> None:
     gray = Clip(torch.full((4, 3, 64, 96), 128, dtype=torch.uint8), torch.arange(4.0))
-    with pytest.raises(ColmapFailure, match="no model"):
-        reconstruct_with_colmap(gray, ONE_THREAD)
+    for reconstruct in (reconstruct_with_colmap, with_colmap_intrinsics):
+        with pytest.raises(ColmapFailure, match="no model"):
+            reconstruct(gray, ONE_THREAD)
 
 
+@pytest.mark.slow
 def test_sequential_matching_registers_frames(desk: Sample) -> None:
     scene = reconstruct_with_colmap(desk.clip.resized(240, 320), ColmapConfig(matching="sequential", num_threads=1))
     assert is_registered(scene).sum() >= 6

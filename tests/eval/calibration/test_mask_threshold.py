@@ -7,21 +7,11 @@ import torch
 from walls import make_scene
 
 from recon4d.cli.main import main
-from recon4d.eval.calibration import (
-    best_threshold,
-    dynamic_mask_ious,
-    logit_shift,
-    mean_iou_at,
-)
+from recon4d.eval.calibration import best_threshold, dynamic_mask_ious, logit_shift, mean_iou_at
 from recon4d.eval.calibration.mask_threshold import THRESHOLDS, DynamicMaskIous
 from recon4d.models import Model
 from recon4d.records import Scene
-from recon4d.zoo import (
-    create_model,
-    load_model,
-    model_config,
-    save_model,
-)
+from recon4d.zoo import create_model, load_model, model_config, save_model
 from recon4d.zoo.registry import HeadKind
 
 

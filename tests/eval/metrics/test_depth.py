@@ -1,4 +1,4 @@
-"""Tests of depth metrics and the video depth protocol: hand-computed cases and NumPy transcriptions."""
+"""Depth metrics: cases by hand, NumPy and invariances."""
 
 import math
 from dataclasses import replace
@@ -6,48 +6,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from depth_scenes import noisy, partly_known, values, with_depths
 from scenes import make_scene
 from scored import scores_by_name
 
 from recon4d.eval.alignment.depth import l1_scale_and_shift
-from recon4d.eval.metrics.depth import DEPTH_METRICS, depth_scores
-from recon4d.eval.metrics.score import Score
+from recon4d.eval.metrics.depth import depth_scores
 from recon4d.eval.pairing import pair_with_truth
-from recon4d.eval.protocols.video_depth import VIDEO_DEPTH_METRICS, video_depth_scores
-from recon4d.records import Scene
+from recon4d.eval.protocols.video_depth import video_depth_scores
 
 BOTH = [depth_scores, lambda prediction, truth: video_depth_scores(prediction, truth, None)]
+
 OVER_SCALE = ("abs_rel", "sq_rel", "rmse", "log_rmse", "delta_1", "delta_2", "delta_3")
-
-
-def with_depths(values: list[float], metres_per_unit: float = torch.nan) -> Scene:
-    """Create a scene with known depths only at the first pixels of the last frame; all other depths are NaN."""
-    scene = make_scene(metres_per_unit=metres_per_unit)
-    depths, confidence = torch.full_like(scene.depths, torch.nan), torch.zeros_like(scene.depths)
-    depths[-1].view(-1)[: len(values)] = torch.tensor(values)
-    confidence[-1].view(-1)[: len(values)] = 1
-    return replace(scene, depths=depths, depth_confidence=confidence)
-
-
-def noisy(truth: Scene, seed: int = 0) -> Scene:
-    generator = torch.Generator().manual_seed(seed)
-    noise = torch.exp(0.3 * torch.randn(truth.depths.shape, generator=generator))
-    is_known = torch.rand(truth.depths.shape, generator=generator) > 0.2
-    return replace(truth, depths=0.7 * truth.depths * noise - 0.2, depth_confidence=3.5 * is_known)
-
-
-def partly_known(truth: Scene, seed: int = 5) -> Scene:
-    known = torch.rand(truth.depths.shape, generator=torch.Generator().manual_seed(seed)) > 0.3
-    return replace(
-        truth, depths=torch.where(known, truth.depths, torch.nan), depth_confidence=known.to(truth.depths.dtype)
-    )
-
-
-def values(scores: tuple[Score, ...]) -> dict[str, float]:
-    return {score.metric: score.value for score in scores}
-
-
-# Exact cases
 
 
 def test_truth_against_itself_is_perfect() -> None:
@@ -62,9 +32,11 @@ def test_truth_against_itself_is_perfect() -> None:
 
 def test_scores_are_in_the_order_of_their_metrics() -> None:
     truth = make_scene()
-    assert [s.metric for s in depth_scores(noisy(truth), truth)] == [m.name for m in DEPTH_METRICS]
-    assert [s.metric for s in video_depth_scores(noisy(truth), truth, None)] == [m.name for m in VIDEO_DEPTH_METRICS]
-    for metric in (*DEPTH_METRICS, *VIDEO_DEPTH_METRICS):
+    assert [s.metric for s in depth_scores(noisy(truth), truth)] == [m.name for m in depth_scores.metrics]
+    assert [s.metric for s in video_depth_scores(noisy(truth), truth, None)] == [
+        m.name for m in video_depth_scores.metrics
+    ]
+    for metric in (*depth_scores.metrics, *video_depth_scores.metrics):
         is_share = "delta" in metric.name or metric.name == "depth_coverage"
         assert metric.worst == (0.0 if is_share else None)
         assert metric.better == ("higher" if is_share else "lower")
@@ -137,62 +109,6 @@ def test_scores_equal_numpy(seed: int) -> None:
     assert {score.count for score in scores[:-1]} == {valid.sum()}
 
 
-def published(prediction: Scene, truth: Scene, max_depth: float | None) -> dict[str, float]:
-    """Compute the published protocol in NumPy: masks, Weiszfeld, Adam, clipping and means."""
-    g = truth.depths.numpy().astype(float)
-    mask = (truth.depth_confidence.numpy() > 0) & (g > 0) & (prediction.depth_confidence.numpy() > 0)
-    if max_depth is not None:
-        mask &= g < max_depth
-    p, g = prediction.depths.numpy().astype(float)[mask], g[mask]
-    s = np.mean(g) / np.mean(p)
-    for _ in range(10):
-        w = 1 / (np.abs(s * p - g) + 1e-8)
-        s = np.sum(w * p * g) / np.sum(w * p * p)
-    by_scale = max(s, 1e-3) * p
-    lower = (len(p) - 1) // 2
-    x, m, v, last = np.array([np.sort(g)[lower] / np.sort(p)[lower], 0.0]), np.zeros(2), np.zeros(2), None
-    for step in range(1, 1001):
-        r = x[0] * p + x[1] - g
-        loss, gradient = np.abs(r).sum(), np.array([np.sum(np.sign(r) * p), np.sum(np.sign(r))])
-        m, v = 0.9 * m + 0.1 * gradient, 0.999 * v + 0.001 * gradient**2
-        x = x - 1e-4 * (m / (1 - 0.9**step)) / (np.sqrt(v / (1 - 0.999**step)) + 1e-8)
-        if last is not None and abs(last - loss) < 1e-6:
-            break
-        last = loss
-    results = {}
-    for name, aligned in (("scale", by_scale), ("scale_shift", x[0] * p + x[1])):
-        clipped = aligned if max_depth is None else np.minimum(aligned, max_depth)
-        results[f"video_depth_abs_rel_{name}"] = np.mean(abs(clipped - g) / g)
-        if name == "scale":
-            results["video_depth_rmse_scale"] = np.sqrt(np.mean((clipped - g) ** 2))
-        floored = np.maximum(clipped, 1e-5)
-        results[f"video_depth_delta_1_{name}"] = np.mean(np.maximum(floored / g, g / floored) < 1.25)
-    return results
-
-
-@pytest.mark.parametrize("max_depth", [None, 4.5, 70.0])
-def test_video_depth_is_the_published_protocol(max_depth: float | None) -> None:
-    truth, prediction = partly_known(make_scene()), noisy(make_scene(), 3)
-    scores = video_depth_scores(prediction, truth, max_depth)
-    assert values(scores) == pytest.approx(published(prediction, truth, max_depth), rel=1e-9)
-    assert [score.alignment for score in scores] == ["L1 scale by Weiszfeld"] * 3 + ["L1 scale and shift by Adam"] * 2
-
-
-def test_distant_pixels_are_skipped_and_distant_predictions_clipped() -> None:
-    """Of the depths 1, 2, 4 and 8, three are below the bound of 8; the third is predicted at 40."""
-    truth, prediction = with_depths([1.0, 2.0, 4.0, 8.0]), with_depths([1.0, 2.0, 40.0, 1.0])
-    found = scores_by_name(video_depth_scores(prediction, truth, 8.0))
-    scale = found["video_depth_abs_rel_scale"]
-    assert (scale.count, scale.total) == (3, 3)
-    # The L1 scale is 0.1 because of the weight of the distant pixel: the predictions become 0.1, 0.2 and 4.
-    assert scale.value == pytest.approx((0.9 + 0.9 + 0) / 3, abs=1e-3)
-    # Adam starts at a scale of 2 / 2 and changes it by about 0.1 at most: the third prediction stays above 8 and is
-    # clipped.
-    shift = found["video_depth_abs_rel_scale_shift"]
-    assert shift.value == pytest.approx(published(prediction, truth, 8.0)["video_depth_abs_rel_scale_shift"])
-    assert 1.0 / 3 < shift.value < 1.5 / 3
-
-
 def test_negative_depths_are_errors_although_their_ratios_are_small() -> None:
     """max(P / G, G / P) of a negative P is below 1.25 unless P is clamped. The relative error is not clamped."""
     truth = with_depths([1.0, 1.0, 1.0, 1.0])
@@ -214,9 +130,6 @@ def test_negative_depths_after_scale_and_shift_are_clamped() -> None:
     assert found["abs_rel_scale_shift"] == pytest.approx((4 - 3e-5) / 4 / 13, rel=1e-9)
 
 
-# Invariances and units
-
-
 def test_depth_scores_do_not_depend_on_the_unit_of_the_prediction() -> None:
     truth, prediction = make_scene(), noisy(make_scene())
     scaled = replace(prediction, depths=8 * prediction.depths)
@@ -232,7 +145,7 @@ def test_only_lengths_depend_on_the_unit_of_the_truth() -> None:
         scores_by_name(depth_scores(prediction, known)),
         scores_by_name(depth_scores(prediction, unknown)),
     )
-    for metric in DEPTH_METRICS:
+    for metric in depth_scores.metrics:
         factor = 2.5 if metric.unit == "m" else 1.0
         assert in_meters[metric.name].value == pytest.approx(factor * in_units[metric.name].value, rel=1e-9)
         assert in_meters[metric.name].note == ""
@@ -243,18 +156,6 @@ def test_only_lengths_depend_on_the_unit_of_the_truth() -> None:
 def test_a_unit_without_valid_length_is_unknown(meters: float) -> None:
     truth = replace(make_scene(), metres_per_unit=torch.tensor(meters))
     assert depth_scores(noisy(truth), truth) == depth_scores(noisy(truth), make_scene())
-
-
-def test_max_depth_is_in_meters_and_the_prediction_keeps_its_unit() -> None:
-    """The result of Adam depends on the unit of the prediction, which must not depend on the unit of the truth."""
-    truth, prediction = make_scene(), noisy(make_scene())
-    in_feet = replace(truth, depths=truth.depths / 0.25, metres_per_unit=torch.tensor(0.25))
-    in_meters = replace(truth, metres_per_unit=torch.tensor(1.0))
-    assert video_depth_scores(prediction, in_feet, 4.0) == video_depth_scores(prediction, in_meters, 4.0)
-    unknown = scores_by_name(video_depth_scores(prediction, truth, 4.0))
-    assert values(tuple(unknown.values())) == values(video_depth_scores(prediction, in_meters, 4.0))
-    for name, score in unknown.items():
-        assert ("not known in meters" in score.note) == ("rmse" in name)
 
 
 @pytest.mark.parametrize("scores_of", BOTH)
@@ -282,16 +183,9 @@ def test_predictions_of_another_size_are_scored_after_pairing() -> None:
     assert values(depth_scores(prediction, truth))["abs_rel"] < 0.01
 
 
-# Degenerate input
-
-
 @pytest.mark.parametrize("scores_of", BOTH)
 def test_a_truth_without_depth_has_no_scores(scores_of) -> None:
     assert scores_of(make_scene(), with_depths([])) == ()
-
-
-def test_a_truth_beyond_max_depth_has_no_scores() -> None:
-    assert video_depth_scores(make_scene(), make_scene(), 0.5) == ()
 
 
 @pytest.mark.parametrize("scores_of", BOTH)
@@ -319,7 +213,7 @@ def test_without_a_positive_median_depth_there_is_no_scale() -> None:
     assert math.isnan(values(depth_scores(with_depths([-1.0, 0.0, 2.0, 3.0]), truth))["abs_rel"])
     for given in ([-1.0, -1.0, 0.0, 9.0], [1.0, 1.0, 1.0, -9.0], [-1.0, 0.0, 2.0, 3.0], [-9.0, 1.0, 4.0, 4.0]):
         undefined = video_depth_scores(with_depths(given), truth, None)
-        assert [score.metric for score in undefined] == [metric.name for metric in VIDEO_DEPTH_METRICS]
+        assert [score.metric for score in undefined] == [metric.name for metric in video_depth_scores.metrics]
         assert all(math.isnan(score.value) and "no scale" in score.note and score.total == 4 for score in undefined)
 
 
@@ -328,9 +222,3 @@ def test_without_a_positive_median_depth_there_is_no_scale() -> None:
 def test_known_true_depths_must_be_finite_and_positive(scores_of, depth: float) -> None:
     with pytest.raises(ValueError, match="1 true depths with a confidence above 0 are not finite and above 0"):
         scores_of(make_scene(), with_depths([1.0, depth]))
-
-
-@pytest.mark.parametrize("max_depth", [0.0, -1.0, float("nan")])
-def test_max_depth_must_be_positive(max_depth: float) -> None:
-    with pytest.raises(ValueError, match="max_depth must be above 0"):
-        video_depth_scores(make_scene(), make_scene(), max_depth)

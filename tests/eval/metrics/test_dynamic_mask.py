@@ -11,12 +11,7 @@ from hypothesis import strategies as st
 from scenes import make_scene
 from torch import Tensor
 
-from recon4d.eval.metrics.dynamic_mask import (
-    DYNAMIC_MASK_METRICS,
-    dynamic_mask_scores,
-    intersection_over_union,
-    is_dynamic,
-)
+from recon4d.eval.metrics.dynamic_mask import dynamic_mask_scores, intersection_over_union, is_dynamic
 from recon4d.eval.metrics.score import Score
 from recon4d.records import Scene
 
@@ -38,10 +33,10 @@ def scores_of(prediction: list[list[float]], truth: list[list[float]]) -> dict[s
 def test_truth_against_itself_is_perfect() -> None:
     truth = [[1.0, 0, 0, 1], [0, 0, 0, 0], [0, 1, 1, 0]]
     scores = scores_of(truth, truth)
-    assert list(scores) == [metric.name for metric in DYNAMIC_MASK_METRICS]
+    assert list(scores) == [metric.name for metric in dynamic_mask_scores.metrics]
     assert {score.value for score in scores.values()} == {1.0}
     assert {score.note for score in scores.values()} == {""}
-    assert {metric.worst for metric in DYNAMIC_MASK_METRICS} == {0.0}
+    assert {metric.worst for metric in dynamic_mask_scores.metrics} == {0.0}
 
 
 def test_masks_computed_by_hand() -> None:

@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 import torch
 from scenes import HEIGHT, WIDTH, make_scene
-from scored import scores_by_name, tracks_of
+from scored import scores_by_name, tracks_of, with_tracks
 
 from recon4d import geometry as g
 from recon4d.eval.metrics.pixel_tracks import (
-    PIXEL_TRACK_METRICS,
     average_jaccard,
     is_after_anchor,
     is_off_anchor,
@@ -48,10 +47,6 @@ def scene_of(pixels: torch.Tensor, visibility: torch.Tensor, anchors: tuple[int,
     )
 
 
-def with_tracks(scene: Scene, **changes: torch.Tensor) -> Scene:
-    return replace(scene, tracks=replace(tracks_of(scene), **changes))
-
-
 def random_scenes(seed: int) -> tuple[Scene, Scene]:
     generator = torch.Generator().manual_seed(seed)
     start = torch.rand(2, 1, 7, 2, generator=generator) * torch.tensor([WIDTH, HEIGHT])
@@ -73,8 +68,8 @@ def random_scenes(seed: int) -> tuple[Scene, Scene]:
 def test_truth_against_itself_is_perfect() -> None:
     for truth in (random_scenes(0)[1], make_scene(4, anchors=(0, 2))):
         scores = scores_by_name(pixel_track_scores(truth, truth))
-        assert list(scores) == [metric.name for metric in PIXEL_TRACK_METRICS]
-        for metric in PIXEL_TRACK_METRICS:
+        assert list(scores) == [metric.name for metric in pixel_track_scores.metrics]
+        for metric in pixel_track_scores.metrics:
             wanted = 1 if metric.unit == "share" else 0
             assert scores[metric.name].value == pytest.approx(wanted, abs=1e-2 if wanted == 0 else 0)
 

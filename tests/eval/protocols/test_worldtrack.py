@@ -1,4 +1,4 @@
-"""Tests of the track protocols WorldTrack and TAPVid-3D against NumPy transcriptions of the published formulas."""
+"""WorldTrack: the published formulas, their flaws, and the second version."""
 
 import math
 from dataclasses import replace
@@ -6,22 +6,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from scenes import HEIGHT, WIDTH, make_scene
-from scored import SIM3, scores_by_name, tracks_of
+from scenes import make_scene
+from scored import SIM3, scores_by_name, tracks_of, with_tracks
 
 from recon4d import geometry as g
 from recon4d.eval.alignment.similarity import Alignment, align_scale, align_sim3
-from recon4d.eval.metrics.track_pairs import points_in_cameras, track_pairs
-from recon4d.eval.protocols.tapvid3d import (
-    TAPVID3D_METRICS,
-    apd_and_aj,
-    depth_scales,
-    median_scale,
-    pixel_widths,
-    tapvid3d_scores,
-)
+from recon4d.eval.protocols.tapvid3d import tapvid3d_scores
 from recon4d.eval.protocols.worldtrack import (
-    WORLDTRACK_METRICS,
     align_by_medians,
     align_closed_flawed,
     median_filter,
@@ -30,10 +21,6 @@ from recon4d.eval.protocols.worldtrack import (
     worldtrack_scores,
 )
 from recon4d.records import Scene, Tracks
-
-
-def with_tracks(scene: Scene, **changes: torch.Tensor) -> Scene:
-    return replace(scene, tracks=replace(tracks_of(scene), **changes))
 
 
 def random_scenes(seed: int, frames: int = 6, queries: int = 10) -> tuple[Scene, Scene]:
@@ -98,8 +85,8 @@ def published_closed(p: np.ndarray, g_: np.ndarray) -> tuple[float, np.ndarray, 
 def test_truth_against_itself_is_perfect() -> None:
     _, truth = random_scenes(0)
     for metrics, scores in (
-        (WORLDTRACK_METRICS, scores_by_name(worldtrack_scores(truth, truth))),
-        (TAPVID3D_METRICS, scores_by_name(tapvid3d_scores(truth, truth))),
+        (worldtrack_scores.metrics, scores_by_name(worldtrack_scores(truth, truth))),
+        (tapvid3d_scores.metrics, scores_by_name(tapvid3d_scores(truth, truth))),
     ):
         assert list(scores) == [metric.name for metric in metrics]
         for metric in metrics:
@@ -107,7 +94,7 @@ def test_truth_against_itself_is_perfect() -> None:
 
 
 def test_names_of_worldtrack_metrics() -> None:
-    assert [metric.name for metric in WORLDTRACK_METRICS] == [
+    assert [metric.name for metric in worldtrack_scores.metrics] == [
         "worldtrack_apd3d_global",
         "worldtrack_epe_global",
         "worldtrack_apd3d_per_traj",
@@ -379,130 +366,3 @@ def test_undefined_scores_give_a_reason() -> None:
     scores = scores_by_name(worldtrack_scores(prediction, static))
     for name in ("worldtrack_apd3d_moving_realigned", "worldtrack_v2_epe_moving", "worldtrack_v2_apd3d_moving_sim3"):
         assert scores[name].note == "no true path is longer than 0.01 m"
-
-
-def published_tapvid3d(
-    p: np.ndarray, t: np.ndarray, predicted_visibility: np.ndarray, true_visibility: np.ndarray, taus: list[np.ndarray]
-) -> tuple[float, float]:
-    shares, jaccards = [], []
-    for tau in taus:
-        near = ((p - t) ** 2).sum(-1) < tau**2
-        shares.append((near & true_visibility).sum() / true_visibility.sum())
-        false_positives = (predicted_visibility & (~true_visibility | ~near)).sum()
-        jaccards.append(
-            (near & true_visibility & predicted_visibility).sum() / (true_visibility.sum() + false_positives)
-        )
-    return float(np.mean(shares)), float(np.mean(jaccards))
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_tapvid3d_equals_the_published_formulas(seed: int) -> None:
-    prediction, truth = random_scenes(seed)
-    p, t = (
-        g.transform_points(scene.cameras.cam_from_world.double(), tracks_of(scene).points[0].double()).numpy()
-        for scene in (prediction, truth)
-    )
-    predicted_visibility, true_visibility = (
-        tracks_of(prediction).visibility[0].numpy() > 0.5,
-        tracks_of(truth).visibility[0].numpy() > 0.5,
-    )
-    side = 256 / min(HEIGHT, WIDTH)
-    taus = [k * t[..., 2] / np.sqrt(20 * side * 22 * side) for k in (1, 2, 4, 8, 16)]
-    fixed = [np.full_like(taus[0], limit) for limit in (0.01, 0.04, 0.16, 0.64, 2.56)]
-    norms = [np.where(predicted_visibility & true_visibility, np.linalg.norm(x, axis=-1), np.nan) for x in (t, p)]
-    by_median = p * np.nanmedian(norms[0]) / np.nanmedian(norms[1])
-    by_depth = p * (t[0, :, 2] / p[0, :, 2])[None, :, None]
-    wanted = {
-        ("tapvid3d_apd", "tapvid3d_aj"): (by_median, taus),
-        ("tapvid3d_apd_per_trajectory", "tapvid3d_aj_per_trajectory"): (by_depth, taus),
-        ("tapvid3d_apd_none", "tapvid3d_aj_none"): (p * 2, taus),  # its unit is two meters
-        ("tapvid3d_apd_fixed", "tapvid3d_aj_fixed"): (by_median, fixed),
-    }
-    scores = scores_by_name(tapvid3d_scores(prediction, truth))
-    for (share, jaccard), (scaled, limits) in wanted.items():
-        apd, aj = published_tapvid3d(scaled, t, predicted_visibility, true_visibility, limits)
-        assert scores[share].value == pytest.approx(apd), share
-        assert scores[jaccard].value == pytest.approx(aj), jaccard
-    assert scores["tapvid3d_oa"].value == pytest.approx((predicted_visibility == true_visibility).mean())
-    assert scores["tapvid3d_oa"].total == 60
-    assert scores["tapvid3d_apd"].total == true_visibility.sum()
-
-
-def test_tapvid3d_on_paper() -> None:
-    errors = torch.tensor([[0.05, 0.1, 3.0, 0.0], [torch.nan, 0.0, 0.0, 0.0]])
-    predicted_visibility = torch.tensor([[True, True, True, False], [False, True, True, True]])
-    true_visibility = torch.tensor([[True, True, True, True], [True, False, True, True]])
-    counted = torch.tensor([[True, True, True, True], [True, True, True, False]])
-    # Six counted points are visible. Errors of 0.05, 0 and 0 are below 0.1; two of these points are predicted to be
-    # visible, and so are three points that are occluded or too far away.
-    apd, aj = apd_and_aj(errors, (0.1,), predicted_visibility, true_visibility, counted)
-    assert apd == pytest.approx(3 / 6)
-    assert aj == pytest.approx(2 / (6 + 3))
-    apd, aj = apd_and_aj(errors, (0.1, 5.0), predicted_visibility, true_visibility, counted)
-    assert apd == pytest.approx((3 / 6 + 5 / 6) / 2)
-    assert aj == pytest.approx((2 / 9 + 4 / 7) / 2)
-
-
-def test_pixel_width_is_for_an_image_with_a_shorter_side_of_256_pixels() -> None:
-    points = torch.tensor([[[1.0, 2.0, 4.0]], [[1.0, 2.0, 8.0]]])
-    intrinsics = torch.tensor([[90.0, 0.0, 64.0], [0.0, 160.0, 128.0], [0.0, 0.0, 1.0]]).repeat(2, 1, 1)
-    intrinsics[1, 0, 0] = 360
-    assert pixel_widths(points, intrinsics, (128, 512))[:, 0].tolist() == pytest.approx([4 / 240, 8 / 480])
-    assert pixel_widths(points, intrinsics, (512, 128))[:, 0].tolist() == pytest.approx([4 / 240, 8 / 480])
-
-
-def test_tapvid3d_scales_on_paper() -> None:
-    true = torch.tensor([[[0.0, 3.0, 4.0], [0.0, 0.0, 2.0]], [[0.0, 0.0, 7.0], [0.0, 0.0, 50.0]]])
-    predicted = torch.tensor([[[0.0, 0.0, 1.0], [0.0, 0.0, 8.0]], [[0.0, 0.0, 3.0], [0.0, 0.0, -1.0]]])
-    both = torch.tensor([[True, False], [True, False]])
-    assert float(median_scale(predicted, true, both)) == pytest.approx(6 / 2)
-    assert median_scale(predicted, true, both & False).isnan()
-    assert float(median_scale(predicted * 0, true, both)) == pytest.approx(6e6)
-    assert depth_scales(predicted, true, torch.tensor([0, 0])).tolist() == [4, 0.25]
-    assert depth_scales(predicted, true, torch.tensor([1, 1])).tolist() == pytest.approx([7 / 3, 50e12])
-
-
-def test_tapvid3d_does_not_depend_on_the_world_frames_or_the_predicted_unit() -> None:
-    prediction, truth = random_scenes(1)
-    others = tapvid3d_scores(prediction.transformed(SIM3), truth.transformed(SIM3))
-    for one, other in zip(tapvid3d_scores(prediction, truth), others, strict=True):
-        assert one.value == pytest.approx(other.value, abs=0.02), one.metric
-
-
-def test_points_of_an_unregistered_frame_are_errors_only_in_that_frame() -> None:
-    truth = make_scene(4, metres_per_unit=1.0)
-    world_from_cam = truth.cameras.world_from_cam.clone()
-    world_from_cam[2] = torch.nan
-    unregistered = replace(truth, cameras=replace(truth.cameras, world_from_cam=world_from_cam))
-    scores = scores_by_name(tapvid3d_scores(unregistered, truth))
-    for name in ("tapvid3d_apd", "tapvid3d_apd_per_trajectory", "tapvid3d_apd_none", "tapvid3d_apd_fixed"):
-        assert scores[name].value == pytest.approx(3 / 4)
-    assert scores["tapvid3d_oa"].value == 1
-    pairs = track_pairs(truth, truth)
-    assert torch.allclose(
-        points_in_cameras(pairs.true, pairs.true_cameras)[3, :, 2], depth_in_frame(truth, 3), atol=1e-5
-    )
-
-
-def depth_in_frame(scene: Scene, frame: int) -> torch.Tensor:
-    """Return the depth of the tracks in the camera of one frame, by projection on its viewing direction."""
-    camera = scene.cameras.world_from_cam[frame]
-    return (tracks_of(scene).points[0, frame] - camera[:3, 3]) @ camera[:3, 2]
-
-
-def test_without_points_predicted_to_be_visible_there_is_no_scale_and_all_points_are_errors() -> None:
-    _, truth = random_scenes(0)
-    scores = scores_by_name(tapvid3d_scores(with_tracks(truth, visibility=torch.zeros(1, 6, 10)), truth))
-    assert scores["tapvid3d_apd"].value == scores["tapvid3d_aj"].value == scores["tapvid3d_apd_fixed"].value == 0
-    assert scores["tapvid3d_apd_none"].value == 1
-    assert scores["tapvid3d_aj_none"].value == 0
-
-
-def test_unknown_true_points_do_not_affect_the_scale_of_tapvid3d() -> None:
-    _, truth = random_scenes(0)
-    known, wild = torch.ones(1, 6, 10), tracks_of(truth).points.clone()
-    known[0, 1:, :9] = 0
-    wild[0, 1:, :9] = 1000
-    unknown = with_tracks(truth, points=wild, confidence=known, visibility=torch.ones(1, 6, 10))
-    prediction = with_tracks(truth, visibility=torch.ones(1, 6, 10))
-    assert {score.value for score in tapvid3d_scores(prediction, unknown)} == {1}
