@@ -2,7 +2,7 @@
 
 from recon4d.datasets.augmentation import Augmentation, augment_colors
 from recon4d.datasets.cropping import CropWindow, center_crop_window, crop_and_resize, random_crop_window
-from recon4d.datasets.loader import PreprocessedSource, SequenceIndex, make_loader, make_step_loader, sample_seed
+from recon4d.datasets.loader import PreprocessedSource, make_loader, make_step_loader, sample_seed
 from recon4d.datasets.mixture import Mixture, Source
 from recon4d.datasets.point_maps import anchor_maps, rasterize_tracks
 from recon4d.datasets.readers.camera_folder import CameraFolder
@@ -45,7 +45,6 @@ __all__ = [
     "PreprocessedSource",
     "Sample",
     "SequenceDataset",
-    "SequenceIndex",
     "SevenScenes",
     "Sintel",
     "Source",
