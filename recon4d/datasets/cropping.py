@@ -39,20 +39,6 @@ class CropWindow:
         return self.height, self.width
 
 
-def center_crop_window(image_size: tuple[int, int], target_size: tuple[int, int]) -> CropWindow:
-    """Compute the largest centered window with a given aspect ratio.
-
-    Args:
-        image_size: Height and width of the image.
-        target_size: Height and width whose aspect ratio the window has.
-
-    Returns:
-        The window, in pixels of the image.
-    """
-    height, width = _largest_crop_size(image_size, target_size)
-    return CropWindow((image_size[1] - width) // 2, (image_size[0] - height) // 2, height, width)
-
-
 def random_crop_window(
     image_size: tuple[int, int], target_size: tuple[int, int], min_scale: float, rng: np.random.Generator
 ) -> CropWindow:
