@@ -25,7 +25,7 @@ from recon4d.datasets.sampling import (
 from recon4d.datasets.sequence_dataset import SequenceDataset
 from recon4d.datasets.writers.dynamic_replica import write_dynamic_replica
 from recon4d.datasets.writers.kubric import write_kubric
-from recon4d.datasets.writers.point_odyssey import write_point_odyssey, write_point_odyssey_legacy
+from recon4d.datasets.writers.point_odyssey import write_point_odyssey
 
 __all__ = [
     "DATASETS",
@@ -63,7 +63,6 @@ __all__ = [
     "write_dynamic_replica",
     "write_kubric",
     "write_point_odyssey",
-    "write_point_odyssey_legacy",
 ]
 
 
