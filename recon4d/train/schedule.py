@@ -1,6 +1,5 @@
-"""Learning rate schedules as pure functions of the step, so that resuming a run needs no state."""
+"""Learning rate schedule as a pure function of the step, so that resuming a run needs no state."""
 
-import math
 from dataclasses import dataclass
 
 
@@ -43,28 +42,5 @@ class Schedule:
         decay_steps = self.decay_share * self.total_steps
         remaining_steps = max(0.0, self.total_steps - step)
         remaining = min(1.0, remaining_steps / decay_steps) if decay_steps else 1.0
-        return _warmup_multiplier(self, step) * _decay_multiplier(self.final, remaining)
-
-
-def cosine_multiplier(schedule: Schedule, step: float) -> float:
-    """Compute the factor on the learning rates for a cosine decay (Loshchilov & Hutter 2017).
-
-    Args:
-        schedule: Warm-up, number of steps and final multiplier; its `decay_share` is ignored.
-        step: Number of the step, counted from 0.
-
-    Returns:
-        The factor: linear warm-up, then half a cosine from 1 to `schedule.final`.
-    """
-    cosine_steps = max(1, schedule.total_steps - schedule.warmup_steps)
-    done = min(1.0, max(0.0, step - schedule.warmup_steps) / cosine_steps)
-    return _warmup_multiplier(schedule, step) * _decay_multiplier(schedule.final, 0.5 * (1 + math.cos(math.pi * done)))
-
-
-def _warmup_multiplier(schedule: Schedule, step: float) -> float:
-    return min(1.0, (step + 1) / schedule.warmup_steps) if schedule.warmup_steps else 1.0
-
-
-def _decay_multiplier(final: float, remaining: float) -> float:
-    """Interpolate between `final` (nothing remains of the decay) and 1 (all of it remains)."""
-    return final + (1 - final) * remaining
+        warmup = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
+        return warmup * (self.final + (1 - self.final) * remaining)

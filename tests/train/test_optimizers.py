@@ -13,7 +13,7 @@ from recon4d.layers import Block, BlockConfig
 from recon4d.train.config import OptimiserConfig, RateConfig, RateRule
 from recon4d.train.muon import Muon, orthogonalize
 from recon4d.train.optimizers import Optimizers, clip_gradients, make_optimizers
-from recon4d.train.schedule import Schedule, cosine_multiplier
+from recon4d.train.schedule import Schedule
 from recon4d.train.weight_averaging import WeightAverage
 
 
@@ -94,13 +94,6 @@ def test_a_schedule_may_end_above_zero_or_have_no_decay_or_no_warm_up() -> None:
 
 def test_a_fraction_of_a_step_lies_between_its_neighbors() -> None:
     assert Schedule(0, 100).multiplier(84.5) == pytest.approx(15.5 / 32)
-
-
-def test_the_cosine_falls_from_the_end_of_the_warm_up() -> None:
-    schedule = Schedule(warmup_steps=20, total_steps=100, final=0.1)
-    found = [cosine_multiplier(schedule, step) for step in (0, 9, 20, 40, 60, 100, 200)]
-    quarter = 0.1 + 0.9 * 0.5 * (1 + math.sqrt(0.5))
-    assert found == pytest.approx([0.05, 0.5, 1.0, quarter, 0.55, 0.1, 0.1])
 
 
 @pytest.mark.parametrize(
