@@ -104,6 +104,17 @@ class TestCameras:
         torch.testing.assert_close(round_trip.intrinsics, cameras.intrinsics)
 
 
+def test_points_inside_the_image_and_in_front_of_the_camera_are_told_apart() -> None:
+    intrinsics = torch.tensor([[2.0, 0.0, 2.0], [0.0, 2.0, 1.0], [0.0, 0.0, 1.0]])
+    cameras = Cameras(torch.eye(4)[None], intrinsics[None])
+    # On the plane z = 2, x - 2 and y - 1 in pixels are world coordinates.
+    points = torch.tensor([[-2.0, -1, 2], [-2.1, 0, 2], [1.9, 0.9, 2], [2.0, 0, 2], [0, 1.0, 2], [0, 0, -2.0]])
+    projected = cameras.project_points(points[None], (2, 4))
+    assert projected.inside[0].tolist() == [True, False, True, False, False, False]
+    torch.testing.assert_close(projected.pixels[0, :5], points[:5, :2] + torch.tensor([2.0, 1.0]))
+    assert torch.equal(projected.depths[0], points[:, 2])
+
+
 class TestClip:
     def test_names_and_numbers_follow_the_frames(self) -> None:
         source = ClipSource("walk.mp4", ("a", "b", "c"), (0, 5, 10))

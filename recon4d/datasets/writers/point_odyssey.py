@@ -14,12 +14,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from recon4d.datasets.readers.cameras import is_in_image
 from recon4d.datasets.readers.point_odyssey import MAX_DEPTH, MAX_STORED_DEPTH
 from recon4d.datasets.sample import Sample
 from recon4d.datasets.writers.metric_scene import metric_scene
 from recon4d.errors import os_errors_as_user_errors
-from recon4d.geometry import project, transform_points
+from recon4d.geometry import is_in_image, project, transform_points
 from recon4d.io import write_jpeg, write_raster
 from recon4d.records import Scene, Tracks
 
@@ -83,7 +82,7 @@ def _round_annotation(scene: Scene) -> _RoundedAnnotation:
     points = _to_half(points)
     in_camera = transform_points(_to_double(cam_from_world), _to_double(points))
     pixels = _to_half(project(in_camera, _to_double(intrinsics)))
-    visibility = visibility & valid & is_in_image(_to_double(pixels), in_camera[..., 2], scene.size)
+    visibility = visibility & valid & (in_camera[..., 2] > 0) & is_in_image(_to_double(pixels), scene.size)
     return _RoundedAnnotation(
         intrinsics=intrinsics,
         cam_from_world=cam_from_world,
