@@ -13,11 +13,12 @@ from recon4d.records.located_cameras import LocatedCameras, LocationTrust
 from recon4d.records.metric_scale import convert_to_meters, convert_to_meters_by_distance, scale_scene, scale_scenes
 from recon4d.records.refinement_summary import RefinementSummary
 from recon4d.records.rig import Rig, rig_poses
-from recon4d.records.scene import Scene
+from recon4d.records.scene import DYNAMIC_THRESHOLD, Scene
 from recon4d.records.tensors import FrameIndex, TensorRecord, full_precision, take
 from recon4d.records.tracks import FeatureTracks, Tracks
 
 __all__ = [
+    "DYNAMIC_THRESHOLD",
     "Calibration",
     "Cameras",
     "Clip",

@@ -160,6 +160,12 @@ class TestTracks:
 
 
 class TestScene:
+    def test_only_more_than_an_even_chance_of_motion_is_dynamic(self) -> None:
+        scene = make_scene()
+        dynamic = torch.full_like(scene.dynamic, 0.5)
+        dynamic[0, 0, :3] = torch.tensor([torch.nan, 0.51, 0.49])
+        assert replace(scene, dynamic=dynamic).is_dynamic.nonzero().tolist() == [[0, 0, 1]]
+
     def test_points_from_depth_project_back_to_their_pixels(self) -> None:
         scene = make_scene(frames=3)
         in_camera = g.transform_points(scene.cameras.cam_from_world, scene.points_from_depth)

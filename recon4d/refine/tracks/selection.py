@@ -7,7 +7,7 @@ from recon4d.errors import UserError
 from recon4d.geometry import pixel_indices
 from recon4d.records import FeatureTracks, Scene
 from recon4d.refine.cameras.scoring import score_tracks
-from recon4d.refine.config import DYNAMIC_THRESHOLD, RefineConfig
+from recon4d.refine.config import RefineConfig
 from recon4d.refine.tracks.located_tracks import LocatedTracks, take_tracks
 from recon4d.refine.tracks.two_view_filter import consistent_tracks
 
@@ -117,7 +117,7 @@ def feature_tracks_of_scene(scene: Scene, num_tracks: int = 4000, seed: int = 0)
     if tracks is None:
         raise UserError("this scene has no tracks to refine its cameras with")
     row, column = pixel_indices(tracks.pixels, scene.size)
-    is_dynamic = scene.dynamic[tracks.anchors[:, None], row, column] > DYNAMIC_THRESHOLD
+    is_dynamic = scene.is_dynamic[tracks.anchors[:, None], row, column]
     visibility = tracks.visibility * (tracks.visibility > 0.5) * (tracks.confidence > 0) * ~is_dynamic[:, None]
     pixels = scene.track_pixels.movedim(1, 0).flatten(1, 2)
     visibility = visibility.movedim(1, 0).flatten(1, 2)
