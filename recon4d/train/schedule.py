@@ -16,8 +16,6 @@ class Schedule:
     """Number of steps, at least 1."""
     decay_share: float = 0.32
     """Fraction of `total_steps`, at the end, over which the rate falls; 0 for a constant rate."""
-    final: float = 0.0
-    """Multiplier at `total_steps` and after, from 0 to 1."""
 
     def __post_init__(self) -> None:
         if self.total_steps < 1 or not 0 <= self.warmup_steps <= self.total_steps:
@@ -25,10 +23,8 @@ class Schedule:
                 f"a schedule has {self.warmup_steps} warm-up steps and {self.total_steps} steps in total;"
                 " wanted at least 1 step, and from 0 to all steps of warm-up"
             )
-        if not (0 <= self.decay_share <= 1 and 0 <= self.final <= 1):
-            raise ValueError(
-                f"a schedule has a decay share of {self.decay_share} and ends at {self.final}; wanted both from 0 to 1"
-            )
+        if not 0 <= self.decay_share <= 1:
+            raise ValueError(f"a schedule has a decay share of {self.decay_share}; wanted a value from 0 to 1")
 
     def multiplier(self, step: float) -> float:
         """Compute the factor on the learning rates.
@@ -43,4 +39,4 @@ class Schedule:
         remaining_steps = max(0.0, self.total_steps - step)
         remaining = min(1.0, remaining_steps / decay_steps) if decay_steps else 1.0
         warmup = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
-        return warmup * (self.final + (1 - self.final) * remaining)
+        return warmup * remaining
