@@ -3,7 +3,7 @@
 Reconstructions from a single camera drift in scale as well as in pose, so rigid pose graphs (as in Open3D) cannot close
 their loops. The method follows Strasdat, Montiel and Davison, "Scale Drift-Aware Large Scale Monocular SLAM", RSS 2010:
 Gauss-Newton over tangent vectors. Each step solves one sparse linear system, so the cost is linear in the number of
-windows.
+windows. `scipy.optimize.least_squares` has no direct sparse solver and is tens of times slower.
 """
 
 from collections.abc import Sequence
