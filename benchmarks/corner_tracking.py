@@ -1,12 +1,16 @@
 """Accuracy of matches and corner tracks: ``python -m benchmarks.corner_tracking --model recon4d_mini``.
 
 On clips of worlds-v1, the network's confident matches and the corners tracked from them are compared with the true
-pixels of static points, for frames one, three and seven apart, in pixels of the network's maps.
+pixels of static points, for frames one, three and seven apart, in pixels of the network's maps. With ``--opencv``, the
+same corners are also searched by OpenCV's pyramidal Lucas-Kanade, which estimates a translation only.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import patch
 
+import cv2
+import numpy as np
 import torch
 import tyro
 from torch import Tensor
@@ -16,10 +20,16 @@ from recon4d.geometry import project, transform_points
 from recon4d.inference import ReconstructConfig, reconstruct_and_match
 from recon4d.records import FeatureTracks, Scene
 from recon4d.refine import track_corners
+from recon4d.refine.tracks import corner_tracking
+from recon4d.refine.tracks.lucas_kanade import Placement, ncc
 from recon4d.zoo import create_model, load_model
 
 FRAME_DISTANCES = (1, 3, 7)
 """Numbers of frames between the compared frames."""
+WINDOW = (15, 15)
+"""Window of OpenCV's search in pixels, that of the finest level of `track_corners`."""
+MAX_RETURN_ERROR = 0.5
+"""Largest distance in pixels from the start after OpenCV's search there and back."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +42,8 @@ class Arguments:
     """Number of clips."""
     split: str = "8"
     """Split of worlds-v1."""
+    opencv: bool = False
+    """Also search the corners by OpenCV."""
 
 
 def main(arguments: Arguments) -> None:
@@ -44,7 +56,11 @@ def main(arguments: Arguments) -> None:
         sample = benchmark.read(name)
         scene, matches = reconstruct_and_match(model, sample.clip, ReconstructConfig(anchors=()))
         truth = sample.scene.resized(*scene.size)
-        for kind, tracks in (("matches", matches), ("corners", track_corners(sample.clip, scene, matches))):
+        kinds = {"matches": matches, "corners": track_corners(sample.clip, scene, matches)}
+        if arguments.opencv:
+            with patch.object(corner_tracking._CornerTracker, "_align", _align_by_opencv):
+                kinds["opencv"] = track_corners(sample.clip, scene, matches)
+        for kind, tracks in kinds.items():
             for distance in FRAME_DISTANCES:
                 errors.setdefault((kind, distance), []).append(_errors(tracks, truth, distance))
 
@@ -54,6 +70,28 @@ def main(arguments: Arguments) -> None:
         all_errors = torch.cat(clip_errors)
         within = float((all_errors < 1).float().mean())
         print(f"{kind:10}{distance:>14}{len(all_errors):>10}{float(all_errors.median()):>12.2f}{within:>14.0%}")
+
+
+def _align_by_opencv(
+    tracker: "corner_tracking._CornerTracker", corners: Tensor, targets: Tensor, start: Placement, num_levels: int
+) -> tuple[Placement, Tensor]:
+    """Replace `_CornerTracker._align`: search from the first appearance, accepted by the same correlation."""
+    images = (tracker._images[0] * 255).round().to(torch.uint8).numpy()
+    sources, first = tracker._corners.frames[corners], tracker._corners.pixels[corners]
+    centers, is_found = start.centers.clone(), torch.zeros(len(corners), dtype=torch.bool)
+    options = {"winSize": WINDOW, "maxLevel": num_levels - 1, "flags": cv2.OPTFLOW_USE_INITIAL_FLOW}
+    for source, target in torch.stack([sources, targets], dim=1).unique(dim=0).tolist():
+        places = ((sources == source) & (targets == target)).nonzero()[:, 0]
+        # OpenCV's first pixel has its center at (0, 0).
+        own, guided = ((pixels[places] - 0.5).float().numpy() for pixels in (first, start.centers))
+        there, found, _ = cv2.calcOpticalFlowPyrLK(images[source], images[target], own, guided.copy(), **options)
+        back, found_back, _ = cv2.calcOpticalFlowPyrLK(images[target], images[source], there, own.copy(), **options)
+        returns = np.linalg.norm(back - own, axis=1) < MAX_RETURN_ERROR
+        is_found[places] = torch.from_numpy((found[:, 0] == 1) & (found_back[:, 0] == 1) & returns)
+        centers[places] = torch.from_numpy(there).to(centers) + 0.5
+    placement = Placement.upright(torch.where(is_found[:, None], centers, start.centers))
+    correlation = ncc(tracker._templates[0].take(corners), tracker._images[0], targets, placement)
+    return placement, is_found & (correlation >= tracker._config.min_ncc)
 
 
 def _errors(tracks: FeatureTracks, truth: Scene, distance: int) -> Tensor:

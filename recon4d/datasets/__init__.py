@@ -1,8 +1,8 @@
 """Clips with ground truth: sampling, augmentation, mixing and loading, and readers and writers of public data sets."""
 
 from recon4d.datasets.augmentation import Augmentation, augment_colors
-from recon4d.datasets.cropping import CropWindow, center_crop_window, crop_and_resize, random_crop_window
-from recon4d.datasets.loader import PreprocessedSource, SequenceIndex, make_loader, make_step_loader, sample_seed
+from recon4d.datasets.cropping import CropWindow, crop_and_resize, random_crop_window
+from recon4d.datasets.loader import PreprocessedSource, make_loader, make_step_loader, sample_seed
 from recon4d.datasets.mixture import Mixture, Source
 from recon4d.datasets.point_maps import anchor_maps, rasterize_tracks
 from recon4d.datasets.readers.camera_folder import CameraFolder
@@ -20,14 +20,12 @@ from recon4d.datasets.sample import Sample, Trajectories, ground_truth_scene
 from recon4d.datasets.sampling import (
     ClipSampling,
     sample_frames,
-    sample_overlapping_frames,
     sample_tracks,
-    view_overlap,
 )
 from recon4d.datasets.sequence_dataset import SequenceDataset
 from recon4d.datasets.writers.dynamic_replica import write_dynamic_replica
 from recon4d.datasets.writers.kubric import write_kubric
-from recon4d.datasets.writers.point_odyssey import write_point_odyssey, write_point_odyssey_legacy
+from recon4d.datasets.writers.point_odyssey import write_point_odyssey
 
 __all__ = [
     "DATASETS",
@@ -45,7 +43,6 @@ __all__ = [
     "PreprocessedSource",
     "Sample",
     "SequenceDataset",
-    "SequenceIndex",
     "SevenScenes",
     "Sintel",
     "Source",
@@ -54,7 +51,6 @@ __all__ = [
     "Tum",
     "anchor_maps",
     "augment_colors",
-    "center_crop_window",
     "crop_and_resize",
     "ground_truth_scene",
     "make_loader",
@@ -62,14 +58,11 @@ __all__ = [
     "random_crop_window",
     "rasterize_tracks",
     "sample_frames",
-    "sample_overlapping_frames",
     "sample_seed",
     "sample_tracks",
-    "view_overlap",
     "write_dynamic_replica",
     "write_kubric",
     "write_point_odyssey",
-    "write_point_odyssey_legacy",
 ]
 
 

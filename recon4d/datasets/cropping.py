@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from recon4d.datasets.sample import Sample
-from recon4d.geometry import cropped_intrinsics, transform_points, unproject_map
+from recon4d.geometry import cropped_intrinsics, is_in_image, transform_points, unproject_map
 from recon4d.records import (
     Clip,
     Priors,
@@ -37,20 +37,6 @@ class CropWindow:
     def size(self) -> tuple[int, int]:
         """Height and width."""
         return self.height, self.width
-
-
-def center_crop_window(image_size: tuple[int, int], target_size: tuple[int, int]) -> CropWindow:
-    """Compute the largest centered window with a given aspect ratio.
-
-    Args:
-        image_size: Height and width of the image.
-        target_size: Height and width whose aspect ratio the window has.
-
-    Returns:
-        The window, in pixels of the image.
-    """
-    height, width = _largest_crop_size(image_size, target_size)
-    return CropWindow((image_size[1] - width) // 2, (image_size[0] - height) // 2, height, width)
 
 
 def random_crop_window(
@@ -184,7 +170,7 @@ def _crop_tracks(
 ) -> Tracks:
     """Mark queries outside the image as unknown and points outside the image as not visible."""
     end = query_pixels.new_tensor([size[1], size[0]])
-    is_query = ((query_pixels >= 0) & (query_pixels < end)).all(dim=-1)
+    is_query = is_in_image(query_pixels, size)
     in_image = ((projected > -BORDER_TOLERANCE) & (projected < end + BORDER_TOLERANCE)).all(dim=-1)
     is_kept = is_query[..., None, :].to(tracks.confidence.dtype)
     return replace(

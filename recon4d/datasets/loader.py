@@ -2,13 +2,10 @@
 
 import gc
 import hashlib
-import json
-import os
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,14 +16,10 @@ from recon4d.datasets.cropping import crop_and_resize, random_crop_window
 from recon4d.datasets.mixture import SampleSource
 from recon4d.datasets.sample import Sample
 from recon4d.datasets.sampling import placeholder_tracks, random_stream, sample_tracks
-from recon4d.datasets.sequence_dataset import SequenceDataset
-from recon4d.errors import DataError, UserError, os_errors_as_user_errors
-from recon4d.io import atomic_file
+from recon4d.errors import UserError
 
 PREFETCH_FACTOR = 2
 """Number of batches that each worker prepares in advance; the default of PyTorch."""
-PROGRESS_BAR_MIN_SEQUENCES = 1000
-"""Smallest number of sequences for which indexing shows a progress bar. Hand-tuned."""
 
 
 def sample_seed(seed: int, step: int, position: int) -> int:
@@ -254,94 +247,6 @@ def _raise_user_errors(batches: Iterator[Sample | _UserErrorMessage]) -> Iterato
         if isinstance(batch, _UserErrorMessage):
             raise UserError(batch.text)
         yield batch
-
-
-class SequenceIndex(SequenceDataset):
-    """A data set whose sequence lengths are cached in a JSON file.
-
-    The cache is valid as long as the class and the sequence names of the data set and all files in `folder` (path, size
-    and modification time) are unchanged. Otherwise it is rebuilt and replaced atomically, so several ranks may do so
-    at the same time. Sequences with unreadable lengths are cached too.
-
-    Args:
-        sequences: The data set.
-        folder: Folder of the data set.
-        index_file: The cache file. It may lie in `folder`.
-
-    Raises:
-        UserError: If the folder cannot be read or the cache cannot be written.
-    """
-
-    def __init__(self, sequences: SequenceDataset, folder: str | Path, index_file: str | Path) -> None:
-        self._sequences = sequences
-        self._names = sequences.names()
-        index_file = Path(index_file)
-        with os_errors_as_user_errors():
-            key = _content_key(sequences, self._names, Path(folder), index_file)
-            lengths = _read_index(index_file, key)
-        if lengths is None:
-            lengths = _read_lengths(sequences, self._names)
-            _write_index(index_file, key, lengths)
-        self._lengths = lengths
-
-    def names(self) -> list[str]:
-        """See `SequenceDataset.names`."""
-        return list(self._names)
-
-    def num_frames(self, name: str) -> int:
-        """See `SequenceDataset.num_frames`. A `DataError` is raised as it was when the index was built."""
-        if name not in self._lengths:
-            raise DataError(name, "index", f"has no such sequence; its first is {self._names[:1]}")
-        length = self._lengths[name]
-        if isinstance(length, str):
-            raise DataError(name, "index", length)
-        return length
-
-    def read(self, name: str, frames: Sequence[int], anchors: tuple[int, ...] = (0,)) -> Sample:
-        """See `SequenceDataset.read`."""
-        return self._sequences.read(name, frames, anchors)
-
-
-def _content_key(sequences: SequenceDataset, names: list[str], folder: Path, index_file: Path) -> str:
-    """Compute a hash of everything that the lengths may depend on, except the index itself."""
-    digest = hashlib.blake2b(digest_size=16)
-    digest.update(json.dumps([type(sequences).__module__, type(sequences).__qualname__, names]).encode())
-    for inside, folders, files in os.walk(folder):
-        folders.sort()  # in place, which determines the order in which os.walk descends
-        for path in (Path(inside, name) for name in sorted(files)):
-            # Skip the index and the temporary files of other ranks that are writing it.
-            if path.name != index_file.name and not path.name.startswith(f".{index_file.name}."):
-                status = path.stat()
-                digest.update(json.dumps([str(path.relative_to(folder)), status.st_size, status.st_mtime_ns]).encode())
-    return digest.hexdigest()
-
-
-def _read_lengths(sequences: SequenceDataset, names: list[str]) -> dict[str, int | str]:
-    """Read the length of every sequence, or the reason why it cannot be read."""
-    from tqdm import tqdm
-
-    lengths: dict[str, int | str] = {}
-    is_quiet = len(names) < PROGRESS_BAR_MIN_SEQUENCES
-    for name in tqdm(names, desc="indexing", unit="sequence", leave=False, disable=is_quiet):
-        try:
-            lengths[name] = sequences.num_frames(name)
-        except DataError as error:
-            lengths[name] = str(error).removeprefix(f"{name}: ")
-    return lengths
-
-
-def _read_index(index_file: Path, key: str) -> dict[str, int | str] | None:
-    """Read the lengths in the file; None if the file is missing, damaged or outdated."""
-    try:
-        stored = json.loads(index_file.read_text())
-    except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
-        return None
-    return stored["lengths"] if isinstance(stored, dict) and stored.get("key") == key else None
-
-
-def _write_index(index_file: Path, key: str, lengths: dict[str, int | str]) -> None:
-    with atomic_file(index_file) as partial:
-        partial.write_text(json.dumps({"key": key, "lengths": lengths}, indent=1))
 
 
 @contextmanager

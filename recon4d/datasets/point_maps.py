@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from recon4d.geometry import project, transform_points
+from recon4d.geometry import is_in_image, pixel_indices, project, transform_points
 from recon4d.records import Scene, TensorRecord, Tracks
 
 
@@ -87,11 +87,8 @@ def anchor_maps(tracks: Tracks, size: tuple[int, int]) -> AnchorMaps:
 
 def _pixel_index(pixels: Float[Tensor, "*rows n 2"], size: tuple[int, int]) -> Int[Tensor, "*rows n"]:
     """Compute the row-major index of the pixel that contains each (x, y); -1 outside the image."""
-    height, width = size
-    is_inside = (pixels >= 0).all(dim=-1) & (pixels[..., 0] < width) & (pixels[..., 1] < height)
-    # Very large coordinates and NaN cannot be converted to integers, so they are replaced first.
-    columns, rows = torch.where(is_inside[..., None], pixels, torch.zeros_like(pixels)).long().unbind(-1)
-    return torch.where(is_inside, rows * width + columns, -1)
+    rows, columns = pixel_indices(pixels, size)
+    return torch.where(is_in_image(pixels, size), rows * size[1] + columns, -1)
 
 
 def _argmin_per_cell(

@@ -1,20 +1,15 @@
-"""Sampling of clips: frames of a sequence, the anchor frame, overlapping views and a fixed number of tracks."""
+"""Sampling of clips: frames of a sequence, the anchor frame and a fixed number of tracks."""
 
 import hashlib
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from recon4d.datasets.sample import Sample
 from recon4d.errors import UserError
-from recon4d.geometry import project, transform_points
-from recon4d.records import Scene, Tracks
-
-DEPTH_TOLERANCE = 0.1
-"""Largest relative depth difference at which another camera sees the same surface. Hand-tuned."""
+from recon4d.records import Tracks
 
 
 @dataclass(frozen=True)
@@ -145,90 +140,6 @@ def without_times(sample: Sample) -> Sample:
         The sample with NaN times.
     """
     return replace(sample, clip=replace(sample.clip, times=torch.full_like(sample.clip.times, torch.nan)))
-
-
-def view_overlap(scene: Scene, i: int, j: int) -> float:
-    """Compute the fraction of frame i's known points that frame j sees.
-
-    Frame j sees a point that lies in front of its camera and inside its image, and whose depth agrees with the depth
-    map to 10 %. Points that project to a pixel of unknown depth count as not visible.
-
-    Args:
-        scene: Scene with depth.
-        i: Frame whose points are projected.
-        j: Frame into which they are projected.
-
-    Returns:
-        A value from 0 to 1; 0 if frame i has no known points.
-    """
-    points = scene.points[i][scene.point_confidence[i] > 0]
-    if len(points) == 0:
-        return 0.0
-    in_camera = transform_points(scene.cameras.cam_from_world[j], points)
-    pixels = project(in_camera, scene.cameras.intrinsics[j])
-    height, width = scene.size
-    # Infinite and very large coordinates cannot be converted to integers, so bounds are checked first.
-    is_inside = (pixels >= 0).all(dim=-1) & (pixels[:, 0] < width) & (pixels[:, 1] < height)
-    columns, rows = pixels[is_inside].long().unbind(-1)
-    point_depths, map_depths = in_camera[is_inside, 2], scene.depths[j, rows, columns]
-    # Points behind the camera have negative z, which never agrees with the depth map.
-    agrees = (point_depths - map_depths).abs() <= DEPTH_TOLERANCE * map_depths
-    is_visible = agrees & (scene.depth_confidence[j, rows, columns] > 0)
-    return int(is_visible.sum()) / len(points)
-
-
-def view_overlap_matrix(scene: Scene) -> Float[Tensor, "time time"]:
-    """Compute `view_overlap` for all pairs of frames.
-
-    The cost is quadratic in the number of frames, so use small maps.
-
-    Args:
-        scene: Scene with depth, shape (time).
-
-    Returns:
-        Entry (i, j) is the fraction of frame i's points that frame j sees.
-    """
-    frames = range(scene.num_frames)
-    return torch.tensor([[view_overlap(scene, i, j) for j in frames] for i in frames])
-
-
-def sample_overlapping_frames(
-    overlaps: Float[Tensor, "time time"], count: int, min_overlap: float, rng: np.random.Generator
-) -> tuple[int, ...]:
-    """Sample frames that form a connected view graph.
-
-    The first frame is random. Every further frame is drawn from those that overlap an earlier one in both directions.
-
-    Args:
-        overlaps: Result of `view_overlap_matrix`.
-        count: Number of frames.
-        min_overlap: Smallest overlap of connected frames, in both directions.
-        rng: Source of randomness.
-
-    Returns:
-        `count` distinct frames in the order in which they were drawn.
-
-    Raises:
-        ValueError: If `count` is less than 1 or no `count` frames are connected.
-    """
-    if count < 1:
-        raise ValueError(f"count = {count}; wanted at least 1")
-    is_connected = (torch.minimum(overlaps, overlaps.T) >= min_overlap).numpy()
-    largest = 0
-    for start in rng.permutation(len(is_connected)).tolist():
-        frames = [start]
-        while len(frames) < count:
-            reachable = np.setdiff1d(np.flatnonzero(is_connected[frames].any(axis=0)), frames)
-            if not len(reachable):
-                break
-            frames.append(int(rng.choice(reachable)))
-        if len(frames) == count:
-            return tuple(frames)
-        largest = max(largest, len(frames))
-    raise ValueError(
-        f"no {count} of {len(is_connected)} frames are connected by overlaps of at least {min_overlap:g}; "
-        f"the largest connected set has {largest}"
-    )
 
 
 def sample_tracks(sample: Sample, count: int, rng: np.random.Generator) -> Sample:

@@ -1,7 +1,8 @@
 """The interface of a data set on disk: named sequences, and a clip with ground truth from any frames of a sequence."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from recon4d.datasets.sample import Sample
 from recon4d.errors import DataError
@@ -14,13 +15,32 @@ class SequenceDataset(ABC):
     sequences. It raises `UserError` if the folder is missing or holds no such data set.
     """
 
-    @abstractmethod
+    paths: Mapping[str, Path] = {}
+    """Folder or file of each sequence, by name; not used by data sets that override `names`."""
+
     def names(self) -> list[str]:
         """List the names of all sequences, sorted.
 
         Returns:
             Names accepted by `num_frames` and `read`. Damaged sequences may be included.
         """
+        return sorted(self.paths)
+
+    def path(self, name: str) -> Path:
+        """Look up the folder or file of a sequence.
+
+        Args:
+            name: Name of the sequence, one of `paths`.
+
+        Returns:
+            The folder or file.
+
+        Raises:
+            DataError: If there is no such sequence.
+        """
+        if name not in self.paths:
+            raise DataError(name, "data set", f"has no such sequence; the first one is {min(self.paths)}")
+        return self.paths[name]
 
     @abstractmethod
     def num_frames(self, name: str) -> int:

@@ -6,7 +6,7 @@ matrix [[fx, skew, cx], [0, fy, cy], [0, 0, 1]] in pixels. `depths` are z, not d
 """
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 MIN_PROJECTED_DEPTH = 1e-6
@@ -51,6 +51,19 @@ def project(
     on_plane = points / points[..., 2:].clamp(min=MIN_PROJECTED_DEPTH)
     flat = on_plane.reshape(*intrinsics.shape[:-2], -1, 3)
     return (flat @ intrinsics[..., :2, :].transpose(-1, -2)).reshape(*points.shape[:-1], 2)
+
+
+def is_in_image(pixels: Float[Tensor, "*shape 2"], size: tuple[int, int]) -> Bool[Tensor, "*shape"]:
+    """Test whether pixel coordinates lie in an image.
+
+    Args:
+        pixels: Coordinates (x, y).
+        size: Height and width of the image.
+
+    Returns:
+        True from (0, 0) to below (width, height); False for NaN.
+    """
+    return ((pixels >= 0) & (pixels < pixels.new_tensor([size[1], size[0]]))).all(dim=-1)
 
 
 def unproject(

@@ -54,21 +54,6 @@ def quaternion_from_rotation(rotation: Float[Tensor, "*batch 3 3"]) -> Float[Ten
     return torch.where(quaternion[..., :1] < 0, -quaternion, quaternion)
 
 
-def rotation_from_6d(columns: Float[Tensor, "*batch 6"]) -> Float[Tensor, "*batch 3 3"]:
-    """Convert the 6D representation to rotation matrices by Gram-Schmidt orthogonalization (Zhou et al. 2019, eq. 15).
-
-    Args:
-        columns: Two 3-vectors, one after the other, of any length but not parallel. They span the first two columns.
-
-    Returns:
-        Rotation matrices.
-    """
-    first, second = columns.unflatten(-1, (2, 3)).unbind(-2)
-    first = F.normalize(first, dim=-1)
-    second = F.normalize(second - (first * second).sum(dim=-1, keepdim=True) * first, dim=-1)
-    return torch.stack([first, second, torch.linalg.cross(first, second)], dim=-1)
-
-
 def rotation_to_6d(rotation: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*batch 6"]:
     """Convert rotation matrices to the continuous 6D representation (Zhou et al. 2019, eq. 14).
 

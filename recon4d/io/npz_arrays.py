@@ -72,7 +72,7 @@ def load_arrays(path: Path, names: Collection[str] | None = None) -> dict[str, n
 
 
 def load_checked_arrays(
-    path: Path, shapes: Mapping[str, Sequence[str | int]], integers: Collection[str] = (), others: Collection[str] = ()
+    path: Path, shapes: Mapping[str, Sequence[str | int]], integers: Collection[str] = ()
 ) -> dict[str, np.ndarray]:
     """Read arrays from an npz file that must hold all of them, with the right types and shapes.
 
@@ -80,7 +80,6 @@ def load_checked_arrays(
         path: The file.
         shapes: Shape of each array; see `check_arrays`.
         integers: Names of the arrays of whole numbers; the others hold floats.
-        others: Names of further arrays of any kind that must be present.
 
     Returns:
         Arrays by name.
@@ -88,9 +87,9 @@ def load_checked_arrays(
     Raises:
         UserError: As `load_arrays`, or if an array is missing or of another type or shape.
     """
-    arrays = load_arrays(path, [*shapes, *others])
+    arrays = load_arrays(path, list(shapes))
     try:
-        check_arrays(arrays, shapes, [*shapes, *others], integers)
+        check_arrays(arrays, shapes, list(shapes), integers)
     except UserError as error:
         raise UserError(f"cannot read {path}: {error}") from error
     return arrays

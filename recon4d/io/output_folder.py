@@ -9,8 +9,7 @@ from pathlib import Path
 
 from recon4d.errors import UserError, os_errors_as_user_errors
 from recon4d.io.archive import SCENE_FILE_NAME
-from recon4d.io.exchange import exchange
-from recon4d.io.files import sync_file
+from recon4d.io.files import exchange, sync_file
 from recon4d.io.temporaries import (
     OLD,
     PARTIAL,

@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 
 from recon4d.errors import UserError, os_errors_as_user_errors
-from recon4d.io.cameras.pairing import NEAREST_SECONDS, times_of_names
+from recon4d.io.cameras.pairing import nearest_in_time, times_of_names
 from recon4d.io.fitting import gather_photos
 from recon4d.io.frame_pairing import bare_name, natural_order
 from recon4d.io.frame_selection import check_selection, select_evenly
@@ -43,7 +43,7 @@ def read_rig(
     """Read the pictures of cameras that are fixed to each other.
 
     Pictures of different cameras belong to one moment if they have the same name, if the times that they are named by
-    agree within `NEAREST_SECONDS`, or if the last numbers in their names are the same. The first rule that
+    agree (`nearest_in_time`), or if the last numbers in their names are the same. The first rule that
     fits applies.
 
     Args:
@@ -167,11 +167,9 @@ def _by_time(photos: Sequence[Sequence[Path]]) -> _Moments | None:
     first = times[0] or []
     pictures: list[list[int | None]] = [[index, *[None] * (len(photos) - 1)] for index in range(len(first))]
     for camera, own in enumerate(times[1:], start=1):
-        differences = (torch.tensor(own, dtype=torch.float64)[:, None] - torch.tensor(first, dtype=torch.float64)).abs()
-        nearest, back = differences.argmin(dim=1), differences.argmin(dim=0)
-        for index, moment in enumerate(nearest.tolist()):
-            if differences[index, moment] <= NEAREST_SECONDS and int(back[moment]) == index:
-                pictures[moment][camera] = index
+        paired = nearest_in_time(torch.tensor(own, dtype=torch.float64), torch.tensor(first, dtype=torch.float64))
+        for moment, index in zip(pictures, paired, strict=True):
+            moment[camera] = index
     return _Moments(pictures, "by the times that they are named by", first)
 
 

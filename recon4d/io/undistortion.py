@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from recon4d.errors import UserError
-from recon4d.geometry import pixel_grid
+from recon4d.geometry import is_in_image, pixel_grid
 from recon4d.io.cameras.lenses import Lens, brown_lens
 from recon4d.io.long_clips import LongClip
 from recon4d.records import Clip, Priors
@@ -214,15 +214,10 @@ def _undistorted_depths(priors: Priors, lenses: Sequence[Lens]) -> Float[Tensor,
     for depths, into, intrinsics, lens in zip(priors.depths, moved, priors.intrinsics, lenses, strict=True):
         is_known = depths.isfinite()
         straight = undistort_pixels(pixel_grid(height, width, dtype=torch.float64)[is_known], intrinsics, lens)
-        kept = _is_inside(straight, (height, width))
+        kept = is_in_image(straight, (height, width))
         column, row = straight[kept].floor().long().unbind(-1)
         into.view(-1).scatter_reduce_(0, row * width + column, depths[is_known][kept], "amin")
     return torch.where(moved.isfinite(), moved, torch.nan)
-
-
-def _is_inside(pixels: Float[Tensor, "*shape 2"], size: tuple[int, int]) -> Bool[Tensor, "*shape"]:
-    """Whether pixels lie in the image; NaN does not."""
-    return ((pixels >= 0) & (pixels < pixels.new_tensor([size[1], size[0]]))).all(dim=-1)
 
 
 def _sample_image(image: UInt8[Tensor, "3 height width"], source_pixels: Tensor) -> UInt8[Tensor, "3 height width"]:
@@ -232,7 +227,7 @@ def _sample_image(image: UInt8[Tensor, "3 height width"], source_pixels: Tensor)
 def _sample_mask(
     mask: Bool[Tensor, "height width"] | None, size: tuple[int, int], source_pixels: Tensor
 ) -> Bool[Tensor, "height width"]:
-    outside = ~_is_inside(source_pixels, size)
+    outside = ~is_in_image(source_pixels, size)
     return outside if mask is None else outside | (_sample(mask[None].float(), source_pixels, "nearest")[0] > 0.5)
 
 
@@ -243,4 +238,4 @@ def _sample(
     height, width = maps.shape[-2:]
     grid = (2 * pixels / pixels.new_tensor([width, height]) - 1).nan_to_num(nan=-2.0)
     values = F.grid_sample(maps[None], grid[None].to(maps), mode, "border", align_corners=False)[0]
-    return values * _is_inside(pixels, (height, width))
+    return values * is_in_image(pixels, (height, width))

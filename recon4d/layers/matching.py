@@ -25,7 +25,7 @@ from recon4d.layers.matchers import (
     SoftMatcher,
     TwoViewFilter,
 )
-from recon4d.records import Cameras, TensorRecord, full_precision
+from recon4d.records import DYNAMIC_THRESHOLD, Cameras, TensorRecord, full_precision
 from recon4d.records.configs import FILE_KEY
 
 CELLS_PER_PATCH_SIDE = 2
@@ -300,7 +300,7 @@ class Matching(nn.Module):
         if dynamic is not None:
             rows, columns = (round(side / self.cell_size) for side in dynamic.shape[-2:])
             # An unknown probability (NaN) compares as false.
-            is_dynamic = (dynamic.detach() > 0.5).to(torch.float32)
+            is_dynamic = (dynamic.detach() > DYNAMIC_THRESHOLD).to(torch.float32)
             unconstrained = F.adaptive_max_pool2d(is_dynamic, (rows, columns)).flatten(2) > 0
         width = self.epipolar_width * self.cell_size
         return TwoViewFilter.from_cameras(cameras, width, None if known is None else predicted, unconstrained)

@@ -32,7 +32,7 @@ from recon4d.losses.photometric import best_neighbor_photometric_term, photometr
 from recon4d.losses.points import point_term, tracking_point_term
 from recon4d.losses.semantic import semantic_term
 from recon4d.losses.term import Term, masked_term, mean, merge_terms
-from recon4d.losses.warping import Warp, is_unoccluded, select_warp, warp_static, warp_tracked
+from recon4d.losses.warping import Warp, is_unoccluded, warp_static, warp_tracked
 
 __all__ = [
     "MatchingTerms",
@@ -70,7 +70,6 @@ __all__ = [
     "sample_at_pixels",
     "sample_tracks",
     "scene_scale",
-    "select_warp",
     "semantic_term",
     "track_confidence_term",
     "tracking_point_term",

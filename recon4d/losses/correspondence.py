@@ -12,7 +12,7 @@ from torch import Tensor
 
 from recon4d.geometry import invert, project, transform_points
 from recon4d.layers import CELLS_PER_PATCH_SIDE, cell_centers
-from recon4d.records import Scene, TensorRecord, Tracks, full_precision
+from recon4d.records import DYNAMIC_THRESHOLD, Scene, TensorRecord, Tracks, full_precision
 
 OCCLUSION_TOLERANCE = (0.015, 0.005)
 """A point behind the true surface by less than a fraction of its depth plus a length is visible: (fraction, length).
@@ -126,7 +126,7 @@ def _is_dynamic(truth: Scene, query_frames: Tensor, cells: _Cells) -> Tensor:
     """Look up whether the centers of the query frame's cells move; false where it is unknown."""
     column, row = cells.centers.floor().long().unbind(-1)
     batch = torch.arange(len(query_frames), device=query_frames.device)[:, None]
-    return truth.dynamic[batch, query_frames][..., row, column] > 0.5
+    return truth.is_dynamic[batch, query_frames][..., row, column]
 
 
 def _static_points(truth: Scene, query_frames: Tensor, cells: _Cells) -> _CellPoints:
@@ -138,7 +138,7 @@ def _static_points(truth: Scene, query_frames: Tensor, cells: _Cells) -> _CellPo
     points = full_precision(truth.points).flatten(2, 3)[:, :, pixel][batch, query_frames]
     confidence = truth.point_confidence.flatten(2)[:, :, pixel][batch, query_frames]
     # An unknown dynamic probability (NaN) compares as false.
-    is_static = truth.dynamic.flatten(2)[:, :, pixel][batch, query_frames] <= 0.5
+    is_static = truth.dynamic.flatten(2)[:, :, pixel][batch, query_frames] <= DYNAMIC_THRESHOLD
     known = is_static & (confidence > 0)
     return _CellPoints(points, (middle + 0.5).expand(*known.shape, 2), known, torch.zeros_like(known))
 

@@ -114,24 +114,6 @@ def warp_points(
     return Warp(pixels=pixels, depths=depths, in_view=in_front & inside)
 
 
-def select_warp(is_dynamic: Bool[Tensor, "*batch height width"], tracked: Warp, static: Warp) -> Warp:
-    """Combine two warps by a mask of dynamic pixels.
-
-    Args:
-        is_dynamic: Mask of dynamic pixels of the source frame.
-        tracked: Warp of dynamic pixels.
-        static: Warp of all other pixels.
-
-    Returns:
-        The combined warp.
-    """
-    return Warp(
-        pixels=torch.where(is_dynamic[..., None], tracked.pixels, static.pixels),
-        depths=torch.where(is_dynamic, tracked.depths, static.depths),
-        in_view=torch.where(is_dynamic, tracked.in_view, static.in_view),
-    )
-
-
 def is_unoccluded(
     warp: Warp,
     target_depths: Float[Tensor, "*batch height width"],

@@ -11,7 +11,7 @@ from recon4d.layers import Matching, cell_centers
 from recon4d.models.network import Model
 from recon4d.models.outputs import Outputs
 from recon4d.models.point_tracks import query_grid, sample_nearest
-from recon4d.records import FeatureTracks
+from recon4d.records import DYNAMIC_THRESHOLD, FeatureTracks
 
 MAX_SOURCE_FRAMES = 12
 """Largest number of frames that tracks start from; longer clips are subsampled evenly. Hand-tuned."""
@@ -55,7 +55,7 @@ def match_feature_tracks(model: Model, outputs: Outputs) -> FeatureTracks:
     queries = pixels[torch.arange(len(pixels))[:, None], torch.arange(len(sources)), sources]
     dynamic = _sample_scalar_maps(outputs.scene.dynamic[:, sources.to(pixels.device)], queries)
     # An unknown dynamic probability (NaN) keeps the point: geometric verification decides.
-    visibility = visibility * ~(dynamic > 0.5)[:, :, None]
+    visibility = visibility * ~(dynamic > DYNAMIC_THRESHOLD)[:, :, None]
     return FeatureTracks(pixels.transpose(1, 2).flatten(2, 3), visibility.transpose(1, 2).flatten(2, 3))
 
 

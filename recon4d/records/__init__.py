@@ -8,17 +8,17 @@ from recon4d.records.calibration import Calibration, ErrorCurve
 from recon4d.records.cameras import Cameras
 from recon4d.records.clip import Clip, ClipSource, Priors
 from recon4d.records.configs import config_from_json, config_to_json
-from recon4d.records.feature_tracks import FeatureTracks
 from recon4d.records.ground_alignment import align_to_ground
 from recon4d.records.located_cameras import LocatedCameras, LocationTrust
 from recon4d.records.metric_scale import convert_to_meters, convert_to_meters_by_distance, scale_scene, scale_scenes
 from recon4d.records.refinement_summary import RefinementSummary
 from recon4d.records.rig import Rig, rig_poses
-from recon4d.records.scene import Scene
+from recon4d.records.scene import DYNAMIC_THRESHOLD, Scene
 from recon4d.records.tensors import FrameIndex, TensorRecord, full_precision, take
-from recon4d.records.tracks import Tracks
+from recon4d.records.tracks import FeatureTracks, Tracks
 
 __all__ = [
+    "DYNAMIC_THRESHOLD",
     "Calibration",
     "Cameras",
     "Clip",

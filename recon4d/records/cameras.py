@@ -3,20 +3,34 @@
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from recon4d.geometry import (
     cropped_intrinsics,
     field_of_view,
     invert,
+    is_in_image,
     padded_intrinsics,
+    project,
     resized_intrinsics,
     robust_path_scale,
     transform_cameras,
     transform_points,
 )
 from recon4d.records.tensors import TensorRecord
+
+
+@dataclass(frozen=True)
+class ProjectedPoints:
+    """Points projected into images."""
+
+    pixels: Float[Tensor, "*shape 2"]
+    """Pixel coordinates (x, y); meaningless where `inside` is false."""
+    depths: Float[Tensor, "*shape"]
+    """Depth (z) in the frame of the camera."""
+    inside: Bool[Tensor, "*shape"]
+    """Whether a point is in front of the camera and inside the image. It may still be occluded."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,6 +118,20 @@ class Cameras(TensorRecord):
         same_pixel = (flat @ new_from_old_rays.transpose(-1, -2)).reshape(points.shape)
         in_target_camera = torch.where(in_camera[..., 2:] > 0, same_pixel, in_camera)
         return transform_points(target.world_from_cam.double(), in_target_camera).to(points.dtype)
+
+    def project_points(self, points: Float[Tensor, "*batch time n 3"], size: tuple[int, int]) -> ProjectedPoints:
+        """Project world points into the images, each into that of its own time.
+
+        Args:
+            points: World points.
+            size: Height and width of the images in pixels, which the intrinsics refer to.
+
+        Returns:
+            Pixels, depths and whether they lie inside, of shape (*batch, time, n).
+        """
+        in_camera = transform_points(self.cam_from_world, points)
+        pixels, depths = project(in_camera, self.intrinsics), in_camera[..., 2]
+        return ProjectedPoints(pixels, depths, (depths > 0) & is_in_image(pixels, size))
 
     def resized(self, old_size: tuple[int, int], new_size: tuple[int, int]) -> "Cameras":
         """Adapt the intrinsics to resized images.

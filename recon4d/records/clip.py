@@ -31,11 +31,6 @@ class ClipSource:
     """Height and width of each picture, if they differ, so that the pictures were scaled and padded to a common frame
     (`recon4d.io.fitting`), whose padding is ignored; empty if all have the size of the clip."""
 
-    @property
-    def is_fitted(self) -> bool:
-        """Whether the pictures have different sizes and were brought to a common frame."""
-        return bool(self.sizes)
-
 
 @dataclass(frozen=True, eq=False)
 class Priors(TensorRecord):

@@ -24,8 +24,6 @@ MIN_INLIER_FRACTION = 0.1
 """Smallest fraction of all points that must lie in the ground plane. Hand-tuned."""
 MAX_TILT_COSINE = 0.5**0.5
 """Cosine of the largest angle (45 degrees) between the ground normal and the mean down axis. Hand-tuned."""
-DYNAMIC_THRESHOLD = 0.5
-"""Points with a larger dynamic probability are excluded. Hand-tuned."""
 
 
 def align_to_ground(scene: Scene, seed: int = 0) -> Scene:
@@ -90,7 +88,7 @@ def _static_points(scene: Scene) -> tuple[Float[Tensor, "n 3"], float]:
     """Return at most `MAX_POINTS` static points of known depth, and the largest distance of an inlier from a plane."""
     is_known = (scene.depth_confidence > 0) & torch.isfinite(scene.depths) & (scene.depths > 0)
     points = scene.points_from_depth
-    is_known &= ~(scene.dynamic > DYNAMIC_THRESHOLD) & torch.isfinite(points).all(dim=-1)
+    is_known &= ~scene.is_dynamic & torch.isfinite(points).all(dim=-1)
     count = int(is_known.sum())
     if not count:
         return points.new_zeros(0, 3).double(), 0.0

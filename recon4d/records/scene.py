@@ -18,6 +18,10 @@ from recon4d.records.cameras import Cameras
 from recon4d.records.tensors import TensorRecord
 from recon4d.records.tracks import Tracks
 
+DYNAMIC_THRESHOLD = 0.5
+"""Pixels with a larger dynamic probability count as dynamic. `recon4d calibrate` shifts the probabilities of a network
+so that this is its best threshold."""
+
 
 @dataclass(frozen=True, eq=False)
 class Scene(TensorRecord):
@@ -58,6 +62,11 @@ class Scene(TensorRecord):
     def size(self) -> tuple[int, int]:
         """Height and width of the maps in pixels."""
         return self.depths.shape[-2], self.depths.shape[-1]
+
+    @property
+    def is_dynamic(self) -> Bool[Tensor, "*batch time height width"]:
+        """Whether the surface of each pixel probably moves; false where that is unknown."""
+        return self.dynamic > DYNAMIC_THRESHOLD
 
     @property
     def points_from_depth(self) -> Float[Tensor, "*batch time height width 3"]:

@@ -1,4 +1,4 @@
-"""3D trajectories of points that are selected by pixels of anchor frames."""
+"""Tracks: 3D trajectories of points that pixels of anchor frames select, and 2D tracks through the images."""
 
 from dataclasses import dataclass, replace
 
@@ -41,3 +41,13 @@ class Tracks(TensorRecord):
         is_anchor = self.anchors[..., None] == kept
         renumbered = torch.where(is_anchor.any(dim=-1), is_anchor.int().argmax(dim=-1), -1)
         return replace(chosen, anchors=renumbered.to(self.anchors.dtype))
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureTracks(TensorRecord):
+    """Image positions of tracked points in every frame."""
+
+    pixels: Float[Tensor, "*batch time track 2"]
+    """Pixel coordinates (x, y) in maps of the scene's size; meaningless where `visibility` is 0."""
+    visibility: Float[Tensor, "*batch time track"]
+    """Confidence in [0, 1] that the point is visible at `pixels`; 0 if it is occluded, lost or was not searched."""

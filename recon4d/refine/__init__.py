@@ -9,7 +9,6 @@ from recon4d.refine.pipeline import has_camera_priors, refine_clip, refine_scene
 from recon4d.refine.pycolmap_loader import NoPycolmapError, load_pycolmap, pycolmap_session
 from recon4d.refine.refinement import Refinement
 from recon4d.refine.tracks.corner_tracking import CornerTrackingConfig, scene_guides, track_corners
-from recon4d.refine.tracks.selection import feature_tracks_of_scene
 
 __all__ = [
     "MAP_SIDE",
@@ -21,7 +20,6 @@ __all__ = [
     "Refinement",
     "StereoConfig",
     "StereoDepths",
-    "feature_tracks_of_scene",
     "has_camera_priors",
     "load_pycolmap",
     "map_database",

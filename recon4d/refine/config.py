@@ -3,10 +3,7 @@
 from dataclasses import dataclass
 
 from recon4d.errors import UserError
-
-DYNAMIC_THRESHOLD = 0.5
-"""Pixels with a larger dynamic probability count as dynamic. `recon4d calibrate` shifts the probabilities of a network
-so that this is its best threshold."""
+from recon4d.records import DYNAMIC_THRESHOLD  # noqa: F401  (imported from here by modules of this subpackage)
 
 MAP_SIDE = 512
 """Longer side in pixels of the maps that commands write, unless the clip is smaller."""

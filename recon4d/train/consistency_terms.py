@@ -13,12 +13,10 @@ from torch import Tensor
 from recon4d import losses
 from recon4d.losses import Term, Warp
 from recon4d.models import Model
-from recon4d.records import Scene, full_precision
+from recon4d.records import DYNAMIC_THRESHOLD, Scene, full_precision
 
 CONSISTENCY_TERMS = ("photometric", "semantic")
 """Names of the terms in `LossWeights`."""
-DYNAMIC_THRESHOLD = 0.5
-"""Pixels with at least this dynamic probability are warped by tracks. Hand-tuned."""
 
 Images = Float[Tensor, "batch time 3 height width"]
 Features = Float[Tensor, "batch time channels rows columns"]

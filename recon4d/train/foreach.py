@@ -7,20 +7,7 @@ relies on them.
 # pyright: reportPrivateImportUsage=false
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
-
-
-def norm(tensors: list[Tensor]) -> Float[Tensor, ""]:
-    """Compute the Euclidean norm of all entries of a list of tensors.
-
-    Args:
-        tensors: One or more tensors of any shape on one device.
-
-    Returns:
-        The norm of all entries together, a scalar.
-    """
-    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(tensors)))
 
 
 def copy_(targets: list[Tensor], sources: list[Tensor]) -> None:

@@ -142,7 +142,7 @@ class Progress:
         if skipped:
             self.print(describe_skipped(skipped))
         for tracker in self._trackers:
-            tracker.close()
+            tracker.finish()
 
     def _log_numbers(self, values: Mapping[str, float]) -> None:
         if self._is_quiet:

@@ -18,33 +18,13 @@ PublishedTerm = Callable[[Outputs, Scene, int], Term]
 """A function of the outputs, the ground truth from `losses.normalized`, and a random seed."""
 
 
-def _confident_depth(outputs: Outputs, truth: Scene, seed: int) -> Term:
-    return _depth_regression(outputs, truth).weighted
-
-
-def _plain_depth(outputs: Outputs, truth: Scene, seed: int) -> Term:
-    return _depth_regression(outputs, truth).plain
-
-
-def _depth_slopes(outputs: Outputs, truth: Scene, seed: int) -> Term:
+def _depth_slopes(outputs: Outputs, truth: Scene) -> Term:
     depths = (outputs.scene.depths[..., None], truth.depths[..., None])
     return _over_scales(losses.gradient_terms(*depths, _valid_depth(truth), outputs.scene.depth_confidence))
 
 
-def _confident_points(outputs: Outputs, truth: Scene, seed: int) -> Term:
-    return _point_regression(outputs, truth).weighted
-
-
-def _plain_points(outputs: Outputs, truth: Scene, seed: int) -> Term:
-    return _point_regression(outputs, truth).plain
-
-
-def _point_normals(outputs: Outputs, truth: Scene, seed: int) -> Term:
+def _point_normals(outputs: Outputs, truth: Scene) -> Term:
     return _over_scales(losses.normal_cosine_terms(outputs.scene.points, truth.points, _valid_points(truth)))
-
-
-def _affine_points(outputs: Outputs, truth: Scene, seed: int) -> Term:
-    return losses.affine_invariant_point_term(*_camera_points(outputs, truth))
 
 
 def _local_points(outputs: Outputs, truth: Scene, seed: int) -> Term:
@@ -55,11 +35,7 @@ def _local_points(outputs: Outputs, truth: Scene, seed: int) -> Term:
     return losses.merge_terms(*losses.local_point_terms(*_camera_points(outputs, truth), focal, generator))
 
 
-def _normal_angles(outputs: Outputs, truth: Scene, seed: int) -> Term:
-    return losses.normal_angle_term(*_camera_points(outputs, truth))
-
-
-def _tracked_points(outputs: Outputs, truth: Scene, seed: int) -> Term:
+def _tracked_points(outputs: Outputs, truth: Scene) -> Term:
     sampled = tracks_at_queries(outputs, truth)
     if sampled is None:
         return zero_term(outputs)
@@ -69,16 +45,16 @@ def _tracked_points(outputs: Outputs, truth: Scene, seed: int) -> Term:
 
 
 PUBLISHED_TERMS: dict[str, PublishedTerm] = {
-    "confident_depth": _confident_depth,
-    "plain_depth": _plain_depth,
-    "depth_slopes": _depth_slopes,
-    "confident_points": _confident_points,
-    "plain_points": _plain_points,
-    "point_normals": _point_normals,
-    "affine_points": _affine_points,
+    "confident_depth": lambda outputs, truth, _: _depth_regression(outputs, truth).weighted,
+    "plain_depth": lambda outputs, truth, _: _depth_regression(outputs, truth).plain,
+    "depth_slopes": lambda outputs, truth, _: _depth_slopes(outputs, truth),
+    "confident_points": lambda outputs, truth, _: _point_regression(outputs, truth).weighted,
+    "plain_points": lambda outputs, truth, _: _point_regression(outputs, truth).plain,
+    "point_normals": lambda outputs, truth, _: _point_normals(outputs, truth),
+    "affine_points": lambda outputs, truth, _: losses.affine_invariant_point_term(*_camera_points(outputs, truth)),
     "local_points": _local_points,
-    "normal_angles": _normal_angles,
-    "tracked_points": _tracked_points,
+    "normal_angles": lambda outputs, truth, _: losses.normal_angle_term(*_camera_points(outputs, truth)),
+    "tracked_points": lambda outputs, truth, _: _tracked_points(outputs, truth),
 }
 """All terms by their names in `LossWeights`, which documents them."""
 

@@ -26,14 +26,11 @@ from recon4d.losses import (
     warp_static,
 )
 from recon4d.losses.warping import sample_bilinear
-from recon4d.records import Scene
+from recon4d.records import DYNAMIC_THRESHOLD, Scene
 from recon4d.train.adaptation_config import AdaptConfig, AdaptWeights
 
 FramePair = tuple[int, int]
 """Source and target frame: pixels of the source are projected into the target."""
-
-DYNAMIC_THRESHOLD = 0.5
-"""Pixels with at least this dynamic probability are not compared. Hand-tuned."""
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.nn.utils import get_total_norm
 
 from recon4d.layers import Block, CrossBlock
-from recon4d.train import foreach
 
 
 def shard(module: nn.Module, device: torch.device) -> None:
@@ -173,10 +173,10 @@ def gradient_norm(gradients: list[Tensor]) -> Float[Tensor, ""]:
     shards = [local_tensor(gradient) for gradient in gradients if is_sharded(gradient)]
     unsharded = [gradient for gradient in gradients if not is_sharded(gradient)]
     if not shards:
-        return foreach.norm(unsharded)
-    square = foreach.norm(shards).square()
+        return get_total_norm(unsharded)
+    square = get_total_norm(shards).square()
     dist.all_reduce(square)
-    return (square + foreach.norm(unsharded).square()).sqrt() if unsharded else square.sqrt()
+    return (square + get_total_norm(unsharded).square()).sqrt()
 
 
 @torch.no_grad()

@@ -1,13 +1,10 @@
 """Tests of mixtures, reproducible batches, skipped sequences and the cache of sequence lengths."""
 
-import json
-import os
 import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
-from pathlib import Path
 
 import pytest
 import torch
@@ -17,7 +14,6 @@ from recon4d.datasets.augmentation import Augmentation
 from recon4d.datasets.loader import (
     PreprocessedSource,
     SeededDataset,
-    SequenceIndex,
     make_loader,
     make_step_loader,
     sample_seed,
@@ -299,76 +295,6 @@ class TestSeeds:
     def test_negative_numbers_are_refused(self) -> None:
         with pytest.raises(ValueError, match="wanted none below 0"):
             sample_seed(0, -1, 0)
-
-
-class TestIndex:
-    @pytest.fixture
-    def folder(self, tmp_path: Path) -> Path:
-        for name in ("a", "b"):
-            (tmp_path / "data" / name).mkdir(parents=True)
-            (tmp_path / "data" / name / "frames.txt").write_text("12")
-        return tmp_path / "data"
-
-    def test_lengths_are_read_once(self, folder: Path, tmp_path: Path) -> None:
-        first, second = GrayWalls({"a": 12, "b": -1}), GrayWalls({"a": 12, "b": -1})
-        index = SequenceIndex(first, folder, tmp_path / "index.json")
-        again = SequenceIndex(second, folder, tmp_path / "index.json")
-        assert first.requested == ["a", "b"]
-        assert second.requested == []
-        for one in (index, again):
-            assert one.names() == ["a", "b"]
-            assert one.num_frames("a") == 12
-            with pytest.raises(DataError, match=r"^b: index: frames.txt: is\nmissing$"):
-                one.num_frames("b")
-        assert grays(again.read("a", [1, 2])) == [21, 22]
-
-    @pytest.mark.parametrize("change", ["size", "mtime", "new", "gone"])
-    def test_it_is_rebuilt_if_the_folder_changes(self, folder: Path, tmp_path: Path, change: str) -> None:
-        SequenceIndex(GrayWalls(GOOD), folder, tmp_path / "index.json")
-        file = folder / "a" / "frames.txt"
-        if change == "size":
-            times = file.stat().st_atime_ns, file.stat().st_mtime_ns
-            file.write_text("123")
-            os.utime(file, ns=times)
-        elif change == "mtime":
-            os.utime(file, ns=(0, 0))
-        elif change == "new":
-            (folder / "a" / "more.txt").write_text("")
-        else:
-            file.unlink()
-        changed = GrayWalls({**GOOD, "a": 99})
-        assert SequenceIndex(changed, folder, tmp_path / "index.json").num_frames("a") == 99
-        assert changed.requested == ["a", "b", "c"]
-
-    def test_it_is_rebuilt_for_other_names_and_if_the_file_is_damaged(self, folder: Path, tmp_path: Path) -> None:
-        SequenceIndex(GrayWalls(GOOD), folder, tmp_path / "index.json")
-        assert SequenceIndex(GrayWalls({"q": 4}), folder, tmp_path / "index.json").num_frames("q") == 4
-        for damage in (b"{", b"\xff", b"[]", json.dumps({"key": "other"}).encode()):
-            (tmp_path / "index.json").write_bytes(damage)
-            assert SequenceIndex(GrayWalls({"q": 5}), folder, tmp_path / "index.json").num_frames("q") == 5
-
-    def test_it_may_be_stored_in_the_folder_itself(self, folder: Path) -> None:
-        SequenceIndex(GrayWalls(GOOD), folder, folder / "index.json")
-        second = GrayWalls(GOOD)
-        SequenceIndex(second, folder, folder / "index.json")
-        assert second.requested == []
-        assert [file.name for file in folder.glob("*.json*")] == ["index.json"]
-
-    def test_unknown_names_are_refused(self, folder: Path, tmp_path: Path) -> None:
-        with pytest.raises(DataError, match=r"^q: index: has no such sequence"):
-            SequenceIndex(GrayWalls(GOOD), folder, tmp_path / "index.json").num_frames("q")
-
-    def test_an_index_that_cannot_be_written_is_a_user_error(self, folder: Path, tmp_path: Path) -> None:
-        with pytest.raises(UserError, match=r"cannot write .*index\.json"):
-            SequenceIndex(GrayWalls(GOOD), folder, tmp_path / "nowhere" / "index.json")
-
-    def test_indexing_many_sequences_shows_a_progress_bar(
-        self, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        SequenceIndex(GrayWalls(GOOD), folder, tmp_path / "short.json")
-        assert "indexing" not in capsys.readouterr().err
-        SequenceIndex(GrayWalls({f"{i:04}": 5 for i in range(1000)}), folder, tmp_path / "long.json")
-        assert "indexing" in capsys.readouterr().err
 
 
 AFTER_A_VIDEO = """

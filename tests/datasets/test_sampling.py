@@ -6,23 +6,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from scenes import HEIGHT, WIDTH, make_clip, make_scene
+from scenes import WIDTH, make_clip, make_scene
 
-from recon4d import geometry as g
 from recon4d.datasets.sample import Sample
 from recon4d.datasets.sampling import (
     ClipSampling,
     placeholder_tracks,
     random_stream,
     sample_frames,
-    sample_overlapping_frames,
     sample_tracks,
-    view_overlap,
-    view_overlap_matrix,
     without_times,
 )
 from recon4d.errors import UserError
-from recon4d.records import Cameras, Scene
 
 PLAIN = ClipSampling(
     num_frames=5, strides=(1, 3), irregular_probability=0, reversed_probability=0, shuffled_probability=0
@@ -115,70 +110,6 @@ def test_without_times_removes_times_only() -> None:
     loose = without_times(sample)
     assert loose.clip.times.isnan().all()
     assert torch.equal(loose.clip.images, sample.clip.images)
-
-
-def flat_wall(world_from_cam: torch.Tensor, depth: float = 5.0) -> Scene:
-    """Create cameras with a constant depth map. At focal length 20, 4 units of x shift the wall by 16 pixels."""
-    scene = make_scene(frames=len(world_from_cam))
-    intrinsics = torch.tensor([[20.0, 0.0, WIDTH / 2], [0.0, 20.0, HEIGHT / 2], [0.0, 0.0, 1.0]])
-    cameras = Cameras(world_from_cam, intrinsics.expand(len(world_from_cam), 3, 3))
-    scene = replace(scene, cameras=cameras, depths=torch.full_like(scene.depths, depth))
-    return replace(scene, points=scene.points_from_depth)
-
-
-def translated(*centers: tuple[float, float, float]) -> torch.Tensor:
-    return g.rigid(torch.eye(3).expand(len(centers), 3, 3), torch.tensor(centers))
-
-
-class TestOverlap:
-    def test_a_frame_sees_all_of_itself(self) -> None:
-        scene = make_scene()
-        assert view_overlap_matrix(scene).diagonal().tolist() == [1.0, 1.0, 1.0]
-
-    def test_cameras_back_to_back_do_not_overlap(self) -> None:
-        turned = g.rotation_from_axis_angle(torch.tensor([[0.0, 0.0, 0.0], [0.0, torch.pi, 0.0]]))
-        scene = flat_wall(g.rigid(turned, torch.zeros(2, 3)))
-        assert view_overlap(scene, 0, 1) == view_overlap(scene, 1, 0) == 0.0
-
-    def test_a_shift_by_half_an_image_leaves_half_the_overlap(self) -> None:
-        scene = flat_wall(translated((0.0, 0.0, 0.0), (2.0, 0.0, 0.0), (0.0, 0.75, 0.0), (9.0, 0.0, 0.0)))
-        assert view_overlap(scene, 0, 1) == view_overlap(scene, 1, 0) == 0.5
-        assert view_overlap(scene, 0, 2) == 0.75
-        assert view_overlap(scene, 0, 3) == 0.0
-
-    def test_depths_must_agree_to_ten_percent(self) -> None:
-        scene = flat_wall(translated((0.0, 0.0, 0.0), (0.0, 0.0, 0.0)))
-        for factor, expected in [(1.09, 1.0), (0.92, 1.0), (1.3, 0.0), (0.8, 0.0)]:
-            depths = scene.depths * torch.tensor([1.0, factor])[:, None, None]
-            assert view_overlap(replace(scene, depths=depths), 0, 1) == expected
-
-    def test_unknown_points_do_not_count_and_unknown_depth_hides_points(self) -> None:
-        scene = flat_wall(translated((0.0, 0.0, 0.0), (0.0, 0.0, 0.0)))
-        left = (torch.arange(WIDTH) < 4).float().expand(2, HEIGHT, WIDTH)
-        left_only = replace(scene, point_confidence=left * torch.tensor([1.0, 0.0])[:, None, None])
-        assert view_overlap(left_only, 0, 1) == 1.0
-        assert view_overlap(left_only, 1, 0) == 0.0
-        assert view_overlap(replace(scene, depth_confidence=left), 0, 1) == 0.25
-
-    def test_sampled_frames_are_connected(self) -> None:
-        # Frames 0 1 2 3 form a path, and 4 5 a pair: three frames can only come from the path.
-        overlaps = torch.eye(6)
-        for i, j in [(0, 1), (1, 2), (2, 3), (4, 5)]:
-            overlaps[i, j] = overlaps[j, i] = 0.6
-        overlaps[3, 4] = 0.9  # in one direction only
-        starts = set()
-        for seed in range(60):
-            frames = sample_overlapping_frames(overlaps, 3, 0.5, random_stream(seed, "overlap"))
-            starts.add(frames[0])
-            assert len(set(frames)) == 3
-            assert set(frames) <= {0, 1, 2, 3}
-            for position in (1, 2):
-                assert max(overlaps[frames[position], earlier] for earlier in frames[:position]) >= 0.5
-        assert starts == {0, 1, 2, 3}
-
-    def test_too_few_connected_frames_are_refused(self) -> None:
-        with pytest.raises(ValueError, match=r"no 3 of 4 frames are connected .* at least 0\.5; .* has 1"):
-            sample_overlapping_frames(torch.eye(4), 3, 0.5, random_stream(0, ""))
 
 
 def partly_known(anchors: tuple[int, ...] = (0, 2)) -> Sample:

@@ -2,10 +2,11 @@
 
 from dataclasses import replace
 
+import numpy as np
 import torch
 
 from recon4d.datasets.synthetic.worlds_v1 import WORLDS_V1
-from recon4d.geometry import rigid, rotation_angle, rotation_from_axis_angle
+from recon4d.geometry import pixel_indices, rigid, rotation_angle, rotation_from_axis_angle
 from recon4d.records import Cameras, FeatureTracks, Scene
 
 STATIC, DYNAMIC = (4, 11), (2, 9)
@@ -15,6 +16,19 @@ STATIC, DYNAMIC = (4, 11), (2, 9)
 def synthetic_scene(position: int) -> Scene:
     """Return the ground truth of a clip of worlds-v1, split 8."""
     return WORLDS_V1["8"].sample(position).scene
+
+
+def feature_tracks_of_scene(scene: Scene, num_tracks: int = 4000) -> FeatureTracks:
+    """Project the true 3D tracks of static pixels into the images; more than `num_tracks` are thinned at random."""
+    tracks = scene.tracks
+    assert tracks is not None
+    row, column = pixel_indices(tracks.pixels, scene.size)
+    is_static = ~scene.is_dynamic[tracks.anchors[:, None], row, column]
+    visibility = tracks.visibility * (tracks.visibility > 0.5) * (tracks.confidence > 0) * is_static[:, None]
+    visibility = visibility.movedim(1, 0).flatten(1, 2)
+    observed = (visibility > 0).any(dim=0).nonzero()[:, 0].numpy()
+    drawn = np.sort(np.random.default_rng(0).permutation(observed)[:num_tracks])
+    return FeatureTracks(scene.track_pixels.movedim(1, 0).flatten(1, 2)[:, drawn], visibility[:, drawn])
 
 
 def perturb_cameras(scene: Scene, degrees: float = 2, share: float = 0.05, seed: int = 0) -> Scene:

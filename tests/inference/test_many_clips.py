@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from scenes import make_clip, make_scene
 
-from recon4d.cli import many_clips, reconstruct_pipeline
+from recon4d.cli import reconstruct as command
+from recon4d.cli import reconstruct_pipeline
 from recon4d.cli.main import main
 from recon4d.errors import UserError
 from recon4d.inference import (
@@ -47,7 +48,7 @@ def clips(tmp_path: Path) -> list[Path]:
 def runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Record the clips that are reconstructed and the models that are created, in order."""
     recorded: list[str] = []
-    reconstruct_clip, find_model = many_clips.reconstruct_clip, reconstruct_pipeline.find_model
+    reconstruct_clip, find_model = command.reconstruct_clip, reconstruct_pipeline.find_model
 
     def counted(path: Path, *rest: object) -> int:
         recorded.append(path.name)
@@ -57,7 +58,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         recorded.append(name)
         return find_model(name)
 
-    monkeypatch.setattr(many_clips, "reconstruct_clip", counted)
+    monkeypatch.setattr(command, "reconstruct_clip", counted)
     monkeypatch.setattr(reconstruct_pipeline, "find_model", found)
     return recorded
 
@@ -122,14 +123,14 @@ class TestCommand:
     def test_an_interrupt_keeps_what_is_finished(
         self, clips: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
     ) -> None:
-        reconstruct_clip = many_clips.reconstruct_clip
+        reconstruct_clip = command.reconstruct_clip
 
         def interrupted(path: Path, *rest: object) -> int:
             if path.name == "c.mp4":
                 raise KeyboardInterrupt
             return reconstruct_clip(path, *rest)  # pyright: ignore[reportArgumentType]
 
-        monkeypatch.setattr(many_clips, "reconstruct_clip", interrupted)
+        monkeypatch.setattr(command, "reconstruct_clip", interrupted)
         assert run(clips, tmp_path / "out") == 130
         error = capsys.readouterr().err
         assert f"finished clips stay in {tmp_path / 'out'}, and the same command continues" in error

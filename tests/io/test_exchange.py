@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from recon4d.io.exchange import exchange
+from recon4d.io.files import exchange
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems cannot exchange paths")

@@ -12,7 +12,7 @@ from walls import names_in
 from recon4d.errors import UserError
 from recon4d.io import atomic_folder, check_output_folder
 from recon4d.io import output_folder as folder
-from recon4d.io.exchange import exchange
+from recon4d.io.files import exchange
 from recon4d.io.output_folder import check_adaptation, check_reconstruction
 
 

@@ -156,7 +156,7 @@ def test_pictures_of_different_sizes_share_a_frame_whose_padding_is_ignored(tmp_
     with pytest.warns(UserWarning, match=said):
         clip = read_clip(tmp_path)
     assert clip.size == (64, 64)
-    assert clip.source.is_fitted
+    assert clip.source.sizes
     ignore = clip.priors.ignore
     assert torch.equal(ignore[0], ignore[2])
     assert torch.equal(ignore[0], ignore[1].T)

@@ -22,7 +22,6 @@ from recon4d.losses.warping import (
     Warp,
     is_unoccluded,
     sample_bilinear,
-    select_warp,
     warp_points,
     warp_static,
     warp_tracked,
@@ -187,14 +186,6 @@ def test_dynamic_pixels_follow_their_tracks() -> None:
     scene = replace(scene, tracks=replace(scene.tracks, points=points))
     static, tracked = warp_static(scene, 0, 2), warp_tracked(scene, 0, 2)
     assert ((tracked.pixels - static.pixels)[..., 0] > 1).all()
-    dynamic = torch.zeros(*SIZE, dtype=torch.bool)
-    dynamic[3:6, 4:9] = True
-    mixed = select_warp(dynamic, tracked, static)
-    assert torch.equal(mixed.pixels[dynamic], tracked.pixels[dynamic])
-    assert torch.equal(mixed.pixels[~dynamic], static.pixels[~dynamic])
-    assert torch.equal(mixed.depths[dynamic], tracked.depths[dynamic])
-    assert torch.equal(mixed.in_view[~dynamic], static.in_view[~dynamic])
-    assert torch.equal(mixed.in_view[dynamic], tracked.in_view[dynamic])
 
 
 def test_tracks_without_confidence_are_unknown() -> None:

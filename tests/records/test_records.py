@@ -104,6 +104,17 @@ class TestCameras:
         torch.testing.assert_close(round_trip.intrinsics, cameras.intrinsics)
 
 
+def test_points_inside_the_image_and_in_front_of_the_camera_are_told_apart() -> None:
+    intrinsics = torch.tensor([[2.0, 0.0, 2.0], [0.0, 2.0, 1.0], [0.0, 0.0, 1.0]])
+    cameras = Cameras(torch.eye(4)[None], intrinsics[None])
+    # On the plane z = 2, x - 2 and y - 1 in pixels are world coordinates.
+    points = torch.tensor([[-2.0, -1, 2], [-2.1, 0, 2], [1.9, 0.9, 2], [2.0, 0, 2], [0, 1.0, 2], [0, 0, -2.0]])
+    projected = cameras.project_points(points[None], (2, 4))
+    assert projected.inside[0].tolist() == [True, False, True, False, False, False]
+    torch.testing.assert_close(projected.pixels[0, :5], points[:5, :2] + torch.tensor([2.0, 1.0]))
+    assert torch.equal(projected.depths[0], points[:, 2])
+
+
 class TestClip:
     def test_names_and_numbers_follow_the_frames(self) -> None:
         source = ClipSource("walk.mp4", ("a", "b", "c"), (0, 5, 10))
@@ -149,6 +160,12 @@ class TestTracks:
 
 
 class TestScene:
+    def test_only_more_than_an_even_chance_of_motion_is_dynamic(self) -> None:
+        scene = make_scene()
+        dynamic = torch.full_like(scene.dynamic, 0.5)
+        dynamic[0, 0, :3] = torch.tensor([torch.nan, 0.51, 0.49])
+        assert replace(scene, dynamic=dynamic).is_dynamic.nonzero().tolist() == [[0, 0, 1]]
+
     def test_points_from_depth_project_back_to_their_pixels(self) -> None:
         scene = make_scene(frames=3)
         in_camera = g.transform_points(scene.cameras.cam_from_world, scene.points_from_depth)

@@ -6,14 +6,22 @@ from typing import Any
 
 import pytest
 import torch
-from perturbed_scenes import DYNAMIC, STATIC, add_noise, perturb_cameras, rotation_errors, synthetic_scene
+from perturbed_scenes import (
+    DYNAMIC,
+    STATIC,
+    add_noise,
+    feature_tracks_of_scene,
+    perturb_cameras,
+    rotation_errors,
+    synthetic_scene,
+)
 from scenes import make_scene
 
 from recon4d.datasets.synthetic.worlds_v1 import WORLDS_V1
 from recon4d.errors import UserError
 from recon4d.geometry import invert, transform_points
 from recon4d.records import Cameras, Clip, FeatureTracks, Scene
-from recon4d.refine import RefineConfig, feature_tracks_of_scene, refine_clip, refine_scene
+from recon4d.refine import RefineConfig, refine_clip, refine_scene
 from recon4d.refine.cameras.bundle_adjustment import BundleProblem, BundleResult, FreeIntrinsics, adjust
 from recon4d.refine.cameras.mapper import map_tracks
 from recon4d.refine.cameras.radial_distortion import RadialDistortion

@@ -259,8 +259,11 @@ class Writer:
         self.numbers: list[tuple[str, float, int]] = []
         Writer.made.append(self)
 
-    def add_scalar(self, name: str, value: float, step: int) -> None:
-        self.numbers.append((name, value, step))
+    def add_scalar(self, name: str, value: float, global_step: int) -> None:
+        self.numbers.append((name, value, global_step))
+
+    def flush(self) -> None:
+        pass
 
     def close(self) -> None:
         self.closed = True
@@ -310,7 +313,7 @@ def test_a_resumed_run_continues_its_wandb_run(tmp_path: Path, monkeypatch: pyte
     for first_step in (0, 20):
         tracker = open_tracker("wandb", tmp_path, config(), first_step)
         tracker.log({"loss": 2.0}, first_step + 5)
-        tracker.close()
+        tracker.finish()
     assert [call["id"] for call in calls] == [None, "new-id"]
     assert calls[0]["config"]["model"] == "recon4d_tiny"
     assert calls[0]["dir"] == str(tmp_path)

@@ -9,7 +9,7 @@ import torch
 from recon4d.datasets.readers.assembly import sample_without_depth
 from recon4d.datasets.readers.cameras import cameras_from_first
 from recon4d.datasets.readers.images import read_images
-from recon4d.datasets.readers.sequence_paths import find_sequence_folders, sequence_path
+from recon4d.datasets.readers.sequence_paths import find_sequence_folders
 from recon4d.datasets.sample import Sample
 from recon4d.datasets.sequence_dataset import SequenceDataset
 from recon4d.errors import DataError
@@ -40,11 +40,7 @@ class CameraFolder(SequenceDataset):
     """
 
     def __init__(self, root: str | Path) -> None:
-        self.folders = find_sequence_folders(Path(root), CAMERA_FILE)
-
-    def names(self) -> list[str]:
-        """See `SequenceDataset.names`."""
-        return sorted(self.folders)
+        self.paths = find_sequence_folders(Path(root), CAMERA_FILE)
 
     def num_frames(self, name: str) -> int:
         """See `SequenceDataset.num_frames`."""
@@ -59,19 +55,19 @@ class CameraFolder(SequenceDataset):
         poses = [get_entry(name, CAMERA_FILE, all_frames[i], "world_from_cam") for i in frames]
         world_from_cam = parse_rigid_matrices(name, CAMERA_FILE, poses, len(frames))
         intrinsics = parse_numbers(name, CAMERA_FILE, get_entry(name, CAMERA_FILE, stored, "intrinsics"), (3, 3))
-        folder = sequence_path(self.folders, name)
+        folder = self.path(name)
         images = read_images(name, [confined_path(folder, file, CAMERA_FILE, name) for file in files])
         size = (get_entry(name, CAMERA_FILE, stored, "height"), get_entry(name, CAMERA_FILE, stored, "width"))
         if tuple(images.shape[-2:]) != size:
             found = tuple(images.shape[-2:])
             raise DataError(name, files[0], f"has size {found} (height, width), but {CAMERA_FILE} says {size}")
-        source = ClipSource(str(self.folders[name]), tuple(files), tuple(frames))
+        source = ClipSource(str(self.paths[name]), tuple(files), tuple(frames))
         clip = Clip(images, torch.full((len(frames),), torch.nan), source=source)
         cameras, _ = cameras_from_first(name, CAMERA_FILE, world_from_cam, intrinsics.expand(len(frames), 3, 3))
         return sample_without_depth(clip, cameras, anchors)
 
     def _read_cameras(self, name: str) -> Any:
-        return read_json(name, sequence_path(self.folders, name) / CAMERA_FILE)
+        return read_json(name, self.path(name) / CAMERA_FILE)
 
     def _frames(self, name: str, stored: Any) -> list[Any]:
         frames = get_entry(name, CAMERA_FILE, stored, "frames")

@@ -1,9 +1,9 @@
-"""Cameras from stored matrices, and visibility in their images."""
+"""Cameras from stored matrices."""
 
 from pathlib import Path
 
 import torch
-from jaxtyping import Bool, Float, Float64
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from recon4d.errors import DataError
@@ -72,23 +72,6 @@ def cameras_from_rounded(
     cameras = Cameras(rigid(nearest_rotation(rotation).transpose(-1, -2), centers), intrinsics)
     _check(sequence, file, cameras.world_from_cam, intrinsics)
     return cameras
-
-
-def is_in_image(
-    pixels: Float[Tensor, "time query 2"], depths: Float[Tensor, "time query"], size: tuple[int, int]
-) -> Bool[Tensor, "time query"]:
-    """Test whether points project into the image.
-
-    Args:
-        pixels: Projections (x, y).
-        depths: z in the camera frame.
-        size: Height and width of the image.
-
-    Returns:
-        True for points inside the image and in front of the camera; False for NaN.
-    """
-    bounds = pixels.new_tensor([size[1], size[0]])
-    return ((pixels >= 0) & (pixels < bounds)).all(dim=-1) & (depths > 0)
 
 
 def _check(

@@ -11,7 +11,7 @@ from torch import Tensor
 from recon4d.datasets.readers.assembly import sample_without_depth
 from recon4d.datasets.readers.cameras import cameras_from_first
 from recon4d.datasets.readers.images import read_images
-from recon4d.datasets.readers.sequence_paths import list_folder, sequence_path
+from recon4d.datasets.readers.sequence_paths import list_folder
 from recon4d.datasets.sample import Sample, Trajectories
 from recon4d.datasets.sequence_dataset import SequenceDataset
 from recon4d.errors import DataError, UserError
@@ -71,20 +71,16 @@ class ColmapModels(SequenceDataset):
             raise UserError(
                 f"{root} contains no COLMAP model (cameras.bin or cameras.txt), and neither do its subfolders"
             )
-        self.folders = folders
-
-    def names(self) -> list[str]:
-        """See `SequenceDataset.names`."""
-        return sorted(self.folders)
+        self.paths = folders
 
     def num_frames(self, name: str) -> int:
         """See `SequenceDataset.num_frames`."""
-        return len(read_model(name, sequence_path(self.folders, name)).images)
+        return len(read_model(name, self.path(name)).images)
 
     def read(self, name: str, frames: Sequence[int], anchors: tuple[int, ...] = (0,)) -> Sample:
         """See `SequenceDataset.read`."""
         self.check_frames(name, frames, anchors)
-        folder = sequence_path(self.folders, name)
+        folder = self.path(name)
         model = read_model(name, folder, frames)
         registered = [model.images[frame] for frame in frames]
         stored_cameras = [_camera_of(name, model, image) for image in registered]

@@ -30,12 +30,12 @@ from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
 from recon4d.datasets.readers.assembly import metric_sample
-from recon4d.datasets.readers.cameras import cameras_from_rounded, is_in_image
+from recon4d.datasets.readers.cameras import cameras_from_rounded
 from recon4d.datasets.readers.images import read_images, read_map
 from recon4d.datasets.sample import Sample, Trajectories
 from recon4d.datasets.sequence_dataset import SequenceDataset
 from recon4d.errors import DataError, UserError
-from recon4d.geometry import rigid
+from recon4d.geometry import is_in_image, rigid
 from recon4d.io.checked_values import get_entry, parse_numbers
 from recon4d.io.confined_paths import confined_path
 from recon4d.io.file_errors import data_errors
@@ -129,7 +129,7 @@ class DynamicReplica(SequenceDataset):
         points = torch.where(valid[..., None], points, torch.zeros_like(points))
         pixels = torch.where(valid[..., None], pixels, torch.zeros_like(pixels))
         z = (points @ cam_from_world[:, 2, :3, None])[..., 0] + cam_from_world[:, 2, 3, None]
-        return Trajectories(points, pixels, valid, valid & visibility & is_in_image(pixels, z, frames[0].size))
+        return Trajectories(points, pixels, valid, valid & visibility & (z > 0) & is_in_image(pixels, frames[0].size))
 
 
 def annotation_file(folder: Path) -> Path:

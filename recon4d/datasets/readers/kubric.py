@@ -11,7 +11,7 @@ from torch import Tensor
 
 from recon4d.datasets.readers.cameras import cameras_from_first
 from recon4d.datasets.readers.images import read_images, read_map
-from recon4d.datasets.readers.sequence_paths import find_sequence_folders, sequence_path
+from recon4d.datasets.readers.sequence_paths import find_sequence_folders
 from recon4d.datasets.sample import Sample, ground_truth_scene
 from recon4d.datasets.sequence_dataset import SequenceDataset
 from recon4d.errors import DataError
@@ -59,11 +59,7 @@ class Kubric(SequenceDataset):
     """
 
     def __init__(self, root: str | Path) -> None:
-        self.folders = find_sequence_folders(Path(root), METADATA_FILE)
-
-    def names(self) -> list[str]:
-        """See `SequenceDataset.names`."""
-        return sorted(self.folders)
+        self.paths = find_sequence_folders(Path(root), METADATA_FILE)
 
     def num_frames(self, name: str) -> int:
         """See `SequenceDataset.num_frames`."""
@@ -72,7 +68,7 @@ class Kubric(SequenceDataset):
     def read(self, name: str, frames: Sequence[int], anchors: tuple[int, ...] = (0,)) -> Sample:
         """See `SequenceDataset.read`."""
         self.check_frames(name, frames, anchors)
-        folder, metadata = sequence_path(self.folders, name), self._read_metadata(name)
+        folder, metadata = self.path(name), self._read_metadata(name)
         files = tuple(f"rgba_{frame:05d}.png" for frame in frames)
         images = read_images(name, [folder / file for file in files])
         size = (images.shape[-2], images.shape[-1])
@@ -91,7 +87,7 @@ class Kubric(SequenceDataset):
         return Sample(Clip(images, times, source=ClipSource(str(folder), files, tuple(frames))), scene)
 
     def _read_metadata(self, name: str) -> "_Metadata":
-        folder = sequence_path(self.folders, name)
+        folder = self.path(name)
         metadata = _read_metadata(name, folder / METADATA_FILE)
         num_images, num_cameras = len(list(folder.glob("rgba_*.png"))), len(metadata.world_from_cam)
         if num_images != num_cameras:

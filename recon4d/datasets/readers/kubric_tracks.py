@@ -19,7 +19,7 @@ from recon4d.datasets.readers.kubric import (
     z_from_distance,
 )
 from recon4d.datasets.readers.restricted_unpickler import read_npy
-from recon4d.datasets.readers.sequence_paths import list_folder, sequence_path
+from recon4d.datasets.readers.sequence_paths import list_folder
 from recon4d.datasets.sample import Sample, Trajectories, ground_truth_scene
 from recon4d.datasets.sequence_dataset import SequenceDataset
 from recon4d.errors import DataError, UserError
@@ -47,14 +47,10 @@ class KubricTracks(SequenceDataset):
     def __init__(self, root: str | Path) -> None:
         root = Path(root)
         npy_files = {path.name: path / f"{path.name}.npy" for path in list_folder(root)}
-        self.files = {name: path for name, path in npy_files.items() if path.is_file()}
-        self.files |= {path.stem: path for path in root.glob("*.h5")}
-        if not self.files:
+        self.paths = {name: path for name, path in npy_files.items() if path.is_file()}
+        self.paths |= {path.stem: path for path in root.glob("*.h5")}
+        if not self.paths:
             raise UserError(f"{root} contains neither folders <name> with <name>.npy nor files <name>.h5")
-
-    def names(self) -> list[str]:
-        """See `SequenceDataset.names`."""
-        return sorted(self.files)
 
     def num_frames(self, name: str) -> int:
         """See `SequenceDataset.num_frames`."""
@@ -79,7 +75,7 @@ class KubricTracks(SequenceDataset):
     def read(self, name: str, frames: Sequence[int], anchors: tuple[int, ...] = (0,)) -> Sample:
         """See `SequenceDataset.read`."""
         self.check_frames(name, frames, anchors)
-        annotation, path = self._read_annotation(name), sequence_path(self.files, name)
+        annotation, path = self._read_annotation(name), self.path(name)
         geometry = annotation.geometry
         if geometry is None:
             reason = "has image tracks but no cameras and depth; use KubricTracks.trajectories to read the tracks"
@@ -109,7 +105,7 @@ class KubricTracks(SequenceDataset):
         return Sample(Clip(maps.images, times, source=ClipSource(str(path), names, tuple(frames))), scene)
 
     def _read_annotation(self, name: str) -> "_Annotation":
-        path = sequence_path(self.files, name)
+        path = self.path(name)
         read = _read_h5_annotation if path.suffix == ".h5" else _read_npy_annotation
         return _parse_annotation(name, path, read(name, path))
 

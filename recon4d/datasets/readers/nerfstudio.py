@@ -11,7 +11,7 @@ from torch import Tensor
 
 from recon4d.datasets.readers.assembly import sample_without_depth
 from recon4d.datasets.readers.images import read_images
-from recon4d.datasets.readers.sequence_paths import find_sequence_folders, sequence_path
+from recon4d.datasets.readers.sequence_paths import find_sequence_folders
 from recon4d.datasets.sample import Sample, ground_truth_scene
 from recon4d.datasets.sequence_dataset import SequenceDataset
 from recon4d.errors import DataError, UserError
@@ -47,11 +47,7 @@ class NerfstudioFolders(SequenceDataset):
     """
 
     def __init__(self, root: str | Path) -> None:
-        self.folders = find_sequence_folders(Path(root), CAMERA_FILE)
-
-    def names(self) -> list[str]:
-        """See `SequenceDataset.names`."""
-        return sorted(self.folders)
+        self.paths = find_sequence_folders(Path(root), CAMERA_FILE)
 
     def num_frames(self, name: str) -> int:
         """See `SequenceDataset.num_frames`."""
@@ -60,7 +56,7 @@ class NerfstudioFolders(SequenceDataset):
     def read(self, name: str, frames: Sequence[int], anchors: tuple[int, ...] = (0,)) -> Sample:
         """See `SequenceDataset.read`."""
         self.check_frames(name, frames, anchors)
-        folder = sequence_path(self.folders, name)
+        folder = self.path(name)
         entries, unit = self._frames(name)
         chosen = [entries[frame] for frame in frames]
         files = [_image_file(name, folder, entry) for entry in chosen]
@@ -89,7 +85,7 @@ class NerfstudioFolders(SequenceDataset):
 
     def _frames(self, name: str) -> tuple[list[dict[str, Any]], float]:
         """The frames sorted by name, and the unit of depth."""
-        path = sequence_path(self.folders, name) / CAMERA_FILE
+        path = self.path(name) / CAMERA_FILE
         try:
             stored = load_json(path)
             read_camera_json(path)

@@ -28,12 +28,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from recon4d.datasets.readers.assembly import metric_sample
-from recon4d.datasets.readers.cameras import cameras_from_rounded, is_in_image
+from recon4d.datasets.readers.cameras import cameras_from_rounded
 from recon4d.datasets.readers.images import read_images, read_map
 from recon4d.datasets.readers.sequence_paths import list_folder
 from recon4d.datasets.sample import Sample, Trajectories
 from recon4d.datasets.sequence_dataset import SequenceDataset
 from recon4d.errors import UserError
+from recon4d.geometry import is_in_image, pixel_indices
 from recon4d.io.file_errors import data_errors
 from recon4d.records import Clip, ClipSource
 
@@ -158,8 +159,8 @@ def _trajectories(
 
     # The stored, rounded matrices are used, because they match the stored points.
     z = (points @ cam_from_world[:, 2, :3, None])[..., 0] + cam_from_world[:, 2, 3, None]
-    is_inside = is_in_image(pixels, z, (depths.shape[1], depths.shape[2]))
-    column, row = torch.where(is_inside[..., None], pixels, torch.zeros_like(pixels)).floor().long().unbind(dim=-1)
+    is_inside = (z > 0) & is_in_image(pixels, (depths.shape[1], depths.shape[2]))
+    row, column = pixel_indices(pixels, (depths.shape[1], depths.shape[2]))
     surface = depths[torch.arange(depths.shape[0])[:, None], row, column]
     on_surface = (z - surface).abs() < (RELATIVE_DEPTH_TOLERANCE * z).clamp(min=3 * DEPTH_STEP)
     return Trajectories(points, pixels, valid, valid & stored.visibility & is_inside & on_surface)

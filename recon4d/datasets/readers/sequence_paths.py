@@ -1,9 +1,8 @@
-"""Lookup of the folders and files of sequences."""
+"""Search for the folders of sequences."""
 
-from collections.abc import Mapping
 from pathlib import Path
 
-from recon4d.errors import DataError, UserError, os_errors_as_user_errors
+from recon4d.errors import UserError, os_errors_as_user_errors
 
 
 def list_folder(folder: Path) -> list[Path]:
@@ -44,21 +43,3 @@ def find_sequence_folders(root: Path, file: str) -> dict[str, Path]:
     if not folders:
         raise UserError(f"{root} contains no {file}, and neither do its subfolders")
     return folders
-
-
-def sequence_path(paths: Mapping[str, Path], name: str) -> Path:
-    """Look up the folder or file of a sequence.
-
-    Args:
-        paths: Folders or files by sequence name, not empty.
-        name: Name of the sequence.
-
-    Returns:
-        The folder or file.
-
-    Raises:
-        DataError: If there is no such sequence.
-    """
-    if name not in paths:
-        raise DataError(name, "data set", f"has no such sequence; the first one is {min(paths)}")
-    return paths[name]

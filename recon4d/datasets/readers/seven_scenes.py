@@ -10,7 +10,7 @@ from torch import Tensor
 
 from recon4d.datasets.readers.cameras import cameras_from_first
 from recon4d.datasets.readers.images import read_images, read_map
-from recon4d.datasets.readers.sequence_paths import list_folder, sequence_path
+from recon4d.datasets.readers.sequence_paths import list_folder
 from recon4d.datasets.sample import Sample, ground_truth_scene
 from recon4d.datasets.sequence_dataset import SequenceDataset
 from recon4d.errors import UserError
@@ -49,25 +49,21 @@ class SevenScenes(SequenceDataset):
         first = "frame-000000.color.png"
         found = [file.parent for pattern in (first, f"*/{first}", f"*/*/{first}") for file in root.glob(pattern)]
         names = [folder.relative_to(root).as_posix() for folder in found]
-        self.folders = {
+        self.paths = {
             root.resolve().name if name == "." else name: folder for name, folder in zip(names, found, strict=True)
         }
-        if not self.folders:
+        if not self.paths:
             raise UserError(f"{root} contains no {first}, and neither do the two levels of folders below it")
         self.intrinsics = pinhole_matrix(*intrinsics)
 
-    def names(self) -> list[str]:
-        """See `SequenceDataset.names`."""
-        return sorted(self.folders)
-
     def num_frames(self, name: str) -> int:
         """See `SequenceDataset.num_frames`."""
-        return len(list(sequence_path(self.folders, name).glob("frame-*.color.png")))
+        return len(list(self.path(name).glob("frame-*.color.png")))
 
     def read(self, name: str, frames: Sequence[int], anchors: tuple[int, ...] = (0,)) -> Sample:
         """See `SequenceDataset.read`."""
         self.check_frames(name, frames, anchors)
-        folder = sequence_path(self.folders, name)
+        folder = self.path(name)
         stems = [f"frame-{frame:06d}" for frame in frames]
         images = read_images(name, [folder / f"{stem}.color.png" for stem in stems])
         poses = torch.stack([_read_world_from_cam(name, folder / f"{stem}.pose.txt") for stem in stems])

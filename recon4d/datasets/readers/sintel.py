@@ -11,7 +11,7 @@ from torch import Tensor
 
 from recon4d.datasets.readers.cameras import cameras_from_first
 from recon4d.datasets.readers.images import read_images
-from recon4d.datasets.readers.sequence_paths import list_folder, sequence_path
+from recon4d.datasets.readers.sequence_paths import list_folder
 from recon4d.datasets.sample import Sample, ground_truth_scene
 from recon4d.datasets.sequence_dataset import SequenceDataset
 from recon4d.errors import DataError, UserError
@@ -47,23 +47,19 @@ class Sintel(SequenceDataset):
         self.training = Path(root) / "training"
         image_folder = self.training / rendering
         contents = list_folder(image_folder)
-        self.folders = {folder.name: folder for folder in contents if (folder / "frame_0001.png").is_file()}
-        if not self.folders:
+        self.paths = {folder.name: folder for folder in contents if (folder / "frame_0001.png").is_file()}
+        if not self.paths:
             raise UserError(f"{image_folder} has no subfolder with frame_0001.png")
-
-    def names(self) -> list[str]:
-        """See `SequenceDataset.names`."""
-        return sorted(self.folders)
 
     def num_frames(self, name: str) -> int:
         """See `SequenceDataset.num_frames`."""
-        return len(list(sequence_path(self.folders, name).glob("frame_*.png")))
+        return len(list(self.path(name).glob("frame_*.png")))
 
     def read(self, name: str, frames: Sequence[int], anchors: tuple[int, ...] = (0,)) -> Sample:
         """See `SequenceDataset.read`."""
         self.check_frames(name, frames, anchors)
         stems = [f"frame_{frame + 1:04d}" for frame in frames]
-        images = read_images(name, [sequence_path(self.folders, name) / f"{stem}.png" for stem in stems])
+        images = read_images(name, [self.path(name) / f"{stem}.png" for stem in stems])
         stored = [_read_camera(name, self.training / "camdata_left" / name / f"{stem}.cam") for stem in stems]
         cam_from_world, intrinsics = (torch.stack(parts) for parts in zip(*stored, strict=True))
         cameras, _ = cameras_from_first(name, "camdata_left", invert(cam_from_world), intrinsics)
@@ -74,7 +70,7 @@ class Sintel(SequenceDataset):
         clip = Clip(
             images=images,
             times=torch.tensor(frames, dtype=torch.float32) / FRAMES_PER_SECOND,
-            source=ClipSource(str(self.folders[name]), tuple(f"{stem}.png" for stem in stems), tuple(frames)),
+            source=ClipSource(str(self.paths[name]), tuple(f"{stem}.png" for stem in stems), tuple(frames)),
         )
         return Sample(clip, ground_truth_scene(cameras, depths, is_known, anchors=anchors, metres_per_unit=1.0))
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from recon4d.datasets.readers.cameras import cameras_from_first
 from recon4d.datasets.readers.restricted_unpickler import read_npy
-from recon4d.datasets.readers.sequence_paths import list_folder, sequence_path
+from recon4d.datasets.readers.sequence_paths import list_folder
 from recon4d.datasets.sample import Sample, Trajectories, ground_truth_scene
 from recon4d.datasets.sequence_dataset import SequenceDataset
 from recon4d.errors import DataError, UserError
@@ -43,22 +43,18 @@ class TapVid3D(SequenceDataset):
         root = Path(root)
         list_folder(root)
         files = [path for pattern in ("*.npz", "*/*.npz") for path in root.glob(pattern)]
-        self.files = {path.relative_to(root).with_suffix("").as_posix(): path for path in files}
-        if not self.files:
+        self.paths = {path.relative_to(root).with_suffix("").as_posix(): path for path in files}
+        if not self.paths:
             raise UserError(f"{root} contains no npz files, and neither do its subfolders")
-
-    def names(self) -> list[str]:
-        """See `SequenceDataset.names`."""
-        return sorted(self.files)
 
     def num_frames(self, name: str) -> int:
         """See `SequenceDataset.num_frames`."""
-        return len(_read_visibility(name, sequence_path(self.files, name)))
+        return len(_read_visibility(name, self.path(name)))
 
     def read(self, name: str, frames: Sequence[int], anchors: tuple[int, ...] = (0,)) -> Sample:
         """See `SequenceDataset.read`."""
         self.check_frames(name, frames, anchors)
-        path, indices = sequence_path(self.files, name), list(frames)
+        path, indices = self.path(name), list(frames)
         file = str(path)
         visibility = _read_visibility(name, path)
         count, queries = visibility.shape

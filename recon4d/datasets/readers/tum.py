@@ -11,7 +11,7 @@ from torch import Tensor
 
 from recon4d.datasets.readers.cameras import cameras_from_first
 from recon4d.datasets.readers.images import read_images, read_map
-from recon4d.datasets.readers.sequence_paths import find_sequence_folders, sequence_path
+from recon4d.datasets.readers.sequence_paths import find_sequence_folders
 from recon4d.datasets.sample import Sample, ground_truth_scene
 from recon4d.datasets.sequence_dataset import SequenceDataset
 from recon4d.errors import DataError
@@ -54,12 +54,8 @@ class Tum(SequenceDataset):
     """
 
     def __init__(self, root: str | Path, intrinsics: tuple[float, float, float, float] | None = None) -> None:
-        self.folders = find_sequence_folders(Path(root), POSE_FILE)
+        self.paths = find_sequence_folders(Path(root), POSE_FILE)
         self.intrinsics = intrinsics
-
-    def names(self) -> list[str]:
-        """See `SequenceDataset.names`."""
-        return sorted(self.folders)
 
     def num_frames(self, name: str) -> int:
         """See `SequenceDataset.num_frames`."""
@@ -81,13 +77,13 @@ class Tum(SequenceDataset):
         clip = Clip(
             images=images,
             times=torch.tensor([frame.seconds - all_frames[0].seconds for frame in selected], dtype=torch.float32),
-            source=ClipSource(str(self.folders[name]), names, tuple(frames)),
+            source=ClipSource(str(self.paths[name]), names, tuple(frames)),
         )
         return Sample(clip, ground_truth_scene(cameras, depths, depths > 0, anchors=anchors, metres_per_unit=1.0))
 
     def _associate(self, name: str) -> list["_Frame"]:
         """Find the images that have a camera, in order of time, and their depths."""
-        folder = sequence_path(self.folders, name)
+        folder = self.path(name)
         poses = _read_poses(name, folder / POSE_FILE)
         depths = _timestamped_files(name, folder, "depth")
         frames = []

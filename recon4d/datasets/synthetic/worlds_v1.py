@@ -1,11 +1,6 @@
 """The frozen benchmark worlds-v1: selected synthetic scenes of a fixed seed, and the statistics that selected them."""
 
 from dataclasses import dataclass, replace
-from itertools import count as count_from
-
-import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from recon4d.datasets.sample import Sample
 from recon4d.datasets.synthetic.generation import (
@@ -14,7 +9,6 @@ from recon4d.datasets.synthetic.generation import (
     preview,
     render_scenes,
 )
-from recon4d.datasets.synthetic.ground_truth import is_surface
 from recon4d.datasets.synthetic.scene import SyntheticConfig, SyntheticScene
 from recon4d.geometry import rotation_angle
 
@@ -105,70 +99,6 @@ def measure_statistics(scene: SyntheticScene, config: SyntheticConfig) -> Statis
     )
 
 
-def select_indices(config: SyntheticConfig, count: int) -> list[int]:
-    """Select the first scenes of the seed that fill the quotas of the benchmark.
-
-    Half of the clips are dynamic and a tenth have a static camera. Other cameras rotate by at least 10 degrees and keep
-    an overlap of 0.3 to 0.9 with the first frame.
-
-    Args:
-        config: Configuration of the scenes.
-        count: Number of scenes to select.
-
-    Returns:
-        Indices in ascending order. `WORLDS_V1` contains the result.
-    """
-    quota = {"static_camera": round(count / 10), "dynamic": count // 2}
-    quota["calm"] = count - sum(quota.values())
-    selected = []
-    for index in count_from(0):
-        scene = make_scenes(config, SEED, [index])
-        kind = _kind(measure_statistics(scene, config))
-        if kind is not None and quota[kind] > 0 and _has_clear_view(scene, config):
-            quota[kind] -= 1
-            selected.append(index)
-        if not any(quota.values()):
-            break
-    return selected
-
-
-def checksum(scene: SyntheticScene) -> Float[Tensor, "values"]:
-    """Average each floating-point tensor of a scene, to detect changes of any of them.
-
-    Args:
-        scene: Batch of scenes.
-
-    Returns:
-        One float64 mean per tensor (values,).
-    """
-    parts: list[Tensor] = []
-
-    def collect(tensor: Tensor) -> Tensor:
-        if tensor.is_floating_point():
-            parts.append(torch.where(tensor.isfinite(), tensor, 0.0).double().mean())
-        return tensor
-
-    scene.map(collect)
-    return torch.stack(parts)
-
-
-def _kind(statistics: Statistics) -> str | None:
-    """Return the quota that a scene counts toward, or None if it is not suitable."""
-    if statistics.has_static_camera:
-        return "static_camera" if statistics.dynamic_share > 0.02 else None
-    if statistics.rotation < 10 or not 0.3 <= statistics.overlap <= 0.9:
-        return None
-    return "dynamic" if statistics.is_dynamic else "calm"
-
-
-def _has_clear_view(scene: SyntheticScene, config: SyntheticConfig) -> bool:
-    """Test that no frame is dominated by surfaces closer than 0.6 m or by sky."""
-    small, hits = preview(scene, config, PREVIEW_SIDE)
-    near_share = (hits.depths < 0.6).float().mean(dim=(2, 3)).max()
-    sky_share = 1 - is_surface(small, hits.surfaces).float().mean(dim=(2, 3)).min()
-    return bool(near_share < 0.3) and bool(sky_share < 0.65)
-
-
 _PICTURES = SyntheticConfig(height=192, width=256, static_scene_share=0.25, static_camera_share=0.2, attempts=1)
 
 # fmt: off
@@ -189,4 +119,9 @@ WORLDS_V1: dict[str, Split] = {
     ),
     "32": Split(replace(_PICTURES, num_frames=32), _SPLIT_32),
 }
-"""The splits by name. `select_indices` found their scenes once; they never change under this name."""
+"""The splits by name; they never change under this name.
+
+Each split has the first scenes of the seed that filled its quotas: half of the clips dynamic, a tenth with a static
+camera of which more than 2% of the pixels move, the others calm. Moving cameras rotate by at least 10 degrees and keep
+an overlap of 0.3 to 0.9 with the first frame. No frame is dominated by surfaces closer than 0.6 m or by sky.
+"""

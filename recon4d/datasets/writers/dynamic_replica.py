@@ -15,12 +15,11 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from recon4d.datasets.readers.cameras import is_in_image
 from recon4d.datasets.readers.dynamic_replica import OPENCV_FROM_PYTORCH3D, annotation_file, read_annotation
 from recon4d.datasets.sample import Sample
 from recon4d.datasets.writers.metric_scene import metric_scene
 from recon4d.errors import os_errors_as_user_errors
-from recon4d.geometry import project, transform_points
+from recon4d.geometry import is_in_image, project, transform_points
 from recon4d.io import atomic_file, write_raster
 from recon4d.records import Scene
 
@@ -107,7 +106,7 @@ def _points(scene: Scene, frame: int, image: UInt8[Tensor, "3 height width"]) ->
     points = torch.where(is_known, tracks.points[:, frame], torch.nan).flatten(0, 1)
     in_camera = transform_points(scene.cameras.cam_from_world[frame], points)
     pixels = project(in_camera, scene.cameras.intrinsics[frame])
-    is_inside = is_in_image(pixels[None], in_camera[None, :, 2], scene.size)[0]  # False for NaN
+    is_inside = is_in_image(pixels, scene.size) & (in_camera[:, 2] > 0)  # False for NaN
     return {
         "traj_2d": torch.cat([pixels, in_camera[:, 2:]], dim=-1),
         "traj_3d_world": points,

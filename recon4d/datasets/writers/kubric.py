@@ -49,7 +49,7 @@ def write_kubric(root: str | Path, name: str, sample: Sample) -> Path:
     scene, images = metric_scene(sample), sample.clip.images
     focal = _focal_length(scene)
     rate = _frames_per_second(sample.clip.times)
-    is_dynamic = scene.dynamic > 0.5  # False for NaN
+    is_dynamic = scene.is_dynamic
     if scene.num_frames == 1 and is_dynamic.any():
         raise UserError("Kubric's format cannot represent motion in a single frame; wanted two frames or more")
     rays = unproject_map(torch.ones_like(scene.depths), scene.cameras.intrinsics).norm(dim=-1)

@@ -14,12 +14,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from recon4d.datasets.readers.cameras import is_in_image
 from recon4d.datasets.readers.point_odyssey import MAX_DEPTH, MAX_STORED_DEPTH
 from recon4d.datasets.sample import Sample
 from recon4d.datasets.writers.metric_scene import metric_scene
 from recon4d.errors import os_errors_as_user_errors
-from recon4d.geometry import project, transform_points
+from recon4d.geometry import is_in_image, project, transform_points
 from recon4d.io import write_jpeg, write_raster
 from recon4d.records import Scene, Tracks
 
@@ -47,7 +46,7 @@ def write_point_odyssey(root: str | Path, split: str, name: str, sample: Sample)
         UserError: If the sequence exists already or cannot be written.
     """
     scene = metric_scene(sample)
-    stored = _round_annotation(scene, np.dtype(np.float32))
+    stored = _round_annotation(scene)
     arrays = {
         "trajs_2d": stored.pixels.astype(np.float32),
         "trajs_3d": np.array(np.nan) if stored.points is None else stored.points.astype(np.float32),
@@ -63,38 +62,6 @@ def write_point_odyssey(root: str | Path, split: str, name: str, sample: Sample)
         np.savez(folder / "info.npz", allow_pickle=False, **shapes)
 
 
-def write_point_odyssey_legacy(root: str | Path, split: str, name: str, sample: Sample) -> None:
-    """Write a sample in the format of the public generator: ``annotations.npz``, all float16, with ``visibilities``.
-
-    A visibility is 0 if the point is occluded, 1 if it is visible and 2 if it is meaningless: unknown, behind the
-    camera or beyond the largest stored depth.
-
-    Args:
-        root: Folder of the data set.
-        split: Name of the split, a subfolder of `root`.
-        name: Name of the new sequence, a subfolder of the split.
-        sample: A single sample.
-
-    Raises:
-        ValueError: If the sample is a batch.
-        UserError: If the sequence exists already or cannot be written.
-    """
-    scene = metric_scene(sample)
-    stored = _round_annotation(scene, np.dtype(np.float16))
-    is_meaningful = stored.valid & (stored.depths > 0) & (stored.depths <= MAX_DEPTH)
-    with os_errors_as_user_errors():
-        folder = _write_frames(Path(root) / split / name, sample, scene)
-        np.savez(
-            folder / "annotations.npz",
-            allow_pickle=False,
-            trajs_2d=stored.pixels,
-            trajs_3d=np.array(np.nan, np.float16) if stored.points is None else stored.points,
-            visibilities=np.where(is_meaningful, stored.visibility, 2).astype(np.float16),
-            intrinsics=stored.intrinsics,
-            extrinsics=stored.cam_from_world,
-        )
-
-
 @dataclass(frozen=True)
 class _RoundedAnnotation:
     """Cameras and tracks rounded to float16, except the intrinsics of the release."""
@@ -104,27 +71,23 @@ class _RoundedAnnotation:
     points: Float[np.ndarray, "time query 3"] | None
     """World points; None if the scene has no tracks."""
     pixels: Float[np.ndarray, "time query 2"]
-    depths: Float[np.ndarray, "time query"]
-    """z of the points in the camera frame."""
     valid: Bool[np.ndarray, "time query"]
     visibility: Bool[np.ndarray, "time query"]
 
 
-def _round_annotation(scene: Scene, intrinsics_dtype: np.dtype) -> _RoundedAnnotation:
-    intrinsics = scene.cameras.intrinsics.numpy().astype(intrinsics_dtype)
+def _round_annotation(scene: Scene) -> _RoundedAnnotation:
+    intrinsics = scene.cameras.intrinsics.numpy().astype(np.float32)
     cam_from_world = _to_half(scene.cameras.cam_from_world)
     points, valid, visibility = _flatten_tracks(scene.tracks, scene.num_frames)
     points = _to_half(points)
     in_camera = transform_points(_to_double(cam_from_world), _to_double(points))
     pixels = _to_half(project(in_camera, _to_double(intrinsics)))
-    depths = in_camera[..., 2]
-    visibility = visibility & valid & is_in_image(_to_double(pixels), depths, scene.size)
+    visibility = visibility & valid & (in_camera[..., 2] > 0) & is_in_image(_to_double(pixels), scene.size)
     return _RoundedAnnotation(
         intrinsics=intrinsics,
         cam_from_world=cam_from_world,
         points=None if scene.tracks is None else points,
         pixels=pixels,
-        depths=depths.numpy(),
         valid=valid.numpy(),
         visibility=visibility.numpy(),
     )

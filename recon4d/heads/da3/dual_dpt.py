@@ -18,8 +18,6 @@ from recon4d.records import full_precision
 
 RAY_CHANNELS = 7
 """Direction (3), origin (3) and raw confidence of a ray."""
-RAYS_PER_PATCH = 8
-"""Rows and columns of rays per patch (Depth Anything 3)."""
 
 
 class Rays(NamedTuple):
@@ -116,7 +114,7 @@ class RayBranch(nn.Module):
             grid: Number of rows and columns of patches.
 
         Returns:
-            Raw rays, `RAYS_PER_PATCH` squared per patch.
+            Raw rays, 8 rows and columns per patch.
         """
         maps = self.convolutions(upsample_by_two(fuse(self.fusion, levels)))
         with torch.autocast(maps.device.type, enabled=False):

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from recon4d.errors import UserError
-from recon4d.geometry import project, similarity, transform_points
+from recon4d.geometry import similarity, transform_points
 from recon4d.inference.windows.layout import Window
 from recon4d.inference.windows.loop_consistency import Loop, Tolerance, differs
 from recon4d.inference.windows.place_recognition import choose_keyframes
@@ -194,13 +194,11 @@ def depth_agreement(one: Scene, other: Scene, one_from_other: Float[Tensor, "4 4
     """
     valid = (other.depth_confidence > 0) & is_static(other, static_below)
     points = transform_points(one_from_other, other.points_from_depth[valid].double())
-    in_camera = transform_points(one.cameras.cam_from_world[0].double(), points)
-    pixels = project(in_camera, one.cameras.intrinsics[0].double())
-    height, width = one.size
-    inside = (in_camera[:, 2] > 0) & (pixels >= 0).all(dim=-1) & (pixels[:, 0] < width) & (pixels[:, 1] < height)
+    projected = one.cameras.map(torch.Tensor.double).project_points(points[None], one.size)
+    inside = projected.inside[0]
     static = (one.depth_confidence > 0) & is_static(one, static_below)
-    nearest, farthest, on_static = _depth_range_around(one, static, pixels[inside])
-    depths = in_camera[inside, 2]
+    nearest, farthest, on_static = _depth_range_around(one, static, projected.pixels[0, inside])
+    depths = projected.depths[0, inside]
     if on_static.sum() < MIN_OVERLAP * max(1, len(points)):
         return 0.0
     agrees = (depths > (1 - DEPTH_TOLERANCE) * nearest) & (depths < (1 + DEPTH_TOLERANCE) * farthest)

@@ -9,11 +9,11 @@ it reappears, and a later point at the same place would be a different one.
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from recon4d.errors import UserError
-from recon4d.geometry import pixel_grid, project, transform_points
+from recon4d.geometry import is_in_image, pixel_grid, project, transform_points
 from recon4d.records import Scene, Tracks
 
 MIN_VISIBILITY = 0.5
@@ -95,7 +95,7 @@ class StitchedTracks:
         current = self.tracks_at(scene, position, is_first=False)
         in_camera = transform_points(scene.cameras.cam_from_world[position], current.points[0, 0])
         pixels, z = project(in_camera, scene.cameras.intrinsics[position]), in_camera[:, 2]
-        is_visible = (current.visibility[0, 0] > MIN_VISIBILITY) & _is_inside(pixels, scene.size)
+        is_visible = (current.visibility[0, 0] > MIN_VISIBILITY) & is_in_image(pixels, scene.size)
 
         corners, shares = _bilinear_corners(pixels, scene.size)
         valid = (scene.depth_confidence[position] > 0) & (next_scene.depth_confidence[0] > 0)
@@ -167,10 +167,6 @@ def _weighted_sum(values: Float[Tensor, "query corner channels"], weights: Float
     """Sum over corners; values with weight 0 may be NaN."""
     weights = weights[..., None]
     return torch.where(weights > 0, values * weights, 0.0).sum(dim=1)
-
-
-def _is_inside(pixels: Float[Tensor, "query 2"], size: tuple[int, int]) -> Bool[Tensor, " query"]:
-    return (pixels >= 0).all(dim=1) & (pixels[:, 0] < size[1]) & (pixels[:, 1] < size[0])
 
 
 def _bilinear_corners(

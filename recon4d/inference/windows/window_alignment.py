@@ -145,23 +145,6 @@ ALIGN_BY_SCALE = AlignmentMethod(all_pixels, fit_scale)
 """Scale only: for windows whose relative poses are determined by an anchor frame or by given cameras."""
 
 
-def align_by_points(scene: Scene, partner: Scene, static_below: float) -> WindowAlignment:
-    """Align two scenes of the same frames by their static points.
-
-    Args:
-        scene: The scene to align.
-        partner: The scene to align it to.
-        static_below: Pixels with a dynamic probability of this or more in either scene are excluded.
-
-    Returns:
-        The alignment.
-
-    Raises:
-        TooFewPixelsError: If the scenes share too few confident static pixels.
-    """
-    return fit_points(scene, partner, static_pixels(scene, partner, static_below))
-
-
 def confident_half(scene: Scene, partner: Scene, mask: Pixels) -> Pixels:
     """Select the more confident half, by the product of both confidences, of the valid pixels in a mask.
 

@@ -307,9 +307,8 @@ def open_work_folder(folder: Path, info: SceneInfo) -> WorkFolder:
             )
         else:
             work.path.mkdir(parents=True, exist_ok=True)
-            partial = run_file.with_suffix(".partial")
-            partial.write_text(info.to_json())
-            partial.replace(run_file)
+            with atomic_file(run_file) as partial:
+                partial.write_text(info.to_json())
         frames = folder / FRAMES_FOLDER_NAME
         frames.mkdir(exist_ok=True)
         for parent in (folder, frames, work.path):

@@ -208,11 +208,11 @@ class _Pairer:
         """By the times of the clip, or else by the times that its pictures are named by."""
         if self.seconds is None:
             raise UserError(f"{self.keys.place}: its cameras have no times")
-        by_time = _nearest(self.seconds, self.clip.times.double())
+        by_time = nearest_in_time(self.seconds, self.clip.times.double())
         if all(index is None for index in by_time) and self.clip.source is not None:
             named = times_of_names(self.clip.source.names)
             if named is not None:
-                by_name_time = _nearest(self.seconds, torch.tensor(named, dtype=torch.float64))
+                by_name_time = nearest_in_time(self.seconds, torch.tensor(named, dtype=torch.float64))
                 return Pairing(by_name_time, "by the times that the pictures are named by")
         return Pairing(by_time, "by time")
 
@@ -295,8 +295,16 @@ def _check_folder(place: str, name: str, source: ClipSource) -> None:
         )
 
 
-def _nearest(times: Float64[Tensor, "camera"], wanted: Float64[Tensor, "time"]) -> tuple[int | None, ...]:
-    """The index of the nearest time within `NEAREST_SECONDS`; a camera belongs to the nearest of its frames only."""
+def nearest_in_time(times: Float64[Tensor, "camera"], wanted: Float64[Tensor, "time"]) -> tuple[int | None, ...]:
+    """Pair times that are each other's nearest, and at most `NEAREST_SECONDS` apart.
+
+    Args:
+        times: Times in seconds; NaN is nearest to none.
+        wanted: Other times in seconds.
+
+    Returns:
+        For each of `wanted` an index into `times`, or None.
+    """
     differences = (wanted[:, None] - times).abs().nan_to_num(nan=torch.inf)
     nearest_camera, nearest_frame = differences.argmin(dim=1), differences.argmin(dim=0)
     frames = range(len(wanted))

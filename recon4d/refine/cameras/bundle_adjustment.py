@@ -15,21 +15,18 @@ from torch import Tensor
 from recon4d.geometry import (
     invert,
     project,
-    rigid,
     transform_points,
 )
 from recon4d.records import Cameras, FeatureTracks
 from recon4d.refine.cameras.radial_distortion import NO_DISTORTION, RadialDistortion
 from recon4d.refine.no_solution import NoSolution
-from recon4d.refine.pycolmap_loader import pycolmap_session
+from recon4d.refine.pycolmap_loader import FIRST_ID, add_points, matrix_of, pycolmap_session
 
 LOSS_SCALES = (8.0, 2.0, 0.5, 0.2)
 """Loss scales of successive rounds of adjustment, in pixels: large while the cameras are several pixels off, small at
 the end. Hand-tuned."""
 MIN_TRIANGULATION_ANGLE = math.radians(2)
 """Smallest triangulation angle of a point whose position is determined by its observations, in radians. Hand-tuned."""
-FIRST_ID = 1
-"""First index of COLMAP's cameras, images and points."""
 MAX_ITERATIONS = 30
 """Largest number of iterations of a round of adjustment: the next round continues. Hand-tuned."""
 FUNCTION_TOLERANCE = 1e-6
@@ -231,13 +228,7 @@ def _to_reconstruction(pycolmap: Any, problem: BundleProblem, free: FreeIntrinsi
             keypoints=pixels[frame, is_observed[frame]],
         )
         reconstruction.add_image_with_trivial_frame(image, pycolmap.Rigid3d(cam_from_world[frame, :3]))
-    keypoint_indices = np.cumsum(is_observed, axis=1) - 1
-    for track, point in enumerate(problem.points.double().numpy()):
-        frames = np.flatnonzero(is_observed[:, track])
-        elements = [
-            pycolmap.TrackElement(int(frame) + FIRST_ID, int(keypoint_indices[frame, track])) for frame in frames
-        ]
-        reconstruction.add_point3D(point, pycolmap.Track(elements))
+    add_points(pycolmap, reconstruction, problem.points.double().numpy(), is_observed)
     return reconstruction
 
 
@@ -258,9 +249,8 @@ def _to_colmap_camera(pycolmap: Any, problem: BundleProblem, free: FreeIntrinsic
 
 def _from_reconstruction(reconstruction: Any, num_frames: int, num_points: int) -> BundleResult:
     images = [reconstruction.images[frame + FIRST_ID] for frame in range(num_frames)]
-    matrices = torch.from_numpy(np.stack([np.array(image.cam_from_world().matrix()) for image in images]))
+    world_from_cam = invert(torch.stack([matrix_of(image.cam_from_world()) for image in images]))
     intrinsics = torch.from_numpy(np.stack([np.array(image.camera.calibration_matrix()) for image in images]))
-    world_from_cam = invert(rigid(matrices[:, :, :3], matrices[:, :, 3]))
     points = np.stack([reconstruction.points3D[track + FIRST_ID].xyz for track in range(num_points)])
     # The parameters are focal length, principal point (x, y) and coefficients of distortion.
     distortion = RadialDistortion(*images[0].camera.params[3:].tolist())

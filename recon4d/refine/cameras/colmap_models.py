@@ -9,10 +9,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from recon4d.geometry import invert, rigid, transform_points
+from recon4d.geometry import invert, transform_points
 from recon4d.records import Cameras, Scene
 from recon4d.refine.no_solution import NoSolution
-from recon4d.refine.pycolmap_loader import pycolmap_session
+from recon4d.refine.pycolmap_loader import matrix_of, pycolmap_session
 
 Mapper = Literal["incremental", "global"]
 Matching = Literal["auto", "exhaustive", "sequential"]
@@ -105,8 +105,7 @@ def scene_of_model(model: Any, names: list[str], size: tuple[int, int], factor: 
         if not image.has_pose or image.name not in frame_of:
             continue
         frame = frame_of[image.name]
-        matrix = torch.from_numpy(np.array(image.cam_from_world().matrix()))
-        cam_from_world[frame] = rigid(matrix[:, :3], matrix[:, 3])
+        cam_from_world[frame] = matrix_of(image.cam_from_world())
         intrinsics[frame] = torch.from_numpy(np.array(image.camera.calibration_matrix()))
         intrinsics[frame, :2] /= factor
         _write_sparse_points(image, model, cam_from_world[frame], factor, depths[frame], points[frame])

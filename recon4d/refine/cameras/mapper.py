@@ -9,7 +9,7 @@ import numpy as np
 
 from recon4d.records import Cameras, FeatureTracks
 from recon4d.refine.cameras.colmap_models import ColmapConfig, map_database, scene_of_model
-from recon4d.refine.pycolmap_loader import pycolmap_session
+from recon4d.refine.pycolmap_loader import FIRST_ID, pycolmap_session
 
 LONGER_SIDE = 1000
 """Longer side of the images that COLMAP is given, in pixels; its tolerances are tuned for such sizes."""
@@ -17,7 +17,7 @@ MIN_MATCHES = 15
 """Smallest number of common tracks for which two frames are matched: COLMAP's own minimum of inliers."""
 MAX_EXHAUSTIVE = 16
 """Largest number of frames of which all pairs are matched; frames of longer clips are matched 1, 2, 4, 8, ... apart."""
-CAMERA_ID = RIG_ID = FIRST_ID = 1
+CAMERA_ID = RIG_ID = FIRST_ID
 """Indices in COLMAP's database, which start at 1."""
 
 

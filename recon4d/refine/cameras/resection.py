@@ -3,15 +3,14 @@
 from dataclasses import replace
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from recon4d.geometry import invert, rigid
+from recon4d.geometry import invert
 from recon4d.records import Cameras, FeatureTracks
 from recon4d.refine.cameras.point_refinement import refine_points
 from recon4d.refine.cameras.radial_distortion import RadialDistortion
-from recon4d.refine.pycolmap_loader import pycolmap_session
+from recon4d.refine.pycolmap_loader import matrix_of, pinhole_camera, pycolmap_session
 from recon4d.refine.tracks.located_tracks import MIN_OBSERVATIONS
 
 MIN_INLIERS = 12
@@ -67,8 +66,7 @@ def _resect(pixels: Tensor, points: Tensor, intrinsics: Tensor, size: tuple[int,
     if len(pixels) < MIN_INLIERS:
         return None
     with pycolmap_session(seed=0) as pycolmap:
-        params = [float(intrinsics[place]) for place in ((0, 0), (1, 1), (0, 2), (1, 2))]
-        camera = pycolmap.Camera(model="PINHOLE", width=size[1], height=size[0], params=params)
+        camera = pinhole_camera(pycolmap, intrinsics, size)
         options = pycolmap.AbsolutePoseEstimationOptions()
         options.ransac.max_error = TOLERANCE * max(size)
         options.ransac.random_seed = 0
@@ -77,5 +75,4 @@ def _resect(pixels: Tensor, points: Tensor, intrinsics: Tensor, size: tuple[int,
         )
     if found is None or found["num_inliers"] < max(MIN_INLIERS, MIN_INLIER_FRACTION * len(pixels)):
         return None
-    matrix = torch.from_numpy(np.array(found["cam_from_world"].matrix()))
-    return invert(rigid(matrix[:, :3], matrix[:, 3]))
+    return invert(matrix_of(found["cam_from_world"]))

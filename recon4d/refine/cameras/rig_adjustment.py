@@ -14,10 +14,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from recon4d.geometry import RigFit, fit_rig, invert, rigid
+from recon4d.geometry import RigFit, fit_rig, invert
 from recon4d.records import Cameras, FeatureTracks, Rig, Scene
 from recon4d.refine.cameras.bundle_adjustment import (
-    FIRST_ID,
     MIN_TRIANGULATION_ANGLE,
     BundleProblem,
     FreeIntrinsics,
@@ -31,7 +30,7 @@ from recon4d.refine.cameras.point_refinement import refine_points
 from recon4d.refine.cameras.scoring import score_tracks
 from recon4d.refine.config import RefineConfig
 from recon4d.refine.no_solution import NoSolution
-from recon4d.refine.pycolmap_loader import pycolmap_session
+from recon4d.refine.pycolmap_loader import FIRST_ID, add_points, matrix_of, pycolmap_session
 from recon4d.refine.tracks.located_tracks import MIN_OBSERVATIONS, LocatedTracks
 
 
@@ -248,7 +247,7 @@ def adjust_rig(
         summary = pycolmap.create_default_bundle_adjuster(options, config, model).solve()
         if not summary.is_solution_usable():
             raise NoSolution(f"bundle adjustment of the rig failed: {summary.brief_report()}")
-        return _from_model(pycolmap, model, problem, rig, rig_from_cam, aspect)
+        return _from_model(model, problem, rig, rig_from_cam, aspect)
 
 
 def _to_model(
@@ -296,16 +295,12 @@ def _to_model(
         model.add_frame(stored_frame)
         for image in images:
             model.add_image(image)
-    keypoints = np.cumsum(is_observed, axis=1) - 1
-    for track, point in enumerate(problem.points.double().numpy()):
-        frames = np.flatnonzero(is_observed[:, track])
-        elements = [pycolmap.TrackElement(int(frame) + FIRST_ID, int(keypoints[frame, track])) for frame in frames]
-        model.add_point3D(point, pycolmap.Track(elements))
+    add_points(pycolmap, model, problem.points.double().numpy(), is_observed)
     return model
 
 
 def _from_model(
-    pycolmap: Any, model: Any, problem: BundleProblem, rig: Rig, rig_from_cam: Tensor, aspect: float
+    model: Any, problem: BundleProblem, rig: Rig, rig_from_cam: Tensor, aspect: float
 ) -> tuple[Cameras, Tensor, Tensor, Tensor]:
     used = sorted(set(rig.cameras))
     new_rig_from_cam, first_from_rig = rig_from_cam.clone(), invert(rig_from_cam[used[0]])
@@ -317,17 +312,12 @@ def _from_model(
         own = torch.tensor([[focal, 0, center_x], [0, focal / aspect, center_y / aspect], [0, 0, 1]])
         intrinsics[numbers == camera] = own.double()
         if camera != used[0]:
-            cam_from_first = _rigid(model.rigs[FIRST_ID].sensor_from_rig(sensor.sensor_id))
+            cam_from_first = matrix_of(model.rigs[FIRST_ID].sensor_from_rig(sensor.sensor_id))
             new_rig_from_cam[camera] = rig_from_cam[used[0]] @ invert(cam_from_first)
     world_from_rig = torch.eye(4, dtype=torch.float64).repeat(max(rig.moments) + 1, 1, 1)
     for moment in set(rig.moments):
-        first_from_world = _rigid(model.frames[moment + FIRST_ID].rig_from_world)
+        first_from_world = matrix_of(model.frames[moment + FIRST_ID].rig_from_world)
         world_from_rig[moment] = invert(first_from_world) @ first_from_rig
     world_from_cam = world_from_rig[torch.tensor(rig.moments)] @ new_rig_from_cam[numbers]
     points = np.stack([model.points3D[track + FIRST_ID].xyz for track in range(len(problem.points))])
     return Cameras(world_from_cam, intrinsics), torch.from_numpy(points), new_rig_from_cam, world_from_rig
-
-
-def _rigid(transform: Any) -> Float[Tensor, "4 4"]:
-    matrix = torch.from_numpy(np.array(transform.matrix()))
-    return rigid(matrix[:, :3], matrix[:, 3])

@@ -4,6 +4,7 @@ Two images from the same center are related by rotation and intrinsics alone (Ha
 multiple views with a rotating camera"): every track is one direction in the world. Rotations, one focal length and all
 directions are estimated jointly by Gauss-Newton. The directions are eliminated from the normal equations with the Schur
 complement, as points are in bundle adjustment (Triggs et al. 2000, "Bundle Adjustment -- A Modern Synthesis", 6.1).
+`scipy.optimize.least_squares` cannot eliminate them: its iterative solver does not converge on this problem.
 """
 
 import math

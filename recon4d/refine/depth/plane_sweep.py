@@ -15,12 +15,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from recon4d.geometry import (
+    pixel_indices,
     stratified_indices,
     transform_points,
     unproject_map,
 )
 from recon4d.records import Cameras
-from recon4d.refine.projection import project_points
 
 MIN_VARIANCE = 1e-4
 """Added to the variance of a window, in squared gray values of [0, 1]: noise of smooth areas is not texture.
@@ -153,7 +153,7 @@ def _select_neighbors(cameras: Cameras, expected: Tensor, config: StereoConfig) 
 def _neighbor_scores(cameras: Cameras, expected: Tensor, frame: int) -> Float[Tensor, " time"]:
     """Rate all frames as sources of a frame; 0 marks those without sufficient parallax or overlap."""
     points = _unproject(cameras, expected, frame)[::4, ::4].flatten(0, 1).expand(len(expected), -1, -1)
-    overlap = project_points(cameras, points, (expected.shape[1], expected.shape[2])).inside.float().mean(dim=1)
+    overlap = cameras.project_points(points, (expected.shape[1], expected.shape[2])).inside.float().mean(dim=1)
     rays = F.normalize(points - cameras.centers[:, None], dim=-1)
     parallax = torch.linalg.cross(rays, rays[frame].expand_as(rays)).norm(dim=-1).median(dim=1).values
     is_suitable = (parallax >= MIN_PARALLAX) & (parallax <= MAX_PARALLAX) & (overlap >= MIN_OVERLAP)
@@ -448,8 +448,8 @@ def _is_consistent(
     for frame, sources in enumerate(neighbors.sources):
         points = _unproject(cameras, depths, frame).flatten(0, 1).expand(len(sources), -1, -1)
         source_cameras = Cameras(cameras.world_from_cam[sources], cameras.intrinsics[sources])
-        projected = project_points(source_cameras, points, size)
-        surface = depths[sources[:, None], *projected.pixel_indices()]
+        projected = source_cameras.project_points(points, size)
+        surface = depths[sources[:, None], *pixel_indices(projected.pixels, size)]
         agrees = projected.inside & ((projected.depths / surface - 1).abs() <= config.max_relative_difference)
         is_suitable = neighbors.is_suitable[frame]
         needed = is_suitable.sum().clamp(1, config.min_agreeing_sources)

@@ -24,7 +24,7 @@ from recon4d.refine.localization.pose_adjustment import AdjustedCamera, PointObs
 from recon4d.refine.localization.scene_views import SceneView
 from recon4d.refine.localization.uncertainty import covariance_of_views
 from recon4d.refine.no_solution import NoSolution
-from recon4d.refine.pycolmap_loader import pycolmap_session
+from recon4d.refine.pycolmap_loader import matrix_of, pycolmap_session
 
 RANSAC_TOLERANCE = 0.008
 """Largest reprojection error of an inlier of RANSAC, as a fraction of the longer side. Hand-tuned: points come from
@@ -212,9 +212,8 @@ def _ransac(
         new_focal = float(camera.focal_length)
     if found is None:
         raise NoSolution("no camera agrees with the matches")
-    pose = torch.from_numpy(np.array(found["cam_from_world"].matrix()))
     is_inlier = torch.from_numpy(np.asarray(found["inlier_mask"], dtype=bool))
-    return rigid(pose[:, :3], pose[:, 3]), new_focal / focal, is_inlier
+    return matrix_of(found["cam_from_world"]), new_focal / focal, is_inlier
 
 
 def _check_significance(inliers: Float[Tensor, "n 2"], pixels: Float[Tensor, "m 2"], size: tuple[int, int]) -> None:

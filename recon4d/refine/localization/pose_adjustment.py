@@ -113,27 +113,24 @@ class AdjustedCamera:
         return _pixels(in_camera, self.current_intrinsics), in_camera[:, 2]
 
 
-def adjust_camera(
-    camera: AdjustedCamera, observations: PointObservations, focal_error: float, is_robust: bool = True
-) -> AdjustedCamera:
+def adjust_camera(camera: AdjustedCamera, observations: PointObservations, focal_error: float) -> AdjustedCamera:
     """Minimize the residuals of all observations over the camera and the points.
 
     Args:
         camera: Initial camera and points.
         observations: Observations of the points.
         focal_error: Standard deviation of the logarithm of the focal length around the initial one; 0 keeps it.
-        is_robust: Whether outliers lose their weight.
 
     Returns:
         The adjusted camera with its cost and covariance. The covariance is scaled by the variance of the residuals if
         they are larger than assumed.
     """
     damping = 1e-4
-    system = _NormalEquations(camera, observations, focal_error, is_robust)
+    system = _NormalEquations(camera, observations, focal_error)
     camera = replace(camera, cost=system.cost)
     for _ in range(MAX_STEPS):
         changed = system.step(camera, damping)
-        proposed = _NormalEquations(changed, observations, focal_error, is_robust)
+        proposed = _NormalEquations(changed, observations, focal_error)
         if proposed.cost < camera.cost:
             converged = camera.cost - proposed.cost < 1e-9 * camera.cost
             camera, system, damping = replace(changed, cost=proposed.cost), proposed, max(damping / 10, 1e-9)
@@ -149,14 +146,12 @@ def adjust_camera(
 class _NormalEquations:
     """Gauss-Newton approximation of the cost around a camera and its points."""
 
-    def __init__(
-        self, camera: AdjustedCamera, observations: PointObservations, focal_error: float, is_robust: bool
-    ) -> None:
+    def __init__(self, camera: AdjustedCamera, observations: PointObservations, focal_error: float) -> None:
         count = len(camera.points)
         self._has_focal = focal_error > 0
         query = _query_residuals(camera, observations)
         scene = _scene_residuals(camera, observations)
-        own_weights, weights = (_weights(one[0], is_robust) for one in (query, scene))
+        own_weights, weights = (_weights(one[0]) for one in (query, scene))
         residuals, camera_rows, point_rows = query
         weighted = own_weights[:, None, None] * point_rows
         self.points = weighted.mT @ point_rows
@@ -169,7 +164,7 @@ class _NormalEquations:
         self.points = self.points.index_add(0, observations.points, weighted.mT @ scene_rows)
         gradient = (weighted.mT @ scene_residuals[..., None])[..., 0]
         self.point_gradient = self.point_gradient.index_add(0, observations.points, gradient)
-        self.cost = _cost(residuals, is_robust) + _cost(scene_residuals, is_robust)
+        self.cost = _cost(residuals) + _cost(scene_residuals)
         num_residuals = float(2 * own_weights.sum() + 3 * weights.sum())
         self._degrees_of_freedom = max(1.0, num_residuals - 3 * count - 6 - self._has_focal)
         squares = (own_weights * residuals.square().sum(-1)).sum() + (weights * scene_residuals.square().sum(-1)).sum()
@@ -262,12 +257,10 @@ def _cross_matrices(vectors: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3 3"]:
     return torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], dim=1).reshape(-1, 3, 3)
 
 
-def _weights(residuals: Float[Tensor, "n k"], is_robust: bool) -> Float[Tensor, " n"]:
-    squares = residuals.square().sum(dim=1)
-    return 1 / (1 + squares / LOSS_WIDTH**2) if is_robust else torch.ones_like(squares)
+def _weights(residuals: Float[Tensor, "n k"]) -> Float[Tensor, " n"]:
+    return 1 / (1 + residuals.square().sum(dim=1) / LOSS_WIDTH**2)
 
 
-def _cost(residuals: Float[Tensor, "n k"], is_robust: bool) -> float:
+def _cost(residuals: Float[Tensor, "n k"]) -> float:
     squares = residuals.square().sum(dim=1)
-    values = LOSS_WIDTH**2 * (squares / LOSS_WIDTH**2).log1p() if is_robust else squares
-    return 0.5 * float(values.sum())
+    return 0.5 * float((LOSS_WIDTH**2 * (squares / LOSS_WIDTH**2).log1p()).sum())

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from recon4d.geometry import resized_intrinsics, transform_points
 from recon4d.records import Scene
-from recon4d.refine.config import DYNAMIC_THRESHOLD
 from recon4d.refine.depth.multiview_consistency import VERIFIED_CONFIDENCE
 from recon4d.refine.localization.features import MAX_FEATURES, Features, detect_features
 
@@ -98,7 +97,7 @@ def _sample_depths(scene: Scene, pixels: Float[Tensor, "n 2"]) -> tuple[Float[Te
     rows, columns = torch.stack([top, top, bottom, bottom]), torch.stack([left, right, left, right])
     shares = torch.stack([(1 - x) * (1 - y), x * (1 - y), (1 - x) * y, x * y])
     depths, confidence = scene.depths[0, rows, columns], scene.depth_confidence[0, rows, columns]
-    is_dynamic = (scene.dynamic[0, rows, columns] > DYNAMIC_THRESHOLD).any(dim=0)
+    is_dynamic = scene.is_dynamic[0, rows, columns].any(dim=0)
     is_known = (confidence > 0).all(dim=0) & (depths > 0).all(dim=0) & ~is_dynamic
     logs = torch.where(is_known, depths, 1.0).double().log()
     is_verified = (confidence >= VERIFIED_CONFIDENCE).all(dim=0)

@@ -17,11 +17,9 @@ from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from recon4d.geometry import evenly_spaced_indices
+from recon4d.geometry import evenly_spaced_indices, pixel_indices
 from recon4d.records import Clip, FeatureTracks, Scene
-from recon4d.refine.config import DYNAMIC_THRESHOLD
 from recon4d.refine.grayscale import grayscale_images, working_size
-from recon4d.refine.projection import project_points
 from recon4d.refine.tracks.lucas_kanade import (
     Placement,
     Templates,
@@ -140,10 +138,10 @@ def scene_guides(scene: Scene, num_source_frames: int = CornerTrackingConfig.num
     pixels, visibility = [], []
     for source in evenly_spaced_indices(scene.num_frames, num_source_frames).tolist():
         points = scene.points_from_depth[source, row, column].expand(scene.num_frames, -1, -1)
-        projected = project_points(scene.cameras, points, scene.size)
-        surface = scene.depths[over_time, *projected.pixel_indices()]
+        projected = scene.cameras.project_points(points, scene.size)
+        surface = scene.depths[over_time, *pixel_indices(projected.pixels, scene.size)]
         is_unoccluded = projected.depths <= (1 + OCCLUSION_TOLERANCE) * surface
-        is_static = ~(scene.dynamic[source, row, column] > DYNAMIC_THRESHOLD)
+        is_static = ~scene.is_dynamic[source, row, column]
         pixels.append(projected.pixels)
         visibility.append((projected.inside & is_unoccluded & is_static).to(projected.pixels))
     return FeatureTracks(torch.cat(pixels, dim=1), torch.cat(visibility, dim=1))
@@ -284,7 +282,7 @@ def _pyramid(clip: Clip, config: CornerTrackingConfig) -> list[Float[Tensor, "ti
 
 def _allowed_pixels(clip: Clip, scene: Scene, size: tuple[int, int]) -> Bool[Tensor, "time height width"]:
     """Compute the mask of pixels where corners may be detected: neither dynamic nor ignored."""
-    allowed = _nearest(~(scene.dynamic > DYNAMIC_THRESHOLD), size)
+    allowed = _nearest(~scene.is_dynamic, size)
     if clip.priors is not None and clip.priors.ignore is not None:
         allowed &= ~_nearest(clip.priors.ignore, size)
     return allowed

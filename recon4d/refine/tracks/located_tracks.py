@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from recon4d.geometry import pixel_indices, transform_points, unproject
+from recon4d.geometry import is_in_image, pixel_indices, transform_points, unproject
 from recon4d.records import Cameras, FeatureTracks, Scene
 
 MIN_OBSERVATIONS = 2
@@ -77,12 +77,11 @@ def locate_tracks(scene: Scene, tracks: FeatureTracks) -> LocatedTracks:
     Returns:
         The remaining tracks, in the order of `tracks`.
     """
-    height, width = scene.size
-    inside = (tracks.pixels >= 0).all(dim=-1) & (tracks.pixels < tracks.pixels.new_tensor([width, height])).all(dim=-1)
     row, column = pixel_indices(tracks.pixels, scene.size)
     frame = torch.arange(scene.num_frames)[:, None]
     depths = scene.depths[frame, row, column]
-    has_depth = (tracks.visibility > 0) & inside & (scene.depth_confidence[frame, row, column] > 0) & (depths > 0)
+    has_depth = (tracks.visibility > 0) & is_in_image(tracks.pixels, scene.size)
+    has_depth &= (scene.depth_confidence[frame, row, column] > 0) & (depths > 0)
     # The depth of a single frame rather than a mean: its errors are smooth, so that one set of cameras can agree with
     # all of it.
     first = has_depth.int().argmax(dim=0)

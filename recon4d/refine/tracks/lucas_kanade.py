@@ -6,6 +6,10 @@ one, so that exposure and shading have no influence.
 
 The products of gradients and gray values are computed with one matrix of offsets that all templates share, so that a
 step reads three numbers per template pixel instead of one per parameter.
+
+OpenCV's pyramidal Lucas-Kanade estimates a translation only. With the same corners, guides and test of correlation,
+it finds 27,748 of 38,180 corners in adjacent frames, with a median error of 0.23 px instead of 0.07, and 88 % within
+1 px instead of 92 % (``python -m benchmarks.corner_tracking --clips 6 --opencv``); it takes half the time.
 """
 
 from dataclasses import dataclass

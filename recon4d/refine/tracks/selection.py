@@ -3,12 +3,10 @@
 import numpy as np
 import torch
 
-from recon4d.errors import UserError
-from recon4d.geometry import pixel_indices
 from recon4d.records import FeatureTracks, Scene
 from recon4d.refine.cameras.scoring import score_tracks
-from recon4d.refine.config import DYNAMIC_THRESHOLD, RefineConfig
-from recon4d.refine.tracks.located_tracks import LocatedTracks, take_tracks
+from recon4d.refine.config import RefineConfig
+from recon4d.refine.tracks.located_tracks import LocatedTracks
 from recon4d.refine.tracks.two_view_filter import consistent_tracks
 
 CORNER_DISTANCE = 0.012
@@ -93,37 +91,6 @@ def num_distinct_corners(tracks: FeatureTracks, size: tuple[int, int]) -> int:
     frame = is_observed.sum(dim=1).argmax()
     cells = (tracks.pixels[frame][is_observed[frame]] / (CORNER_DISTANCE * max(size))).long()
     return len(cells.unique(dim=0))
-
-
-def feature_tracks_of_scene(scene: Scene, num_tracks: int = 4000, seed: int = 0) -> FeatureTracks:
-    """Project a scene's own 3D tracks of static pixels into its images.
-
-    This is for scenes with measured tracks. The tracks of a network agree with its own cameras by construction, so
-    they contain no information to refine them with.
-
-    Args:
-        scene: A single scene. A track counts as static if `scene.dynamic` is at most 0.5, or unknown (NaN), at its
-            query pixel.
-        num_tracks: Largest number of tracks; more are thinned at random.
-        seed: Seed of the selection.
-
-    Returns:
-        Tracks through the frames of the scene, in pixels of its maps.
-
-    Raises:
-        UserError: If the scene has no tracks.
-    """
-    tracks = scene.tracks
-    if tracks is None:
-        raise UserError("this scene has no tracks to refine its cameras with")
-    row, column = pixel_indices(tracks.pixels, scene.size)
-    is_dynamic = scene.dynamic[tracks.anchors[:, None], row, column] > DYNAMIC_THRESHOLD
-    visibility = tracks.visibility * (tracks.visibility > 0.5) * (tracks.confidence > 0) * ~is_dynamic[:, None]
-    pixels = scene.track_pixels.movedim(1, 0).flatten(1, 2)
-    visibility = visibility.movedim(1, 0).flatten(1, 2)
-    observed = (visibility > 0).any(dim=0).nonzero()[:, 0].numpy()
-    drawn = np.random.default_rng(seed).permutation(observed)[:num_tracks]
-    return take_tracks(FeatureTracks(pixels, visibility), torch.from_numpy(np.sort(drawn)))
 
 
 def _split_by_consistency(

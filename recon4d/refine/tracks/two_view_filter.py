@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from recon4d.records import Cameras, FeatureTracks
-from recon4d.refine.pycolmap_loader import pycolmap_session
+from recon4d.refine.pycolmap_loader import pinhole_camera, pycolmap_session
 
 Model = Callable[[NDArray[np.float64], NDArray[np.float64]], NDArray[np.float64]]
 """Function from pixels in two frames, each [match, 2], to the errors of the matches in pixels."""
@@ -57,7 +57,7 @@ def consistent_tracks(
         options.ransac.max_error = TOLERANCE * max(size)
         options.ransac.max_num_trials = MAX_TRIALS
         options.ransac.random_seed = seed
-        colmap_cameras = [_colmap_camera(pycolmap, k, size) for k in cameras.intrinsics.double().tolist()]
+        colmap_cameras = [pinhole_camera(pycolmap, k, size) for k in cameras.intrinsics.double()]
         for i, j in _pairs(len(visibility)):
             common = np.flatnonzero(visibility[i] & visibility[j])
             if len(common) < MIN_MATCHES:
@@ -108,13 +108,6 @@ def _transfer_errors(
     """Compute the distance in the second frame between matches and the pixels that a homography maps to."""
     mapped = first @ homography[:, :2].T + homography[:, 2]
     return np.linalg.norm(mapped[:, :2] / mapped[:, 2:] - second, axis=1)
-
-
-def _colmap_camera(pycolmap: Any, intrinsics: list[list[float]], size: tuple[int, int]) -> Any:
-    parameters = [intrinsics[0][0], intrinsics[1][1], intrinsics[0][2], intrinsics[1][2]]
-    camera = pycolmap.Camera(model="PINHOLE", width=size[1], height=size[0], params=parameters)
-    camera.has_prior_focal_length = True
-    return camera
 
 
 def _pairs(num_frames: int) -> list[tuple[int, int]]:

@@ -28,8 +28,6 @@ ENCODER_HEADS = 16
 """Attention heads of the camera encoder at any width; not visible in the shapes."""
 BLOCK_EPSILON = 1e-6
 """Epsilon of the norms before attention and MLP (DINOv2); all other norms use 1e-5."""
-TABLE_ROWS = 1 + 37 * 37
-"""Rows of the table of positions: the class token's and 37 x 37 patches'."""
 RAY_NORM = "head.scratch.output_conv2_aux.{}.2.{}"
 """LayerNorm of a level of the ray head. All levels share it, so files of safetensors keep only that of level 0."""
 GAUSSIANS = "gs_head."

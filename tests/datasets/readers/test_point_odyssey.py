@@ -15,7 +15,7 @@ from scenes import make_clip, make_scene
 from recon4d import geometry as g
 from recon4d.datasets import Sample
 from recon4d.datasets.readers.point_odyssey import PointOdyssey
-from recon4d.datasets.writers.point_odyssey import write_point_odyssey, write_point_odyssey_legacy
+from recon4d.datasets.writers.point_odyssey import write_point_odyssey
 from recon4d.errors import DataError, UserError
 
 FRAMES, HEIGHT, WIDTH = 3, 54, 96
@@ -416,7 +416,20 @@ def smooth_sample(metres_per_unit: float = 1.0) -> Sample:
     return Sample(clip, replace(scene, depth_confidence=depth_confidence, tracks=tracks))
 
 
-@pytest.mark.parametrize("write", [write_point_odyssey, write_point_odyssey_legacy])
+def write_generator_format(root: Path, split: str, name: str, sample: Sample) -> None:
+    """Write the files of the public generator: all float16, with a visibility of 2 where a point is unknown."""
+    write_point_odyssey(root, split, name, sample)
+    folder = root / split / name
+    with np.load(folder / "anno.npz") as arrays:
+        stored = dict(arrays)
+    visibilities = np.where(stored.pop("valids"), stored.pop("visibs"), 2)
+    halves = {key: array.astype(np.float16) for key, array in {**stored, "visibilities": visibilities}.items()}
+    np.savez(folder / "annotations.npz", allow_pickle=False, **halves)
+    for file in ("anno.npz", "info.npz"):
+        (folder / file).unlink()
+
+
+@pytest.mark.parametrize("write", [write_point_odyssey, write_generator_format])
 def test_a_written_sample_is_read_back_up_to_rounding(tmp_path: Path, write: Callable[..., None]) -> None:
     sample = smooth_sample()
     write(tmp_path, "train", "seq", sample)
@@ -481,21 +494,6 @@ def test_written_files_follow_version_1_2(tmp_path: Path) -> None:
         assert depth.mode.startswith("I")
     with Image.open(folder / "rgbs" / "rgb_00002.jpg") as picture:
         assert (picture.format, picture.mode, picture.size) == ("JPEG", "RGB", (16, 12))
-
-
-def test_legacy_files_mark_meaningless_visibilities_by_two(tmp_path: Path) -> None:
-    sample = smooth_sample()
-    assert sample.scene.tracks is not None
-    points = sample.scene.tracks.points.clone()
-    points[0, 2, 7] = torch.tensor([0.0, 0.0, -3.0])
-    tracks = replace(sample.scene.tracks, points=points)
-    write_point_odyssey_legacy(tmp_path, "train", "seq", replace(sample, scene=replace(sample.scene, tracks=tracks)))
-    with np.load(tmp_path / "train" / "seq" / "annotations.npz", allow_pickle=False) as arrays:
-        assert {str(value.dtype) for value in arrays.values()} == {"float16"}
-        assert sorted(arrays) == ["extrinsics", "intrinsics", "trajs_2d", "trajs_3d", "visibilities"]
-        assert arrays["visibilities"][1, 5:7].tolist() == [2, 0]
-        assert arrays["visibilities"][2, 7] == 2
-        assert arrays["visibilities"][0, 7] == 1
 
 
 def test_a_scene_without_tracks_is_written_as_a_single_nan(tmp_path: Path) -> None:

@@ -4,12 +4,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from perturbed_scenes import perturb_cameras, synthetic_scene
+from perturbed_scenes import feature_tracks_of_scene, perturb_cameras, synthetic_scene
 from scenes import make_scene
 
 from recon4d.geometry import invert
 from recon4d.records import Cameras, FeatureTracks
-from recon4d.refine import feature_tracks_of_scene
 from recon4d.refine.cameras.bundle_adjustment import (
     BundleProblem,
     FreeIntrinsics,

@@ -4,11 +4,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from perturbed_scenes import feature_tracks_of_scene
 
 from recon4d.datasets.synthetic.worlds_v1 import WORLDS_V1
 from recon4d.geometry import rotation_angle
 from recon4d.records import FeatureTracks
-from recon4d.refine import ColmapFailure, feature_tracks_of_scene, map_tracks
+from recon4d.refine import ColmapFailure, map_tracks
 from recon4d.refine.cameras.mapper import pairs_to_match
 
 

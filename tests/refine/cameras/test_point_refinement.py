@@ -2,11 +2,10 @@
 
 import pytest
 import torch
-from perturbed_scenes import synthetic_scene
+from perturbed_scenes import feature_tracks_of_scene, synthetic_scene
 from scenes import make_scene
 
 from recon4d.records import Cameras, FeatureTracks
-from recon4d.refine import feature_tracks_of_scene
 from recon4d.refine.cameras.bundle_adjustment import reprojection_errors
 from recon4d.refine.cameras.point_refinement import refine_points
 from recon4d.refine.cameras.radial_distortion import RadialDistortion

@@ -3,11 +3,10 @@
 from dataclasses import replace
 
 import torch
-from perturbed_scenes import synthetic_scene
+from perturbed_scenes import feature_tracks_of_scene, synthetic_scene
 
 from recon4d.geometry import rotation_angle
 from recon4d.records import FeatureTracks
-from recon4d.refine import feature_tracks_of_scene
 from recon4d.refine.cameras.radial_distortion import NO_DISTORTION
 from recon4d.refine.cameras.resection import resect_cameras
 from recon4d.refine.tracks.located_tracks import locate_tracks

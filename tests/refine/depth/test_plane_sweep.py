@@ -7,7 +7,6 @@ from typing import NamedTuple
 import pytest
 import torch
 import torch.nn.functional as F
-from scenes import make_scene
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from recon4d.datasets.synthetic.worlds_v1 import WORLDS_V1
@@ -27,7 +26,6 @@ from recon4d.refine.depth.alignment import PointDepths, fit_depth_alignment
 from recon4d.refine.depth.multiview_consistency import VERIFIED_CONFIDENCE, plane_sweep_depth
 from recon4d.refine.depth.plane_sweep import WINDOW, StereoConfig, _window_mean, stereo_depths
 from recon4d.refine.grayscale import grayscale_images, working_size
-from recon4d.refine.projection import project_points
 from recon4d.refine.track_transfer import hold_static_tracks
 from recon4d.refine.tracks.corner_tracking import scene_guides
 
@@ -299,18 +297,6 @@ def test_incomplete_camera_priors_are_rejected(missing: str) -> None:
     priors = replace(Priors.unknown(2), world_from_cam=poses, intrinsics=intrinsics)
     with pytest.raises(UserError, match="give the poses and the intrinsics of all frames, or no poses"):
         refine_clip(replace(sample.clip, priors=priors), sample.scene, scene_guides(sample.scene))
-
-
-def test_projected_points_have_the_indices_of_their_pixels() -> None:
-    scene = make_scene()
-    points = scene.points_from_depth[0].flatten(0, 1).expand(scene.num_frames, -1, -1)
-    projected = project_points(scene.cameras, points, scene.size)
-    assert projected.inside[0].all()
-    row, column = projected.pixel_indices()
-    height, width = scene.size
-    assert torch.equal(row[0] * width + column[0], torch.arange(height * width))
-    behind = project_points(scene.cameras, -points, scene.size)
-    assert not behind.inside[0].any()
 
 
 def test_cameras_of_two_frames_are_enough() -> None:

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from perturbed_scenes import feature_tracks_of_scene
 
 from recon4d.datasets import Sample
 from recon4d.datasets.synthetic.worlds_v1 import WORLDS_V1
@@ -16,7 +17,6 @@ from recon4d.records import (
 )
 from recon4d.refine import (
     CornerTrackingConfig,
-    feature_tracks_of_scene,
     scene_guides,
     track_corners,
 )

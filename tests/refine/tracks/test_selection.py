@@ -2,14 +2,11 @@
 
 from dataclasses import replace
 
-import pytest
 import torch
 from perturbed_scenes import synthetic_scene
 
-from recon4d.errors import UserError
-from recon4d.geometry import project, transform_points
 from recon4d.records import FeatureTracks
-from recon4d.refine import RefineConfig, feature_tracks_of_scene
+from recon4d.refine import RefineConfig
 from recon4d.refine.tracks.located_tracks import LocatedTracks, locate_tracks
 from recon4d.refine.tracks.selection import hold_out, sample_tracks
 
@@ -18,23 +15,6 @@ def numbered_tracks(count: int) -> LocatedTracks:
     """Return tracks whose depth is their number."""
     tracks = FeatureTracks(torch.zeros(2, count, 2), torch.ones(2, count))
     return LocatedTracks(tracks, torch.zeros(count, dtype=torch.long), torch.arange(float(count)))
-
-
-def test_tracks_of_a_scene_are_static_and_at_their_true_pixels() -> None:
-    truth = synthetic_scene(2)
-    tracks = feature_tracks_of_scene(truth, 500)
-    assert tracks.pixels.shape == (8, 500, 2)
-    assert (tracks.visibility[0] == 1).all()
-    assert 0.3 < tracks.visibility.mean() < 1
-    column, row = tracks.pixels[0].long().unbind(-1)
-    assert (truth.dynamic[0, row, column] == 0).all()
-    points = truth.points[0, row, column]
-    for frame in range(1, 8):
-        pixels = project(transform_points(truth.cameras.cam_from_world[frame], points), truth.cameras.intrinsics[frame])
-        is_observed = tracks.visibility[frame] > 0
-        torch.testing.assert_close(pixels[is_observed], tracks.pixels[frame, is_observed], atol=0.02, rtol=0)
-    with pytest.raises(UserError, match="no tracks"):
-        feature_tracks_of_scene(replace(truth, tracks=None))
 
 
 def test_samples_and_held_out_tracks_are_disjoint_ordered_and_of_the_given_size() -> None:

@@ -3,10 +3,9 @@
 from dataclasses import replace
 
 import torch
-from perturbed_scenes import perturb_cameras, synthetic_scene
+from perturbed_scenes import feature_tracks_of_scene, perturb_cameras, synthetic_scene
 
 from recon4d.records import FeatureTracks
-from recon4d.refine import feature_tracks_of_scene
 from recon4d.refine.tracks.two_view_filter import MAX_MATCHES, consistent_tracks
 
 
