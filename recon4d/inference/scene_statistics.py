@@ -15,7 +15,6 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from recon4d.geometry import evenly_spaced_indices, rotation_angle
-from recon4d.io.exporters.point_selection import is_dynamic
 from recon4d.io.long_archive import LongScene
 from recon4d.records import Calibration, Cameras, ErrorCurve, Scene
 
@@ -222,7 +221,7 @@ class _MapStatistics:
         self.num_pixels += valid.numel()
         self.num_valid += int(valid.sum())
         self.num_with_motion += int(with_motion.sum())
-        self.num_dynamic += int((is_dynamic(scene) & with_motion).sum())
+        self.num_dynamic += int((scene.is_dynamic & with_motion).sum())
         self.num_compared += int(compared.sum())
         self.num_agreeing += int((compared & (disagreement <= AGREEMENT_THRESHOLD)).sum())
         sample = self.sampler.mask(valid)

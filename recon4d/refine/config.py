@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 from recon4d.errors import UserError
-from recon4d.records import DYNAMIC_THRESHOLD  # noqa: F401  (imported from here by modules of this subpackage)
 
 MAP_SIDE = 512
 """Longer side in pixels of the maps that commands write, unless the clip is smaller."""

@@ -5,8 +5,7 @@ from dataclasses import replace
 import torch
 
 from recon4d.geometry import pixel_indices
-from recon4d.records import Scene, Tracks
-from recon4d.refine.config import DYNAMIC_THRESHOLD
+from recon4d.records import DYNAMIC_THRESHOLD, Scene, Tracks
 
 
 def transfer_tracks(before: Scene, after: Scene) -> Tracks | None:

@@ -12,7 +12,7 @@ from recon4d.geometry import stratified_indices
 from recon4d.records import Scene
 from recon4d.viewer.layout import CONFIDENCE, DEPTH, DYNAMIC, FRAME, OUTLINE, UNKNOWN
 from recon4d.viewer.rerun_loader import load_rerun
-from recon4d.viewer.selection import is_dynamic, known_depth
+from recon4d.viewer.selection import known_depth
 
 DYNAMIC_COLOR, UNKNOWN_COLOR, OUTLINE_COLOR = (255, 96, 32, 130), (50, 50, 55), (255, 230, 0)
 """RGB or RGBA of the dynamic mask, of unknown depth, and of the outline of the mask. Hand-tuned."""
@@ -104,7 +104,7 @@ def log_dynamic_mask(recording: Any, current: Scene) -> None:
         current: Scene of one frame.
     """
     rerun = load_rerun()
-    mask = is_dynamic(current)[0]
+    mask = current.is_dynamic[0]
     recording.log(DYNAMIC, rerun.SegmentationImage(mask.to(torch.uint8).numpy(), opacity=1.0))
     radius = rerun.Radius.ui_points(OUTLINE_SIZE)
     recording.log(OUTLINE, rerun.LineStrips2D(outlines(mask), colors=[OUTLINE_COLOR], radii=radius))

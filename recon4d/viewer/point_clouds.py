@@ -12,7 +12,6 @@ from recon4d.viewer.selection import (
     BANDS,
     band_map,
     displayable_pixels,
-    is_dynamic,
 )
 from recon4d.viewer.thinning import frame_limit, thin_by_voxels, thin_frame
 
@@ -108,7 +107,7 @@ def select_clouds(
         [thin_frame(mask, confidence, limit) for mask, confidence in zip(current, scene.depth_confidence, strict=True)]
     )
     static_limit = max(1, budget.total - int(current.sum()))
-    static = thin_by_voxels(untracked, displayable & ~is_dynamic(scene), static_limit)
+    static = thin_by_voxels(untracked, displayable & ~scene.is_dynamic, static_limit)
     return Clouds(
         at_time=tuple(_by_band(untracked, images, current, bands)),
         static=tuple(_by_band(untracked, images, static, bands)),

@@ -33,7 +33,7 @@ from recon4d.viewer.pictures import (
 )
 from recon4d.viewer.point_clouds import Cloud, PointBudget, select_clouds
 from recon4d.viewer.rerun_loader import load_rerun
-from recon4d.viewer.selection import has_camera, is_dynamic
+from recon4d.viewer.selection import has_camera
 from recon4d.viewer.trails import Trails, rainbow, select_trails
 
 APPLICATION = "recon4d"
@@ -127,7 +127,7 @@ def record_scene(
     movers_only = config.movers_only and is_dynamic_known
     budget = PointBudget(config.max_points, config.max_frame_points)
     at_map_size = None if images is None else _resized_images(images, scene.size)
-    clouds = select_clouds(scene, at_map_size, budget, is_dynamic(scene) if movers_only else None)
+    clouds = select_clouds(scene, at_map_size, budget, scene.is_dynamic if movers_only else None)
     trails = list(select_trails(scene, config.max_tracks, movers_only))
 
     recording = rerun.RecordingStream(APPLICATION)

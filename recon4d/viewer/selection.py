@@ -15,9 +15,6 @@ BANDS = ("low", "middle", "high")
 BAND_PERCENTILES = (20.0, 60.0)
 """Lower bounds of the middle and high band, as percentiles of the confidence of all displayable pixels. Hand-tuned."""
 
-DYNAMIC_PROBABILITY = 0.5
-"""Smallest probability of a dynamic pixel; pixels of unknown probability count as static."""
-
 
 def displayable_pixels(scene: Scene) -> Bool[Tensor, "time height width"]:
     """Select pixels with known depth and camera that are not flying (`flying_pixels`), as exports do.
@@ -55,18 +52,6 @@ def known_depth(scene: Scene) -> Bool[Tensor, "time height width"]:
         Mask of the pixels.
     """
     return (scene.depth_confidence > 0) & torch.isfinite(scene.depths) & (scene.depths > 0)
-
-
-def is_dynamic(scene: Scene) -> Bool[Tensor, "time height width"]:
-    """Find the pixels that are probably dynamic.
-
-    Args:
-        scene: Any scene.
-
-    Returns:
-        Mask of the pixels; False where the probability is unknown.
-    """
-    return scene.dynamic >= DYNAMIC_PROBABILITY
 
 
 def band_map(
@@ -142,4 +127,4 @@ def _starts_on_dynamic_pixel(scene: Scene, tracks: Tracks, anchor: int) -> Bool[
         return torch.zeros(tracks.pixels.shape[1], dtype=torch.bool, device=tracks.pixels.device)
     height, width = scene.size
     column, row = tracks.pixels[anchor].floor().long().unbind(dim=-1)
-    return is_dynamic(scene)[frame][row.clamp(0, height - 1), column.clamp(0, width - 1)]
+    return scene.is_dynamic[frame][row.clamp(0, height - 1), column.clamp(0, width - 1)]

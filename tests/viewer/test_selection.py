@@ -11,7 +11,6 @@ from recon4d.geometry import stratified_indices, subsample_mask
 from recon4d.viewer.selection import (
     band_map,
     displayable_pixels,
-    is_dynamic,
     select_queries,
 )
 from recon4d.viewer.trails import FADING, HIDDEN_BRIGHTNESS, select_trails
@@ -63,7 +62,7 @@ def test_where_nothing_says_so_nothing_moves():
     scene = walls.make_scene(1)
     moving = scene.dynamic.clone()
     moving[0, 0, :3] = torch.tensor([0.49, 0.5, 1.0])
-    assert is_dynamic(replace(scene, dynamic=moving)).nonzero().tolist() == [[0, 0, 1], [0, 0, 2]]
+    assert replace(scene, dynamic=moving).is_dynamic.nonzero().tolist() == [[0, 0, 2]]
 
 
 @pytest.mark.parametrize(("count", "limit"), [(0, 5), (5, 5), (6, 5), (1000, 7), (384, 96)])

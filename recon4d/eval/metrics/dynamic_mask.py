@@ -14,22 +14,8 @@ from torch import Tensor
 from recon4d.eval.metrics.score import Score, scores, share, undefined
 from recon4d.records import Scene
 
-DYNAMIC_THRESHOLD = 0.5
-"""Probability above which a pixel is dynamic."""
 RECALL_THRESHOLD = 0.5
 """Intersection over union above which the mask of a frame counts as found (recall of DAVIS)."""
-
-
-def is_dynamic(probability: Float[Tensor, "time height width"]) -> Bool[Tensor, "time height width"]:
-    """Convert dynamic probabilities to a mask.
-
-    Args:
-        probability: Probability that a pixel is dynamic; NaN if unknown.
-
-    Returns:
-        True where the probability is above one half; False for NaN.
-    """
-    return probability > DYNAMIC_THRESHOLD
 
 
 def intersection_over_union(
@@ -87,7 +73,7 @@ def dynamic_mask_scores(prediction: Scene, truth: Scene) -> tuple[Score, ...]:
     if missing == total:
         note = "the prediction has no dynamic mask"
         return tuple(undefined(metric.name, total, note) for metric in dynamic_mask_scores.metrics)
-    predicted, true = (is_dynamic(scene.dynamic) & is_known for scene in (prediction, truth))
+    predicted, true = (scene.is_dynamic & is_known for scene in (prediction, truth))
     found = (
         _clip_score(predicted, true, total),
         *_frame_scores(predicted.flatten(1), true.flatten(1)),

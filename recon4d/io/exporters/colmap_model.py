@@ -25,7 +25,6 @@ from recon4d.geometry import (
 )
 from recon4d.io.exporters.colmap_tracks import TrackedPoints
 from recon4d.io.exporters.own_pictures import own_picture
-from recon4d.io.exporters.point_selection import is_dynamic
 from recon4d.io.exporters.selected_frames import SelectedFrames, StaticPoints
 from recon4d.records import Cameras, Scene
 
@@ -171,7 +170,7 @@ def _observations(
     columns, rows = columns.clamp(0, width - 1), rows.clamp(0, height - 1)
     depths = frame.depths[0, rows, columns].double()
     agrees = (depths - in_camera[:, 2]).abs() <= MAX_DEPTH_ERROR * in_camera[:, 2]
-    agrees &= (frame.depth_confidence[0, rows, columns] > 0) & ~is_dynamic(frame)[0, rows, columns]
+    agrees &= (frame.depth_confidence[0, rows, columns] > 0) & ~frame.is_dynamic[0, rows, columns]
     is_own = static.frames == number
     pixels[is_own] = pixel_grid(height, width, dtype=torch.float64).reshape(-1, 2)[static.pixels[is_own]]
     is_observed: Bool[Tensor, " n"] = is_own | (is_inside & agrees)

@@ -6,7 +6,6 @@ import numpy as np
 from torch import Tensor
 
 from recon4d.io.exporters.own_pictures import OwnPicture, own_picture
-from recon4d.io.exporters.point_selection import is_dynamic
 from recon4d.io.exporters.selected_frames import SelectedFrames
 
 
@@ -54,7 +53,7 @@ def write_frame_arrays(folder: Path, frames: SelectedFrames) -> str:
             depth_confidence=of_picture(frame.depth_confidence[0]),
             points=of_picture(frame.points_from_depth[0]),
             confident=of_picture(frames.confident_mask(frame)[0]),
-            moving=of_picture(is_dynamic(frame)[0]),
+            moving=of_picture(frame.is_dynamic[0]),
             intrinsics=picture.map_intrinsics.to(frame.cameras.intrinsics).numpy(),
             world_from_cam=frame.cameras.world_from_cam[0].numpy(),
             time=source.times[number].numpy(),

@@ -2,13 +2,8 @@
 
 from dataclasses import dataclass
 
-import torch
-from jaxtyping import Bool
-from torch import Tensor
-
 from recon4d.errors import UserError
 from recon4d.io.point_cloud import CONFIDENCE_PERCENTILE
-from recon4d.records import Scene
 
 DYNAMIC_THRESHOLD = 0.5
 """Dynamic probability above which a pixel counts as dynamic. Hand-tuned."""
@@ -36,18 +31,3 @@ class PointSelection:
             raise UserError(f"the minimum confidence is {self.min_confidence:g}; wanted at least 0")
         if self.max_points < 1:
             raise UserError(f"max_points is {self.max_points}; wanted at least 1")
-
-
-def is_dynamic(scene: Scene) -> Bool[Tensor, "*batch time height width"]:
-    """Select dynamic pixels.
-
-    Args:
-        scene: A scene or a batch of scenes.
-
-    Returns:
-        Mask of shape (time, height, width), with batch axes if the scene has them. Pixels of unknown dynamic
-        probability (NaN) count as static.
-    """
-    return (
-        torch.where(torch.isfinite(scene.dynamic), scene.dynamic, torch.zeros_like(scene.dynamic)) > DYNAMIC_THRESHOLD
-    )

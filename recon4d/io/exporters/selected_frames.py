@@ -12,7 +12,7 @@ from torch import Tensor
 
 from recon4d.geometry import stratified_indices
 from recon4d.io.exporters.frame_source import FrameSource
-from recon4d.io.exporters.point_selection import PointSelection, is_dynamic
+from recon4d.io.exporters.point_selection import PointSelection
 from recon4d.io.point_cloud import NoConfidentPointsError, confident_pixels, known_pixels, unproject_pixels
 from recon4d.records import Scene
 
@@ -136,7 +136,7 @@ class SelectedFrames:
         Returns:
             Mask of shape (1, height, width).
         """
-        return self.confident_mask(frame) & ~is_dynamic(frame)
+        return self.confident_mask(frame) & ~frame.is_dynamic
 
     def require_confident(self, count: int) -> None:
         """Check that there are confident pixels.
@@ -164,7 +164,7 @@ class SelectedFrames:
         depths = PixelSample(self.source.num_frames, self.source.max_samples)
         for _, frame in self.numbered():
             confident = self.confident_mask(frame)
-            static = confident & ~is_dynamic(frame)
+            static = confident & ~frame.is_dynamic
             depths.add(frame.depths, static)
             num_confident += int(confident.sum())
             counts.append(int(static.sum()))

@@ -21,10 +21,8 @@ from recon4d.geometry import (
     unproject_map,
 )
 from recon4d.records import Cameras
+from recon4d.refine.local_contrast import normalize_contrast, window_mean
 
-MIN_VARIANCE = 1e-4
-"""Added to the variance of a window, in squared gray values of [0, 1]: noise of smooth areas is not texture.
-Hand-tuned."""
 WINDOW = 5
 """Side of the compared windows, in pixels. Hand-tuned."""
 PLANE_STEP = 1.0
@@ -260,7 +258,7 @@ class _Level:
         warped = F.grid_sample(images, grid.flatten(1, 2), padding_mode="border", align_corners=False)
         difference = warped.unflatten(2, grid.shape[1:3])[:, 0].sub_(self.own).square_()
         # For values with mean 0 and variance 1, the mean squared difference is 2 - 2 * correlation.
-        cost = _window_mean(difference).mul_(0.5)
+        cost = window_mean(difference, WINDOW).mul_(0.5)
         return cost.masked_fill_(torch.maximum(*grid.abs_().unbind(-1)) > 1, 1.0)
 
 
@@ -284,12 +282,12 @@ def _image_pyramid(images: Float[Tensor, "time height width"]) -> list[Float[Ten
     """Normalize the images at decreasing sizes."""
     height, width = images.shape[1:]
     scale = 1
-    pyramid = [_normalize(images)]
+    pyramid = [normalize_contrast(images, WINDOW)]
     while (height * width) ** 0.5 / scale > COARSEST_SIDE:
         scale *= 2
         size = (max(1, round(height / scale)), max(1, round(width / scale)))
         smaller = F.interpolate(images[:, None], size, mode="bilinear", antialias=True, align_corners=False)[:, 0]
-        pyramid.append(_normalize(smaller))
+        pyramid.append(normalize_contrast(smaller, WINDOW))
     return pyramid
 
 
@@ -379,31 +377,6 @@ def _planes(level: _Level, expected: Float[Tensor, "frame height width"]) -> Flo
     count, (fewest, most) = int(longest / PLANE_STEP), PLANE_COUNT_RANGE
     fractions = torch.linspace(0, 1, min(max(count, fewest), most), device=expected.device)
     return first[:, None] + fractions * (last - first)[:, None]
-
-
-def _normalize(images: Float[Tensor, "time height width"]) -> Float[Tensor, "time height width"]:
-    """Subtract the mean of the window about each pixel, and divide by its standard deviation."""
-    mean = _window_mean(images)
-    variance = (_window_mean(images.square()) - mean.square()).clamp(min=0)
-    return (images - mean) / (variance + MIN_VARIANCE).sqrt()
-
-
-def _window_mean(values: Float[Tensor, "*n height width"]) -> Float[Tensor, "*n height width"]:
-    """Average over the square window about each pixel, as far as it lies inside the image.
-
-    A sum of shifted images is several times faster than `avg_pool2d` on CPUs.
-    """
-    for dim in (-2, -1):
-        length, half = values.shape[dim], WINDOW // 2
-        total = values.clone()
-        for shift in range(1, half + 1):
-            rest = length - shift
-            total.narrow(dim, 0, rest).add_(values.narrow(dim, shift, rest))
-            total.narrow(dim, shift, rest).add_(values.narrow(dim, 0, rest))
-        places = torch.arange(length, device=values.device)
-        count = (places + half).clamp(max=length - 1) - (places - half).clamp(min=0) + 1
-        values = total.div_(count if dim == -1 else count[:, None])
-    return values
 
 
 def _semi_global(

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from recon4d.geometry import pixel_grid
 from recon4d.records import Cameras, Clip
+from recon4d.refine.local_contrast import window_mean
 
 SAME_COLOR = 0.05
 """Difference of colors in [0, 1] that is as likely on static surfaces as on moving ones: noise, compression and small
@@ -60,6 +61,6 @@ def _frame_evidence(
     # Lamps flicker and cameras adapt their exposure: most of the picture tells the change of each color.
     gain = (background / images[frame].clamp(min=MIN_COLOR)).flatten(1).nanmedian(dim=1).values.nan_to_num(1.0)
     difference = (gain[:, None, None] * images[frame] - background).abs().nan_to_num(0.0).mean(dim=0)
-    difference = F.avg_pool2d(difference[None], WINDOW, 1, WINDOW // 2, count_include_pad=False)[0]
+    difference = window_mean(difference, WINDOW)
     ratio = ((difference - SAME_COLOR) / COLOR_SCALE).clamp(*EVIDENCE_RANGE)
     return torch.where(is_inside.sum(dim=0) >= MIN_FRAMES, ratio, 0.0)

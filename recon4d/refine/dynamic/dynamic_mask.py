@@ -9,8 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from recon4d.records import Clip, Scene
-from recon4d.refine.config import DYNAMIC_THRESHOLD
+from recon4d.records import DYNAMIC_THRESHOLD, Clip, Scene
 from recon4d.refine.dynamic.background import background_evidence
 from recon4d.refine.dynamic.residual_flow import ResidualFlow, residual_flow
 from recon4d.refine.grayscale import grayscale_images, working_size

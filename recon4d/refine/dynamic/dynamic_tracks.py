@@ -13,7 +13,6 @@ from torch import Tensor
 
 from recon4d.geometry import pixel_indices, transform_points, unproject
 from recon4d.records import Clip, Scene
-from recon4d.refine.config import DYNAMIC_THRESHOLD
 from recon4d.refine.dynamic.flow_tracking import FlowTracker, FlowTracks
 
 MIN_FOLLOWED = 0.1
@@ -46,14 +45,14 @@ def track_dynamic_pixels(clip: Clip, scene: Scene) -> Scene:
         The scene with these tracks; the scene itself if it has no tracks or nothing moves.
     """
     tracks = scene.tracks
-    if tracks is None or not (scene.dynamic[tracks.anchors] > DYNAMIC_THRESHOLD).any():
+    if tracks is None or not scene.is_dynamic[tracks.anchors].any():
         return scene
     follower = FlowTracker(clip, scene)
     parts = []
     for place, anchor in enumerate(tracks.anchors.tolist()):
         moved = _region_motion(follower, anchor, clip.times.cpu())
         row, column = pixel_indices(tracks.pixels[place], scene.size)
-        is_dynamic = scene.dynamic[anchor, row, column] > DYNAMIC_THRESHOLD
+        is_dynamic = scene.is_dynamic[anchor, row, column]
         parts.append(_at_queries(moved, scene, place, is_dynamic))
     points, visibility, confidence = (torch.stack(part) for part in zip(*parts, strict=True))
     return replace(scene, tracks=replace(tracks, points=points, visibility=visibility, confidence=confidence))

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from recon4d.geometry import pixel_grid
 from recon4d.records import Clip, Scene
-from recon4d.refine.config import DYNAMIC_THRESHOLD
 from recon4d.refine.dynamic.optical_flow import MIN_CORRELATION, Pictures, returns_to_start, sample_map
 from recon4d.refine.dynamic.residual_flow import static_flow
 from recon4d.refine.grayscale import grayscale_images, working_size
@@ -51,7 +50,7 @@ class FlowTracker:
         """Height and width of the maps of `FlowTracks`."""
         self.scene = scene.resized(*self.size).to("cpu")
         """The scene at this size."""
-        self.is_dynamic = self.scene.dynamic > DYNAMIC_THRESHOLD
+        self.is_dynamic = self.scene.is_dynamic
         """Pixels that move, at this size."""
         self._pictures = Pictures.create(grayscale_images(clip, self.size))
         self._points = self.scene.points_from_depth

@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from recon4d.refine.local_contrast import normalize_contrast, window_mean
+
 FINE_PATCH, FINE_STRIDE = 6, 2
 """Side of the patches of the fine search, and the distance between them, in pixels. Hand-tuned."""
 MAX_ROUND_TRIP, MAX_RELATIVE_ROUND_TRIP = 1.0, 0.05
@@ -20,8 +22,6 @@ MIN_CORRELATION = 0.5
 """Smallest normalized correlation of the windows about a pixel and its match. Hand-tuned."""
 WINDOW = 7
 """Side of these windows, in pixels. Hand-tuned."""
-MIN_VARIANCE = 1e-4
-"""Added to the variance of a window, in squared gray values of [0, 1]: noise of smooth areas is not texture."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Pictures:
             The images, on the CPU.
         """
         images = images.cpu()
-        return Pictures(list((255 * images).round().clamp(0, 255).byte().numpy()), _normalize(images))
+        return Pictures(list((255 * images).round().clamp(0, 255).byte().numpy()), normalize_contrast(images, WINDOW))
 
     def flow(
         self, frame: int, neighbor: int, start: Float[Tensor, "height width 2"], is_fine: bool = False
@@ -86,7 +86,7 @@ class Pictures:
         """
         matched = sample_map(self.normalized[neighbor][..., None], targets)[..., 0]
         # For values with mean 0 and variance 1, the mean squared difference is 2 - 2 * correlation.
-        return 1 - 0.5 * _window_mean((matched - self.normalized[frame]).square()[None])[0]
+        return 1 - 0.5 * window_mean((matched - self.normalized[frame]).square(), WINDOW)
 
 
 def sample_map(
@@ -127,13 +127,3 @@ def returns_to_start(
     is_inside = ((targets >= 0) & (targets <= targets.new_tensor([width, height]))).all(dim=-1)
     limit = MAX_ROUND_TRIP + MAX_RELATIVE_ROUND_TRIP * there.norm(dim=-1)
     return is_inside & ((there + sample_map(back, targets)).norm(dim=-1) < limit)
-
-
-def _normalize(images: Float[Tensor, "time height width"]) -> Float[Tensor, "time height width"]:
-    mean = _window_mean(images)
-    variance = (_window_mean(images.square()) - mean.square()).clamp(min=0)
-    return (images - mean) / (variance + MIN_VARIANCE).sqrt()
-
-
-def _window_mean(images: Float[Tensor, "time height width"]) -> Float[Tensor, "time height width"]:
-    return F.avg_pool2d(images, WINDOW, 1, WINDOW // 2, count_include_pad=False)

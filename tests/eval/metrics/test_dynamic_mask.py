@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scenes import make_scene
 from torch import Tensor
 
-from recon4d.eval.metrics.dynamic_mask import dynamic_mask_scores, intersection_over_union, is_dynamic
+from recon4d.eval.metrics.dynamic_mask import dynamic_mask_scores, intersection_over_union
 from recon4d.eval.metrics.score import Score
 from recon4d.records import Scene
 
@@ -56,7 +56,7 @@ def test_thresholds_of_overlap_and_probability_are_exclusive() -> None:
     scores = scores_of([[1.0, 0.5]], [[1.0, 1]])
     assert scores["moving_iou_frames"].value == 0.5
     assert scores["moving_recall_frames"].value == 0
-    assert is_dynamic(torch.tensor([[[0.5, 0.51, torch.nan]]])).tolist() == [[[False, True, False]]]
+    assert with_dynamic(torch.tensor([[[0.5, 0.51, torch.nan]]])).is_dynamic.tolist() == [[[False, True, False]]]
 
 
 def test_pixels_with_unknown_truth_do_not_count() -> None:

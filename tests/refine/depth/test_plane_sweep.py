@@ -24,7 +24,7 @@ from recon4d.records import (
 from recon4d.refine import refine_clip
 from recon4d.refine.depth.alignment import PointDepths, fit_depth_alignment
 from recon4d.refine.depth.multiview_consistency import VERIFIED_CONFIDENCE, plane_sweep_depth
-from recon4d.refine.depth.plane_sweep import WINDOW, StereoConfig, _window_mean, stereo_depths
+from recon4d.refine.depth.plane_sweep import StereoConfig, stereo_depths
 from recon4d.refine.grayscale import grayscale_images, working_size
 from recon4d.refine.track_transfer import hold_static_tracks
 from recon4d.refine.tracks.corner_tracking import scene_guides
@@ -127,12 +127,6 @@ def test_the_host_waits_for_a_device_only_to_plan() -> None:
         stereo_depths(images, sample.scene.cameras, expected)
         fit_depth_alignment(expected, points)
     assert waits.count <= 3
-
-
-def test_sums_of_shifted_images_are_the_mean_of_the_window_inside_the_image() -> None:
-    values = torch.rand(2, 7, 9, generator=torch.Generator().manual_seed(0))
-    pooled = F.avg_pool2d(values[:, None], WINDOW, 1, WINDOW // 2, count_include_pad=False)[:, 0]
-    torch.testing.assert_close(_window_mean(values), pooled)
 
 
 def test_dynamic_pixels_are_hardly_ever_verified() -> None:
