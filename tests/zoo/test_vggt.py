@@ -149,11 +149,11 @@ class TestScenes:
         assert torch.equal(scene.cameras.world_from_cam[0], torch.eye(4))
         assert scene.size == (70, 98)
 
-    def test_followed_points_are_feature_tracks(self, model: Model) -> None:
+    def test_followed_points_are_feature_tracks(self, model: Model, outputs: Outputs) -> None:
         with torch.no_grad():
-            tracks = match_feature_tracks(model, model.outputs(_pictures(1, 3, (28, 42)), anchors=(0,)))[0]
-        assert tracks.pixels.shape == (3, 3 * 6, 2)
-        assert (tracks.visibility[0, :6] == 1).all()
+            tracks = match_feature_tracks(model, outputs)[0]
+        assert tracks.pixels.shape == (3, 3 * 130, 2)
+        assert (tracks.visibility[0, :130] == 1).all()
 
 
 class TestShapes:
