@@ -98,7 +98,7 @@ def test_a_third_of_the_clips_has_priors_and_half_have_another_anchor() -> None:
 
 def test_one_clip_can_be_overfitted() -> None:
     """The objective falls by nine tenths within 60 steps."""
-    data = DataConfig(shapes=("2x48x64",), batch_size=1, known_share=0, other_anchor_share=0)
+    data = DataConfig(shapes=("3x64x96",), batch_size=1, known_share=0, other_anchor_share=0)
     training = TrainConfig(model="recon4d_tiny", data=data)
     batch = Batches(training, RankInfo()).synthetic_batch(5000, 0)
     model = make_trainable_model(training)
