@@ -3,7 +3,7 @@
 import ast
 import re
 import sys
-from collections.abc import Iterator
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -38,9 +38,10 @@ LAYER_OF = {row[1].strip("`"): LAYERS.index(row[0]) for row in table("Layers")}
 HEAVY = {row[0].strip("`"): set(re.findall(r"`([^`]+)`", row[1])) for row in table("Heavy dependencies")}
 
 
-def imports(file: Path) -> Iterator[tuple[str, bool]]:
-    """Yield every module that a file imports and whether the import is at its top; TYPE_CHECKING blocks are skipped."""
-    tree = ast.parse(file.read_text())
+@cache
+def imports(file: Path) -> list[tuple[str, bool]]:
+    """List every module that a file imports and whether the import is at its top; TYPE_CHECKING blocks are skipped."""
+    tree, found = ast.parse(file.read_text()), []
     for_checkers = {
         node
         for branch in ast.walk(tree)
@@ -52,11 +53,12 @@ def imports(file: Path) -> Iterator[tuple[str, bool]]:
             continue
         at_top = node in tree.body
         if isinstance(node, ast.Import):
-            yield from ((alias.name, at_top) for alias in node.names)
+            found += [(alias.name, at_top) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{file} uses a relative import"
             assert node.module is not None
-            yield node.module, at_top
+            found.append((node.module, at_top))
+    return found
 
 
 def test_the_page_lists_exactly_the_subpackages_that_exist() -> None:
@@ -65,14 +67,14 @@ def test_the_page_lists_exactly_the_subpackages_that_exist() -> None:
     assert not any("util" in module_of(file) for file in FILES)
 
 
-@pytest.mark.parametrize("file", FILES, ids=module_of)
-def test_modules_import_only_from_lower_layers(file: Path) -> None:
-    subpackage = module_of(file).split("/")[0]
-    if not subpackage:
-        return  # the package's own __init__ resolves names of every subpackage
-    for name, _ in imports(file):
-        if name.startswith("recon4d.") and (other := name.split(".")[1]) != subpackage:
-            assert LAYER_OF[other] < LAYER_OF[subpackage], f"{subpackage} must not import {other}"
+def test_modules_import_only_from_lower_layers() -> None:
+    for file in FILES:
+        subpackage = module_of(file).split("/")[0]
+        if not subpackage:
+            continue  # the package's own __init__ resolves names of every subpackage
+        for name, _ in imports(file):
+            if name.startswith("recon4d.") and (other := name.split(".")[1]) != subpackage:
+                assert LAYER_OF[other] < LAYER_OF[subpackage], f"{module_of(file)} must not import {other}"
 
 
 def test_there_are_no_import_cycles() -> None:
@@ -88,17 +90,15 @@ def test_there_are_no_import_cycles() -> None:
     assert list(TopologicalSorter(graph).static_order())
 
 
-@pytest.mark.parametrize("file", FILES, ids=module_of)
-def test_heavy_packages_are_imported_only_where_listed_and_only_inside_functions(file: Path) -> None:
-    module = module_of(file)
-    for name, at_top in imports(file):
+def test_heavy_packages_are_imported_only_where_listed_and_only_inside_functions() -> None:
+    for module, name, at_top in ((module_of(file), *found) for file in FILES for found in imports(file)):
         package = name.split(".")[0]
         if package in HEAVY:
             assert module in HEAVY[package], f"{module} is not listed as a user of {package}"
             # The command line is built on tyro, so deferring it gains nothing.
             assert not at_top or package == "tyro", f"{module} imports {package} at its top"
         elif at_top and package not in LIGHT:
-            assert package in sys.stdlib_module_names, f"{package} is not listed as a heavy dependency"
+            assert package in sys.stdlib_module_names, f"{module}: {package} is not listed as a heavy dependency"
 
 
 def test_every_listed_user_of_a_heavy_package_imports_it() -> None:
@@ -107,11 +107,11 @@ def test_every_listed_user_of_a_heavy_package_imports_it() -> None:
     assert listed <= used
 
 
-@pytest.mark.parametrize("file", FILES, ids=module_of)
-def test_every_module_opens_with_a_docstring(file: Path) -> None:
-    docstring = ast.get_docstring(ast.parse(file.read_text()))
-    assert docstring, f"{file} has no docstring"
-    assert docstring.split("\n\n")[0].endswith((".", ":"))
+def test_every_module_opens_with_a_docstring() -> None:
+    for file in FILES:
+        docstring = ast.get_docstring(ast.parse(file.read_text()))
+        assert docstring, f"{file} has no docstring"
+        assert docstring.split("\n\n")[0].endswith((".", ":")), file
 
 
 def test_annotations_are_checked_in_tests() -> None:

@@ -14,7 +14,8 @@ from recon4d.io import load_scene, load_scene_info, read_camera_file, read_clip,
 from recon4d.zoo import load_model
 
 DESK = Path(__file__).parents[2] / "examples" / "freiburg2_desk"
-OPTIONS = ["--num-frames", "4", "--processing-size", "84", "--precision", "float32", "--device", "cpu"]
+OPTIONS = ["--num-frames", "4", "--processing-size", "84", "--output-size", "84"]
+OPTIONS += ["--precision", "float32", "--device", "cpu"]
 
 
 @pytest.fixture(scope="module")

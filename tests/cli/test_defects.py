@@ -81,31 +81,38 @@ class TestBundleAdjustment:
 
         monkeypatch.setattr(BUNDLE_ADJUSTMENT, fail)
 
-    def reconstruct(self, folder: Path) -> list[str]:
-        """Return a command that refines the clip of `evaluate`."""
+    @pytest.fixture(scope="class")
+    @classmethod
+    def pictures(cls, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        """The clip of `evaluate` as pictures."""
         benchmark = load_benchmark("worlds", BenchmarkConfig(clips=1, num_frames=NUM_FRAMES))
-        pictures = folder / "pictures"
-        pictures.mkdir()
+        folder = tmp_path_factory.mktemp("pictures")
         for number, image in enumerate(benchmark.read(benchmark.clips[0]).clip.images):
-            write_raster(pictures / f"{number}.png", image.permute(1, 2, 0).numpy())
+            write_raster(folder / f"{number}.png", image.permute(1, 2, 0).numpy())
+        return folder
+
+    def reconstruct(self, pictures: Path, folder: Path) -> list[str]:
+        """Return a command that refines the clip of `evaluate`."""
         return ["reconstruct", str(pictures), "--num-frames", str(NUM_FRAMES), "--refine", "--out", str(folder / "out")]
 
-    def evaluate(self, folder: Path) -> list[str]:
+    def evaluate(self, _: Path, folder: Path) -> list[str]:
         """Return a command that refines a clip whose camera moves."""
         options = ["--benchmark", "worlds", "--clips", "1", "--num-frames", str(NUM_FRAMES), "--refine"]
         return ["evaluate", *options, "--method", "recon4d_mini", "--out", str(folder / "out")]
 
     @pytest.mark.usefixtures("mismatch")
     @pytest.mark.parametrize("command", ["reconstruct", "evaluate"])
-    def test_a_shape_mismatch_surfaces(self, command: str, tmp_path: Path) -> None:
+    def test_a_shape_mismatch_surfaces(self, command: str, pictures: Path, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="operands of shapes") as raised:
-            main(getattr(self, command)(tmp_path))
+            main(getattr(self, command)(pictures, tmp_path))
         assert not isinstance(raised.value, UserError)
         assert "fail" in [entry.name for entry in raised.traceback]
 
     @pytest.mark.usefixtures("user_error")
-    def test_an_error_of_the_user_is_one_line(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        line = fails(capsys, *self.reconstruct(tmp_path))
+    def test_an_error_of_the_user_is_one_line(
+        self, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        line = fails(capsys, *self.reconstruct(pictures, tmp_path))
         assert line == "recon4d: the pictures are too small"
         assert not (tmp_path / "out").exists()
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import warnings
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import walls
 from commands import fails, run
 from PIL import Image
 from scenes import make_clip
@@ -19,8 +21,8 @@ from recon4d.cli.main import EXIT_BROKEN_PIPE, _warning_printer
 from recon4d.datasets import DATASETS
 from recon4d.datasets.synthetic import SyntheticConfig, make_scenes, render_scenes
 from recon4d.errors import UserError
-from recon4d.io import write_jpeg, write_video
-from recon4d.zoo import create_model, save_model
+from recon4d.io import save_scene, write_jpeg, write_video
+from recon4d.zoo import DEFAULT_MODEL, create_model, save_model
 from recon4d.zoo.registry import UntrainedWarning
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "dog.mp4"
@@ -35,15 +37,22 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Reconstruct the example clip in another process, as a user starts it."""
+def started(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, set[str]]:
+    """Reconstruct the example clip in another process, as a user starts it; return the imported modules too."""
     out = tmp_path_factory.mktemp("results") / "out"
-    command = [sys.executable, "-m", "recon4d.cli", "reconstruct", EXAMPLE, "--out", out, *QUICK]
+    options = ["--num-frames", "3", "--output-size", "256", "--refine", "off"]
+    command = [sys.executable, "-X", "importtime", "-m", "recon4d.cli", "reconstruct", EXAMPLE, "--out", out, *options]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "dog.mp4: 3 frames of 640 x 360 pixels, evenly spaced from 0.00 s to" in done.stdout
-    assert "no trained weights" in done.stderr
-    return out
+    lines = [line for line in done.stderr.splitlines() if line.startswith("import time:")]
+    return out, {line.rpartition("|")[2].strip() for line in lines}
+
+
+@pytest.fixture(scope="module")
+def out(started: tuple[Path, set[str]]) -> Path:
+    """Return the folder of that reconstruction."""
+    return started[0]
 
 
 class TestReconstruct:
@@ -57,7 +66,7 @@ class TestReconstruct:
 
     def test_the_archive_has_the_documented_arrays(self, out: Path) -> None:
         with np.load(out / "scene.npz", allow_pickle=False) as scene:
-            height, width = 288, 512
+            height, width = 144, 256
             queries = scene["tracks_pixels"].shape[1]  # one for each pixel of the network's maps
             shapes = {
                 "world_from_cam": (3, 4, 4),
@@ -82,7 +91,7 @@ class TestReconstruct:
             rotation = scene["world_from_cam"][:, :3, :3].astype(np.float64)
             assert np.abs(rotation @ rotation.transpose(0, 2, 1) - np.eye(3)).max() < 1e-5
             info = json.loads(str(scene["info"]))
-        assert info["model"] == "recon4d_tiny"
+        assert info["model"] == DEFAULT_MODEL
         assert info["original_size"] == [360, 640]
         assert info["settings"]["num_frames"] == 3
         assert len(info["source"]["numbers"]) == 3
@@ -227,9 +236,14 @@ class TestBadInput:
         (tmp_path / "taken").write_text("a file")
         assert "is a file" in fails(capsys, "reconstruct", video, "--out", tmp_path / "taken", *QUICK)
 
-    def test_disk_full(self, video: Path, tmp_path: Path) -> None:
+    def test_disk_full(self, video: Path, tmp_path: Path, capsys) -> None:
         # For the writer, a limit on the file size is the same as a full disk.
-        line = self.fails_under("resource.RLIMIT_FSIZE, (200_000, 200_000)", video, tmp_path / "out")
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, before[1]))
+        try:
+            line = fails(capsys, "reconstruct", video, "--out", tmp_path / "out", *QUICK)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
         assert "File too large" in line
         assert "scene.npz" in line
 
@@ -238,24 +252,18 @@ class TestBadInput:
         for number, image in enumerate(make_clip(frames=3, height=48, width=64).images):
             write_jpeg(tmp_path / "photos" / f"{number}.jpg", image)
         limit = "resource.RLIMIT_AS, 2 * (int(open('/proc/self/statm').read().split()[0]) * 4096 + 150_000_000,)"
-        line = self.fails_under(limit, tmp_path / "photos", tmp_path / "out", "--processing-size", "1500")
-        assert "out of memory with 3 frames" in line
-        assert "lower --num-frames, lower --processing-size, give fewer --anchors, use windows: --window 16" in line
-
-    def fails_under(self, limit: str, *arguments: object) -> str:
-        """Run a command in a process whose resources are limited after the imports; return its line on stderr."""
-        program = (
+        program = (  # limited after the imports
             "import resource, sys, torch, recon4d.cli, recon4d.models, recon4d.io, matplotlib.figure, timm;"
             "torch.set_num_threads(1); torch.ones(9) @ torch.ones(9);"
             f"resource.setrlimit({limit}); sys.exit(recon4d.cli.main(sys.argv[1:]))"
         )
-        clip, out, *options = arguments
-        command = [sys.executable, "-c", program, "reconstruct", clip, "--out", out, *QUICK, *options]
-        done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
+        options = ["--out", tmp_path / "out", "--processing-size", "1500", *QUICK]
+        command = [sys.executable, "-c", program, "reconstruct", tmp_path / "photos", *options]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 2, done.stderr
-        lines = [line for line in done.stderr.splitlines() if "warning" not in line]
-        assert len(lines) == 1
-        return lines[0]
+        (line,) = [line for line in done.stderr.splitlines() if "warning" not in line]
+        assert "out of memory with 3 frames" in line
+        assert "lower --num-frames, lower --processing-size, give fewer --anchors, use windows: --window 16" in line
 
     def test_the_debug_variable_shows_the_traceback(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("RECON4D_DEBUG", "1")
@@ -320,17 +328,11 @@ class TestOther:
         assert "--num-frames" in done.stdout
         assert done.stdout.rstrip().endswith("[]")
 
-    def test_a_reconstruction_imports_only_what_it_uses(self, video: Path, tmp_path: Path) -> None:
+    def test_a_reconstruction_imports_only_what_it_uses(self, started: tuple[Path, set[str]]) -> None:
         """torch._dynamo, which is imported by unusual ways to create a model, takes more than a second."""
-        program = (
-            "import sys; from recon4d.cli import main; main(sys.argv[1:])\n"
-            "heavy = ('torch._dynamo', 'sympy', 'torchvision', 'timm', 'open3d', 'kornia', 'pycolmap', 'sklearn')\n"
-            "print([name for name in heavy if name in sys.modules])"
-        )
-        options = ["--num-frames", "2", "--processing-size", "64", "--refine", "off"]
-        command = [sys.executable, "-c", program, "reconstruct", video, "--out", tmp_path / "out", *options]
-        done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=True)
-        assert done.stdout.rstrip().endswith("[]")
+        heavy = {"torch._dynamo", "sympy", "torchvision", "timm", "open3d", "kornia", "pycolmap", "sklearn"}
+        assert {"torch", "recon4d.inference.single_pass"} <= started[1]
+        assert not heavy & started[1]
 
     @pytest.mark.parametrize(("given", "used"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
     def test_waiting_threads_sleep_unless_told_otherwise(
@@ -339,7 +341,7 @@ class TestOther:
         monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
         if given is not None:
             monkeypatch.setenv("OMP_WAIT_POLICY", given)
-        assert run("models") == 0
+        assert run("info", "missing") == 2
         assert os.environ["OMP_WAIT_POLICY"] == used
 
 
@@ -353,9 +355,10 @@ def _write_silence(path: Path) -> None:
         file.writeframes(bytes(1600))
 
 
-def test_a_reader_that_closes_the_output_causes_no_trace() -> None:
-    """As in ``recon4d models | head -1``: the pipe is closed before anything is written."""
-    command = [sys.executable, "-c", "import sys; from recon4d.cli import main; sys.exit(main(['models']))"]
+def test_a_reader_that_closes_the_output_causes_no_trace(tmp_path: Path) -> None:
+    """As in ``recon4d info scene.npz | head -1``: the pipe is closed before anything is written."""
+    save_scene(tmp_path / "scene.npz", walls.make_scene(), torch.arange(3.0), walls.make_info())
+    command = [sys.executable, "-m", "recon4d.cli", "info", str(tmp_path / "scene.npz")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         process.stdout.close()

@@ -1,5 +1,6 @@
 """Small weights with the published names of Depth Anything 3, for tests that do not check numbers."""
 
+from functools import cache
 from typing import Literal
 
 import torch
@@ -32,11 +33,16 @@ def tiny_mono_config(metric: bool = False) -> MonoModelConfig:
 
 def tiny_state_dict(kind: Literal["even", "odd", "mono", "nested"] = "even") -> dict[str, Tensor]:
     """Create weights by name, as they are in published files."""
+    return {name: value.clone() for name, value in _tiny_state_dict(kind).items()}
+
+
+@cache
+def _tiny_state_dict(kind: str) -> dict[str, Tensor]:
     if kind == "nested":
         parts = (("da3.", any_view_shapes(tiny_config("odd"))), ("da3_metric.", mono_shapes(tiny_mono_config())))
         shapes = {f"model.{part}{name}": shape for part, inner in parts for name, shape in inner.items()}
     else:
-        inner = mono_shapes(tiny_mono_config()) if kind == "mono" else any_view_shapes(tiny_config(kind))
+        inner = mono_shapes(tiny_mono_config()) if kind == "mono" else any_view_shapes(tiny_config(kind))  # pyright: ignore[reportArgumentType]
         shapes = {f"model.{name}": shape for name, shape in inner.items()}
     state_dict = named_state_dict(shapes, 0)
     for name, value in state_dict.items():

@@ -7,6 +7,7 @@ Scales make every branch count: layer scales near .3, tokens near .5.
 import json
 import re
 import zlib
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +46,11 @@ def named_tensor(name: str, shape: tuple[int, ...], salt: int) -> Tensor:
 
 def golden_state_dict(name: str) -> dict[str, Tensor]:
     """Create the weights of a golden of Depth Anything 3, which names biases to which a number is added."""
+    return {parameter: value.clone() for parameter, value in _golden_state_dict(name).items()}
+
+
+@lru_cache(maxsize=1)
+def _golden_state_dict(name: str) -> dict[str, Tensor]:
     golden = read_golden(name)
     state_dict = named_state_dict(read_shapes(name), int(golden["salt"]))
     for ending, amount in zip(golden["added_to"].tolist(), golden["added"].tolist(), strict=True):
@@ -76,7 +82,11 @@ def relative_error(found: Tensor, wanted: np.ndarray) -> float:
 
 def shrunk_state_dict() -> dict[str, Tensor]:
     """Create VGGT weights with two blocks of each kind and no tracker, for tests that do not check numbers."""
+    return {name: value.clone() for name, value in _shrunk_state_dict().items()}
 
+
+@lru_cache(maxsize=1)
+def _shrunk_state_dict() -> dict[str, Tensor]:
     def is_kept(name: str) -> bool:
         numbers = re.findall(r"(?:blocks|trunk)\.(\d+)\.", name)
         return not name.startswith("track_head") and all(int(number) < 2 for number in numbers)

@@ -196,7 +196,7 @@ class TestSinkhorn:
         assert_close((logits + potentials[0] - log_partition[0, :, None]).exp(), table[:-1, :-1])
         assert_close((dustbin - log_partition[0]).exp(), table[:-1, -1])
 
-    @pytest.mark.parametrize("seed", range(5))
+    @pytest.mark.parametrize("seed", range(2))
     def test_equals_the_exact_assignment_at_low_temperature(self, seed: int) -> None:
         similarity = noise(seed, 8, 8)
         rows, columns = linear_sum_assignment(similarity.numpy(), maximize=True)

@@ -21,7 +21,7 @@ def read_log(folder: Path) -> list[dict]:
 
 
 def test_a_resumed_run_repeats_no_steps_in_the_log(tmp_path: Path) -> None:
-    training = replace(config(steps=4), save_every=2, log_every=1, validate_every=9, keep=4)
+    training = replace(config(1, steps=4), save_every=2, log_every=1, validate_every=9, keep=4)
     train(training, tmp_path)
     steps = [line["step"] for line in read_log(tmp_path)]
     assert steps == [1, 2, 3, 4, 4]

@@ -73,7 +73,9 @@ def test_every_pixel_is_a_track_query_in_some_step() -> None:
         places[row % 16, column % 16] = True
         assert places.float().mean() > 0.3
         is_query[row, column] = True
-    assert is_query.all()
+        if is_query.all():
+            return
+    pytest.fail("some pixels are never a query")
 
 
 # Optional terms

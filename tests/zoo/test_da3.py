@@ -23,8 +23,8 @@ from recon4d.zoo.da3 import from_da3
 CLOSE = 1e-5
 """Relative error that every stored output must stay under in float32."""
 EVERY_THIRD = np.s_[:, ::3, ::3]
-ANY_VIEW = ("da3_small", "da3_base", "da3nested_small")
-"""Goldens of any-view models."""
+ANY_VIEW = ("da3_small", pytest.param("da3_base", marks=pytest.mark.slow), "da3nested_small")
+"""Goldens of any-view models; `da3_base` is `da3_small` with wider layers."""
 
 
 @cache

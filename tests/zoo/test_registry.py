@@ -21,6 +21,7 @@ from recon4d.models.backbones import (
 )
 from recon4d.zoo import (
     DEFAULT_MODEL,
+    HeadKind,
     UntrainedWarning,
     create_model,
     empty_model,
@@ -49,9 +50,11 @@ class TestNames:
         assert DEFAULT_MODEL == "recon4d_mini"
 
     @pytest.mark.parametrize("heads", ["linear", "dpt"])
-    def test_each_can_be_built_on_what_its_name_says(self, heads: str) -> None:
+    def test_each_can_be_built_on_what_its_name_says(self, heads: HeadKind) -> None:
         for name in list_models():
-            model = empty_model(model_config(name, heads))  # pyright: ignore[reportArgumentType]
+            if heads == "dpt" and model_config(name, heads) == model_config(name):
+                continue  # published models keep their own heads
+            model = empty_model(model_config(name, heads))
             if name.removeprefix("recon4d_").startswith("da3"):
                 assert any(isinstance(trunk, PlainVit) for trunk in model.trunks)
                 continue

@@ -28,6 +28,7 @@ def test_sizes_of_splits_and_images() -> None:
         assert (split.config.num_frames, split.config.height, split.config.width) == (int(name), 192, 256)
 
 
+@pytest.mark.slow  # the scenes never change, see below
 def test_statistics_meet_the_quotas(found: tuple[str, list[Statistics]]) -> None:
     name, clips = found
     dynamic = [clip for clip in clips if clip.dynamic_share >= 0.16]

@@ -20,7 +20,7 @@ from recon4d.inference.windows.pose_graph import Edge
 from recon4d.io.long_archive import load_frames
 from recon4d.records import Clip, Scene
 
-SIZE = (120, 160)
+SIZE = (96, 128)
 DRIFT = 0.01
 """Growth of log depth from frame to frame."""
 

@@ -38,13 +38,6 @@ from recon4d.inference.windows import (
     reconstruct_windows,
 )
 from recon4d.inference.windows.layout import anchored_windows, overlapping_windows
-from recon4d.inference.windows.pose_graph import (
-    Edge,
-    optimize_pose_graph,
-    similarity_from_tangent,
-    tangent_from_similarity,
-)
-from recon4d.inference.windows.robust_similarity import fit_similarity_robustly, robust_mean
 from recon4d.io import load_scene
 from recon4d.io.long_archive import LongScene, load_frames, load_index
 from recon4d.io.long_clips import LongClip, open_long_clip
@@ -54,6 +47,20 @@ from recon4d.records import Clip, ClipSource, Scene
 @pytest.fixture(scope="module")
 def sample() -> LongSample:
     return make_long_sample()
+
+
+@pytest.fixture(scope="module")
+def short_sample(sample: LongSample) -> LongSample:
+    """Return the first nine frames."""
+    return LongSample(sample.clip.frames(range(9)), sample.scene.frames(range(9)))
+
+
+@pytest.fixture(scope="module")
+def whole(sample: LongSample, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of an uninterrupted run."""
+    folder = tmp_path_factory.mktemp("whole")
+    run(Oracle(sample.scene, wrong_static_points), sample, folder)
+    return folder
 
 
 # Layout of the windows
@@ -190,34 +197,35 @@ def test_windows_without_motion_prediction_are_aligned(sample: LongSample, tmp_p
 
 
 @pytest.mark.parametrize("failing", [0, 1, 3])
-def test_a_run_with_a_failing_window_can_be_resumed(sample: LongSample, tmp_path: Path, failing: int) -> None:
-    whole = Oracle(sample.scene, wrong_static_points)
-    run(whole, sample, tmp_path / "whole")
+def test_a_run_with_a_failing_window_can_be_resumed(
+    sample: LongSample, whole: Path, tmp_path: Path, failing: int
+) -> None:
     first = Oracle(sample.scene, wrong_static_points, fails_at=failing)
     with pytest.raises(RuntimeError, match="simulated failure") as failure:
         run(first, sample, tmp_path / "stopped")
     assert any(f"in window {failing} (frames" in note for note in failure.value.__notes__)
     second = Oracle(sample.scene, wrong_static_points)
     run(second, sample, tmp_path / "stopped")
-    assert first.calls + second.calls == whole.calls
-    assert files_of(tmp_path / "stopped") == files_of(tmp_path / "whole")
+    assert first.calls + second.calls == [window.frames for window in overlapping_windows(FRAMES, 8, 3)]
+    assert files_of(tmp_path / "stopped") == files_of(whole)
 
 
 @pytest.mark.parametrize("step", ["save_frame", "save_index", "_compute_placement"])
-def test_a_run_interrupted_while_writing_can_be_resumed(sample: LongSample, tmp_path: Path, step: str) -> None:
-    run(Oracle(sample.scene), sample, tmp_path / "whole")
+def test_a_run_interrupted_while_writing_can_be_resumed(
+    sample: LongSample, whole: Path, tmp_path: Path, step: str
+) -> None:
     wait = 11 if step == "save_frame" else 0
     with stopped_at(frame_writing if step == "save_frame" else pipeline, step, wait):
-        run(Oracle(sample.scene), sample, tmp_path / "stopped")
+        run(Oracle(sample.scene, wrong_static_points), sample, tmp_path / "stopped")
     with pytest.raises(UserError, match="its run has not ended"):
         load_index(tmp_path / "stopped")
     if step == "save_frame":  # the first window is removed once its frames are written
         assert sorted(path.name for path in (tmp_path / "stopped" / "windows").glob("??????.npz"))[0] == "000001.npz"
     (tmp_path / "stopped" / "frames" / ".000003.npz.partial-0a1b2c3d").write_bytes(b"half a fra")
-    again = Oracle(sample.scene)
+    again = Oracle(sample.scene, wrong_static_points)
     run(again, sample, tmp_path / "stopped")
     assert not again.calls
-    assert files_of(tmp_path / "stopped") == files_of(tmp_path / "whole")
+    assert files_of(tmp_path / "stopped") == files_of(whole)
 
 
 def test_a_finished_run_is_not_repeated(sample: LongSample, tmp_path: Path) -> None:
@@ -301,7 +309,7 @@ def most_held(sample: LongSample, num_frames: int, folder: Path) -> tuple[int, i
 
 
 def test_memory_does_not_grow_with_the_clip(sample: LongSample, tmp_path: Path) -> None:
-    short, long = most_held(sample, 14, tmp_path / "short"), most_held(sample, 30, tmp_path / "long")
+    short, long = most_held(sample, 10, tmp_path / "short"), most_held(sample, 18, tmp_path / "long")
     assert short == long
     assert long[0] <= 6 + 2  # a window, and the image that is being read
     assert long[1] <= 2
@@ -311,11 +319,11 @@ def test_memory_does_not_grow_with_the_clip(sample: LongSample, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("frames_per_call", [1, 4])
-def test_exact_pairs_give_the_ground_truth(sample: LongSample, tmp_path: Path, frames_per_call: int) -> None:
-    oracle = Oracle(sample.scene)
-    reconstruct_anchored(oracle, sample.long_clip, tmp_path, INFO, AnchorConfig(frames_per_call))
+def test_exact_pairs_give_the_ground_truth(short_sample: LongSample, tmp_path: Path, frames_per_call: int) -> None:
+    oracle = Oracle(short_sample.scene)
+    reconstruct_anchored(oracle, short_sample.long_clip, tmp_path, INFO, AnchorConfig(frames_per_call))
     assert all(numbers[0] == 0 and len(numbers) <= frames_per_call + 1 for numbers in oracle.calls)
-    found, wanted = load_frames(tmp_path, range(FRAMES)), expected(sample.scene, oracle.calls[0])
+    found, wanted = load_frames(tmp_path, range(9)), expected(short_sample.scene, oracle.calls[0])
     assert_same_scene(found, wanted)
     assert found.tracks is not None
     assert wanted.tracks is not None
@@ -330,115 +338,20 @@ def test_exact_pairs_give_the_ground_truth(sample: LongSample, tmp_path: Path, f
 
 
 @pytest.mark.parametrize("corrupt", [wrong_static_points, noise])
-def test_outliers_do_not_affect_the_scale_of_a_pair(sample: LongSample, tmp_path: Path, corrupt: Callable) -> None:
-    oracle = Oracle(sample.scene, corrupt)
-    reconstruct_anchored(oracle, sample.long_clip, tmp_path, INFO)
-    wanted = expected(sample.scene, oracle.calls[0])
+def test_outliers_do_not_affect_the_scale_of_a_pair(
+    short_sample: LongSample, tmp_path: Path, corrupt: Callable
+) -> None:
+    oracle = Oracle(short_sample.scene, corrupt)
+    reconstruct_anchored(oracle, short_sample.long_clip, tmp_path, INFO)
+    wanted = expected(short_sample.scene, oracle.calls[0])
     length = float(wanted.depths[wanted.depth_confidence > 0].median())
-    assert_same_cameras(load_frames(tmp_path, range(FRAMES)), wanted, 0.01 * length)
+    assert_same_cameras(load_frames(tmp_path, range(9)), wanted, 0.01 * length)
 
 
 def test_an_anchor_without_depth_cannot_be_aligned(sample: LongSample, tmp_path: Path) -> None:
     oracle = Oracle(sample.scene, lambda scene, _: replace(scene, depth_confidence=0 * scene.depth_confidence))
     with pytest.raises(UserError, match=r"window 1 .* cannot be aligned to window 0 .* 0 confident pixels"):
         reconstruct_anchored(oracle, sample.long_clip, tmp_path, INFO)
-
-
-# Loops
-
-
-def random_similarities(count: int, size: float, seed: int) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return similarity_from_tangent(size * torch.randn(count, 7, generator=generator, dtype=torch.double))
-
-
-def test_tangents_and_similarities_are_inverse() -> None:
-    tangents = torch.randn(50, 7, generator=torch.Generator().manual_seed(0), dtype=torch.double)
-    tangents[0] = 0
-    tangents[1] *= 1e-9
-    torch.testing.assert_close(tangent_from_similarity(similarity_from_tangent(tangents)), tangents)
-
-
-def test_a_consistent_pose_graph_converges_to_the_exact_solution() -> None:
-    truth = random_similarities(6, 0.5, seed=1)
-    truth[0] = torch.eye(4)
-    pairs = [(0, 1), (1, 2), (2, 3), (3, 4), (4, 5), (5, 0), (1, 4)]
-    edges = [Edge(a, b, g.invert(truth[a]) @ truth[b]) for a, b in pairs]
-    start = truth @ random_similarities(6, 0.1, seed=2)
-    start[0] = truth[0]
-    found = optimize_pose_graph(start, edges, length=2.0)
-    torch.testing.assert_close(found, truth, rtol=1e-7, atol=1e-7)
-
-
-def test_a_loop_distributes_the_scale_error_evenly() -> None:
-    """Each of ten steps scales by 1.02; the loop edge says that the last unit equals the first."""
-    step = g.similarity(torch.tensor(1.02).double(), torch.eye(3).double(), torch.zeros(3).double())
-    start = torch.stack([torch.linalg.matrix_power(step, k) for k in range(11)])
-    edges = [Edge(k, k + 1, step) for k in range(10)] + [Edge(0, 10, torch.eye(4).double())]
-    logs = g.similarity_scale(optimize_pose_graph(start, edges, length=1.0)).log()
-    residual = 10 * math.log(1.02) / 11
-    torch.testing.assert_close(logs, torch.arange(11).double() * (math.log(1.02) - residual), rtol=1e-6, atol=1e-9)
-
-
-# Robust estimation
-
-
-def test_the_fit_finds_the_majority() -> None:
-    generator = torch.Generator().manual_seed(0)
-    points = torch.randn(500, 3, generator=generator)
-    b_from_a = random_similarities(1, 0.7, seed=5)[0].float()
-    moved = g.transform_points(b_from_a, points)
-    # 45 % of the points agree on another similarity, the most difficult kind of outliers.
-    moved[:225] = g.transform_points(random_similarities(1, 0.7, seed=6)[0].float(), points[:225])
-    fit = fit_similarity_robustly(points, moved, torch.ones(500))
-    torch.testing.assert_close(fit.b_from_a.float(), b_from_a, rtol=1e-4, atol=1e-5)
-    again = fit_similarity_robustly(points, moved, torch.ones(500))
-    assert torch.equal(fit.b_from_a, again.b_from_a)
-
-
-@pytest.mark.parametrize("seed", range(8))
-def test_the_fit_needs_no_majority_if_outliers_do_not_agree(seed: int) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    points = torch.randn(500, 3, generator=generator)
-    b_from_a = random_similarities(1, 0.7, seed=seed + 5)[0].float()
-    moved = g.transform_points(b_from_a, points)
-    moved[:275] = torch.randn(275, 3, generator=generator)
-    fit = fit_similarity_robustly(points, moved, torch.ones(500))
-    torch.testing.assert_close(fit.b_from_a.float(), b_from_a, rtol=1e-4, atol=1e-4)
-
-
-def test_residuals_are_relative_to_the_lengths() -> None:
-    """If errors are proportional to distance, relative residuals give a more accurate fit."""
-    generator = torch.Generator().manual_seed(1)
-    distances = torch.exp(2 * torch.rand(400, generator=generator))
-    points = torch.nn.functional.normalize(torch.randn(400, 3, generator=generator), dim=-1) * distances[:, None]
-    noisy = points + 0.05 * distances[:, None] * torch.randn(400, 3, generator=generator)
-    off = [
-        float(
-            g.transform_points(
-                fit_similarity_robustly(points, noisy, lengths).b_from_a, torch.zeros(1, 3).double()
-            ).norm()
-        )
-        for lengths in (distances, torch.ones(400))
-    ]
-    assert off[0] < 0.7 * off[1]
-    # The reported error is relative to the lengths as well.
-    once, twice = (fit_similarity_robustly(points, noisy, factor * distances).error for factor in (1, 2))
-    assert once == pytest.approx(2 * twice)
-    assert 0.03 < once < 0.15
-
-
-def test_the_robust_mean_ignores_outliers() -> None:
-    generator = torch.Generator().manual_seed(2)
-    values = torch.cat([3 + 0.01 * torch.randn(550, generator=generator), 3 + torch.rand(450, generator=generator)])
-    assert robust_mean(values) == pytest.approx(3.0, abs=0.005)
-    with pytest.raises(ValueError, match="at least one"):
-        robust_mean(torch.zeros(0))
-
-
-def test_two_points_are_an_error() -> None:
-    with pytest.raises(ValueError, match="at least 3"):
-        fit_similarity_robustly(torch.zeros(2, 3), torch.zeros(2, 3), torch.ones(2))
 
 
 # Reading frame by frame

@@ -4,215 +4,43 @@ import importlib.util
 import json
 import math
 import re
-import struct
 from dataclasses import replace
 from pathlib import Path
 
-import av
 import numpy as np
 import open3d
-import pycolmap
 import pytest
 import torch
 import trimesh
+from exported_walls import save, wall, written
 from scenes import HEIGHT, WIDTH, make_scene
 from scipy.spatial.transform import Rotation
 
 from recon4d import geometry as g
 from recon4d.cli.main import main
-from recon4d.datasets.readers.colmap import ColmapModels
-from recon4d.errors import UserError
 from recon4d.io import (
     FORMATS,
-    NoConfidentPointsError,
     PointSelection,
     SavedResults,
-    SceneInfo,
     export_results,
     read_photo,
     read_raster,
     read_results,
-    save_scene,
-    write_jpeg,
 )
-from recon4d.io.exporters.depth_maps import MAX_MEDIANS, steps_per_unit
-from recon4d.io.exporters.exr import write_exr
 from recon4d.io.exporters.gaussian_splats import PROPERTIES, gaussians
 from recon4d.io.exporters.meshes import voxel_length
-from recon4d.records import ClipSource, Scene
+from recon4d.records import Scene
 from recon4d.records.ground_alignment import align_to_ground
 from recon4d.records.metric_scale import convert_to_meters, convert_to_meters_by_distance, scale_scene
 
-TIMES = torch.tensor([0.2, 0.0, 0.1])
-NAMES = ("first picture", "second", "third")
 PAGE = (Path(__file__).parents[3] / "docs" / "export.md").read_text()
+
 EVERYTHING = PointSelection(drop=0.0)
-
-
-def save(folder: Path, scene: Scene, times: torch.Tensor = TIMES, factor: int = 2) -> Path:
-    """Write a result folder whose pictures, one color each, are `factor` times as large as the maps."""
-    height, width = scene.size[0] * factor, scene.size[1] * factor
-    names = NAMES if scene.num_frames == 3 else tuple(f"view_{frame}" for frame in range(scene.num_frames))
-    source = ClipSource("clip.mp4", names, tuple(range(scene.num_frames)))
-    (folder / "frames").mkdir(parents=True)
-    for frame, name in enumerate(names):
-        picture = torch.tensor([40 + 60 * frame, 100, 200], dtype=torch.uint8)[:, None, None].expand(3, height, width)
-        write_jpeg(folder / "frames" / f"{name}.jpg", picture)
-    save_scene(folder, scene, times, SceneInfo("truth", True, "0", source, (height, width), {}))
-    return folder
-
-
-def wall() -> Scene:
-    """Make the slanted wall, with the left quarter of each map dynamic."""
-    scene = make_scene()
-    scene.dynamic[:, :, : WIDTH // 4] = 1.0
-    return replace(scene, tracks=None)
 
 
 @pytest.fixture
 def results(tmp_path: Path) -> SavedResults:
     return read_results(save(tmp_path / "results", wall()))
-
-
-def written(tmp_path: Path, results: SavedResults, name: str, selection: PointSelection = EVERYTHING) -> Path:
-    export_results(tmp_path / "out", results, [name], selection)
-    return tmp_path / "out" / name
-
-
-class TestColmap:
-    @pytest.mark.parametrize("name", ["colmap", "colmap-text"])
-    def test_colmap_reads_the_same_cameras_and_points(self, tmp_path, results, name):
-        folder = written(tmp_path, results, name)
-        model = pycolmap.Reconstruction(str(folder / "sparse" / "0"))
-        assert model.is_valid()
-        by_name = {image.name: image for image in model.images.values()}
-        assert set(by_name) == {path.name for path in (folder / "images").iterdir()}
-        intrinsics = results.original_cameras().intrinsics
-        for frame, name_of_frame in enumerate(("first_picture.jpg", "second.jpg", "third.jpg")):
-            image = by_name[name_of_frame]
-            wanted = results.scene.cameras.cam_from_world[frame, :3].numpy()
-            np.testing.assert_allclose(image.cam_from_world().matrix(), wanted, atol=1e-6)
-            np.testing.assert_allclose(image.camera.calibration_matrix(), intrinsics[frame].numpy(), atol=1e-5)
-            assert (image.camera.height, image.camera.width) == (2 * HEIGHT, 2 * WIDTH)
-        model.update_point_3d_errors()
-        assert model.compute_mean_reprojection_error() < 1e-3
-        # The wall is z = 4 + x / 4, without its dynamic quarter.
-        points = np.stack([point.xyz for point in model.points3D.values()])
-        np.testing.assert_allclose(points[:, 2], 4 + points[:, 0] / 4, atol=1e-5)
-        assert len(points) == 3 * HEIGHT * (WIDTH * 3 // 4)
-
-    def test_a_point_is_observed_at_its_own_pixel_and_has_its_color(self, tmp_path, results):
-        model = pycolmap.Reconstruction(str(written(tmp_path, results, "colmap") / "sparse" / "0"))
-        image = next(image for image in model.images.values() if image.name == "first_picture.jpg")
-        own = image.points2D[0]
-        # The first static pixel is column 4 of row 0; the picture is twice as large.
-        np.testing.assert_allclose(own.xy, [2 * (WIDTH // 4 + 0.5), 1.0], atol=1e-9)
-        point = model.points3D[own.point3D_id]
-        np.testing.assert_allclose(point.xyz, results.scene.points[0, 0, WIDTH // 4].numpy(), atol=1e-5)
-        assert np.abs(point.color.astype(int) - [40, 100, 200]).max() <= 3
-
-    def test_points_are_observed_only_where_depths_agree(self, tmp_path, results):
-        def others(scene: Scene, out: str) -> int:
-            folder = written(tmp_path / out, results.with_scene(scene), "colmap")
-            model = pycolmap.Reconstruction(str(folder / "sparse" / "0"))
-            return sum(point.track.length() - 1 for point in model.points3D.values())
-
-        assert others(results.scene, "agree") > results.scene.depths.numel() // 2
-        apart = results.scene.depths * torch.tensor([1.0, 1.1, 1.3])[:, None, None]
-        assert others(replace(results.scene, depths=apart), "apart") == 0
-
-    def test_dynamic_and_unknown_pixels_observe_no_points(self, tmp_path, results):
-        def observed(change: str) -> set[tuple[int, int]]:
-            """Return map pixels of the second picture at which points are observed."""
-            scene = results.scene
-            maps = scene.dynamic if change == "dynamic" else scene.depth_confidence
-            maps = maps.clone()
-            maps[1] = 1.0 if change == "dynamic" else 0.0
-            changed = replace(scene, **{change: maps})
-            folder = written(tmp_path / change, results.with_scene(changed), "colmap")
-            model = pycolmap.Reconstruction(str(folder / "sparse" / "0"))
-            image = next(image for image in model.images.values() if image.name == "second.jpg")
-            return {(int(point.xy[0] // 2), int(point.xy[1] // 2)) for point in image.points2D}
-
-        assert observed("dynamic") == set()
-        assert observed("depth_confidence") == set()
-
-    def test_static_tracks_become_points(self, tmp_path):
-        """They are observed at the tracked pixels; tracks that are dynamic, hidden or inaccurate are left out."""
-        scene = make_scene()
-        scene.dynamic[:, :, : WIDTH // 4] = 1.0
-        tracks = scene.tracks
-        assert tracks is not None
-        query = torch.arange(HEIGHT * WIDTH).reshape(HEIGHT, WIDTH)
-        hidden, inaccurate, unknown = query[3, 8], query[4, 8], query[5, 8]
-        tracks.visibility[0, 1:, hidden] = 0.1
-        tracks.confidence[0, 2, unknown] = 0.0
-        points = tracks.points.clone()
-        points[0, 2, inaccurate] += 0.5
-        scene = replace(scene, tracks=replace(tracks, points=points), depth_confidence=scene.depth_confidence.clone())
-        results = read_results(save(tmp_path / "results", scene))
-        folder = written(tmp_path, results, "colmap")
-        model = pycolmap.Reconstruction(str(folder / "sparse" / "0"))
-        from_pixels = 3 * HEIGHT * (WIDTH * 3 // 4)
-        tracked = {number - from_pixels - 1: point for number, point in model.points3D.items() if number > from_pixels}
-        assert results.scene.tracks is not None
-        pixels = results.scene.track_pixels[0]
-        inside = ((pixels >= 0) & (pixels < torch.tensor([WIDTH, HEIGHT]))).all(dim=-1)
-        observed = (inside & (results.scene.tracks.visibility[0] > 0.5)).clone()
-        observed[2, [inaccurate, unknown]] = False
-        static = (torch.arange(HEIGHT * WIDTH) % WIDTH) >= WIDTH // 4
-        expected = ((observed.sum(dim=0) >= 2) & static).nonzero()[:, 0]
-        assert hidden not in expected
-        assert {int(inaccurate), int(unknown)} <= set(expected.tolist())
-        assert sorted(tracked) == list(range(len(expected)))
-        names = {image.name: number for number, image in model.images.items()}
-        for row, one in enumerate(expected.tolist()):
-            point = tracked[row]
-            np.testing.assert_allclose(point.xyz, scene.points.reshape(3, -1, 3)[0, one].numpy(), atol=1e-5)
-            assert np.abs(point.color.astype(int) - [40, 100, 200]).max() <= 3
-            frames = observed[:, one].nonzero()[:, 0].tolist()
-            by_image = {element.image_id: element.point2D_idx for element in point.track.elements}
-            assert set(by_image) == {names[("first_picture.jpg", "second.jpg", "third.jpg")[frame]] for frame in frames}
-            for frame in frames:
-                number = names[("first_picture.jpg", "second.jpg", "third.jpg")[frame]]
-                at = model.images[number].points2D[by_image[number]].xy
-                np.testing.assert_allclose(at, 2 * pixels[frame, one].numpy(), atol=1e-3)
-        # At most half of the points come from tracks.
-        (exported,) = export_results(tmp_path / "few", results, ["colmap"], PointSelection(drop=0, max_points=40))
-        assert "40 points (20 of them from tracks)" in exported.summary
-        (exported,) = export_results(tmp_path / "one", results, ["colmap"], PointSelection(drop=0, max_points=1))
-        assert "1 points (0 of them from tracks)" in exported.summary
-
-    def test_our_own_reader_agrees(self, tmp_path, results):
-        sample = ColmapModels(written(tmp_path, results, "colmap-text")).read("colmap-text", [0, 1, 2])
-        relative = results.scene.in_frame(0).cameras.world_from_cam
-        torch.testing.assert_close(sample.scene.cameras.world_from_cam, relative, atol=1e-5, rtol=0)
-        assert sample.scene.tracks is not None
-        assert sample.scene.tracks.visibility.sum() > 0
-
-    def test_the_summary_has_the_residual_of_the_file(self, tmp_path, results):
-        (exported,) = export_results(tmp_path / "out", results, ["colmap"], EVERYTHING)
-        residual = float(exported.summary.split("residual ")[1].split()[0])
-        model = pycolmap.Reconstruction(str(tmp_path / "out" / "colmap" / "sparse" / "0"))
-        errors = [point.error for point in model.points3D.values()]
-        assert 0 < residual < 1e-4
-        assert 0 < np.mean(errors) < 1e-4
-
-    def test_skew_and_unknown_cameras_are_refused(self, tmp_path, results):
-        intrinsics = results.scene.cameras.intrinsics.clone()
-        intrinsics[1, 0, 1] = 0.5
-        skewed = replace(results.scene, cameras=replace(results.scene.cameras, intrinsics=intrinsics))
-        with pytest.raises(UserError, match=r"frame 1 \(.*\) has a skew of 1;"):
-            written(tmp_path, results.with_scene(skewed), "colmap")
-        intrinsics[1] = torch.nan
-        with pytest.raises(UserError, match=r"frame 1 \(.*frames.*\) is unknown"):
-            written(tmp_path, results.with_scene(skewed), "nerfstudio")
-
-    def test_every_error_names_the_results(self, tmp_path, results):
-        unknown = replace(results.scene, depth_confidence=torch.zeros_like(results.scene.depth_confidence))
-        folder = str(results.frame_files[0].parent.parent)
-        with pytest.raises(NoConfidentPointsError, match=f"^{re.escape(folder)}: no pixel has"):
-            written(tmp_path, results.with_scene(unknown), "ply")
 
 
 class TestNerfstudio:
@@ -304,124 +132,6 @@ class TestTrajectory:
         lines = (written(tmp_path, results, "tum") / "trajectory.txt").read_text().splitlines()
         assert "frame number" in lines[0]
         assert [float(line.split()[0]) for line in lines[1:]] == [0.0, 2.0]
-
-
-class TestDepth:
-    @pytest.mark.parametrize(("metres_per_unit", "step"), [(1.0, 0.001), (1.25, 0.0008), (math.nan, None)])
-    def test_png_times_its_scale_is_the_depth(self, tmp_path, results, metres_per_unit, step):
-        depths = results.scene.depths.clone()
-        depths[0, 0, 0] = math.nan
-        depths[0, 0, 1] = 1e4
-        confidence = results.scene.depth_confidence.clone()
-        confidence[2, 5, 5] = 0
-        unit = torch.tensor(metres_per_unit)
-        scene = replace(results.scene, depths=depths, depth_confidence=confidence, metres_per_unit=unit)
-        folder = written(tmp_path, results.with_scene(scene), "depth-png")
-        sidecar = json.loads((folder / "depth.json").read_text())
-        scale = sidecar["units_per_value"]
-        assert step is None or scale == pytest.approx(step)
-        meters = sidecar["metres_per_value"]
-        assert meters is None if math.isnan(metres_per_unit) else meters == pytest.approx(scale * metres_per_unit)
-        stored = np.stack([read_raster(folder / name) for name in sidecar["files"]]).astype(np.float64)
-        # Unknown, beyond the range, and of confidence 0.
-        wanted = depths.double().numpy()
-        for pixel in ((0, 0, 0), (0, 0, 1), (2, 5, 5)):
-            assert stored[pixel] == 0
-            wanted[pixel] = 0
-        assert np.abs(stored * scale - wanted).max() <= scale / 2 + 1e-9
-        assert (stored[wanted > 0] > 0).all()
-        assert (sidecar["height"], sidecar["width"]) == scene.size
-        np.testing.assert_allclose(sidecar["intrinsics"], scene.cameras.intrinsics)
-        np.testing.assert_allclose(sidecar["world_from_cam"], scene.cameras.world_from_cam)
-
-    @pytest.mark.parametrize("name", ["depth-png", "depth-exr"])
-    def test_depth_below_the_minimum_confidence_is_unknown(self, tmp_path, results, name):
-        confidence = results.scene.depth_confidence.clone()
-        confidence[1] = 3.0
-        doubted = results.with_scene(replace(results.scene, depth_confidence=confidence))
-        folder = written(tmp_path, doubted, name, PointSelection(min_confidence=2.0))
-        for frame, stem in enumerate(("first_picture", "second", "third")):
-            path = folder / f"{stem}.{name.removeprefix('depth-')}"
-            values = read_raster(path) if name == "depth-png" else read_plain_exr(path.read_bytes())[1]
-            assert (values > 0).all() if frame == 1 else (values == 0).all()
-
-    def test_the_range_without_meters_is_the_largest_depth_or_ten_medians(self):
-        assert steps_per_unit(4.0, 2.0, math.nan) == 65535 / 4
-        assert steps_per_unit(400.0, 2.0, math.nan) == 65535 / (2 * MAX_MEDIANS)
-        # 40 m fit in millimeters, 400 m do not.
-        assert steps_per_unit(4.0, 2.0, 10.0) == 10_000
-        assert steps_per_unit(4.0, 2.0, 100.0) == 65535 / 4
-
-    def test_opencv_reads_sixteen_bits(self, tmp_path, results):
-        """OpenCV is an optional dependency of this test only."""
-        cv2 = pytest.importorskip("cv2")
-        folder = written(tmp_path, results, "depth-png")
-        sidecar = json.loads((folder / "depth.json").read_text())
-        for name, depths in zip(sidecar["files"], results.scene.depths.numpy(), strict=True):
-            values = cv2.imread(str(folder / name), cv2.IMREAD_UNCHANGED)
-            assert values.dtype == np.uint16
-            np.testing.assert_allclose(values * sidecar["units_per_value"], depths, atol=sidecar["units_per_value"])
-
-    def test_exr_holds_the_depths_bit_for_bit(self, tmp_path, results):
-        folder = written(tmp_path, results, "depth-exr")
-        assert json.loads((folder / "depth.json").read_text())["units_per_value"] == 1
-        for frame, name in enumerate(("first_picture", "second", "third")):
-            channels, values = read_plain_exr((folder / f"{name}.exr").read_bytes())
-            assert channels == ["Z"]
-            assert np.array_equal(values, results.scene.depths[frame].numpy())
-
-    def test_another_reader_of_exr_agrees(self, tmp_path):
-        values = np.random.default_rng(0).uniform(0, 9, (5, 7)).astype(np.float32)
-        values[0, 0] = 1e-7
-        # FFmpeg reads colors and luminance only, in the same layout.
-        write_exr(tmp_path / "y.exr", values, channel="Y")
-        with av.open(str(tmp_path / "y.exr")) as opened:
-            frame = next(opened.decode(video=0))
-        plane = frame.planes[-1] if frame.format.name == "grayf32le" else frame.planes[0]
-        assert (frame.height, frame.width) == (5, 7)
-        rows = np.frombuffer(plane, np.float32).reshape(5, plane.line_size // 4)[:, :7]
-        np.testing.assert_array_equal(rows, values)
-
-
-def read_plain_exr(data: bytes) -> tuple[list[str], np.ndarray]:
-    """Read the layout that openexr.com describes, attribute by attribute."""
-    assert struct.unpack_from("<2i", data) == (20000630, 2)
-    at, attributes = 8, {}
-    while data[at]:
-        name, kind = data[at:].split(b"\0", 2)[:2]
-        at += len(name) + len(kind) + 2
-        (size,) = struct.unpack_from("<i", data, at)
-        attributes[name.decode()] = (kind.decode(), data[at + 4 : at + 4 + size])
-        at += 4 + size
-    needed = {"channels", "compression", "dataWindow", "displayWindow", "lineOrder", "pixelAspectRatio"}
-    assert needed | {"screenWindowCenter", "screenWindowWidth"} == set(attributes)
-    assert attributes["compression"] == ("compression", b"\0")
-    x0, y0, x1, y1 = struct.unpack("<4i", attributes["dataWindow"][1])
-    kind, channels = attributes["channels"]
-    name, rest = channels.split(b"\0", 1)
-    assert (kind, struct.unpack("<iB3xii", rest[:16]), rest[16:]) == ("chlist", (2, 0, 1, 1), b"\0")
-    height, width = y1 - y0 + 1, x1 - x0 + 1
-    offsets = struct.unpack_from(f"<{height}Q", data, at + 1)
-    rows = []
-    for line, offset in enumerate(offsets):
-        assert struct.unpack_from("<2i", data, offset) == (line, 4 * width)
-        rows.append(np.frombuffer(data, "<f4", width, offset + 8))
-    assert offsets[-1] + 8 + 4 * width == len(data)
-    return [name.decode()], np.stack(rows)
-
-
-def test_frame_arrays_are_those_of_the_scene(tmp_path, results):
-    folder = written(tmp_path, results, "npz")
-    with np.load(folder / "second.npz", allow_pickle=False) as arrays:
-        scene = results.scene
-        assert np.array_equal(arrays["depth"], scene.depths[1])
-        np.testing.assert_allclose(arrays["points"], scene.points[1], atol=1e-5)
-        assert arrays["image"].shape == (HEIGHT, WIDTH, 3)
-        assert np.abs(arrays["image"].astype(int) - [100, 100, 200]).max() <= 3
-        assert arrays["moving"].sum() == HEIGHT * WIDTH // 4
-        assert arrays["confident"].all()
-        assert arrays["time"] == 0.0
-        assert np.array_equal(arrays["world_from_cam"], scene.cameras.world_from_cam[1])
 
 
 class TestReducedImages:

@@ -1,4 +1,9 @@
-"""Small training runs of two processes, unsharded and sharded: ``torchrun ... sharded_runs.py FOLDER``."""
+"""Small training runs of two processes, started with torchrun's environment: ``two_process_runs.py FOLDER``.
+
+``whole``, ``sharded`` and ``killed`` are four steps unsharded, sharded, and sharded but ended before the last step and
+resumed; ``joint``, ``joint_killed`` and ``separate`` are five steps unsharded, ended and resumed, and with separate
+backward passes.
+"""
 
 import contextlib
 import json
@@ -16,12 +21,19 @@ from recon4d.train.config import TrainConfig
 from recon4d.train.sharding import local_tensor
 
 STEPS, SAVED = 4, 3
+UNSHARDED_STEPS = 5
 
 
 def config(sharding: str) -> TrainConfig:
     """Two micro-batches, a checkpoint before the last step, and a validation before, which must not affect training."""
     small = training_run.config(batch_size=4, steps=STEPS)
     return replace(small, sharding=sharding, accumulate=2, save_every=SAVED, log_every=1, validate_every=2)
+
+
+def unsharded_config() -> TrainConfig:
+    """Return eight clips in a step, a checkpoint before the last two steps, and validations in between."""
+    small = training_run.config(batch_size=8, steps=UNSHARDED_STEPS)
+    return replace(small, save_every=SAVED, validate_every=2)
 
 
 def count(value: object) -> int:
@@ -72,3 +84,10 @@ if __name__ == "__main__":
     train_and_count(config("full"), root / "sharded")
     train_until(SAVED, config("full"), root / "killed")
     loop.train(config("full"), root / "killed", latest_complete(root / "killed" / "checkpoints"))
+    loop.train(unsharded_config(), root / "joint")
+    train_until(UNSHARDED_STEPS - 1, unsharded_config(), root / "joint_killed")
+    left = latest_complete(root / "joint_killed" / "checkpoints")
+    assert left is not None
+    assert left.step == SAVED
+    loop.train(unsharded_config(), root / "joint_killed", left)
+    loop.train(replace(unsharded_config(), backward="separate"), root / "separate")
