@@ -84,34 +84,46 @@ def _upsample_frame(scene: Scene, clip: Clip, frame: int, size: tuple[int, int])
     depth, depth_confidence = scene.depths[frame], scene.depth_confidence[frame]
     has_depth, has_point = (depth_confidence > 0) & (depth > 0), scene.point_confidence[frame] > 0
     dynamic = scene.dynamic[frame]
-    # Values multiplied by their weights, each followed by the weights that they are divided by.
-    log_depth = torch.where(has_depth, depth.clamp(min=torch.finfo(depth.dtype).tiny).log(), 0.0)
-    points = torch.where(has_point[..., None], scene.points[frame], 0.0).movedim(-1, 0)
-    stacked = torch.cat(
-        [
-            torch.stack([log_depth, depth_confidence * has_depth, has_depth.to(depth)]),
-            points,
-            torch.stack([scene.point_confidence[frame], has_point.to(depth)]),
-            torch.stack([dynamic.nan_to_num(0.0), dynamic.isfinite().to(depth)]),
-        ]
+    # Values multiplied by their weights, followed by the weights that they are divided by.
+    stacked = (
+        torch.where(has_depth, depth.clamp(min=torch.finfo(depth.dtype).tiny).log(), 0.0)[None],
+        (depth_confidence * has_depth)[None],
+        has_depth.to(depth)[None],
+        torch.where(has_point[..., None], scene.points[frame], 0.0).movedim(-1, 0),
+        scene.point_confidence[frame][None],
+        has_point.to(depth)[None],
+        dynamic.nan_to_num(0.0)[None],
+        dynamic.isfinite().to(depth)[None],
     )
-    sums, total = _weighted_sums(stacked, small, large)
-    means = sums / total
-    known_depth, known_point, known_dynamic = (means[place] > 0.5 for place in (2, 7, 9))
+    sums, total = _weighted_sums(torch.cat(stacked), small, large)
+    (
+        log_depths,
+        depth_confidences,
+        depth_weights,
+        points,
+        point_confidences,
+        point_weights,
+        dynamics,
+        dynamic_weights,
+    ) = (sums / total).split([len(part) for part in stacked])
     # Unknown values stay as they are: tracks of a frame whose camera is unknown start at them.
     stored = torch.cat([depth[None], scene.points[frame].movedim(-1, 0)])
-    unknown = F.interpolate(stored[None], size, mode="nearest-exact")[0]
-    log_depth, depth_confidence = means[0] / means[2].clamp(min=1e-12), means[1] / means[2].clamp(min=1e-12)
-    points, point_confidence = means[3:6] / means[7].clamp(min=1e-12), means[6] / means[7].clamp(min=1e-12)
-    return torch.stack(
+    unknown_depth, unknown_points = F.interpolate(stored[None], size, mode="nearest-exact")[0].split([1, 3])
+    return torch.cat(
         [
-            torch.where(known_depth, log_depth.exp(), unknown[0]),
-            torch.where(known_depth, depth_confidence, 0.0),
-            *torch.where(known_point, points, unknown[1:]),
-            torch.where(known_point, point_confidence, 0.0),
-            torch.where(known_dynamic, means[8] / means[9].clamp(min=1e-12), torch.nan),
+            torch.where(depth_weights > 0.5, _divided(log_depths, depth_weights).exp(), unknown_depth),
+            torch.where(depth_weights > 0.5, _divided(depth_confidences, depth_weights), 0.0),
+            torch.where(point_weights > 0.5, _divided(points, point_weights), unknown_points),
+            torch.where(point_weights > 0.5, _divided(point_confidences, point_weights), 0.0),
+            torch.where(dynamic_weights > 0.5, _divided(dynamics, dynamic_weights), torch.nan),
         ]
     )
+
+
+def _divided(
+    sums: Float[Tensor, "channel height width"], weights: Float[Tensor, "1 height width"]
+) -> Float[Tensor, "channel height width"]:
+    return sums / weights.clamp(min=1e-12)
 
 
 def _weighted_sums(
