@@ -61,9 +61,9 @@ class Arguments:
 
     out: Path
     """Folder of the two runs."""
-    base_steps: int = 400
+    base_steps: int = 900
     """Steps of cameras and depth, with `base_batch` clips each."""
-    motion_steps: int = 900
+    motion_steps: int = 1200
     """Steps of matching and motion, with `motion_batch` clips each."""
     base_batch: int = 8
     """Clips in a batch of the first stage."""
