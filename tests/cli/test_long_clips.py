@@ -42,7 +42,7 @@ def test_every_frame_is_written_and_the_same_command_does_not_repeat_it(
     printed = capsys.readouterr().out
     assert "frames: 12, over" in printed
     assert f"tracks: {num_tracks}\n" in printed
-    assert any(select_trails(load_frames(out, range(12)), 400))  # as `recon4d view` shows them
+    assert any(select_trails(load_frames(out, range(12)), 400, movers_only=False))  # as `recon4d view` shows them
     assert main(["export", str(out), "--to", "tum", "colmap", "--out", str(tmp_path / "exported")]) == 0
     assert len((tmp_path / "exported" / "tum" / "trajectory.txt").read_text().splitlines()) >= 12
     assert index.info.source is not None

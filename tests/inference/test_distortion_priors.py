@@ -39,6 +39,8 @@ def priors_from(clip: Clip, **files: object) -> Priors:
     return known
 
 
+INTRINSICS = torch.tensor([[50.0, 0, 31], [0, 52, 19], [0, 0, 1]])
+"""Intrinsics of the examples, in pixels."""
 MASK = np.pad(np.full((10, 10), 255, dtype=np.uint8), ((30, 0), (10, 40)))
 
 POSES = make_scene(7).cameras.world_from_cam.double()
@@ -156,7 +158,7 @@ class TestDistortion:
 
     def _undistorted_depths(self, depths: torch.Tensor, lens: tuple[float, ...]) -> torch.Tensor:
         frames = len(depths)
-        known = replace(Priors.unknown(frames), intrinsics=LENS.expand(frames, 3, 3), depths=depths)
+        known = replace(Priors.unknown(frames), intrinsics=INTRINSICS.expand(frames, 3, 3), depths=depths)
         clip = replace(make_clip(frames, 40, 60), priors=known)
         straight = undistort(clip, [Lens("FULL_OPENCV", (*lens, 0.0, 0.0, 0.0))] * frames).priors
         assert straight is not None
@@ -169,7 +171,7 @@ class TestDistortion:
         coefficients = [LENS, (-0.2, 0.0, 0.0, 0.0, 0.0), (0.1, 0.1, 0.0, 0.01, 0.0)]
         lenses = [brown_lens(torch.tensor(one, dtype=torch.float64)) for one in coefficients]
         ignore = torch.rand(3, 40, 60, generator=torch.Generator().manual_seed(0)) < 0.2
-        known = replace(Priors.unknown(3), intrinsics=zoom @ LENS, ignore=ignore if with_masks else None)
+        known = replace(Priors.unknown(3), intrinsics=zoom @ INTRINSICS, ignore=ignore if with_masks else None)
         short = undistort(replace(clip, priors=known), lenses)
         long = undistort_long_clip(as_long_clip(replace(clip, priors=known)), lenses)
         assert short.priors is not None
@@ -188,7 +190,7 @@ class TestDistortion:
         assert torch.equal(undistort(alone, lenses[2:]).images[0], short.images[2])
 
     def test_frames_without_intrinsics_are_an_error(self, clip: Clip) -> None:
-        intrinsics = LENS.repeat(3, 1, 1)
+        intrinsics = INTRINSICS.repeat(3, 1, 1)
         intrinsics[1] = torch.nan
         clip = replace(clip, priors=replace(Priors.unknown(3), intrinsics=intrinsics))
         for bare in (clip, replace(clip, priors=None)):
@@ -232,7 +234,7 @@ class TestCommand:
         arguments = ["reconstruct", photos, "--out", tmp_path / "out", *options, *self.QUICK]
         assert main([str(argument) for argument in arguments]) == 0
         scene = load_scene(tmp_path / "out")
-        torch.testing.assert_close(scene.cameras.intrinsics, LENS.expand(3, 3, 3))
+        torch.testing.assert_close(scene.cameras.intrinsics, INTRINSICS.expand(3, 3, 3))
         torch.testing.assert_close(scene.cameras.world_from_cam, POSES[:3].float(), atol=1e-5, rtol=1e-5)
         confident = scene.depth_confidence > 0
         assert 0.8 < confident.float().mean() < 1

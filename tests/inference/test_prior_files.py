@@ -39,6 +39,8 @@ def priors_from(clip: Clip, **files: object) -> Priors:
     return known
 
 
+INTRINSICS = torch.tensor([[50.0, 0, 31], [0, 52, 19], [0, 0, 1]])
+"""Intrinsics of the examples, in pixels."""
 MASK = np.pad(np.full((10, 10), 255, dtype=np.uint8), ((30, 0), (10, 40)))
 
 
@@ -59,7 +61,7 @@ class TestIntrinsics:
         if name:
             (tmp_path / name).write_text(text)
         known = priors_from(clip, intrinsics=str(tmp_path / name) if name else text)
-        assert torch.equal(known.intrinsics, LENS.expand(3, 3, 3))
+        assert torch.equal(known.intrinsics, INTRINSICS.expand(3, 3, 3))
 
     @pytest.mark.parametrize(
         "text", ["50 52 31 19\n60 52 31 19\n70 52 31 19\n", "[[50,52,31,19],[60,52,31,19],[70,52,31,19]]"]
@@ -154,7 +156,7 @@ class TestCameras:
         """The model has images of twice the size and lacks one frame; the data set reader gives the same cameras."""
         colmap_model(tmp_path / "sparse", "PINHOLE 120 80 100 104 62 38")
         known = priors_from(clip, cameras=tmp_path / "sparse")
-        assert torch.equal(known.intrinsics[[0, 2]], LENS.expand(2, 3, 3))
+        assert torch.equal(known.intrinsics[[0, 2]], INTRINSICS.expand(2, 3, 3))
         assert known.intrinsics[1].isnan().all()
         assert known.world_from_cam[1].isnan().all()
         for picture in ("v_000000.jpg", "v_000006.jpg"):
@@ -203,7 +205,7 @@ class TestCameras:
         for path in (tmp_path, tmp_path / "transforms.json"):
             known = priors_from(clip, cameras=path)
             assert known.intrinsics[:, 0, 0].tolist() == [50, 60, 50]
-            assert torch.equal(known.intrinsics[0], LENS)
+            assert torch.equal(known.intrinsics[0], INTRINSICS)
             first_from_second = known.world_from_cam[1]
             # In the first camera (x right, y down, z forward), the second looks to the right and is upright.
             torch.testing.assert_close(first_from_second @ torch.tensor([0.0, 0, 1, 0]), torch.tensor([1.0, 0, 0, 0]))
@@ -373,17 +375,3 @@ class TestDepth:
         (tmp_path / "d.npz").write_bytes(content)
         with pytest.raises(UserError, match="no npz file, or damaged"):
             priors_from(clip, depth=tmp_path / "d.npz")
-
-
-LENS = (0.25, -0.08, 0.004, -0.003, 0.01)
-
-
-def distorted(x: np.ndarray, y: np.ndarray, lens: tuple[float, ...] = LENS) -> tuple[np.ndarray, np.ndarray]:
-    """Distort pinhole pixels (x, y) of a camera with intrinsics 50, 52, 31, 19, by Brown's formula."""
-    k1, k2, p1, p2, k3 = lens
-    x, y = (x - 31) / 50, (y - 19) / 52
-    r2 = x**2 + y**2
-    radial = 1 + k1 * r2 + k2 * r2**2 + k3 * r2**3
-    across = x * radial + 2 * p1 * x * y + p2 * (r2 + 2 * x**2)
-    down = y * radial + p1 * (r2 + 2 * y**2) + 2 * p2 * x * y
-    return 50 * across + 31, 52 * down + 19
