@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -64,19 +65,24 @@ def test_the_exact_scene_is_exact(tmp_path: Path) -> None:
     assert torch.cdist(one[near], two).amin(dim=1).median() < 0.2
 
 
+def slow(name: str, options: list[str]) -> Any:
+    """Return the parameters of a benchmark that takes long; ``pytest -m slow`` checks that it still runs."""
+    return pytest.param(name, options, marks=pytest.mark.slow)
+
+
 @pytest.mark.parametrize(
     ("name", "options"),
     [
         ("benchmarks.reconstruct", ["--model", "recon4d_tiny", "--num-frames", "2", "--runs", "1"]),
         ("benchmarks.precision", ["--model", "recon4d_tiny", "--num-frames", "2"]),
         ("benchmarks.inference", ["--model", "recon4d_tiny", "--frames", "2", "--size", "64", "96", "--repeats", "1"]),
-        ("benchmarks.adapt", ["--model", "recon4d_tiny", "--clips", "1", "--config.steps", "1"]),
-        ("benchmarks.inputs", ["--model", "recon4d_tiny", "--clips", "1"]),
-        ("benchmarks.inputs", ["--model", "recon4d_tiny", "--clips", "1", "--told", "copies", "--refine"]),
-        ("benchmarks.corner_tracking", ["--model", "recon4d_mini", "--clips", "1"]),
-        ("benchmarks.joining", ["--num-frames", "4", "--clips", "1", "--window", "3", "--overlap", "1"]),
+        slow("benchmarks.adapt", ["--model", "recon4d_tiny", "--clips", "1", "--config.steps", "1"]),
+        slow("benchmarks.inputs", ["--model", "recon4d_tiny", "--clips", "1"]),
+        slow("benchmarks.inputs", ["--model", "recon4d_tiny", "--clips", "1", "--told", "copies", "--refine"]),
+        slow("benchmarks.corner_tracking", ["--model", "recon4d_mini", "--clips", "1"]),
+        slow("benchmarks.joining", ["--num-frames", "4", "--clips", "1", "--window", "3", "--overlap", "1"]),
         ("benchmarks.worlds", ["--frames", "2", "--height", "32", "--width", "32", "--batches", "1"]),
-        ("benchmarks.parity", []),
+        slow("benchmarks.parity", []),
     ],
 )
 def test_benchmarks_run(name: str, options: list[str]) -> None:
