@@ -6,8 +6,9 @@ import re
 import shlex
 import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -17,6 +18,8 @@ from named_weights import named_state_dict, read_golden, read_shapes
 
 import recon4d
 from recon4d.datasets.synthetic import SyntheticConfig, SyntheticScenes
+from recon4d.eval import headline_table
+from recon4d.heads import DENSE_HEADS
 from recon4d.io import (
     PointSelection,
     SceneInfo,
@@ -76,7 +79,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def in_a_folder(tmp_path: Path, files: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def in_a_folder(tmp_path: Path, files: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Create a working directory with the examples and a reduced clip; the default model is recon4d_tiny."""
     (tmp_path / "examples").symlink_to(files / "examples")
     monkeypatch.chdir(tmp_path)
@@ -90,7 +93,8 @@ def in_a_folder(tmp_path: Path, files: Path, monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr("recon4d.zoo.create_model", quick)
     monkeypatch.setattr("recon4d.zoo.registry.create_model", quick)
-    return tmp_path
+    with mock.patch.dict(DENSE_HEADS):  # a page registers a head
+        yield tmp_path
 
 
 def names_given(page: str) -> dict[str, object]:
@@ -177,9 +181,22 @@ def expect_reconstructing(names: dict) -> None:
     assert Path("out/tuesday/scene.npz").is_file()
 
 
+def expect_evaluate_your_method(names: dict) -> None:
+    """Verify that the plane is better than the constant depth that it is made of, and stored predictions than both."""
+    printed = headline_table(names["evaluation"])
+    assert Path("out/stored/report.html").is_file()
+    errors = {
+        line.split()[0]: float(line.split()[5]) for line in printed.splitlines() if re.match("plane|static", line)
+    }
+    assert errors["plane"] < errors["static"]
+
+
 EXPECTED: dict[str, Callable[[dict], None]] = {
     "README.md": expect_readme,
+    "docs/add_a_data_set.md": lambda names: _expect(names["batch"].clip.images.shape == (2, 3, 3, 32, 48)),
+    "docs/add_a_head.md": lambda names: _expect(isinstance(names["model"].dense_heads[0], names["LastLayerHead"])),
     "docs/datasets.md": expect_datasets,
+    "docs/evaluate_your_method.md": expect_evaluate_your_method,
     "docs/evaluation.md": expect_evaluation,
     "docs/export.md": expect_export,
     "docs/getting_started.md": expect_getting_started,
@@ -230,6 +247,9 @@ def test_getting_started_leads_to_every_page_and_the_readme_to_it() -> None:
         (ROOT / "docs" / link).resolve()
         for link in re.findall(r"\]\(([^):#]+\.md)", (ROOT / "docs" / "getting_started.md").read_text())
     }
+    # The pages in docs/project are files of the repository, included.
+    links |= {ROOT / name for link in links for name in re.findall(r'^--8<-- "(.+)"$', link.read_text(), re.MULTILINE)}
+    links -= set((ROOT / "docs" / "project").iterdir())
     assert set(PAGES) - links == {ROOT / "docs" / "getting_started.md", ROOT / "README.md"}
     assert "(docs/getting_started.md)" in (ROOT / "README.md").read_text()
 

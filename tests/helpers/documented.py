@@ -32,8 +32,8 @@ from recon4d.cli.main import main
 ROOT = Path(__file__).parents[2]
 FENCE = re.compile(r"^(?P<indent> *)```(?P<info>[^\n`]*)\n(?P<text>.*?)^(?P=indent)```$", re.DOTALL | re.MULTILINE)
 INFO = re.compile(r"(?P<kind>python|text|sh)|sh parsed-only: (?P<reason>\S.*)")
-OF_THE_HOUSE = {"ruff", "pyright", "pytest"}
-"""Programs that `.ci/run` runs for every change; `pip install` provides them."""
+OF_THE_HOUSE = {"ruff", "pyright", "pytest", "pre-commit"}
+"""Programs that check every change; `pip install` provides them."""
 OF_OTHERS = {"ssh"}
 """Programs whose options are not checked."""
 
@@ -95,6 +95,8 @@ def check_command(command: Sequence[str]) -> None:
             _parse_ours(arguments)
         case ["torchrun", "--nproc_per_node", _, "-m", "recon4d.cli", *arguments]:
             _parse_ours(arguments)
+        case ["python", "-m", "zensical", "build" | "serve"] | ["python", "-m", "zensical", "build", "--strict"]:
+            assert any(need.startswith("zensical") for need in _extras()["docs"])
         case ["python", "-m", module, *arguments]:
             _parse_program(ROOT / f"{module.replace('.', '/')}.py", arguments)
         case ["python", script, *arguments]:
