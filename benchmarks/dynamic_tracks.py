@@ -6,6 +6,7 @@ baseline: they have the same error of depth.
 
 from dataclasses import dataclass, replace
 
+import torch
 import tyro
 
 from recon4d import create_model, reconstruct_and_match, refine_clip
@@ -14,7 +15,7 @@ from recon4d.datasets.synthetic.worlds_v1 import WORLDS_V1
 from recon4d.eval.metrics.tracks import track_scores
 from recon4d.eval.pairing import pair_with_truth
 from recon4d.records import Scene
-from recon4d.refine.dynamic.dynamic_tracks import with_static_tracks
+from recon4d.refine.track_transfer import hold_static_tracks
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,12 @@ def main(arguments: Arguments) -> None:
             totals = [totals[0] + still * points, totals[1] + followed * points]
             count += points
     print("all        " + "".join(f"{total / max(count, 1):12.3f}" for total in totals))
+
+
+def with_static_tracks(scene: Scene) -> Scene:
+    """Let all tracks of a scene stay where they are in their anchor frame."""
+    static = hold_static_tracks(replace(scene, dynamic=torch.zeros_like(scene.dynamic)))
+    return replace(scene, tracks=static.tracks)
 
 
 def _moving_epe(scene: Scene, truth: Scene) -> tuple[float, int]:

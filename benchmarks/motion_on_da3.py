@@ -16,6 +16,7 @@ from statistics import fmean
 import torch
 import tyro
 
+from benchmarks.dynamic_tracks import with_static_tracks
 from recon4d.datasets import Sample
 from recon4d.datasets.synthetic import SyntheticConfig, make_scenes, render_scenes
 from recon4d.eval import Benchmark, BenchmarkConfig, Prediction, load_benchmark, score_prediction
@@ -27,7 +28,6 @@ from recon4d.eval.pairing import pair_with_truth
 from recon4d.inference import ReconstructConfig, reconstruct
 from recon4d.models import SceneModel
 from recon4d.records import Scene
-from recon4d.refine.dynamic.dynamic_tracks import with_static_tracks
 from recon4d.train.checkpoints import latest_complete
 from recon4d.train.config import DataConfig, LossWeights, OptimiserConfig, Shape, TrainConfig
 from recon4d.train.loop import train

@@ -100,8 +100,8 @@ class ReconstructOptions:
     full_resolution: bool = False
     """Write maps at the clip's own size."""
     archive_precision: Literal["float32", "float16"] = "float32"
-    """Precision of the maps in scene.npz. float16 halves the file: depth has a relative error of up to 0.0005, and maps
-    that would lose more stay float32, like cameras and tracks."""
+    """Precision of the maps in scene.npz. float16 makes the file smaller; depth has a relative error of up to 0.0005.
+    Maps that would lose more stay float32, like cameras and tracks."""
     intrinsics: str | None = None
     """Known intrinsics: fx,fy,cx,cy in pixels of the clip (the center of the first pixel is at .5), or a file with one
     such row for all frames or one for each."""

@@ -1,4 +1,4 @@
-"""Half-precision copies of the maps of a scene, for archives of half the size.
+"""Half-precision copies of the maps of a scene, for smaller archives.
 
 A map is stored as float16 only if that is safe, and stays as it is otherwise. Safe means that at all known pixels
 

@@ -175,11 +175,11 @@ def test_no_gradient_flows_through_the_alignment() -> None:
 
 def test_gradient_descent_finds_the_shape_up_to_scale() -> None:
     true, valid = hilly_points(), everywhere(HEIGHT, WIDTH)
-    answer = (0.4 * true + 0.05 * noise(HEIGHT, WIDTH, 3)).requires_grad_()
-    optimizer = torch.optim.Adam([answer], lr=3e-3)
+    predicted = (0.4 * true + 0.05 * noise(HEIGHT, WIDTH, 3)).requires_grad_()
+    optimizer = torch.optim.Adam([predicted], lr=3e-3)
     values = []
     for _ in range(60):
-        loss = mean(affine_invariant_point_term(answer, true, valid))
+        loss = mean(affine_invariant_point_term(predicted, true, valid))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -297,23 +297,23 @@ def test_invalid_points_have_no_effect_on_alignment(wrong: float) -> None:
 
 def test_added_losses_have_added_gradients() -> None:
     true, valid = hilly_points(), everywhere(HEIGHT, WIDTH)
-    answer = (true + 0.1 * noise(HEIGHT, WIDTH, 3)).requires_grad_()
+    predicted = (true + 0.1 * noise(HEIGHT, WIDTH, 3)).requires_grad_()
     confidence = torch.full((HEIGHT, WIDTH), 2.0, dtype=torch.float64)
 
     def losses() -> list[torch.Tensor]:
         terms = [
-            *confidence_terms(answer, true, confidence, valid),
-            *gradient_terms(answer, true, valid),
-            *normal_cosine_terms(answer, true, valid),
-            normal_angle_term(answer, true, valid),
-            affine_invariant_point_term(answer, true, valid),
+            *confidence_terms(predicted, true, confidence, valid),
+            *gradient_terms(predicted, true, valid),
+            *normal_cosine_terms(predicted, true, valid),
+            normal_angle_term(predicted, true, valid),
+            affine_invariant_point_term(predicted, true, valid),
         ]
         return [mean(term) for term in terms]
 
     torch.stack(losses()).sum().backward()
-    assert answer.grad is not None
-    together = answer.grad.clone()
-    answer.grad = None
+    assert predicted.grad is not None
+    together = predicted.grad.clone()
+    predicted.grad = None
     for index in range(len(losses())):
         losses()[index].backward()
-    torch.testing.assert_close(answer.grad, together)
+    torch.testing.assert_close(predicted.grad, together)

@@ -5,9 +5,9 @@ import math
 
 import pytest
 import torch
+from small_net import Net
 from torch import Tensor, nn
 
-from recon4d.layers import Block, BlockConfig
 from recon4d.train.config import OptimiserConfig
 from recon4d.train.muon import Muon, orthogonalize
 from recon4d.train.optimizers import make_optimizers
@@ -31,21 +31,6 @@ def quintic_of_singular_values(given: Tensor) -> Tensor:
     for _ in range(5):
         s = 3.4445 * s - 4.7750 * s**3 + 2.0315 * s**5
     return (u * s) @ vt
-
-
-class Net(nn.Module):
-    """A transformer block, a matrix outside of blocks, a norm and a token."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.token = nn.Parameter(torch.randn(1, 3, 8))
-        self.enter = nn.Linear(5, 8)
-        self.block = Block(BlockConfig(width=8, heads=2, mlp_width=16))
-        self.norm = nn.LayerNorm(8)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.norm(self.block(self.token + self.enter(x)))
 
 
 # Muon

@@ -7,9 +7,9 @@ import math
 import pytest
 import torch
 from networks import random_images, tiny_model
+from small_net import Net
 from torch import Tensor, nn
 
-from recon4d.layers import Block, BlockConfig
 from recon4d.train.config import OptimiserConfig, RateConfig, RateRule
 from recon4d.train.muon import Muon
 from recon4d.train.optimizers import Optimizers, clip_gradients, make_optimizers
@@ -26,21 +26,6 @@ def parameter(rows: int, columns: int, seed: int = 0) -> nn.Parameter:
     made = nn.Parameter(matrix(rows, columns, seed))
     made.grad = matrix(rows, columns, seed + 1000)
     return made
-
-
-class Net(nn.Module):
-    """A transformer block, a matrix outside of blocks, a norm and a token."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.token = nn.Parameter(torch.randn(1, 3, 8))
-        self.enter = nn.Linear(5, 8)
-        self.block = Block(BlockConfig(width=8, heads=2, mlp_width=16))
-        self.norm = nn.LayerNorm(8)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.norm(self.block(self.token + self.enter(x)))
 
 
 def train(net: nn.Module, optimizers: Optimizers, average: WeightAverage, steps: range) -> None:

@@ -58,21 +58,6 @@ def track_dynamic_pixels(clip: Clip, scene: Scene) -> Scene:
     return replace(scene, tracks=replace(tracks, points=points, visibility=visibility, confidence=confidence))
 
 
-def with_static_tracks(scene: Scene) -> Scene:
-    """Let all tracks stay where they are in their anchor frame: the baseline of tracks.
-
-    Args:
-        scene: A single scene with tracks.
-
-    Returns:
-        The scene with these tracks.
-    """
-    tracks = scene.tracks
-    assert tracks is not None
-    start = tracks.points[torch.arange(len(tracks.anchors)), tracks.anchors]
-    return replace(scene, tracks=replace(tracks, points=start[:, None].expand_as(tracks.points).clone()))
-
-
 @dataclass(frozen=True)
 class _Motion:
     """Displacement in the world of the dynamic pixels of an anchor, at the working size."""
@@ -97,7 +82,7 @@ def _region_motion(follower: FlowTracker, anchor: int, times: Float[Tensor, " ti
         region = regions == label
         share = followed.is_followed[:, region].float().mean(dim=1)
         is_tracked = share >= MIN_FOLLOWED
-        if not is_tracked.sum() > 1:  # The anchor frame itself is always seen.
+        if not is_tracked.sum() > 1:  # The anchor frame itself always counts.
             continue
         for frame in is_tracked.nonzero()[:, 0].tolist():
             filled = _filled(displacements[frame], followed.is_followed[frame] & region)

@@ -119,7 +119,7 @@ class FlowTracker:
         one, other = self._dynamic_features(frame), self._dynamic_features(neighbor)
         matches = match_features(one, other)
         sources, targets = one.pixels[matches[:, 0]], other.pixels[matches[:, 1]]
-        kept = _agreeing(sources, targets - sources)
+        kept = is_agreeing(sources, targets - sources)
         if not kept.any():
             return None
         sources, targets = sources[kept], targets[kept]
@@ -150,10 +150,16 @@ class FlowTracker:
         return self._features[frame]
 
 
-def _agreeing(sources: Float[Tensor, "match 2"], moves: Float[Tensor, "match 2"]) -> Bool[Tensor, " match"]:
-    """Select the matches whose displacement several of the nearest matches share."""
-    if len(sources) <= MIN_AGREEING:
-        return torch.zeros(len(sources), dtype=torch.bool)
+def is_agreeing(sources: Float[Tensor, "match 2"], moves: Float[Tensor, "match 2"]) -> Bool[Tensor, " match"]:
+    """Select the matches whose displacement several of the nearest matches share.
+
+    Args:
+        sources: Pixel coordinates (x, y) of the features of one frame.
+        moves: Displacement of each to its match, in pixels.
+
+    Returns:
+        Whether at least `MIN_AGREEING` of the `NUM_NEIGHBORS` nearest matches move alike.
+    """
     nearest = torch.cdist(sources, sources).argsort(dim=1)[:, 1 : NUM_NEIGHBORS + 1]
     difference = (moves[nearest] - moves[:, None]).norm(dim=-1)
     limit = SIMILAR_PIXELS + SIMILAR_FRACTION * moves.norm(dim=-1)

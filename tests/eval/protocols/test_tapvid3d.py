@@ -5,44 +5,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from protocol_scenes import protocol_scenes
 from scenes import HEIGHT, WIDTH, make_scene
 from scored import SIM3, scores_by_name, tracks_of, with_tracks
 
 from recon4d import geometry as g
 from recon4d.eval.metrics.track_pairs import points_in_cameras, track_pairs
 from recon4d.eval.protocols.tapvid3d import apd_and_aj, depth_scales, median_scale, pixel_widths, tapvid3d_scores
-from recon4d.records import Scene, Tracks
-
-
-def random_scenes(seed: int, frames: int = 6, queries: int = 10) -> tuple[Scene, Scene]:
-    """Create known true tracks in meters, the first half of them static, and a noisy prediction in another unit."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def noise(*shape: int) -> torch.Tensor:
-        return torch.randn(shape, generator=generator)
-
-    start = noise(1, 1, queries, 3) + torch.tensor([0.0, 0.0, 5.0])
-    steps = 0.1 * noise(1, frames, queries, 3)
-    steps[:, :, : queries // 2] = 0
-    steps[:, 0] = 0
-    visibility = (noise(1, frames, queries) > -0.3).float()
-    visibility[0, 0, :8] = 1
-    visibility[0, 0, 8:] = 0
-    truth = make_scene(frames, metres_per_unit=1.0)
-    truth = replace(
-        truth,
-        tracks=Tracks(
-            points=start + steps.cumsum(dim=1),
-            visibility=visibility,
-            confidence=torch.ones(1, frames, queries),
-            anchors=torch.tensor([0]),
-            pixels=torch.rand(1, queries, 2, generator=generator) * 10,
-        ),
-    )
-    off = tracks_of(truth).points + 0.15 * noise(1, frames, queries, 3) * noise(1, 1, queries, 1)
-    predicted_visibility = torch.rand(1, frames, queries, generator=generator)
-    predicted = with_tracks(truth, points=off, visibility=predicted_visibility)
-    return predicted.transformed(g.similarity(torch.tensor(0.5), torch.eye(3), torch.zeros(3))), truth
+from recon4d.records import Scene
 
 
 def published_tapvid3d(
@@ -61,7 +31,7 @@ def published_tapvid3d(
 
 @pytest.mark.parametrize("seed", range(4))
 def test_tapvid3d_equals_the_published_formulas(seed: int) -> None:
-    prediction, truth = random_scenes(seed)
+    prediction, truth = protocol_scenes(seed)
     p, t = (
         g.transform_points(scene.cameras.cam_from_world.double(), tracks_of(scene).points[0].double()).numpy()
         for scene in (prediction, truth)
@@ -127,7 +97,7 @@ def test_tapvid3d_scales_on_paper() -> None:
 
 
 def test_tapvid3d_does_not_depend_on_the_world_frames_or_the_predicted_unit() -> None:
-    prediction, truth = random_scenes(1)
+    prediction, truth = protocol_scenes(1)
     others = tapvid3d_scores(prediction.transformed(SIM3), truth.transformed(SIM3))
     for one, other in zip(tapvid3d_scores(prediction, truth), others, strict=True):
         assert one.value == pytest.approx(other.value, abs=0.02), one.metric
@@ -155,7 +125,7 @@ def depth_in_frame(scene: Scene, frame: int) -> torch.Tensor:
 
 
 def test_without_points_predicted_to_be_visible_there_is_no_scale_and_all_points_are_errors() -> None:
-    _, truth = random_scenes(0)
+    _, truth = protocol_scenes(0)
     scores = scores_by_name(tapvid3d_scores(with_tracks(truth, visibility=torch.zeros(1, 6, 10)), truth))
     assert scores["tapvid3d_apd"].value == scores["tapvid3d_aj"].value == scores["tapvid3d_apd_fixed"].value == 0
     assert scores["tapvid3d_apd_none"].value == 1
@@ -163,7 +133,7 @@ def test_without_points_predicted_to_be_visible_there_is_no_scale_and_all_points
 
 
 def test_unknown_true_points_do_not_affect_the_scale_of_tapvid3d() -> None:
-    _, truth = random_scenes(0)
+    _, truth = protocol_scenes(0)
     known, wild = torch.ones(1, 6, 10), tracks_of(truth).points.clone()
     known[0, 1:, :9] = 0
     wild[0, 1:, :9] = 1000

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from scenes import make_scene
+from protocol_scenes import protocol_scenes
 from scored import SIM3, scores_by_name, tracks_of, with_tracks
 
 from recon4d import geometry as g
@@ -20,38 +20,7 @@ from recon4d.eval.protocols.worldtrack import (
     path_lengths,
     worldtrack_scores,
 )
-from recon4d.records import Scene, Tracks
-
-
-def random_scenes(seed: int, frames: int = 6, queries: int = 10) -> tuple[Scene, Scene]:
-    """Create known true tracks in meters, the first half of them static, and a noisy prediction in another unit."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def noise(*shape: int) -> torch.Tensor:
-        return torch.randn(shape, generator=generator)
-
-    start = noise(1, 1, queries, 3) + torch.tensor([0.0, 0.0, 5.0])
-    steps = 0.1 * noise(1, frames, queries, 3)
-    steps[:, :, : queries // 2] = 0
-    steps[:, 0] = 0
-    visibility = (noise(1, frames, queries) > -0.3).float()
-    visibility[0, 0, :8] = 1
-    visibility[0, 0, 8:] = 0
-    truth = make_scene(frames, metres_per_unit=1.0)
-    truth = replace(
-        truth,
-        tracks=Tracks(
-            points=start + steps.cumsum(dim=1),
-            visibility=visibility,
-            confidence=torch.ones(1, frames, queries),
-            anchors=torch.tensor([0]),
-            pixels=torch.rand(1, queries, 2, generator=generator) * 10,
-        ),
-    )
-    off = tracks_of(truth).points + 0.15 * noise(1, frames, queries, 3) * noise(1, 1, queries, 1)
-    predicted_visibility = torch.rand(1, frames, queries, generator=generator)
-    predicted = with_tracks(truth, points=off, visibility=predicted_visibility)
-    return predicted.transformed(g.similarity(torch.tensor(0.5), torch.eye(3), torch.zeros(3))), truth
+from recon4d.records import Scene
 
 
 def arrays(prediction: Scene, truth: Scene) -> tuple[np.ndarray, np.ndarray]:
@@ -83,7 +52,7 @@ def published_closed(p: np.ndarray, g_: np.ndarray) -> tuple[float, np.ndarray, 
 
 
 def test_truth_against_itself_is_perfect() -> None:
-    _, truth = random_scenes(0)
+    _, truth = protocol_scenes(0)
     for metrics, scores in (
         (worldtrack_scores.metrics, scores_by_name(worldtrack_scores(truth, truth))),
         (tapvid3d_scores.metrics, scores_by_name(tapvid3d_scores(truth, truth))),
@@ -116,7 +85,7 @@ def test_names_of_worldtrack_metrics() -> None:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_worldtrack_equals_the_published_formulas(seed: int) -> None:
-    prediction, truth = random_scenes(seed)
+    prediction, truth = protocol_scenes(seed)
     p, t = arrays(prediction, truth)
     scores = scores_by_name(worldtrack_scores(prediction, truth))
     each = np.stack([published_global(p[:, i : i + 1], t[:, i : i + 1])[:, 0] for i in range(p.shape[1])], axis=1)
@@ -147,7 +116,7 @@ def test_worldtrack_equals_the_published_formulas(seed: int) -> None:
 
 
 def test_ransac_corrects_a_rotated_world_and_ignores_a_few_outliers() -> None:
-    _, truth = random_scenes(1)
+    _, truth = protocol_scenes(1)
     points = g.transform_points(SIM3, tracks_of(truth).points)
     points[0, 2, 3] += 20
     points[0, 4, 6] -= 20
@@ -167,7 +136,7 @@ def test_ransac_uses_meters_and_the_published_threshold(monkeypatch: pytest.Monk
         return align_sim3(predicted, true)
 
     monkeypatch.setattr("recon4d.eval.alignment.ransac.align_sim3_ransac", fake)
-    prediction, truth = random_scenes(0)
+    prediction, truth = protocol_scenes(0)
     _, t = arrays(prediction, truth)
     worldtrack_scores(prediction, truth)
     worldtrack_scores(prediction, replace(truth, metres_per_unit=torch.tensor(10.0)))
@@ -240,7 +209,7 @@ def test_path_lengths_skip_unknown_points() -> None:
 
 
 def test_an_outlier_frame_of_the_truth_is_dynamic_in_the_published_subset_and_not_in_the_second_version() -> None:
-    _, truth = random_scenes(3)
+    _, truth = protocol_scenes(3)
     points = tracks_of(truth).points.clone()
     points[0, :, :, :] = points[0, :1]
     points[0, :, 1, 0] += torch.tensor([0.0, 0.0, 0.0, 0.5, 0.0, 0.0])
@@ -262,7 +231,7 @@ def test_the_median_filter_keeps_straight_paths_and_repeats_the_ends() -> None:
 
 
 def test_the_dynamic_subset_is_realigned_as_published_and_not_in_the_second_version() -> None:
-    _, truth = random_scenes(4)
+    _, truth = protocol_scenes(4)
     points = tracks_of(truth).points.clone()
     points[0, :, 5:] *= 1.5
     scores = scores_by_name(worldtrack_scores(with_tracks(truth, points=points), truth))
@@ -272,7 +241,7 @@ def test_the_dynamic_subset_is_realigned_as_published_and_not_in_the_second_vers
 
 
 def test_worldtrack_thresholds_are_in_meters_and_the_path_threshold_is_exclusive() -> None:
-    prediction, truth = random_scenes(0)
+    prediction, truth = protocol_scenes(0)
     in_centimeters = truth.transformed(g.similarity(torch.tensor(100.0), torch.eye(3), torch.zeros(3)))
     for one, other in zip(
         worldtrack_scores(prediction, truth), worldtrack_scores(prediction, in_centimeters), strict=True
@@ -286,7 +255,7 @@ def test_worldtrack_thresholds_are_in_meters_and_the_path_threshold_is_exclusive
 
 
 def test_path_lengths_are_in_meters() -> None:
-    prediction, truth = random_scenes(0)
+    prediction, truth = protocol_scenes(0)
     points = tracks_of(truth).points[:, :1].repeat(1, 6, 1, 1)
     points[0, 1:, 0, 0] += 0.0101
     in_half_meters = replace(with_tracks(truth, points=points), metres_per_unit=torch.tensor(0.5))
@@ -295,7 +264,7 @@ def test_path_lengths_are_in_meters() -> None:
 
 
 def test_scales_per_track_use_found_and_known_points() -> None:
-    _, truth = random_scenes(0)
+    _, truth = protocol_scenes(0)
     known, found = torch.ones(1, 6, 10), torch.ones(1, 6, 10)
     known[0, 1:5, 3] = 0
     found[0, 1:5, 4] = 0
@@ -311,7 +280,7 @@ def test_scales_per_track_use_found_and_known_points() -> None:
 
 
 def test_only_queries_anchored_and_visible_in_frame_0_count() -> None:
-    prediction, truth = random_scenes(0)
+    prediction, truth = protocol_scenes(0)
     for scene in (prediction, truth):
         assert tracks_of(scene).points.shape == (1, 6, 10, 3)
     two = [
@@ -332,7 +301,7 @@ def test_only_queries_anchored_and_visible_in_frame_0_count() -> None:
 
 
 def test_undefined_scores_give_a_reason() -> None:
-    prediction, truth = random_scenes(0)
+    prediction, truth = protocol_scenes(0)
     without = replace(truth, tracks=None)
     assert worldtrack_scores(prediction, without) == tapvid3d_scores(prediction, without) == ()
     for score in (

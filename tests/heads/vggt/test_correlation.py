@@ -66,17 +66,17 @@ class TestCorrelation:
         torch.testing.assert_close(self.pyramid[1][:, :, 1, 3], mean)
 
     def test_chunks_change_nothing_forward_or_backward(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        def answers() -> tuple[Tensor, ...]:
+        def predictions() -> tuple[Tensor, ...]:
             maps, features = self.pyramid[0].clone().requires_grad_(), self.features.clone().requires_grad_()
             correlations = local_correlation([maps], features, self.cells, radius=2)
             return correlations, *torch.autograd.grad(correlations.square().sum(), (maps, features))
 
-        whole = answers()
+        whole = predictions()
         seen = []
         monkeypatch.setattr("recon4d.heads.vggt.tracker.MAX_WINDOW_VALUES", 4 * 2 * 25 * 8)
         original = torch.cat
         monkeypatch.setattr(torch, "cat", lambda parts, dim: seen.append(len(parts)) or original(parts, dim=dim))
-        for mine, theirs in zip(answers(), whole, strict=True):
+        for mine, theirs in zip(predictions(), whole, strict=True):
             torch.testing.assert_close(mine, theirs)
         assert 2 in seen  # six queries by fours
 

@@ -6,9 +6,11 @@ import pytest
 import torch
 from moving_square import FOCAL, FRAMES, HEIGHT, SIDE, SPEED, WIDTH, filmed
 
+from recon4d.geometry import pixel_grid
 from recon4d.records import Scene, Tracks
 from recon4d.refine.dynamic.dynamic_tracks import HIDDEN_CONFIDENCE, MAX_EXTRAPOLATION, track_dynamic_pixels
-from recon4d.refine.dynamic.flow_tracking import FlowTracker
+from recon4d.refine.dynamic.flow_tracking import FlowTracker, is_agreeing
+from recon4d.refine.dynamic.optical_flow import returns_to_start
 
 DEPTH = 5.0
 """Depth of everything in the scenes of `filmed`."""
@@ -87,6 +89,35 @@ def test_features_find_motions_that_flow_does_not() -> None:
     assert followed.is_followed[1:, mask[0]].float().mean() > 0.5
     moved = (followed.positions[-1] - followed.positions[0])[mask[0] & followed.is_followed[-1]]
     torch.testing.assert_close(moved.median(dim=0).values, torch.tensor([5 * 17.0, 0.0]), atol=0.5, rtol=0.0)
+
+
+def test_matches_that_move_alone_are_no_start() -> None:
+    """Nine features move together, one elsewhere; two features alone agree with too few others."""
+    sources = torch.tensor([[10.0 * x, 10.0 * y] for x in range(3) for y in range(3)] + [[15.0, 15.0]])
+    moves = torch.tensor([[20.0, 0.0]]).repeat(10, 1)
+    moves[9] = torch.tensor([-30.0, 40.0])
+    assert is_agreeing(sources, moves).tolist() == 9 * [True] + [False]
+    assert not is_agreeing(sources[:2], moves[:2]).any()
+    assert not is_agreeing(sources[:0], moves[:0]).any()
+
+
+def test_what_was_hidden_in_one_frame_is_not_found_again() -> None:
+    """A curtain hides the lower half of the square in one frame; the upper half is followed to the end."""
+    clip, scene, mask = filmed()
+    images, dynamic = clip.images.clone(), mask.clone()
+    images[2, :, 44:], dynamic[2, 44:] = 128, False
+    followed = FlowTracker(replace(clip, images=images), replace(scene, dynamic=dynamic.float())).follow(0)
+    assert followed.is_followed[3:, 33:40, 18:34].float().mean() > 0.8
+    assert not followed.is_followed[3:, 47:].any()
+
+
+def test_flow_that_does_not_lead_back_or_leaves_the_picture_is_not_relied_on() -> None:
+    grid = pixel_grid(HEIGHT, WIDTH)
+    there = torch.tensor([5.0, 0.0]).expand(HEIGHT, WIDTH, 2)
+    returns = returns_to_start(grid + there, there, -there)
+    assert returns[:, : WIDTH - 5].all()
+    assert not returns[:, WIDTH - 4 :].any()
+    assert not returns_to_start(grid + there, there, torch.zeros_like(there)).any()
 
 
 def test_nothing_is_followed_onto_the_background() -> None:
