@@ -4,7 +4,6 @@ Each clip of worlds-v1 is scored with the given model and with the model that wa
 """
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 import tyro
@@ -16,12 +15,12 @@ from recon4d.eval import (
     load_benchmark,
     score_prediction,
 )
-from recon4d.inference import ReconstructConfig, reconstruct
+from recon4d.inference import reconstruct
 from recon4d.models import Model, require_trainable
 from recon4d.records import Scene
 from recon4d.train.adaptation import adapt
 from recon4d.train.adaptation_config import AdaptConfig
-from recon4d.zoo import create_model, load_model
+from recon4d.zoo import find_model
 
 METRICS = ("abs_rel", "auc_30")
 """Metrics of depth and camera poses that are shown."""
@@ -42,8 +41,7 @@ class Arguments:
 
 
 def main(arguments: Arguments) -> None:
-    is_file = Path(arguments.model).is_file()
-    model = load_model(arguments.model) if is_file else create_model(arguments.model)
+    model = find_model(arguments.model, allow_untrained=True)
     benchmark = load_benchmark("worlds-v1", BenchmarkConfig(split=arguments.split, clips=arguments.clips))
     print("clip      no warp" + "".join(f"  {name:18}" for name in ("held-out error", *METRICS)) + "  kept")
     rows = [_adapt_to_clip(require_trainable(model), name, benchmark, arguments.config) for name in benchmark.clips]
@@ -54,9 +52,7 @@ def _adapt_to_clip(model: Model, name: str, benchmark: Benchmark, config: AdaptC
     """Adapt to a clip, print its line and return held-out error and metrics, each before and after."""
     sample = benchmark.read(name)
     adaptation = adapt(model, sample.clip, config)
-    initial = reconstruct(
-        model, sample.clip, ReconstructConfig(precision="float32", processing_size=config.processing_size)
-    )
+    initial = reconstruct(model, sample.clip, precision="float32", processing_size=config.processing_size)
     after = adaptation.before if adaptation.after is None else adaptation.after
     values = [adaptation.before.total, after.total]
     for pair in zip(_scores(initial, name, benchmark), _scores(adaptation.scene, name, benchmark), strict=True):

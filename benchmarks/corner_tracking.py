@@ -6,7 +6,6 @@ same corners are also searched by OpenCV's pyramidal Lucas-Kanade, which estimat
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 from unittest.mock import patch
 
 import cv2
@@ -22,7 +21,7 @@ from recon4d.records import FeatureTracks, Scene
 from recon4d.refine import track_corners
 from recon4d.refine.tracks import corner_tracking
 from recon4d.refine.tracks.lucas_kanade import Placement, ncc
-from recon4d.zoo import create_model, load_model
+from recon4d.zoo import find_model
 
 FRAME_DISTANCES = (1, 3, 7)
 """Numbers of frames between the compared frames."""
@@ -48,8 +47,7 @@ class Arguments:
 
 def main(arguments: Arguments) -> None:
     """Run the benchmark and print one row per kind of track and distance."""
-    is_file = Path(arguments.model).is_file()
-    model = load_model(arguments.model) if is_file else create_model(arguments.model)
+    model = find_model(arguments.model, allow_untrained=True)
     benchmark = load_benchmark("worlds-v1", BenchmarkConfig(split=arguments.split, clips=arguments.clips))
     errors: dict[tuple[str, int], list[Tensor]] = {}
     for name in benchmark.clips:

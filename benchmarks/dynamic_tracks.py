@@ -9,13 +9,14 @@ from dataclasses import dataclass, replace
 import torch
 import tyro
 
-from recon4d import create_model, reconstruct_and_match, refine_clip
+from recon4d import reconstruct_and_match, refine_clip
 from recon4d.datasets.synthetic.generation import make_scenes, render_scenes
 from recon4d.datasets.synthetic.worlds_v1 import WORLDS_V1
 from recon4d.eval.metrics.tracks import track_scores
 from recon4d.eval.pairing import pair_with_truth
 from recon4d.records import Scene
 from recon4d.refine.track_transfer import hold_static_tracks
+from recon4d.zoo import find_model
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Arguments:
 
 def main(arguments: Arguments) -> None:
     """Print moving_epe of each clip with moving points, and pooled over all."""
-    model, config = create_model(arguments.model), WORLDS_V1["8"].config
+    model, config = find_model(arguments.model, allow_untrained=True), WORLDS_V1["8"].config
     totals, count = [0.0, 0.0], 0
     print(f"moving_epe: {'held still':>12}{'followed':>12}")
     for number in range(arguments.clips):

@@ -219,7 +219,7 @@ def _read_run(folder: Path) -> None:
 def _make_checkpoint(folder: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        save_model(create_model("recon4d_tiny"), folder / "a.safetensors", "int8")
+        save_model(create_model("recon4d_tiny", pretrained=False), folder / "a.safetensors", "int8")
 
 
 def _read_checkpoint(folder: Path) -> None:

@@ -220,7 +220,7 @@ def _seconds(run: Callable[[], object], repeats: int, device: torch.device) -> f
 
 
 def _model(name: str, mode: Mode) -> Model:
-    model = load_model(name) if Path(name).is_file() else create_model(name, weights=None)
+    model = load_model(name) if Path(name).is_file() else create_model(name, pretrained=False)
     assert isinstance(model, Model), "only models with an aggregator are measured"
     _prepared(model, mode)
     return model

@@ -8,7 +8,6 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Literal
 
 import torch
@@ -21,11 +20,11 @@ from recon4d.eval import (
     load_benchmark,
     score_prediction,
 )
-from recon4d.inference import ReconstructConfig, reconstruct, reconstruct_and_match
+from recon4d.inference import ReconstructConfig, predict_scene, reconstruct_and_match
 from recon4d.models import SceneModel
 from recon4d.records import Clip, Priors, Scene
 from recon4d.refine import refine_clip
-from recon4d.zoo import create_model, load_model
+from recon4d.zoo import find_model
 
 CONFIG = ReconstructConfig(anchors=(), precision="float32")
 """Settings of the single pass."""
@@ -55,8 +54,7 @@ class Arguments:
 
 def main(arguments: Arguments) -> None:
     """Print the mean metrics for each input."""
-    is_file = Path(arguments.model).is_file()
-    model = load_model(arguments.model) if is_file else create_model(arguments.model)
+    model = find_model(arguments.model, allow_untrained=True)
     benchmark = load_benchmark("worlds-v1", BenchmarkConfig(split=arguments.split, clips=arguments.clips))
     found: dict[str, list[list[float]]] = {}
     for name in benchmark.clips:
@@ -99,7 +97,7 @@ def _scores_of_clip(
 
 
 def _reconstruct(model: SceneModel, clip: Clip) -> Scene:
-    return reconstruct(model, clip, CONFIG).resized(*clip.size)
+    return predict_scene(model, clip, CONFIG).resized(*clip.size)
 
 
 def _refine(model: SceneModel, clip: Clip) -> Scene:

@@ -26,7 +26,7 @@ from recon4d.io import SceneInfo, read_clip, write_results
 from recon4d.models import SceneModel
 from recon4d.records import Clip, LocatedCameras, Scene
 from recon4d.refine import refine_clip
-from recon4d.zoo import create_model
+from recon4d.zoo import find_model
 
 NUM_OTHERS = 2
 """Number of clips before a clip whose pictures are tried in its scene."""
@@ -65,7 +65,7 @@ NO_ERRORS = Errors(math.nan, math.nan)
 
 def main(benchmark: Benchmark) -> None:
     """Print a row for each held-back frame, and which pictures of other clips were located."""
-    model = create_model(benchmark.model)
+    model = find_model(benchmark.model, allow_untrained=True)
     columns = ("run deg", "run %", "true deg", "true %", "scene deg", "scene %", "exp. deg", "exp. %", "inliers")
     print(f"{'clip':20}{'frame':>6}" + "".join(f"{name:>10}" for name in columns) + "   seconds  intrinsics")
     pictures: dict[str, Tensor] = {}

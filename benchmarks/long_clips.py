@@ -33,7 +33,7 @@ from recon4d.io import SceneInfo
 from recon4d.io.long_clips import open_long_clip
 from recon4d.records import Cameras, Clip, Scene
 from recon4d.refine import Refinement, refine_clip
-from recon4d.zoo import create_model
+from recon4d.zoo import find_model
 
 CHUNK = 20
 """Number of frames that are rendered at once."""
@@ -102,7 +102,7 @@ def main(arguments: Arguments) -> None:
 
 def reconstruct_rows(pictures: Path, folder: Path, arguments: Arguments, is_refined: bool) -> list[Row]:
     """Reconstruct the windows of a clip, and put them together without and with loops."""
-    model = create_model(arguments.model)
+    model = find_model(arguments.model, allow_untrained=True)
     clip = open_long_clip(pictures, fps=30)
     info = SceneInfo(model.name, True, __version__, clip.source, clip.size, settings={})
     config = WindowConfig(arguments.window, arguments.overlap)

@@ -32,7 +32,7 @@ from recon4d.losses import true_matches
 from recon4d.models import Model, require_trainable
 from recon4d.models.backbones import DinoBackbone, DinoBackboneConfig
 from recon4d.records import Cameras, Scene
-from recon4d.zoo import create_model, load_model
+from recon4d.zoo import find_model
 
 FRAME_DISTANCES = (1, 3, 7)
 """Numbers of frames between the two frames of a pair."""
@@ -111,8 +111,7 @@ class Row:
 @torch.inference_mode()
 def main(arguments: Arguments) -> None:
     """Run the benchmark and print one row per matcher."""
-    is_file = Path(arguments.model).is_file()
-    model = require_trainable(load_model(arguments.model) if is_file else create_model(arguments.model))
+    model = require_trainable(find_model(arguments.model, allow_untrained=True))
     backbone = _load_backbone(arguments)
     benchmark = load_benchmark("worlds-v1", BenchmarkConfig(split=arguments.split, clips=arguments.clips))
     matchers: dict[str, Matcher] = {

@@ -25,7 +25,7 @@ from recon4d.eval.baselines.static import static_scene
 from recon4d.eval.metrics.track_pairs import track_pairs
 from recon4d.eval.metrics.tracks import MEDIAN_DEPTH, is_dynamic_entry
 from recon4d.eval.pairing import pair_with_truth
-from recon4d.inference import ReconstructConfig, reconstruct
+from recon4d.inference import reconstruct
 from recon4d.models import SceneModel
 from recon4d.records import Scene
 from recon4d.train.checkpoints import latest_complete
@@ -186,7 +186,7 @@ def _print_scores(model: SceneModel, benchmark: Benchmark) -> None:
     for name in benchmark.clips:
         sample = benchmark.read(name)
         clip = replace(sample.clip, priors=None)
-        predicted = reconstruct(model, clip, ReconstructConfig(precision="float32")).resized(*clip.size)
+        predicted = reconstruct(model, clip, precision="float32").resized(*clip.size)
         for method, scene in _methods(predicted, static_scene(clip, (0,))):
             result = score_prediction(method, name, Prediction.from_scene(scene, seconds=0.0), sample.scene, benchmark)
             found.setdefault(method, {}).setdefault(FLOW, []).append(_scene_flow_error(scene, sample.scene))

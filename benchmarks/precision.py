@@ -5,13 +5,14 @@ The output is the relative error of each field of the scene (norm of the differe
 
 import time
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import tyro
 
 import recon4d
+from recon4d.zoo import find_model
 
 
 @dataclass(frozen=True)
@@ -32,14 +33,13 @@ def main(benchmark: Benchmark) -> None:
     """Print the relative errors and the speedup."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model = recon4d.create_model(benchmark.model).to(benchmark.device)
+        model = find_model(benchmark.model, allow_untrained=True).to(benchmark.device)
     clip = recon4d.read_clip(benchmark.clip, benchmark.num_frames)
-    config = recon4d.ReconstructConfig()
     scenes, seconds = {}, {}
     for precision in ("float32", "bfloat16"):
-        recon4d.reconstruct(model, clip, replace(config, precision=precision))  # warm-up
+        recon4d.reconstruct(model, clip, precision=precision)  # warm-up
         started = time.perf_counter()
-        scenes[precision] = recon4d.reconstruct(model, clip, replace(config, precision=precision))
+        scenes[precision] = recon4d.reconstruct(model, clip, precision=precision)
         seconds[precision] = time.perf_counter() - started
     exact, half = scenes["float32"], scenes["bfloat16"]
 

@@ -30,7 +30,7 @@ from recon4d.io import read_clip
 from recon4d.models import SceneModel
 from recon4d.records import Cameras, Clip, Scene
 from recon4d.refine import ColmapConfig, ColmapFailure, refine_clip
-from recon4d.zoo import create_model, load_model
+from recon4d.zoo import find_model
 
 SAMPLING_SECONDS = 0.02
 """Time between two measurements of the memory, in seconds."""
@@ -99,7 +99,7 @@ class Scores:
 
 def main(benchmark: Benchmark) -> None:
     """Print the comparison."""
-    model = load_model(benchmark.model) if Path(benchmark.model).is_file() else create_model(benchmark.model)
+    model = find_model(benchmark.model, allow_untrained=True)
     warm_up(model)
     totals: dict[str, list[Scores]] = {}
     print(f"{'clip':28}{'pictures':>12}{'method':>14}{'AUC@30':>8}{'AUC@5':>8}{'AbsRel':>8}{'seconds':>9}  how")

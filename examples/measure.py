@@ -20,6 +20,7 @@ from recon4d.io import (
     write_results,
 )
 from recon4d.records import Scene
+from recon4d.zoo import find_model
 
 
 @dataclass(frozen=True)
@@ -44,12 +45,12 @@ class Arguments:
 
 def main(arguments: Arguments) -> None:
     clip = recon4d.read_clip(arguments.clip, num_frames=arguments.num_frames)
-    model = recon4d.create_model(arguments.model)
+    model = find_model(arguments.model, allow_untrained=True)
     # At the size of the clip, so that the given pixels are pixels of the maps.
     scene = recon4d.reconstruct(model, clip).resized(*clip.size)
 
     first, second = arguments.known[:2], arguments.known[2:]
-    scene = recon4d.convert_to_meters_by_distance(scene, 0, first, second, arguments.meters)
+    scene = scene.in_metres_by_distance(0, first, second, arguments.meters)
     length = distance(scene, arguments.wanted[:2], arguments.wanted[2:])
     print(f"from pixel {arguments.wanted[:2]} to {arguments.wanted[2:]}: {length:.2f} m")
     path_length = scene.cameras.centers.diff(dim=0).norm(dim=-1).sum()

@@ -34,6 +34,7 @@ from recon4d.train.objective import (
     objective,
     term_names,
 )
+from recon4d.zoo import find_model
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def main(arguments: Arguments) -> None:
     source = PreprocessedSource(Mixture(sources, ClipSampling(num_frames=frames)), arguments.size, num_tracks=256)
     batches = make_loader(source, 0, 0, arguments.batch_size, rank=0, world_size=1, num_workers=0)
 
-    model = require_trainable(recon4d.create_model(arguments.model))
+    model = require_trainable(find_model(arguments.model, allow_untrained=True))
     train_module = TrainModule(model)
     optimizer = torch.optim.AdamW(model.parameters(), arguments.learning_rate)
     for step, sample in zip(range(1, arguments.steps + 1), batches, strict=False):

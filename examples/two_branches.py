@@ -18,11 +18,11 @@ import torch
 import tyro
 from torch import Tensor
 
-import recon4d
 from recon4d import geometry, losses
 from recon4d.datasets.synthetic import SyntheticConfig, SyntheticScenes
 from recon4d.models import SceneModel
 from recon4d.records import Clip, Scene
+from recon4d.zoo import find_model
 
 DYNAMIC_SHARE = 0.02
 """Points that are displaced by more than this share of their depth are dynamic. Hand-tuned."""
@@ -47,7 +47,7 @@ def main(arguments: Arguments) -> None:
     config = SyntheticConfig(num_frames=arguments.frames, height=height, width=width, static_scene_share=0.0)
     sample = SyntheticScenes(config, anchors=(0,)).sample(arguments.seed)
     truth = losses.normalized(sample.scene)  # in the world of the first camera, with a mean distance of 1
-    model = recon4d.create_model(arguments.model)
+    model = find_model(arguments.model, allow_untrained=True)
     whole = scaled_like(predict(model, sample.clip), truth)
 
     print("Medians in % of depth. gap: between both branches where they see the same point. X: error of a branch.")
@@ -91,7 +91,7 @@ def scaled_like(scene: Scene, truth: Scene) -> Scene:
     """Scale a scene by one median of distances from the first camera, over all known pixels of all frames."""
     is_known = truth.point_confidence > 0
     medians = [points[is_known].norm(dim=-1).median() for points in (truth.points, scene.points)]
-    return recon4d.scale_scene(scene, float(medians[0] / medians[1]))
+    return scene.scaled(float(medians[0] / medians[1]))
 
 
 def held_still(truth: Scene) -> Scene:

@@ -25,12 +25,8 @@ __all__ = [
     "Model",
     "ModelConfig",
     "Priors",
-    "ReconstructConfig",
     "Scene",
     "Tracks",
-    "align_to_ground",
-    "convert_to_meters",
-    "convert_to_meters_by_distance",
     "create_model",
     "list_models",
     "load_model",
@@ -44,7 +40,6 @@ __all__ = [
     "refine_clip",
     "save_model",
     "save_scene",
-    "scale_scene",
 ]
 
 _MODULE_OF = {
@@ -56,12 +51,8 @@ _MODULE_OF = {
     "Model": "recon4d.models",
     "ModelConfig": "recon4d.models",
     "Priors": "recon4d.records",
-    "ReconstructConfig": "recon4d.inference",
     "Scene": "recon4d.records",
     "Tracks": "recon4d.records",
-    "align_to_ground": "recon4d.records",
-    "convert_to_meters": "recon4d.records",
-    "convert_to_meters_by_distance": "recon4d.records",
     "create_model": "recon4d.zoo",
     "list_models": "recon4d.zoo",
     "load_model": "recon4d.zoo",
@@ -75,7 +66,6 @@ _MODULE_OF = {
     "refine_clip": "recon4d.refine",
     "save_model": "recon4d.zoo",
     "save_scene": "recon4d.io",
-    "scale_scene": "recon4d.records",
 }
 """The module that each public name is imported from."""
 
@@ -118,7 +108,7 @@ if TYPE_CHECKING:
         viewer,
         zoo,
     )
-    from recon4d.inference import ReconstructConfig, locate, reconstruct, reconstruct_and_match
+    from recon4d.inference import locate, reconstruct, reconstruct_and_match
     from recon4d.io import load_scene, load_scene_info, read_clip, save_scene
     from recon4d.models import Model, ModelConfig
     from recon4d.records import (
@@ -130,10 +120,6 @@ if TYPE_CHECKING:
         Priors,
         Scene,
         Tracks,
-        align_to_ground,
-        convert_to_meters,
-        convert_to_meters_by_distance,
-        scale_scene,
     )
     from recon4d.refine import refine_clip
     from recon4d.zoo import create_model, list_models, load_model, model_config, save_model

@@ -66,7 +66,7 @@ def test_measured_distances_are_true(
     far, near = world.scene.points[0, 10, 20], world.scene.points[0, 40, 30]
     corner = world.scene.points[0, 45, 60]
     assert world.scene.depth_confidence[0, [10, 40, 45], [20, 30, 60]].all()
-    in_other_units = recon4d.scale_scene(world.scene, 0.37)
+    in_other_units = world.scene.scaled(0.37)
     monkeypatch.setattr(recon4d, "read_clip", lambda path, num_frames: world.clip, raising=False)
     monkeypatch.setattr(recon4d, "reconstruct", lambda model, clip: in_other_units, raising=False)
     arguments = measure.Arguments(
@@ -152,7 +152,7 @@ class TestTrainingOnOwnClips:
         training = example("train_on_own_clips")
         out = folder / "mine.safetensors"
         torch.manual_seed(0)
-        untrained = recon4d.create_model("recon4d_tiny")
+        untrained = recon4d.create_model("recon4d_tiny", pretrained=False)
         training.main(training.Arguments(folder, out, steps=2, batch_size=2, num_frames=3, size=(48, 64)))
         model = recon4d.load_model(out)
         assert model.trained

@@ -22,14 +22,14 @@ def find_model(name_or_file: str) -> "SceneModel":
         name_or_file: A name that `recon4d models` lists, or the path of a checkpoint file.
 
     Returns:
-        The model on the CPU, with its weights.
+        The model on the CPU. One without trained weights gets random ones, with an `UntrainedWarning`.
 
     Raises:
         UserError: If there is no such model, or the checkpoint cannot be read.
     """
     from recon4d import zoo
 
-    return zoo.find_model(name_or_file)
+    return zoo.find_model(name_or_file, allow_untrained=True)
 
 
 def find_device(name: str) -> "torch.device":

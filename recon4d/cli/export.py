@@ -52,7 +52,6 @@ class ExportCommand:
         from recon4d.io import PointSelection, check_formats, check_output_folder, export_results
         from recon4d.io.exporters.export_record import check_export
         from recon4d.io.exporters.frame_source import open_frames
-        from recon4d.records.metric_scale import metres_per_unit_of_baseline
 
         selection = PointSelection(self.drop, self.min_confidence, self.max_points)
         check_formats(self.to)
@@ -61,7 +60,7 @@ class ExportCommand:
         if self.baseline is not None:
             if self.metres_per_unit is not None:
                 raise UserError("--baseline and --metres-per-unit both give the unit; give only one of the two")
-            frames = frames.converted_to_meters(metres_per_unit_of_baseline(frames.cameras, *self.baseline))
+            frames = frames.converted_to_meters(frames.cameras.metres_per_unit(*self.baseline))
         if self.metres_per_unit is not None:
             frames = frames.converted_to_meters(self.metres_per_unit)
         if self.one_camera:

@@ -113,7 +113,7 @@ def _run(
     info: "SceneInfo",
     is_refined: bool,
 ) -> "LongScene":
-    from recon4d.inference import reconstruct, reconstruct_and_match
+    from recon4d.inference import predict_scene, reconstruct_and_match
     from recon4d.inference.windows import (
         AnchorConfig,
         LoopConfig,
@@ -130,7 +130,7 @@ def _run(
     config = replace(options.single_pass, anchors=(0,) if long.anchored or long.tracks else ())
 
     def reconstruct_window(window: "Clip") -> "Scene":
-        return reconstruct(model, window, config)
+        return predict_scene(model, window, config)
 
     def refine_window(window: "Clip") -> "Refinement":
         return refine_clip(window, *reconstruct_and_match(model, window, config))

@@ -198,7 +198,7 @@ def _run_network(
     camera_report: list[str],
 ) -> "tuple[Scene, FeatureTracks | None]":
     """Run a single pass over the clip; feature tracks come with it if they are needed for refinement."""
-    from recon4d.inference import reconstruct, reconstruct_and_match
+    from recon4d.inference import predict_scene, reconstruct_and_match
     from recon4d.layers import attention_kernel
 
     config = replace(options.single_pass, on_progress=progress.advance, on_rig=camera_report.append)
@@ -208,9 +208,9 @@ def _run_network(
     started = time.perf_counter()
     with chosen_reference_view(model, options, clip.times):
         scene, matches = (
-            reconstruct_and_match(model, clip, config) if is_refined else (reconstruct(model, clip, config), None)
+            reconstruct_and_match(model, clip, config) if is_refined else (predict_scene(model, clip, config), None)
         )
-    seconds, device = time.perf_counter() - started, next(model.parameters()).device
+    seconds, device = time.perf_counter() - started, model.device
     progress.print(
         f"{model.name} on {device} with {attention_kernel(model)} attention: "
         f"{scene.size[1]} x {scene.size[0]} pixels in {seconds:.1f} s"
@@ -225,6 +225,6 @@ def _describe_memory(model: "SceneModel", clip: "Clip", config: "ReconstructConf
     from recon4d.models import plan_memory
 
     size = processing_size(clip.size, config.processing_size or model.config.processing_size, model.patch_size)
-    is_bfloat16 = runs_in_bfloat16(config.precision, next(model.parameters()).device)
+    is_bfloat16 = runs_in_bfloat16(config.precision, model.device)
     plan = plan_memory(model, clip.num_frames, size, len(config.anchors), config.frame_chunk, is_bfloat16)
     return f"{model.name} needs about {plan}"

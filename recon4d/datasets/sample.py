@@ -6,7 +6,6 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from recon4d.geometry import transform_points, unproject_map
 from recon4d.records import (
     Cameras,
     Clip,
@@ -80,23 +79,14 @@ def ground_truth_scene(
     Returns:
         The ground-truth scene.
     """
-    depths = torch.where(is_known, depths, torch.zeros_like(depths))
-    confidence = is_known.to(depths.dtype)
-    points = transform_points(cameras.world_from_cam, unproject_map(depths, cameras.intrinsics))
-    return (
-        Scene(
-            cameras=cameras,
-            depths=depths,
-            depth_confidence=confidence,
-            points=points,
-            point_confidence=confidence,
-            dynamic=torch.full_like(depths, torch.nan) if dynamic is None else dynamic,
-            metres_per_unit=torch.tensor(metres_per_unit),
-            tracks=None if trajectories is None else _tracks_from_trajectories(trajectories, anchors),
-        )
-        .in_frame(0)
-        .zero_unknown_points()
+    scene = Scene.from_depth(
+        torch.where(is_known, depths, torch.zeros_like(depths)),
+        cameras,
+        dynamic=dynamic,
+        metres_per_unit=metres_per_unit,
     )
+    tracks = None if trajectories is None else _tracks_from_trajectories(trajectories, anchors)
+    return replace(scene, tracks=tracks).in_frame(0).zero_unknown_points()
 
 
 def _tracks_from_trajectories(trajectories: Trajectories, anchors: tuple[int, ...]) -> Tracks:

@@ -17,7 +17,7 @@ from recon4d.eval.baselines.colmap import reconstruct_with_colmap
 from recon4d.eval.baselines.static import static_scene
 from recon4d.eval.isolation import CrashError, IsolatedFunction
 from recon4d.eval.predictions import Prediction
-from recon4d.inference import ReconstructConfig, reconstruct, reconstruct_and_match
+from recon4d.inference import ReconstructConfig, predict_scene, reconstruct_and_match
 from recon4d.io import load_scene
 from recon4d.layers import Kernel, set_attention_kernel
 from recon4d.models import SceneModel
@@ -32,7 +32,7 @@ from recon4d.refine import (
     refine_clip,
 )
 from recon4d.refine.no_solution import NoSolution
-from recon4d.zoo import create_model, list_models, load_model
+from recon4d.zoo import find_model, list_models, load_model
 
 FAILURES = (UserError, NoSolution, CrashError)
 """Exceptions that mean that a method has no result for a clip. All others are defects and surface."""
@@ -166,7 +166,7 @@ class Network(Method):
 
     def predict_scene(self, request: Request) -> Scene:
         """See `Method.predict_scene`."""
-        return reconstruct(self._model, request.clip, self._config(request))
+        return predict_scene(self._model, request.clip, self._config(request))
 
     def predict(self, request: Request) -> Prediction:
         """See `Method.predict`. A first pass over one frame, which is not timed, initializes device and kernels."""
@@ -174,7 +174,7 @@ class Network(Method):
             # The timed pass reports why a clip is unsuitable.
             with contextlib.suppress(UserError):
                 one_frame = ReconstructConfig(processing_size=self._processing_size)
-                reconstruct(self._model, request.clip.frames([0]), one_frame)
+                predict_scene(self._model, request.clip.frames([0]), one_frame)
             self._is_warm = True
         return super().predict(request)
 
@@ -331,7 +331,7 @@ def load_network(name: str) -> LoadedNetwork:
         UserError: If there is no such model, or its file is missing or damaged.
     """
     if name in list_models():
-        return LoadedNetwork.from_model(name, create_model(name))
+        return LoadedNetwork.from_model(name, find_model(name, allow_untrained=True))
     path = Path(name)
     if path.suffix == ".safetensors" or path.is_file():
         return LoadedNetwork.from_model(path.stem, load_model(path))

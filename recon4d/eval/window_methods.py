@@ -19,7 +19,7 @@ from recon4d.eval.methods import (
     load_network,
     make_method,
 )
-from recon4d.inference import ReconstructConfig, reconstruct, reconstruct_and_match
+from recon4d.inference import ReconstructConfig, predict_scene, reconstruct_and_match
 from recon4d.inference.windows import (
     AnchorConfig,
     WindowConfig,
@@ -107,7 +107,7 @@ class WindowedNetwork(Network):
     def predict_scene(self, request: Request) -> Scene:
         """See `Method.predict_scene`."""
         config, windows = self._with_tracks(request)
-        return reconstruct_in_windows(lambda clip: reconstruct(self._model, clip, config), request.clip, windows)
+        return reconstruct_in_windows(lambda clip: predict_scene(self._model, clip, config), request.clip, windows)
 
     def _with_tracks(self, request: Request) -> tuple[ReconstructConfig, WindowConfig]:
         """Request the tracks of the first frame of each window if those of the clip are stitched from them."""
@@ -157,7 +157,7 @@ class AnchoredNetwork(Network):
     def predict_scene(self, request: Request) -> Scene:
         """See `Method.predict_scene`."""
         config = replace(self._config(request), anchors=(0,))
-        return reconstruct_by_pairs(lambda clip: reconstruct(self._model, clip, config), request.clip)
+        return reconstruct_by_pairs(lambda clip: predict_scene(self._model, clip, config), request.clip)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from recon4d.errors import UserError
 from recon4d.geometry import resized_intrinsics
-from recon4d.inference.single_pass import ReconstructConfig, reconstruct
+from recon4d.inference.single_pass import ReconstructConfig, predict_scene
 from recon4d.inference.windows.robust_similarity import robust_mean
 from recon4d.models import MonoModel, SceneModel
 from recon4d.records import Clip, Priors, Scene
@@ -68,7 +68,7 @@ def _metric_scene(model: MonoModel, clip: Clip, scene: Scene, config: Reconstruc
     settings = replace(config, anchors=(), processing_size=None)
     # The poses are not used, and known to be at rest, so that nothing is assumed.
     poses = torch.eye(4).expand(clip.num_frames, 4, 4)
-    found = reconstruct(model, replace(clip, priors=replace(priors, world_from_cam=poses)), settings)
+    found = predict_scene(model, replace(clip, priors=replace(priors, world_from_cam=poses)), settings)
     return found.resized(*scene.size)
 
 

@@ -13,7 +13,6 @@ from recon4d.geometry import fit_similarity, similarity_scale, transform_points
 from recon4d.io.frame_pairing import bare_name
 from recon4d.io.gps import GpsPositions
 from recon4d.records import Clip, Rig, Scene
-from recon4d.records.metric_scale import metres_per_unit_of_baseline
 
 MIN_POSITIONS = 3
 """Smallest number of positions that determine a similarity."""
@@ -128,7 +127,7 @@ def baseline_scale(scene: Scene, clip: Clip, first: str, second: str, meters: fl
         UserError: If a name fits no frame or several, if both are at one place, or if `meters` is not above 0.
     """
     pairs = find_baseline(clip, first, second)
-    scales = sorted(metres_per_unit_of_baseline(scene.cameras, *pair, meters) for pair in pairs)
+    scales = sorted(scene.cameras.metres_per_unit(*pair, meters) for pair in pairs)
     return scales[len(scales) // 2]
 
 

@@ -3,7 +3,7 @@
 import itertools
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -82,11 +82,17 @@ class ReconstructConfig:
     """Called with a line that tells what of a rig was fixed; None reports nothing."""
 
 
-def reconstruct(
+def reconstruct(  # noqa: PLR0913
     model: SceneModel | str | Path,
     clip: Clip | ClipInput,
-    config: ReconstructConfig = ReconstructConfig(),
+    *,
     refine: bool = False,
+    anchors: Sequence[int] = (0,),
+    processing_size: int | None = None,
+    precision: Precision = "auto",
+    frame_chunk: int = 4,
+    key_stride: int = 1,
+    progress: bool = False,
 ) -> Scene:
     """Reconstruct a clip in a single forward pass on the device of the model. The result is deterministic.
 
@@ -99,11 +105,19 @@ def reconstruct(
         clip: A clip of at most `MAX_FRAMES` frames, without batch axes; or a path, which
             `recon4d.read_clip` reads with its default number of frames; or images in memory, such as an array of shape
             (time, height, width, 3), as `recon4d.Clip.from_images` takes them.
-        config: How the clip is processed.
         refine: Whether to refine cameras and depth with the images (`recon4d.refine_clip`). The scene stays as
             predicted if the images do not improve it. Refined maps have a longer side of 512 pixels, or the clip's size
             if that is smaller. If lens distortion is found, the scene is that of undistorted
             images (`Scene.distortion`); `reconstruct_and_match` and `refine_clip` return these as well.
+        anchors: Frames whose pixels are tracked to every time; empty for no tracks.
+        processing_size: Side in pixels of a square with the area at which the clip is processed; None for the size of
+            the model.
+        precision: Precision of matrix products, see `Precision`.
+        frame_chunk: Number of frames that the backbone and the dense heads process at once. A lower number needs less
+            memory; the result is the same.
+        key_stride: Attention across frames uses keys of every `key_stride`-th row and column of patch tokens; above 1
+            it is faster and less accurate.
+        progress: Whether to show a progress bar on stderr.
 
     Returns:
         The scene, on the CPU. Its world is the camera of the first frame, and its maps have the processing size;
@@ -114,13 +128,42 @@ def reconstruct(
             of the clip do not allow refinement. The message says what to change.
         ValueError: If the clip has batch axes.
     """
-    model, clip = _as_model(model), _as_clip(clip)
-    if refine:
-        from recon4d.refine import MAP_SIDE, RefineConfig, has_camera_priors, refine_clip
+    config = ReconstructConfig(
+        anchors=tuple(anchors),
+        processing_size=processing_size,
+        precision=precision,
+        frame_chunk=frame_chunk,
+        key_stride=key_stride,
+        progress=progress,
+    )
+    if not refine:
+        return predict_scene(model, clip, config)
+    from recon4d.refine import MAP_SIDE, RefineConfig, has_camera_priors, refine_clip
 
-        has_camera_priors(clip)  # raises before the pass if the priors do not allow refinement
-        scene, matches = reconstruct_and_match(model, clip, config)
-        return refine_clip(clip, scene, matches, RefineConfig(map_side=MAP_SIDE)).scene
+    model, clip = _as_model(model), _as_clip(clip)
+    has_camera_priors(clip)  # raises before the pass if the priors do not allow refinement
+    scene, matches = reconstruct_and_match(model, clip, config)
+    return refine_clip(clip, scene, matches, RefineConfig(map_side=MAP_SIDE)).scene
+
+
+def predict_scene(
+    model: SceneModel | str | Path, clip: Clip | ClipInput, config: ReconstructConfig = ReconstructConfig()
+) -> Scene:
+    """Run a single forward pass with a configuration: `reconstruct` without refinement.
+
+    Args:
+        model: A model, as for `reconstruct`.
+        clip: A clip, as for `reconstruct`.
+        config: How the clip is processed.
+
+    Returns:
+        The scene of `reconstruct`.
+
+    Raises:
+        UserError: As for `reconstruct`.
+        ValueError: As for `reconstruct`.
+    """
+    model, clip = _as_model(model), _as_clip(clip)
     if config.anchors and not predicts_dense_tracks(model):
         _check_tracker_size(model, clip, config)
     return _run(model, clip, config, lambda outputs: None)[0]
@@ -188,7 +231,7 @@ def _guide_matches(model: SceneModel, clip: Clip, scene: Scene, config: Reconstr
     """Match points with `GUIDE_MODEL` on the device of a model; return tracks in pixels of the maps of a scene."""
     from recon4d.zoo import create_model
 
-    guide = create_model(GUIDE_MODEL).to(next(model.parameters()).device)
+    guide = create_model(GUIDE_MODEL).to(model.device)
     set_attention_kernel(guide, attention_kernel(model))
     guide_config = ReconstructConfig(anchors=(), precision=config.precision, frame_chunk=config.frame_chunk)
     guide_scene, tracks = reconstruct_and_match(guide, clip, guide_config)
@@ -203,7 +246,7 @@ def _run(
     """Run one forward pass, and `match` on its outputs before they are released."""
     _check(clip, config)
     _check_priors(model, clip)
-    device = next(model.parameters()).device
+    device = model.device
     if is_bfloat16(model) and not runs_in_bfloat16(config.precision, device):
         raise UserError(
             f"{model.name} has bfloat16 weights and cannot run with precision {config.precision!r}; load it again, or "

@@ -44,6 +44,8 @@ from recon4d.io.half_precision import half_precision_maps
 from recon4d.io.npz_arrays import ArrayHeader, check_arrays, load_arrays, load_headers, save_arrays
 from recon4d.io.scene_info import SceneInfo
 from recon4d.records import Cameras, Scene, Tracks
+from recon4d.records.scene import CAMERA_KEYS, DISTORTION_KEY, SCENE_KEYS, TRACK_KEYS
+from recon4d.records.tensors import as_array
 
 SCENE_FILE_NAME = "scene.npz"
 FRAMES_FOLDER_NAME = "frames"
@@ -54,25 +56,7 @@ WORK_FOLDER_NAME = "windows"
 RUN_FILE_NAME = "run.json"
 """Name of the file in the work folder that describes the run."""
 
-# Key in the archive -> field of the record. Keys are part of the file format and never change.
-_SCENE_KEYS = {
-    "depths": "depths",
-    "depth_confidence": "depth_confidence",
-    "points": "points",
-    "point_confidence": "point_confidence",
-    "moving": "dynamic",
-    "metres_per_unit": "metres_per_unit",
-}
-_CAMERA_KEYS = {"world_from_cam": "world_from_cam", "intrinsics": "intrinsics"}
-_TRACK_KEYS = {
-    "tracks_points": "points",
-    "tracks_visible": "visibility",
-    "tracks_confidence": "confidence",
-    "tracks_anchors": "anchors",
-    "tracks_pixels": "pixels",
-}
-_DISTORTION_KEY = "distortion"
-REQUIRED = ("info", "times", *_CAMERA_KEYS, *_SCENE_KEYS)
+REQUIRED = ("info", "times", *CAMERA_KEYS, *SCENE_KEYS)
 """Names of the arrays that every archive holds."""
 SHAPES: dict[str, tuple[str | int, ...]] = {
     "world_from_cam": ("T", 4, 4),
@@ -89,7 +73,7 @@ SHAPES: dict[str, tuple[str | int, ...]] = {
     "tracks_confidence": ("A", "T", "Q"),
     "tracks_anchors": ("A",),
     "tracks_pixels": ("A", "Q", 2),
-    _DISTORTION_KEY: (5,),
+    DISTORTION_KEY: (5,),
 }
 """Shape of each array but ``info``. Equal letters are equal lengths."""
 
@@ -123,12 +107,11 @@ def save_scene(
     info = _default_info(scene) if info is None else info
     if times.shape != (scene.num_frames,):
         raise ValueError(f"times have shape {tuple(times.shape)}, wanted ({scene.num_frames},), one for every frame")
-    tensors = _named_tensors(scene)
+    arrays = scene.numpy()
     if half_maps:
         rounded = half_precision_maps(scene)
-        tensors |= {key: rounded[field] for key, field in _SCENE_KEYS.items() if field in rounded}
-    arrays = {name: _to_numpy(tensor) for name, tensor in tensors.items()}
-    arrays["times"] = _to_numpy(times)
+        arrays |= {key: as_array(rounded[field]) for key, field in SCENE_KEYS.items() if field in rounded}
+    arrays["times"] = as_array(times)
     arrays["info"] = np.array(info.to_json())
     save_arrays(_scene_file(path), arrays, compressed)
 
@@ -146,17 +129,17 @@ def load_scene(path: str | Path) -> Scene:
         UserError: If the file is missing, damaged, of a newer format or not a scene, if it cannot be read, or if a
             camera is invalid. Unknown cameras (NaN) are valid.
     """
-    arrays = _load(path, [*REQUIRED, *_TRACK_KEYS, _DISTORTION_KEY], REQUIRED)
-    tracks = Tracks(**_tensors(arrays, _TRACK_KEYS)) if _TRACK_KEYS.keys() <= arrays.keys() else None
-    distortion = torch.from_numpy(arrays[_DISTORTION_KEY]) if _DISTORTION_KEY in arrays else None
+    arrays = _load(path, [*REQUIRED, *TRACK_KEYS, DISTORTION_KEY], REQUIRED)
+    tracks = Tracks(**_tensors(arrays, TRACK_KEYS)) if TRACK_KEYS.keys() <= arrays.keys() else None
+    distortion = torch.from_numpy(arrays[DISTORTION_KEY]) if DISTORTION_KEY in arrays else None
     scene = Scene(
         cameras=_cameras(path, arrays),
         tracks=tracks,
         distortion=distortion,
-        **_tensors(arrays, _SCENE_KEYS),
+        **_tensors(arrays, SCENE_KEYS),
     )
     # Files of other programs may mix precisions, which operations on scenes do not.
-    dtypes = {tensor.dtype for tensor in _named_tensors(scene).values() if tensor.is_floating_point()}
+    dtypes = {tensor.dtype for tensor in scene.named_tensors().values() if tensor.is_floating_point()}
     return scene if len(dtypes) == 1 else scene.to(dtype=max(dtypes, key=lambda dtype: dtype.itemsize))
 
 
@@ -202,7 +185,7 @@ def load_cameras(path: str | Path) -> Cameras:
     Raises:
         UserError: As for `load_scene`.
     """
-    names = ["info", *_CAMERA_KEYS]
+    names = ["info", *CAMERA_KEYS]
     return _cameras(path, _load(path, names, names))
 
 
@@ -237,23 +220,6 @@ def _default_info(scene: Scene) -> SceneInfo:
     from recon4d import __version__
 
     return SceneInfo("custom", True, __version__, None, scene.size, settings={})
-
-
-def _named_tensors(scene: Scene) -> dict[str, Tensor]:
-    """Every tensor of the scene under its name in the archive."""
-    named = {key: getattr(scene.cameras, field) for key, field in _CAMERA_KEYS.items()}
-    named |= {key: getattr(scene, field) for key, field in _SCENE_KEYS.items()}
-    if scene.tracks is not None:
-        named |= {key: getattr(scene.tracks, field) for key, field in _TRACK_KEYS.items()}
-    if scene.distortion is not None:
-        named[_DISTORTION_KEY] = scene.distortion
-    return named
-
-
-def _to_numpy(tensor: Tensor) -> np.ndarray:
-    # numpy has no bfloat16; float32 represents all of its values.
-    dtype = torch.float32 if tensor.dtype == torch.bfloat16 else tensor.dtype
-    return tensor.detach().to("cpu", dtype).numpy()
 
 
 def _load(path: str | Path, names: Sequence[str], required: Sequence[str]) -> dict[str, np.ndarray]:
@@ -301,12 +267,12 @@ def check_scene_arrays(
     Raises:
         UserError: If something does not fit.
     """
-    track_names = _TRACK_KEYS if arrays.keys() & _TRACK_KEYS.keys() else ()
+    track_names = TRACK_KEYS if arrays.keys() & TRACK_KEYS.keys() else ()
     check_arrays(arrays, SHAPES, [*required, *track_names], integers=["tracks_anchors"])
 
 
 def _cameras(path: str | Path, arrays: Mapping[str, np.ndarray]) -> Cameras:
-    cameras = Cameras(**_tensors(arrays, _CAMERA_KEYS))
+    cameras = Cameras(**_tensors(arrays, CAMERA_KEYS))
     problem = camera_problem(cameras.world_from_cam, cameras.intrinsics, allow_unknown=True)
     if problem is not None:
         raise UserError(f"cannot read {_scene_file(path)} as a scene: it {problem}")

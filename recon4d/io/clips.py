@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -22,8 +22,8 @@ from recon4d.io.panoramas import refuse_panorama
 from recon4d.io.videos import ScannedVideo, read_frames, use_video
 from recon4d.records import Clip, ClipSource
 
-ClipInput = str | Path | Sequence[str | Path] | np.ndarray | Tensor | Sequence[np.ndarray] | Sequence[Tensor]
-"""What `read_clip` reads: files, or images in memory as `Clip.from_images` takes them."""
+ClipInput = str | Path | np.ndarray | Tensor | Sequence[Any]
+"""What `read_clip` reads: a file or folder, a list of files, or images in memory as `Clip.from_images` takes them."""
 DEFAULT_NUM_FRAMES = 16
 """Number of frames of a clip unless given. Hand-tuned: one pass over them fits common GPUs."""
 

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from recon4d.geometry import invert, similarity
-from recon4d.records import Scene, full_precision, scale_scenes
+from recon4d.records import Scene, full_precision
 
 MAX_RELATIVE_DISTANCE = 10.0
 """Upper bound of a point's distance relative to the median; limits the effect of far background. Hand-tuned."""
@@ -79,7 +79,7 @@ def in_predicted_unit(truth: Scene, depths: Float[Tensor, "batch time height wid
     known = (truth.depth_confidence > 0) & (truth.depths > 0)
     ratios = torch.where(known, full_precision(depths.detach()) / full_precision(truth.depths), torch.nan)
     scale = ratios.flatten(1).nanmedian(dim=1).values
-    return scale_scenes(truth, torch.where(scale.isfinite() & (scale > 0), scale, 1.0))
+    return truth.scaled(torch.where(scale.isfinite() & (scale > 0), scale, 1.0))
 
 
 def _capped_mean(values: Float[Tensor, "*batch n"], known: Bool[Tensor, "*batch n"]) -> Float[Tensor, "*batch"]:

@@ -67,7 +67,7 @@ def plan_memory(
 def _peak_of_pass(
     model: SceneModel, num_frames: int, size: tuple[int, int], num_anchors: int, frame_chunk: int, bfloat16: bool
 ) -> int:
-    device = next(model.parameters()).device
+    device = model.device
     with (
         FakeTensorMode(allow_non_fake_inputs=True),
         torch.no_grad(),

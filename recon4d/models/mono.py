@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from recon4d.errors import UserError
-from recon4d.geometry import intrinsics_from_field_of_view, transform_points, unproject_map
+from recon4d.geometry import intrinsics_from_field_of_view
 from recon4d.heads import SkyDptHead, SkyDptHeadConfig, encode_transforms
 from recon4d.heads.camera_base import PRIOR_FIELD_OF_VIEW
 from recon4d.models.backbones import PlainVit, PlainVitConfig
@@ -86,7 +86,7 @@ class MonoModel(SceneModel):
             depths = torch.where(is_given[:, None, None, None], meters, depths)
             unit = torch.where(is_given, 1.0, unit)
         return Outputs(
-            scene=scene_of_depth(depths, cameras, unit),
+            scene=Scene.from_depth(depths, cameras, metres_per_unit=unit),
             camera_stages=encode_transforms(cameras.world_from_cam, cameras.intrinsics, size)[None],
             matches=None,
             anchor_matches=None,
@@ -132,31 +132,6 @@ class MonoModel(SceneModel):
     def set_activation_checkpointing(self, enabled: bool) -> None:
         """See `SceneModel.set_activation_checkpointing`."""
         self.backbone.set_activation_checkpointing(enabled)
-
-
-def scene_of_depth(
-    depths: Float[Tensor, "batch time height width"], cameras: Cameras, metres_per_unit: Float[Tensor, "batch"]
-) -> Scene:
-    """Build scenes from depth without confidence and cameras.
-
-    Args:
-        depths: Depth maps.
-        cameras: Cameras of all frames.
-        metres_per_unit: Length of the unit in meters; NaN if unknown.
-
-    Returns:
-        Scenes whose points follow from depth, with confidence 1.
-    """
-    confidence = torch.ones_like(depths)
-    return Scene(
-        cameras=cameras,
-        depths=depths,
-        depth_confidence=confidence,
-        points=transform_points(cameras.world_from_cam, unproject_map(depths, cameras.intrinsics)),
-        point_confidence=confidence,
-        dynamic=torch.full_like(depths, torch.nan),
-        metres_per_unit=metres_per_unit,
-    )
 
 
 def _cameras(depths: Tensor, priors: Priors | None) -> tuple[Cameras, Tensor]:

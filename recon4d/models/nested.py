@@ -14,7 +14,7 @@ from recon4d.models.outputs import Outputs
 from recon4d.models.reference_view import ReferenceView
 from recon4d.models.scene_model import Images, PassModules, SceneModel
 from recon4d.models.sky import QUANTILE, ground_quantile, is_ground
-from recon4d.records import Priors, Scene, scale_scenes
+from recon4d.records import Priors, Scene
 
 MIN_DEPTH = 1e-3
 """Smallest depth of a pixel that determines the scale, in units of the any-view model (as published)."""
@@ -142,7 +142,7 @@ def _metric_scene(scene: Scene, metric_output: Tensor, sky: Tensor) -> Scene:
     metric_depths = metric_output * (focal / CANONICAL_FOCAL)[..., None, None]
     scale = metric_scale(scene, metric_depths, sky)
     is_known = scale.isfinite() & (scale > 0)
-    scene = scale_scenes(scene, torch.where(is_known, scale, 1.0))
+    scene = scene.scaled(torch.where(is_known, scale, 1.0))
     scene = replace(scene, metres_per_unit=torch.where(is_known, 1.0, torch.nan).to(scene.metres_per_unit))
     return _with_distant_sky(scene, is_ground(sky))
 

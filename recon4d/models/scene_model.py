@@ -3,17 +3,23 @@
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
+from huggingface_hub import PyTorchModelHubMixin
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
+from recon4d.errors import UserError
 from recon4d.models.outputs import Outputs
 from recon4d.records import Calibration, Priors, Scene
 
 Images = UInt8[Tensor, "batch time 3 height width"] | Float[Tensor, "batch time 3 height width"]
 """RGB images: uint8, or floating point in [0, 1]."""
+
+
+Network = TypeVar("Network", bound="SceneModel")
 
 
 @dataclass(frozen=True)
@@ -30,11 +36,12 @@ class PassModules:
     """Modules that are called once for each anchor."""
 
 
-class SceneModel(nn.Module):
+class SceneModel(nn.Module, PyTorchModelHubMixin):
     """Base class of networks that predict a `Scene` from a clip with any number of frames.
 
-    Both sides of the images are multiples of `patch_size`. ``model(images, times)`` is the differentiable network
-    alone, without resizing or autocast; `recon4d.reconstruct` does both.
+    `infer` takes frames as people have them. ``model(images, times)`` is the differentiable network alone, without
+    resizing or autocast: both sides of its images are multiples of `patch_size`. `from_pretrained`, `save_pretrained`
+    and `push_to_hub` (of huggingface_hub) load and store models.
     """
 
     config: Any
@@ -47,6 +54,68 @@ class SceneModel(nn.Module):
     """Whether the weights were trained; the predictions of an untrained model are meaningless."""
     calibration: Calibration | None = None
     """Error curves of the confidences (`recon4d calibrate`); None if they were not measured."""
+
+    @classmethod
+    def from_pretrained(cls: type[Network], pretrained_model_name_or_path: str | Path, **options: Any) -> Network:
+        """Load a model with trained weights, from wherever they are.
+
+        Args:
+            pretrained_model_name_or_path: A name that `recon4d.list_models` returns, a file of weights, a folder that
+                `save_pretrained` wrote, or a repository of the Hugging Face hub.
+            options: `heads`, `reference_view`, `preset`, and those of downloads (`revision`, `cache_dir`,
+                `force_download`, `local_files_only`, `token`), see `recon4d.zoo.load_pretrained`.
+
+        Returns:
+            The model, in evaluation mode on the CPU.
+
+        Raises:
+            UserError: If there is no such model, it is of another class, it has no trained weights, or they cannot be
+                downloaded or read.
+        """
+        from recon4d.zoo import load_pretrained
+
+        model = load_pretrained(pretrained_model_name_or_path, **options)
+        if not isinstance(model, cls):
+            raise UserError(
+                f"{pretrained_model_name_or_path} is a {type(model).__name__}, not a {cls.__name__}; use "
+                f"recon4d.models.{type(model).__name__}.from_pretrained"
+            )
+        return model
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        """Write weights, configuration and model card, for `save_pretrained` and `push_to_hub`."""
+        from recon4d.zoo.pretrained import write_pretrained
+
+        write_pretrained(self, save_directory)
+
+    def infer(self, frames: Any, **options: Any) -> Scene:
+        """Reconstruct frames in a single forward pass on the device of the model.
+
+        Args:
+            frames: A video, pictures, or images in memory: a `Clip`; a file or folder name, or a list of them; a numpy
+                array, a tensor, Pillow images or a list of any, with color first or last, uint8 or floating point in
+                [0, 1].
+            options: Keywords of `recon4d.reconstruct`, such as ``anchors=(0, 8)`` or ``refine=True``.
+
+        Returns:
+            The scene, on the CPU, in the world of the first camera.
+
+        Raises:
+            UserError: As `recon4d.reconstruct`.
+        """
+        from recon4d.inference import reconstruct
+
+        return reconstruct(self, frames, **options)
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the parameters."""
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Data type of the first parameter."""
+        return next(self.parameters()).dtype
 
     @abstractmethod
     def outputs(
@@ -140,5 +209,4 @@ class SceneModel(nn.Module):
             raise ValueError(
                 f"images have {width} x {height} pixels; both sides must be multiples of {self.patch_size}"
             )
-        dtype = next(self.parameters()).dtype
-        return images.to(dtype) / 255 if images.dtype == torch.uint8 else images
+        return images.to(self.dtype) / 255 if images.dtype == torch.uint8 else images

@@ -8,9 +8,7 @@ from recon4d.records.calibration import Calibration, ErrorCurve
 from recon4d.records.cameras import Cameras
 from recon4d.records.clip import Clip, ClipSource, Priors
 from recon4d.records.configs import config_from_json, config_to_json
-from recon4d.records.ground_alignment import align_to_ground
 from recon4d.records.located_cameras import LocatedCameras, LocationTrust
-from recon4d.records.metric_scale import convert_to_meters, convert_to_meters_by_distance, scale_scene, scale_scenes
 from recon4d.records.refinement_summary import RefinementSummary
 from recon4d.records.rig import Rig, rig_poses
 from recon4d.records.scene import DYNAMIC_THRESHOLD, Scene
@@ -34,14 +32,9 @@ __all__ = [
     "Scene",
     "TensorRecord",
     "Tracks",
-    "align_to_ground",
     "config_from_json",
     "config_to_json",
-    "convert_to_meters",
-    "convert_to_meters_by_distance",
     "full_precision",
     "rig_poses",
-    "scale_scene",
-    "scale_scenes",
     "take",
 ]

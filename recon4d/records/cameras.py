@@ -1,11 +1,13 @@
 """Camera poses and intrinsics of the frames of a clip."""
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from recon4d.errors import UserError
 from recon4d.geometry import (
     cropped_intrinsics,
     field_of_view,
@@ -97,6 +99,33 @@ class Cameras(TensorRecord):
             or there is only one; infinity if these cameras coincide.
         """
         return robust_path_scale(self.centers, centers)
+
+    def metres_per_unit(self, first: int, second: int, meters: float) -> float:
+        """Compute the length of the unit from the measured distance between two cameras.
+
+        Args:
+            first: Index of one frame. The cameras belong to a single scene (no batch axis).
+            second: Index of another frame.
+            meters: Distance between their camera centers in meters, above 0.
+
+        Returns:
+            Length of the unit in meters.
+
+        Raises:
+            UserError: If a frame does not exist or has no known camera, if the two cameras are at the same place, or if
+                `meters` is not finite and above 0.
+        """
+        count = len(self.world_from_cam)
+        if not (0 <= first < count and 0 <= second < count and first != second):
+            raise UserError(f"the baseline is between the frames {first} and {second}; wanted two of 0 to {count - 1}")
+        if not (math.isfinite(meters) and meters > 0):
+            raise UserError(f"the baseline is {meters:g} m long; wanted a finite number above 0")
+        distance = float((self.centers[first].double() - self.centers[second].double()).norm())
+        if not (math.isfinite(distance) and distance > 0):
+            raise UserError(
+                f"the distance between the cameras of the frames {first} and {second} is {distance:g} units"
+            )
+        return meters / distance
 
     def transfer_points(
         self, points: Float[Tensor, "*batch_and_points 3"], target: "Cameras"

@@ -1,6 +1,7 @@
 """Input records: the frames of a clip with their times, and prior knowledge about cameras and depth."""
 
 import dataclasses
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
+from recon4d.errors import UserError
 from recon4d.geometry import resized_intrinsics
 from recon4d.records.images import as_image_tensor, as_times
 from recon4d.records.rig import Rig
@@ -106,20 +108,29 @@ class Clip(TensorRecord):
         super().__post_init__()
 
     @classmethod
-    def from_images(cls, images: Any, times: Any = None) -> "Clip":
+    def from_images(cls, images: Any, times: Any = None, fps: float | None = None) -> "Clip":
         """Create a clip from images in memory.
 
         Args:
-            images: A numpy array of shape (time, height, width, 3), a tensor of shape (time, 3, height, width), or a
-                list of images; uint8. See `as_image_tensor`, which the constructor uses too.
+            images: A numpy array of shape (time, height, width, 3), a tensor of shape (time, 3, height, width), a list
+                of arrays, tensors or Pillow images, or a single image; uint8, or floating point in [0, 1]. See
+                `as_image_tensor`, which the constructor uses too.
             times: Times in seconds as a tensor, an array or a list; None for images without times.
+            fps: Frames per second, instead of `times`; None for images without a rate.
 
         Returns:
             The clip.
 
         Raises:
-            UserError: If images or times have another type or shape.
+            UserError: If images or times have another type or shape, or if both `times` and `fps` are given.
         """
+        images = as_image_tensor(images, allow_single=True)
+        if fps is not None:
+            if times is not None:
+                raise UserError("times and fps are both given; wanted one of them")
+            if not (math.isfinite(fps) and fps > 0):
+                raise UserError(f"fps = {fps}; wanted a finite number above 0")
+            times = torch.arange(images.shape[-4]) / fps
         return cls(images=images, times=times)
 
     @property

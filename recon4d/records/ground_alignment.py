@@ -1,4 +1,4 @@
-"""Alignment of a scene to gravity: the dominant plane below the cameras becomes horizontal.
+"""Estimation of gravity: the dominant plane below the cameras is the ground (`Scene.levelled`).
 
 RANSAC (Fischler and Bolles 1981) finds the plane among static points of known depth; a least-squares fit to its inliers
 refines it. Walls and ceilings are excluded: the ground lies below every camera, and its normal is within 45 degrees of
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from recon4d.errors import UserError
 from recon4d.geometry import rigid
-from recon4d.records.scene import Scene
+from recon4d.records.cameras import Cameras
 
 MAX_POINTS = 20_000
 """Largest number of points that planes are fitted to. Hand-tuned."""
@@ -26,45 +26,32 @@ MAX_TILT_COSINE = 0.5**0.5
 """Cosine of the largest angle (45 degrees) between the ground normal and the mean down axis. Hand-tuned."""
 
 
-def align_to_ground(scene: Scene, seed: int = 0) -> Scene:
-    """Express a scene in a world frame whose ground is the plane y = 0, with gravity along +y.
+def ground_from_world(
+    cameras: Cameras, points: Float[Tensor, "n 3"], median_depth: float, seed: int = 0
+) -> Float[Tensor, "4 4"]:
+    """Estimate the rigid transform from the world frame to one whose ground is the plane y = 0, with gravity along +y.
 
-    The origin is the ground point below the first camera. The horizontal viewing direction of the first camera is +z.
+    The origin of the new frame is the ground point below the first camera; the horizontal viewing direction of the
+    first camera is +z.
 
     Args:
-        scene: A single scene (no batch axis).
+        cameras: Cameras of a single scene (no batch axis).
+        points: Static points in the world frame of the cameras.
+        median_depth: Median distance of the points from their cameras, which sets the tolerance of the plane.
         seed: Seed of the random plane hypotheses; the same seed gives the same result.
-
-    Returns:
-        The scene in the new world frame, in the same unit.
-
-    Raises:
-        UserError: If no ground plane is found.
-    """
-    return scene.transformed(ground_from_world(scene, seed))
-
-
-def ground_from_world(scene: Scene, seed: int = 0) -> Float[Tensor, "4 4"]:
-    """Estimate the rigid transform from the world frame to the ground-aligned frame of `align_to_ground`.
-
-    Args:
-        scene: A single scene (no batch axis).
-        seed: Seed of the random plane hypotheses.
 
     Returns:
         ``ground_from_world``, in the dtype of the cameras.
 
     Raises:
         UserError: If no ground plane is found.
-        ValueError: If `scene` has a batch axis.
     """
-    if scene.batch_shape:
-        raise ValueError(f"wanted a single scene, given a batch of shape {tuple(scene.batch_shape)}")
-    cameras = scene.cameras
     has_camera = torch.isfinite(cameras.world_from_cam).flatten(1).all(dim=1)
-    points, max_distance = _static_points(scene)
     if len(points) < 3 or not has_camera[0]:
         raise UserError("no ground plane found: too few static points of known depth, or the first camera is unknown")
+    # At random: a stride that shares a factor with the width would keep whole columns and drop others.
+    kept = torch.randperm(len(points), generator=torch.Generator().manual_seed(0))[:MAX_POINTS].to(points.device)
+    points, max_distance = points[kept].double(), INLIER_DISTANCE * median_depth
     centers = cameras.centers[has_camera].double()
     mean_down = cameras.world_from_cam[has_camera, :3, 1].double().mean(dim=0)
 
@@ -82,19 +69,6 @@ def ground_from_world(scene: Scene, seed: int = 0) -> Float[Tensor, "4 4"]:
     inliers = points[(points @ normals[best] - offsets[best]).abs() <= max_distance]
     down, offset = _least_squares_plane(inliers, normals[best])
     return _ground_from_plane(cameras.world_from_cam[0].double(), down, offset).to(cameras.world_from_cam.dtype)
-
-
-def _static_points(scene: Scene) -> tuple[Float[Tensor, "n 3"], float]:
-    """Return at most `MAX_POINTS` static points of known depth, and the largest distance of an inlier from a plane."""
-    is_known = (scene.depth_confidence > 0) & torch.isfinite(scene.depths) & (scene.depths > 0)
-    points = scene.points_from_depth
-    is_known &= ~scene.is_dynamic & torch.isfinite(points).all(dim=-1)
-    count = int(is_known.sum())
-    if not count:
-        return points.new_zeros(0, 3).double(), 0.0
-    # At random: a stride that shares a factor with the width would keep whole columns and drop others.
-    kept = torch.randperm(count, generator=torch.Generator().manual_seed(0))[:MAX_POINTS].to(points.device)
-    return points[is_known][kept].double(), INLIER_DISTANCE * float(scene.depths[is_known].median())
 
 
 def _random_planes(points: Tensor, mean_down: Tensor, seed: int) -> tuple[Tensor, Tensor]:

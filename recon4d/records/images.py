@@ -10,34 +10,35 @@ from torch import Tensor
 from recon4d.errors import UserError
 
 WANTED_IMAGES = (
-    "images of shape (time, height, width, 3) or (time, 3, height, width), uint8 from 0 to 255, as a numpy array, a "
-    "tensor or a list of images"
+    "images of shape (time, height, width, 3) or (time, 3, height, width), uint8 from 0 to 255 or floating point from "
+    "0 to 1, as a numpy array, a tensor or a list of images"
 )
 """What images of a clip may be, for messages."""
 
 
-def as_image_tensor(images: Any) -> UInt8[Tensor, "*batch time 3 height width"]:
+def as_image_tensor(images: Any, allow_single: bool = False) -> UInt8[Tensor, "*batch time 3 height width"]:
     """Convert images to the layout of a clip.
 
     Args:
-        images: A numpy array, a tensor, or a list of arrays, tensors or Pillow images of one size; uint8, with color as
-            the last axis or as the third from last. If both have length 3, color is the last axis of numpy arrays and
-            the third from last of tensors.
+        images: A numpy array, a tensor, or a list of arrays, tensors or Pillow images of one size; uint8 or floating
+            point in [0, 1], with color as the last axis or as the third from last. If both have length 3, color is the
+            last axis of numpy arrays and the third from last of tensors.
+        allow_single: Whether a single image without a time axis counts as a clip of one frame.
 
     Returns:
         Images of shape (*batch, time, 3, height, width), uint8. A tensor of this shape is returned itself.
 
     Raises:
-        UserError: If the images have another type, shape or number of channels.
+        UserError: If the images have another type, shape, range or number of channels.
     """
     is_array = not isinstance(images, Tensor)
     tensor = _to_tensor(images) if is_array else images
-    if tensor.dtype != torch.uint8:
-        given = str(tensor.dtype).removeprefix("torch.")
-        raise UserError(f"Clip.images has dtype {given}, wanted UInt8: {WANTED_IMAGES}")
+    if allow_single and tensor.ndim == 3:
+        tensor = tensor[None]
     shape = tuple(tensor.shape)
     if len(shape) < 4 or 3 not in (shape[-1], shape[-3]) or 0 in shape[-4:]:
         raise UserError(f"Clip.images has shape {shape}, wanted (*batch time 3 height width): {WANTED_IMAGES}")
+    tensor = _to_bytes(tensor)
     is_channels_last = shape[-1] == 3 and (is_array or shape[-3] != 3)
     return tensor.movedim(-1, -3).contiguous() if is_channels_last else tensor
 
@@ -63,6 +64,19 @@ def as_times(times: Any, num_frames: int) -> Float[Tensor, "*batch time"]:
         return torch.from_numpy(np.asarray(times, dtype=np.float32).copy())
     except (TypeError, ValueError) as error:
         raise UserError(f"Clip.times is {times!r}; wanted one number of seconds for each frame, or None") from error
+
+
+def _to_bytes(images: Tensor) -> UInt8[Tensor, "*shape"]:
+    """Convert floating-point images in [0, 1] to uint8, and check that others are."""
+    if images.dtype == torch.uint8:
+        return images
+    given = str(images.dtype).removeprefix("torch.")
+    if not images.is_floating_point():
+        raise UserError(f"Clip.images has dtype {given}, wanted UInt8: {WANTED_IMAGES}")
+    low, high = float(images.min()), float(images.max())
+    if not (low >= 0 and high <= 1):
+        raise UserError(f"Clip.images has values from {low:g} to {high:g} of dtype {given}, wanted {WANTED_IMAGES}")
+    return (images * 255).round().to(torch.uint8)
 
 
 def _to_tensor(images: Any) -> Tensor:

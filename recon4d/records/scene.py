@@ -1,26 +1,52 @@
 """Predicted or ground-truth geometry of a clip: cameras, depth, point maps, dynamic mask and 3D tracks."""
 
+import math
 from dataclasses import dataclass, replace
+from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from recon4d.errors import UserError
 from recon4d.geometry import (
     invert,
     project,
     resize_map,
+    similarity,
     similarity_scale,
     transform_points,
     unproject_map,
 )
 from recon4d.records.cameras import Cameras
-from recon4d.records.tensors import TensorRecord
+from recon4d.records.ground_alignment import ground_from_world
+from recon4d.records.tensors import TensorRecord, as_array
 from recon4d.records.tracks import Tracks
 
 DYNAMIC_THRESHOLD = 0.5
 """Pixels with a larger dynamic probability count as dynamic. `recon4d calibrate` shifts the probabilities of a network
 so that this is its best threshold."""
+
+# Names of tensors in scene archives (`recon4d.io.archive`), and the fields that hold them. The names are part of the
+# file format and never change.
+SCENE_KEYS = {
+    "depths": "depths",
+    "depth_confidence": "depth_confidence",
+    "points": "points",
+    "point_confidence": "point_confidence",
+    "moving": "dynamic",
+    "metres_per_unit": "metres_per_unit",
+}
+CAMERA_KEYS = {"world_from_cam": "world_from_cam", "intrinsics": "intrinsics"}
+TRACK_KEYS = {
+    "tracks_points": "points",
+    "tracks_visible": "visibility",
+    "tracks_confidence": "confidence",
+    "tracks_anchors": "anchors",
+    "tracks_pixels": "pixels",
+}
+DISTORTION_KEY = "distortion"
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +78,44 @@ class Scene(TensorRecord):
     """3D tracks in the same world frame and unit; None if the scene has none."""
     distortion: Float[Tensor, "*batch 5"] | None = None
     """Lens distortion k1, k2, p1, p2, k3 (OpenCV) that was removed from the pictures; None if none was removed."""
+
+    @classmethod
+    def from_depth(
+        cls,
+        depths: Any,
+        cameras: Cameras,
+        confidence: Any = None,
+        dynamic: Any = None,
+        metres_per_unit: float | Float[Tensor, "*batch"] = math.nan,
+    ) -> "Scene":
+        """Create a scene whose points follow from depth and cameras, such as ground truth or another method's result.
+
+        Args:
+            depths: Depth (z) of shape (*batch, time, height, width) in the unit of the cameras, a tensor or an array;
+                unknown where it is not finite or not above 0.
+            cameras: Cameras of the frames, with intrinsics in pixels of the depth maps.
+            confidence: Confidence of the same shape; None for 1 wherever the depth is known.
+            dynamic: Probability that the surface moves, of the same shape; None if unknown.
+            metres_per_unit: Length of the unit in meters; NaN if unknown.
+
+        Returns:
+            The scene, in the world frame of the cameras. Unknown depths and points are 0, with confidence 0.
+        """
+        depths = torch.as_tensor(depths)
+        is_known = torch.isfinite(depths) & (depths > 0)
+        depths = torch.where(is_known, depths, torch.zeros_like(depths))
+        known = is_known.to(depths.dtype)
+        confidence = known if confidence is None else torch.as_tensor(confidence).to(depths) * known
+        dynamic = torch.full_like(depths, torch.nan) if dynamic is None else torch.as_tensor(dynamic).to(depths)
+        return cls(
+            cameras=cameras,
+            depths=depths,
+            depth_confidence=confidence,
+            points=transform_points(cameras.world_from_cam, unproject_map(depths, cameras.intrinsics)),
+            point_confidence=confidence,
+            dynamic=dynamic,
+            metres_per_unit=torch.as_tensor(metres_per_unit).to(depths).expand(depths.shape[:-3]),
+        ).zero_unknown_points()
 
     @property
     def num_frames(self) -> int:
@@ -128,6 +192,114 @@ class Scene(TensorRecord):
         world_from_cam = scene.cameras.world_from_cam.clone()
         world_from_cam[..., frame, :, :] = torch.eye(4, dtype=world_from_cam.dtype, device=world_from_cam.device)
         return replace(scene, cameras=replace(scene.cameras, world_from_cam=world_from_cam))
+
+    def levelled(self, seed: int = 0) -> "Scene":
+        """Express the scene in a world frame whose ground is the plane y = 0, with gravity along +y.
+
+        The origin is the ground point below the first camera, and the horizontal viewing direction of the first camera
+        is +z. The scene must show a ground plane; a table top or a street is sufficient (`ground_alignment`).
+
+        Args:
+            seed: Seed of the random plane hypotheses; the same seed gives the same result.
+
+        Returns:
+            The scene in the new world frame, in the same unit.
+
+        Raises:
+            UserError: If no ground plane is found.
+            ValueError: If the scene has a batch axis.
+        """
+        return self.transformed(self.ground_from_world(seed))
+
+    def ground_from_world(self, seed: int = 0) -> Float[Tensor, "4 4"]:
+        """Estimate the rigid transform from the world frame to the frame of `levelled`.
+
+        Args:
+            seed: Seed of the random plane hypotheses.
+
+        Returns:
+            ``ground_from_world``, in the dtype of the cameras.
+
+        Raises:
+            UserError: If no ground plane is found.
+            ValueError: If the scene has a batch axis.
+        """
+        self._check_single()
+        points = self.points_from_depth
+        is_known = (self.depth_confidence > 0) & torch.isfinite(self.depths) & (self.depths > 0)
+        is_known &= ~self.is_dynamic & torch.isfinite(points).all(dim=-1)
+        median_depth = float(self.depths[is_known].median()) if is_known.any() else 0.0
+        return ground_from_world(self.cameras, points[is_known], median_depth, seed)
+
+    def scaled(self, factor: float | Float[Tensor, "*batch"]) -> "Scene":
+        """Multiply all lengths by a factor.
+
+        Args:
+            factor: Positive factor, one for all scenes of a batch or one for each. `metres_per_unit` is divided by it,
+                so lengths in meters stay the same.
+
+        Returns:
+            The scaled scene.
+
+        Raises:
+            UserError: If `factor` is a number that is not finite and above 0.
+        """
+        if not isinstance(factor, Tensor) and not (math.isfinite(factor) and factor > 0):
+            raise UserError(f"a scene cannot be scaled by {factor:g}; wanted a finite number above 0")
+        like = self.cameras.world_from_cam[..., 0, :3, :3]
+        identity = torch.eye(3, dtype=like.dtype, device=like.device).expand_as(like)
+        factors = torch.as_tensor(factor).to(like).expand(self.batch_shape)
+        return self.transformed(similarity(factors, identity, torch.zeros_like(like[..., 0])))
+
+    def in_metres(self, metres_per_unit: float | None = None) -> "Scene":
+        """Convert the scene to meters.
+
+        Args:
+            metres_per_unit: Length of the current unit in meters, above 0, instead of the scene's own
+                `metres_per_unit`; None for the scene's own.
+
+        Returns:
+            The scene in meters, with `metres_per_unit` equal to 1.
+
+        Raises:
+            UserError: If `metres_per_unit` is not finite and above 0, or is None and the scene does not know it.
+        """
+        if metres_per_unit is None:
+            if not bool((self.metres_per_unit > 0).all()):
+                raise UserError("the length of the scene's unit is unknown; wanted metres_per_unit")
+            metric = self.scaled(self.metres_per_unit)
+        else:
+            metric = self.scaled(metres_per_unit)
+        return replace(metric, metres_per_unit=torch.ones_like(metric.metres_per_unit))
+
+    def in_metres_by_distance(
+        self, frame: int, pixel_a: tuple[int, int], pixel_b: tuple[int, int], meters: float
+    ) -> "Scene":
+        """Convert the scene to meters by the measured distance between the points at two pixels of a frame.
+
+        Args:
+            frame: Index of the frame.
+            pixel_a: First pixel (column, row) in the maps of the scene. Its point follows from depth and camera.
+            pixel_b: Second pixel (column, row).
+            meters: Distance between the two points in meters, above 0.
+
+        Returns:
+            The scene in meters, with `metres_per_unit` equal to 1.
+
+        Raises:
+            UserError: If the frame does not exist, if a pixel is outside the maps or has unknown depth, if both points
+                coincide, or if `meters` is not finite and above 0.
+            ValueError: If the scene has a batch axis.
+        """
+        self._check_single()
+        if not (math.isfinite(meters) and meters > 0):
+            raise UserError(f"the measured distance is {meters:g} m; wanted a finite number above 0")
+        if not 0 <= frame < self.num_frames:
+            raise UserError(f"frame {frame} does not exist; wanted 0 to {self.num_frames - 1}")
+        units = float((self._point_at(frame, pixel_a) - self._point_at(frame, pixel_b)).norm())
+        if not units > 0:
+            raise UserError(f"pixels {pixel_a} and {pixel_b} show the same point; wanted two different points")
+        return self.in_metres(meters / units)
 
     def with_cameras(self, cameras: Cameras) -> "Scene":
         """Replace the cameras, keeping the pixel and depth of everything in each frame.
@@ -214,6 +386,43 @@ class Scene(TensorRecord):
             dynamic=torch.where(is_known, dynamic[..., 0, :, :], torch.nan),
             tracks=tracks,
         )
+
+    def numpy(self) -> dict[str, np.ndarray]:
+        """Return all tensors as arrays, under the names that they have in ``scene.npz``.
+
+        Returns:
+            Arrays on the CPU: world_from_cam, intrinsics, depths, depth_confidence, points, point_confidence, moving
+            and metres_per_unit; tracks_points, tracks_visible, tracks_confidence, tracks_anchors and tracks_pixels if
+            there are tracks; distortion if one was removed. bfloat16 becomes float32. Arrays may share memory with the
+            scene.
+        """
+        return {name: as_array(tensor) for name, tensor in self.named_tensors().items()}
+
+    def named_tensors(self) -> dict[str, Tensor]:
+        """Return all tensors under the names that they have in ``scene.npz``.
+
+        Returns:
+            The tensors of `numpy`.
+        """
+        named = {key: getattr(self.cameras, field) for key, field in CAMERA_KEYS.items()}
+        named |= {key: getattr(self, field) for key, field in SCENE_KEYS.items()}
+        if self.tracks is not None:
+            named |= {key: getattr(self.tracks, field) for key, field in TRACK_KEYS.items()}
+        if self.distortion is not None:
+            named[DISTORTION_KEY] = self.distortion
+        return named
+
+    def _check_single(self) -> None:
+        if self.batch_shape:
+            raise ValueError(f"wanted a single scene, given a batch of shape {tuple(self.batch_shape)}")
+
+    def _point_at(self, frame: int, pixel: tuple[int, int]) -> Float[Tensor, "3"]:
+        (x, y), (height, width) = pixel, self.size
+        if not (0 <= x < width and 0 <= y < height):
+            raise UserError(f"pixel {pixel} is outside maps of {width} x {height} pixels; wanted (column, row)")
+        if not self.depth_confidence[frame, y, x] > 0:
+            raise UserError(f"the depth of pixel {pixel} of frame {frame} is unknown")
+        return replace(self, tracks=None).frames([frame]).points_from_depth[0, y, x]
 
 
 def _resize_confident(values: Tensor, confidence: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:

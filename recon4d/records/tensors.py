@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
@@ -173,6 +174,20 @@ def take(tensor: Tensor, index: FrameIndex, axis: int) -> Tensor:
     else:
         positions = torch.as_tensor(index, device=tensor.device)
     return tensor.index_select(axis, positions % tensor.shape[axis])
+
+
+def as_array(tensor: Tensor) -> np.ndarray:
+    """Convert a tensor to an array.
+
+    Args:
+        tensor: Any tensor.
+
+    Returns:
+        The values on the CPU; the array may share memory with the tensor. bfloat16 becomes float32, which represents
+        all of its values, because numpy has no bfloat16.
+    """
+    dtype = torch.float32 if tensor.dtype == torch.bfloat16 else tensor.dtype
+    return tensor.detach().to("cpu", dtype).numpy()
 
 
 def full_precision(tensor: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from functools import partial
 import torch
 
 from recon4d.errors import UserError
-from recon4d.inference import ReconstructConfig, is_out_of_memory, reconstruct
+from recon4d.inference import ReconstructConfig, is_out_of_memory, predict_scene
 from recon4d.models import Model
 from recon4d.records import Clip, Scene
 from recon4d.train.adaptation_config import AdaptConfig, AdaptWeights
@@ -104,7 +104,7 @@ def adapt(
     _check_frames(clip)
     student = _with_lora(model, config)
     reconstruction = ReconstructConfig(processing_size=config.processing_size, precision="float32")
-    initial = reconstruct(model, clip, reconstruction)
+    initial = predict_scene(model, clip, reconstruction)
     observations = _observe(model, clip, initial)
     training_pairs, held_out_pairs = split_pairs(observations, config)
     error_of = partial(_held_out_error, observations=observations, pairs=held_out_pairs, weights=config.weights)
@@ -116,7 +116,7 @@ def adapt(
     with _out_of_memory_as_user_error(clip, initial):
         curve = _train(student, clip, observations, training_pairs, config, on_step)
     adapted = _merge(student, model)
-    scene = reconstruct(adapted, clip, reconstruction)
+    scene = predict_scene(adapted, clip, reconstruction)
     after = error_of(scene)
     if not all(map(math.isfinite, (*curve, after.total))):
         return replace(unchanged, reason=f"it diverged at step {len(curve)}", curve=curve)
@@ -151,7 +151,7 @@ def _check_frames(clip: Clip) -> None:
 
 def _observe(model: Model, clip: Clip, initial: Scene) -> ClipObservations:
     """Compute images and backbone features at the size of the initial prediction."""
-    device = next(model.parameters()).device
+    device = model.device
     images = clip.resized(*initial.size).images.to(device).float() / 255
     grid = (initial.size[0] // model.patch_size, initial.size[1] // model.patch_size)
     with torch.no_grad():
@@ -172,7 +172,7 @@ def _held_out_error(
 
 def _with_lora(model: Model, config: AdaptConfig) -> Model:
     """Copy a model, freeze the copy and add low-rank matrices."""
-    device = next(model.parameters()).device
+    device = model.device
     # On the CPU, so that the random initial values do not depend on the device.
     student = copy.deepcopy(model).cpu()
     freeze(student, ("*",))

@@ -113,7 +113,7 @@ def _semantic_term(features: Features, view: _View) -> Term:
 def _frozen_features(model: Model, images: Images) -> Features:
     """Return the backbone's patch tokens as maps; only features of a pretrained backbone (DINO) are semantic."""
     batch, time, _, height, width = images.shape
-    dtype = next(model.parameters()).dtype
+    dtype = model.dtype
     tokens = full_precision(model.backbone(images.flatten(0, 1).to(dtype)).tokens)
     maps = tokens.mT.unflatten(-1, (height // model.patch_size, width // model.patch_size))
     return maps.unflatten(0, (batch, time))

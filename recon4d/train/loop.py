@@ -337,7 +337,11 @@ def _initial_model(config: TrainConfig) -> Model:
         _check_heads(config, model_config(config.model), f"published model {config.model}", "choose another model")
     return require_trainable(
         create_model(
-            config.model, weights=None, heads=heads, backbone_weights=config.backbone_weights or None, seed=config.seed
+            config.model,
+            pretrained=False,
+            heads=heads,
+            backbone_weights=config.backbone_weights or None,
+            seed=config.seed,
         )
     )
 

@@ -3,6 +3,7 @@
 from recon4d.zoo.checkpoints import Storage, empty_model, save_model
 from recon4d.zoo.da3.da3 import from_da3
 from recon4d.zoo.hub import LicenseWarning, PublishedSource, cache_folder, choose_reference_view
+from recon4d.zoo.pretrained import load_pretrained
 from recon4d.zoo.registry import (
     DEFAULT_MODEL,
     RECOMMENDED,
@@ -43,6 +44,7 @@ __all__ = [
     "head_kind",
     "list_models",
     "load_model",
+    "load_pretrained",
     "model_config",
     "model_entry",
     "save_model",

@@ -1,5 +1,6 @@
 """Published weights: read from a local file or downloaded from the Hugging Face hub, converted once and cached."""
 
+import contextlib
 import os
 import warnings
 from collections.abc import Callable, Mapping
@@ -20,6 +21,12 @@ CACHE_VARIABLE = "RECON4D_CACHE"
 """Environment variable with the folder of converted weights; the default is ~/.cache/recon4d."""
 
 OMEGA_LICENSE = "FAIR Noncommercial Research License, by Meta: not for commercial use, nor its outputs"
+
+WEIGHTS_FILES = ("model.safetensors", "model.pt")
+"""Names of the file of weights in a folder or repository; the first one that exists is used."""
+CONFIG_FILE = "config.json"
+"""File with the configuration in a folder or repository. Checkpoints of this package contain theirs; weights of Depth
+Anything 3 need it to tell their preset."""
 
 VGGT_KEY = "aggregator.global_blocks.0.attn.qkv.weight"
 OMEGA_KEY = "aggregator.inter_frame_blocks.0.attn.qkv.weight"
@@ -44,6 +51,81 @@ class PublishedSource:
     """Function that builds the model from the published state dict."""
     is_gated: bool = False
     """Whether access must be requested on the page of the repository, followed by `hf auth login`."""
+
+
+@dataclass(frozen=True)
+class HubPlace:
+    """A repository of the hub, and how its files are fetched."""
+
+    repository: str
+    """Name of the repository, such as "someone/model"."""
+    revision: str | None = None
+    """Branch, tag or commit; None for the main branch."""
+    cache_dir: str | Path | None = None
+    """Folder of downloads; None for that of huggingface_hub."""
+    force_download: bool = False
+    """Whether to download files that are cached."""
+    local_files_only: bool = False
+    """Whether to use only files that are cached."""
+    token: str | bool | None = None
+    """Access token; None for that of `hf auth login`."""
+
+    def download(self, filename: str) -> Path:
+        """Download a file, or find it in the cache.
+
+        Args:
+            filename: Name of the file in the repository.
+
+        Returns:
+            The cached file.
+
+        Raises:
+            EntryNotFoundError: If the repository has no such file.
+            HfHubHTTPError: If the hub refuses.
+            OSError: If the hub cannot be reached.
+        """
+        from huggingface_hub import hf_hub_download
+
+        return Path(
+            hf_hub_download(
+                self.repository,
+                filename,
+                revision=self.revision,
+                cache_dir=self.cache_dir,
+                force_download=self.force_download,
+                local_files_only=self.local_files_only,
+                token=self.token,
+            )
+        )
+
+
+def download_weights(place: HubPlace) -> Path:
+    """Download the weights of a repository, and its configuration if it has one.
+
+    Args:
+        place: The repository.
+
+    Returns:
+        The file of weights, in the cache of huggingface_hub, beside the configuration.
+
+    Raises:
+        UserError: If the repository has no weights or cannot be reached.
+    """
+    from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, HfHubHTTPError, HFValidationError
+
+    name = place.repository
+    try:
+        with contextlib.suppress(EntryNotFoundError):
+            place.download(CONFIG_FILE)
+        for filename in WEIGHTS_FILES:
+            with contextlib.suppress(EntryNotFoundError):
+                return place.download(filename)
+    except GatedRepoError as error:
+        page = f"https://huggingface.co/{name}"
+        raise UserError(f"{name} is gated: ask for access at {page}, then `hf auth login`") from error
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        raise UserError(f"{name} cannot be downloaded from the hub: {_first_line(error)}") from error
+    raise UserError(f"repository {name} of the hub has none of {', '.join(WEIGHTS_FILES)}")
 
 
 def published_model(name: str, source: PublishedSource) -> SceneModel:

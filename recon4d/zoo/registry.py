@@ -95,6 +95,11 @@ class ZooEntry:
         file = WEIGHTS_FOLDER / f"{self.name}.safetensors"
         return file if file.is_file() else None
 
+    @property
+    def has_weights(self) -> bool:
+        """Whether there are trained weights, in the package or published."""
+        return self.published is not None or self.weights_file is not None
+
     def num_parameters(self) -> int:
         """Count the parameters of the model without allocating them.
 
@@ -164,8 +169,9 @@ def head_kind(config: ModelConfig) -> Literal["linear", "dpt", "shuffle"]:
 
 def create_model(
     name: str = DEFAULT_MODEL,
-    weights: str | Path | None = "default",
+    pretrained: bool = True,
     *,
+    checkpoint: str | Path | None = None,
     heads: HeadKind = "linear",
     backbone_weights: str | Path | None = None,
     seed: int = 0,
@@ -174,44 +180,36 @@ def create_model(
 
     Args:
         name: One of `list_models`.
-        weights: "default" for the weights of the package, or for published models those that are downloaded once; a
-            model without weights then gets random ones and an `UntrainedWarning`. None for random weights without a
-            warning. Otherwise the path of a checkpoint with the same configuration.
+        pretrained: Whether the model has trained weights: those of the package, or for published models those that are
+            downloaded once. False gives random weights, whose predictions have no meaning.
+        checkpoint: Path of a checkpoint with the same configuration, whose weights are used instead.
         heads: Kind of the dense heads: "linear" (faster) or "dpt" (sharper). Published models keep their own heads.
-        backbone_weights: For DINO-backed models, "pretrained" (downloaded through timm under their own license) or
-            the path of a local file. None for random weights.
+        backbone_weights: For DINO-backed models with ``pretrained=False``, "pretrained" (downloaded through timm under
+            their own license) or the path of a local file. None for random weights.
         seed: Seed of random weights. The caller's random state does not change.
 
     Returns:
         The model.
 
     Raises:
-        UserError: If the name is unknown, or the weights do not fit or cannot be obtained.
+        UserError: If the name is unknown, the model has no trained weights, or the weights do not fit or cannot be
+            obtained.
     """
     entry = model_entry(name)
-    if entry.published is not None and weights is not None:
-        return _published(entry, entry.published, weights)
     config = model_config(name, heads)
-    file = entry.weights_file if weights == "default" and heads == "linear" else None
-    if weights not in ("default", None):
-        file = Path(str(weights))
-    if file is not None:
-        model = load_checkpoint(file)
+    if checkpoint is not None:
+        model = load_model(checkpoint, preset=_mono_preset(name))
         if model.config != config:
-            raise UserError(f"{file} contains a model with another configuration than {name} with {heads} heads")
+            raise UserError(f"{checkpoint} contains a model with another configuration than {name} with {heads} heads")
+        model.name = name
         return model
-
+    if pretrained:
+        return _trained(entry, config, heads)
     with _seeded(seed):
         model = create_network(config)
     model.name = name
     if backbone_weights is not None:
         _load_backbone(model, backbone_weights)
-    if weights == "default":
-        warnings.warn(
-            f"{name} has no trained weights yet: its predictions have the right shapes and no meaning",
-            UntrainedWarning,
-            stacklevel=2,
-        )
     return model.eval()
 
 
@@ -242,30 +240,46 @@ def load_model(path: str | Path, reference_view: str | None = None, preset: str 
     return model
 
 
-def find_model(name_or_file: str | Path) -> SceneModel:
+def find_model(name_or_file: str | Path, allow_untrained: bool = False) -> SceneModel:
     """Create a model from its name or load it from a checkpoint.
 
     Args:
         name_or_file: A name that `list_models` returns, or the path of a checkpoint file.
+        allow_untrained: Whether a model without trained weights gets random ones, with an `UntrainedWarning`, instead
+            of an error.
 
     Returns:
         The model on the CPU, with its weights.
 
     Raises:
-        UserError: If there is no such model, or the checkpoint cannot be read.
+        UserError: If there is no such model, it has no trained weights, or the checkpoint cannot be read.
     """
     path = Path(name_or_file)
-    is_file = path.suffix in CHECKPOINT_SUFFIXES or path.is_file()
-    return load_model(path) if is_file else create_model(str(name_or_file))
+    if path.suffix in CHECKPOINT_SUFFIXES or path.is_file():
+        return load_model(path)
+    name = str(name_or_file)
+    if not allow_untrained or model_entry(name).has_weights:
+        return create_model(name)
+    warnings.warn(
+        f"{name} has no trained weights yet: its predictions have the right shapes and no meaning",
+        UntrainedWarning,
+        stacklevel=2,
+    )
+    return create_model(name, pretrained=False)
 
 
-def _published(entry: ZooEntry, source: PublishedSource, weights: str | Path) -> SceneModel:
-    if weights == "default":
-        return published_model(entry.name, source)
-    model = load_model(weights, preset=_mono_preset(entry.name))
-    if model.config != entry.make_config():
-        raise UserError(f"{weights} contains a model with another configuration than {entry.name}")
-    model.name = entry.name
+def _trained(entry: ZooEntry, config: NetworkConfig, heads: HeadKind) -> SceneModel:
+    """Load the weights of the package, or published ones."""
+    if entry.published is not None:
+        return published_model(entry.name, entry.published)
+    if entry.weights_file is None:
+        raise UserError(
+            f"{entry.name} has no trained weights yet; create_model({entry.name!r}, pretrained=False) creates it with "
+            "random ones, whose predictions have no meaning"
+        )
+    model = load_checkpoint(entry.weights_file)
+    if model.config != config:
+        raise UserError(f"{entry.name} has no trained weights for {heads} heads; use pretrained=False to train them")
     return model
 
 

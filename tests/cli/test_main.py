@@ -120,7 +120,7 @@ class TestReconstruct:
         (tmp_path / "photos").mkdir()
         for number, image in enumerate(make_clip(frames=3, height=40, width=40).images):
             write_jpeg(tmp_path / "photos" / f"{number}.jpg", image)
-        save_model(create_model("recon4d_tiny", weights=None), tmp_path / "mine.safetensors")
+        save_model(create_model("recon4d_tiny", pretrained=False), tmp_path / "mine.safetensors")
         options = ["--model", tmp_path / "mine.safetensors", "--anchors", "0", "2", "--refine", "off"]
         assert run("reconstruct", tmp_path / "photos", "--out", tmp_path / "out", *options) == 0
         with np.load(tmp_path / "out" / "scene.npz") as scene:

@@ -46,7 +46,7 @@ def sample() -> Sample:
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> str:
-    save_model(create_model("recon4d_tiny", weights=None), tmp_path / "tiny.safetensors")
+    save_model(create_model("recon4d_tiny", pretrained=False), tmp_path / "tiny.safetensors")
     return str(tmp_path / "tiny.safetensors")
 
 

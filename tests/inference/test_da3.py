@@ -13,7 +13,7 @@ from torch import Tensor
 
 from recon4d.errors import UserError
 from recon4d.geometry import invert, rigid, rotation_from_axis_angle, similarity, transform_points
-from recon4d.inference import ReconstructConfig, assumptions, fit_metric_scale, reconstruct
+from recon4d.inference import ReconstructConfig, assumptions, fit_metric_scale, predict_scene
 from recon4d.inference.camera_alignment import similarity_scale_to_cameras, similarity_to_cameras
 from recon4d.models import Model, MonoModel, Outputs, SceneModel
 from recon4d.records import Clip, Priors
@@ -68,7 +68,7 @@ class TestGivenCameras:
         world_from_cam = invert(given.double()).float()
         clip = Clip(torch.from_numpy(arrays["images_uint8"]), torch.arange(4.0), Priors(intrinsics, world_from_cam))
         model = from_da3(golden_state_dict("da3_small"))
-        scene = reconstruct(model, clip, replace(CONFIG, processing_size=131))
+        scene = predict_scene(model, clip, replace(CONFIG, processing_size=131))
         assert scene.size == (112, 154)
         wanted = arrays["posed_depth"] / arrays["posed_scale"]
         assert relative_error(scene.depths[:, ::3, ::3], wanted) < 1e-5
@@ -108,22 +108,22 @@ class TestGivenCameras:
 
     def test_honored_exactly(self, any_view: SceneModel) -> None:
         priors = given_priors(5)
-        scene = reconstruct(any_view, clip_of(5, priors), CONFIG)
+        scene = predict_scene(any_view, clip_of(5, priors), CONFIG)
         assert torch.equal(scene.cameras.intrinsics, priors.intrinsics)
         relative = invert(priors.world_from_cam[0]) @ priors.world_from_cam
         torch.testing.assert_close(scene.cameras.world_from_cam, relative, rtol=0, atol=1e-6)
-        free = reconstruct(any_view, clip_of(5), CONFIG)
+        free = predict_scene(any_view, clip_of(5), CONFIG)
         ratio = scene.depths / free.depths
         assert float(ratio.std() / ratio.mean()) > 1e-4  # the network has seen the cameras
 
     def test_intrinsics_alone_and_some_cameras_are_honored(self, any_view: SceneModel) -> None:
         priors = given_priors(5)
         alone = replace(priors, world_from_cam=torch.full_like(priors.world_from_cam, torch.nan))
-        scene = reconstruct(any_view, clip_of(5, alone), CONFIG)
+        scene = predict_scene(any_view, clip_of(5, alone), CONFIG)
         assert torch.equal(scene.cameras.intrinsics, priors.intrinsics)
         some = replace(priors, world_from_cam=priors.world_from_cam.clone())
         some.world_from_cam[3:] = torch.nan
-        scene = reconstruct(any_view, clip_of(5, some), CONFIG)
+        scene = predict_scene(any_view, clip_of(5, some), CONFIG)
         relative = invert(priors.world_from_cam[0]) @ priors.world_from_cam
         torch.testing.assert_close(scene.cameras.world_from_cam[:3], relative[:3], rtol=0, atol=1e-6)
 
@@ -131,13 +131,13 @@ class TestGivenCameras:
         priors = given_priors(3)
         priors = replace(priors, intrinsics=torch.full_like(priors.intrinsics, torch.nan))
         with pytest.raises(UserError, match="3 of 3 frames have a given camera pose but no intrinsics"):
-            reconstruct(any_view, clip_of(3, priors), CONFIG)
+            predict_scene(any_view, clip_of(3, priors), CONFIG)
         with pytest.raises(UserError, match="3 of 3 frames have a given camera pose but no intrinsics"):
             any_view(clip_of(3).images[None], priors=Priors.stack([priors]))
 
     def test_one_frame_with_a_camera_is_refused(self, any_view: SceneModel) -> None:
         with pytest.raises(UserError, match="the camera pose of a single frame is given, which does not determine"):
-            reconstruct(any_view, clip_of(1, given_priors(1)), CONFIG)
+            predict_scene(any_view, clip_of(1, given_priors(1)), CONFIG)
 
     def test_sizes_that_are_no_multiple_of_the_patch(self, any_view: SceneModel) -> None:
         with pytest.raises(ValueError, match="images have 40 x 28 pixels; both sides must be multiples of 14"):
@@ -150,20 +150,20 @@ class TestMono:
         with pytest.warns(
             UserWarning, match=r"da3_mono predicts no cameras: .* stands still and a field of view of 63"
         ):
-            reconstruct(model, clip_of(2), CONFIG)
+            predict_scene(model, clip_of(2), CONFIG)
         with pytest.warns(UserWarning, match="the scene assumes a field of view"):
-            reconstruct(model, clip_of(1), CONFIG)
+            predict_scene(model, clip_of(1), CONFIG)
         known = replace(given_priors(1), world_from_cam=torch.full((1, 4, 4), torch.nan))
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            scene = reconstruct(model, clip_of(1, known), CONFIG)
+            scene = predict_scene(model, clip_of(1, known), CONFIG)
         assert torch.equal(scene.cameras.intrinsics, known.intrinsics)
         assert assumptions(from_da3(tiny_state_dict()), clip_of(2)) == ()
 
     def test_sky_has_no_depth(self) -> None:
         known = replace(given_priors(2), world_from_cam=torch.full((2, 4, 4), torch.nan))
         with pytest.warns(UserWarning, match="stands still"):
-            scene = reconstruct(sky_model(), clip_of(2, known), CONFIG)
+            scene = predict_scene(sky_model(), clip_of(2, known), CONFIG)
         assert (scene.depth_confidence[:, :28] == 0).all()
         assert (scene.point_confidence[:, :28] == 0).all()
         assert (scene.depth_confidence[:, 28:] == 1).all()

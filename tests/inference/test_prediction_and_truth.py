@@ -21,7 +21,7 @@ def tensors(scene: Scene) -> list[torch.Tensor]:
 def test_predictions_have_the_shapes_of_ground_truth_and_are_written_alike(tmp_path: Path) -> None:
     config = SyntheticConfig(num_frames=3, height=32, width=48)
     sample = render_scenes(make_scenes(config, 0, [0, 1]), config, anchors=(0, 2))
-    model = create_model("recon4d_tiny", weights=None)
+    model = create_model("recon4d_tiny", pretrained=False)
     with torch.no_grad():
         predicted = model.outputs(sample.clip.images, sample.clip.times, anchors=(0, 2)).scene
     shapes = [[tuple(tensor.shape) for tensor in tensors(scene)] for scene in (predicted, sample.scene)]

@@ -13,7 +13,7 @@ from recon4d.inference import (
     PriorFiles,
     ReconstructConfig,
     apply_priors,
-    reconstruct,
+    predict_scene,
     with_prior_files,
 )
 from recon4d.models import Model
@@ -189,7 +189,7 @@ class TestReconstruction:
         return Priors(intrinsics, known_of(truth, cameras=True).world_from_cam)
 
     def test_intrinsics_and_cameras_are_the_given_ones(self, model: Model, known: Priors) -> None:
-        scene = reconstruct(model, replace(self.CLIP, priors=known), self.SINGLE)
+        scene = predict_scene(model, replace(self.CLIP, priors=known), self.SINGLE)
         assert scene.size == (48, 80)
         assert torch.equal(scene.cameras.intrinsics, g.resized_intrinsics(known.intrinsics, (60, 100), (48, 80)))
         torch.testing.assert_close(scene.resized(60, 100).cameras.intrinsics, known.intrinsics)
@@ -199,19 +199,19 @@ class TestReconstruction:
 
     def test_the_network_gets_the_priors(self, model: Model, known: Priors) -> None:
         """Confidences depend on priors only through the network, since `apply_priors` does not change them."""
-        with_priors = reconstruct(model, replace(self.CLIP, priors=known), self.SINGLE)
-        without = reconstruct(model, self.CLIP, self.SINGLE)
+        with_priors = predict_scene(model, replace(self.CLIP, priors=known), self.SINGLE)
+        without = predict_scene(model, self.CLIP, self.SINGLE)
         assert torch.equal(with_priors.depth_confidence, without.depth_confidence) == (model.known is None)
 
     def test_given_depth_determines_the_unit(self, model: Model) -> None:
         depths = torch.full((4, 60, 100), torch.nan)
         depths[:, ::7, ::9] = 300.0
-        scene = reconstruct(model, replace(self.CLIP, priors=replace(Priors.unknown(4), depths=depths)), self.SINGLE)
+        scene = predict_scene(model, replace(self.CLIP, priors=replace(Priors.unknown(4), depths=depths)), self.SINGLE)
         at_known = scene.depths[
             Priors.resized(replace(Priors.unknown(4), depths=depths), (60, 100), scene.size).depths > 0
         ]
         assert float((300 / at_known).median()) == pytest.approx(1, abs=CLOSE)
 
     def test_without_priors_the_result_is_identical(self, model: Model) -> None:
-        bare = reconstruct(model, self.CLIP, self.SINGLE)
-        assert_scenes_close(reconstruct(model, with_prior_files(self.CLIP, PriorFiles()), self.SINGLE), bare, 0)
+        bare = predict_scene(model, self.CLIP, self.SINGLE)
+        assert_scenes_close(predict_scene(model, with_prior_files(self.CLIP, PriorFiles()), self.SINGLE), bare, 0)

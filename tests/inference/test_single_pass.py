@@ -14,7 +14,14 @@ import recon4d.refine
 from recon4d import geometry as g
 from recon4d.errors import UserError
 from recon4d.heads import DptFeaturesConfig, TrackerConfig, TrackHeadConfig
-from recon4d.inference import MAX_FRAMES, ReconstructConfig, processing_size, reconstruct, reconstruct_and_match
+from recon4d.inference import (
+    MAX_FRAMES,
+    ReconstructConfig,
+    predict_scene,
+    processing_size,
+    reconstruct,
+    reconstruct_and_match,
+)
 from recon4d.models import Model
 from recon4d.records import Clip, FeatureTracks, Priors, Scene
 from recon4d.refine import MAP_SIDE, RefineConfig, Refinement
@@ -46,23 +53,23 @@ class TestSizes:
             assert abs(given - wanted) <= max(patch / 2, patch - wanted)
 
     def test_the_scene_has_the_processing_size_and_matching_intrinsics(self, model: Model, clip: Clip) -> None:
-        scene = reconstruct(model, clip, replace(SINGLE, processing_size=64))
+        scene = predict_scene(model, clip, replace(SINGLE, processing_size=64))
         assert scene.size == (48, 80)
         original = scene.resized(*clip.size)
         angles = original.cameras.field_of_view(*clip.size)
         torch.testing.assert_close(angles, scene.cameras.field_of_view(*scene.size))
 
     def test_every_pixel_affects_the_result(self, model: Model, clip: Clip) -> None:
-        depths = reconstruct(model, clip, SINGLE).depths
+        depths = predict_scene(model, clip, SINGLE).depths
         for corner in ((0, 0), (0, 96), (56, 0), (56, 96)):
             images = clip.images.clone()
             images[:, :, corner[0] : corner[0] + 4, corner[1] : corner[1] + 4] ^= 255
-            assert not torch.equal(reconstruct(model, replace(clip, images=images), SINGLE).depths, depths)
+            assert not torch.equal(predict_scene(model, replace(clip, images=images), SINGLE).depths, depths)
 
 
 class TestScene:
     def test_the_world_is_the_first_camera_exactly(self, model: Model, clip: Clip) -> None:
-        scene = reconstruct(model, clip, SINGLE)
+        scene = predict_scene(model, clip, SINGLE)
         assert torch.equal(scene.cameras.world_from_cam[0], torch.eye(4))
         bare = model(clip.resized(*scene.size).images[None], clip.times[None])[0]
         assert not torch.allclose(bare.cameras.world_from_cam[0], torch.eye(4))
@@ -82,11 +89,11 @@ class TestScene:
         assert_scenes_close(reconstruct(model, clip), first, tolerance=0)
 
     def test_the_frame_chunk_does_not_change_the_scene(self, model: Model, clip: Clip) -> None:
-        whole = reconstruct(model, clip, replace(SINGLE, frame_chunk=64))
-        assert_scenes_close(reconstruct(model, clip, replace(SINGLE, frame_chunk=1)), whole, tolerance=1e-4)
+        whole = predict_scene(model, clip, replace(SINGLE, frame_chunk=64))
+        assert_scenes_close(predict_scene(model, clip, replace(SINGLE, frame_chunk=1)), whole, tolerance=1e-4)
 
     def test_the_scene_can_be_used_in_training(self, model: Model, clip: Clip) -> None:
-        scene = reconstruct(model, clip, SINGLE)
+        scene = predict_scene(model, clip, SINGLE)
         weight = torch.ones(1, requires_grad=True)
         (weight * scene.depths * scene.depth_confidence * scene.dynamic).sum().backward()
         assert weight.grad is not None
@@ -97,15 +104,15 @@ class TestScene:
             lambda _, __, output: dtypes.append(output.dtype)
         )
         for precision in ("float32", "bfloat16"):
-            reconstruct(model, clip, ReconstructConfig(precision=precision))
+            reconstruct(model, clip, precision=precision)
         hook.remove()
         assert dtypes == [torch.float32, torch.bfloat16]
 
     def test_anchors(self, model: Model, clip: Clip) -> None:
-        scene = reconstruct(model, clip, replace(SINGLE, anchors=(0, 3)))
+        scene = predict_scene(model, clip, replace(SINGLE, anchors=(0, 3)))
         assert scene.tracks is not None
         assert scene.tracks.anchors.tolist() == [0, 3]
-        assert reconstruct(model, clip, replace(SINGLE, anchors=())).tracks is None
+        assert predict_scene(model, clip, replace(SINGLE, anchors=())).tracks is None
 
     def test_one_photo(self, model: Model) -> None:
         scene = reconstruct(model, Clip(make_clip(1, 64, 64).images, torch.tensor([torch.nan])))
@@ -129,8 +136,8 @@ class TestScene:
                 self.count += 1
 
         monkeypatch.setattr("tqdm.tqdm", Bar)
-        reconstruct(model, clip, replace(SINGLE, progress=True, frame_chunk=2, anchors=(0, 1)))
-        reconstruct(model, clip, SINGLE)
+        predict_scene(model, clip, replace(SINGLE, progress=True, frame_chunk=2, anchors=(0, 1)))
+        predict_scene(model, clip, SINGLE)
         assert len(bars) == 1
         assert bars[0].count == bars[0].total > 0
 
@@ -140,7 +147,7 @@ class TestPriors:
         ignore = torch.zeros(5, 60, 100, dtype=torch.bool)
         ignore[:, 40:] = True
         known = replace(Priors.unknown(5), ignore=ignore)
-        scene = reconstruct(model, replace(clip, priors=known), SINGLE).resized(60, 100)
+        scene = predict_scene(model, replace(clip, priors=known), SINGLE).resized(60, 100)
         for confidence in (scene.depth_confidence, scene.point_confidence):
             assert (confidence[:, 41:] == 0).all()
             assert (confidence[:, :38] > 0).all()
@@ -161,7 +168,7 @@ class TestRefinement:
     def test_a_model_without_matches_is_guided_by_the_default_model(self, clip: Clip) -> None:
         model = randomized(Model(replace(tiny_config(), motion=None, matching=None))).float()
         scene, matches = reconstruct_and_match(model, clip, replace(SINGLE, processing_size=64))
-        assert_scenes_close(scene, reconstruct(model, clip, replace(SINGLE, processing_size=64)), tolerance=0)
+        assert_scenes_close(scene, predict_scene(model, clip, replace(SINGLE, processing_size=64)), tolerance=0)
         guide, expected = reconstruct_and_match(create_model("recon4d_mini"), clip, replace(SINGLE, anchors=()))
         assert guide.size != scene.size
         scale = torch.tensor([scene.size[1] / guide.size[1], scene.size[0] / guide.size[0]])
@@ -180,8 +187,8 @@ class TestRefinement:
             return Refinement(refined, True, math.nan, math.nan, 0)
 
         monkeypatch.setattr(recon4d.refine, "refine_clip", refine_clip)
-        assert reconstruct(model, clip, SINGLE, refine=True) is refined
-        assert_scenes_close(reconstruct(model, clip, SINGLE), predicted, tolerance=0)
+        assert reconstruct(model, clip, refine=True, precision="float32") is refined
+        assert_scenes_close(predict_scene(model, clip, SINGLE), predicted, tolerance=0)
 
     def test_priors_that_exclude_refinement_are_an_error_before_the_pass(
         self, model: Model, clip: Clip, monkeypatch: pytest.MonkeyPatch
@@ -189,11 +196,11 @@ class TestRefinement:
         monkeypatch.setattr(model, "outputs", None)
         known = replace(Priors.unknown(5), depths=torch.ones(5, 60, 100))
         with pytest.raises(UserError, match="depth of this clip is given"):
-            reconstruct(model, replace(clip, priors=known), SINGLE, refine=True)
+            reconstruct(model, replace(clip, priors=known), refine=True, precision="float32")
 
     def test_progress_is_reported_up_to_the_end(self, model: Model, clip: Clip) -> None:
         fractions: list[float] = []
-        reconstruct(model, clip, replace(SINGLE, on_progress=fractions.append, frame_chunk=2, anchors=(0, 1)))
+        predict_scene(model, clip, replace(SINGLE, on_progress=fractions.append, frame_chunk=2, anchors=(0, 1)))
         assert fractions == sorted(fractions)
         assert len(set(fractions)) == len(fractions)
         assert fractions[-1] == 1
@@ -214,7 +221,7 @@ class TestErrors:
         self, model: Model, frames: int, height: int, config: ReconstructConfig, message: str
     ) -> None:
         with pytest.raises(UserError, match=message) as caught:
-            reconstruct(model, make_clip(frames, height, 40), config)
+            predict_scene(model, make_clip(frames, height, 40), config)
         assert "--" not in str(caught.value)
 
     def test_a_processing_size_too_small_for_the_tracker(self, clip: Clip) -> None:
@@ -224,15 +231,15 @@ class TestErrors:
         model = randomized(Model(replace(tiny_config(), motion=None, matching=None, track=track))).float()
         small = replace(SINGLE, processing_size=64)
         with pytest.raises(UserError, match=r"at least 64 pixels .* is 80 x 48; use") as caught:
-            reconstruct(model, clip, small)
+            predict_scene(model, clip, small)
         (side,) = re.findall(r"processing size of at least (\d+)", str(caught.value))
         with pytest.raises(UserError, match="at least 64 pixels"):
-            reconstruct(model, clip, replace(small, processing_size=int(side) - 1))
-        assert reconstruct(model, clip, replace(small, processing_size=int(side))).tracks is not None
+            predict_scene(model, clip, replace(small, processing_size=int(side) - 1))
+        assert predict_scene(model, clip, replace(small, processing_size=int(side))).tracks is not None
         with pytest.raises(UserError, match="or no anchors"):
             reconstruct_and_match(model, clip, small)
         # Without tracks, a smaller size suffices, and another model matches.
-        assert reconstruct(model, clip, replace(small, anchors=())).size == (48, 80)
+        assert predict_scene(model, clip, replace(small, anchors=())).size == (48, 80)
         scene, matches = reconstruct_and_match(model, clip, replace(small, anchors=()))
         assert scene.size == (48, 80)
         assert (matches.visibility > 0).any()
@@ -254,14 +261,14 @@ class TestErrors:
     def test_out_of_memory_is_a_user_error(
         self, clip: Clip, monkeypatch: pytest.MonkeyPatch, allocate: Callable[[], object]
     ) -> None:
-        model = create_model("recon4d_tiny", weights=None)
+        model = create_model("recon4d_tiny", pretrained=False)
         monkeypatch.setattr(model, "outputs", lambda *_: allocate())
         with pytest.raises(UserError, match=r"5 frames of .* on cpu: use fewer frames, a smaller processing") as caught:
             reconstruct(model, clip)
         assert "--" not in str(caught.value)
 
     def test_other_errors_are_passed_on(self, clip: Clip, monkeypatch: pytest.MonkeyPatch) -> None:
-        model = create_model("recon4d_tiny", weights=None)
+        model = create_model("recon4d_tiny", pretrained=False)
 
         def broken(*_: object) -> None:
             raise RuntimeError("shapes differ")
@@ -272,7 +279,7 @@ class TestErrors:
 
 
 def test_points_of_the_first_frame_are_its_unprojected_depth(model: Model, clip: Clip) -> None:
-    scene = reconstruct(model, clip, SINGLE)
+    scene = predict_scene(model, clip, SINGLE)
     points = g.unproject_map(scene.depths[:1], scene.cameras.intrinsics[:1])
     torch.testing.assert_close(scene.points_from_depth[:1], points)
 

@@ -8,7 +8,7 @@ import torch
 from networks import random_images, tiny_config
 from torch import Tensor
 
-from recon4d.inference import ReconstructConfig, reconstruct
+from recon4d.inference import reconstruct
 from recon4d.layers import (
     Block,
     CrossBlock,
@@ -60,7 +60,7 @@ class TestBfloat16Weights:
     def test_a_bfloat16_model_cannot_run_in_float32(self, model: Model) -> None:
         clip = Clip((255 * random_images(1, 2)[0]).to(torch.uint8), torch.arange(2.0))
         with pytest.raises(ValueError, match=r"has bfloat16 weights and cannot run with precision .float32."):
-            reconstruct(cast_to_bfloat16(model), clip, ReconstructConfig(precision="float32"))
+            reconstruct(cast_to_bfloat16(model), clip, precision="float32")
 
     @pytest.mark.parametrize(
         ("name", "heads", "backbone"),
@@ -137,7 +137,7 @@ class TestStridedKeys:
     def test_a_stride_below_one_is_refused(self, model: Model) -> None:
         clip = Clip((255 * random_images(1, 2)[0]).to(torch.uint8), torch.arange(2.0))
         with pytest.raises(ValueError, match="key_stride is 0; both must be at least 1"):
-            reconstruct(model, clip, ReconstructConfig(key_stride=0))
+            reconstruct(model, clip, key_stride=0)
 
 
 class TestMemoryPlan:

@@ -100,7 +100,7 @@ def test_a_key_stride_keeps_the_reference_frame(model: Model, images: Tensor) ->
 
 
 def test_other_networks_have_the_first_frame() -> None:
-    tiny = create_model("recon4d_tiny", weights=None)
+    tiny = create_model("recon4d_tiny", pretrained=False)
     assert isinstance(tiny, Model)
     with pytest.raises(UserError, match="has the first frame as reference, not 'middle'"):
         tiny.reference_view = "middle"

@@ -21,6 +21,8 @@ FORMS = {
     "list of arrays": list(ARRAY),
     "tuple of tensors": tuple(TENSOR),
     "list of tensors, channels last": list(torch.from_numpy(ARRAY)),
+    "floating-point array": ARRAY / 255,
+    "floating-point tensor": TENSOR / 255,
     "list of Pillow images": [Image.fromarray(image) for image in ARRAY],
 }
 
@@ -54,8 +56,9 @@ def test_images_of_three_rows_or_columns_are_not_confused():
         (ARRAY[0], r"shape \(40, 56, 3\), wanted"),
         (ARRAY[..., 0], r"shape \(4, 40, 56\), wanted"),
         (np.concatenate([ARRAY, ARRAY[..., :1]], axis=-1), r"shape \(4, 40, 56, 4\), wanted"),
-        (ARRAY / 255, r"dtype float64, wanted UInt8"),
-        (TENSOR.float(), r"dtype float32, wanted UInt8"),
+        (ARRAY / 127.5 - 1, r"values from -1 to .* of dtype float64, wanted images"),
+        (TENSOR.float(), r"values from 0 to 254 of dtype float32, wanted images"),
+        (np.full((4, 8, 8, 3), np.nan), r"values from nan to nan"),
         (ARRAY.astype(np.uint16), r"dtype int64, wanted UInt8"),
         (ARRAY[:0], r"shape \(0, 40, 56, 3\), wanted"),
         ([], r"wanted at least one"),
@@ -79,6 +82,19 @@ def test_times_that_are_none_are_told():
         Clip(TENSOR, [0, 1, 2])
 
 
+@pytest.mark.parametrize("image", [ARRAY[0], TENSOR[0], TENSOR[0] / 255, Image.fromarray(ARRAY[0])], ids=type)
+def test_a_single_image_is_a_clip_of_one_frame(image):
+    assert torch.equal(Clip.from_images(image).images, TENSOR[:1])
+
+
+def test_a_rate_gives_times():
+    assert Clip.from_images(ARRAY, fps=4).times.tolist() == [0, 0.25, 0.5, 0.75]
+    with pytest.raises(UserError, match="times and fps are both given"):
+        Clip.from_images(ARRAY, times=[0, 1, 2, 3], fps=4)
+    with pytest.raises(UserError, match="fps = 0; wanted"):
+        Clip.from_images(ARRAY, fps=0)
+
+
 def test_read_clip_selects_from_images_in_memory():
     assert torch.equal(recon4d.read_clip(ARRAY).images, TENSOR)
     clip = recon4d.read_clip(list(ARRAY), num_frames=2, fps=10)
@@ -91,14 +107,21 @@ def test_read_clip_selects_from_images_in_memory():
 def test_reconstruct_takes_names_paths_and_images(tmp_path):
     for number, image in enumerate(ARRAY):
         Image.fromarray(image).save(tmp_path / f"{number}.png")
-    model = recon4d.create_model("recon4d_tiny")
+    model = recon4d.create_model("recon4d_tiny", pretrained=False)
+    recon4d.save_model(model, tmp_path / "tiny.safetensors")
+    file = str(tmp_path / "tiny.safetensors")
     wanted = recon4d.reconstruct(model, Clip(TENSOR, None)).depths
-    paths = sorted(tmp_path.iterdir())
-    for given, clip in ((model, ARRAY), (model, tmp_path), (model, paths), ("recon4d_tiny", list(TENSOR))):
+    paths = sorted(tmp_path.glob("*.png"))
+    for given, clip in ((model, ARRAY), (model, tmp_path), (model, paths), (file, list(TENSOR))):
         torch.testing.assert_close(recon4d.reconstruct(given, clip).depths, wanted)
-    scene, _ = recon4d.reconstruct_and_match("recon4d_tiny", str(tmp_path))
+    for frames in (TENSOR.numpy() / 255, str(tmp_path), [Image.fromarray(image) for image in ARRAY]):
+        torch.testing.assert_close(model.infer(frames).depths, wanted)
+    assert model.infer(ARRAY, anchors=(0, 2)).tracks.anchors.tolist() == [0, 2]
+    scene, _ = recon4d.reconstruct_and_match(file, str(tmp_path))
     torch.testing.assert_close(scene.depths, wanted)
     with pytest.raises(UserError, match="gone does not exist; wanted a video, a picture or a folder"):
         recon4d.reconstruct(model, tmp_path / "gone")
     with pytest.raises(UserError, match="no_model"):
         recon4d.reconstruct("no_model", ARRAY)
+    with pytest.raises(UserError, match="recon4d_tiny has no trained weights yet"):
+        recon4d.reconstruct("recon4d_tiny", ARRAY)

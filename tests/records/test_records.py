@@ -31,8 +31,8 @@ class TestTensorRecord:
     def test_fixed_sizes_and_dtypes_are_checked(self) -> None:
         with pytest.raises(ValueError, match=r"wanted \(\*batch time 4 4\) with 4 = 4"):
             Cameras(torch.zeros(3, 3, 4), torch.eye(3).expand(3, 3, 3))
-        with pytest.raises(ValueError, match=r"Clip\.images has dtype float32, wanted UInt8"):
-            Clip(torch.zeros(2, 3, 8, 8), torch.zeros(2))
+        with pytest.raises(ValueError, match=r"Clip\.images has dtype int64, wanted UInt8"):
+            Clip(torch.zeros(2, 3, 8, 8, dtype=torch.int64), torch.zeros(2))
 
     def test_stack_then_index_gives_each_record_back(self) -> None:
         scenes = [make_scene(seed=0), make_scene(seed=1)]

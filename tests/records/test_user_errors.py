@@ -8,19 +8,15 @@ from recon4d.errors import UserError
 from recon4d.records import (
     ErrorCurve,
     Scene,
-    align_to_ground,
-    convert_to_meters,
-    convert_to_meters_by_distance,
-    scale_scene,
 )
 
 
 @pytest.mark.parametrize("factor", [0.0, -1.0, torch.inf, torch.nan])
 def test_the_scale_must_be_positive_and_finite(factor: float) -> None:
     with pytest.raises(UserError, match="cannot be scaled by"):
-        scale_scene(make_scene(), factor)
+        make_scene().scaled(factor)
     with pytest.raises(UserError, match="cannot be scaled by"):
-        convert_to_meters(make_scene(), factor)
+        make_scene().in_metres(factor)
 
 
 @pytest.mark.parametrize(
@@ -38,20 +34,20 @@ def test_unsuitable_measurements(frame: int, pixel: tuple[int, int], meters: flo
     mask = torch.zeros_like(scene.depths, dtype=torch.bool)
     mask[0, 5, 5] = True
     with pytest.raises(UserError, match=message):
-        convert_to_meters_by_distance(scene.with_unknown(mask), frame, (3, 2), pixel, meters)
+        scene.with_unknown(mask).in_metres_by_distance(frame, (3, 2), pixel, meters)
 
 
 def test_a_scene_without_ground() -> None:
     with pytest.raises(UserError, match="the largest plane below the cameras contains"):
-        align_to_ground(make_scene())
+        make_scene().levelled()
     scene = make_scene()
     with pytest.raises(UserError, match="too few static points"):
-        align_to_ground(scene.with_unknown(torch.ones_like(scene.depths, dtype=torch.bool)))
+        scene.with_unknown(torch.ones_like(scene.depths, dtype=torch.bool)).levelled()
 
 
 def test_batches_are_not_user_errors() -> None:
     batch = Scene.stack([make_scene(), make_scene()])
-    for function in (align_to_ground, lambda scene: convert_to_meters_by_distance(scene, 0, (1, 1), (2, 2), 1.0)):
+    for function in (Scene.levelled, lambda scene: scene.in_metres_by_distance(0, (1, 1), (2, 2), 1.0)):
         with pytest.raises(ValueError, match=r"wanted a single scene, given a batch of shape \(2,\)") as caught:
             function(batch)
         assert not isinstance(caught.value, UserError)

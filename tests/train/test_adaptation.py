@@ -14,7 +14,7 @@ from scenes import make_clip, make_scene
 from recon4d.datasets import Sample
 from recon4d.datasets.synthetic import SyntheticConfig, SyntheticScenes
 from recon4d.geometry import pixel_grid, rotation_from_axis_angle
-from recon4d.inference import ReconstructConfig, reconstruct
+from recon4d.inference import ReconstructConfig, predict_scene
 from recon4d.io import load_scene, write_video
 from recon4d.losses import warp_static
 from recon4d.models import Model
@@ -57,7 +57,7 @@ def sample() -> Sample:
 @pytest.fixture(scope="module")
 def disturbed(sample: Sample) -> Model:
     """A model that is fitted to the clip and whose camera head is then disturbed."""
-    model = create_model("recon4d_tiny", weights=None)
+    model = create_model("recon4d_tiny", pretrained=False)
     optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
     clip = Clip.stack([sample.clip])
     for step in range(FIT):
@@ -101,7 +101,7 @@ def observe(scene: Scene, seed: int = 0) -> ClipObservations:
 
 
 def test_disturbed_cameras_improve_and_depth_stays(adapted: Adaptation, disturbed: Model, sample: Sample) -> None:
-    first = reconstruct(disturbed, sample.clip, SETTINGS)
+    first = predict_scene(disturbed, sample.clip, SETTINGS)
     assert adapted.is_kept
     assert adapted.after is not None
     assert adapted.after.total < 0.95 * adapted.before.total
@@ -112,7 +112,7 @@ def test_disturbed_cameras_improve_and_depth_stays(adapted: Adaptation, disturbe
 
 
 def test_the_scene_is_the_prediction_of_the_adapted_model(adapted: Adaptation, sample: Sample) -> None:
-    again = reconstruct(adapted.model, sample.clip, SETTINGS)
+    again = predict_scene(adapted.model, sample.clip, SETTINGS)
     torch.testing.assert_close(adapted.scene.depths, again.depths)
     assert adapted.model.name == "disturbed+adapted"
     assert adapted.model.trained
@@ -159,7 +159,7 @@ def test_the_original_is_kept_if_the_error_rises(disturbed: Model, sample: Sampl
     assert adaptation.after is not None
     assert adaptation.after.total > adaptation.before.total
     assert "did not fall" in adaptation.reason
-    assert torch.equal(adaptation.scene.depths, reconstruct(disturbed, sample.clip, SETTINGS).depths)
+    assert torch.equal(adaptation.scene.depths, predict_scene(disturbed, sample.clip, SETTINGS).depths)
 
 
 def test_the_original_is_kept_if_training_diverges(disturbed: Model, sample: Sample) -> None:
@@ -173,7 +173,7 @@ def test_the_original_is_kept_if_training_diverges(disturbed: Model, sample: Sam
 
 
 def test_a_prediction_that_explains_nothing_is_not_adapted(sample: Sample) -> None:
-    model = create_model("recon4d_tiny", weights=None, seed=1)
+    model = create_model("recon4d_tiny", pretrained=False, seed=1)
     adaptation = adapt(model, sample.clip, CONFIG)
     assert adaptation.model is model
     assert (adaptation.is_kept, adaptation.after, adaptation.curve) == (False, None, ())
@@ -184,7 +184,7 @@ def test_a_prediction_that_explains_nothing_is_not_adapted(sample: Sample) -> No
 
 
 def test_large_weights_keep_the_prediction_near_the_initial_one(disturbed: Model, sample: Sample) -> None:
-    first = reconstruct(disturbed, sample.clip, SETTINGS)
+    first = predict_scene(disturbed, sample.clip, SETTINGS)
     free, held = (
         deviation(adapt(disturbed, sample.clip, replace(CONFIG, steps=8, weights=weights)).scene, first)
         for weights in (AdaptWeights(), AdaptWeights(keep_depth=1e4, keep_cameras=1e4, keep_rest=1e4))

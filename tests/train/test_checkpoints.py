@@ -24,7 +24,7 @@ from recon4d.zoo import create_model
 
 @pytest.fixture(scope="module")
 def model() -> Model:
-    return create_model("recon4d_tiny", weights=None)
+    return create_model("recon4d_tiny", pretrained=False)
 
 
 @pytest.fixture

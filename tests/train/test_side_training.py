@@ -9,7 +9,6 @@ import torch
 from recon4d import losses
 from recon4d.errors import UserError
 from recon4d.models import Model
-from recon4d.records import scale_scenes
 from recon4d.train.batches import Batches, RankInfo
 from recon4d.train.config import DataConfig, TrainConfig
 from recon4d.train.loop import _TrainingRun, make_trainable_model, train
@@ -22,7 +21,7 @@ TRAINED = ("side.", "matching.", "motion_head.")
 @pytest.fixture(scope="module")
 def frozen_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("frozen") / "tiny.safetensors"
-    save_model(create_model("da3_tiny", weights=None, seed=1), path)
+    save_model(create_model("da3_tiny", pretrained=False, seed=1), path)
     return path
 
 
@@ -101,7 +100,7 @@ def test_motion_ignores_the_scale_of_the_frozen_depth(config: TrainConfig, batch
     tokens = module.tokens(batch)
     outputs = model.scene_outputs(tokens, batch.sample.clip.size, batch.sample.clip.priors)
     outputs = model.with_tracks(tokens, outputs, module.anchors(batch))
-    larger = replace(outputs, scene=scale_scenes(outputs.scene, torch.tensor([2.0, 2.0])))
+    larger = replace(outputs, scene=outputs.scene.scaled(torch.tensor([2.0, 2.0])))
     truth = losses.normalized(batch.sample.scene)
     first, second = (module.tracking_terms(one, truth, batch)["motion"] for one in (outputs, larger))
     torch.testing.assert_close(first.total, second.total, rtol=0.01, atol=0)

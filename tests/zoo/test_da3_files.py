@@ -312,4 +312,4 @@ class TestDownloads:
     def test_weights_may_be_given_by_path(self, tmp_path: Path, mono_state_dict: dict[str, Tensor]) -> None:
         torch.save(mono_state_dict, tmp_path / "unnamed.pt")
         with pytest.raises(UserError, match="contains a model with another configuration than da3_metric_large"):
-            create_model("da3_metric_large", tmp_path / "unnamed.pt")
+            create_model("da3_metric_large", checkpoint=tmp_path / "unnamed.pt")

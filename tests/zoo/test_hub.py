@@ -109,7 +109,7 @@ def test_files_of_others_come_under_their_licenses(tmp_path: Path, monkeypatch: 
         (OMEGA_KEY, "from_vggt_omega", r"mine\.pt comes under .* FAIR Noncommercial"),
     ):
         torch.save({mark: torch.zeros(2)}, tmp_path / "mine.pt")
-        made = create_model("recon4d_tiny", weights=None)
+        made = create_model("recon4d_tiny", pretrained=False)
         monkeypatch.setattr(f"recon4d.zoo.hub.{maker}", lambda tensors, made=made: made)
         with pytest.warns(LicenseWarning, match=license_text):
             assert load_model(tmp_path / "mine.pt") is made

@@ -25,6 +25,7 @@ from recon4d.zoo import (
     UntrainedWarning,
     create_model,
     empty_model,
+    find_model,
     list_models,
     load_model,
     model_config,
@@ -35,7 +36,7 @@ from recon4d.zoo import (
 
 @pytest.fixture
 def tiny() -> Model:
-    return create_model("recon4d_tiny", weights=None)
+    return create_model("recon4d_tiny", pretrained=False)
 
 
 class TestNames:
@@ -100,38 +101,42 @@ class TestNames:
 
 
 class TestCreate:
-    def test_the_default_says_that_it_is_untrained(self) -> None:
-        if model_entry("recon4d_tiny").weights_file is not None:
-            pytest.skip("trained weights ship")
+    def test_missing_weights_are_an_error_unless_random_ones_are_allowed(self) -> None:
+        with pytest.raises(UserError, match=r"recon4d_tiny has no trained weights yet; .* pretrained=False"):
+            create_model("recon4d_tiny")
+        with pytest.raises(UserError, match="recon4d_mini has no trained weights for dpt heads"):
+            create_model("recon4d_mini", heads="dpt")
+        with pytest.raises(UserError, match="recon4d_tiny has no trained weights yet"):
+            find_model("recon4d_tiny")
         with pytest.warns(UntrainedWarning, match="recon4d_tiny has no trained weights yet"):
-            model = create_model("recon4d_tiny")
+            model = find_model("recon4d_tiny", allow_untrained=True)
         assert not model.trained
         assert not model.training
 
     def test_asking_for_random_weights_is_not_warned_about(self) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            create_model("recon4d_tiny", weights=None)
+            create_model("recon4d_tiny", pretrained=False)
 
     def test_same_seed_same_weights_and_the_callers_randomness_is_left_alone(self, tiny: Model) -> None:
         torch.manual_seed(3)
         expected = torch.rand(1)
         torch.manual_seed(3)
-        again = create_model("recon4d_tiny", weights=None)
+        again = create_model("recon4d_tiny", pretrained=False)
         assert torch.equal(torch.rand(1), expected)
         assert all(torch.equal(a, b) for a, b in zip(tiny.parameters(), again.parameters(), strict=True))
-        other = create_model("recon4d_tiny", weights=None, seed=1).aggregator
+        other = create_model("recon4d_tiny", pretrained=False, seed=1).aggregator
         assert not torch.equal(other.special_tokens, tiny.aggregator.special_tokens)
 
     def test_backbone_weights_are_for_dino_backbones(self) -> None:
         with pytest.raises(UserError, match="recon4d_tiny has no DINO backbone"):
-            create_model("recon4d_tiny", weights=None, backbone_weights="pretrained")
+            create_model("recon4d_tiny", pretrained=False, backbone_weights="pretrained")
 
     def test_weights_of_another_configuration_are_refused(self, tiny: Model, tmp_path: Path) -> None:
         save_model(tiny, tmp_path / "tiny.safetensors")
-        create_model("recon4d_tiny", weights=tmp_path / "tiny.safetensors")
+        create_model("recon4d_tiny", checkpoint=tmp_path / "tiny.safetensors")
         with pytest.raises(UserError, match="another configuration than recon4d_tiny with dpt heads"):
-            create_model("recon4d_tiny", weights=tmp_path / "tiny.safetensors", heads="dpt")
+            create_model("recon4d_tiny", checkpoint=tmp_path / "tiny.safetensors", heads="dpt")
 
 
 class TestCheckpoints:
@@ -165,7 +170,7 @@ class TestCheckpoints:
             assert ((error.flatten(1).amax(dim=1) if before.ndim > 1 else error) <= 1.01 * step * largest).all()
 
     def test_the_default_model_fits_into_its_40_megabytes(self, tmp_path: Path) -> None:
-        save_model(create_model(DEFAULT_MODEL, weights=None), tmp_path / "small.safetensors", "int8")
+        save_model(create_model(DEFAULT_MODEL, pretrained=False), tmp_path / "small.safetensors", "int8")
         assert (tmp_path / "small.safetensors").stat().st_size < 40e6
 
     def test_missing_damaged_and_foreign_files(self, tiny: Model, tmp_path: Path) -> None:

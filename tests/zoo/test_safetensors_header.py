@@ -14,7 +14,7 @@ SCRIPT = """
 import sys
 from recon4d.records import Calibration, ErrorCurve
 from recon4d.zoo import create_model, save_model
-model = create_model("recon4d_tiny", weights=None)
+model = create_model("recon4d_tiny", pretrained=False)
 model.calibration = Calibration("a clip", depth=ErrorCurve((1.0,), (0.1,)))
 for storage in ("float32", "int8"):
     save_model(model, f"{sys.argv[1]}.{storage}", storage)
@@ -31,7 +31,7 @@ def test_two_processes_save_equal_bytes(tmp_path: Path) -> None:
 
 
 def test_two_saves_are_equal_bytes_and_load_again(tmp_path: Path) -> None:
-    model = create_model("recon4d_tiny", weights=None)
+    model = create_model("recon4d_tiny", pretrained=False)
     files = [tmp_path / f"{number}.safetensors" for number in range(8)]
     for file in files:
         save_model(model, file)

@@ -11,7 +11,7 @@ from networks import assert_scenes_close, random_images
 from safetensors.torch import save_file
 
 from recon4d.errors import UserError
-from recon4d.inference import ReconstructConfig, reconstruct, reconstruct_and_match
+from recon4d.inference import reconstruct, reconstruct_and_match
 from recon4d.models import Model, ModelConfig
 from recon4d.records import Clip, Scene
 from recon4d.zoo import (
@@ -31,7 +31,7 @@ NAME, BASE = "recon4d_da3_tiny", "da3_tiny"
 
 @pytest.fixture(scope="module")
 def base() -> Model:
-    model = create_model(BASE, weights=None, seed=3)
+    model = create_model(BASE, pretrained=False, seed=3)
     assert isinstance(model, Model)
     with torch.no_grad():  # cameras start at the identity otherwise
         for parameter in model.camera_head.parameters():
@@ -52,7 +52,7 @@ def without_motion(scene: Scene) -> Scene:
 class TestComposition:
     def test_cameras_and_depth_are_those_of_the_frozen_model(self, base: Model, clip: Clip) -> None:
         model = start_from(NAME, base)
-        frozen = reconstruct(base, clip, ReconstructConfig(anchors=()))
+        frozen = reconstruct(base, clip, anchors=())
         scene = reconstruct(model, clip)
         assert_scenes_close(without_motion(scene), without_motion(frozen), tolerance=0.0)
         assert scene.cameras.world_from_cam[1:, :3, 3].abs().max() > 1e-3
@@ -72,12 +72,10 @@ class TestComposition:
         assert_scenes_close(without_motion(scene), without_motion(frozen), tolerance=0.0)
 
     def test_known_cameras_reach_the_frozen_model(self, base: Model, clip: Clip) -> None:
-        scene = reconstruct(base, clip, ReconstructConfig(anchors=()))
+        scene = reconstruct(base, clip, anchors=())
         priors = replace(clip.priors, intrinsics=scene.cameras.intrinsics) if clip.priors is not None else None
         given = replace(clip, priors=priors)
-        frozen, mine = (
-            reconstruct(model, given, ReconstructConfig(anchors=())) for model in (base, start_from(NAME, base))
-        )
+        frozen, mine = (reconstruct(model, given, anchors=()) for model in (base, start_from(NAME, base)))
         torch.testing.assert_close(mine.cameras.world_from_cam, frozen.cameras.world_from_cam, atol=0, rtol=0)
 
     def test_chunks_of_frames_do_not_matter(self, base: Model) -> None:
@@ -114,11 +112,11 @@ class TestStart:
 
     def test_another_network_is_refused_in_one_line(self) -> None:
         with pytest.raises(UserError, match=r"^recon4d_da3_tiny starts from da3_tiny, but recon4d_tiny is a network"):
-            start_from(NAME, create_model("recon4d_tiny", weights=None))
+            start_from(NAME, create_model("recon4d_tiny", pretrained=False))
 
     def test_models_with_matching_get_no_side_network(self) -> None:
         with pytest.raises(UserError, match="has matching already"):
-            add_side_network(create_model("recon4d_tiny", weights=None))
+            add_side_network(create_model("recon4d_tiny", pretrained=False))
 
 
 class TestFiles:

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from recon4d.errors import UserError
-from recon4d.inference import ReconstructConfig, reconstruct
+from recon4d.inference import reconstruct
 from recon4d.models import Model, Outputs, match_feature_tracks
 from recon4d.records import Clip
 from recon4d.train.batches import Batches, RankInfo
@@ -145,7 +145,7 @@ class TestScenes:
 
     def test_reconstruct_moves_the_first_camera_to_the_origin(self, model: Model, images: Tensor) -> None:
         clip = Clip(images[0], torch.arange(3.0))
-        scene = reconstruct(model, clip, ReconstructConfig(anchors=(), processing_size=84, precision="float32"))
+        scene = reconstruct(model, clip, anchors=(), processing_size=84, precision="float32")
         assert torch.equal(scene.cameras.world_from_cam[0], torch.eye(4))
         assert scene.size == (70, 98)
 

@@ -6,7 +6,7 @@ from math import sqrt
 from recon4d.datasets.synthetic import Lattice, SyntheticConfig, make_scenes, render_scenes
 from recon4d.eval.calibration.mask_threshold import DynamicMaskIous, dynamic_mask_ious
 from recon4d.eval.calibration.samples import SceneSamples, scene_samples
-from recon4d.inference import Precision, ReconstructConfig, processing_size, reconstruct
+from recon4d.inference import Precision, ReconstructConfig, predict_scene, processing_size
 from recon4d.models import SceneModel, predicts_dense_tracks
 
 FITTING_SEED, HELD_OUT_SEED = 20261121, 20261122
@@ -49,9 +49,9 @@ def synthetic_samples(
     anchors = (0,) if predicts_dense_tracks(model) else ()
     side = round(sqrt(config.height * config.width))
     settings = ReconstructConfig(anchors=anchors, processing_size=side, precision=precision)
-    device = next(model.parameters()).device
+    device = model.device
     for number in range(clips):
         scene = make_scenes(config, seed, [number], device)
         sample = render_scenes(scene, config, (0,), query_lattice=Lattice(TRACK_STRIDE))[0].to("cpu")
-        prediction = reconstruct(model, sample.clip, settings)
+        prediction = predict_scene(model, sample.clip, settings)
         yield scene_samples(prediction, sample.scene), dynamic_mask_ious(prediction, sample.scene)

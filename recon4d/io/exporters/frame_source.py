@@ -14,8 +14,6 @@ from recon4d.io.photos import read_photo
 from recon4d.io.results import frame_file_names
 from recon4d.io.saved_results import SavedResults, read_results
 from recon4d.records import Cameras, Scene
-from recon4d.records.ground_alignment import ground_from_world
-from recon4d.records.metric_scale import convert_to_meters
 
 MAX_SAMPLES = 2**24
 """Largest number of pixels of a long clip from which a percentile or median is computed (64 MiB). Hand-tuned."""
@@ -158,7 +156,7 @@ class FrameSource(ABC):
 
     @abstractmethod
     def ground_from_world(self) -> Float[Tensor, "4 4"]:
-        """Estimate the rigid transform from the world to the ground plane, see `ground_alignment.ground_from_world`.
+        """Estimate the rigid transform from the world to the ground plane, see `Scene.ground_from_world`.
 
         Returns:
             ``ground_from_world`` of shape (4, 4).
@@ -179,7 +177,7 @@ class FrameSource(ABC):
         Raises:
             UserError: If `metres_per_unit` is not finite and above 0.
         """
-        return self.map_scenes(lambda scene: convert_to_meters(scene, metres_per_unit))
+        return self.map_scenes(lambda scene: scene.in_metres(metres_per_unit))
 
     def with_one_camera(self) -> "FrameSource":
         """Give all frames the median of their intrinsics; points keep their pixels and depth.
@@ -202,7 +200,7 @@ class FrameSource(ABC):
         return self.map_scenes(share)
 
     def aligned_to_ground(self) -> "FrameSource":
-        """Rotate and move the world so that the ground is y = 0, as `align_to_ground` does.
+        """Rotate and move the world so that the ground is y = 0, as `Scene.levelled` does.
 
         Returns:
             A source of the aligned frames.
@@ -232,7 +230,7 @@ class MemoryFrames(FrameSource):
 
     def ground_from_world(self) -> Float[Tensor, "4 4"]:
         """See `FrameSource.ground_from_world`."""
-        return ground_from_world(self.outline.scene)
+        return self.outline.scene.ground_from_world()
 
 
 class LongClipFrames(FrameSource):
@@ -273,7 +271,7 @@ class LongClipFrames(FrameSource):
         count = min(self.num_frames, MAX_GROUND_FRAMES)
         numbers = [position * self.num_frames // count for position in range(count)]
         scene = replace(load_frames(self._folder, numbers), tracks=None)
-        return ground_from_world(scene if self._function is None else self._function(scene))
+        return (scene if self._function is None else self._function(scene)).ground_from_world()
 
 
 def open_frames(path: str | Path) -> FrameSource:

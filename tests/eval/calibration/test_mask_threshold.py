@@ -61,7 +61,7 @@ def test_clips_without_dynamic_pixels_or_probabilities_are_skipped() -> None:
 
 @pytest.mark.parametrize("heads", ["linear", "dpt"])
 def test_a_shift_changes_only_the_dynamic_map(heads: HeadKind) -> None:
-    model = create_model("recon4d_tiny", weights=None, heads=heads)
+    model = create_model("recon4d_tiny", pretrained=False, heads=heads)
     images = torch.rand(1, 2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         before = model(images)
@@ -80,7 +80,7 @@ def test_a_model_without_a_dynamic_map_cannot_be_shifted() -> None:
 
 
 def test_calibrate_writes_the_threshold_into_the_weights(tmp_path, capsys) -> None:
-    model = create_model("recon4d_tiny", weights=None)
+    model = create_model("recon4d_tiny", pretrained=False)
     model.trained = True
     model.shift_dynamic_logits(-logit_shift(0.2))
     save_model(model, tmp_path / "before.safetensors")

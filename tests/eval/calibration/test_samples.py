@@ -23,7 +23,7 @@ from recon4d.eval.calibration import (
     synthetic,
     synthetic_samples,
 )
-from recon4d.inference import ReconstructConfig, processing_size, reconstruct
+from recon4d.inference import ReconstructConfig, predict_scene, processing_size
 from recon4d.models import Model
 from recon4d.records import Clip, Scene
 from recon4d.train.batches import TRAINING_FAMILY
@@ -154,7 +154,7 @@ class TestSamples:
 
         def recorded(model: Model, clip: Clip, settings: ReconstructConfig) -> Scene:
             calls.append((clip.size, settings))
-            return reconstruct(model, clip, settings)
+            return predict_scene(model, clip, settings)
 
         monkeypatch.setattr(synthetic, "reconstruct", recorded)
         model = Model(replace(model_config("recon4d_tiny"), motion=None)).eval()
@@ -169,7 +169,7 @@ class TestSamples:
             assert (settings.anchors, settings.precision) == ((), "float32")
 
     def test_scenes_have_the_processing_size_of_the_model(self) -> None:
-        model = create_model("recon4d_tiny", weights=None)
+        model = create_model("recon4d_tiny", pretrained=False)
         assert model_input_size(model, None) == (80, 112)
         height, width = model_input_size(model, (50, 63))
         assert (height, width) == (48, 64)

@@ -32,7 +32,7 @@ from recon4d.zoo import create_model, load_model, save_model
 
 class TestFiles:
     def test_a_checkpoint_contains_it(self, tmp_path: Path) -> None:
-        model = create_model("recon4d_tiny", weights=None)
+        model = create_model("recon4d_tiny", pretrained=False)
         save_model(model, tmp_path / "before.safetensors")
         assert load_model(tmp_path / "before.safetensors").calibration is None
         model.calibration = CALIBRATION
@@ -41,7 +41,7 @@ class TestFiles:
 
     def test_a_checkpoint_with_an_invalid_calibration_is_refused(self, tmp_path: Path) -> None:
         file = tmp_path / "model.safetensors"
-        model = create_model("recon4d_tiny", weights=None)
+        model = create_model("recon4d_tiny", pretrained=False)
         model.calibration = CALIBRATION
         save_model(model, file)
         with safe_open(file, framework="pt") as opened:
@@ -153,7 +153,7 @@ class TestScores:
         assert "no pixel is known to both" in score.note
 
     def test_evaluate_uses_the_calibration_of_a_network(self, tmp_path: Path) -> None:
-        model = create_model("recon4d_tiny", weights=None)
+        model = create_model("recon4d_tiny", pretrained=False)
         for calibration, wanted in ((CALIBRATION, {"depth_calibration", "point_calibration"}), (None, set())):
             model.calibration = calibration
             method = Network(LoadedNetwork.from_model("tiny", model), MethodConfig(processing_size=32))
@@ -188,7 +188,7 @@ class TestCommand:
         model = load_model(tmp_path / "tiny.safetensors")
         assert model.calibration is not None
         assert model.calibration.measured_on == "2 synthetic scenes of 2 frames, 48 x 32 pixels"
-        plain = create_model("recon4d_tiny", weights=None).state_dict()
+        plain = create_model("recon4d_tiny", pretrained=False).state_dict()
         changed = [name for name, value in model.state_dict().items() if not torch.equal(value, plain[name])]
         assert set(changed) <= {"dense_heads.0.out.bias"}  # where the moving mask is cut
 
@@ -212,7 +212,7 @@ class TestCommand:
 
 
 def test_an_archive_contains_the_calibration_of_its_model(tmp_path: Path) -> None:
-    model = create_model("recon4d_tiny", weights=None)
+    model = create_model("recon4d_tiny", pretrained=False)
     model.calibration = CALIBRATION
     save_model(model, tmp_path / "tiny.safetensors")
     picture = Path(__file__).parents[3] / "examples" / "dog.mp4"
@@ -231,7 +231,7 @@ def test_an_archive_contains_the_calibration_of_its_model(tmp_path: Path) -> Non
 
 
 def test_training_discards_the_calibration_of_the_initial_weights(tmp_path: Path) -> None:
-    model = create_model("recon4d_tiny", weights=None)
+    model = create_model("recon4d_tiny", pretrained=False)
     model.calibration = Calibration("these weights", depth=CURVE)
     save_model(model, tmp_path / "calibrated.safetensors")
     assert load_model(tmp_path / "calibrated.safetensors").calibration is not None

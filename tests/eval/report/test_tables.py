@@ -26,7 +26,6 @@ from recon4d.eval.report.headline import (
 from recon4d.eval.report.tables import headline_table, print_tables
 from recon4d.eval.runner import Evaluation
 from recon4d.eval.scoring import METRICS, score_prediction
-from recon4d.records import scale_scene
 
 
 @pytest.mark.parametrize(
@@ -145,7 +144,7 @@ def test_the_table_for_the_terminal_has_a_row_for_each_method_and_notes():
 def with_tracks(*protocols: str) -> Evaluation:
     """True tracks in other units and at another place than the cameras, and a method without tracks."""
     truth = SyntheticScenes(SyntheticConfig(num_frames=4, height=48, width=64)).sample(1).scene
-    scaled = scale_scene(truth, 0.37)
+    scaled = truth.scaled(0.37)
     assert scaled.tracks is not None
     moved = replace(scaled, tracks=replace(scaled.tracks, points=scaled.tracks.points + 0.5))
     benchmark = replace(evaluation(result("net", "a")).benchmark, protocols=protocols)

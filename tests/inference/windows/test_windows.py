@@ -395,7 +395,7 @@ def test_the_python_block_of_the_page_on_long_clips_runs(tmp_path: Path, monkeyp
     (block,) = re.findall(r"```python\n(.*?)```", (root / "docs" / "long_clips.md").read_text(), re.DOTALL)
     # Faster with the tiny model, smaller images and half of the frames.
     shortened = {
-        '"recon4d_mini"': '"recon4d_tiny", weights=None',
+        '"recon4d_mini"': '"recon4d_tiny", pretrained=False',
         "anchors=()": "anchors=(), processing_size=32",
         "fps=10": "fps=5",
         "window=16, overlap=4": "window=8, overlap=2",

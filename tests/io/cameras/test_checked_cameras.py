@@ -13,7 +13,6 @@ from recon4d.io import SceneInfo, load_scene, open_frames, read_results, save_sc
 from recon4d.io.checked_cameras import camera_problem, checked_cameras, principal_point_outside
 from recon4d.io.checked_values import parse_numbers, read_json
 from recon4d.records import Cameras
-from recon4d.records.metric_scale import metres_per_unit_of_baseline
 
 PINHOLE = torch.tensor([[50.0, 0, 30], [0, 52, 20], [0, 0, 1]])
 
@@ -118,7 +117,7 @@ def test_a_baseline_tells_the_unit() -> None:
     poses = torch.eye(4).repeat(3, 1, 1)
     poses[1, :3, 3], poses[2] = torch.tensor([3.0, 0, 4]), torch.nan
     cameras = Cameras(poses, PINHOLE.repeat(3, 1, 1))
-    assert metres_per_unit_of_baseline(cameras, 0, 1, 0.5) == pytest.approx(0.1)
+    assert cameras.metres_per_unit(0, 1, 0.5) == pytest.approx(0.1)
     for first, second, meters, message in (
         (0, 3, 1.0, "wanted two of 0 to 2"),
         (0, 0, 1.0, "wanted two of 0 to 2"),
@@ -126,4 +125,4 @@ def test_a_baseline_tells_the_unit() -> None:
         (0, 2, 1.0, "nan units"),
     ):
         with pytest.raises(UserError, match=message):
-            metres_per_unit_of_baseline(cameras, first, second, meters)
+            cameras.metres_per_unit(first, second, meters)

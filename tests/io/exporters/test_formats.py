@@ -30,8 +30,6 @@ from recon4d.io import (
 from recon4d.io.exporters.gaussian_splats import PROPERTIES, gaussians
 from recon4d.io.exporters.meshes import voxel_length
 from recon4d.records import Scene
-from recon4d.records.ground_alignment import align_to_ground
-from recon4d.records.metric_scale import convert_to_meters, convert_to_meters_by_distance, scale_scene
 
 PAGE = (Path(__file__).parents[3] / "docs" / "export.md").read_text()
 
@@ -68,7 +66,7 @@ class TestNerfstudio:
         """nerfstudio multiplies values by its option, 0.001 by default; the summary names any other factor."""
         scene = results.scene
         scene.depth_confidence[1, 2, 3] = 0.0
-        results = results.with_scene(scale_scene(scene, length))
+        results = results.with_scene(scene.scaled(length))
         (exported,) = export_results(tmp_path / "out", results, ["nerfstudio"], EVERYTHING)
         folder = tmp_path / "out" / "nerfstudio"
         content = json.loads((folder / "transforms.json").read_text())
@@ -229,32 +227,32 @@ class TestSurfaces:
 class TestUnitsAndGround:
     def test_scaling_changes_units_and_not_meters(self):
         scene = make_scene(metres_per_unit=3.0)
-        twice = scale_scene(scene, 2.0)
+        twice = scene.scaled(2.0)
         torch.testing.assert_close(twice.depths, 2 * scene.depths)
         torch.testing.assert_close(twice.cameras.centers, 2 * scene.cameras.centers)
         assert float(twice.metres_per_unit) == 1.5
-        metric = convert_to_meters(scene, 0.5)
+        metric = scene.in_metres(0.5)
         torch.testing.assert_close(metric.points, 0.5 * scene.points)
         assert float(metric.metres_per_unit) == 1.0
         with pytest.raises(ValueError, match="scaled by 0"):
-            scale_scene(scene, 0.0)
+            scene.scaled(0.0)
 
     def test_one_known_distance_gives_meters(self):
         scene = make_scene()
-        metric = convert_to_meters_by_distance(scene, 1, (3, 2), (12, 9), 7.0)
+        metric = scene.in_metres_by_distance(1, (3, 2), (12, 9), 7.0)
         apart = metric.points_from_depth[1, 2, 3] - metric.points_from_depth[1, 9, 12]
         assert float(apart.norm()) == pytest.approx(7.0, rel=1e-5)
         assert float(metric.metres_per_unit) == 1.0
         for pixels, message in ((((3, 2), (3, 2)), "same point"), (((3, 2), (WIDTH, 0)), "outside maps")):
             with pytest.raises(ValueError, match=message):
-                convert_to_meters_by_distance(scene, 0, *pixels, 1.0)
+                scene.in_metres_by_distance(0, *pixels, 1.0)
 
     def test_the_ground_becomes_level(self):
         trace = exact_scene()
         _, scene = trace(torch.arange(3) / 6)
         # The world is rotated and translated.
         turn = g.rotation_from_axis_angle(torch.tensor([0.7, -2.0, 0.4]))
-        scene = align_to_ground(scene.transformed(g.rigid(turn, torch.tensor([3.0, -1.0, 2.0]))))
+        scene = scene.transformed(g.rigid(turn, torch.tensor([3.0, -1.0, 2.0]))).levelled()
         points = scene.points_from_depth[scene.depth_confidence > 0]
         on_ground = points[:, 1].abs() < 0.01
         # More than half of the pixels show the ground, and nothing is below it.
@@ -269,7 +267,7 @@ class TestUnitsAndGround:
 
     def test_a_wall_is_no_ground(self):
         with pytest.raises(ValueError, match="no ground plane found"):
-            align_to_ground(make_scene())
+            make_scene().levelled()
 
 
 def exact_scene():
