@@ -1,5 +1,6 @@
 """Checks the shapes and types of annotations at every call during tests."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,9 @@ from jaxtyping import install_import_hook
 
 # Tensors are small in tests: threads cost more than they gain, and processes (-n) would compete for the cores.
 torch.set_num_threads(1)
+
+# No test loses power while it runs: waiting for the disk would only take time.
+os.fsync = lambda _: None
 
 # Not as a context manager: recon4d imports its subpackages lazily, after this file has run.
 install_import_hook("recon4d", "type_checker.check")

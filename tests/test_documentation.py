@@ -39,6 +39,7 @@ def test_the_page_on_data_names_every_data_set() -> None:
         assert f"| `{name}` | `{reader.__name__}(root" in page
 
 
+@pytest.mark.end_to_end
 def test_the_statistics_of_worlds_v1_are_those_printed() -> None:
     command = [sys.executable, "-m", "benchmarks.worlds_v1", "--split", "32"]
     printed = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout
@@ -51,6 +52,7 @@ def test_the_readme_names_every_model() -> None:
         assert f"`{name}`" in README or (f"`{family}_{{small,base,large}}`" in README and size in "small base large")
 
 
+@pytest.mark.end_to_end
 def test_the_exact_scene_is_exact(tmp_path: Path) -> None:
     command = [sys.executable, ROOT / "examples" / "exact_scene.py", "--out", tmp_path / "exact", "--frames", "2"]
     subprocess.run([str(part) for part in command], check=True, capture_output=True)
@@ -70,6 +72,7 @@ def slow(name: str, options: list[str]) -> Any:
     return pytest.param(name, options, marks=pytest.mark.slow)
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize(
     ("name", "options"),
     [
@@ -111,6 +114,7 @@ def test_scores_are_taken_apart_by_kind_of_clip(tmp_path: Path, capsys: pytest.C
     assert "net+refine: auc_30 of a clip changes by -0.200 to +0.200 (4 clips)" in printed
 
 
+@pytest.mark.end_to_end
 def test_the_benchmark_of_windows_compares_ways(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     """Run the variants in this process, which is faster than one process each; seconds and memory are made up."""
 

@@ -89,7 +89,7 @@ def in_a_folder(tmp_path: Path, files: Path, monkeypatch: pytest.MonkeyPatch) ->
     create = recon4d.create_model
 
     def quick(name: str = "recon4d_mini", **options) -> Model:
-        return create("recon4d_tiny" if name == "recon4d_mini" else name, **options)
+        return create("recon4d_tiny", pretrained=False) if name == "recon4d_mini" else create(name, **options)
 
     monkeypatch.setattr("recon4d.zoo.create_model", quick)
     monkeypatch.setattr("recon4d.zoo.registry.create_model", quick)
@@ -231,6 +231,7 @@ def test_commands_that_sentences_mention_take_these_options(page: Path) -> None:
             check_command(words)
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
 def test_a_page_runs(page: Path, in_a_folder: Path, files: Path) -> None:
     name = page.relative_to(ROOT).as_posix()

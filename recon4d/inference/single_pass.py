@@ -153,7 +153,8 @@ def predict_scene(
 
     Args:
         model: A model, as for `reconstruct`.
-        clip: A clip, as for `reconstruct`.
+        clip: A clip, a path or images in memory, such as an array of shape (time, height, width, 3), as for
+            `reconstruct`.
         config: How the clip is processed.
 
     Returns:

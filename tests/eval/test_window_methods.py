@@ -71,7 +71,7 @@ def oracle(sample: Sample, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, .
         unit = torch.diag(torch.tensor([1 + 0.1 * len(calls)] * 3 + [1.0]))
         return scene.transformed(rigid(torch.eye(3), torch.tensor([0.3, 0.0, 0.1])) @ unit)
 
-    monkeypatch.setattr(window_methods, "reconstruct", reconstruct)
+    monkeypatch.setattr(window_methods, "predict_scene", reconstruct)
     return calls
 
 

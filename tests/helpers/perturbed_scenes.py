@@ -1,10 +1,12 @@
 """Scenes of worlds-v1 with perturbed cameras, noisy tracks and rotation errors, for tests of refinement."""
 
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import torch
 
+from recon4d.datasets import Sample
 from recon4d.datasets.synthetic.worlds_v1 import WORLDS_V1
 from recon4d.geometry import pixel_indices, rigid, rotation_angle, rotation_from_axis_angle
 from recon4d.records import Cameras, FeatureTracks, Scene
@@ -13,9 +15,15 @@ STATIC, DYNAMIC = (4, 11), (2, 9)
 """Clips of worlds-v1 with at most 0.3 % and with at least 22 % of dynamic pixels."""
 
 
+@cache
+def synthetic_sample(position: int) -> Sample:
+    """Return a clip of worlds-v1, split 8, with its ground truth; it is created once in each process."""
+    return WORLDS_V1["8"].sample(position)
+
+
 def synthetic_scene(position: int) -> Scene:
     """Return the ground truth of a clip of worlds-v1, split 8."""
-    return WORLDS_V1["8"].sample(position).scene
+    return synthetic_sample(position).scene
 
 
 def feature_tracks_of_scene(scene: Scene, num_tracks: int = 4000) -> FeatureTracks:

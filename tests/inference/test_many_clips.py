@@ -137,6 +137,7 @@ class TestCommand:
         assert "nothing was written" not in error
         assert [path.name for path in (tmp_path / "out").iterdir()] == ["a"]
 
+    @pytest.mark.end_to_end
     def test_a_killed_run_can_be_resumed(self, clips: list[Path], tmp_path: Path, runs: list[str]) -> None:
         """The process is killed while it writes the folder of the last clip."""
         arguments = ["reconstruct", *map(str, clips), "--out", str(tmp_path / "out"), *QUICK]
@@ -159,6 +160,7 @@ class TestCommand:
         assert runs == ["recon4d_tiny", "b.mp4", "c.mp4"]
         assert (tmp_path / "out" / "c" / "scene.npz").is_file()
 
+    @pytest.mark.end_to_end
     def test_two_processes_share_the_clips(self, clips: list[Path], tmp_path: Path) -> None:
         launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "recon4d.cli"]
         arguments = ["reconstruct", *map(str, clips), "--out", str(tmp_path / "out"), *QUICK]

@@ -24,7 +24,7 @@ def test_a_lens_that_bends_lines_is_found_and_removed(k1: float, monkeypatch: py
     truth = synthetic_scene(4)
     matrix = truth.cameras.intrinsics[0]
     focal_lengths, center, lens = matrix.diagonal()[:2], matrix[:2, 2], RadialDistortion(k1)
-    tracks = feature_tracks_of_scene(truth, 1000)
+    tracks = feature_tracks_of_scene(truth, 300)
     pixels = center + lens.factors((tracks.pixels - center) / focal_lengths) * (tracks.pixels - center)
     clip = Clip(torch.zeros(8, 3, *truth.size, dtype=torch.uint8), torch.arange(8.0))
     distorted = FeatureTracks(pixels, tracks.visibility)
@@ -54,7 +54,7 @@ def test_the_center_of_a_distorting_lens_is_found() -> None:
     truth = synthetic_scene(4)
     matrix, lens, shift = truth.cameras.intrinsics[0], RadialDistortion(0.15, -0.2), torch.tensor([2.0, -1.5])
     focal_lengths, center = matrix.diagonal()[:2], matrix[:2, 2]
-    tracks = feature_tracks_of_scene(truth, 1000)
+    tracks = feature_tracks_of_scene(truth, 300)
     normalized = (tracks.pixels - center) / focal_lengths
     pixels = center + shift + lens.factors(normalized) * (tracks.pixels - center)
     noisy = add_noise(FeatureTracks(pixels, tracks.visibility), truth.size, 0.1, 0.0)
@@ -68,7 +68,7 @@ def test_the_center_of_a_distorting_lens_is_found() -> None:
 def test_pinhole_pictures_have_no_distortion() -> None:
     truth = synthetic_scene(4)
     clip = Clip(torch.zeros(8, 3, *truth.size, dtype=torch.uint8), torch.arange(8.0))
-    tracks = add_noise(feature_tracks_of_scene(truth, 800), truth.size, 0.1, 0.0)
+    tracks = add_noise(feature_tracks_of_scene(truth, 300), truth.size, 0.1, 0.0)
     refinement = refine_scene(perturb_cameras(truth), tracks, clip=clip)
     assert refinement.is_accepted
     assert refinement.scene.distortion is None

@@ -29,7 +29,7 @@ from recon4d.refine.cameras.scoring import TrackScores, score_tracks
 def test_perturbed_cameras_of_a_static_scene_are_recovered(position: int) -> None:
     truth = synthetic_scene(position)
     before = perturb_cameras(truth)
-    refinement = refine_scene(before, feature_tracks_of_scene(truth, 800))
+    refinement = refine_scene(before, feature_tracks_of_scene(truth, 300))
     assert refinement.is_accepted
     assert refinement.reason == ""
     assert not refinement.is_rotation_only
@@ -48,7 +48,7 @@ def test_perturbed_cameras_of_a_static_scene_are_recovered(position: int) -> Non
 def test_perturbed_cameras_of_a_dynamic_scene_never_become_worse(position: int) -> None:
     truth = synthetic_scene(position)
     before = perturb_cameras(truth)
-    refinement = refine_scene(before, feature_tracks_of_scene(truth, 800))
+    refinement = refine_scene(before, feature_tracks_of_scene(truth, 300))
     assert not refinement.is_rotation_only
     after = refinement.scene
     assert rotation_errors(after, truth).max() <= rotation_errors(before, truth).max()
@@ -79,7 +79,7 @@ def test_the_mapper_finds_cameras_that_are_far_from_the_prediction(position: int
     static_poses = truth.cameras.world_from_cam[:1].expand_as(truth.cameras.world_from_cam)
     intrinsics = truth.cameras.intrinsics * torch.tensor([[1.3, 1, 1], [1, 1.3, 1], [1, 1, 1]])
     before = replace(truth, cameras=Cameras(static_poses, intrinsics))
-    refinement = refine_scene(before, add_noise(feature_tracks_of_scene(truth, 800), truth.size, 0.1, 0.02))
+    refinement = refine_scene(before, add_noise(feature_tracks_of_scene(truth, 300), truth.size, 0.1, 0.02))
     assert rotation_errors(before, truth).mean() > 5
     assert refinement.is_accepted
     assert rotation_errors(refinement.scene, truth).max() < 0.5
@@ -116,7 +116,7 @@ def test_intrinsics_do_not_change_if_they_are_not_refined() -> None:
     truth = synthetic_scene(4)
     before = perturb_cameras(truth)
     given = replace(before, cameras=replace(before.cameras, intrinsics=truth.cameras.intrinsics))
-    after = refine_scene(given, feature_tracks_of_scene(truth, 800), RefineConfig(refine_intrinsics=False))
+    after = refine_scene(given, feature_tracks_of_scene(truth, 300), RefineConfig(refine_intrinsics=False))
     assert after.is_accepted
     torch.testing.assert_close(after.scene.cameras.intrinsics, truth.cameras.intrinsics, atol=1e-3, rtol=0)
     assert rotation_errors(after.scene, truth).max() < 0.1
@@ -125,7 +125,7 @@ def test_intrinsics_do_not_change_if_they_are_not_refined() -> None:
 def test_a_shifted_principal_point_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in an image that was cropped on two sides."""
     truth = synthetic_scene(4)
-    before, tracks = perturb_cameras(truth), feature_tracks_of_scene(truth, 800)
+    before, tracks = perturb_cameras(truth), feature_tracks_of_scene(truth, 300)
     shift = torch.tensor([9.0, -7.0])
     shifted = FeatureTracks(tracks.pixels + shift, tracks.visibility)
     refinement = refine_scene(before, shifted)
@@ -140,7 +140,7 @@ def test_a_shifted_principal_point_is_found(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_noise_does_not_move_the_principal_point() -> None:
     truth = synthetic_scene(11)
-    tracks = add_noise(feature_tracks_of_scene(truth, 800), truth.size, 0.15, 0.02)
+    tracks = add_noise(feature_tracks_of_scene(truth, 300), truth.size, 0.15, 0.02)
     after = refine_scene(perturb_cameras(truth), tracks).scene
     assert torch.equal(after.cameras.intrinsics[:, :2, 2], truth.cameras.intrinsics[:, :2, 2])
 
@@ -194,7 +194,7 @@ def test_cameras_that_explain_few_of_all_corners_are_rejected(wrong: float, is_a
 def test_noisy_tracks_still_improve_the_cameras_and_the_trust_is_told() -> None:
     truth = synthetic_scene(4)
     before = perturb_cameras(truth)
-    refinement = refine_scene(before, add_noise(feature_tracks_of_scene(truth, 800), truth.size, 0.4, 0.0))
+    refinement = refine_scene(before, add_noise(feature_tracks_of_scene(truth, 300), truth.size, 0.4, 0.0))
     assert refinement.is_accepted
     assert 0.3 <= refinement.inlier_fraction < 0.75
     assert rotation_errors(refinement.scene, truth).max() < 0.3 * rotation_errors(before, truth).max()
@@ -223,7 +223,7 @@ def test_of_two_rigid_motions_the_one_is_taken_that_the_prediction_fits() -> Non
 def test_a_camera_without_tracks_keeps_its_predicted_pose_relative_to_its_neighbor(lost: int) -> None:
     truth = synthetic_scene(4)
     before = perturb_cameras(truth, degrees=1, share=0.02)
-    tracks = feature_tracks_of_scene(truth, 800)
+    tracks = feature_tracks_of_scene(truth, 300)
     visibility = tracks.visibility.clone()
     visibility[lost] = 0
     after = refine_scene(before, FeatureTracks(tracks.pixels, visibility))
@@ -242,7 +242,7 @@ def test_a_camera_without_tracks_keeps_its_predicted_pose_relative_to_its_neighb
 
 def test_frames_without_tracks_are_told_as_unknown() -> None:
     truth = synthetic_scene(4)
-    before, tracks = perturb_cameras(truth, degrees=1, share=0.02), feature_tracks_of_scene(truth, 800)
+    before, tracks = perturb_cameras(truth, degrees=1, share=0.02), feature_tracks_of_scene(truth, 300)
     visibility = tracks.visibility.clone()
     visibility[[3, 5]] = 0
     refinement = refine_scene(before, FeatureTracks(tracks.pixels, visibility))
@@ -262,7 +262,7 @@ def test_depth_is_aligned_to_triangulated_points() -> None:
     height, width = truth.size
     across = torch.linspace(-0.4, 0.4, width).exp() * torch.linspace(0.8, 1.2, height)[:, None]
     before = replace(perturb_cameras(truth), depths=truth.depths**0.7 * across)
-    refinement = refine_scene(before, feature_tracks_of_scene(truth, 800))
+    refinement = refine_scene(before, feature_tracks_of_scene(truth, 300))
 
     def error(scene: Scene) -> float:
         is_known = truth.depth_confidence > 0
@@ -308,7 +308,7 @@ def test_corners_are_tracked_again_from_the_refined_scene_if_few_are_found(monke
 
 def test_good_cameras_stay_good() -> None:
     truth = synthetic_scene(4)
-    after = refine_scene(truth, add_noise(feature_tracks_of_scene(truth, 800), truth.size, 0.15, 0.0)).scene
+    after = refine_scene(truth, add_noise(feature_tracks_of_scene(truth, 300), truth.size, 0.15, 0.0)).scene
     assert rotation_errors(after, truth).max() < 0.3
 
 
@@ -317,7 +317,7 @@ def test_a_static_camera_keeps_its_focal_length_and_position() -> None:
     truth = synthetic_scene(5)
     assert truth.cameras.centers.norm(dim=-1).max() < 1e-3
     before = perturb_cameras(truth)
-    after = refine_scene(before, add_noise(feature_tracks_of_scene(truth, 800), truth.size, 0.15, 0.03)).scene
+    after = refine_scene(before, add_noise(feature_tracks_of_scene(truth, 300), truth.size, 0.15, 0.03)).scene
     torch.testing.assert_close(after.cameras.intrinsics[:, 0, 0], before.cameras.intrinsics[:, 0, 0])
     assert rotation_errors(after, truth).mean() < 0.3
     assert after.cameras.centers.norm(dim=-1).max() < 1e-6
@@ -328,7 +328,7 @@ def test_cameras_that_are_worse_on_held_out_tracks_are_rejected(
     seem_likelier: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     truth = synthetic_scene(4)
-    tracks = feature_tracks_of_scene(truth, 800)
+    tracks = feature_tracks_of_scene(truth, 300)
 
     def adjust_badly(
         problem: BundleProblem, is_free: torch.Tensor, intrinsics: FreeIntrinsics | None = None

@@ -6,9 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from perturbed_scenes import add_noise, feature_tracks_of_scene, perturb_cameras, synthetic_scene
+from perturbed_scenes import add_noise, feature_tracks_of_scene, perturb_cameras, synthetic_sample, synthetic_scene
 
-from recon4d.datasets.synthetic.worlds_v1 import WORLDS_V1
 from recon4d.errors import UserError
 from recon4d.records import Clip, FeatureTracks
 from recon4d.refine import RefineConfig, refine_clip, refine_scene
@@ -60,7 +59,7 @@ def test_too_few_tracks_change_nothing() -> None:
     assert "30 are needed" in refinement.reason
     none = FeatureTracks(torch.zeros(8, 0, 2), torch.zeros(8, 0))
     assert "only 0 tracks are consistent" in refine_scene(truth, none).reason
-    clip = WORLDS_V1["8"].sample(4).clip
+    clip = synthetic_sample(4).clip
     blank = replace(clip, images=torch.full_like(clip.images, 90))
     assert refine_clip(blank, truth, tracks).scene is truth
     one_frame = truth.frames([0])
@@ -70,7 +69,7 @@ def test_too_few_tracks_change_nothing() -> None:
     unobserved = FeatureTracks(tracks.pixels, torch.zeros_like(tracks.visibility))
     assert refine_scene(truth, unobserved).scene is truth
     unknown = replace(truth, depth_confidence=torch.zeros_like(truth.depths))
-    assert refine_scene(unknown, feature_tracks_of_scene(truth, 800)).scene is unknown
+    assert refine_scene(unknown, feature_tracks_of_scene(truth, 300)).scene is unknown
 
 
 def raise_error(error: Exception) -> Callable[..., Any]:

@@ -18,6 +18,8 @@ from recon4d.train.loop import make_trainable_model, train
 from recon4d.train.objective import DEFAULT_TERMS
 from recon4d.zoo import load_model
 
+pytestmark = pytest.mark.end_to_end
+
 SCRIPT = Path(__file__).parents[1] / "helpers" / "two_process_runs.py"
 
 

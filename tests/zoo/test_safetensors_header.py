@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 from recon4d.zoo import create_model, load_model, save_model
@@ -21,6 +22,7 @@ for storage in ("float32", "int8"):
 """
 
 
+@pytest.mark.end_to_end
 def test_two_processes_save_equal_bytes(tmp_path: Path) -> None:
     for seed in ("1", "2"):
         environment = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}

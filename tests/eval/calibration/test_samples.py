@@ -156,7 +156,7 @@ class TestSamples:
             calls.append((clip.size, settings))
             return predict_scene(model, clip, settings)
 
-        monkeypatch.setattr(synthetic, "reconstruct", recorded)
+        monkeypatch.setattr(synthetic, "predict_scene", recorded)
         model = Model(replace(model_config("recon4d_tiny"), motion=None)).eval()
         config = SyntheticConfig(num_frames=2, height=48, width=64, attempts=1)
         (first, _), (second, _) = synthetic_samples(model, config, FITTING_SEED, 2, "float32")

@@ -4,9 +4,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from perturbed_scenes import feature_tracks_of_scene
+from perturbed_scenes import feature_tracks_of_scene, synthetic_sample
 
-from recon4d.datasets.synthetic.worlds_v1 import WORLDS_V1
 from recon4d.geometry import rotation_angle
 from recon4d.records import FeatureTracks
 from recon4d.refine import ColmapFailure, map_tracks
@@ -15,7 +14,7 @@ from recon4d.refine.cameras.mapper import pairs_to_match
 
 @pytest.mark.parametrize("factor", [0.5, 1.0])
 def test_cameras_of_a_static_scene_are_recovered_from_its_tracks(factor: float) -> None:
-    truth = WORLDS_V1["8"].sample(4).scene
+    truth = synthetic_sample(4).scene
     tracks = feature_tracks_of_scene(truth, num_tracks=1500)
     size = (round(truth.size[0] * factor), round(truth.size[1] * factor))
     at_size = FeatureTracks(tracks.pixels * factor, tracks.visibility)
@@ -36,7 +35,7 @@ def test_cameras_of_a_static_scene_are_recovered_from_its_tracks(factor: float) 
 
 def test_intrinsics_are_kept_and_constrain_the_poses() -> None:
     """The tracks are transformed to a camera with different focal lengths and a distant principal point."""
-    truth = WORLDS_V1["8"].sample(4).scene
+    truth = synthetic_sample(4).scene
     tracks = feature_tracks_of_scene(truth, num_tracks=1500)
     transform = torch.tensor([[1.2, 0.0, 25.0], [0.0, 1.0, -9.0], [0.0, 0.0, 1.0]])
     height, width = truth.size
@@ -70,6 +69,6 @@ def test_long_clips_are_matched_in_few_pairs_that_still_join_all_frames() -> Non
 
 
 def test_too_few_tracks_are_a_colmap_failure() -> None:
-    truth = WORLDS_V1["8"].sample(4).scene
+    truth = synthetic_sample(4).scene
     with pytest.raises(ColmapFailure):
         map_tracks(truth.cameras, feature_tracks_of_scene(truth, num_tracks=10), truth.size)

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+from perturbed_scenes import synthetic_sample
 
-from recon4d.datasets.synthetic.worlds_v1 import WORLDS_V1
 from recon4d.geometry import (
     field_of_view,
     intrinsics_from_field_of_view,
@@ -69,7 +69,7 @@ def predicted(cameras: Cameras, zoom: float = 1.0) -> Cameras:
 
 def scene_of(cameras: Cameras, zoom: float = 1.0) -> Scene:
     """Return a predicted scene with these cameras and the depth of another scene."""
-    scene = replace(WORLDS_V1["8"].sample(4).scene, tracks=None).resized(*SIZE).frames(range(len(cameras.intrinsics)))
+    scene = replace(synthetic_sample(4).scene, tracks=None).resized(*SIZE).frames(range(len(cameras.intrinsics)))
     return scene.with_cameras(predicted(cameras, zoom))
 
 

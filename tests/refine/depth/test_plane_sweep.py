@@ -7,9 +7,9 @@ from typing import NamedTuple
 import pytest
 import torch
 import torch.nn.functional as F
+from perturbed_scenes import synthetic_sample
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from recon4d.datasets.synthetic.worlds_v1 import WORLDS_V1
 from recon4d.errors import UserError
 from recon4d.geometry import pixel_indices
 from recon4d.records import (
@@ -43,7 +43,7 @@ class Exact(NamedTuple):
 
 @cache
 def exact_sample(position: int, frames: tuple[int, ...] = (0, 2, 4, 6)) -> Exact:
-    sample = WORLDS_V1["8"].sample(position)
+    sample = synthetic_sample(position)
     scene = replace(sample.scene, tracks=None).frames(list(frames)).resized(*SIZE)
     return Exact(sample.clip.frames(list(frames)), scene)
 

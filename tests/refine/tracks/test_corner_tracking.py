@@ -4,10 +4,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from perturbed_scenes import feature_tracks_of_scene
+from perturbed_scenes import feature_tracks_of_scene, synthetic_sample
 
 from recon4d.datasets import Sample
-from recon4d.datasets.synthetic.worlds_v1 import WORLDS_V1
 from recon4d.geometry import project, transform_points
 from recon4d.records import (
     Clip,
@@ -27,12 +26,12 @@ FEW = CornerTrackingConfig(corners_per_frame=100)
 
 @pytest.fixture(scope="module")
 def calm() -> Sample:
-    return WORLDS_V1["8"].sample(CALM)
+    return synthetic_sample(CALM)
 
 
 @pytest.fixture(scope="module")
 def dynamic() -> Sample:
-    return WORLDS_V1["8"].sample(DYNAMIC)
+    return synthetic_sample(DYNAMIC)
 
 
 def rough_guides(scene: Scene, pixels: float = 2.0, wrong: float = 0.05) -> FeatureTracks:
