@@ -73,7 +73,7 @@ def export_results(
     out: str | Path,
     results: SavedResults | FrameSource,
     names: Sequence[str],
-    selection: PointSelection = PointSelection(),
+    selection: PointSelection,
     overwrite: bool = False,
 ) -> list[Exported]:
     """Export results to ``<out>/<format>/``, either in all given formats or, if one fails, in none.
