@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from recon4d.eval.alignment.similarity import Alignment
+from recon4d.io.open3d_loader import load_open3d
 
 MIN_POINTS_FOR_ICP = 3
 """Minimum number of points of a cloud for ICP: fewer do not determine a rotation."""
@@ -170,7 +171,7 @@ def normals(points: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
     """
     cloud = _cloud(points)
     if len(points):
-        cloud.estimate_normals(_open3d().geometry.KDTreeSearchParamKNN(knn=NEIGHBORS))
+        cloud.estimate_normals(load_open3d().geometry.KDTreeSearchParamKNN(knn=NEIGHBORS))
     return torch.as_tensor(np.asarray(cloud.normals).reshape(-1, 3).copy())
 
 
@@ -221,7 +222,7 @@ def align_icp(
         raise ValueError(f"max_distance of ICP must be positive and finite, given {max_distance:g}")
     if min(len(predicted), len(true)) < MIN_POINTS_FOR_ICP:
         return Alignment("ICP", start.double().cpu(), 0)
-    registration = _open3d().pipelines.registration
+    registration = load_open3d().pipelines.registration
     result = registration.registration_icp(
         _cloud(predicted),
         _cloud(true),
@@ -242,15 +243,7 @@ def _array(points: Tensor) -> np.ndarray:
 
 
 def _cloud(points: Tensor) -> Any:
-    open3d = _open3d()
+    open3d = load_open3d()
     cloud = open3d.geometry.PointCloud()
     cloud.points = open3d.utility.Vector3dVector(_array(points))
     return cloud
-
-
-def _open3d() -> Any:
-    """Import Open3D and silence its warnings about small clouds, which this module handles itself."""
-    import open3d
-
-    open3d.utility.set_verbosity_level(open3d.utility.VerbosityLevel.Error)
-    return open3d

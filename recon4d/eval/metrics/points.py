@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from recon4d.errors import UserError
 from recon4d.eval.alignment.similarity import Alignment, align_sim3, corresponding_points
 from recon4d.eval.metrics.cameras import median_depth
 from recon4d.eval.metrics.point_clouds import accuracy_and_completeness, f_score, normal_consistency, subsample
@@ -168,8 +169,16 @@ def _cloud_scores(prediction: Scene, truth: Scene, alignment: Alignment, total: 
         length_score(Score("completeness", distances.completeness, len(true), total, ALIGNED_BY), truth),
         length_score(Score("chamfer", distances.chamfer, len(true), total, ALIGNED_BY), truth),
         _f_score(predicted, true, total, truth),
-        Score("normal_consistency", normal_consistency(predicted, true).mean, len(true), total, ALIGNED_BY),
+        _normal_consistency(predicted, true, total),
     )
+
+
+def _normal_consistency(predicted: Tensor, true: Tensor, total: int) -> Score:
+    try:
+        value = normal_consistency(predicted, true).mean
+    except UserError as error:  # without Open3D, the other metrics are still scored
+        return undefined("normal_consistency", total, str(error), ALIGNED_BY)
+    return Score("normal_consistency", value, len(true), total, ALIGNED_BY)
 
 
 def _f_score(predicted: Tensor, true: Tensor, total: int, truth: Scene) -> Score:

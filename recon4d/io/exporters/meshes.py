@@ -14,6 +14,7 @@ from torch import Tensor
 
 from recon4d.errors import UserError
 from recon4d.io.exporters.selected_frames import SelectedFrames
+from recon4d.io.open3d_loader import load_open3d
 from recon4d.io.point_cloud import NoConfidentPointsError
 
 VOXEL_PIXELS = 1.5
@@ -69,7 +70,7 @@ def write_poisson(folder: Path, frames: SelectedFrames) -> str:
     Raises:
         UserError: As for `write_tsdf`.
     """
-    import open3d
+    open3d = load_open3d()
 
     voxel = static_voxel_length(frames)
     cloud = _even_cloud(frames, voxel)
@@ -96,7 +97,7 @@ def write_alpha(folder: Path, frames: SelectedFrames) -> str:
     Raises:
         UserError: As for `write_tsdf`.
     """
-    import open3d
+    open3d = load_open3d()
 
     voxel = static_voxel_length(frames)
     cloud = _even_cloud(frames, voxel)
@@ -127,7 +128,7 @@ def fused_mesh(frames: SelectedFrames) -> Any:
     Raises:
         UserError: If there are no static pixels, or a picture is missing or damaged.
     """
-    import open3d
+    open3d = load_open3d()
 
     source, static = frames.source, frames.static
     height, width = source.size
@@ -199,7 +200,7 @@ def _even_cloud(frames: SelectedFrames, voxel: float) -> Any:
 
     Merging equalizes the density, which would be larger on near surfaces and on surfaces that many frames show.
     """
-    import open3d
+    open3d = load_open3d()
 
     static = frames.static_points(frames.selection.max_points)
     cloud = open3d.geometry.PointCloud(open3d.utility.Vector3dVector(static.points.double().numpy()))
@@ -213,7 +214,7 @@ def _even_cloud(frames: SelectedFrames, voxel: float) -> Any:
 
 
 def _write_mesh(path: Path, mesh: Any) -> str:
-    import open3d
+    open3d = load_open3d()
 
     if not len(mesh.triangles):
         raise NoConfidentPointsError(f"no surface for {path.name}: the static points are too few or too far apart")
