@@ -14,7 +14,7 @@ The names in `__all__` and the subpackages (`recon4d.io`, `recon4d.eval`, ...) a
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "Cameras",

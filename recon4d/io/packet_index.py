@@ -170,7 +170,8 @@ def index_packets(path: Path, stop: float | None = None) -> PacketIndex:
         missing = missing_end(end, container) if is_complete else ""
         if missing:
             raise DamageError(missing)
-        return PacketIndex(tuple(packets), stream.time_base, stream.codec_context.width * stream.codec_context.height)
+        frame_pixels = stream.codec_context.width * stream.codec_context.height
+        return PacketIndex(tuple(packets), Fraction(stream.time_base), frame_pixels)
 
 
 def _indexed(packet: "av.Packet") -> IndexedPacket:

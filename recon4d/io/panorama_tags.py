@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from recon4d.errors import UserError
+from recon4d.io.containers import open_container
 from recon4d.io.photos import PHOTO_SUFFIXES, opened_picture
 
 PROJECTIONS = (
@@ -90,11 +91,10 @@ def read_video_projection(path: Path) -> str | None:
     Returns:
         "equirectangular" or another projection (`PROJECTIONS`); None for ordinary videos and files that are no videos.
     """
-    import av
     from av.error import FFmpegError
 
     try:
-        with av.open(str(path), metadata_errors="replace") as container:
+        with open_container(path) as container:
             mapping = next(container.decode(video=0)).side_data.get("SPHERICAL")
     except (FFmpegError, StopIteration, OSError, ValueError, IndexError):
         return None

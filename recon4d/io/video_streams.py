@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recon4d.errors import UserError
+from recon4d.io.containers import open_container
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -34,7 +35,6 @@ def opened_video(path: Path) -> "Iterator[tuple[InputContainer, VideoStream]]":
         UserError: If the file is missing, cannot be read, is not a video or has no stream that can be decoded.
         DamageError: In place of an error of FFmpeg inside the block.
     """
-    import av
     from av.error import FFmpegError
     from av.stream import Disposition
 
@@ -42,8 +42,7 @@ def opened_video(path: Path) -> "Iterator[tuple[InputContainer, VideoStream]]":
         raise UserError(f"{path} does not exist")
     try:
         # Absolute, because FFmpeg would take text before a colon as the name of a protocol.
-        # Tags of a file may be in any encoding, and do not matter.
-        container = av.open(str(path.absolute()), metadata_errors="replace")
+        container = open_container(path.absolute())
     except PermissionError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     except FFmpegError as error:

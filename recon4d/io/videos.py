@@ -20,6 +20,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from recon4d.errors import UserError
+from recon4d.io.containers import open_container
 from recon4d.io.files import atomic_file
 from recon4d.io.frame_selection import TIME_TOLERANCE
 from recon4d.io.packet_index import PacketIndex, decode_indexed, index_packets
@@ -292,10 +293,8 @@ def _missing_end(container: "InputContainer", stream: "VideoStream") -> tuple[st
     Returns:
         A description of the missing end, or "", and the decoding timestamp of the last packet of the stream.
     """
-    import av
-
     last_packet, ends = None, []
-    with av.open(container.name, metadata_errors="replace") as again:
+    with open_container(container.name) as again:
         for packet in again.demux():
             if packet.pts is not None:
                 ends.append(float((packet.pts + (packet.duration or 0)) * packet.time_base))

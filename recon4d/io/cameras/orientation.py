@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from recon4d.io.containers import open_container
 from recon4d.records import Clip
 
 UPRIGHT_FROM_STORED: dict[int, tuple[tuple[int, int], tuple[int, int]]] = {
@@ -154,12 +155,11 @@ def _picture_orientation(path: Path) -> int:
 
 def _video_orientation(path: Path) -> int:
     """The orientation of the first frame of a video."""
-    import av
     import numpy as np
     from av.error import FFmpegError
 
     try:
-        with av.open(str(path), metadata_errors="replace") as container:
+        with open_container(path) as container:
             frame = next(container.decode(video=0))
             display = frame.side_data.get("DISPLAYMATRIX")
     except (FFmpegError, StopIteration, OSError, ValueError, IndexError):
