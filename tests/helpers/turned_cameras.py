@@ -11,7 +11,6 @@ from PIL import Image
 from recon4d.datasets import Sample
 from recon4d.errors import DataError
 
-SHARED = Path(__file__).parents[3] / "shared" / "multiview"
 HEIGHT, WIDTH = 4, 6
 ROOT_HALF = math.sqrt(0.5)
 RIGHT = np.array([[0.0, 0, 1], [0, 1, 0], [-1, 0, 0]])

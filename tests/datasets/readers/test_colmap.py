@@ -68,12 +68,10 @@ def test_a_model_becomes_cameras_and_static_tracks(models: Path, name: str) -> N
     assert data.num_frames(name) == 3
     sample = data.read(name, [0, 1], anchors=(0, 1))
     check_turned_right(sample)
-    assert sample.clip.source is not None
     assert sample.clip.source.names == ("a.png", "b c.png")
     expected = torch.tensor([[10.0, 0, 3], [0, 12, 2], [0, 0, 1]])
     torch.testing.assert_close(sample.scene.cameras.intrinsics[0], expected)
     tracks = sample.scene.tracks
-    assert tracks is not None
     torch.testing.assert_close(tracks.points[0], torch.tensor([[1, 0.5, 5], [6, -1, 0.25]]).expand(2, 2, 3))
     assert tracks.visibility.tolist() == [[[1, 0], [1, 0]], [[1, 0], [1, 1]]]
     assert tracks.confidence.tolist() == [[[1, 0], [1, 0]], [[1, 1], [1, 1]]]
@@ -155,8 +153,6 @@ def test_pictures_that_exif_turns_are_read_with_their_cameras(models: Path, orie
     wanted = {3: stored.flip((0, 1)), 6: stored.flip(0).T, 8: stored.T.flip(0)}[orientation]
     assert torch.equal(turned.clip.images[0, 0].long(), wanted)
     tracks, old = turned.scene.tracks, straight.scene.tracks
-    assert tracks is not None
-    assert old is not None
     # Keypoints: of a picture of width w and height h, (x, y) is shown at (w - x, h - y), (h - y, x) or (y, w - x).
     x, y = old.pixels.unbind(-1)
     shown = {3: (WIDTH - x, HEIGHT - y), 6: (HEIGHT - y, x), 8: (y, WIDTH - x)}[orientation]

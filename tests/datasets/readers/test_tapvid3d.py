@@ -51,7 +51,6 @@ def test_tracks_are_converted_from_camera_to_world_coordinates(tmp_path: Path) -
     check_turned_right(sample)
     assert sample.clip.images[:, 0, 0, 0].tolist() == pytest.approx([0, 100], abs=2)
     tracks = sample.scene.tracks
-    assert tracks is not None
     torch.testing.assert_close(tracks.points[0, :, 0], torch.tensor([[1.0, 0.5, 5.0]] * 2))
     assert tracks.visibility[0, :, 0].tolist() == [1, 0]
     torch.testing.assert_close(tracks.pixels[0, 0], torch.tensor([10 / 5 + 3, 12 * 0.5 / 5 + 2]))
