@@ -38,7 +38,6 @@ def trajectory(tmp_path: Path) -> Path:
     """The measured cameras of the eight pictures, with their numbers as times, four of which are used."""
     rows = [line.split()[1:] for line in (DESK / "groundtruth.txt").read_text().splitlines()[1:]]
     clip = read_clip(DESK, 4)
-    assert clip.source is not None
     kept = [" ".join([str(number), *rows[number]]) for number in clip.source.numbers]
     (tmp_path / "trajectory.txt").write_text("\n".join(kept) + "\n")
     return tmp_path / "trajectory.txt"

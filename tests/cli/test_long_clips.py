@@ -36,7 +36,6 @@ def test_every_frame_is_written_and_the_same_command_does_not_repeat_it(
 
     # --tracks 4 tracks every fourth pixel of the first frame along both axes, --anchored every pixel.
     step = 4 if "--tracks" in how else 1
-    assert scene.tracks is not None
     num_tracks = (scene.size[0] // step) * (scene.size[1] // step)
     assert main(["info", str(out)]) == 0
     printed = capsys.readouterr().out
@@ -45,7 +44,6 @@ def test_every_frame_is_written_and_the_same_command_does_not_repeat_it(
     assert any(select_trails(load_frames(out, range(12)), 400, movers_only=False))  # as `recon4d view` shows them
     assert main(["export", str(out), "--to", "tum", "colmap", "--out", str(tmp_path / "exported")]) == 0
     assert len((tmp_path / "exported" / "tum" / "trajectory.txt").read_text().splitlines()) >= 12
-    assert index.info.source is not None
     frame = next(open_long_clip(DOG, fps=4).images([5]))
     picture = read_photo(tmp_path / "exported" / "colmap" / "images" / f"{index.info.source.names[5]}.jpg")
     assert picture.shape == frame.shape

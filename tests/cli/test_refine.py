@@ -56,7 +56,6 @@ def write_pictures(folder: Path, pictures: Sequence[np.ndarray]) -> Path:
 
 def summary_of(out: Path) -> RefinementSummary:
     summary = load_scene_info(out).refinement
-    assert summary is not None
     return summary
 
 
@@ -124,10 +123,8 @@ class TestDefault:
         (result,) = refined
         assert f"\n{result} (" in capsys.readouterr().out
         scene = load_scene(out)
-        assert result.clip is not None
         expected = upsample_scene(result.scene, result.clip, scene.size)
         torch.testing.assert_close(scene.depths, expected.depths)
-        assert scene.distortion is not None
         torch.testing.assert_close(scene.distortion, torch.tensor([-0.2, 0.05, 0.0, 0.0, 0.0]))
         assert summary_of(out) == result.summary
         picture = read_photo(next((out / "frames").iterdir()))
@@ -289,7 +286,6 @@ class TestFrames:
         assert "has a cut at 4.00 s" in printed.err
         assert "(give --keep-cuts, or --start and --stop)" in printed.err
         source = load_scene_info(out).source
-        assert source is not None
         assert max(source.numbers) < 40
         assert "of 40 frames, chosen by motion" in source.selection
         assert f"cut.mp4: {source.selection}, of 320 x 180 pixels" in printed.out
@@ -300,7 +296,6 @@ class TestFrames:
         options = ("--keep-cuts", "--num-frames", 7, "--refine", "off", *TINY)
         assert run("reconstruct", video, "--out", tmp_path / "out", *options) == 0
         source = load_scene_info(tmp_path / "out").source
-        assert source is not None
         assert source.numbers[0] == 0
         assert source.numbers[-1] == 59
         assert len(source.numbers) == 7

@@ -171,7 +171,6 @@ def test_without_a_display_the_scene_is_served_until_ctrl_c(tmp_path: Path):
     command = [sys.executable, "-c", listen + run, "view", str(out), "--port", str(port)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, env=environment, **pipes) as process:
-        assert process.stdout is not None
         first, address = process.stdout.readline(), process.stdout.readline()
         assert "no display found, serving the scene to a browser instead" in first
         assert address.startswith(f"http://localhost:{port}/")

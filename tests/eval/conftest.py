@@ -13,7 +13,6 @@ def small(sample: Sample) -> Sample:
     """Return the clip at a quarter of its size with a few of its tracks, so that metrics are fast."""
     scene = sample.scene
     tracks = scene.tracks
-    assert tracks is not None
     some = torch.arange(0, tracks.pixels.shape[1], 97)
     tracks = replace(
         tracks,

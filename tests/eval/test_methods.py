@@ -22,14 +22,12 @@ from recon4d.refine.no_solution import NoSolution
 def value(results: tuple[ClipResult, ...], clip: str, metric: str) -> float:
     (result,) = (result for result in results if result.clip == clip)
     score = result.score(metric)
-    assert score is not None
     return score.value
 
 
 def test_the_static_baseline_is_static(samples: dict[str, Sample], benchmark: Benchmark) -> None:
     clip = samples["world_01"].clip
     scene = static_scene(clip, (0, 3))
-    assert scene.tracks is not None
     torch.testing.assert_close(scene.points_from_depth, scene.points)
     torch.testing.assert_close(scene.tracks.points[1, 5], scene.points[3].flatten(0, 1))
     torch.testing.assert_close(scene.cameras.field_of_view(48, 64)[0, 0], torch.tensor(math.radians(60)))
@@ -54,7 +52,6 @@ def test_networks_predict_the_tracks_of_the_true_anchors(
     assert result.status == "ok"
     assert value((result,), "world_00", "visibility_accuracy") > 0
     stored = load_scene(tmp_path / "predictions" / "recon4d_tiny" / "world_00")
-    assert stored.tracks is not None
     assert stored.tracks.anchors.tolist() == [0]
 
 
@@ -101,14 +98,10 @@ def test_colmap_with_a_true_mask_ignores_dynamic_pixels(samples: dict[str, Sampl
         dynamic[:, :20] = True
         assert isinstance(method, MaskedColmap)
         priors = method._clip(Request("world_02", clip, (0,), dynamic)).priors
-        assert priors is not None
-        assert priors.ignore is not None
         assert torch.equal(priors.ignore, dynamic)
         ignored = method._clip(
             Request("world_02", replace(clip, priors=replace(priors, ignore=~dynamic)), (0,), dynamic)
         )
-        assert ignored.priors is not None
-        assert ignored.priors.ignore is not None
         assert ignored.priors.ignore.all()
         prediction = method.predict(Request("world_02", clip, (0,)))
         assert prediction.reason == "the truth of this clip does not say which pixels are dynamic"

@@ -41,7 +41,6 @@ class FixedScenes(Method):
 def value(results: tuple[ClipResult, ...], clip: str, metric: str) -> float:
     (result,) = (result for result in results if result.clip == clip)
     score = result.score(metric)
-    assert score is not None
     return score.value
 
 

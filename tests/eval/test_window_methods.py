@@ -64,7 +64,6 @@ def oracle(sample: Sample, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, .
     calls: list[tuple[int, ...]] = []
 
     def reconstruct(model: Model, clip: Clip, config: ReconstructConfig) -> Scene:
-        assert clip.source is not None
         numbers = clip.source.numbers
         calls.append(numbers)
         scene = tracked(sample.scene, numbers, config.anchors).frames(list(numbers)).in_frame(0)
@@ -101,7 +100,6 @@ def test_refined_windows_are_scored(sample: Sample, checkpoint: str, monkeypatch
         return Refinement(scene, True, 1.0, 0.1, 100, clip, parallax=1.0)
 
     def match(model: Model, clip: Clip, config: ReconstructConfig) -> tuple[Scene, None]:
-        assert clip.source is not None
         numbers = clip.source.numbers
         return tracked(sample.scene, numbers, config.anchors).frames(list(numbers)).in_frame(0), None
 
@@ -110,7 +108,6 @@ def test_refined_windows_are_scored(sample: Sample, checkpoint: str, monkeypatch
     method = RefinedWindows(load_network(checkpoint), MethodConfig(), WindowConfig(4, 2))
     scene = method.predict_scene(Request("one", sample.clip, (0,)))
     assert calls == [4] * 5  # two windows calibrate the lens
-    assert scene.tracks is not None
     assert scene.tracks.anchors.tolist() == [0]
     torch.testing.assert_close(scene.cameras.centers, sample.scene.in_frame(0).cameras.centers, rtol=0, atol=1e-3)
 
@@ -179,10 +176,8 @@ def test_the_priors_of_a_clip_in_memory_are_kept(sample: Sample) -> None:
     unknown = Priors.unknown(8)
     priors = replace(unknown, intrinsics=sample.scene.cameras.intrinsics, ignore=ignore)
     long_clip = as_long_clip(replace(sample.clip, priors=priors))
-    assert long_clip.priors is not None
     assert torch.equal(long_clip.priors.intrinsics, sample.scene.cameras.intrinsics)
     assert long_clip.priors.ignore is None
-    assert long_clip.ignore is not None
     assert torch.equal(torch.stack(list(long_clip.ignore([3, 4]))), ignore[3:5])
 
 

@@ -36,7 +36,6 @@ def test_times_and_info_are_optional(tmp_path):
 
 def test_the_selection_of_frames_is_kept_and_may_be_missing(tmp_path):
     info = make_info()
-    assert info.source is not None
     assert "selection" not in json.loads(info.to_json())["source"]  # earlier versions refuse unknown keys
     chosen = replace(info, source=replace(info.source, selection="24 of 289 frames, chosen by motion"))
     save_scene(tmp_path, make_scene(), info=chosen)
@@ -106,7 +105,6 @@ def test_plain_numpy_opens_the_archive_with_the_documented_names_and_shapes(tmp_
     assert info["original_size"] == [1080, 1920]
     assert info["source"]["numbers"] == [0, 10, 20]
     loaded = load_scene(tmp_path / "named.npz").distortion
-    assert loaded is not None
     assert torch.equal(loaded, torch.tensor([0.1, 0.02, 0.0, 0.0, 0.0]))
 
 

@@ -190,7 +190,6 @@ def test_intrinsics_of_colmap_become_priors(desk: Sample, desk_scene: Scene) -> 
     given[2] = torch.eye(3)
     clip = replace(desk.clip, priors=replace(Priors.unknown(8), intrinsics=given))
     with_intrinsics = with_estimated_intrinsics(clip, desk_scene.cameras)
-    assert with_intrinsics.priors is not None
     assert torch.equal(with_intrinsics.priors.intrinsics[2], torch.eye(3))
     focal = with_intrinsics.priors.intrinsics[[0, 1, 3, 4, 5, 6, 7], 0, 0]
     torch.testing.assert_close(focal, torch.full((7,), 520.9), rtol=0.06, atol=0)

@@ -82,7 +82,6 @@ class TestDescription:
     def test_expected_errors_of_a_scene(self) -> None:
         # Errors .18 .4 .76 of the first four pixels, .045 .1 .19 of the last.
         found = expected_scene_errors(confident(1, 1, 1, 1, 100), CALIBRATION)
-        assert found.depth is not None
         assert found.depth.median == pytest.approx(0.4)
         assert found.depth.median_of_most_confident == pytest.approx(0.1)
         assert found.depth.outlier_share == pytest.approx(8 / 15)
@@ -95,7 +94,6 @@ class TestDescription:
         confidence[0, 0] = confidence[1, 2] = 1.0  # at the times of anchors 0 and 2
         scene = replace(confident(1), tracks=replace(tracks, confidence=confidence))
         found = expected_scene_errors(scene, replace(CALIBRATION, tracks=CURVE)).tracks
-        assert found is not None
         assert (found.median, found.outlier_share) == pytest.approx((0.1, 0.0))
 
     def test_a_calibrated_scene_is_described_in_words(self) -> None:
@@ -186,7 +184,6 @@ class TestCommand:
         assert [row[0] for row in rows] == ["depth", "points", "tracks"]
         assert all(int(row[1]) > 0 and float(row[4]) < float(row[2]) for row in rows)
         model = load_model(tmp_path / "tiny.safetensors")
-        assert model.calibration is not None
         assert model.calibration.measured_on == "2 synthetic scenes of 2 frames, 48 x 32 pixels"
         plain = create_model("recon4d_tiny", weights=None).state_dict()
         changed = [name for name, value in model.state_dict().items() if not torch.equal(value, plain[name])]

@@ -146,7 +146,6 @@ def with_tracks(*protocols: str) -> Evaluation:
     """True tracks in other units and at another place than the cameras, and a method without tracks."""
     truth = SyntheticScenes(SyntheticConfig(num_frames=4, height=48, width=64)).sample(1).scene
     scaled = scale_scene(truth, 0.37)
-    assert scaled.tracks is not None
     moved = replace(scaled, tracks=replace(scaled.tracks, points=scaled.tracks.points + 0.5))
     benchmark = replace(evaluation(result("net", "a")).benchmark, protocols=protocols)
     results = [

@@ -276,8 +276,6 @@ def exact_scene():
     """Load the function `trace` of examples/exact_scene.py."""
     path = Path(__file__).parents[3] / "examples" / "exact_scene.py"
     specification = importlib.util.spec_from_file_location("exact_scene", path)
-    assert specification is not None
-    assert specification.loader is not None
     module = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(module)
     return module.trace

@@ -159,8 +159,6 @@ def test_samples_of_a_long_clip_are_bounded(tmp_path: Path, monkeypatch: pytest.
     assert len(points.points) == 500
     np.testing.assert_allclose(points.points[:, 2], 4 + points.points[:, 0] / 4, atol=1e-5)
     tracked, all_tracked = find_tracked_points(sampled, 500), find_tracked_points(exact, 500)
-    assert tracked is not None
-    assert all_tracked is not None
     assert len(tracked.points) <= 40 < len(all_tracked.points)
     np.testing.assert_allclose(tracked.points[:, 2], 4 + tracked.points[:, 0] / 4, atol=1e-4)
     export_results(tmp_path / "out", open_frames(long), ["ply", "tsdf"], selection)
