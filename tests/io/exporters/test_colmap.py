@@ -2,13 +2,12 @@
 
 import re
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pycolmap
 import pytest
 import torch
-from exported_walls import save, wall, written
+from exported_walls import save, written
 from scenes import HEIGHT, WIDTH, make_scene
 
 from recon4d.datasets.readers.colmap import ColmapModels
@@ -16,18 +15,12 @@ from recon4d.errors import UserError
 from recon4d.io import (
     NoConfidentPointsError,
     PointSelection,
-    SavedResults,
     export_results,
     read_results,
 )
 from recon4d.records import Scene
 
 EVERYTHING = PointSelection(drop=0.0)
-
-
-@pytest.fixture
-def results(tmp_path: Path) -> SavedResults:
-    return read_results(save(tmp_path / "results", wall()))
 
 
 class TestColmap:
