@@ -128,13 +128,6 @@ class TestDescription:
 
 
 class TestProblems:
-    def test_a_consistent_scene_has_none(self):
-        assert problems(make_consistent_scene()) == ""
-
-    def test_an_untrained_model(self):
-        (problem,) = find_problems(measure(make_consistent_scene()), UNTRAINED)
-        assert "never trained" in problem
-
     def test_a_static_camera_and_a_single_frame(self):
         scene = make_consistent_scene()
         nearly = scene.cameras.world_from_cam.clone()
