@@ -36,7 +36,7 @@ from recon4d.records import Clip, Priors, Scene
 from recon4d.refine import Refinement
 from recon4d.zoo import create_model, save_model
 
-CONFIG = SyntheticConfig(num_frames=8, height=48, width=64, static_scene_share=0.6, attempts=1)
+CONFIG = SyntheticConfig(num_frames=8, height=32, width=48, static_scene_share=0.6, attempts=1)
 
 
 @pytest.fixture(scope="module")
@@ -164,14 +164,14 @@ def test_all_variants_share_one_network(checkpoint: str, monkeypatch: pytest.Mon
 
 def test_a_clip_without_a_source_keeps_its_frames_and_times(sample: Sample) -> None:
     long_clip = as_long_clip(sample.clip)
-    assert long_clip.size == (48, 64)
+    assert long_clip.size == (32, 48)
     assert long_clip.times == tuple(sample.clip.times.tolist())
     chosen = list(long_clip.images([1, 6]))
     torch.testing.assert_close(torch.stack(chosen), sample.clip.images[[1, 6]])
 
 
 def test_the_priors_of_a_clip_in_memory_are_kept(sample: Sample) -> None:
-    ignore = torch.zeros(8, 48, 64, dtype=torch.bool)
+    ignore = torch.zeros(8, 32, 48, dtype=torch.bool)
     ignore[3, :5] = True
     unknown = Priors.unknown(8)
     priors = replace(unknown, intrinsics=sample.scene.cameras.intrinsics, ignore=ignore)
@@ -182,10 +182,10 @@ def test_the_priors_of_a_clip_in_memory_are_kept(sample: Sample) -> None:
 
 
 def test_the_synthetic_benchmark_has_any_number_of_frames() -> None:
-    benchmark = load_benchmark("worlds", BenchmarkConfig(clips=2, num_frames=3))
+    benchmark = load_benchmark("worlds", BenchmarkConfig(clips=2, num_frames=2))
     assert benchmark.clips == ("world_000", "world_001")
     first, second = (benchmark.read(name).clip.images for name in benchmark.clips)
-    assert first.shape == (3, 3, 192, 256)
+    assert first.shape == (2, 3, 192, 256)
     assert not torch.equal(first, second)
     torch.testing.assert_close(benchmark.read("world_000").clip.images, first)
     with pytest.raises(ValueError, match="takes clips and num_frames, and no split"):

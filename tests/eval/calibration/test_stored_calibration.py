@@ -19,7 +19,6 @@ from recon4d.cli.info import explain_confidence, find_problems
 from recon4d.cli.main import main
 from recon4d.datasets.synthetic import SyntheticConfig, make_scenes, render_scenes
 from recon4d.eval import Benchmark, MethodConfig, evaluate
-from recon4d.eval.calibration import scene_samples, write_reliability_picture
 from recon4d.eval.calibration.reliability import MIN_ERROR
 from recon4d.eval.methods import LoadedNetwork, Network
 from recon4d.eval.metrics.calibration import calibration_scores
@@ -53,13 +52,6 @@ class TestFiles:
             ValueError, match=r"model.safetensors has a calibration that this version cannot read: .*non-increasing"
         ):
             load_model(file)
-
-    def test_an_archive_contains_it(self, tmp_path: Path) -> None:
-        scene, times = make_scene(), torch.zeros(3)
-        save_scene(tmp_path, scene, times, make_info(calibration=CALIBRATION))
-        info = load_scene_info(tmp_path)
-        assert info.calibration == CALIBRATION
-        assert info == make_info(calibration=CALIBRATION)
 
     def test_an_archive_without_one_has_no_such_key(self, tmp_path: Path) -> None:
         save_scene(tmp_path, make_scene(), torch.zeros(3), make_info())
@@ -198,14 +190,6 @@ class TestCommand:
         ):
             assert main([*arguments, *wrong]) == 2
             assert reason in capsys.readouterr().err
-
-    def test_the_diagram_needs_samples(self, tmp_path: Path, truth: Scene) -> None:
-        samples = scene_samples(disturbed(truth), truth)
-        write_reliability_picture(tmp_path / "some.png", CALIBRATION, samples)
-        assert [path.name for path in tmp_path.iterdir()] == ["some.png"]
-        assert (tmp_path / "some.png").read_bytes().startswith(b"\x89PNG")
-        with pytest.raises(ValueError, match="nothing to draw"):
-            write_reliability_picture(tmp_path / "none.png", Calibration("nothing"), samples)
 
 
 def test_an_archive_contains_the_calibration_of_its_model(tmp_path: Path) -> None:
