@@ -16,7 +16,7 @@ from commands import fails, run
 from PIL import Image
 from scenes import make_clip
 
-import recon4d
+import recon4d.zoo
 from recon4d.cli.main import EXIT_BROKEN_PIPE, _warning_printer
 from recon4d.datasets import DATASETS
 from recon4d.datasets.synthetic import SyntheticConfig, make_scenes, render_scenes
@@ -109,6 +109,11 @@ class TestReconstruct:
     @pytest.mark.parametrize("options", [("--output-size", "0"), ("--output-size", "99", "--full-resolution")])
     def test_impossible_output_sizes_are_refused(self, options: tuple[str, ...], video: Path, tmp_path: Path) -> None:
         assert run("reconstruct", video, "--out", tmp_path / "out", *options, *QUICK) == 2
+
+    def test_full_resolution_writes_maps_at_the_size_of_the_clip(self, video: Path, tmp_path: Path) -> None:
+        assert run("reconstruct", video, "--out", tmp_path / "out", "--full-resolution", *QUICK) == 0
+        with np.load(tmp_path / "out" / "scene.npz") as scene:
+            assert scene["depths"].shape == (3, 48, 64)
 
     def test_a_folder_of_photos_a_checkpoint_and_anchors(self, tmp_path: Path) -> None:
         (tmp_path / "photos").mkdir()
@@ -250,7 +255,9 @@ class TestCalibrate:
 
 
 class TestOther:
-    def test_models_lists_names_with_licenses(self, capsys) -> None:
+    def test_models_lists_names_with_licenses(self, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+        # Counting the parameters of all models takes seconds.
+        monkeypatch.setattr(recon4d.zoo, "list_models", lambda: ("recon4d_small", "recon4d_dinov3_small"))
         assert run("models") == 0
         printed = capsys.readouterr().out
         assert "recon4d_small" in printed

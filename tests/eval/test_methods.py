@@ -84,6 +84,7 @@ def test_colmap_with_a_true_mask_ignores_dynamic_pixels_and_has_a_time_limit(sam
         clip = samples["world_02"].clip
         dynamic = torch.zeros(8, *clip.size, dtype=torch.bool)
         dynamic[:, :20] = True
+        assert make_method("colmap", MethodConfig())._clip(Request("world_02", clip, (0,), dynamic)) is clip
         assert isinstance(method, MaskedColmap)
         priors = method._clip(Request("world_02", clip, (0,), dynamic)).priors
         assert torch.equal(priors.ignore, dynamic)
