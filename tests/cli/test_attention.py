@@ -18,7 +18,7 @@ from recon4d.train.checkpoints import latest_complete
 
 TRAIN = ["--config.model", "recon4d_tiny", "--config.steps", "2", "--config.save-every", "1"]
 TRAIN += ["--config.data.batch-size", "1", "--config.data.shapes", "2x32x32", "--config.validation-clips", "1"]
-EVALUATE = ["--benchmark", "worlds", "--clips", "1", "--num-frames", "2", "--method", "recon4d_tiny"]
+EVALUATE = ["--method", "recon4d_tiny"]
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +68,7 @@ def test_xformers_on_a_cpu_is_one_line_before_anything_is_written(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.usefixtures("small_benchmark")
 @pytest.mark.parametrize("command", ["reconstruct", "train", "evaluate"])
 def test_the_chosen_kernel_reaches_every_attention_layer_and_is_reported(
     command: str, video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

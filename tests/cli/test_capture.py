@@ -8,7 +8,6 @@ import torch
 from commands import fails, run
 from PIL import Image
 
-from recon4d.cli.reconstruct_options import spell_out_refine
 from recon4d.io import load_scene, load_scene_info
 
 TINY = ("--model", "recon4d_tiny", "--processing-size", "64", "--refine", "off")
@@ -86,20 +85,6 @@ def test_a_tagged_panorama_names_the_option(tmp_path: Path, capsys: pytest.Captu
     assert "(give --panorama, or --panorama 0" in fails(capsys, "reconstruct", tmp_path / "a.jpg", "--out", "o", *TINY)
     assert run("reconstruct", tmp_path / "a.jpg", "--panorama", "0", "--out", tmp_path / "out", *TINY) == 0
     assert load_scene(tmp_path / "out").num_frames == 1
-
-
-@pytest.mark.parametrize(
-    ("given", "complete"),
-    [
-        ("reconstruct a --panorama", "reconstruct a --panorama 8"),
-        ("reconstruct --panorama a --out o", "reconstruct --panorama 8 a --out o"),
-        ("reconstruct --panorama 6 a", "reconstruct --panorama 6 a"),
-        ("reconstruct --panorama --refine a", "reconstruct --panorama 8 --refine on a"),
-        ("info --panorama", "info --panorama"),
-    ],
-)
-def test_the_number_of_views_may_be_left_out(given: str, complete: str) -> None:
-    assert spell_out_refine(given.split()) == complete.split()
 
 
 def test_the_unit_follows_from_a_known_distance(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

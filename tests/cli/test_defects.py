@@ -9,13 +9,11 @@ from commands import fails, run
 from recon4d.cli.adapt import AdaptCommand
 from recon4d.cli.hints import add_hint
 from recon4d.cli.info import InfoCommand
-from recon4d.cli.main import main
 from recon4d.cli.reconstruct import ReconstructCommand
+from recon4d.datasets.synthetic import SyntheticConfig, SyntheticScenes
 from recon4d.errors import UserError
-from recon4d.eval import BenchmarkConfig, load_benchmark
 from recon4d.io import write_raster
 
-NUM_FRAMES = 8
 BUNDLE_ADJUSTMENT = "recon4d.refine.cameras.hypotheses.adjust"
 
 
@@ -65,55 +63,35 @@ def test_unknown_options_are_explained_by_the_parser(capsys: pytest.CaptureFixtu
 
 
 class TestBundleAdjustment:
-    """A shape mismatch inside bundle adjustment is a defect, wherever refinement is started from."""
+    """A shape mismatch inside bundle adjustment is a defect; an error of the user is one line."""
 
     @pytest.fixture
-    def mismatch(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def command(self, tmp_path: Path) -> list[object]:
+        """Return a command that refines a synthetic clip whose camera moves."""
+        sample = SyntheticScenes(SyntheticConfig(num_frames=6, height=96, width=128, static_camera_share=0)).sample(3)
+        (tmp_path / "pictures").mkdir()
+        for number, image in enumerate(sample.clip.images):
+            write_raster(tmp_path / "pictures" / f"{number}.png", image.permute(1, 2, 0).numpy())
+        return ["reconstruct", tmp_path / "pictures", "--refine", "--out", tmp_path / "out"]
+
+    def test_a_shape_mismatch_surfaces(self, command: list[object], monkeypatch: pytest.MonkeyPatch) -> None:
         def fail(*_: object, **__: object) -> None:
             raise ValueError("operands of shapes (3, 4) and (4, 3)")
 
         monkeypatch.setattr(BUNDLE_ADJUSTMENT, fail)
+        with pytest.raises(ValueError, match="operands of shapes") as raised:
+            run(*command)
+        assert not isinstance(raised.value, UserError)
+        assert "fail" in [entry.name for entry in raised.traceback]
 
-    @pytest.fixture
-    def user_error(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_an_error_of_the_user_is_one_line(
+        self, command: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+    ) -> None:
         def fail(*_: object, **__: object) -> None:
             raise UserError("the pictures are too small")
 
         monkeypatch.setattr(BUNDLE_ADJUSTMENT, fail)
-
-    @pytest.fixture(scope="class")
-    @classmethod
-    def pictures(cls, tmp_path_factory: pytest.TempPathFactory) -> Path:
-        """The clip of `evaluate` as pictures."""
-        benchmark = load_benchmark("worlds", BenchmarkConfig(clips=1, num_frames=NUM_FRAMES))
-        folder = tmp_path_factory.mktemp("pictures")
-        for number, image in enumerate(benchmark.read(benchmark.clips[0]).clip.images):
-            write_raster(folder / f"{number}.png", image.permute(1, 2, 0).numpy())
-        return folder
-
-    def reconstruct(self, pictures: Path, folder: Path) -> list[str]:
-        """Return a command that refines the clip of `evaluate`."""
-        return ["reconstruct", str(pictures), "--num-frames", str(NUM_FRAMES), "--refine", "--out", str(folder / "out")]
-
-    def evaluate(self, _: Path, folder: Path) -> list[str]:
-        """Return a command that refines a clip whose camera moves."""
-        options = ["--benchmark", "worlds", "--clips", "1", "--num-frames", str(NUM_FRAMES), "--refine"]
-        return ["evaluate", *options, "--method", "recon4d_mini", "--out", str(folder / "out")]
-
-    @pytest.mark.usefixtures("mismatch")
-    @pytest.mark.parametrize("command", ["reconstruct", "evaluate"])
-    def test_a_shape_mismatch_surfaces(self, command: str, pictures: Path, tmp_path: Path) -> None:
-        with pytest.raises(ValueError, match="operands of shapes") as raised:
-            main(getattr(self, command)(pictures, tmp_path))
-        assert not isinstance(raised.value, UserError)
-        assert "fail" in [entry.name for entry in raised.traceback]
-
-    @pytest.mark.usefixtures("user_error")
-    def test_an_error_of_the_user_is_one_line(
-        self, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        line = fails(capsys, *self.reconstruct(pictures, tmp_path))
-        assert line == "recon4d: the pictures are too small"
+        assert fails(capsys, *command) == "recon4d: the pictures are too small"
         assert not (tmp_path / "out").exists()
 
 

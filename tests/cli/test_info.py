@@ -11,10 +11,12 @@ from walls import DEPTH, HEIGHT, NUM_FRAMES, WIDTH, make_info, make_scene, make_
 from recon4d import geometry as g
 from recon4d.cli.info import describe_statistics, find_problems
 from recon4d.cli.main import main
+from recon4d.cli.refinement_info import describe_windows
 from recon4d.heads.camera_base import FIELD_OF_VIEW_RANGE
 from recon4d.inference import SceneStatistics, measure_scene
 from recon4d.io import save_scene
 from recon4d.records import Scene
+from recon4d.refine import Refinement
 
 TIMES = torch.arange(NUM_FRAMES) / 2
 TRAINED, UNTRAINED = make_info(trained=True), make_info(trained=False)
@@ -128,13 +130,6 @@ class TestDescription:
 
 
 class TestProblems:
-    def test_a_consistent_scene_has_none(self):
-        assert problems(make_consistent_scene()) == ""
-
-    def test_an_untrained_model(self):
-        (problem,) = find_problems(measure(make_consistent_scene()), UNTRAINED)
-        assert "never trained" in problem
-
     def test_a_static_camera_and_a_single_frame(self):
         scene = make_consistent_scene()
         nearly = scene.cameras.world_from_cam.clone()
@@ -179,6 +174,17 @@ class TestProblems:
         few[0, 0] = 1
         assert "known at only 2.8 % of the pixels" in problems(replace(scene, depth_confidence=few))
         assert "does not rank them" in problems(replace(scene, depth_confidence=torch.ones_like(few)))
+
+
+def test_windows_that_were_not_refined_completely_are_listed() -> None:
+    none = Refinement(make_scene(), False, 0, 0, 0, reason="only 3 tracks").summary
+    rotates, lost = replace(none, is_accepted=True, is_rotation_only=True), replace(none, is_accepted=True)
+    lines = describe_windows([None, none, rotates, replace(lost, unknown_frames=(2,)), lost])
+    assert lines[0].startswith("refinement: 3 of 5 windows refined")
+    assert lines[1:3] == ["  window 0: as predicted: ", "  window 1: as predicted: only 3 tracks"]
+    assert "does not translate" in lines[3]
+    assert lines[4].startswith("  window 3: the cameras of frame")
+    assert len(lines) == 5
 
 
 class TestCommand:

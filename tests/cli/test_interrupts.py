@@ -103,9 +103,10 @@ def test_an_incomplete_data_set_is_named(tmp_path: Path, monkeypatch: pytest.Mon
     assert not (tmp_path / "other").exists()
 
 
+@pytest.mark.usefixtures("small_benchmark")
 def test_an_evaluation_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     out = tmp_path / "out"
-    command = ("evaluate", "--benchmark", "worlds", "--clips", 2, "--num-frames", 2, "--method", "static", "--out", out)
+    command = ("evaluate", "--method", "static", "--out", out)
     with monkeypatch.context() as patch:
         patch.setattr(runner, "score_prediction", interrupt_from(2, runner.score_prediction))
         line = interrupted_line(capsys, *command)

@@ -69,12 +69,12 @@ def test_intrinsics_of_larger_pictures(photos: Path, tmp_path: Path, capsys) -> 
 
 
 def test_every_frame_of_a_short_video_is_taken_with_cameras(tmp_path: Path) -> None:
-    images = make_clip(12, 48, 64).images.permute(0, 2, 3, 1)
+    images = make_clip(6, 32, 48).images.permute(0, 2, 3, 1)
     write_video(tmp_path / "v.mp4", images, 10.0)
-    cameras = write_cameras(tmp_path / "transforms.json", [f"frame_{number}.png" for number in range(1, 13)])
+    cameras = write_cameras(tmp_path / "transforms.json", [f"frame_{number}.png" for number in range(1, 7)])
     assert run(tmp_path, tmp_path / "v.mp4", "--cameras", cameras) == 0
     centers = load_scene(tmp_path / "out").cameras.centers[:, 0]
-    torch.testing.assert_close(centers, torch.arange(12.0), atol=1e-4, rtol=0)
+    torch.testing.assert_close(centers, torch.arange(6.0), atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize(

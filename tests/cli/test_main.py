@@ -16,11 +16,10 @@ from commands import fails, run
 from PIL import Image
 from scenes import make_clip
 
-import recon4d
+import recon4d.zoo
 from recon4d.cli.main import EXIT_BROKEN_PIPE, _warning_printer
 from recon4d.datasets import DATASETS
 from recon4d.datasets.synthetic import SyntheticConfig, make_scenes, render_scenes
-from recon4d.errors import UserError
 from recon4d.io import save_scene, write_jpeg, write_video
 from recon4d.zoo import DEFAULT_MODEL, create_model, save_model
 from recon4d.zoo.registry import UntrainedWarning
@@ -131,19 +130,16 @@ class TestReconstruct:
         out = tmp_path / "out"
         assert run("reconstruct", video, "--out", out, *QUICK) == 0
         before = (out / "scene.npz").read_bytes()
+        with np.load(out / "scene.npz") as opened:
+            first = dict(opened)
         assert "not empty" in fails(capsys, "reconstruct", video, "--out", out, *QUICK)
         assert (out / "scene.npz").read_bytes() == before
-        assert run("reconstruct", video, "--out", out, "--overwrite", "--stop", "0.2", *QUICK) == 0
-        assert (out / "scene.npz").read_bytes() != before
-
-    def test_the_same_command_writes_the_same_scene(self, video: Path, tmp_path: Path) -> None:
-        for name in ("one", "two"):
-            assert run("reconstruct", video, "--out", tmp_path / name, *QUICK) == 0
-        one, two = ((tmp_path / name / "scene.npz") for name in ("one", "two"))
-        with np.load(one) as first, np.load(two) as second:
-            assert all(
-                np.array_equal(first[name], second[name], equal_nan=True) for name in first.files if name != "info"
-            )
+        (out / "depth.mp4").write_bytes(b"an earlier result")
+        assert run("reconstruct", video, "--out", out, "--overwrite", *QUICK) == 0
+        assert (out / "depth.mp4").stat().st_size > 100
+        # The same command writes the same scene.
+        with np.load(out / "scene.npz") as second:
+            assert all(np.array_equal(second[name], first[name], equal_nan=True) for name in first if name != "info")
 
 
 class TestBadInput:
@@ -160,20 +156,6 @@ class TestBadInput:
             capsys, "reconstruct", tmp_path / "none.mp4", "--out", tmp_path / "out"
         )
 
-    def test_unreadable_file(self, tmp_path: Path, capsys) -> None:
-        path = tmp_path / "text.mp4"
-        path.write_text("this is no video")
-        assert "text.mp4 is not a video" in fails(capsys, "reconstruct", path, "--out", tmp_path / "out")
-
-    def test_no_video_stream(self, tmp_path: Path, capsys) -> None:
-        path = tmp_path / "silence.wav"
-        _write_silence(path)
-        assert "no video stream" in fails(capsys, "reconstruct", path, "--out", tmp_path / "out")
-
-    def test_empty_folder(self, tmp_path: Path, capsys) -> None:
-        (tmp_path / "photos").mkdir()
-        assert "holds no pictures" in fails(capsys, "reconstruct", tmp_path / "photos", "--out", tmp_path / "out")
-
     def test_size_too_small(self, tmp_path: Path, capsys) -> None:
         path = tmp_path / "small.jpg"
         write_jpeg(path, torch.zeros(3, 20, 40, dtype=torch.uint8))
@@ -183,16 +165,11 @@ class TestBadInput:
         line = fails(capsys, "reconstruct", video, "--out", tmp_path / "out", "--model", "nothing")
         assert "unknown model 'nothing'; wanted one of recon4d_tiny" in line
 
-    @pytest.mark.parametrize("content", [b"not weights", b""])
-    def test_foreign_or_damaged_checkpoint(self, video: Path, tmp_path: Path, capsys, content: bytes) -> None:
+    def test_foreign_or_damaged_checkpoint(self, video: Path, tmp_path: Path, capsys) -> None:
         path = tmp_path / "weights.safetensors"
-        path.write_bytes(content)
+        path.write_bytes(b"not weights")
         line = fails(capsys, "reconstruct", video, "--out", tmp_path / "out", "--model", path)
         assert "is damaged or not a safetensors file" in line
-
-    def test_missing_checkpoint(self, video: Path, tmp_path: Path, capsys) -> None:
-        line = fails(capsys, "reconstruct", video, "--out", tmp_path / "out", "--model", tmp_path / "no.safetensors")
-        assert "no.safetensors does not exist" in line
 
     @pytest.mark.parametrize(
         ("options", "message"),
@@ -201,8 +178,6 @@ class TestBadInput:
             (["--device", "gpu"], "device 'gpu' cannot be used on this machine"),
             (["--device", "meta"], "device 'meta' cannot be used on this machine"),
             (["--start", "50"], "start = 50 s is beyond the last frame"),
-            (["--start", "0.3", "--stop", "0.2"], "stop = 0.2 s is not after start"),
-            (["--fps", "0"], "fps = 0"),
             (["--num-frames", "0"], "num_frames = 0"),
             (["--processing-size", "3"], "processing size is 3"),
         ],
@@ -213,7 +188,7 @@ class TestBadInput:
     def test_too_many_frames(self, tmp_path: Path, capsys) -> None:
         path = tmp_path / "long.mp4"
         write_video(path, (np.zeros((32, 32, 3), np.uint8) for _ in range(513)), 30.0)
-        line = fails(capsys, "reconstruct", path, "--out", tmp_path / "out", "--num-frames", 513)
+        line = fails(capsys, "reconstruct", path, "--out", tmp_path / "out", "--num-frames", 513, "--keep-cuts")
         assert "a single pass supports 1 to 512" in line
         assert "use windows: --window 16, lower --num-frames, lower --fps" in line
 
@@ -232,10 +207,6 @@ class TestBadInput:
         assert "lies in the output folder" in line
         assert len(list(frames.iterdir())) == 3
 
-    def test_output_folder_that_is_a_file(self, video: Path, tmp_path: Path, capsys) -> None:
-        (tmp_path / "taken").write_text("a file")
-        assert "is a file" in fails(capsys, "reconstruct", video, "--out", tmp_path / "taken", *QUICK)
-
     def test_disk_full(self, video: Path, tmp_path: Path, capsys) -> None:
         # For the writer, a limit on the file size is the same as a full disk.
         before = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -246,29 +217,6 @@ class TestBadInput:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
         assert "File too large" in line
         assert "scene.npz" in line
-
-    def test_out_of_memory(self, tmp_path: Path) -> None:
-        (tmp_path / "photos").mkdir()
-        for number, image in enumerate(make_clip(frames=3, height=48, width=64).images):
-            write_jpeg(tmp_path / "photos" / f"{number}.jpg", image)
-        limit = "resource.RLIMIT_AS, 2 * (int(open('/proc/self/statm').read().split()[0]) * 4096 + 150_000_000,)"
-        program = (  # limited after the imports
-            "import resource, sys, torch, recon4d.cli, recon4d.models, recon4d.io, matplotlib.figure, timm;"
-            "torch.set_num_threads(1); torch.ones(9) @ torch.ones(9);"
-            f"resource.setrlimit({limit}); sys.exit(recon4d.cli.main(sys.argv[1:]))"
-        )
-        options = ["--out", tmp_path / "out", "--processing-size", "1500", *QUICK]
-        command = [sys.executable, "-c", program, "reconstruct", tmp_path / "photos", *options]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert done.returncode == 2, done.stderr
-        (line,) = [line for line in done.stderr.splitlines() if "warning" not in line]
-        assert "out of memory with 3 frames" in line
-        assert "lower --num-frames, lower --processing-size, give fewer --anchors, use windows: --window 16" in line
-
-    def test_the_debug_variable_shows_the_traceback(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("RECON4D_DEBUG", "1")
-        with pytest.raises(UserError):
-            run("reconstruct", tmp_path / "none.mp4", "--out", tmp_path / "out")
 
 
 class TestRender:
@@ -287,7 +235,6 @@ class TestRender:
         assert both.float().mean() > 0.9 * truth.depth_confidence.mean()
         torch.testing.assert_close(read.depths[both], truth.depths[both], atol=2e-2, rtol=2e-3)
         if layout != "kubric":
-            assert read.tracks is not None
             assert read.tracks.points.shape[-2] == 40
 
     @pytest.mark.parametrize(("option", "minimum"), [("--clips", 1), ("--tracks", 0), ("--seed", 0)])
@@ -308,7 +255,9 @@ class TestCalibrate:
 
 
 class TestOther:
-    def test_models_lists_names_with_licenses(self, capsys) -> None:
+    def test_models_lists_names_with_licenses(self, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+        # Counting the parameters of all models takes seconds.
+        monkeypatch.setattr(recon4d.zoo, "list_models", lambda: ("recon4d_small", "recon4d_dinov3_small"))
         assert run("models") == 0
         printed = capsys.readouterr().out
         assert "recon4d_small" in printed
@@ -345,24 +294,12 @@ class TestOther:
         assert os.environ["OMP_WAIT_POLICY"] == used
 
 
-def _write_silence(path: Path) -> None:
-    import wave
-
-    with wave.open(str(path), "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(8000)
-        file.writeframes(bytes(1600))
-
-
 def test_a_reader_that_closes_the_output_causes_no_trace(tmp_path: Path) -> None:
     """As in ``recon4d info scene.npz | head -1``: the pipe is closed before anything is written."""
     save_scene(tmp_path / "scene.npz", walls.make_scene(), torch.arange(3.0), walls.make_info())
     command = [sys.executable, "-m", "recon4d.cli", "info", str(tmp_path / "scene.npz")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
         process.stdout.close()
-        assert process.stderr is not None
         assert "Traceback" not in process.stderr.read()
     assert process.returncode == EXIT_BROKEN_PIPE
 

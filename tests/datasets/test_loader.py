@@ -91,12 +91,12 @@ GOOD = {"a": 12, "b": 8, "c": 20}
 class TestMixture:
     def test_sources_are_drawn_by_weight(self) -> None:
         mixed = Mixture((Source("walls", GrayWalls(GOOD), 3.0), Source("gray", GraySource(), 1.0)), SAMPLING)
-        from_gray = sum(grays(mixed.sample(seed)) == [7, 7, 7] for seed in range(200))
-        assert from_gray / 200 == pytest.approx(0.25, abs=0.08)
+        from_gray = sum(grays(mixed.sample(seed)) == [7, 7, 7] for seed in range(100))
+        assert from_gray / 100 == pytest.approx(0.25, abs=0.08)
         assert mixed.report() == "no sequence was skipped"
 
     def test_all_sequences_are_drawn_with_distinct_frames(self) -> None:
-        clips = [grays(mixture(GrayWalls(GOOD)).sample(seed)) for seed in range(100)]
+        clips = [grays(mixture(GrayWalls(GOOD)).sample(seed)) for seed in range(30)]
         assert {clip[0] // 20 for clip in clips} == {1, 2, 3}
         assert all(len(set(clip)) == 3 for clip in clips)
 
@@ -205,33 +205,27 @@ class TestLoader:
         (batch,) = batches(1)
         assert batch.batch_shape == (4,)
         assert batch.clip.images.shape == (4, 3, 3, 9, 14)
-        assert batch.scene.tracks is not None
         assert batch.scene.tracks.pixels.shape == (4, 1, 20, 2)
 
-    @pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker processes")
-    @pytest.mark.parametrize("workers", [1, 2])
-    def test_any_number_of_workers_gives_the_same_batches(self, workers: int) -> None:
-        for one, other in zip(batches(6), batches(6, workers=workers), strict=True):
+    def test_workers_give_the_same_batches(self) -> None:
+        for one, other in zip(batches(3), batches(3, workers=2), strict=True):
             assert same(one, other)
 
     def test_the_global_batch_is_split_over_the_ranks(self) -> None:
-        whole = batches(3, batch_size=8)
-        halves = [batches(3, batch_size=4, rank=rank, world_size=2) for rank in (0, 1)]
-        for step, batch in enumerate(whole):
-            assert same(batch[:4], halves[0][step])
-            assert same(batch[4:], halves[1][step])
-            assert not same(batch[:4], batch[4:])
+        halves = [batches(2, batch_size=2, rank=rank, world_size=2) for rank in (0, 1)]
+        for step, batch in enumerate(batches(2, batch_size=4)):
+            assert same(batch[:2], halves[0][step])
+            assert same(batch[2:], halves[1][step])
+            assert not same(batch[:2], batch[2:])
 
-    def test_a_run_resumed_at_step_37_continues_identically(self) -> None:
-        from_start = batches(39, batch_size=2)
+    def test_a_resumed_run_continues_identically(self) -> None:
+        from_start = batches(7, batch_size=2)
         for workers in (0, 2):
-            resumed = batches(2, first_step=37, batch_size=2, workers=workers)
-            assert same(resumed[0], from_start[37])
-            assert same(resumed[1], from_start[38])
-        assert not same(from_start[36], from_start[37])
-
-    def test_another_seed_gives_other_batches(self) -> None:
-        assert not same(batches(1)[0], batches(1, seed=4)[0])
+            resumed = batches(2, first_step=5, batch_size=2, workers=workers)
+            assert same(resumed[0], from_start[5])
+            assert same(resumed[1], from_start[6])
+        assert not same(from_start[4], from_start[5])
+        assert not same(batches(1, batch_size=2, seed=4)[0], from_start[0])
 
     def test_skips_in_workers_are_reported_to_the_parent(self) -> None:
         def report(workers: int) -> str:
@@ -261,9 +255,6 @@ class TestLoader:
 
     @pytest.mark.parametrize("workers", [0, 1])
     def test_user_errors_keep_their_message_in_workers(self, workers: int) -> None:
-        loader = make_loader(mixture(GrayWalls({"a": -1})), 0, 0, 2, 0, 1, workers)
-        with pytest.raises(UserError, match=r"^none of the 1 sequences of walls can be used; first reason: [^\n]+$"):
-            next(iter(loader))
         strict = make_loader(mixture(GrayWalls({"a": 2}), strict=True), 0, 0, 2, 0, 1, workers)
         with pytest.raises(UserError, match=r"^a: frames: has 2, but a clip needs 3$"):
             next(iter(strict))

@@ -53,7 +53,6 @@ class TestRasterizeTracks:
 
     def test_each_frame_has_its_own_camera_and_its_own_size(self) -> None:
         scene = make_scene()
-        assert scene.tracks is not None
         maps, known = rasterize_tracks(scene.tracks, scene, (2 * HEIGHT, 2 * WIDTH))
         expected = (2 * scene.track_pixels[0]).floor().long()
         for time in range(3):
@@ -64,7 +63,6 @@ class TestRasterizeTracks:
 
     def test_dense_tracks_give_the_point_map_at_the_anchor_time(self) -> None:
         scene = make_scene()
-        assert scene.tracks is not None
         maps, known = rasterize_tracks(scene.tracks, scene, SIZE)
         assert known[0].all()
         assert torch.equal(maps[0], scene.points[0])
@@ -72,20 +70,17 @@ class TestRasterizeTracks:
     def test_a_batch_equals_its_single_scenes(self) -> None:
         scenes = [make_scene(seed=0, anchors=(0, 2)), make_scene(seed=1, anchors=(0, 2))]
         batch = Scene.stack(scenes)
-        assert batch.tracks is not None
         maps, known = rasterize_tracks(batch.tracks, batch, SIZE)
         alone = [rasterize_tracks(scene.tracks, scene, SIZE) for scene in scenes if scene.tracks is not None]
         assert torch.equal(known, torch.stack([one[1] for one in alone]))
         assert torch.allclose(maps, torch.stack([one[0] for one in alone]), atol=1e-6)
         batch_maps = anchor_maps(batch.tracks, SIZE)
-        assert scenes[1].tracks is not None
         assert torch.equal(batch_maps[1].positions, anchor_maps(scenes[1].tracks, SIZE).positions)
 
 
 class TestAnchorMaps:
     def test_dense_tracks_fill_every_pixel_with_the_anchors_own_point_map(self) -> None:
         scene = make_scene(anchors=(0, 2))
-        assert scene.tracks is not None
         maps = anchor_maps(scene.tracks, SIZE)
         assert maps.is_known.all()
         assert torch.equal(maps.positions[0, 0], scene.points[0])
@@ -94,7 +89,6 @@ class TestAnchorMaps:
 
     def test_displacement_is_relative_to_the_position_at_the_anchors_time(self) -> None:
         scene = make_scene(anchors=(0, 2))
-        assert scene.tracks is not None
         speed = torch.tensor([0.1, 0.2, -0.3])
         moved = scene.tracks.points + torch.arange(3.0)[:, None, None] * speed
         maps = anchor_maps(replace(scene.tracks, points=moved), SIZE)
@@ -128,7 +122,6 @@ class TestAnchorMaps:
 
     def test_points_of_a_sliced_anchor_are_unknown(self) -> None:
         scene = make_scene(anchors=(0, 2)).frames([1, 2])
-        assert scene.tracks is not None
         maps = anchor_maps(scene.tracks, SIZE)
         assert not maps.is_known[0].any()
         assert maps.is_known[1].all()

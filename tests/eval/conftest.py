@@ -1,35 +1,25 @@
-"""Clips of worlds-v1 at a small size, shared by the tests of evaluation."""
+"""Small clips with the cameras and objects of worlds-v1, shared by the tests of evaluation."""
 
 from dataclasses import replace
 
 import pytest
-import torch
 
 from recon4d.datasets import Sample
-from recon4d.eval import Benchmark, BenchmarkConfig, load_benchmark
-
-
-def small(sample: Sample) -> Sample:
-    """Return the clip at a quarter of its size with a few of its tracks, so that metrics are fast."""
-    scene = sample.scene
-    tracks = scene.tracks
-    assert tracks is not None
-    some = torch.arange(0, tracks.pixels.shape[1], 97)
-    tracks = replace(
-        tracks,
-        points=tracks.points[:, :, some],
-        visibility=tracks.visibility[:, :, some],
-        confidence=tracks.confidence[:, :, some],
-        pixels=tracks.pixels[:, some],
-    )
-    return Sample(sample.clip.resized(48, 64), replace(scene, tracks=tracks).resized(48, 64))
+from recon4d.datasets.synthetic import Lattice, render_scenes
+from recon4d.datasets.synthetic.worlds_v1 import WORLDS_V1
+from recon4d.eval import Benchmark
 
 
 @pytest.fixture(scope="session")
 def samples() -> dict[str, Sample]:
     """Return the first three clips; tests must not change them."""
-    benchmark = load_benchmark("worlds-v1", BenchmarkConfig(clips=3))
-    return {name: small(benchmark.read(name)) for name in benchmark.clips}
+    split, samples = WORLDS_V1["8"], {}
+    config = replace(split.config, height=48, width=64)
+    for number in range(3):
+        scene = split.scene(number)
+        scene = replace(scene, cameras=scene.cameras.resized((192, 256), (48, 64)))
+        samples[f"world_{number:02d}"] = render_scenes(scene, config, query_lattice=Lattice(5))[0]
+    return samples
 
 
 @pytest.fixture

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from scenes import make_clip
 
 from recon4d.datasets import Sample
 from recon4d.errors import UserError
-from recon4d.eval import Benchmark, ClipResult, Method, MethodConfig, Request, evaluate, make_method, score_prediction
+from recon4d.eval import Benchmark, Method, MethodConfig, Request, evaluate, make_method, score_prediction
 from recon4d.eval.baselines.static import static_scene
 from recon4d.eval.isolation import CrashError
 from recon4d.eval.methods import MaskedColmap, StaticBaseline
@@ -19,17 +20,9 @@ from recon4d.refine import ColmapFailure
 from recon4d.refine.no_solution import NoSolution
 
 
-def value(results: tuple[ClipResult, ...], clip: str, metric: str) -> float:
-    (result,) = (result for result in results if result.clip == clip)
-    score = result.score(metric)
-    assert score is not None
-    return score.value
-
-
 def test_the_static_baseline_is_static(samples: dict[str, Sample], benchmark: Benchmark) -> None:
     clip = samples["world_01"].clip
     scene = static_scene(clip, (0, 3))
-    assert scene.tracks is not None
     torch.testing.assert_close(scene.points_from_depth, scene.points)
     torch.testing.assert_close(scene.tracks.points[1, 5], scene.points[3].flatten(0, 1))
     torch.testing.assert_close(scene.cameras.field_of_view(48, 64)[0, 0], torch.tensor(math.radians(60)))
@@ -52,25 +45,17 @@ def test_networks_predict_the_tracks_of_the_true_anchors(
     one_clip = replace(benchmark, clips=("world_00",))
     (result,) = evaluate(one_clip, [method], tmp_path).results
     assert result.status == "ok"
-    assert value((result,), "world_00", "visibility_accuracy") > 0
+    assert result.score("visibility_accuracy").value > 0
     stored = load_scene(tmp_path / "predictions" / "recon4d_tiny" / "world_00")
-    assert stored.tracks is not None
     assert stored.tracks.anchors.tolist() == [0]
 
 
-def test_a_clip_that_is_too_small_for_a_network_does_not_affect_others(
-    samples: dict[str, Sample], benchmark: Benchmark, tmp_path: Path
-) -> None:
-    def read(name: str) -> Sample:
-        sample = samples[name]
-        return Sample(sample.clip.resized(16, 24), sample.scene.resized(16, 24)) if name == "world_00" else sample
-
+def test_a_clip_that_is_too_small_for_a_network_is_a_failed_prediction() -> None:
     with pytest.warns(UserWarning, match="no trained weights"):
         method = make_method("recon4d_tiny", MethodConfig(processing_size=48))
-    two_clips = replace(benchmark, clips=("world_00", "world_01"), read=read)
-    results = evaluate(two_clips, [method], tmp_path).results
-    assert [result.status for result in results] == ["failed", "ok"]
-    assert "at least 32" in results[0].reason
+    prediction = method.predict(Request("small", make_clip(2, 16, 24), (0,)))
+    assert prediction.status == "failed"
+    assert "at least 32" in prediction.reason
 
 
 class Raises(Method):
@@ -93,33 +78,23 @@ def test_a_method_without_a_result_is_a_failed_prediction(error: Exception, samp
     assert (prediction.scene, prediction.status, prediction.reason) == (None, "failed", str(error))
 
 
-def test_colmap_with_a_true_mask_ignores_dynamic_pixels(samples: dict[str, Sample]) -> None:
-    method = make_method("colmap-true-mask", MethodConfig())
+def test_colmap_with_a_true_mask_ignores_dynamic_pixels_and_has_a_time_limit(samples: dict[str, Sample]) -> None:
+    method = make_method("colmap-true-mask", MethodConfig(max_seconds=0.01))
     try:
         clip = samples["world_02"].clip
         dynamic = torch.zeros(8, *clip.size, dtype=torch.bool)
         dynamic[:, :20] = True
+        assert make_method("colmap", MethodConfig())._clip(Request("world_02", clip, (0,), dynamic)) is clip
         assert isinstance(method, MaskedColmap)
         priors = method._clip(Request("world_02", clip, (0,), dynamic)).priors
-        assert priors is not None
-        assert priors.ignore is not None
         assert torch.equal(priors.ignore, dynamic)
         ignored = method._clip(
             Request("world_02", replace(clip, priors=replace(priors, ignore=~dynamic)), (0,), dynamic)
         )
-        assert ignored.priors is not None
-        assert ignored.priors.ignore is not None
         assert ignored.priors.ignore.all()
         prediction = method.predict(Request("world_02", clip, (0,)))
         assert prediction.reason == "the truth of this clip does not say which pixels are dynamic"
+        prediction = method.predict(Request("world_02", clip, (0,), dynamic))
+        assert (prediction.scene, prediction.status) == (None, "timed out")
     finally:
         method.close()
-
-
-def test_colmap_that_takes_too_long_is_counted_as_timed_out(samples: dict[str, Sample]) -> None:
-    method = make_method("colmap", MethodConfig(max_seconds=0.01))
-    try:
-        prediction = method.predict(Request("world_00", samples["world_00"].clip, (0,)))
-    finally:
-        method.close()
-    assert (prediction.scene, prediction.status) == (None, "timed out")

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from camera_scenes import without_frames
 
 from recon4d.datasets import Sample
 from recon4d.eval import METRICS, Benchmark, Prediction, score_prediction
@@ -53,11 +54,7 @@ def test_own_metrics_are_invariant_to_a_similarity_of_the_prediction(
 
 def test_unregistered_frames_make_a_prediction_partial(samples: dict[str, Sample], benchmark: Benchmark) -> None:
     truth = samples["world_01"].scene
-    world_from_cam = truth.cameras.world_from_cam.clone()
-    world_from_cam[[2, 5]] = torch.nan
-    prediction = Prediction.from_scene(
-        replace(truth, cameras=replace(truth.cameras, world_from_cam=world_from_cam)), 1.0
-    )
+    prediction = Prediction.from_scene(without_frames(truth, 2, 5), 1.0)
     assert (prediction.status, prediction.reason) == ("partial", "2 of 8 frames are not registered")
     result = score_prediction("m", "world_01", prediction, truth, benchmark)
     found = {score.metric: score.value for score in result.scores}

@@ -3,7 +3,6 @@
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
 import torch
 from scenes import WIDTH, make_scene
 
@@ -12,7 +11,6 @@ from recon4d.io import (
     SavedResults,
     SceneInfo,
     export_results,
-    read_results,
     save_scene,
     write_jpeg,
 )
@@ -43,11 +41,6 @@ def wall() -> Scene:
     scene = make_scene()
     scene.dynamic[:, :, : WIDTH // 4] = 1.0
     return replace(scene, tracks=None)
-
-
-@pytest.fixture
-def results(tmp_path: Path) -> SavedResults:
-    return read_results(save(tmp_path / "results", wall()))
 
 
 def written(tmp_path: Path, results: SavedResults, name: str, selection: PointSelection = EVERYTHING) -> Path:

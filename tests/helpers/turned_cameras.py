@@ -1,6 +1,8 @@
 """A camera that has turned right, and pictures of one gray, for tests of data sets on disk."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,6 @@ from PIL import Image
 from recon4d.datasets import Sample
 from recon4d.errors import DataError
 
-SHARED = Path(__file__).parents[3] / "shared" / "multiview"
 HEIGHT, WIDTH = 4, 6
 ROOT_HALF = math.sqrt(0.5)
 RIGHT = np.array([[0.0, 0, 1], [0, 1, 0], [-1, 0, 0]])
@@ -44,7 +45,11 @@ def check_turned_right(sample: Sample) -> None:
     assert torch.equal(sample.scene.cameras.world_from_cam[0], torch.eye(4))
 
 
-def one_line(caught: pytest.ExceptionInfo[DataError], sequence: str, named: str) -> None:
+@contextmanager
+def refused(sequence: str, named: str) -> Iterator[None]:
+    """Expect a `DataError` of one line about a sequence, with certain words."""
+    with pytest.raises(DataError) as caught:
+        yield
     message = str(caught.value)
     assert message.startswith(f"{sequence}: ")
     assert named in message

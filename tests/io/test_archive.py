@@ -3,7 +3,6 @@
 import io
 import json
 import math
-import subprocess
 import sys
 import zipfile
 from dataclasses import replace
@@ -36,7 +35,6 @@ def test_times_and_info_are_optional(tmp_path):
 
 def test_the_selection_of_frames_is_kept_and_may_be_missing(tmp_path):
     info = make_info()
-    assert info.source is not None
     assert "selection" not in json.loads(info.to_json())["source"]  # earlier versions refuse unknown keys
     chosen = replace(info, source=replace(info.source, selection="24 of 289 frames, chosen by motion"))
     save_scene(tmp_path, make_scene(), info=chosen)
@@ -106,7 +104,6 @@ def test_plain_numpy_opens_the_archive_with_the_documented_names_and_shapes(tmp_
     assert info["original_size"] == [1080, 1920]
     assert info["source"]["numbers"] == [0, 10, 20]
     loaded = load_scene(tmp_path / "named.npz").distortion
-    assert loaded is not None
     assert torch.equal(loaded, torch.tensor([0.1, 0.02, 0.0, 0.0, 0.0]))
 
 
@@ -251,53 +248,10 @@ def test_a_newer_format_and_strange_info_are_refused(archive):
         load_scene_info(archive)
 
 
-def test_info_survives_json():
-    for info in (make_info(), make_info(source=None), make_info(settings={})):
-        assert SceneInfo.from_json(info.to_json()) == info
-
-
 @pytest.mark.parametrize("setting", [math.nan, [math.inf], [{1}], [(1, 2)]])
 def test_settings_that_json_would_change_are_refused_at_once(setting):
     with pytest.raises(ValueError, match=r"setting 'strange' is .*, wanted a plain"):
         make_info(settings={"strange": setting})
-
-
-FULL_DISK = """
-import resource, sys, torch
-from pathlib import Path
-sys.path[:0] = [{tests!r}]
-from recon4d.errors import UserError
-from recon4d.io import atomic_folder, save_scene
-from walls import make_info, make_scene, names_in
-here = Path({here!r})
-resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))  # a stand-in for a full disk; CPython ignores SIGXFSZ
-for target in (here / "scene.npz", here / "new.npz"):
-    try:
-        save_scene(target, make_scene(), torch.zeros(3), make_info())
-    except UserError as error:
-        assert str(error) == f"cannot write {{target}}: File too large", error
-    else:
-        sys.exit("written in spite of the limit")
-try:
-    with atomic_folder(here / "folder", overwrite=False) as partial:
-        save_scene(partial, make_scene(), torch.zeros(3), make_info())
-except UserError:
-    pass
-else:
-    sys.exit("written in spite of the limit")
-"""
-
-
-def test_full_disk_leaves_no_partial_files_and_keeps_the_old_archive(archive):
-    before = archive.read_bytes()
-    script = FULL_DISK.format(tests=str(Path(__file__).parents[1] / "helpers"), here=str(archive.parent))
-    done = subprocess.run(
-        [sys.executable, "-c", script], cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert "Exception ignored" not in done.stderr
-    assert names_in(archive.parent) == {"scene.npz"}
-    assert archive.read_bytes() == before
 
 
 def test_the_archive_is_not_compressed(archive):

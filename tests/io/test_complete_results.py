@@ -11,12 +11,16 @@ from walls import HEIGHT, WIDTH, make_clip, make_info, make_scene
 from recon4d.io import is_complete_result, write_results
 
 
-@pytest.fixture
-def result(tmp_path: Path) -> Path:
-    folder = tmp_path / "result"
-    folder.mkdir()
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("result")
     write_results(folder, make_clip(), make_scene(), make_info(source=None))
     return folder
+
+
+@pytest.fixture
+def result(written: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(written, tmp_path / "result")
 
 
 def test_result_without_files_for_viewing_is_complete(result: Path) -> None:

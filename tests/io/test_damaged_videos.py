@@ -109,9 +109,3 @@ def test_other_files_are_refused_in_one_line(tmp_path):
         with pytest.raises(UserError, match=f"{name} {reason}") as caught:
             read_clip(tmp_path / name)
         assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("name", ["gone.mp4", "gone.jpg", "gone"])
-def test_missing_files_are_refused(tmp_path, name):
-    with pytest.raises(UserError, match=f"{name} does not exist"):
-        read_clip(tmp_path / name)

@@ -53,8 +53,6 @@ def test_maps_are_half_and_everything_else_is_not(tmp_path):
     loaded = load_scene(tmp_path / "scene.npz")
     assert loaded.depths.dtype == loaded.cameras.intrinsics.dtype == torch.float32
     assert torch.equal(loaded.cameras.world_from_cam, scene.cameras.world_from_cam)
-    assert loaded.tracks is not None
-    assert scene.tracks is not None
     assert torch.equal(loaded.tracks.points, scene.tracks.points)
     assert (loaded.depths / scene.depths - 1).abs().max() <= MAX_RELATIVE_ERROR
     distances = (scene.points - scene.cameras.centers[:, None, None]).norm(dim=-1, keepdim=True)

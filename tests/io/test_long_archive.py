@@ -53,8 +53,6 @@ def test_frames_are_concatenated(tmp_path: Path, with_tracks: bool) -> None:
     assert torch.equal(loaded.depths, scene.depths[[1, 0]])
     assert torch.equal(loaded.dynamic.nan_to_num(nan=-1), scene.dynamic[[1, 0]].nan_to_num(nan=-1))
     if with_tracks:
-        assert loaded.tracks is not None
-        assert scene.tracks is not None
         assert loaded.tracks.anchors.tolist() == [1]
         assert torch.equal(loaded.tracks.points, scene.tracks.points[:, [1, 0]])
     else:

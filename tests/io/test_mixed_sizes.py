@@ -57,9 +57,6 @@ def test_cameras_masks_and_depth_are_those_of_the_pictures(folder: Path) -> None
     clip = with_prior_files(read(folder), files)
     priors = clip.priors
     assert clip.size == (80, 80)
-    assert priors is not None
-    assert priors.ignore is not None
-    assert priors.depths is not None
     # Centers: (42, 29) + 10 rows, (32, 39) + 10 columns, and (82, 59) / 2 + 10 rows.
     found = priors.intrinsics[:, [0, 1, 0, 1], [0, 1, 2, 2]].tolist()
     assert found == [[100, 100, 42, 39], [100, 100, 42, 39], [100, 100, 41, 39.5]]
@@ -79,8 +76,6 @@ def test_points_of_depth_are_in_pixels_of_the_pictures(folder: Path) -> None:
     pixels, frames = np.array([[79.5, 0.5], [0.5, 79.5], [159.5, 119.5]]), np.arange(3)
     np.savez(folder / "points.npz", depths=np.array([1.0, 2, 3]), pixels=pixels, frames=frames)
     priors = with_prior_files(read(folder), PriorFiles(depth=folder / "points.npz")).priors
-    assert priors is not None
-    assert priors.depths is not None
     assert priors.depths[0, 10, 79] == 1
     assert priors.depths[1, 79, 10] == 2
     assert priors.depths[2, 69, 79] == 3
@@ -116,13 +111,9 @@ def test_long_clips_are_brought_to_the_same_frame(folder: Path) -> None:
     clip, long = with_prior_files(read(folder), files), long_clip_with_prior_files(open_long_clip(folder / "p"), files)
     assert long.size == (80, 80)
     assert torch.equal(torch.stack(list(long.images([0, 1, 2]))), clip.images)
-    assert clip.priors is not None
-    assert long.priors is not None
-    assert long.ignore is not None
     torch.testing.assert_close(long.priors.intrinsics, clip.priors.intrinsics)
     assert torch.equal(torch.stack(list(long.ignore([0, 1, 2]))), clip.priors.ignore)
     bare = open_long_clip(folder / "p")
-    assert bare.ignore is not None
     assert not next(bare.ignore([0]))[10:70].any()
     assert next(bare.ignore([0]))[:10].all()
 
@@ -130,11 +121,9 @@ def test_long_clips_are_brought_to_the_same_frame(folder: Path) -> None:
 def exact_results(folder: Path) -> Path:
     """A plane at z = 4 seen by the known cameras, with maps of half the size of the frame."""
     clip = with_prior_files(read(folder), PriorFiles(cameras=folder / "transforms.json"))
-    assert clip.priors is not None
     cameras = Cameras(clip.priors.world_from_cam, clip.priors.intrinsics).resized((80, 80), (40, 40))
     ones = torch.ones(3, 40, 40)
     scene = Scene(cameras, 4 * ones, ones, torch.zeros(3, 40, 40, 3), 0 * ones, 0 * ones, torch.tensor(torch.nan))
-    assert clip.priors.ignore is not None
     scene = scene.with_unknown(clip.priors.resized((80, 80), (40, 40)).ignore)  # pyright: ignore[reportArgumentType]
     out = folder / "out"
     out.mkdir()
@@ -198,7 +187,6 @@ def test_exported_colmap_observations_are_exact(folder: Path) -> None:
 def test_results_are_read_back_and_sizes_survive(folder: Path) -> None:
     out = exact_results(folder)
     frames = open_frames(out)
-    assert frames.outline.info.source is not None
     assert frames.outline.info.source.sizes == SIZES
     image = frames.read_image(2)
     assert tuple(image.shape[1:]) == (40, 40)

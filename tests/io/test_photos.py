@@ -90,18 +90,6 @@ def test_folders_without_pictures_and_files_are_refused(tmp_path):
         list_photos(tmp_path / "a.png")
 
 
-def test_exif_orientation_is_applied(tmp_path):
-    stored = np.zeros((20, 40, 3), np.uint8)
-    stored[:10, :10] = 250
-    exif = Image.Exif()
-    exif[0x0112] = 6  # display after a clockwise quarter turn: the top left corner moves to the top right
-    Image.fromarray(stored).save(tmp_path / "turned.jpg", exif=exif)
-    image = read_photo(tmp_path / "turned.jpg")
-    assert image.shape == (3, 40, 20)
-    assert image[:, :8, 12:].min() > 200
-    assert image[:, :, :8].max() < 50
-
-
 def test_every_kind_of_pixel_becomes_rgb(tmp_path):
     level = np.full((20, 30), 100, np.uint8)
     transparent = np.stack([level, level + 50, level + 100, np.zeros_like(level)], axis=-1)

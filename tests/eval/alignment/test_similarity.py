@@ -69,22 +69,7 @@ def test_medians_of_an_even_number_are_the_lower_ones() -> None:
     assert align_scale_by_ratios(predicted, true).truth_from_prediction[0, 0] == 3  # of 3 and 5
 
 
-def test_both_median_scales_differ_for_non_uniform_errors() -> None:
-    """With heavy-tailed radii and noise of constant size, points near the origin have large ratios."""
-    rng = np.random.default_rng(0)
-    true = rng.normal(size=(4001, 3)) * rng.lognormal(0, 1, (4001, 1))
-    predicted = true / 2 + 0.5 * rng.normal(size=(4001, 3))
-    norms_p, norms_g = np.linalg.norm(predicted, axis=1), np.linalg.norm(true, axis=1)
-    scales = [
-        float(align(torch.from_numpy(predicted), torch.from_numpy(true)).truth_from_prediction[0, 0])
-        for align in (align_scale, align_scale_by_ratios)
-    ]
-    assert scales[0] == pytest.approx(np.median(norms_g) / np.median(norms_p), rel=1e-12)
-    assert scales[1] == pytest.approx(np.median(norms_g / norms_p), rel=1e-12)
-    assert scales[1] / scales[0] > 1.05
-
-
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(2))
 def test_rotation_equals_scipy(seed: int) -> None:
     a, b = cloud(20, seed), cloud(20, seed + 100) + cloud(20, seed) @ example_sim3()[:3, :3].T
     expected, _ = Rotation.align_vectors((b - b.mean(0)).numpy(), (a - a.mean(0)).numpy())
@@ -103,7 +88,7 @@ def test_no_similarity_found_by_search_is_better(mirror: float) -> None:
         return float(np.square(moved - b.numpy()).sum())
 
     rng = np.random.default_rng(0)
-    starts = rng.normal(size=(12, 7)) * 2
+    starts = rng.normal(size=(6, 7)) * 2
     sim3 = min(minimize(lambda x: squared_error(x, np.exp(x[6])), start).fun for start in starts)
     assert residual(align_sim3(a, b).truth_from_prediction, a, b) == pytest.approx(sim3, rel=1e-8)
 
@@ -156,23 +141,6 @@ def test_points_on_a_line_or_plane_are_aligned_exactly_and_not_reflected(dimensi
     assert torch.det(found[:3, :3]) == pytest.approx(2.5**3)
     if dimensions == 2:
         torch.testing.assert_close(found, example_sim3(), rtol=0, atol=1e-12)
-
-
-def test_mirrored_clouds_are_never_reflected() -> None:
-    a = cloud(200)
-    found = align_sim3(a, a * torch.tensor([1.0, 1.0, -1.0])).truth_from_prediction
-    scale = g.similarity_scale(found)
-    torch.testing.assert_close(found[:3, :3] @ found[:3, :3].T, scale**2 * torch.eye(3).double(), atol=1e-12, rtol=0)
-    assert torch.det(found[:3, :3]) == pytest.approx(float(scale**3))
-
-
-def test_the_scale_of_a_mirrored_cloud_follows_umeyama() -> None:
-    """The last singular value is subtracted (eq. 42): the scale is (s1 + s2 - s3) / variance."""
-    a = cloud(200)
-    singular = np.linalg.eigvalsh(np.cov(a.numpy().T, bias=True))
-    found = align_sim3(a, a * torch.tensor([1.0, 1.0, -1.0])).truth_from_prediction
-    # Mirroring does not change the singular values of the covariance.
-    assert g.similarity_scale(found) == pytest.approx((singular[2] + singular[1] - singular[0]) / singular.sum())
 
 
 @pytest.mark.parametrize("align", ALL)

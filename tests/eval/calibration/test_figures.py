@@ -14,7 +14,7 @@ from recon4d.eval.calibration import (
     scene_samples,
     write_reliability_picture,
 )
-from recon4d.records import Scene
+from recon4d.records import Calibration, Scene
 
 
 def test_the_diagram_shows_measured_over_expected_error(
@@ -43,3 +43,6 @@ def test_the_diagram_shows_measured_over_expected_error(
         assert sum(bar.get_height() for bar in below.patches) == len(measured)
         assert below.get_xlim() == above.get_xlim()
         assert above.xaxis.get_major_formatter()(0.05) == "5 %"
+    assert (tmp_path / "some.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(ValueError, match="nothing to draw"):
+        write_reliability_picture(tmp_path / "none.png", Calibration("nothing"), samples)

@@ -107,20 +107,6 @@ class TestFit:
         assert errors[1] > 0.2
         assert errors[2] > 0.2
 
-    def test_fractions_are_accurate_on_new_data(self) -> None:
-        curve, fresh = fit_curve(predictor(0)), predictor(1)
-        for error in (0.05, 0.2):
-            assert curve.fraction_within(fresh.confidence, error) == pytest.approx(
-                float((fresh.errors <= error).float().mean()), abs=0.015
-            )
-        assert curve.error_quantile(fresh.confidence, 0.5) == pytest.approx(float(fresh.errors.median()), rel=0.04)
-
-    def test_errors_that_are_off_by_a_factor_are_detected(self) -> None:
-        curve, fresh = fit_curve(predictor(0)), predictor(1)
-        for factor in (3.0, 1 / 3):
-            off = calibration_error(compute_reliability(curve, replace(fresh, errors=factor * fresh.errors)))
-            assert off == pytest.approx(math.log(3), abs=0.03)
-
     def test_a_power_law_is_recovered(self) -> None:
         confidence = torch.logspace(0, 2, 2000)
         exact = ConfidenceSamples(confidence, 0.1 / confidence)

@@ -33,9 +33,7 @@ def underconfident() -> tuple[Scene, Scene]:
 def test_the_threshold_with_the_best_iou_is_found() -> None:
     prediction, truth = underconfident()
     clip = dynamic_mask_ious(prediction, truth)
-    assert clip is not None
     threshold = best_threshold([clip])
-    assert threshold is not None
     assert 0.1 < threshold < 0.3
     assert mean_iou_at([clip], 0.5) == 0
     assert mean_iou_at([clip], threshold) == pytest.approx(0.8, abs=0.02)

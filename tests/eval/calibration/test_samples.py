@@ -42,7 +42,6 @@ class TestSamples:
 
     def test_track_errors_are_those_of_other_times_relative_to_the_depth_in_the_anchor(self, truth: Scene) -> None:
         found = scene_samples(disturbed(truth), truth).tracks
-        assert truth.tracks is not None
         count = losses.is_known_off_anchor(truth.tracks).sum()
         assert len(found) == count > 100
         depths = losses.depths_at_anchors(truth)
@@ -122,7 +121,6 @@ class TestSamples:
 
     def test_tracks_of_other_anchors_and_sizes_are_skipped(self, truth: Scene) -> None:
         prediction = disturbed(truth)
-        assert prediction.tracks is not None
         others = replace(prediction.tracks, anchors=torch.tensor([1]))
         assert not len(scene_samples(replace(prediction, tracks=others), truth).tracks)
         assert not len(scene_samples(replace(prediction, tracks=None), truth).tracks)
@@ -139,7 +137,6 @@ class TestSamples:
         calibration = fit_calibration(
             replace(both, tracks=ConfidenceSamples(torch.zeros(0), torch.zeros(0))), "two worlds"
         )
-        assert calibration.depth is not None
         assert calibration.tracks is None
         assert calibration.depth.expected_error(torch.tensor(2.0)) == pytest.approx(0.25, rel=1e-4)
 

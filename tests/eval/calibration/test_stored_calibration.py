@@ -19,7 +19,6 @@ from recon4d.cli.info import explain_confidence, find_problems
 from recon4d.cli.main import main
 from recon4d.datasets.synthetic import SyntheticConfig, make_scenes, render_scenes
 from recon4d.eval import Benchmark, MethodConfig, evaluate
-from recon4d.eval.calibration import scene_samples, write_reliability_picture
 from recon4d.eval.calibration.reliability import MIN_ERROR
 from recon4d.eval.methods import LoadedNetwork, Network
 from recon4d.eval.metrics.calibration import calibration_scores
@@ -54,13 +53,6 @@ class TestFiles:
         ):
             load_model(file)
 
-    def test_an_archive_contains_it(self, tmp_path: Path) -> None:
-        scene, times = make_scene(), torch.zeros(3)
-        save_scene(tmp_path, scene, times, make_info(calibration=CALIBRATION))
-        info = load_scene_info(tmp_path)
-        assert info.calibration == CALIBRATION
-        assert info == make_info(calibration=CALIBRATION)
-
     def test_an_archive_without_one_has_no_such_key(self, tmp_path: Path) -> None:
         save_scene(tmp_path, make_scene(), torch.zeros(3), make_info())
         with np.load(tmp_path / "scene.npz") as arrays:
@@ -82,7 +74,6 @@ class TestDescription:
     def test_expected_errors_of_a_scene(self) -> None:
         # Errors .18 .4 .76 of the first four pixels, .045 .1 .19 of the last.
         found = expected_scene_errors(confident(1, 1, 1, 1, 100), CALIBRATION)
-        assert found.depth is not None
         assert found.depth.median == pytest.approx(0.4)
         assert found.depth.median_of_most_confident == pytest.approx(0.1)
         assert found.depth.outlier_share == pytest.approx(8 / 15)
@@ -95,7 +86,6 @@ class TestDescription:
         confidence[0, 0] = confidence[1, 2] = 1.0  # at the times of anchors 0 and 2
         scene = replace(confident(1), tracks=replace(tracks, confidence=confidence))
         found = expected_scene_errors(scene, replace(CALIBRATION, tracks=CURVE)).tracks
-        assert found is not None
         assert (found.median, found.outlier_share) == pytest.approx((0.1, 0.0))
 
     def test_a_calibrated_scene_is_described_in_words(self) -> None:
@@ -186,7 +176,6 @@ class TestCommand:
         assert [row[0] for row in rows] == ["depth", "points", "tracks"]
         assert all(int(row[1]) > 0 and float(row[4]) < float(row[2]) for row in rows)
         model = load_model(tmp_path / "tiny.safetensors")
-        assert model.calibration is not None
         assert model.calibration.measured_on == "2 synthetic scenes of 2 frames, 48 x 32 pixels"
         plain = create_model("recon4d_tiny", pretrained=False).state_dict()
         changed = [name for name, value in model.state_dict().items() if not torch.equal(value, plain[name])]
@@ -201,14 +190,6 @@ class TestCommand:
         ):
             assert main([*arguments, *wrong]) == 2
             assert reason in capsys.readouterr().err
-
-    def test_the_diagram_needs_samples(self, tmp_path: Path, truth: Scene) -> None:
-        samples = scene_samples(disturbed(truth), truth)
-        write_reliability_picture(tmp_path / "some.png", CALIBRATION, samples)
-        assert [path.name for path in tmp_path.iterdir()] == ["some.png"]
-        assert (tmp_path / "some.png").read_bytes().startswith(b"\x89PNG")
-        with pytest.raises(ValueError, match="nothing to draw"):
-            write_reliability_picture(tmp_path / "none.png", Calibration("nothing"), samples)
 
 
 def test_an_archive_contains_the_calibration_of_its_model(tmp_path: Path) -> None:

@@ -7,14 +7,10 @@ import numpy as np
 import pytest
 import torch
 from camera_scenes import noisy, random_cameras, scene_at, value, with_cameras, without_depth, without_frames
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from scenes import make_scene
-from scored import SIM3, scores_by_name
+from scored import scores_by_name
 
-from recon4d import geometry as g
 from recon4d.eval.metrics.cameras import (
-    PairErrors,
     angle_between,
     area_under_curve,
     area_under_curve_exact,
@@ -26,16 +22,6 @@ from recon4d.eval.metrics.cameras import (
     share_below,
 )
 from recon4d.eval.metrics.trajectory import trajectory_scores
-
-
-def test_truth_against_itself_is_perfect() -> None:
-    truth = make_scene(6)
-    for metric, score in zip(camera_scores.metrics, camera_scores(truth, truth), strict=True):
-        assert score.metric == metric.name
-        assert score.value == pytest.approx(1 if metric.better == "higher" else 0, abs=1e-9)
-        assert (score.count, score.total) == (
-            (6, 6) if "fov" in metric.name or "focal" in metric.name else (15, 15)
-        ) or (metric.name == "registered")
 
 
 def test_metric_names_are_unique_and_worst_values_are_as_documented() -> None:
@@ -160,13 +146,6 @@ def test_a_frame_without_known_intrinsics_is_not_registered() -> None:
     assert (errors.rotation.item(), errors.translation.item(), errors.translation_folded.item()) == (180, 180, 1e6)
 
 
-def test_a_static_prediction_has_all_translations_wrong() -> None:
-    truth = scene_at([[0, 0, 0], [1, 0, 0], [2, 0, 0]])
-    errors = pair_errors(scene_at([[5, 5, 5]] * 3), truth)
-    assert errors.translation.tolist() == [180.0] * 3
-    assert errors.translation_folded.tolist() == [1e6] * 3
-
-
 def test_pairs_with_an_unregistered_frame_are_errors_of_180_degrees() -> None:
     truth = make_scene(4)
     prediction = without_frames(truth, 2)
@@ -231,49 +210,11 @@ def test_intrinsics_computed_by_hand() -> None:
     assert focal_errors(prediction, truth).tolist() == pytest.approx([1, 0], abs=1e-6)
 
 
-@settings(max_examples=30, deadline=None)
-@given(st.integers(0, 10**6), st.floats(1e-4, 2))
-def test_pair_errors_equal_a_loop_with_scipy(seed: int, size: float) -> None:
-    from scipy.spatial.transform import Rotation
-
-    truth = with_cameras(make_scene(4), random_cameras(4, seed))
-    prediction = with_cameras(make_scene(4), noisy(truth.cameras.world_from_cam, size, seed + 1))
-    errors = pair_errors(prediction, truth)
-    pair = 0
-    for i in range(4):
-        for j in range(i + 1, 4):
-            motions = []
-            for scene in (truth, prediction):
-                world_from_cam = scene.cameras.world_from_cam.double().numpy()
-                motions.append(np.linalg.inv(world_from_cam[i]) @ world_from_cam[j])
-            true, predicted = motions
-            rotation = Rotation.from_matrix(predicted[:3, :3]) * Rotation.from_matrix(true[:3, :3]).inv()
-            assert float(errors.rotation[pair]) == pytest.approx(math.degrees(rotation.magnitude()), abs=1e-3)
-            a, b = (m[:3, 3] / np.linalg.norm(m[:3, 3]) for m in (predicted, true))
-            # Kahan's formula of the angle needs neither arccosine nor cross product.
-            angle = math.degrees(2 * math.atan2(np.linalg.norm(a - b), np.linalg.norm(a + b)))
-            assert float(errors.translation[pair]) == pytest.approx(angle, abs=1e-3)
-            pair += 1
-    assert pair == len(errors.rotation)
-
-
 def test_small_angles_are_accurate() -> None:
     a = torch.tensor([1e-30, 0, 0], dtype=torch.float64)
     b = torch.tensor([1.0, 1e-10, 0], dtype=torch.float64)
     assert float(angle_between(a, b)) == pytest.approx(1e-10, rel=1e-6)
     assert float(angle_between(a, -b)) == pytest.approx(math.pi)
-
-
-def test_pair_errors_do_not_depend_on_the_world_frame() -> None:
-    truth = with_cameras(make_scene(6), random_cameras(6, 0))
-    prediction = with_cameras(make_scene(6), noisy(truth.cameras.world_from_cam, 0.1, 1))
-    expected = camera_scores(prediction, truth)
-    for other in (
-        camera_scores(prediction.transformed(SIM3), truth),
-        camera_scores(prediction, truth.transformed(SIM3)),
-    ):
-        for before, after in zip(expected, other, strict=True):
-            assert after.value == pytest.approx(before.value, abs=1e-4)
 
 
 def test_rotation_errors_are_symmetric_in_time_and_translations_are_in_the_frame_of_the_earlier_camera() -> None:
@@ -284,37 +225,6 @@ def test_rotation_errors_are_symmetric_in_time_and_translations_are_in_the_frame
     assert float(forwards.rotation) == pytest.approx(float(backwards.rotation)) == pytest.approx(20, abs=1e-5)
     assert float(forwards.translation) == pytest.approx(0, abs=1e-5)
     assert float(backwards.translation) == pytest.approx(20, abs=1e-5)
-
-
-def test_inverted_poses_are_wrong() -> None:
-    truth = with_cameras(make_scene(5), random_cameras(5, 3))
-    prediction = with_cameras(truth, g.invert(truth.cameras.world_from_cam))
-    assert value(camera_scores(prediction, truth), "rra_30") < 0.5
-    assert value(camera_scores(prediction, truth), "rta_30") < 0.5
-
-
-def test_published_auc_is_reproduced_on_random_errors() -> None:
-    generator = np.random.default_rng(5)
-    rotation = generator.uniform(0, 40, 60)
-    direction, true_direction = generator.normal(size=(2, 60, 3))
-    direction[:30] = true_direction[:30] + 0.2 * generator.normal(size=(30, 3))
-    direction[::2] *= -1
-    # As published: unit directions, angles between lines, a histogram with bins of one degree and its cumulative sum.
-    dot = np.sum(direction * true_direction, -1) / np.linalg.norm(direction, axis=-1)
-    dot = dot / np.linalg.norm(true_direction, axis=-1)
-    folded = np.degrees(np.arccos(np.sqrt(dot**2)))
-    largest = np.maximum(rotation, folded)
-    errors = PairErrors(
-        rotation=torch.tensor(rotation),
-        translation=torch.tensor(np.degrees(np.arccos(dot))),
-        translation_folded=torch.tensor(folded),
-        has_baseline=torch.ones(60, dtype=torch.bool),
-    )
-    for n in (5, 15, 30):
-        histogram = np.array([np.sum((k <= largest) & (largest < k + 1)) for k in range(n)]) / 60
-        assert area_under_curve(errors.largest_folded, n) == pytest.approx(np.cumsum(histogram).mean())
-    signed = np.minimum(errors.translation.numpy(), 180 - errors.translation.numpy())
-    np.testing.assert_allclose(signed, folded, atol=1e-6)
 
 
 def test_published_scores_are_reproduced_on_random_cameras() -> None:

@@ -30,15 +30,6 @@ def scores_of(prediction: list[list[float]], truth: list[list[float]]) -> dict[s
     return {score.metric: score for score in scores}
 
 
-def test_truth_against_itself_is_perfect() -> None:
-    truth = [[1.0, 0, 0, 1], [0, 0, 0, 0], [0, 1, 1, 0]]
-    scores = scores_of(truth, truth)
-    assert list(scores) == [metric.name for metric in dynamic_mask_scores.metrics]
-    assert {score.value for score in scores.values()} == {1.0}
-    assert {score.note for score in scores.values()} == {""}
-    assert {metric.worst for metric in dynamic_mask_scores.metrics} == {0.0}
-
-
 def test_masks_computed_by_hand() -> None:
     truth = [[1.0, 1, 1, 0], [0, 0, 0, 0], [1, 1, 0, 0]]
     prediction = [[0.9, 0.6, 0, 0], [0.7, 0, 0, 0], [1, 0, 0.8, 0.5]]
@@ -97,12 +88,7 @@ def test_without_dynamic_pixels_overlap_is_undefined_and_a_false_positive_is_zer
     assert false_positive["moving_accuracy"].value == 0.5
 
 
-def test_missed_dynamic_pixels_have_an_overlap_of_zero() -> None:
-    scores = scores_of([[0.0, 0]], [[1.0, 0]])
-    assert scores["moving_iou"].value == scores["moving_iou_frames"].value == scores["moving_recall_frames"].value == 0
-
-
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(st.integers(0, 10**6), st.floats(0.05, 0.95))
 def test_scores_equal_a_loop_over_pixels(seed: int, share: float) -> None:
     generator = np.random.default_rng(seed)
@@ -128,17 +114,6 @@ def test_scores_equal_a_loop_over_pixels(seed: int, share: float) -> None:
     if overlaps:
         assert scores["moving_iou_frames"].value == pytest.approx(np.mean(overlaps))
         assert scores["moving_recall_frames"].value == pytest.approx(np.mean(np.array(overlaps) > 0.5))
-
-
-def test_the_order_of_frames_and_pixels_does_not_matter() -> None:
-    generator = torch.Generator().manual_seed(0)
-    truth = (torch.rand(4, 6, generator=generator) > 0.5).float()
-    prediction = torch.rand(4, 6, generator=generator)
-    expected = scores_of(prediction.tolist(), truth.tolist())
-    frames, pixels = torch.tensor([2, 0, 3, 1]), torch.tensor([5, 3, 1, 0, 2, 4])
-    moved = scores_of(prediction[frames][:, pixels].tolist(), truth[frames][:, pixels].tolist())
-    for name, score in expected.items():
-        assert moved[name].value == pytest.approx(score.value)
 
 
 def test_overlap_of_empty_masks_is_nan() -> None:

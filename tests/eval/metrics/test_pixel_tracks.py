@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from camera_scenes import without_frames
 from scenes import HEIGHT, WIDTH, make_scene
 from scored import scores_by_name, tracks_of, with_tracks
 
@@ -21,9 +22,6 @@ from recon4d.eval.metrics.pixel_tracks import (
 from recon4d.eval.metrics.track_pairs import project_into_frames, track_pairs
 from recon4d.records import Cameras, Scene, Tracks
 
-SIM3 = g.similarity(
-    torch.tensor(0.4), g.rotation_from_axis_angle(torch.tensor([0.3, 0.5, -0.2])), torch.tensor([1.0, 2.0, 0.5])
-)
 STEP_X, STEP_Y = 256 / WIDTH, 256 / HEIGHT
 
 
@@ -63,15 +61,6 @@ def random_scenes(seed: int) -> tuple[Scene, Scene]:
     points[0, 4, 1] *= -1
     points[1, 5, 2, 2] = 0
     return with_tracks(prediction, confidence=confidence, points=points), truth
-
-
-def test_truth_against_itself_is_perfect() -> None:
-    for truth in (random_scenes(0)[1], make_scene(4, anchors=(0, 2))):
-        scores = scores_by_name(pixel_track_scores(truth, truth))
-        assert list(scores) == [metric.name for metric in pixel_track_scores.metrics]
-        for metric in pixel_track_scores.metrics:
-            wanted = 1 if metric.unit == "share" else 0
-            assert scores[metric.name].value == pytest.approx(wanted, abs=1e-2 if wanted == 0 else 0)
 
 
 def test_scores_computed_on_paper() -> None:
@@ -117,7 +106,7 @@ def test_each_axis_has_its_own_scale_to_256_pixels() -> None:
         assert has_place.all()
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_scores_equal_plain_loops(seed: int) -> None:
     prediction, truth = random_scenes(seed)
     p, t = tracks_of(prediction), tracks_of(truth)
@@ -153,14 +142,6 @@ def test_scores_equal_plain_loops(seed: int) -> None:
     for name, value in wanted.items():
         assert scores[name].value == pytest.approx(float(value), rel=1e-3), name
     assert scores["median_trajectory_error"].count == len(finite) < scores["median_trajectory_error"].total
-
-
-def test_scores_do_not_depend_on_the_predicted_world_frame() -> None:
-    prediction, truth = random_scenes(1)
-    for one, other in zip(
-        pixel_track_scores(prediction, truth), pixel_track_scores(prediction.transformed(SIM3), truth), strict=True
-    ):
-        assert one.value == pytest.approx(other.value, rel=1e-3), one.metric
 
 
 def test_projection_equals_track_pixels_and_is_nan_behind_the_camera() -> None:
@@ -214,11 +195,7 @@ def test_only_the_visibility_of_true_points_behind_the_camera_counts() -> None:
 
 def test_unregistered_frames_are_errors() -> None:
     truth = make_scene(4)
-    world_from_cam = truth.cameras.world_from_cam.clone()
-    world_from_cam[2] = torch.nan
-    scores = scores_by_name(
-        pixel_track_scores(replace(truth, cameras=replace(truth.cameras, world_from_cam=world_from_cam)), truth)
-    )
+    scores = scores_by_name(pixel_track_scores(without_frames(truth, 2), truth))
     assert scores["delta_avg"].value == pytest.approx(2 / 3)
     assert scores["pixel_survival"].value == pytest.approx(1 / 3)
     assert scores["occlusion_accuracy"].value == 1

@@ -25,18 +25,6 @@ from recon4d.eval.metrics.tracks import (
 from recon4d.records import Scene
 
 
-def test_truth_against_itself_is_perfect() -> None:
-    _, truth = random_scenes(0)
-    scores = scores_by_name(track_scores(truth, truth))
-    assert list(scores) == [metric.name for metric in track_scores.metrics]
-    for name, score in scores.items():
-        if name == "static_oracle_moving_epe":
-            continue
-        perfect = 1 if next(m for m in track_scores.metrics if m.name == name).unit == "share" else 0
-        assert score.value == pytest.approx(perfect, abs=1e-5), name
-    assert scores["epe"].count == scores["epe"].total == scores["apd3d"].count
-
-
 def test_dense_static_truth_against_itself_is_perfect_and_has_no_dynamic_points() -> None:
     truth = make_scene(4, anchors=(0, 2), metres_per_unit=2.0)
     scores = scores_by_name(track_scores(truth, truth))
@@ -149,21 +137,6 @@ def test_tracks_at_the_origin_are_errors_in_accuracy_and_undefined_in_distances(
     assert scores["epe_sim3"].value > 0
 
 
-def test_predictions_without_queries_have_no_points() -> None:
-    prediction, truth = by_hand()
-    tracks = tracks_of(prediction)
-    empty = with_tracks(
-        prediction,
-        points=tracks.points[:, :, :0],
-        visibility=tracks.visibility[:, :, :0],
-        confidence=tracks.confidence[:, :, :0],
-        pixels=tracks.pixels[:, :0],
-    )
-    scores = scores_by_name(track_scores(empty, truth))
-    assert scores["apd3d"].value == 0
-    assert scores["epe"].note == "no predicted track could be aligned with the true queries"
-
-
 def test_queries_without_a_known_anchor_point_or_anchor_frame_are_skipped() -> None:
     prediction, truth = random_scenes(1)
     confidence = tracks_of(truth).confidence.clone()
@@ -179,13 +152,6 @@ def test_queries_without_a_known_anchor_point_or_anchor_frame_are_skipped() -> N
     assert all(math.isnan(score.value) and score.note for score in none.values())
 
 
-def test_a_similarity_of_the_predicted_world_and_its_unit_change_nothing() -> None:
-    prediction, truth = random_scenes(2)
-    before, after = track_scores(prediction, truth), track_scores(prediction.transformed(SIM3), truth)
-    for one, other in zip(before, after, strict=True):
-        assert one.value == pytest.approx(other.value, abs=2e-5), one.metric
-
-
 def test_sim3_corrects_a_rotated_prediction_and_a_median_scale_does_not() -> None:
     _, truth = random_scenes(3)
     rotated = with_tracks(truth, points=g.transform_points(SIM3, tracks_of(truth).points))
@@ -197,7 +163,7 @@ def test_sim3_corrects_a_rotated_prediction_and_a_median_scale_does_not() -> Non
     assert scores["apd3d_median_of_ratios"].alignment == "median of ratios"
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_scores_equal_plain_loops(seed: int) -> None:
     prediction, truth = random_scenes(seed)
     wanted = loops(prediction, truth)

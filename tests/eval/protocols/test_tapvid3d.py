@@ -1,10 +1,9 @@
 """TAPVid-3D: scores on paper and the published formulas."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
+from camera_scenes import without_frames
 from protocol_scenes import protocol_scenes
 from scenes import HEIGHT, WIDTH, make_scene
 from scored import SIM3, scores_by_name, tracks_of, with_tracks
@@ -29,7 +28,7 @@ def published_tapvid3d(
     return float(np.mean(shares)), float(np.mean(jaccards))
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_tapvid3d_equals_the_published_formulas(seed: int) -> None:
     prediction, truth = protocol_scenes(seed)
     p, t = (
@@ -105,10 +104,7 @@ def test_tapvid3d_does_not_depend_on_the_world_frames_or_the_predicted_unit() ->
 
 def test_points_of_an_unregistered_frame_are_errors_only_in_that_frame() -> None:
     truth = make_scene(4, metres_per_unit=1.0)
-    world_from_cam = truth.cameras.world_from_cam.clone()
-    world_from_cam[2] = torch.nan
-    unregistered = replace(truth, cameras=replace(truth.cameras, world_from_cam=world_from_cam))
-    scores = scores_by_name(tapvid3d_scores(unregistered, truth))
+    scores = scores_by_name(tapvid3d_scores(without_frames(truth, 2), truth))
     for name in ("tapvid3d_apd", "tapvid3d_apd_per_trajectory", "tapvid3d_apd_none", "tapvid3d_apd_fixed"):
         assert scores[name].value == pytest.approx(3 / 4)
     assert scores["tapvid3d_oa"].value == 1

@@ -51,39 +51,7 @@ def published_closed(p: np.ndarray, g_: np.ndarray) -> tuple[float, np.ndarray, 
     return scale, r, g_.mean(0) - scale * r @ p.mean(0)
 
 
-def test_truth_against_itself_is_perfect() -> None:
-    _, truth = protocol_scenes(0)
-    for metrics, scores in (
-        (worldtrack_scores.metrics, scores_by_name(worldtrack_scores(truth, truth))),
-        (tapvid3d_scores.metrics, scores_by_name(tapvid3d_scores(truth, truth))),
-    ):
-        assert list(scores) == [metric.name for metric in metrics]
-        for metric in metrics:
-            assert scores[metric.name].value == pytest.approx(1 if metric.unit == "share" else 0, abs=1e-5), metric.name
-
-
-def test_names_of_worldtrack_metrics() -> None:
-    assert [metric.name for metric in worldtrack_scores.metrics] == [
-        "worldtrack_apd3d_global",
-        "worldtrack_epe_global",
-        "worldtrack_apd3d_per_traj",
-        "worldtrack_epe_per_traj",
-        "worldtrack_apd3d_sim3",
-        "worldtrack_epe_sim3",
-        "worldtrack_apd3d_sim3_closed_flawed",
-        "worldtrack_epe_sim3_closed_flawed",
-        "worldtrack_apd3d_moving_realigned",
-        "worldtrack_epe_moving_realigned",
-        "worldtrack_v2_apd3d_moving",
-        "worldtrack_v2_epe_moving",
-        "worldtrack_v2_apd3d_visible",
-        "worldtrack_v2_epe_visible",
-        "worldtrack_v2_apd3d_moving_sim3",
-        "worldtrack_v2_epe_moving_sim3",
-    ]
-
-
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_worldtrack_equals_the_published_formulas(seed: int) -> None:
     prediction, truth = protocol_scenes(seed)
     p, t = arrays(prediction, truth)
@@ -252,15 +220,6 @@ def test_worldtrack_thresholds_are_in_meters_and_the_path_threshold_is_exclusive
     points[0, 1:, 1, 0] += 0.0099
     scores = scores_by_name(worldtrack_scores(prediction, with_tracks(truth, points=points)))
     assert scores["worldtrack_apd3d_moving_realigned"].total == scores["worldtrack_v2_apd3d_moving"].total == 6
-
-
-def test_path_lengths_are_in_meters() -> None:
-    prediction, truth = protocol_scenes(0)
-    points = tracks_of(truth).points[:, :1].repeat(1, 6, 1, 1)
-    points[0, 1:, 0, 0] += 0.0101
-    in_half_meters = replace(with_tracks(truth, points=points), metres_per_unit=torch.tensor(0.5))
-    scores = scores_by_name(worldtrack_scores(prediction, in_half_meters))
-    assert scores["worldtrack_apd3d_moving_realigned"].total == scores["worldtrack_v2_apd3d_moving"].total == 0
 
 
 def test_scales_per_track_use_found_and_known_points() -> None:

@@ -67,16 +67,6 @@ def test_errors_are_colored_after_one_scale(tmp_path: Path):
         assert at(image, 2, row, 0.95, 0.7).sum() < at(image, 1, row, 0.95, 0.7).sum() - 60
 
 
-def test_near_is_bright(tmp_path: Path):
-    sample = flat()
-    sample.scene.depths[:] = torch.linspace(1, 4, 16)
-    image = picture(tmp_path / "a.jpg", sample, predicted(sample.scene))
-    for column in (1, 2):
-        along = [at(image, column, 1, x, 0.5).sum() for x in (0.05, 0.3, 0.6, 0.95)]
-        assert (np.diff(along) < -15).all()
-        assert along[-1] > 30
-
-
 def test_the_frames_are_the_first_the_middle_and_the_last(tmp_path: Path):
     sample = flat(8)
     for frame in (0, 4, 7):
@@ -176,18 +166,6 @@ def test_truth_without_depth_has_no_panels(tmp_path: Path):
     assert (image[panels, GAP + 2 * 223 + 4 :] > 240).all()
     failed = picture(tmp_path / "b.jpg", blind, Prediction(None, "timed out", 1.0, "more than 600 s"))
     assert failed.shape == image.shape
-
-
-def test_unknown_predictions_are_drawn_as_unknown(tmp_path: Path):
-    sample = flat()
-    nothing = replace(
-        sample.scene,
-        depth_confidence=torch.zeros_like(sample.scene.depths),
-        cameras=replace(sample.scene.cameras, world_from_cam=torch.full((3, 4, 4), torch.nan)),
-    )
-    image = picture(tmp_path / "a.jpg", sample, predicted(nothing))
-    assert at(image, 2, 1, 0.5, 0.5) == pytest.approx(0, abs=6)
-    assert at(image, 3, 1, 0.5, 0.5) == pytest.approx(168, abs=6)
 
 
 def test_depth_behind_the_camera_is_unknown(tmp_path: Path):

@@ -73,9 +73,7 @@ def test_figures_without_values_are_empty():
     assert interval_figure([summary("ate", math.nan)], ["net"]) == interval_figure([], []) == ""
 
 
-@pytest.mark.parametrize(
-    "values", [[0.0], [0.2], [1e8], [1e-9, 1e8], [0.2, 0.31], [0.0, 3.0], [0.5, math.inf], [2.0, 30.0, 70.0]]
-)
+@pytest.mark.parametrize("values", [[0.0], [1e8], [1e-9, 1e8], [0.2, 0.31], [0.5, math.inf]])
 @pytest.mark.parametrize("metric", ["abs_rel", "auc_30"])
 def test_drawings_stay_inside_their_area_with_a_few_ticks(values: list[float], metric: str):
     results = [result("net", str(i), share(metric, v), share("seconds", v)) for i, v in enumerate(values)]

@@ -113,7 +113,7 @@ def test_an_evaluation_without_results_is_reported(tmp_path: Path):
     assert json.loads(files["report.json"])["results"] == []
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.integers(1, 400), st.integers(1, 9), st.randoms())
 def test_pictured_clips_are_the_worst_and_a_uniform_selection_of_the_others(num_clips: int, num_methods: int, random):
     clips = [str(i) for i in range(num_clips)]

@@ -130,15 +130,6 @@ def test_pictures_are_embedded_and_missing_ones_are_mentioned(tmp_path: Path):
     assert links == ["#metrics", "#clip-0", "#clip-1"]
 
 
-def test_names_of_pictures_are_escaped(tmp_path: Path):
-    (tmp_path / "pictures" / 'net"<b>').mkdir(parents=True)
-    (tmp_path / "pictures" / 'net"<b>' / "a.jpg").write_bytes(b"a picture")
-    page, _ = page_of(tmp_path, evaluation(result('net"<b>', "a", share("auc_30", 0.5))))
-    (alt,) = [attributes["alt"] for tag, attributes in page.tags if tag == "img"]
-    assert alt == 'net"<b> on a: frames, depth, depth error and camera path'
-    assert page.text.count('net"<b>') > 4
-
-
 def test_the_number_of_embedded_pictures_is_limited(tmp_path: Path):
     count = MAX_PICTURES // 2 + 7
     results = [

@@ -42,7 +42,6 @@ def read(folder: Path, clip: Clip, shared: dict[str, Any], *each: dict[str, Any]
 
 
 def pinhole(cameras: FrameCameras, frame: int = 0) -> list[float]:
-    assert cameras.intrinsics is not None
     return [round(float(cameras.intrinsics[frame][row, column]), 3) for row, column in ((0, 0), (1, 1), (0, 2), (1, 2))]
 
 
@@ -128,7 +127,6 @@ def test_distortion_is_read(
     tmp_path: Path, clip: Clip, values: dict[str, Any], model: str, coefficients: tuple
 ) -> None:
     cameras = read(tmp_path, clip, {"fl_x": 50, **values})
-    assert cameras.lenses is not None
     assert {(lens.model, lens.coefficients) for lens in cameras.lenses} == {(model, coefficients)}
     assert cameras.report[0].endswith("undistorted")
 

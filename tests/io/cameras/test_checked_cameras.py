@@ -81,7 +81,7 @@ def test_a_principal_point_outside_of_the_picture_is_found() -> None:
     assert principal_point_outside(intrinsics, (40, 29)) == (30, 20)
 
 
-@pytest.mark.parametrize("name", DAMAGES)
+@pytest.mark.parametrize("name", ["NaN in a pose", "mirrored", "zero focal length"])
 def test_archives_with_impossible_cameras_are_refused(tmp_path: Path, name: str) -> None:
     """Everything that reads results and exports them goes through `load_scene`."""
     scene = make_scene(3)

@@ -152,7 +152,7 @@ def test_mutated_binary_files_are_read_or_refused(binary: Path) -> None:
     """Single bytes change: every outcome is a model of valid cameras or an error that names a file of the model."""
     generator, refused = np.random.default_rng(0), 0
     original = {path: path.read_bytes() for path in sorted(binary.glob("*.bin"))}
-    for _ in range(150):
+    for _ in range(80):
         path = list(original)[generator.integers(len(original))]
         data = bytearray(original[path])
         data[generator.integers(len(data))] = generator.integers(256)
@@ -164,5 +164,5 @@ def test_mutated_binary_files_are_read_or_refused(binary: Path) -> None:
             assert "model" in str(error)  # noqa: PT017
             refused += 1
         path.write_bytes(original[path])
-    assert refused > 20
+    assert refused > 10
     shutil.rmtree(binary)

@@ -45,9 +45,7 @@ def test_the_camera_is_where_the_sensor_file_says(tmp_path: Path, clip: Clip) ->
     (tmp_path / "mav0" / "cam0" / "sensor.yaml").write_text(SENSOR)
     found = read_camera_file(tmp_path / "mav0" / "data.csv").for_clip(clip)
     torch.testing.assert_close(found.world_from_cam[1, :3, 3], torch.tensor([0.0, -2, 0]))
-    assert found.intrinsics is not None
     assert found.intrinsics[0].tolist() == [[50, 0, 31], [0, 52, 19], [0, 0, 1]]
-    assert found.lenses is not None
     assert found.lenses[0].coefficients == (-0.28, 0.07, 0.0002, 0.00002)
     assert "by the times that the pictures are named by with data.csv (EuRoC, nanoseconds)" in found.report[0]
     assert any("moved from the body" in line for line in found.report)

@@ -41,7 +41,6 @@ def test_objects_with_a_size(tmp_path: Path, values: dict, wanted: list[float]) 
 def test_objects_with_a_lens(tmp_path: Path) -> None:
     (tmp_path / "lens.json").write_text(json.dumps({"fl_x": 50, "is_fisheye": True, "k1": 0.1}))
     lens = read_intrinsics(str(tmp_path / "lens.json"), clip_of()).lens
-    assert lens is not None
     assert (lens.model, lens.coefficients) == ("OPENCV_FISHEYE", (0.1, 0, 0, 0))
 
 

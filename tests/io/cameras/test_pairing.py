@@ -185,7 +185,6 @@ class TestTimes:
     )
     def test_pictures_named_by_their_times(self, names: tuple[str, ...], seconds: list[float]) -> None:
         found = times_of_names(names)
-        assert found is not None
         np.testing.assert_allclose(found, seconds, rtol=0, atol=1e-4)
         pairing = pair_cameras(clip_of("rgb", names), keys(seconds=seconds[::-1]))
         assert pairing.indices == (1, 0)

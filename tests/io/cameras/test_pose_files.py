@@ -63,7 +63,6 @@ VELOCITIES = [[0.5] * 4] * 9
 def test_stamped_poses(tmp_path: Path, text: str, kind: str) -> None:
     file = write(tmp_path, text)
     torch.testing.assert_close(file.world_from_cam, POSES, atol=1e-6, rtol=0)
-    assert file.seconds is not None
     torch.testing.assert_close(
         file.seconds - file.seconds[0], torch.tensor(SECONDS, dtype=torch.float64), atol=1e-6, rtol=0
     )
@@ -118,8 +117,6 @@ def test_llff(tmp_path: Path) -> None:
     )
     file = read_camera_file(tmp_path)
     torch.testing.assert_close(file.world_from_cam, POSES, atol=1e-6, rtol=0)
-    assert file.intrinsics is not None
-    assert file.intrinsics[0] is not None
     assert file.intrinsics[0].matrix((40, 60)).tolist() == [[55, 0, 30], [0, 55, 20], [0, 0, 1]]
 
 

@@ -2,13 +2,12 @@
 
 import re
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pycolmap
 import pytest
 import torch
-from exported_walls import save, wall, written
+from exported_walls import save, written
 from scenes import HEIGHT, WIDTH, make_scene
 
 from recon4d.datasets.readers.colmap import ColmapModels
@@ -16,18 +15,12 @@ from recon4d.errors import UserError
 from recon4d.io import (
     NoConfidentPointsError,
     PointSelection,
-    SavedResults,
     export_results,
     read_results,
 )
 from recon4d.records import Scene
 
 EVERYTHING = PointSelection(drop=0.0)
-
-
-@pytest.fixture
-def results(tmp_path: Path) -> SavedResults:
-    return read_results(save(tmp_path / "results", wall()))
 
 
 class TestColmap:
@@ -93,7 +86,6 @@ class TestColmap:
         scene = make_scene()
         scene.dynamic[:, :, : WIDTH // 4] = 1.0
         tracks = scene.tracks
-        assert tracks is not None
         query = torch.arange(HEIGHT * WIDTH).reshape(HEIGHT, WIDTH)
         hidden, inaccurate, unknown = query[3, 8], query[4, 8], query[5, 8]
         tracks.visibility[0, 1:, hidden] = 0.1
@@ -106,7 +98,6 @@ class TestColmap:
         model = pycolmap.Reconstruction(str(folder / "sparse" / "0"))
         from_pixels = 3 * HEIGHT * (WIDTH * 3 // 4)
         tracked = {number - from_pixels - 1: point for number, point in model.points3D.items() if number > from_pixels}
-        assert results.scene.tracks is not None
         pixels = results.scene.track_pixels[0]
         inside = ((pixels >= 0) & (pixels < torch.tensor([WIDTH, HEIGHT]))).all(dim=-1)
         observed = (inside & (results.scene.tracks.visibility[0] > 0.5)).clone()
@@ -138,7 +129,6 @@ class TestColmap:
         sample = ColmapModels(written(tmp_path, results, "colmap-text")).read("colmap-text", [0, 1, 2])
         relative = results.scene.in_frame(0).cameras.world_from_cam
         torch.testing.assert_close(sample.scene.cameras.world_from_cam, relative, atol=1e-5, rtol=0)
-        assert sample.scene.tracks is not None
         assert sample.scene.tracks.visibility.sum() > 0
 
     def test_the_summary_has_the_residual_of_the_file(self, tmp_path, results):

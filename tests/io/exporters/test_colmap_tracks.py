@@ -80,10 +80,6 @@ def test_tracks_without_an_anchor_in_the_scene_give_no_points(scene: Scene) -> N
     assert select(scene, max_points=0) is None
 
 
-def test_the_number_of_points_is_limited(scene: Scene) -> None:
-    assert len(select_some(scene, max_points=7).points) == 7
-
-
 def test_a_query_at_the_image_border_belongs_to_the_last_pixel(scene: Scene) -> None:
     pixels = tracks_of(scene).pixels.clone()
     pixels[0, QUERY] = torch.tensor([WIDTH, HEIGHT])

@@ -4,28 +4,20 @@ import json
 import math
 import struct
 from dataclasses import replace
-from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 import torch
-from exported_walls import save, wall, written
+from exported_walls import written
 from scenes import HEIGHT, WIDTH
 
 from recon4d.io import (
     PointSelection,
-    SavedResults,
     read_raster,
-    read_results,
 )
 from recon4d.io.exporters.depth_maps import MAX_MEDIANS, steps_per_unit
 from recon4d.io.exporters.exr import write_exr
-
-
-@pytest.fixture
-def results(tmp_path: Path) -> SavedResults:
-    return read_results(save(tmp_path / "results", wall()))
 
 
 class TestDepth:

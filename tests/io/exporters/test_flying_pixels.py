@@ -72,7 +72,7 @@ def heights(folder: Path, name: str) -> dict[str, np.ndarray]:
         if file.suffix == ".glb":
             (cloud,) = trimesh.load(file).geometry.values()  # type: ignore[union-attr]
             found[file.name] = -np.asarray(cloud.vertices)[:, 2]
-        elif name in ("tsdf", "poisson", "alpha"):
+        elif name in ("tsdf", "alpha"):
             found[file.name] = np.asarray(open3d.io.read_triangle_mesh(str(file)).vertices)[:, 2]
         else:
             found[file.name] = np.asarray(open3d.io.read_point_cloud(str(file)).points)[:, 2]
@@ -85,7 +85,7 @@ def test_the_maps_have_pixels_between_the_planes() -> None:
     assert not is_depth_edge(scene.depths, scene.depths > 0).any()
 
 
-@pytest.mark.parametrize("name", ["ply", "glb", "nerfstudio", "colmap", "splats", "tsdf", "poisson", "alpha"])
+@pytest.mark.parametrize("name", ["ply", "glb", "colmap", "splats", "tsdf", "alpha"])
 def test_no_point_is_between_the_planes(folder: Path, tmp_path: Path, name: str) -> None:
     export_results(tmp_path / "out", read_results(folder), [name], PointSelection(drop=0.0))
     found = heights(tmp_path / "out" / name, name)

@@ -36,11 +36,6 @@ PAGE = (Path(__file__).parents[3] / "docs" / "export.md").read_text()
 EVERYTHING = PointSelection(drop=0.0)
 
 
-@pytest.fixture
-def results(tmp_path: Path) -> SavedResults:
-    return read_results(save(tmp_path / "results", wall()))
-
-
 class TestNerfstudio:
     def test_the_camera_looks_along_minus_z_with_y_up(self, tmp_path, results):
         folder = written(tmp_path, results, "nerfstudio")
@@ -234,8 +229,6 @@ class TestUnitsAndGround:
         metric = scene.in_metres(0.5)
         torch.testing.assert_close(metric.points, 0.5 * scene.points)
         assert float(metric.metres_per_unit) == 1.0
-        with pytest.raises(ValueError, match="scaled by 0"):
-            scene.scaled(0.0)
 
     def test_one_known_distance_gives_meters(self):
         scene = make_scene()
@@ -243,9 +236,6 @@ class TestUnitsAndGround:
         apart = metric.points_from_depth[1, 2, 3] - metric.points_from_depth[1, 9, 12]
         assert float(apart.norm()) == pytest.approx(7.0, rel=1e-5)
         assert float(metric.metres_per_unit) == 1.0
-        for pixels, message in ((((3, 2), (3, 2)), "same point"), (((3, 2), (WIDTH, 0)), "outside maps")):
-            with pytest.raises(ValueError, match=message):
-                scene.in_metres_by_distance(0, *pixels, 1.0)
 
     def test_the_ground_becomes_level(self):
         trace = exact_scene()
@@ -265,17 +255,11 @@ class TestUnitsAndGround:
         wanted = torch.tensor([0.0, math.sin(0.12), math.cos(0.12)])
         torch.testing.assert_close(forward, wanted, atol=0.005, rtol=0)
 
-    def test_a_wall_is_no_ground(self):
-        with pytest.raises(ValueError, match="no ground plane found"):
-            make_scene().levelled()
-
 
 def exact_scene():
     """Load the function `trace` of examples/exact_scene.py."""
     path = Path(__file__).parents[3] / "examples" / "exact_scene.py"
     specification = importlib.util.spec_from_file_location("exact_scene", path)
-    assert specification is not None
-    assert specification.loader is not None
     module = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(module)
     return module.trace

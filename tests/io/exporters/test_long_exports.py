@@ -1,7 +1,6 @@
 """Exports of long clips read one frame at a time and equal those of the same frames in a single scene."""
 
 import math
-import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pytest
 import torch
 import trimesh
 from commands import run
+from long_folders import count_loaded_frames, write_long_scene
 from scenes import HEIGHT, WIDTH, make_clip, make_scene
 
 from recon4d.errors import UserError
@@ -20,7 +20,7 @@ from recon4d.io.exporters.frame_source import LongClipFrames
 from recon4d.io.exporters.selected_frames import PixelSample, SelectedFrames
 from recon4d.records import ClipSource, Scene
 
-NUM_FRAMES = 12
+NUM_FRAMES = 8
 MAX_FRAMES_IN_MEMORY = 3
 """Frames that an export may hold at once: far fewer than the clip has."""
 NAMES = tuple(f"wall_{number}" for number in range(NUM_FRAMES))
@@ -61,20 +61,11 @@ def write_both(folder: Path, scene: Scene) -> tuple[Path, Path]:
     source = ClipSource("wall.mp4", NAMES, tuple(range(NUM_FRAMES)))
     info = SceneInfo("truth", True, "0", source, size, {})
     images = make_clip(NUM_FRAMES, *size).images
-    for one in (long, short):
-        (one / "frames").mkdir(parents=True)
-    for number in range(NUM_FRAMES):
-        archive.save_frame(long, number, scene.frames([number]), float(times[number]), info)
-        archive.save_image(long, number, images[number])
-        write_jpeg(short / "frames" / f"{NAMES[number]}.jpg", images[number])
+    write_long_scene(long, scene, times, info, images)
+    (short / "frames").mkdir(parents=True)
+    for name, image in zip(NAMES, images, strict=True):
+        write_jpeg(short / "frames" / f"{name}.jpg", image)
     save_scene(short, scene, times, info)
-    windows, placement = torch.zeros(NUM_FRAMES, dtype=torch.int64), torch.eye(4, dtype=torch.float64)[None]
-    archive.save_index(
-        long,
-        archive.LongScene(
-            scene.cameras, times, scene.size, windows, placement, torch.zeros(1), float(scene.metres_per_unit), info
-        ),
-    )
     return long, short
 
 
@@ -84,19 +75,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture
 def loaded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Count the frames of the long clip that are in memory whenever one is loaded."""
-    alive: weakref.WeakSet = weakref.WeakSet()
-    counts: list[int] = []
-    load_scene = archive.load_scene
-
-    def load_and_count(path: Path) -> Scene:
-        scene = load_scene(path)
-        alive.add(scene.depths.untyped_storage())
-        counts.append(len(alive))
-        return scene
-
-    monkeypatch.setattr(archive, "load_scene", load_and_count)
-    return counts
+    return count_loaded_frames(monkeypatch)
 
 
 def test_every_format_equals_that_of_a_single_scene_and_reads_frame_by_frame(
@@ -159,8 +138,6 @@ def test_samples_of_a_long_clip_are_bounded(tmp_path: Path, monkeypatch: pytest.
     assert len(points.points) == 500
     np.testing.assert_allclose(points.points[:, 2], 4 + points.points[:, 0] / 4, atol=1e-5)
     tracked, all_tracked = find_tracked_points(sampled, 500), find_tracked_points(exact, 500)
-    assert tracked is not None
-    assert all_tracked is not None
     assert len(tracked.points) <= 40 < len(all_tracked.points)
     np.testing.assert_allclose(tracked.points[:, 2], 4 + tracked.points[:, 0] / 4, atol=1e-4)
     export_results(tmp_path / "out", open_frames(long), ["ply", "tsdf"], selection)
