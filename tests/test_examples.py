@@ -98,6 +98,7 @@ class TestAMethodOfYourOwn:
         torch.testing.assert_close(floor[near][:, 1], torch.full_like(floor[near][:, 1], own.CAMERA_HEIGHT))
         torch.testing.assert_close(scene.points, scene.points_from_depth)
 
+    @pytest.mark.end_to_end
     def test_it_stands_beside_the_trivial_answer(
         self, tmp_path: Path, world: Sample, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:

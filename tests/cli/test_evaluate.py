@@ -48,7 +48,7 @@ def test_all_metrics_are_printed_on_request(tmp_path: Path, capsys: pytest.Captu
     assert printed.index("auc_30") < printed.index("\ncameras ") < printed.index("\nrra_5 ")
 
 
-@pytest.mark.slow  # three runs in new processes; tests/eval/test_runner.py has two ranks in one process
+@pytest.mark.end_to_end
 def test_two_processes_give_the_results_of_one(tmp_path: Path) -> None:
     """Each process takes every other clip; results are the same except for times.
 

@@ -57,13 +57,13 @@ def test_a_single_pass_writes_nothing(tmp_path: Path, monkeypatch: pytest.Monkey
 
 @pytest.mark.filterwarnings("ignore::recon4d.zoo.UntrainedWarning")
 def test_windows_stay_and_the_same_command_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
-    out, reconstruct = tmp_path / "out", recon4d.inference.reconstruct
+    out, reconstruct = tmp_path / "out", recon4d.inference.predict_scene
     with monkeypatch.context() as patch:
-        patch.setattr(recon4d.inference, "reconstruct", interrupt_from(2, reconstruct))
+        patch.setattr(recon4d.inference, "predict_scene", interrupt_from(2, reconstruct))
         line = interrupted_line(capsys, *WINDOWS, "--overlap", 1, "--out", out)
     assert line == f"recon4d: interrupted; finished windows stay in {out}, and the same command continues from there"
     windows: list[int] = []
-    monkeypatch.setattr(recon4d.inference, "reconstruct", lambda *given: (windows.append(1), reconstruct(*given))[1])
+    monkeypatch.setattr(recon4d.inference, "predict_scene", lambda *given: (windows.append(1), reconstruct(*given))[1])
     assert run(*WINDOWS, "--overlap", 1, "--out", out) == 0
     # Six frames are two and a half windows of three that share one; the first one is not repeated.
     assert len(windows) == 2

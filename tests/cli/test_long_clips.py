@@ -81,6 +81,7 @@ def test_priors_hold_in_every_window(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert (scene.depth_confidence[:, middle + 1 :] > 0).all()
 
 
+@pytest.mark.end_to_end
 @pytest.mark.filterwarnings("ignore:window:UserWarning")
 def test_windows_are_refined_and_tell_what_was_solved(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The camera of the example stands still: it is the same in all frames of all windows, with one lens."""

@@ -294,6 +294,7 @@ class TestOther:
         assert os.environ["OMP_WAIT_POLICY"] == used
 
 
+@pytest.mark.end_to_end
 def test_a_reader_that_closes_the_output_causes_no_trace(tmp_path: Path) -> None:
     """As in ``recon4d info scene.npz | head -1``: the pipe is closed before anything is written."""
     save_scene(tmp_path / "scene.npz", walls.make_scene(), torch.arange(3.0), walls.make_info())

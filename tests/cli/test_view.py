@@ -151,6 +151,7 @@ def test_a_taken_port_is_one_line(taken: int, tmp_path: Path, capsys: pytest.Cap
         assert line.endswith("(give another --port)")
 
 
+@pytest.mark.end_to_end
 @pytest.mark.usefixtures("with_rerun")
 def test_without_a_display_the_scene_is_served_until_ctrl_c(tmp_path: Path):
     out, port = results_folder(tmp_path), free_port()

@@ -310,6 +310,7 @@ print(next(iter(loader)).clip.images.shape)
 """
 
 
+@pytest.mark.end_to_end
 def test_workers_do_not_wait_for_threads_of_a_video_decoder_of_the_parent() -> None:
     command = [sys.executable, "-c", AFTER_A_VIDEO]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)

@@ -203,6 +203,7 @@ def test_the_command_refuses_unsuitable_windows(
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.end_to_end
 def test_the_command_scores_all_variants(
     oracle: list, sample: Sample, checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch
 ) -> None:

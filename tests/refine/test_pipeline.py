@@ -286,6 +286,7 @@ def test_exact_tracks_decide_against_a_wrong_order_of_depth() -> None:
     assert rotation_errors(refinement.scene, truth).max() < 0.2
 
 
+@pytest.mark.end_to_end
 def test_corners_are_tracked_again_from_the_refined_scene_if_few_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """The matches cover only the left part of the images; the rest is found with the first refined scene."""
     frames = [0, 1, 2, 3]

@@ -100,6 +100,7 @@ def observe(scene: Scene, seed: int = 0) -> ClipObservations:
 # The adapted model
 
 
+@pytest.mark.end_to_end
 def test_disturbed_cameras_improve_and_depth_stays(adapted: Adaptation, disturbed: Model, sample: Sample) -> None:
     first = predict_scene(disturbed, sample.clip, SETTINGS)
     assert adapted.is_kept

@@ -42,6 +42,7 @@ from recon4d.train.run_folder import begin_run, read_config
 from recon4d.zoo import head_kind, load_model, model_config
 
 
+@pytest.mark.end_to_end
 def test_resuming_a_killed_run_is_exact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     training = replace(config(steps=8), validate_every=4)
     train(training, tmp_path / "straight")
@@ -96,6 +97,7 @@ def test_a_third_of_the_clips_has_priors_and_half_have_another_anchor() -> None:
     assert 0.2 < (anchors > 0).float().mean() < 0.6
 
 
+@pytest.mark.end_to_end
 def test_one_clip_can_be_overfitted() -> None:
     """The objective falls by nine tenths within 60 steps."""
     data = DataConfig(shapes=("3x64x96",), batch_size=1, known_share=0, other_anchor_share=0)
@@ -144,6 +146,7 @@ def test_non_finite_steps_change_nothing_and_too_many_stop_the_run(
     assert kept.step == 5
 
 
+@pytest.mark.end_to_end
 def test_sigterm_saves_a_checkpoint_from_which_the_run_resumes(tmp_path: Path) -> None:
     def terminate_soon() -> None:
         while not (tmp_path / "run" / "log.jsonl").exists():
@@ -383,6 +386,7 @@ def test_shapes_and_data_sets_are_parsed() -> None:
         DataConfig(shapes=())
 
 
+@pytest.mark.end_to_end
 def test_training_on_synthetic_scenes_needs_no_heavy_package(tmp_path: Path) -> None:
     """One step runs without av, kornia, open3d, xformers and the like."""
     script = f"""

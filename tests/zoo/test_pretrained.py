@@ -191,6 +191,7 @@ except UserError as error:
 """A program that shares a model; in a process of its own, because huggingface_hub reads the address at its import."""
 
 
+@pytest.mark.end_to_end
 def test_a_model_is_pushed_to_a_hub_and_downloaded_from_it(tiny: Model, hub: str, tmp_path: Path) -> None:
     save_model(tiny, tmp_path / "tiny.safetensors", "int8")
     run = subprocess.run(

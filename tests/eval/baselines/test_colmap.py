@@ -48,6 +48,7 @@ def desk_scene(desk: Sample) -> Scene:
     return reconstruct_with_colmap(desk.clip, ONE_THREAD)
 
 
+@pytest.mark.end_to_end
 def test_all_frames_of_a_real_desk_are_registered(desk: Sample, desk_scene: Scene) -> None:
     scene = desk_scene
     assert is_registered(scene).all()

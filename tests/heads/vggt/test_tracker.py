@@ -305,6 +305,7 @@ def moving_clips(generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
     return torch.stack(frames), queries, queries[:, None] + 2 * shifts[:, :, None]
 
 
+@pytest.mark.end_to_end
 def test_it_learns_to_follow_and_follows_what_it_has_not_seen() -> None:
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(0)

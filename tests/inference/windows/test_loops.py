@@ -62,6 +62,7 @@ def final_drift(sample: LongSample, folder: Path) -> float:
     return abs(ratios[1] - ratios[0])
 
 
+@pytest.mark.end_to_end
 def test_loop_closure_removes_the_drift(returning: LongSample, tmp_path: Path) -> None:
     run(DriftingOracle(returning.scene), returning, tmp_path / "open", 8, 3)
     config = WindowConfig(8, 3, loops=LoopConfig(max_pairs=4))

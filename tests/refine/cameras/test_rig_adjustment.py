@@ -60,6 +60,7 @@ def test_known_relative_poses_and_intrinsics_stay_as_they_are() -> None:
     assert rotation_errors(refinement.scene, truth).max() < 0.1
 
 
+@pytest.mark.end_to_end
 def test_cameras_that_share_no_corners_are_placed_by_the_motion_of_the_rig() -> None:
     """Two cameras see different parts of the wall: only the rig connects them."""
     truth, rig = make_rig_scene(2, 8), make_rig(2, 8)
