@@ -12,6 +12,7 @@ from torch import Tensor
 from recon4d.errors import UserError
 from recon4d.geometry import (
     invert,
+    pixel_indices,
     project,
     resize_map,
     similarity,
@@ -19,10 +20,13 @@ from recon4d.geometry import (
     transform_points,
     unproject_map,
 )
+from recon4d.geometry.pose_interpolation import interpolate_poses
 from recon4d.records.cameras import Cameras
 from recon4d.records.ground_alignment import ground_from_world
+from recon4d.records.moments import Moment
 from recon4d.records.tensors import TensorRecord, as_array
 from recon4d.records.tracks import Tracks
+from recon4d.records.trajectories import Trajectories
 
 DYNAMIC_THRESHOLD = 0.5
 """Pixels with a larger dynamic probability count as dynamic. `recon4d calibrate` shifts the probabilities of a network
@@ -76,6 +80,9 @@ class Scene(TensorRecord):
     """Length of the scene unit in meters; NaN if unknown."""
     tracks: Tracks | None = None
     """3D tracks in the same world frame and unit; None if the scene has none."""
+    trajectories: Trajectories | None = None
+    """Curves of the tracked points that move, in the same world frame and unit; None if they were not fitted
+    (`recon4d.motion.fit_trajectories`)."""
     distortion: Float[Tensor, "*batch 5"] | None = None
     """Lens distortion k1, k2, p1, p2, k3 (OpenCV) that was removed from the pictures; None if none was removed."""
 
@@ -175,6 +182,7 @@ class Scene(TensorRecord):
             points=transform_points(new_from_world, self.points),
             metres_per_unit=self.metres_per_unit / scale,
             tracks=tracks,
+            trajectories=None if self.trajectories is None else self.trajectories.transformed(new_from_world),
         )
 
     def in_frame(self, frame: int) -> "Scene":
@@ -305,6 +313,7 @@ class Scene(TensorRecord):
         """Replace the cameras, keeping the pixel and depth of everything in each frame.
 
         Points and tracks move along with the camera of their time (`Cameras.transfer_points`); depths stay.
+        Trajectories are dropped, to be fitted again.
 
         Args:
             cameras: New cameras of the same frames, with intrinsics for the same map size.
@@ -319,7 +328,46 @@ class Scene(TensorRecord):
             by_time = self.cameras.transfer_points(tracks.points.movedim(-4, -3), cameras)
             tracks = replace(tracks, points=by_time.movedim(-3, -4))
         points = self.cameras.transfer_points(self.points, cameras)
-        return replace(self, cameras=cameras, points=points, tracks=tracks)
+        return replace(self, cameras=cameras, points=points, tracks=tracks, trajectories=None)
+
+    def at(self, time: float) -> Moment:
+        """Return the scene at any time between its first and last frame, also between two frames.
+
+        The camera is interpolated between the frames (`interpolate_poses`). What stands still is taken from the nearest
+        frame, what moves from the curves of the points that are probably visible at that time.
+
+        Args:
+            time: Time in seconds.
+
+        Returns:
+            Camera and points of that time.
+
+        Raises:
+            UserError: If the scene has no trajectories, which know the times of the frames.
+            ValueError: If the scene has a batch axis.
+        """
+        self._check_single()
+        curves = self.trajectories
+        if curves is None:
+            raise UserError("this scene has no trajectories; wanted recon4d.motion.fit_trajectories(scene, times)")
+        wanted = curves.times.new_tensor([time])
+        nearest = int((curves.times - time).abs().argmin())
+        pose = interpolate_poses(self.cameras.world_from_cam, curves.times, wanted)
+        is_static = (self.depth_confidence[nearest] > 0) & (self.depths[nearest] > 0) & ~self.is_dynamic[nearest]
+        row, column = is_static.nonzero(as_tuple=True)
+        static = replace(self, tracks=None, trajectories=None).frames([nearest]).points_from_depth[0, row, column]
+        is_visible = (curves.visibility_at(time) > 0.5) & (curves.confidence > 0)
+        moving = curves.positions(wanted)[is_visible, 0]
+        moving_row, moving_column = pixel_indices(curves.pixels[is_visible], self.size)
+        static_frames = torch.full_like(row, nearest)
+        return Moment(
+            camera=Cameras(pose, self.cameras.intrinsics[nearest : nearest + 1]),
+            points=torch.cat([static, moving]),
+            is_dynamic=torch.cat([torch.zeros_like(row).bool(), torch.ones_like(moving_row).bool()]),
+            velocities=torch.cat([torch.zeros_like(static), curves.velocities(wanted)[is_visible, 0]]),
+            source_frames=torch.cat([static_frames, curves.anchors[is_visible]]),
+            source_pixels=torch.stack([torch.cat([column, moving_column]), torch.cat([row, moving_row])], dim=-1),
+        )
 
     def without_frames(self, mask: Bool[Tensor, "*batch time"]) -> "Scene":
         """Mark all pixels of frames as unknown.
@@ -372,10 +420,12 @@ class Scene(TensorRecord):
         depths, depth_confidence = _resize_confident(self.depths[..., None], self.depth_confidence, size)
         points, point_confidence = _resize_confident(self.points, self.point_confidence, size)
         dynamic, is_known = resize_map(self.dynamic[..., None, :, :], torch.isfinite(self.dynamic), size)
-        tracks = self.tracks
+        tracks, trajectories = self.tracks, self.trajectories
+        factors = self.depths.new_tensor([width / self.size[1], height / self.size[0]])
         if tracks is not None:
-            factors = tracks.pixels.new_tensor([width / self.size[1], height / self.size[0]])
             tracks = replace(tracks, pixels=tracks.pixels * factors)
+        if trajectories is not None:
+            trajectories = replace(trajectories, pixels=trajectories.pixels * factors)
         return replace(
             self,
             cameras=self.cameras.resized(self.size, size),
@@ -385,6 +435,7 @@ class Scene(TensorRecord):
             point_confidence=point_confidence,
             dynamic=torch.where(is_known, dynamic[..., 0, :, :], torch.nan),
             tracks=tracks,
+            trajectories=trajectories,
         )
 
     def numpy(self) -> dict[str, np.ndarray]:
