@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from camera_scenes import without_frames
+from optional_packages import needs_open3d
 
 from recon4d.datasets import Sample
 from recon4d.eval import METRICS, Benchmark, Prediction, score_prediction
@@ -13,6 +14,7 @@ from recon4d.geometry import rotation_from_axis_angle, similarity
 from recon4d.records import Calibration, ErrorCurve, Scene
 
 
+@needs_open3d
 def test_truth_itself_is_perfect_in_every_metric(samples: dict[str, Sample], benchmark: Benchmark) -> None:
     every_protocol = replace(benchmark, protocols=("video-depth", "worldtrack", "tapvid3d", "multiview-points"))
     truth = samples["world_01"].scene

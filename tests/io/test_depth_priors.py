@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from named_clips import named_clip
 from PIL import Image
 
 from recon4d.errors import UserError
@@ -14,7 +15,7 @@ from recon4d.io import write_raster
 from recon4d.io.depth_files import read_depth_map
 from recon4d.io.depth_priors import read_depth_priors
 from recon4d.io.exporters.exr import write_exr
-from recon4d.records import Clip, ClipSource
+from recon4d.records import Clip
 
 H, W = 24, 32
 METERS = (0.5 + np.arange(H * W).reshape(H, W) / 100).astype(np.float32)
@@ -23,10 +24,8 @@ METERS[0, :3] = 0
 NAMES = ("a.jpg", "b.jpg", "c.jpg")
 
 
-def make_clip(names: tuple[str, ...] = NAMES, size: tuple[int, int] = (H, W), numbers=None, path: str = "x") -> Clip:
-    count = len(names)
-    source = ClipSource(path, names, tuple(range(count)) if numbers is None else numbers)
-    return Clip(torch.zeros(count, 3, *size, dtype=torch.uint8), torch.full((count,), torch.nan), source=source)
+def make_clip(names: tuple[str, ...] = NAMES, size: tuple[int, int] = (H, W), numbers=(), path: str = "x") -> Clip:
+    return named_clip(path, names, numbers, size=size)
 
 
 def write_pfm(path: Path, values: np.ndarray) -> None:

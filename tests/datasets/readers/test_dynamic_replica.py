@@ -2,7 +2,6 @@
 
 import gzip
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from malicious import Malicious
 from PIL import Image
 from scenes import make_clip, make_scene
 
@@ -194,17 +194,10 @@ def test_all_frames_of_a_clip_must_have_trajectories_or_none(tmp_path: Path) -> 
         read(tmp_path, (1, 2))
 
 
-class Malicious:
-    """An object whose unpickling calls a function."""
-
-    def __reduce__(self) -> tuple[Callable[[str], object], tuple[str]]:
-        return print, ("opened",)
-
-
 def test_a_trajectory_file_that_would_execute_code_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_split(tmp_path, [frame(0)], {0: tracks() | {"instances": Malicious()}})
+    write_split(tmp_path, [frame(0)], {0: tracks() | {"instances": Malicious(print, "opened")}})
     with pytest.raises(DataError, match=r"^room: .*tracks/0.pth: [^\n]+$"):
         read(tmp_path, (0,))
     assert "opened" not in capsys.readouterr().out

@@ -6,12 +6,11 @@ import pytest
 import torch
 from walls import make_scene
 
-from recon4d.cli.main import main
-from recon4d.eval.calibration import best_threshold, dynamic_mask_ious, logit_shift, mean_iou_at
+from recon4d.eval.calibration import best_threshold, dynamic_mask_ious, mean_iou_at
 from recon4d.eval.calibration.mask_threshold import THRESHOLDS, DynamicMaskIous
 from recon4d.models import Model
 from recon4d.records import Scene
-from recon4d.zoo import create_model, load_model, model_config, save_model
+from recon4d.zoo import create_model, model_config
 from recon4d.zoo.registry import HeadKind
 
 
@@ -75,28 +74,3 @@ def test_a_model_without_a_dynamic_map_cannot_be_shifted() -> None:
     config = replace(model_config("recon4d_tiny"), dense_groups=(("depth", "points"),))
     with pytest.raises(ValueError, match="does not predict the dynamic probability"):
         Model(config).shift_dynamic_logits(1.0)
-
-
-def test_calibrate_writes_the_threshold_into_the_weights(tmp_path, capsys) -> None:
-    model = create_model("recon4d_tiny", pretrained=False)
-    model.trained = True
-    model.shift_dynamic_logits(-logit_shift(0.2))
-    save_model(model, tmp_path / "before.safetensors")
-    options = ["--clips", "3", "--held-out", "2", "--num-frames", "3", "--size", "64", "96", "--device", "cpu"]
-    arguments = [
-        "calibrate",
-        str(tmp_path / "before.safetensors"),
-        "--out",
-        str(tmp_path / "after.safetensors"),
-        *options,
-    ]
-    assert main(arguments) == 0
-    printed = capsys.readouterr().out
-    assert "becomes 0.50; IoU on held-out scenes" in printed
-    images = torch.rand(1, 2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        before, after = (load_model(tmp_path / f"{name}.safetensors")(images) for name in ("before", "after"))
-    shift = after.dynamic.logit() - before.dynamic.logit()
-    cut = float(printed.split("are shifted so that ")[1].split()[0])
-    torch.testing.assert_close(shift.mean(), torch.tensor(logit_shift(cut)), atol=0.05, rtol=0)
-    assert torch.equal(after.depths, before.depths)

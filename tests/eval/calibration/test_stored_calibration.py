@@ -19,6 +19,7 @@ from recon4d.cli.info import explain_confidence, find_problems
 from recon4d.cli.main import main
 from recon4d.datasets.synthetic import SyntheticConfig, make_scenes, render_scenes
 from recon4d.eval import Benchmark, MethodConfig, evaluate
+from recon4d.eval.calibration import logit_shift
 from recon4d.eval.calibration.reliability import MIN_ERROR
 from recon4d.eval.methods import LoadedNetwork, Network
 from recon4d.eval.metrics.calibration import calibration_scores
@@ -164,22 +165,31 @@ class TestCommand:
     def test_it_writes_the_same_model_with_its_calibration(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        small = ["--clips", "2", "--held-out", "1", "--num-frames", "2", "--size", "32", "48", "--device", "cpu"]
-        arguments = ["calibrate", "recon4d_tiny", "--out", str(tmp_path / "tiny.safetensors"), *small]
+        before = create_model("recon4d_tiny", pretrained=False)
+        before.trained = True
+        before.shift_dynamic_logits(-logit_shift(0.2))
+        save_model(before, tmp_path / "before.safetensors")
+        small = ["--clips", "3", "--held-out", "2", "--num-frames", "2", "--size", "48", "64", "--device", "cpu"]
+        given, out = str(tmp_path / "before.safetensors"), tmp_path / "out"
+        out.mkdir()
+        arguments = ["calibrate", given, "--out", str(out / "after.safetensors"), *small]
         assert main(arguments) == 0
-        assert {path.name for path in tmp_path.iterdir()} == {"tiny.safetensors", "reliability.png"}
-        printed = capsys.readouterr().out.splitlines()
-        assert (
-            printed[0] == "recon4d_tiny on cpu: fitting to 2 scenes of 2 frames, 48 x 32 pixels, checking on 1 others"
-        )
-        rows = [line.split() for line in printed[3:6]]
+        assert {path.name for path in out.iterdir()} == {"after.safetensors", "reliability.png"}
+        printed = capsys.readouterr().out
+        lines = printed.splitlines()
+        assert lines[0].endswith("on cpu: fitting to 3 scenes of 2 frames, 64 x 48 pixels, checking on 2 others")
+        rows = [line.split() for line in lines[3:6]]
         assert [row[0] for row in rows] == ["depth", "points", "tracks"]
         assert all(int(row[1]) > 0 and float(row[4]) < float(row[2]) for row in rows)
-        model = load_model(tmp_path / "tiny.safetensors")
-        assert model.calibration.measured_on == "2 synthetic scenes of 2 frames, 48 x 32 pixels"
-        plain = create_model("recon4d_tiny", pretrained=False).state_dict()
-        changed = [name for name, value in model.state_dict().items() if not torch.equal(value, plain[name])]
-        assert set(changed) <= {"dense_heads.0.out.bias"}  # where the moving mask is cut
+        after = load_model(out / "after.safetensors")
+        assert after.calibration.measured_on == "3 synthetic scenes of 2 frames, 64 x 48 pixels"
+        plain = before.state_dict()
+        changed = [name for name, value in after.state_dict().items() if not torch.equal(value, plain[name])]
+        assert changed == ["dense_heads.0.out.bias"]  # where the moving mask is cut
+        assert "becomes 0.50; IoU on held-out scenes" in printed
+        shift = after.state_dict()[changed[0]] - plain[changed[0]]
+        cut = float(printed.split("are shifted so that ")[1].split()[0])
+        torch.testing.assert_close(shift[shift != 0].mean(), torch.tensor(logit_shift(cut)), atol=0.05, rtol=0)
 
         assert main(arguments) == 2
         assert "would be replaced: give --overwrite" in capsys.readouterr().err

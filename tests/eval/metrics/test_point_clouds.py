@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from optional_packages import needs_open3d
 from point_scenes import curved, noise
 
 from recon4d import geometry as g
@@ -57,6 +58,7 @@ def test_distances_equal_those_over_all_pairs(seed: int, n: int, m: int) -> None
     assert distances.chamfer == pytest.approx(accuracy_and_completeness(b, a).chamfer)
 
 
+@needs_open3d
 def test_results_of_empty_clouds() -> None:
     some, empty = torch.zeros(2, 3), torch.zeros(0, 3)
     for a, b in ((some, empty), (empty, some), (empty, empty)):
@@ -71,6 +73,7 @@ def test_results_of_empty_clouds() -> None:
     assert normals(empty).shape == (0, 3)
 
 
+@needs_open3d
 def test_results_of_single_points() -> None:
     one = torch.tensor([[1.0, 2, 3]])
     assert accuracy_and_completeness(one, one + 1).chamfer == pytest.approx(math.sqrt(3))
@@ -96,6 +99,7 @@ def test_subsampling_keeps_the_same_pixels_of_two_maps_without_duplicates() -> N
         subsample(cloud, 0, seed=3)
 
 
+@needs_open3d
 def test_normals_of_a_plane() -> None:
     flat = noise((200, 3), 1, 0)
     flat[:, 2] = 0.5 * flat[:, 0]
@@ -103,6 +107,7 @@ def test_normals_of_a_plane() -> None:
     torch.testing.assert_close((normals(flat) @ expected).abs(), torch.ones(200, dtype=torch.float64))
 
 
+@needs_open3d
 def test_normals_are_the_direction_of_least_variance_of_the_thirty_nearest_points() -> None:
     cloud = noise((80, 3), 1, 1).double()
     nearest = (cloud[:, None] - cloud).norm(dim=-1).argsort(dim=-1)[:, :30]
@@ -112,6 +117,7 @@ def test_normals_are_the_direction_of_least_variance_of_the_thirty_nearest_point
         assert abs(float(normals(cloud)[i] @ torch.tensor(least))) == pytest.approx(1, abs=1e-6)
 
 
+@needs_open3d
 def test_normal_consistency_of_planes_is_the_cosine_between_them() -> None:
     # A plane, and the same plane rotated by 60 degrees.
     flat = torch.rand(400, 3, generator=torch.Generator().manual_seed(0))
@@ -124,6 +130,7 @@ def test_normal_consistency_of_planes_is_the_cosine_between_them() -> None:
     assert normal_consistency(rotated, rotated + torch.tensor([0.0, 0, 1])).mean == pytest.approx(1)
 
 
+@needs_open3d
 def test_normal_consistency_averages_over_each_cloud() -> None:
     a, b = noise((60, 3), 1, 2).double(), noise((90, 3), 1, 3).double()
     every = (a[:, None] - b).norm(dim=-1)
@@ -138,6 +145,7 @@ def test_normal_consistency_averages_over_each_cloud() -> None:
     assert found.mean == pytest.approx((over_a.mean() + over_b.mean()) / 2)
 
 
+@needs_open3d
 def test_icp_recovers_a_transform(capfd: pytest.CaptureFixture[str]) -> None:
     true = curved().points.reshape(-1, 3)
     moved_from_true = g.rigid(
@@ -150,6 +158,7 @@ def test_icp_recovers_a_transform(capfd: pytest.CaptureFixture[str]) -> None:
     assert capfd.readouterr() == ("", "")
 
 
+@needs_open3d
 def test_icp_uses_the_initial_transform_and_the_largest_distance() -> None:
     true = curved().points.reshape(-1, 3)
     away = g.rigid(torch.eye(3), torch.tensor([50.0, 0, 0]))
@@ -160,6 +169,7 @@ def test_icp_uses_the_initial_transform_and_the_largest_distance() -> None:
     assert nothing.count == 0
 
 
+@needs_open3d
 def test_icp_of_few_points_returns_the_initial_transform(capfd: pytest.CaptureFixture[str]) -> None:
     start = g.rigid(torch.eye(3), torch.tensor([1.0, 2, 3]))
     for n, m in ((0, 5), (5, 0), (2, 5), (5, 2)):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from camera_scenes import without_frames
+from optional_packages import needs_open3d
 from point_scenes import with_known, with_noise
 from scenes import make_scene
 from scored import scores_by_name
@@ -27,6 +28,7 @@ SIM3 = g.similarity(
 )
 
 
+@needs_open3d
 def test_point_maps_computed_by_hand() -> None:
     # A square is predicted as a rectangle of twice the height: Sim(3) leaves errors of 0.4 and 0.2 at each corner.
     truth = make_scene(1, metres_per_unit=1.0)
@@ -48,6 +50,7 @@ def test_point_maps_computed_by_hand() -> None:
     assert (scores["point_epe"].count, scores["point_epe"].total) == (4, 4)
 
 
+@needs_open3d
 def test_point_map_scores_equal_numpy() -> None:
     truth = make_scene(2, metres_per_unit=2.0)
     prediction = with_noise(truth, 0.1).transformed(SIM3)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from camera_scenes import without_frames
+from optional_packages import needs_open3d
 from point_scenes import curved, with_known, with_noise
 from scored import scores_by_name
 
@@ -54,6 +55,7 @@ def test_the_central_crop_has_224_pixels_or_the_whole_axis() -> None:
     assert is_in_center(300, 100)[38:262].all()
 
 
+@needs_open3d
 def test_the_published_protocol_is_reproduced_on_random_maps(monkeypatch: pytest.MonkeyPatch) -> None:
     import open3d as o3d
 
@@ -116,6 +118,7 @@ def test_the_published_protocol_is_reproduced_on_random_maps(monkeypatch: pytest
     assert scores_by_name(scores)["multiview_nc"].count == len(b)
 
 
+@needs_open3d
 def test_unknown_pixels_are_missing_only_in_the_predicted_cloud() -> None:
     truth = curved()
     known = torch.ones_like(truth.depths, dtype=torch.bool)

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from scenes import make_clip
+from named_clips import named_clip
 
 from recon4d.errors import UserError
 from recon4d.io import read_camera_file
 from recon4d.io.cameras.camera_file import FrameCameras
-from recon4d.records import Clip, ClipSource
+from recon4d.records import Clip
 
 EYE = np.eye(4).tolist()
 ANGLE = 2 * math.atan(0.5)
@@ -23,12 +23,7 @@ ANGLE = 2 * math.atan(0.5)
 @pytest.fixture
 def clip() -> Clip:
     """Return three frames of 60 x 40 pixels."""
-    clip = make_clip(3, 40, 60)
-    return Clip(
-        clip.images,
-        torch.full((3,), torch.nan),
-        source=ClipSource("shoot/images", ("0.png", "1.png", "2.png"), (0, 1, 2)),
-    )
+    return named_clip("shoot/images", ("0.png", "1.png", "2.png"), size=(40, 60))
 
 
 def read(folder: Path, clip: Clip, shared: dict[str, Any], *each: dict[str, Any]) -> FrameCameras:
@@ -309,7 +304,6 @@ def test_the_splits_of_blender_are_read_together(tmp_path: Path, clip: Clip) -> 
         (tmp_path / f"transforms_{split}.json").write_text(json.dumps({"camera_angle_x": ANGLE, "frames": frames}))
     for split, step in (("train", 1), ("test", 2)):
         names = ("0.png", "1.png", "2.png")
-        pictures = Clip(clip.images, clip.times, source=ClipSource(f"scene/{split}", names, (0, 1, 2)))
-        cameras = read_camera_file(tmp_path).for_clip(pictures)
+        cameras = read_camera_file(tmp_path).for_clip(named_clip(f"scene/{split}", names, size=(40, 60)))
         assert cameras.world_from_cam[:, 0, 3].tolist() == [0, step, 2 * step]
         assert pinhole(cameras) == [60, 60, 30, 20]

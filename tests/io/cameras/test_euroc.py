@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from named_clips import named_clip
 
 from recon4d.errors import UserError
 from recon4d.io import read_camera_file
-from recon4d.records import Clip, ClipSource
+from recon4d.records import Clip
 
 SENSOR = """sensor_type: camera
 comment: VI-Sensor cam0
@@ -36,8 +37,7 @@ def clip(tmp_path: Path) -> Clip:
     pictures.mkdir(parents=True)
     truth = tmp_path / "mav0" / "data.csv"
     truth.write_text(f"{HEADER}\n{STAMPS[0]},0,0,0,1,0,0,0\n{STAMPS[1]},2,0,0,1,0,0,0\n")
-    source = ClipSource(str(pictures), tuple(f"{stamp}.png" for stamp in STAMPS), (0, 1))
-    return Clip(torch.zeros(2, 3, 40, 60, dtype=torch.uint8), torch.full((2,), torch.nan), source=source)
+    return named_clip(str(pictures), tuple(f"{stamp}.png" for stamp in STAMPS), size=(40, 60))
 
 
 def test_the_camera_is_where_the_sensor_file_says(tmp_path: Path, clip: Clip) -> None:

@@ -6,22 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from named_clips import named_clip
 
 from recon4d.errors import UserError
 from recon4d.io import write_jpeg, write_video
 from recon4d.io.cameras.pairing import CameraKeys, count_frames, pair_cameras, seconds_per_unit, times_of_names
 from recon4d.io.frame_pairing import match_by_name, natural_order
 from recon4d.records import Clip, ClipSource
-
-
-def clip_of(path: str, names: tuple[str, ...], numbers: tuple[int, ...] = (), times: list[float] | None = None) -> Clip:
-    """Return a clip whose files need not exist."""
-    count = len(names)
-    return Clip(
-        torch.zeros(count, 3, 4, 6, dtype=torch.uint8),
-        torch.tensor(times) if times else torch.full((count,), torch.nan),
-        source=ClipSource(path, names, numbers or tuple(range(count))),
-    )
 
 
 def keys(names: list[str] | None = None, seconds: list[float] | None = None, count: int = 0) -> CameraKeys:
@@ -49,8 +40,8 @@ class TestNames:
         ],
     )
     def test_the_longest_common_path(self, folder: str, names: list[str], wanted: list[int | None]) -> None:
-        assert match_by_name(clip_of(folder, ("0.jpg", "1.jpg")), names) == wanted
-        pairing = pair_cameras(clip_of(folder, ("0.jpg", "1.jpg")), keys(names))
+        assert match_by_name(named_clip(folder, ("0.jpg", "1.jpg")), names) == wanted
+        pairing = pair_cameras(named_clip(folder, ("0.jpg", "1.jpg")), keys(names))
         assert list(pairing.indices) == wanted
         assert pairing.rule == "by name"
 
@@ -59,7 +50,7 @@ class TestNames:
         with pytest.raises(
             UserError, match=r"cameras f: .*0\.jpg and .*0\.jpg both have the name of the frame photos/0"
         ):
-            pair_cameras(clip_of("photos", ("0.jpg", "1.jpg")), keys(names))
+            pair_cameras(named_clip("photos", ("0.jpg", "1.jpg")), keys(names))
 
     def test_cameras_of_a_neighboring_folder_are_refused(self, tmp_path: Path) -> None:
         for folder in ("left", "right", "images", "images_4"):
@@ -70,14 +61,14 @@ class TestNames:
         for stored in ("left/{}.jpg", "rig\\\\left\\\\{}", "./left/{}"):
             given = keys([stored.format(number) for number in range(2)])
             with pytest.raises(UserError, match=r"cameras f: its cameras are those of .*left"):
-                pair_cameras(clip_of(str(tmp_path / "right"), names), given)
-            assert pair_cameras(clip_of(str(tmp_path / "left"), names), given).indices == (0, 1)
-            assert pair_cameras(clip_of(str(tmp_path / "right"), names), given, "order").indices == (0, 1)
+                pair_cameras(named_clip(str(tmp_path / "right"), names), given)
+            assert pair_cameras(named_clip(str(tmp_path / "left"), names), given).indices == (0, 1)
+            assert pair_cameras(named_clip(str(tmp_path / "right"), names), given, "order").indices == (0, 1)
         copies = keys(["images/0.jpg", "images/1.jpg"])
-        assert pair_cameras(clip_of(str(tmp_path / "images_4"), names), copies).indices == (0, 1)
+        assert pair_cameras(named_clip(str(tmp_path / "images_4"), names), copies).indices == (0, 1)
 
     def test_equal_suffixes_win_between_equal_names(self) -> None:
-        assert match_by_name(clip_of("a", ("0.jpg", "0.png")), ["0.png", "0.jpg"]) == [1, 0]
+        assert match_by_name(named_clip("a", ("0.jpg", "0.png")), ["0.png", "0.jpg"]) == [1, 0]
 
     def test_natural_order(self) -> None:
         names = ["f_10", "f_2", "f_1", "e_3", "a/2/1", "a/10/1"]
@@ -94,7 +85,7 @@ def video(tmp_path: Path) -> Path:
 
 def frames_of(video: Path, numbers: tuple[int, ...]) -> Clip:
     names = tuple(f"clip_{number:06d}" for number in numbers)
-    return clip_of(str(video), names, numbers, [number / 10 for number in numbers])
+    return named_clip(str(video), names, numbers, [number / 10 for number in numbers])
 
 
 class TestNumbers:
@@ -169,7 +160,7 @@ class TestNumbers:
 
 class TestTimes:
     def test_given_times_come_before_names(self) -> None:
-        clip = clip_of("p", tuple(f"{i:06d}.jpg" for i in range(4)), times=[0.0, 0.1, 0.2, 0.3])
+        clip = named_clip("p", tuple(f"{i:06d}.jpg" for i in range(4)), times=[0.0, 0.1, 0.2, 0.3])
         pairing = pair_cameras(clip, keys(seconds=[i / 10 for i in range(21)]))
         assert pairing.indices == (0, 1, 2, 3)
         assert pairing.rule == "by time"
@@ -186,7 +177,7 @@ class TestTimes:
     def test_pictures_named_by_their_times(self, names: tuple[str, ...], seconds: list[float]) -> None:
         found = times_of_names(names)
         np.testing.assert_allclose(found, seconds, rtol=0, atol=1e-4)
-        pairing = pair_cameras(clip_of("rgb", names), keys(seconds=seconds[::-1]))
+        pairing = pair_cameras(named_clip("rgb", names), keys(seconds=seconds[::-1]))
         assert pairing.indices == (1, 0)
         assert pairing.rule == "by the times that the pictures are named by"
 
@@ -196,10 +187,10 @@ class TestTimes:
 
     def test_pictures_without_times_are_not_paired_with_seconds(self) -> None:
         with pytest.raises(UserError, match="the pictures have no times; fps gives them"):
-            pair_cameras(clip_of("p", ("000000.jpg", "000001.jpg")), keys(seconds=[0.0, 0.1, 0.2]))
+            pair_cameras(named_clip("p", ("000000.jpg", "000001.jpg")), keys(seconds=[0.0, 0.1, 0.2]))
 
     def test_an_offset(self) -> None:
-        clip = clip_of("v.mp4", ("v_0", "v_1"), times=[0.0, 0.1])
+        clip = named_clip("v.mp4", ("v_0", "v_1"), times=[0.0, 0.1])
         stamps = [1305031102.175, 1305031102.225, 1305031102.275]
         with pytest.raises(UserError, match=r"first camera is at 1\.30503e\+09 s .* cameras_offset"):
             pair_cameras(clip, keys(seconds=stamps))
@@ -207,7 +198,7 @@ class TestTimes:
 
     def test_a_camera_belongs_to_its_nearest_frame_only(self) -> None:
         """Frames at 60 a second and cameras at 30: every second frame has none."""
-        clip = clip_of("v.mp4", tuple("abcd"), times=[0.0, 1 / 60, 2 / 60, 3 / 60])
+        clip = named_clip("v.mp4", tuple("abcd"), times=[0.0, 1 / 60, 2 / 60, 3 / 60])
         assert pair_cameras(clip, keys(seconds=[0.0, 2 / 60])).indices == (0, None, 1, None)
 
     @pytest.mark.parametrize(
@@ -238,6 +229,6 @@ class TestTimes:
     ],
 )
 def test_a_rule_that_does_not_fit_is_an_error(rule: str, message: str) -> None:
-    clip = clip_of("v.mp4", tuple("abc"), times=[0.0, 0.1, 0.2])
+    clip = named_clip("v.mp4", tuple("abc"), times=[0.0, 0.1, 0.2])
     with pytest.raises(UserError, match=message):
         pair_cameras(clip, keys(seconds=[7.25, 8.25]), rule)  # pyright: ignore[reportArgumentType]

@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from named_clips import named_clip
 from scenes import make_scene
 
 from recon4d.errors import UserError
 from recon4d.geometry import quaternion_from_rotation
 from recon4d.io import read_camera_file
 from recon4d.io.cameras.camera_file import CameraFile
-from recon4d.records import Clip, ClipSource
 
 POSES = make_scene(4).cameras.world_from_cam.double()
 W, X, Y, Z = quaternion_from_rotation(POSES[:, :3, :3]).T.tolist()
@@ -130,13 +130,7 @@ def test_a_folder_of_matrices_with_a_lost_camera(tmp_path: Path) -> None:
     file = read_camera_file(tmp_path)
     assert file.names == ("1", "2", "10")
     assert file.world_from_cam[1].isnan().all()
-    names = ("1.jpg", "2.jpg", "10.jpg")
-    clip = Clip(
-        torch.zeros(3, 3, 4, 6, dtype=torch.uint8),
-        torch.full((3,), torch.nan),
-        source=ClipSource("c", names, (0, 1, 2)),
-    )
-    found = file.for_clip(clip)
+    found = file.for_clip(named_clip("c", ("1.jpg", "2.jpg", "10.jpg")))
     assert found.world_from_cam[1].isnan().all()
     wanted = torch.linalg.inv(POSES[1]) @ POSES[2]
     torch.testing.assert_close(found.world_from_cam[2], wanted.float(), atol=1e-6, rtol=1e-5)

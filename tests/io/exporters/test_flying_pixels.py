@@ -4,7 +4,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import open3d
 import pycolmap
 import pytest
 import torch
@@ -17,6 +16,8 @@ from recon4d.io.flying_pixels import flying_pixels
 from recon4d.io.point_cloud import confident_pixels
 from recon4d.records import Cameras, ClipSource, Scene
 from recon4d.viewer.selection import displayable_pixels
+
+open3d = pytest.importorskip("open3d")
 
 HEIGHT, WIDTH = 48, 512
 NEAR, FAR = 1.0, 1.10

@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import open3d
 import pytest
 import torch
 import trimesh
@@ -30,6 +29,8 @@ from recon4d.io import (
 from recon4d.io.exporters.gaussian_splats import PROPERTIES, gaussians
 from recon4d.io.exporters.meshes import voxel_length
 from recon4d.records import Scene
+
+open3d = pytest.importorskip("open3d")
 
 PAGE = (Path(__file__).parents[3] / "docs" / "export.md").read_text()
 

@@ -10,6 +10,7 @@ import torch
 import trimesh
 from commands import run
 from long_folders import count_loaded_frames, write_long_scene
+from optional_packages import needs_open3d
 from scenes import HEIGHT, WIDTH, make_clip, make_scene
 
 from recon4d.errors import UserError
@@ -78,6 +79,7 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return count_loaded_frames(monkeypatch)
 
 
+@needs_open3d
 def test_every_format_equals_that_of_a_single_scene_and_reads_frame_by_frame(
     tmp_path: Path, loaded: list[int], capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -122,6 +124,7 @@ def test_a_damaged_frame_leaves_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+@needs_open3d
 def test_samples_of_a_long_clip_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Percentiles and medians come from few pixels, and the exports stay close to those of all pixels."""
     long, short = write_both(tmp_path, make_wall())
@@ -164,6 +167,7 @@ def test_a_pixel_sample_is_bounded_and_even() -> None:
     assert alone.values.tolist() == [float(frames[3, 0, 0])]
 
 
+@needs_open3d
 def test_a_clip_without_known_pixels_is_refused(tmp_path: Path) -> None:
     scene = make_wall()
     long, _ = write_both(tmp_path, replace(scene, depth_confidence=torch.zeros_like(scene.depths)))
