@@ -38,6 +38,6 @@ def interpolate_poses(
     if len(at) == 1:
         return poses[is_known].expand(len(moments), 4, 4)
     rotations = RotationSpline(at, Rotation.from_matrix(known[:, :3, :3]))(moments).as_matrix()
-    spline = CubicSpline(at, known[:, :3, 3], bc_type="natural")
+    spline = CubicSpline(at, known[:, :3, 3], bc_type="not-a-knot" if len(at) > 3 else "natural")
     found = rigid(torch.from_numpy(np.ascontiguousarray(rotations)), torch.from_numpy(spline(moments)))
     return found.to(poses)

@@ -70,8 +70,9 @@ def _fit(points: Tensor, weights: Tensor, times: Tensor, segments: int) -> tuple
     penalty = penalty + 1e-10 * torch.eye(len(penalty), dtype=torch.float64, device=points.device)
     weights = weights.double()
     weights = weights / weights.amax(dim=0).clamp(min=1e-12)
-    center = (points.double() * weights[..., None]).sum(dim=0) / weights.sum(dim=0).clamp(min=1e-12)[:, None]
-    centered = torch.where(weights[..., None] > 0, points.double() - center, 0.0)
+    observed = torch.where(weights[..., None] > 0, points.double(), 0.0)
+    center = (observed * weights[..., None]).sum(dim=0) / weights.sum(dim=0).clamp(min=1e-12)[:, None]
+    centered = torch.where(weights[..., None] > 0, observed - center, 0.0)
     normal = torch.einsum("tk,tc,tl->ckl", basis, weights, basis) + penalty
     right = torch.einsum("tk,tc,tcx->ckx", basis, weights, centered)
     control = torch.linalg.solve(normal, right)

@@ -39,7 +39,7 @@ def fit_trajectories(scene: Scene, times: Float[Tensor, " time"], max_curves: in
     if not (torch.isfinite(times).all() and (times.diff() > 0).all() and len(times) > 1):
         raise UserError(f"trajectories need increasing times of at least 2 frames, given {times.tolist()[:5]}")
     tracks = scene.tracks
-    points, weights, anchors, pixels = _moving(scene, tracks, max_curves)
+    points, weights, anchors, pixels = _dynamic_tracks(scene, tracks, max_curves)
     control_points = fit_curves(points, weights, times)
     curves = Trajectories(
         control_points=control_points,
@@ -61,7 +61,7 @@ def fit_trajectories(scene: Scene, times: Float[Tensor, " time"], max_curves: in
     return replace(scene, trajectories=curves)
 
 
-def _moving(
+def _dynamic_tracks(
     scene: Scene, tracks: Tracks, max_curves: int
 ) -> tuple[Float[Tensor, "time curve 3"], Float[Tensor, "time curve"], tuple[Tensor, Tensor], Tensor]:
     """Return positions and weights of tracks whose pixel moves, their anchors and flat indices, and their pixels."""
