@@ -59,7 +59,7 @@ def dense_tracks(
     )
     # Without a chunk size, the pairs of all anchors are as many chunks as there are anchors.
     chunk = tokens.frame_chunk or (None if num_anchors == 1 else batch * time)
-    slices = frame_slices(pairs.anchor.shape[0], chunk)
+    slices = frame_slices(pairs.anchor, chunk)
     raw = torch.cat([motion_head(frames, pairs.select(part)) for part in slices])
     motion, visibility_logits = decode_displacement(raw)
 

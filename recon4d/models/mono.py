@@ -115,7 +115,7 @@ class MonoModel(SceneModel):
         grid = (images.shape[-2] // self.patch_size, images.shape[-1] // self.patch_size)
         parts = []
         frames = images.flatten(0, 1)
-        for part in frame_slices(frames.shape[0], frame_chunk):
+        for part in frame_slices(frames, frame_chunk):
             layers = self.backbone(frames[part]).layers
             parts.append((*self.head(layers, grid), *layers))
         depths, sky, *layers = (torch.cat(values).unflatten(0, over_frames) for values in zip(*parts, strict=True))

@@ -275,7 +275,7 @@ class Model(SceneModel):
         assert self.track_head is not None
         grid = (size[0] // self.patch_size, size[1] // self.patch_size)
         layers = [layer[:, :, self.aggregator.num_special :].flatten(0, 1) for layer in features]
-        slices = frame_slices(layers[0].shape[0], frame_chunk)
+        slices = frame_slices(layers[0], frame_chunk)
         maps = torch.cat([self.track_head.features([layer[part] for layer in layers], grid) for part in slices])
         return maps.unflatten(0, features[0].shape[:2])
 
@@ -376,7 +376,7 @@ class Model(SceneModel):
         return images, times, anchors
 
     def _backbone_features(self, images: Tensor, chunk: int | None) -> BackboneFeatures:
-        parts: list[BackboneFeatures] = [self.backbone(images[part]) for part in frame_slices(images.shape[0], chunk)]
+        parts: list[BackboneFeatures] = [self.backbone(images[part]) for part in frame_slices(images, chunk)]
 
         def concatenate(get: Callable[[BackboneFeatures], Tensor | None]) -> Tensor | None:
             values = [value for value in map(get, parts) if value is not None]

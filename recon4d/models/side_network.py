@@ -96,7 +96,7 @@ class SideNetwork(nn.Module):
         Returns:
             Features of 4 x 4 per patch, and of 2 x 2 per patch: one for each cell of the matching layer.
         """
-        parts = [self.stem(self._resized(images[part])) for part in frame_slices(images.shape[0], frame_chunk)]
+        parts = [self.stem(self._resized(images[part])) for part in frame_slices(images, frame_chunk)]
         quarters, eighths = zip(*parts, strict=True)
         return torch.cat(quarters), torch.cat(eighths)
 

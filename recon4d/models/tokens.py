@@ -47,15 +47,15 @@ class Tokens:
         Returns:
             Slices of at most `frame_chunk` frames.
         """
-        batch, time = self.state.tokens.shape[:2]
-        return frame_slices(batch * time, self.frame_chunk)
+        return frame_slices(self.state.tokens.flatten(0, 1), self.frame_chunk)
 
 
-def frame_slices(count: int, chunk: int | None) -> list[slice]:
+def frame_slices(frames: Tensor, chunk: int | None) -> list[slice]:
     """Split frames, or pairs of frames, into chunks.
 
     Args:
-        count: Number of frames; only read if there is a chunk, so that exported networks can leave it open.
+        frames: A tensor with a first axis of frames. Their number is only read if there is a chunk, so that exported
+            networks can leave it open.
         chunk: Largest number of frames in a chunk; None for all frames at once.
 
     Returns:
@@ -63,4 +63,4 @@ def frame_slices(count: int, chunk: int | None) -> list[slice]:
     """
     if chunk is None:
         return [slice(None)]
-    return [slice(start, min(start + chunk, count)) for start in range(0, count, chunk)]
+    return [slice(start, start + chunk) for start in range(0, len(frames), chunk)]
