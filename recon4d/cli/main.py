@@ -22,6 +22,7 @@ from recon4d.cli.adapt import AdaptCommand
 from recon4d.cli.calibrate import CalibrateCommand
 from recon4d.cli.evaluate import EvaluateCommand
 from recon4d.cli.export import ExportCommand
+from recon4d.cli.export_model import ExportModelCommand
 from recon4d.cli.hints import add_hint
 from recon4d.cli.info import InfoCommand
 from recon4d.cli.locate import LocateCommand
@@ -53,6 +54,7 @@ Command = (
     | Annotated[RenderCommand, tyro.conf.subcommand("render")]
     | Annotated[ViewCommand, tyro.conf.subcommand("view")]
     | Annotated[ExportCommand, tyro.conf.subcommand("export")]
+    | Annotated[ExportModelCommand, tyro.conf.subcommand("export-model")]
     | Annotated[LocateCommand, tyro.conf.subcommand("locate")]
     | Annotated[InfoCommand, tyro.conf.subcommand("info")]
     | Annotated[ModelsCommand, tyro.conf.subcommand("models")]
