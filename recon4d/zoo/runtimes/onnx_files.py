@@ -90,7 +90,7 @@ def _stable_sort(values: Any, *, stable: bool = True, dim: int = -1, descending:
     """Express a stable sort by `TopK`, which puts the lower index first among equal values."""
     from onnxscript import opset18 as op  # pyright: ignore[reportMissingImports]
 
-    length = op.Shape(values, start=dim, end=dim + 1 or None)
+    length: Any = op.Shape(values, start=dim, end=dim + 1 or None)
     return op.TopK(values, length, axis=dim, largest=int(descending), sorted=1)
 
 

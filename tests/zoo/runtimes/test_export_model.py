@@ -16,7 +16,6 @@ from torch import Tensor
 from recon4d import Clip
 from recon4d.cli.main import main
 from recon4d.errors import UserError
-from recon4d.inference import ReconstructConfig
 from recon4d.models import Model, MonoModel
 from recon4d.zoo import from_da3, model_config
 from recon4d.zoo.runtimes import export_model as module
@@ -116,8 +115,7 @@ def test_outputs_equal_those_of_reconstruct(model: Model, network: torch.nn.Modu
     images = (255 * random_images(FRAMES, size=SIZE)).round().to(torch.uint8)
     clip = Clip(images, torch.arange(FRAMES, dtype=torch.float32))
     size = round((SIZE[0] * SIZE[1]) ** 0.5)
-    config = ReconstructConfig(processing_size=size, precision="float32", anchors=(0,))
-    scene = predict_scene(model, clip, config)
+    scene = reconstruct(model, clip, processing_size=size, precision="float32")
     assert scene.size == SIZE
     assert scene.tracks is not None
     with torch.no_grad():
