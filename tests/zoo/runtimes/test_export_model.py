@@ -13,7 +13,7 @@ from da3_weights import tiny_state_dict
 from networks import random_images, randomized
 from torch import Tensor
 
-from recon4d import Clip
+from recon4d import Clip, reconstruct
 from recon4d.cli.main import main
 from recon4d.errors import UserError
 from recon4d.models import Model, MonoModel
