@@ -44,6 +44,9 @@ REFERENCE: dict[tuple[str, int], tuple[float, float | None]] = {
 """Seconds and peak GiB of the aggregator of VGGT-1B in bfloat16 for numbers of frames of 518 x 336 pixels, measured on
 one H200 with torch 2.11: its published code, and a prototype of the optimizations of `benchmarks.inference`."""
 
+REFERENCE_NOTE = "Figures of the published code and of a prototype are those of VGGT-1B on one H200, the aggregator alone in bfloat16."
+DRY_RUN_NOTE = "A dry run with tiny networks on the CPU: the figures say nothing, and the references do not apply."
+
 Status = Literal["ok", "failed", "too slow", "not started"]
 Row = dict[str, Any]
 """A line of a table: numbers and texts by the name of their column."""
@@ -174,9 +177,10 @@ def describe_machine() -> Row:
     return {"device": properties.name, "memory": memory, **machine, "cudnn": torch.backends.cudnn.version()}
 
 
-def markdown_page(machine: Row, results: Sequence[SectionResult]) -> str:
+def markdown_page(machine: Row, results: Sequence[SectionResult], dry_run: bool) -> str:
     """Write the results as a page: a table for each section, and what failed."""
     lines = ["# GPU", "", ", ".join(f"{name} {value}" for name, value in machine.items()), ""]
+    lines += [DRY_RUN_NOTE if dry_run else REFERENCE_NOTE, ""]
     lines += _table([{"section": one.name, "result": one.status, "seconds": round(one.seconds, 1)} for one in results])
     for one in results:
         lines += ["", f"## {one.name}", "", f"`{one.command}`: {one.status} after {one.seconds:.1f} s", ""]
@@ -207,7 +211,7 @@ def main(arguments: Arguments) -> int:
         print(f"{section.name}: {results[-1].status} after {results[-1].seconds:.1f} s", flush=True)
         content = {"machine": machine, "dry_run": arguments.dry_run, "sections": [asdict(one) for one in results]}
         (arguments.out / "gpu.json").write_text(json.dumps(content, indent=1) + "\n")
-        (arguments.out / "gpu.md").write_text(markdown_page(machine, results))
+        (arguments.out / "gpu.md").write_text(markdown_page(machine, results, arguments.dry_run))
     return int(any(one.status != "ok" for one in results))
 
 
