@@ -5,8 +5,10 @@ import time
 
 import pytest
 
-from recon4d.cli import progress as module
-from recon4d.cli.progress import CLEAR_LINE, REFINEMENT_STAGES, TYPICAL_FRAMES, TYPICAL_SECONDS, StageProgress
+from recon4d.cli import progress as progress_line
+from recon4d.cli.progress import CLEAR_LINE, StageProgress
+from recon4d.runs import stages as module
+from recon4d.runs.stages import REFINEMENT_STAGES, TYPICAL_FRAMES, TYPICAL_SECONDS
 
 
 class Clock:
@@ -88,7 +90,7 @@ class TestLine:
     def test_nothing_is_written_unless_stderr_is_a_terminal(
         self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        monkeypatch.setattr(module, "INTERVAL", 0.001)
+        monkeypatch.setattr(progress_line, "INTERVAL", 0.001)
         with StageProgress(is_refined=True) as progress:
             progress.start("network")
             time.sleep(0.02)
@@ -98,7 +100,7 @@ class TestLine:
     def test_a_terminal_shows_the_stage_and_is_left_clean(self, monkeypatch: pytest.MonkeyPatch) -> None:
         terminal = Terminal()
         monkeypatch.setattr("sys.stderr", terminal)
-        monkeypatch.setattr(module, "INTERVAL", 0.001)
+        monkeypatch.setattr(progress_line, "INTERVAL", 0.001)
         with StageProgress(is_refined=True) as progress:
             progress.start("network")
             time.sleep(0.05)
