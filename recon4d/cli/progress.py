@@ -1,16 +1,13 @@
 """Progress of a reconstruction on a terminal: one line with the current stage and the estimated time left."""
 
 import sys
-import threading
 import time
 from types import TracebackType
 
-from recon4d.runs.stages import Stages
+from recon4d.runs.stages import ShownStages
 
 CLEAR_LINE = "\r\033[K"
 """Control sequence that erases the current line of a terminal."""
-INTERVAL = 0.5
-"""Seconds between two updates of the line."""
 
 
 def clear_progress() -> None:
@@ -20,34 +17,18 @@ def clear_progress() -> None:
         sys.stderr.flush()
 
 
-class StageProgress(Stages):
+class StageProgress(ShownStages):
     """One line on stderr such as "fitting cameras, 12 s, about 30 s left"; nothing unless stderr is a terminal."""
 
-    def __init__(self, is_refined: bool) -> None:
-        """Prepare the line; it appears inside the `with` block.
+    @property
+    def is_shown(self) -> bool:
+        """Whether stderr is a terminal."""
+        return sys.stderr.isatty()
 
-        Args:
-            is_refined: Whether the stages of refinement are expected.
-        """
-        super().__init__(is_refined)
-        self._stopped = threading.Event()
-        self._thread: threading.Thread | None = None
-
-    def __enter__(self) -> "StageProgress":
-        """Start to show the line."""
-        if sys.stderr.isatty():
-            self._thread = threading.Thread(target=self._show_until_stopped, daemon=True)
-            self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Erase the line."""
-        self._stopped.set()
-        if self._thread is not None:
-            self._thread.join()
-        clear_progress()
+    def show(self) -> None:
+        """Replace the line."""
+        sys.stderr.write(f"{CLEAR_LINE}{self.describe(time.monotonic())}")
+        sys.stderr.flush()
 
     def print(self, line: str) -> None:
         """Print a line on stdout in place of the progress.
@@ -59,7 +40,9 @@ class StageProgress(Stages):
             clear_progress()
         print(line, flush=self._thread is not None)
 
-    def _show_until_stopped(self) -> None:
-        while not self._stopped.wait(INTERVAL):
-            sys.stderr.write(f"{CLEAR_LINE}{self.describe(time.monotonic())}")
-            sys.stderr.flush()
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Erase the line."""
+        super().__exit__(kind, error, trace)
+        clear_progress()

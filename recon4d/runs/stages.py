@@ -1,6 +1,9 @@
 """Stages of a reconstruction with their typical durations, from which the time left is estimated."""
 
+import threading
 import time
+from types import TracebackType
+from typing import Self
 
 TYPICAL_SECONDS = {
     "reading": 2.0,
@@ -24,6 +27,8 @@ REFINEMENT_STAGES = (
     "tracking what moves",
 )
 """Stages that run only if the clip is refined. The first ones tell how fast the last ones will be."""
+INTERVAL = 0.5
+"""Seconds between two updates of what is shown."""
 
 
 class Stages:
@@ -124,6 +129,47 @@ class Stages:
         """Expected duration of a stage of this clip, in seconds."""
         pace = self._measured / self._typical if self._typical and name in REFINEMENT_STAGES else 1.0
         return pace * self._scale * self._expected.get(name, 0.0)
+
+
+class ShownStages(Stages):
+    """Stages that are shown while they run. `show` is called at regular intervals inside the `with` block."""
+
+    def __init__(self, is_refined: bool) -> None:
+        """Prepare the stages.
+
+        Args:
+            is_refined: Whether the stages of refinement are expected.
+        """
+        super().__init__(is_refined)
+        self._stopped = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> Self:
+        """Begin to show the stages, if there is anyone to see them."""
+        if self.is_shown:
+            self._thread = threading.Thread(target=self._show_until_stopped, daemon=True)
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop to show the stages."""
+        self._stopped.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether the stages are shown at all."""
+        return True
+
+    def show(self) -> None:
+        """Show the current stage. Called from a thread of its own."""
+
+    def _show_until_stopped(self) -> None:
+        while not self._stopped.wait(INTERVAL):
+            self.show()
 
 
 def _format_seconds(seconds: float) -> str:

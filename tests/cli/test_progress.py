@@ -5,7 +5,6 @@ import time
 
 import pytest
 
-from recon4d.cli import progress as progress_line
 from recon4d.cli.progress import CLEAR_LINE, StageProgress
 from recon4d.runs import stages as module
 from recon4d.runs.stages import REFINEMENT_STAGES, TYPICAL_FRAMES, TYPICAL_SECONDS
@@ -90,7 +89,7 @@ class TestLine:
     def test_nothing_is_written_unless_stderr_is_a_terminal(
         self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        monkeypatch.setattr(progress_line, "INTERVAL", 0.001)
+        monkeypatch.setattr(module, "INTERVAL", 0.001)
         with StageProgress(is_refined=True) as progress:
             progress.start("network")
             time.sleep(0.02)
@@ -100,7 +99,7 @@ class TestLine:
     def test_a_terminal_shows_the_stage_and_is_left_clean(self, monkeypatch: pytest.MonkeyPatch) -> None:
         terminal = Terminal()
         monkeypatch.setattr("sys.stderr", terminal)
-        monkeypatch.setattr(progress_line, "INTERVAL", 0.001)
+        monkeypatch.setattr(module, "INTERVAL", 0.001)
         with StageProgress(is_refined=True) as progress:
             progress.start("network")
             time.sleep(0.05)
