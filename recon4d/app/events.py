@@ -280,7 +280,7 @@ class Events:
             time_caption(result.labels[0], 0, count),
             str(video) if video.is_file() else None,
             str(cameras) if cameras.is_file() else None,
-            distrust_markdown(result.distrust),
+            distrust_markdown(result.distrust, result.confidence),
             summary_markdown(result.summary),
             update(value=None, visible=False),
         )

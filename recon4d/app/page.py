@@ -15,6 +15,8 @@ FONTS = ("system-ui", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-ser
 MONOSPACE_FONTS = ("ui-monospace", "Consolas", "monospace")
 VIEW_HEIGHT = 480
 """Height of the 3D view in pixels."""
+CAMERA = (None, None, 2.2)
+"""Start of the 3D view: the direction of the viewer is its own, the distance suits a scene of radius 1. Hand-tuned."""
 BACKGROUND = (0.93, 0.94, 0.96, 1.0)
 """Color of the background of the 3D view (RGBA)."""
 
@@ -135,19 +137,26 @@ def _results(gradio: Any) -> Results:
             elem_id="kind",
         )
         model = gradio.Model3D(
-            show_label=False, height=VIEW_HEIGHT, clear_color=BACKGROUND, interactive=False, elem_id="model3d"
+            show_label=False,
+            height=VIEW_HEIGHT,
+            clear_color=BACKGROUND,
+            camera_position=CAMERA,
+            interactive=False,
+            elem_id="model3d",
         )
         time = gradio.Slider(0, 1, value=0, step=1, label="Time", elem_id="time")
         caption = gradio.Markdown(elem_id="caption")
         with gradio.Row():
-            video = gradio.Video(
-                label="Picture, distance (bright is near), and what moves (orange)",
-                interactive=False,
-                autoplay=True,
-                loop=True,
-                elem_id="video",
-            )
-            cameras = gradio.Image(label="Path of the camera", interactive=False, elem_id="cameras")
+            with gradio.Column(scale=3):
+                gradio.Markdown("**Picture, distance (bright is near), and what moves (orange)**")
+                video = gradio.Video(
+                    show_label=False, interactive=False, autoplay=True, loop=True, buttons=["download"], elem_id="video"
+                )
+            with gradio.Column(scale=2):
+                gradio.Markdown("**Path of the camera**")
+                cameras = gradio.Image(
+                    show_label=False, interactive=False, buttons=["fullscreen", "download"], elem_id="cameras"
+                )
         with gradio.Accordion("What to distrust", open=True):
             distrust = gradio.Markdown(elem_id="distrust")
         with gradio.Accordion("Details of the result", open=False):

@@ -35,6 +35,8 @@ class AppResult:
     """3D view of all times together, with what moves at this time (GLB)."""
     summary: tuple[str, ...]
     """What the result contains, one line for each topic."""
+    confidence: tuple[str, ...]
+    """What the confidences mean, and the expected errors if the model is calibrated."""
     distrust: tuple[str, ...]
     """What may be wrong, one line for each problem or warning; empty if nothing was found."""
 
@@ -83,7 +85,7 @@ def describe_results(folder: Path, drop: float) -> AppResult:
     """
     from recon4d.app.scene_views import write_scene_views
     from recon4d.io import read_results
-    from recon4d.runs.scene_report import describe_scene, find_all_problems, measure
+    from recon4d.runs.scene_report import describe_scene, explain_confidence, find_all_problems, measure
 
     results = read_results(folder)
     views = write_scene_views(folder.parent / VIEWS_FOLDER_NAME, results, drop)
@@ -97,6 +99,7 @@ def describe_results(folder: Path, drop: float) -> AppResult:
         moments=views.moments,
         scenes=views.scenes,
         summary=tuple(line.strip() for line in describe_scene(measured)),
+        confidence=tuple(line.strip() for line in explain_confidence(measured.expected, measured.info)),
         distrust=tuple(find_all_problems(measured)),
     )
 

@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
 from recon4d.errors import os_errors_as_user_errors
-from recon4d.geometry import transform_points, unproject
+from recon4d.geometry import subsample_mask, transform_points, unproject
 from recon4d.io import SavedResults
 from recon4d.io.point_cloud import confident_pixels
 from recon4d.records import Scene
@@ -29,16 +29,18 @@ if TYPE_CHECKING:
 
 GRID = 192
 """Largest number of vertices along the longer side of a surface: 0.6 MB for a view of one time. Hand-tuned."""
-EDGE_RATIO = 1.08
+EDGE_RATIO = 1.15
 """Largest ratio of the depths of a triangle's corners; more is a depth edge. Hand-tuned."""
 MAX_POINTS = 30_000
 """Largest number of merged points of all times: 1.2 MB a file. Hand-tuned."""
 FAR = 5.0
 """Surfaces farther away than this many median depths are left out, so that the rest is not tiny. Hand-tuned."""
-COVER = 1.6
+COVER = 2.4
 """Size of the triangle of a merged point, in distances to its neighbors. Hand-tuned: smaller ones leave gaps."""
 NEIGHBORS = 4
 """Number of neighbors, the point itself included, by whose median distance a triangle is sized. Hand-tuned."""
+BOUND_POINTS = 20_000
+"""Number of points from which the size of the scene is measured. Hand-tuned."""
 FRUSTUM, LINE = 0.12, 0.003
 """Length of a camera's pyramid and radius of its lines, in median depths. Hand-tuned."""
 CURRENT_COLOR, PATH_COLOR = (255, 128, 0), (60, 120, 220)
@@ -58,7 +60,8 @@ class SceneViews:
 def write_scene_views(folder: Path, results: SavedResults, drop: float) -> SceneViews:
     """Write the views of all times.
 
-    Views are seen from the middle camera: it is at the origin and looks along -z, with y up.
+    All views have the same axes: those of the middle camera, which looks along -z with y up. The scene of all times is
+    moved and scaled to a sphere of radius 1 around the origin, so that one position of the viewer suits all views.
 
     Args:
         folder: The folder to make.
@@ -75,7 +78,7 @@ def write_scene_views(folder: Path, results: SavedResults, drop: float) -> Scene
     shown = confident_pixels(scene, drop)
     length = float(scene.depths[shown].median()) if shown.any() else 1.0
     shown &= scene.depths < FAR * length
-    view_from_world = _view_from_world(scene)
+    view_from_world = _fitted(_view_from_world(scene), scene, shown)
     static = _merged_points(scene, images, shown & ~scene.is_dynamic, view_from_world)
     with os_errors_as_user_errors("the 3D view cannot be written"):
         folder.mkdir(parents=True, exist_ok=True)
@@ -97,6 +100,23 @@ def _view_from_world(scene: Scene) -> Float[Tensor, "4 4"]:
         return flip
     middle = scene.cameras.world_from_cam[known[len(known) // 2]].double()
     return flip @ torch.linalg.inv(middle)
+
+
+def _fitted(
+    view_from_world: Float[Tensor, "4 4"], scene: Scene, shown: Bool[Tensor, "time height width"]
+) -> Float[Tensor, "4 4"]:
+    """Move and scale the axes so that what is shown at any time fits into a sphere of radius 1 around the origin."""
+    sampled = subsample_mask(shown, BOUND_POINTS)
+    points = [scene.frames([number]).points_from_depth[0][sampled[number]] for number in range(scene.num_frames)]
+    seen = transform_points(view_from_world, torch.cat(points).double())
+    if not len(seen):
+        return view_from_world
+    middle = (seen.amin(dim=0) + seen.amax(dim=0)) / 2
+    radius = float((seen - middle).norm(dim=1).max()) or 1.0
+    fitted = torch.eye(4, dtype=torch.float64)
+    fitted[:3] /= radius
+    fitted[:3, 3] = -middle / radius
+    return fitted @ view_from_world
 
 
 def _surface(
@@ -195,8 +215,9 @@ def _camera_marks(
 ) -> "list[trimesh.Trimesh]":
     """The camera path as a line, and the camera of one time as a pyramid."""
     known = torch.isfinite(scene.cameras.world_from_cam).flatten(1).all(-1)
+    radius = LINE * length * float(view_from_world[:3, 0].norm())
     centers = transform_points(view_from_world, scene.cameras.centers[known].double())
-    marks = _lines(list(itertools.pairwise(centers)), LINE * length, PATH_COLOR)
+    marks = _lines(list(itertools.pairwise(centers)), radius, PATH_COLOR)
     if not known[number]:
         return marks
     height, width = scene.size
@@ -208,7 +229,7 @@ def _camera_marks(
     center = view_from_cam[:3, 3]
     edges = [(center, corner) for corner in corners]
     edges += [(corners[side], corners[(side + 1) % 4]) for side in range(4)]
-    return marks + _lines(edges, LINE * length, CURRENT_COLOR)
+    return marks + _lines(edges, radius, CURRENT_COLOR)
 
 
 def _lines(

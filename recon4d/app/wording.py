@@ -100,18 +100,18 @@ def upload_html(upload: Upload) -> str:
     return _box(escape(upload.summary))
 
 
-def distrust_markdown(problems: Sequence[str]) -> str:
-    """List what may be wrong with a result.
+def distrust_markdown(problems: Sequence[str], confidence: Sequence[str]) -> str:
+    """List what may be wrong with a result, and how exact it is expected to be.
 
     Args:
-        problems: One line each.
+        problems: One line for each problem.
+        confidence: What the confidences mean, and the expected errors.
 
     Returns:
         Markdown.
     """
-    if not problems:
-        return "Nothing suspicious was found."
-    return "\n".join(f"- {_plain(line)}" for line in problems)
+    found = "\n".join(f"- {_plain(line)}" for line in problems) or "Nothing suspicious was found."
+    return f"{found}\n\n**How exact it probably is**\n\n" + "\n".join(f"- {_plain(line)}" for line in confidence)
 
 
 def summary_markdown(lines: Sequence[str]) -> str:

@@ -15,12 +15,11 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Protocol
 
 from recon4d.app.options import JobOptions
 from recon4d.app.reconstruction import AppResult, reconstruct_folder
 from recon4d.errors import UserError, one_line
-from recon4d.runs.stages import ShownStages
+from recon4d.runs.stages import ShownStages, Stages
 
 POLL_SECONDS = 0.1
 """Time between two looks at messages and at the wish to stop."""
@@ -84,12 +83,8 @@ class DefectError(Exception):
     """The job has failed by a defect of the package; the message is the traceback in the process."""
 
 
-class Reconstruct(Protocol):
-    """The function that the process runs, `reconstruct_folder` except in tests. It must be importable by name."""
-
-    def __call__(self, inputs: Path, out: Path, options: JobOptions, stages: ShownStages) -> AppResult:
-        """Reconstruct a clip."""
-        ...
+Reconstruct = Callable[[Path, Path, JobOptions, Stages], AppResult]
+"""The function that the process runs, `reconstruct_folder` except in tests. It must be importable by its name."""
 
 
 class SentStages(ShownStages):

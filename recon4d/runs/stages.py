@@ -3,7 +3,7 @@
 import threading
 import time
 from types import TracebackType
-from typing import Self
+from typing import TypeVar
 
 TYPICAL_SECONDS = {
     "reading": 2.0,
@@ -29,6 +29,8 @@ REFINEMENT_STAGES = (
 """Stages that run only if the clip is refined. The first ones tell how fast the last ones will be."""
 INTERVAL = 0.5
 """Seconds between two updates of what is shown."""
+
+S = TypeVar("S", bound="ShownStages")
 
 
 class Stages:
@@ -144,7 +146,7 @@ class ShownStages(Stages):
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def __enter__(self) -> Self:
+    def __enter__(self: S) -> S:
         """Begin to show the stages, if there is anyone to see them."""
         if self.is_shown:
             self._thread = threading.Thread(target=self._show_until_stopped, daemon=True)
