@@ -12,13 +12,14 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import tyro
 from PIL import Image
 
 LOADING_SECONDS = 20.0
 """Time for the page to load and draw the 3D view without a GPU."""
-LONGEST_SECONDS = 600.0
+LONGEST_SECONDS = 200.0
 """Longest time of a reconstruction."""
 
 
@@ -52,18 +53,15 @@ def main(arguments: Arguments) -> None:
     driver = webdriver.Chrome(options=options, service=service)
     try:
         driver.get(arguments.address)
-        time.sleep(LOADING_SECONDS / 4)
+        _wait(driver, "return document.querySelector('#run') !== null")
+        time.sleep(LOADING_SECONDS / 5)  # until the buttons do something
         script = (
             "for (const b of document.querySelectorAll('button')) if (b.innerText.trim() === arguments[0]) b.click()"
         )
         driver.execute_script(script, arguments.example)
-        time.sleep(LOADING_SECONDS / 2)
+        _wait(driver, "return !document.querySelector('#run').disabled")
         driver.execute_script("document.querySelector('#run').click()")
-        end = time.monotonic() + LONGEST_SECONDS
-        while not driver.execute_script("return document.querySelector('#status').innerText.startsWith('Done')"):
-            if time.monotonic() > end:
-                raise SystemExit(driver.execute_script("return document.querySelector('#status').innerText"))
-            time.sleep(1)
+        _wait(driver, "return document.querySelector('#status .done') !== null")
         time.sleep(LOADING_SECONDS)
         with tempfile.TemporaryDirectory() as folder:
             driver.save_screenshot(f"{folder}/page.png")
@@ -73,6 +71,15 @@ def main(arguments: Arguments) -> None:
     picture.thumbnail((arguments.width, 10 * arguments.width))
     picture.save(arguments.out, quality=85, optimize=True)
     print(f"{arguments.out}: {arguments.out.stat().st_size / 1e3:.0f} kB")
+
+
+def _wait(driver: Any, condition: str) -> None:
+    """Wait until a script returns true."""
+    end = time.monotonic() + LONGEST_SECONDS
+    while not driver.execute_script(condition):
+        if time.monotonic() > end:
+            raise SystemExit(f"nothing happens: {driver.execute_script('return document.body.innerText')}")
+        time.sleep(0.5)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-SECONDS = 60.0
+SECONDS = 180.0
 """Longest time to wait for anything on the page, on a busy machine."""
 
 
