@@ -17,7 +17,7 @@ from typing import Any
 import tyro
 from PIL import Image
 
-LOADING_SECONDS = 20.0
+LOADING_SECONDS = 50.0
 """Time for the page to load and draw the 3D view without a GPU."""
 LONGEST_SECONDS = 200.0
 """Longest time of a reconstruction."""
@@ -54,7 +54,7 @@ def main(arguments: Arguments) -> None:
     try:
         driver.get(arguments.address)
         _wait(driver, "return document.querySelector('#run') !== null")
-        time.sleep(LOADING_SECONDS / 5)  # until the buttons do something
+        time.sleep(LOADING_SECONDS / 10)  # until the buttons do something
         script = (
             "for (const b of document.querySelectorAll('button')) if (b.innerText.trim() === arguments[0]) b.click()"
         )

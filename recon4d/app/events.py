@@ -112,6 +112,10 @@ class Events:
         def stop(request: Request):
             self.controller.cancel(_session(request))
 
+        def first(request: Request):
+            result = self.controller.status(_session(request)).result
+            return None if result is None else str(result.moments[0])
+
         def show(number, kind, request: Request):
             return self.show(_session(request), number, kind)
 
@@ -129,7 +133,7 @@ class Events:
         changed = [self.status, self.run, self.cancel, results.empty, results.shown, results.kind, results.model]
         changed += [results.time, results.caption, results.video, results.cameras, results.distrust]
         changed += [results.summary, results.prepared]
-        self.run.click(
+        started = self.run.click(
             start,
             self.options,
             changed,
@@ -138,6 +142,8 @@ class Events:
             scroll_to_output=False,
             **PRIVATE,
         )
+        # The outputs of a generator arrive twice at its end, and gradio's 3D view loses one that arrives twice.
+        started.then(reported(first), None, results.model, show_progress="hidden", **PRIVATE)
         self.cancel.click(reported(stop), None, None, queue=False, **PRIVATE)
         view = {"inputs": [results.time, results.kind], "outputs": [results.model, results.caption]}
         for trigger in (results.time.input, results.kind.input):
@@ -275,7 +281,7 @@ class Events:
             update(visible=False),
             update(visible=True),
             update(value="moment"),
-            str(result.moments[0]),
+            None,
             update(value=0, maximum=max(last, 1), visible=last > 0),
             time_caption(result.labels[0], 0, count),
             str(video) if video.is_file() else None,

@@ -82,7 +82,13 @@ def _inputs(gradio: Any) -> tuple[Any, Any, Any, list[tuple[Any, Any]]]:
         ]
     chosen = gradio.HTML(elem_id="chosen")
     preview = gradio.Gallery(
-        show_label=False, columns=3, height=150, object_fit="cover", visible=False, interactive=False, elem_id="preview"
+        show_label=False,
+        columns=3,
+        height="auto",
+        object_fit="cover",
+        visible=False,
+        interactive=False,
+        elem_id="preview",
     )
     return files, chosen, preview, examples
 
