@@ -15,7 +15,7 @@ FONTS = ("system-ui", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-ser
 MONOSPACE_FONTS = ("ui-monospace", "Consolas", "monospace")
 VIEW_HEIGHT = 480
 """Height of the 3D view in pixels."""
-CAMERA = (None, None, 2.2)
+CAMERA = (None, None, 1.5)
 """Start of the 3D view: the direction of the viewer is its own, the distance suits a scene of radius 1. Hand-tuned."""
 BACKGROUND = (0.93, 0.94, 0.96, 1.0)
 """Color of the background of the 3D view (RGBA)."""
@@ -84,7 +84,7 @@ def _inputs(gradio: Any) -> tuple[Any, Any, Any, list[tuple[Any, Any]]]:
     preview = gradio.Gallery(
         show_label=False,
         columns=3,
-        height="auto",
+        height=215,
         object_fit="cover",
         visible=False,
         interactive=False,
