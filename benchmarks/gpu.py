@@ -44,7 +44,10 @@ REFERENCE: dict[tuple[str, int], tuple[float, float | None]] = {
 """Seconds and peak GiB of the aggregator of VGGT-1B in bfloat16 for numbers of frames of 518 x 336 pixels, measured on
 one H200 with torch 2.11: its published code, and a prototype of the optimizations of `benchmarks.inference`."""
 
-REFERENCE_NOTE = "Figures of the published code and of a prototype are those of VGGT-1B on one H200, the aggregator alone in bfloat16."
+REFERENCE_NOTE = (
+    "Figures of the published code and of a prototype are those of VGGT-1B on one H200, the aggregator alone in "
+    "bfloat16."
+)
 DRY_RUN_NOTE = "A dry run with tiny networks on the CPU: the figures say nothing, and the references do not apply."
 
 Status = Literal["ok", "failed", "too slow", "not started"]

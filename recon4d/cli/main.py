@@ -19,6 +19,7 @@ from typing import Annotated, Any
 import tyro
 
 from recon4d.cli.adapt import AdaptCommand
+from recon4d.cli.app import AppCommand
 from recon4d.cli.calibrate import CalibrateCommand
 from recon4d.cli.evaluate import EvaluateCommand
 from recon4d.cli.export import ExportCommand
@@ -53,6 +54,7 @@ Command = (
     | Annotated[EvaluateCommand, tyro.conf.subcommand("evaluate")]
     | Annotated[RenderCommand, tyro.conf.subcommand("render")]
     | Annotated[ViewCommand, tyro.conf.subcommand("view")]
+    | Annotated[AppCommand, tyro.conf.subcommand("app")]
     | Annotated[ExportCommand, tyro.conf.subcommand("export")]
     | Annotated[ExportModelCommand, tyro.conf.subcommand("export-model")]
     | Annotated[LocateCommand, tyro.conf.subcommand("locate")]
