@@ -12,6 +12,8 @@ RESULTS = "results"
 WORDS = {
     RESULTS: "Everything as recon4d stores it (scene.npz, pictures, videos)",
     "glb": "Points for the web and Blender (GLB)",
+    "animation": "Moving points and camera (animated GLB)",
+    "usd": "Moving points and camera (USD)",
     "ply": "Points (PLY)",
     "tsdf": "Surface, smooth (PLY)",
     "poisson": "Surface, closed (PLY)",

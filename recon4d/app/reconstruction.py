@@ -162,7 +162,7 @@ def _load_model(name: str) -> "SceneModel":
 
     from recon4d.zoo import find_model
 
-    model = find_model(name, allow_untrained=True)
+    model = find_model(name)
     if not model.trained:
         raise UserError(f"{name} was never trained, so its results would be meaningless; choose another model")
     return model.to("cuda" if torch.cuda.is_available() else "cpu")

@@ -88,10 +88,10 @@ def test_a_clip_is_uploaded_reconstructed_looked_at_and_downloaded(driver: Any, 
     page.choose("#formats", "Camera path (TUM)")
     page.click("#prepare")
     page.wait(lambda: len(page.find("#prepared a")) == 2)
-    for link in page.find("#prepared a"):
+    names = ["recon4d_results.zip", "recon4d_tum.zip"]
+    for link, name in zip(page.find("#prepared a"), names, strict=True):
         driver.execute_script("arguments[0].click()", link)
-    names = {"recon4d_results.zip", "recon4d_tum.zip"}
-    page.wait(lambda: names <= {path.name for path in downloads.iterdir()})
+        page.wait(lambda name=name: (downloads / name).is_file())
     assert "scene.npz" in zipfile.ZipFile(downloads / "recon4d_results.zip").namelist()
     assert page.requested_hosts() == {"127.0.0.1"}
 

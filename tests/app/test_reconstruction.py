@@ -85,7 +85,7 @@ def test_a_model_without_weights_is_refused(tmp_path: Path):
     inputs = tmp_path / "clip"
     inputs.mkdir()
     write_jpeg(inputs / "a.jpg", torch.zeros(3, 48, 64, dtype=torch.uint8))
-    with pytest.raises(UserError, match="recon4d_tiny was never trained"):
+    with pytest.raises(UserError, match="recon4d_tiny has no trained weights yet"):
         reconstruct_folder(inputs, tmp_path / "out", JobOptions("recon4d_tiny", is_refined=False), Recorded())
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-SECONDS = 180.0
+SECONDS = 90.0
 """Longest time to wait for anything on the page, on a busy machine."""
 
 
@@ -36,7 +36,9 @@ def browser(downloads: Path, size: tuple[int, int] = (1400, 1000)) -> Iterator[A
     for flag in (*flags, f"--window-size={size[0]},{size[1]}"):
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
-    options.add_experimental_option("prefs", {"download.default_directory": str(downloads)})
+    # Without the second setting, Chromium asks before the second download of a page.
+    several = {"profile.default_content_setting_values.automatic_downloads": 1}
+    options.add_experimental_option("prefs", {"download.default_directory": str(downloads), **several})
     service = webdriver.ChromeService(executable_path=shutil.which("chromedriver"), log_output=os.devnull)
     driver = webdriver.Chrome(options=options, service=service)
     try:
