@@ -218,3 +218,35 @@ def test_the_contact_sheet_shows_five_panels_a_world(tmp_path: Path) -> None:
     sheet = example("worlds_contact_sheet")
     sheet.main(sheet.Arguments(out=tmp_path / "worlds.jpg", worlds=1))
     assert recon4d.io.read_photo(tmp_path / "worlds.jpg").shape == (3, 144, 5 * 192)
+
+
+class TestOpenInBlender:
+    """What does not need Blender; with it, the file is opened by hand (docs/export.md)."""
+
+    def test_points_are_those_of_the_scene_with_z_up(self, tmp_path: Path, world: Sample) -> None:
+        blender = example("open_in_blender")
+        scene = world.scene
+        arrays = {
+            "depths": scene.depths.numpy(),
+            "depth_confidence": scene.depth_confidence.numpy(),
+            "intrinsics": scene.cameras.intrinsics.numpy(),
+            "world_from_cam": scene.cameras.world_from_cam.numpy(),
+        }
+        points, pixels = blender.unproject(arrays, 2, 0.0, 10**6)
+        x, y, z = scene.points_from_depth[2].reshape(-1, 3)[torch.from_numpy(pixels)].unbind(-1)
+        torch.testing.assert_close(
+            torch.from_numpy(points).float(), torch.stack([x, z, -y], dim=-1), atol=1e-4, rtol=1e-4
+        )
+        assert len(pixels) == int((scene.depth_confidence[2] > 0).sum())
+        assert len(blender.unproject(arrays, 2, 0.0, 100)[1]) == 100
+
+    def test_the_timeline_follows_the_clip(self) -> None:
+        blender = example("open_in_blender")
+        assert blender.timeline(np.array([2.5, 2.0, 3.0])) == ([13, 1, 25], 36)
+        assert blender.timeline(np.full(3, np.nan)) == ([1, 13, 25], 36)
+        assert blender.timeline(np.array([0.0, 0.0, 1.0])) == ([1, 1, 25], 48)
+
+    def test_arguments_follow_those_of_blender(self) -> None:
+        words = ["blender", "--python", "open_in_blender.py", "--", "out", "--max-points", "5"]
+        arguments = example("open_in_blender").parse(words)
+        assert (arguments.scene, arguments.max_points, arguments.save) == (Path("out"), 5, None)

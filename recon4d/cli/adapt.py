@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import tyro
 
 from recon4d.cli.arguments import check_outside, find_device, find_model
-from recon4d.cli.formatting import describe_clip, describe_results
 from recon4d.errors import os_errors_as_user_errors
+from recon4d.runs.formatting import describe_clip, describe_results
 from recon4d.train.adaptation_config import AdaptConfig
 
 if TYPE_CHECKING:

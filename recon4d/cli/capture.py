@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from recon4d.cli.formatting import describe_clip, describe_input, describe_priors
 from recon4d.cli.progress import StageProgress
 from recon4d.cli.reconstruct_options import ReconstructOptions
 from recon4d.errors import UserError, one_line
+from recon4d.runs.formatting import describe_clip, describe_input, describe_priors
 
 if TYPE_CHECKING:
     from recon4d.io.gps import GpsPositions

@@ -13,8 +13,8 @@ from recon4d.errors import UserError
 class ExportCommand:
     """Write a reconstruction in the formats of other programs.
 
-    --to takes one or several of colmap, colmap-text, nerfstudio, ply, glb, tum, depth-png, depth-exr, npz, splats,
-    tsdf, poisson and alpha.
+    --to takes one or several of colmap, colmap-text, nerfstudio, ply, glb, animation, usd, tum, depth-png, depth-exr,
+    npz, splats, tsdf, poisson and alpha.
     """
 
     scene: tyro.conf.Positional[Path]

@@ -43,6 +43,8 @@ HINTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     (r"port \d+ cannot be used", ("give another --port",)),
     (r"use heads = 'auto'", ("give --config.heads auto",)),
     (r"or use 'sdpa'|; use 'sdpa'", ("give --attention sdpa",)),
+    (r"try it without tracks", ("give --no-tracks", "or --to torch-export")),
+    (r"check=False skips", ("give --no-check",)),
     (r"window does not open", ("try --web",)),
 )
 """Pattern of a message -> remedies, in which \\1 is the first group. A command shows remedies whose options it has."""

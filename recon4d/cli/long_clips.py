@@ -8,22 +8,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recon4d.cli.arguments import check_outside
-from recon4d.cli.formatting import describe_priors
 from recon4d.cli.network_options import chosen_reference_view
 from recon4d.cli.reconstruct_options import ReconstructOptions
-from recon4d.cli.refinement_info import describe_windows
-from recon4d.cli.refinement_step import ANCHORED_REASON, check_refinement
-from recon4d.cli.run_info import scene_info
 from recon4d.errors import UserError
+from recon4d.runs.formatting import describe_priors
+from recon4d.runs.refinement_info import describe_windows
+from recon4d.runs.refinement_step import ANCHORED_REASON, check_refinement
+from recon4d.runs.run_info import scene_info
 
 if TYPE_CHECKING:
-    from recon4d.cli.run_info import Settings
     from recon4d.io import SceneInfo
     from recon4d.io.long_archive import LongScene
     from recon4d.io.long_clips import LongClip
     from recon4d.models import SceneModel
     from recon4d.records import Clip, Scene
     from recon4d.refine import Refinement
+    from recon4d.runs.run_info import Settings
 
 
 def reconstruct_in_parts(

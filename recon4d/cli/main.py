@@ -19,9 +19,11 @@ from typing import Annotated, Any
 import tyro
 
 from recon4d.cli.adapt import AdaptCommand
+from recon4d.cli.app import AppCommand
 from recon4d.cli.calibrate import CalibrateCommand
 from recon4d.cli.evaluate import EvaluateCommand
 from recon4d.cli.export import ExportCommand
+from recon4d.cli.export_model import ExportModelCommand
 from recon4d.cli.hints import add_hint
 from recon4d.cli.info import InfoCommand
 from recon4d.cli.locate import LocateCommand
@@ -52,7 +54,9 @@ Command = (
     | Annotated[EvaluateCommand, tyro.conf.subcommand("evaluate")]
     | Annotated[RenderCommand, tyro.conf.subcommand("render")]
     | Annotated[ViewCommand, tyro.conf.subcommand("view")]
+    | Annotated[AppCommand, tyro.conf.subcommand("app")]
     | Annotated[ExportCommand, tyro.conf.subcommand("export")]
+    | Annotated[ExportModelCommand, tyro.conf.subcommand("export-model")]
     | Annotated[LocateCommand, tyro.conf.subcommand("locate")]
     | Annotated[InfoCommand, tyro.conf.subcommand("info")]
     | Annotated[ModelsCommand, tyro.conf.subcommand("models")]

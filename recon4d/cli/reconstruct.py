@@ -5,11 +5,11 @@ from functools import cache
 from itertools import zip_longest
 from pathlib import Path
 
-from recon4d.cli.formatting import describe_input
 from recon4d.cli.hints import add_hint
 from recon4d.cli.reconstruct_options import ReconstructOptions
 from recon4d.cli.reconstruct_pipeline import prepare_model, reconstruct_clip
 from recon4d.errors import UserError, one_line
+from recon4d.runs.formatting import describe_input
 
 
 @dataclass(frozen=True)

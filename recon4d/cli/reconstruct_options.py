@@ -14,12 +14,10 @@ import tyro
 from recon4d.cli.arguments import AttentionName
 from recon4d.cli.capture_options import ORDINARY_CAPTURE, CaptureOptions, spell_out_panorama
 from recon4d.errors import UserError
+from recon4d.runs.refinement_step import RefineMode
 
 if TYPE_CHECKING:
     from recon4d.inference import PriorFiles, ReconstructConfig
-
-RefineMode = Literal["auto", "on", "off"]
-"""Whether to refine: whenever it is possible, in any case, or not at all."""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from recon4d.cli.arguments import check_outside, find_device, find_kernel, find_model
 from recon4d.cli.capture import measure_unit, read_clip_with_priors
-from recon4d.cli.formatting import describe_results
 from recon4d.cli.long_clips import reconstruct_in_parts
 from recon4d.cli.network_options import (
     choose_camera_source,
@@ -18,14 +17,15 @@ from recon4d.cli.network_options import (
 )
 from recon4d.cli.progress import StageProgress
 from recon4d.cli.reconstruct_options import ReconstructOptions
-from recon4d.cli.refinement_step import check_refinement, keep_prediction, refine
-from recon4d.cli.run_info import scene_info
+from recon4d.runs.formatting import describe_results
+from recon4d.runs.refinement_step import check_refinement, keep_prediction, refine
+from recon4d.runs.run_info import scene_info
 
 if TYPE_CHECKING:
-    from recon4d.cli.run_info import Settings
     from recon4d.inference import ReconstructConfig
     from recon4d.models import SceneModel
     from recon4d.records import Clip, FeatureTracks, Scene
+    from recon4d.runs.run_info import Settings
 
     ClipPath = Path | tuple[Path, ...]
 

@@ -72,7 +72,7 @@ def static_alignment(pairs: CellPairs) -> Float[Tensor, "pair 4 4"]:
     source = torch.cat([target, anchor], dim=1)
     mass = torch.cat([pairs.weights.double(), torch.full_like(pairs.depths, PRIOR_WEIGHT, dtype=anchor.dtype)], dim=1)
     depths = pairs.depths.double().clamp(min=MIN_DEPTH).repeat(1, 2)
-    fit = torch.eye(4, dtype=anchor.dtype, device=anchor.device).expand(len(anchor), 4, 4)
+    fit = torch.eye(4, dtype=anchor.dtype, device=anchor.device).expand(anchor.shape[0], 4, 4)
     for _ in range(ITERATIONS):
         errors = (transform_points(fit, source) - goal).norm(dim=-1) / depths
         robust = mass / (1 + (errors / SPREAD).square())

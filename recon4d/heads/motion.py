@@ -63,17 +63,16 @@ class MotionPairs:
     positions: Float[Tensor, "pair cells 2"]
     """Matched pixels (x, y) in the target."""
 
-    def split(self, size: int) -> list["MotionPairs"]:
-        """Split the pairs into chunks.
+    def select(self, part: slice) -> "MotionPairs":
+        """Select consecutive pairs.
 
         Args:
-            size: Largest number of pairs in a chunk.
+            part: Their indices.
 
         Returns:
-            The chunks in order.
+            These pairs.
         """
-        parts = zip(*(getattr(self, name).split(size) for name in self.__dataclass_fields__), strict=True)
-        return [MotionPairs(*part) for part in parts]
+        return MotionPairs(*(getattr(self, name)[part] for name in self.__dataclass_fields__))
 
 
 @dataclass(frozen=True)

@@ -79,3 +79,22 @@ def missing_end(found: float, container: "InputContainer") -> str:
     # Formats differ in whether the duration includes a late start. Measured from zero, no complete file is too short.
     declared = container.duration / av.time_base
     return f"it declares {declared:.2f} s but has {found:.2f} s" if declared - found > MISSING_SECONDS else ""
+
+
+def declared_seconds(path: Path) -> float | None:
+    """Return the duration that a video declares, without reading all of it.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Seconds; None if the file declares none.
+
+    Raises:
+        UserError: As `opened_video`.
+        DamageError: As `opened_video`.
+    """
+    import av
+
+    with opened_video(path) as (container, _):
+        return None if container.duration is None else container.duration / av.time_base

@@ -33,7 +33,8 @@ CELLS_PER_PATCH_SIDE = 2
 NUM_NEIGHBORS = 3
 """Number of frames that each frame is matched to: the first, the previous and the next in time."""
 MAX_LOGITS = 2**25
-"""Largest number of correlations computed at once (128 MiB in float32); more frame pairs are split into chunks."""
+"""Largest number of correlations of a clip computed at once (128 MiB in float32); more frame pairs are split into
+chunks."""
 MIN_EPIPOLAR_WIDTH = math.sqrt(0.5)
 """Smallest width of the epipolar filter in cells: the center of the cell that contains a point is that near to it."""
 
@@ -198,8 +199,12 @@ class Matching(nn.Module):
         num_cells = features.shape[2]
         flat = features.flatten(0, 1)
         offsets = features.shape[1] * torch.arange(features.shape[0], device=features.device)[:, None]
-        queries, targets = (query_frames + offsets).flatten(), (target_frames + offsets).flatten()
+        # Chunks of the pairs of a clip: their number does not depend on the batch, which exported networks leave open.
         chunk = max(1, MAX_LOGITS // num_cells**2)
+        queries, targets = (
+            [part.flatten() for part in (frames + offsets).split(chunk, dim=1)]
+            for frames in (query_frames, target_frames)
+        )
         scale = torch.exp(-full_precision(self.log_temperature))
         cell_grid = (grid[0] * CELLS_PER_PATCH_SIDE, grid[1] * CELLS_PER_PATCH_SIDE)
         centers = cell_centers(grid, self.cell_size, full_precision(flat))
@@ -212,7 +217,7 @@ class Matching(nn.Module):
                     cell_grid,
                     None if two_view is None else two_view.allowed(query, target, centers),
                 )
-                for query, target in zip(queries.split(chunk), targets.split(chunk), strict=True)
+                for query, target in zip(queries, targets, strict=True)
             ]
         positions, mass, deviation, log_partition, potentials = (
             _concatenate(part, valid) for part in zip(*parts, strict=True)
@@ -400,10 +405,10 @@ def cells_to_patch_tokens(
 
 def _concatenate(parts: Sequence[Tensor | None], valid: Bool[Tensor, "batch pair"]) -> Tensor | None:
     """Concatenate the values of chunks of pairs, with zeros for invalid pairs; None if there are no values."""
-    chunks = [part for part in parts if part is not None]
+    chunks = [part.unflatten(0, (valid.shape[0], -1)) for part in parts if part is not None]
     if not chunks:
         return None
-    values = torch.cat(chunks).unflatten(0, valid.shape)
+    values = torch.cat(chunks, dim=1)
     return torch.where(_expand_like(valid, values), values, torch.zeros_like(values))
 
 

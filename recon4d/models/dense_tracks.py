@@ -12,7 +12,7 @@ from recon4d.heads import (
     decode_displacement,
 )
 from recon4d.layers import Matches
-from recon4d.models.tokens import Tokens
+from recon4d.models.tokens import Tokens, frame_slices
 from recon4d.records import Scene, Tracks
 
 
@@ -57,7 +57,10 @@ def dense_tracks(
         flow=flow.flatten(0, 1),
         positions=matches.positions.flatten(0, 1),
     )
-    raw = torch.cat([motion_head(frames, part) for part in pairs.split(tokens.frame_chunk)])
+    # Without a chunk size, the pairs of all anchors are as many chunks as there are anchors.
+    chunk = tokens.frame_chunk or (None if num_anchors == 1 else batch * time)
+    slices = frame_slices(pairs.anchor, chunk)
+    raw = torch.cat([motion_head(frames, pairs.select(part)) for part in slices])
     motion, visibility_logits = decode_displacement(raw)
 
     over_anchors = (batch, num_anchors, time)

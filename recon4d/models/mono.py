@@ -16,6 +16,7 @@ from recon4d.models.backbones import PlainVit, PlainVitConfig
 from recon4d.models.outputs import Outputs
 from recon4d.models.scene_model import Images, PassModules, SceneModel
 from recon4d.models.sky import fill_sky
+from recon4d.models.tokens import frame_slices
 from recon4d.records import Cameras, Priors, Scene
 
 CANONICAL_FOCAL = 300.0
@@ -113,8 +114,9 @@ class MonoModel(SceneModel):
         over_frames = images.shape[:2]
         grid = (images.shape[-2] // self.patch_size, images.shape[-1] // self.patch_size)
         parts = []
-        for chunk in images.flatten(0, 1).split(frame_chunk or math.prod(over_frames)):
-            layers = self.backbone(chunk).layers
+        frames = images.flatten(0, 1)
+        for part in frame_slices(frames, frame_chunk):
+            layers = self.backbone(frames[part]).layers
             parts.append((*self.head(layers, grid), *layers))
         depths, sky, *layers = (torch.cat(values).unflatten(0, over_frames) for values in zip(*parts, strict=True))
         return depths, sky, tuple(layers)

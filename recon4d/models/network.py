@@ -44,7 +44,7 @@ from recon4d.models.priors import PriorEncoder
 from recon4d.models.reference_view import ReferenceView, is_reference_frame
 from recon4d.models.scene_model import Images, PassModules, SceneModel
 from recon4d.models.side_network import SideNetwork
-from recon4d.models.tokens import Tokens
+from recon4d.models.tokens import Tokens, frame_slices
 from recon4d.records import (
     Cameras,
     Priors,
@@ -208,20 +208,19 @@ class Model(SceneModel):
         images, times, _ = self._prepare_inputs(images, times, ())
         batch, time, _, height, width = images.shape
         grid = (height // self.patch_size, width // self.patch_size)
-        chunk = frame_chunk or batch * time
-        features = self._backbone_features(images.flatten(0, 1), chunk)
+        features = self._backbone_features(images.flatten(0, 1), frame_chunk)
         patch_tokens = self.embed(features.tokens).unflatten(0, (batch, time))
         is_reference = self._is_reference(features, (batch, time))
         state = self.aggregator.initial_state(patch_tokens, grid, key_stride, is_reference)
         state = self._add_priors(state, priors, (height, width))
-        tokens = Tokens(state, grid, features.quarter, None, None, chunk)
+        tokens = Tokens(state, grid, features.quarter, None, None, frame_chunk)
         if self.side is None and self.matching is not None:
             return aggregate_and_match(self.aggregator, self.matching, tokens, features.eighth, times, priors)
         tokens = replace(tokens, state=self.aggregator(state, 0, self.config.aggregator.depth))
         if self.side is None:
             return tokens
         assert self.matching is not None
-        quarter, eighth = self.side.stem_features(images.flatten(0, 1), chunk)
+        quarter, eighth = self.side.stem_features(images.flatten(0, 1), frame_chunk)
         side = replace(
             tokens, state=self.side.initial_state(tokens.state, grid, key_stride, is_reference), quarter=quarter
         )
@@ -261,23 +260,23 @@ class Model(SceneModel):
         return tracked.pixels, tracked.visibility, tracked.confidence
 
     def track_features(
-        self, features: Sequence[Float[Tensor, "batch time tokens _"]], size: tuple[int, int], frame_chunk: int
+        self, features: Sequence[Float[Tensor, "batch time tokens _"]], size: tuple[int, int], frame_chunk: int | None
     ) -> Float[Tensor, "batch time channels half_height half_width"]:
         """Compute the feature maps in which the track head searches points.
 
         Args:
             features: Outputs of the aggregator (`Outputs.features`).
             size: Height and width of the images in pixels.
-            frame_chunk: Number of frames processed at once.
+            frame_chunk: Number of frames processed at once; None for all.
 
         Returns:
             Feature maps of all frames at half the image size.
         """
         assert self.track_head is not None
         grid = (size[0] // self.patch_size, size[1] // self.patch_size)
-        layers = (layer[:, :, self.aggregator.num_special :].flatten(0, 1) for layer in features)
-        parts = zip(*(layer.split(frame_chunk) for layer in layers), strict=True)
-        maps = torch.cat([self.track_head.features(part, grid) for part in parts])
+        layers = [layer[:, :, self.aggregator.num_special :].flatten(0, 1) for layer in features]
+        slices = frame_slices(layers[0], frame_chunk)
+        maps = torch.cat([self.track_head.features([layer[part] for layer in layers], grid) for part in slices])
         return maps.unflatten(0, features[0].shape[:2])
 
     def shift_dynamic_logits(self, amount: float) -> None:
@@ -376,8 +375,8 @@ class Model(SceneModel):
             times = images.new_full(images.shape[:2], torch.nan, dtype=torch.float32)
         return images, times, anchors
 
-    def _backbone_features(self, images: Tensor, chunk: int) -> BackboneFeatures:
-        parts: list[BackboneFeatures] = [self.backbone(part) for part in images.split(chunk)]
+    def _backbone_features(self, images: Tensor, chunk: int | None) -> BackboneFeatures:
+        parts: list[BackboneFeatures] = [self.backbone(images[part]) for part in frame_slices(images, chunk)]
 
         def concatenate(get: Callable[[BackboneFeatures], Tensor | None]) -> Tensor | None:
             values = [value for value in map(get, parts) if value is not None]

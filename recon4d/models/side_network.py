@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from recon4d.heads import LinearHead, LinearHeadConfig
 from recon4d.models.aggregator import Aggregator, AggregatorConfig, AggregatorState
 from recon4d.models.backbones.convolutional import ConvolutionalStem
-from recon4d.models.tokens import Tokens
+from recon4d.models.tokens import Tokens, frame_slices
 from recon4d.records import full_precision
 
 STEM_PATCH_SIZE = 16
@@ -85,18 +85,18 @@ class SideNetwork(nn.Module):
         return state.add_to_camera_tokens(full_precision(cameras))
 
     def stem_features(
-        self, images: Float[Tensor, "n 3 height width"], frame_chunk: int
+        self, images: Float[Tensor, "n 3 height width"], frame_chunk: int | None
     ) -> tuple[Float[Tensor, "n quarter_channels _ _"], Float[Tensor, "n eighth_channels rows columns"]]:
         """Compute the finer features.
 
         Args:
             images: RGB images in [0, 1].
-            frame_chunk: Number of images that are processed at once.
+            frame_chunk: Number of images that are processed at once; None for all.
 
         Returns:
             Features of 4 x 4 per patch, and of 2 x 2 per patch: one for each cell of the matching layer.
         """
-        parts = [self.stem(self._resized(part)) for part in images.split(frame_chunk)]
+        parts = [self.stem(self._resized(images[part])) for part in frame_slices(images, frame_chunk)]
         quarters, eighths = zip(*parts, strict=True)
         return torch.cat(quarters), torch.cat(eighths)
 

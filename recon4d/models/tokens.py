@@ -1,6 +1,5 @@
 """Tokens of a batch of clips after backbone and aggregator: the input of the heads."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from jaxtyping import Float
@@ -24,8 +23,8 @@ class Tokens:
     """Cell features of the matching layer; None without matching."""
     matches: Matches | None
     """Matches of every frame to its neighbors; None without matching."""
-    frame_chunk: int
-    """Number of frames that dense heads process at once."""
+    frame_chunk: int | None
+    """Number of frames that dense heads process at once; None for all."""
     side: "Tokens | None" = None
     """Tokens of the side network; None without one."""
 
@@ -42,14 +41,26 @@ class Tokens:
         """
         return [features[:, :, self.state.num_special :].flatten(0, 1) for features in self.state.features]
 
-    def frame_chunks(self) -> Iterator[slice]:
+    def frame_chunks(self) -> list[slice]:
         """Split all frames of all clips into chunks.
 
         Returns:
             Slices of at most `frame_chunk` frames.
         """
-        batch, time = self.state.tokens.shape[:2]
-        return (
-            slice(start, min(start + self.frame_chunk, batch * time))
-            for start in range(0, batch * time, self.frame_chunk)
-        )
+        return frame_slices(self.state.tokens.flatten(0, 1), self.frame_chunk)
+
+
+def frame_slices(frames: Tensor, chunk: int | None) -> list[slice]:
+    """Split frames, or pairs of frames, into chunks.
+
+    Args:
+        frames: A tensor with a first axis of frames. Their number is only read if there is a chunk, so that exported
+            networks can leave it open.
+        chunk: Largest number of frames in a chunk; None for all frames at once.
+
+    Returns:
+        Slices in order.
+    """
+    if chunk is None:
+        return [slice(None)]
+    return [slice(start, start + chunk) for start in range(0, len(frames), chunk)]

@@ -9,14 +9,14 @@ import torch
 from walls import DEPTH, HEIGHT, NUM_FRAMES, WIDTH, make_info, make_scene, make_tracks
 
 from recon4d import geometry as g
-from recon4d.cli.info import describe_statistics, find_problems
 from recon4d.cli.main import main
-from recon4d.cli.refinement_info import describe_windows
 from recon4d.heads.camera_base import FIELD_OF_VIEW_RANGE
 from recon4d.inference import SceneStatistics, measure_scene
 from recon4d.io import save_scene
 from recon4d.records import Scene
 from recon4d.refine import Refinement
+from recon4d.runs.refinement_info import describe_windows
+from recon4d.runs.scene_report import describe_statistics, find_problems
 
 TIMES = torch.arange(NUM_FRAMES) / 2
 TRAINED, UNTRAINED = make_info(trained=True), make_info(trained=False)

@@ -5,8 +5,9 @@ import time
 
 import pytest
 
-from recon4d.cli import progress as module
-from recon4d.cli.progress import CLEAR_LINE, REFINEMENT_STAGES, TYPICAL_FRAMES, TYPICAL_SECONDS, StageProgress
+from recon4d.cli.progress import CLEAR_LINE, StageProgress
+from recon4d.runs import stages as module
+from recon4d.runs.stages import REFINEMENT_STAGES, TYPICAL_FRAMES, TYPICAL_SECONDS
 
 
 class Clock:

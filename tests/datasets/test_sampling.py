@@ -82,6 +82,10 @@ class TestFrames:
             sample_frames(slow, 8, random_stream(0, ""))
         assert sample_frames(slow, 9, random_stream(0, "")).indices == (0, 2, 4, 6, 8)
 
+    def test_single_frames(self) -> None:
+        clips = {numbers for numbers, _ in sampled(replace(PLAIN, num_frames=1), 3)}
+        assert clips == {(0,), (1,), (2,)}
+
     @pytest.mark.parametrize(
         "wrong",
         [

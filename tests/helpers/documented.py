@@ -34,7 +34,7 @@ FENCE = re.compile(r"^(?P<indent> *)```(?P<info>[^\n`]*)\n(?P<text>.*?)^(?P=inde
 INFO = re.compile(r"(?P<kind>python|text|sh)|sh parsed-only: (?P<reason>\S.*)")
 OF_THE_HOUSE = {"ruff", "pyright", "pytest", "pre-commit"}
 """Programs that check every change; `pip install` provides them."""
-OF_OTHERS = {"ssh"}
+OF_OTHERS = {"blender", "docker", "ssh"}
 """Programs whose options are not checked."""
 
 

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 from moving_square import filmed, turning_cameras
 
-from recon4d.cli.refinement_info import find_refinement_problems
 from recon4d.refine import Refinement
 from recon4d.refine.pipeline import find_what_moves
+from recon4d.runs.refinement_info import find_refinement_problems
 
 
 def test_the_reason_why_what_moves_is_as_predicted_is_told() -> None:

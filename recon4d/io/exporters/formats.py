@@ -11,12 +11,14 @@ from recon4d.io.exporters.export_record import check_export, write_export_record
 from recon4d.io.exporters.frame_arrays import write_frame_arrays
 from recon4d.io.exporters.frame_source import FrameSource, MemoryFrames
 from recon4d.io.exporters.gaussian_splats import write_gaussian_splats
+from recon4d.io.exporters.gltf_animation import write_animation
 from recon4d.io.exporters.meshes import write_alpha, write_poisson, write_tsdf
 from recon4d.io.exporters.nerfstudio import write_nerfstudio
 from recon4d.io.exporters.point_clouds import write_glb, write_ply
 from recon4d.io.exporters.point_selection import PointSelection
 from recon4d.io.exporters.selected_frames import SelectedFrames
 from recon4d.io.exporters.tum_trajectory import write_tum
+from recon4d.io.exporters.usd_animation import write_usd
 from recon4d.io.output_folder import atomic_folder
 from recon4d.io.saved_results import SavedResults
 
@@ -29,6 +31,8 @@ FORMATS: dict[str, Writer] = {
     "nerfstudio": write_nerfstudio,
     "ply": write_ply,
     "glb": write_glb,
+    "animation": write_animation,
+    "usd": write_usd,
     "tum": write_tum,
     "depth-png": write_depth_png,
     "depth-exr": write_depth_exr,

@@ -64,7 +64,7 @@ class PlainVit(Backbone):
         """See `Backbone.forward`."""
         maps = self.embed((images - self.get_buffer("mean")) / self.get_buffer("std"))
         patch_tokens = maps.flatten(2).transpose(1, 2) + self._patch_positions((maps.shape[-2], maps.shape[-1]))
-        class_tokens = (self.class_token + self.positions[0]).expand(len(images), 1, -1)
+        class_tokens = (self.class_token + self.positions[0]).expand(images.shape[0], 1, -1)
         tokens = torch.cat([class_tokens, patch_tokens], dim=1)
         layers, before_last = [], tokens
         for index, block in enumerate(self.blocks):

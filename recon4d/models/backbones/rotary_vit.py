@@ -53,7 +53,7 @@ class RotaryBackbone(Backbone):
         maps = self.embed((images - self.get_buffer("mean")) / self.get_buffer("std"))
         grid = (maps.shape[-2], maps.shape[-1])
         patch_tokens = maps.flatten(2).transpose(1, 2)
-        prefix = self.prefix_tokens.to(patch_tokens.dtype).expand(len(patch_tokens), -1, -1)
+        prefix = self.prefix_tokens.to(patch_tokens.dtype).expand(patch_tokens.shape[0], -1, -1)
         tokens = torch.cat([prefix, patch_tokens], dim=1)
         rotary = self.rotary(grid, self.num_prefix_tokens)
         for block in self.blocks:

@@ -15,7 +15,6 @@ from scored import scores_by_name
 from training_run import config
 from walls import make_info, make_scene, make_tracks
 
-from recon4d.cli.info import explain_confidence, find_problems
 from recon4d.cli.main import main
 from recon4d.datasets.synthetic import SyntheticConfig, make_scenes, render_scenes
 from recon4d.eval import Benchmark, MethodConfig, evaluate
@@ -26,6 +25,7 @@ from recon4d.eval.metrics.calibration import calibration_scores
 from recon4d.inference import expected_scene_errors, measure_scene
 from recon4d.io import load_scene_info, save_scene
 from recon4d.records import Calibration, ErrorCurve, Scene
+from recon4d.runs.scene_report import explain_confidence, find_problems
 from recon4d.train.loop import train
 from recon4d.zoo import create_model, load_model, save_model
 

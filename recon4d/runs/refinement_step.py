@@ -1,29 +1,30 @@
-"""Refinement in `recon4d reconstruct`: whether it is possible, the step itself, and the line that tells the result."""
+"""Refinement of one reconstruction: whether it is possible, the step itself, and the line that tells the result."""
 
 import math
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from recon4d.cli.progress import StageProgress
 from recon4d.errors import UserError, one_line
+from recon4d.runs.stages import Stages
 
 if TYPE_CHECKING:
-    from recon4d.cli.reconstruct_options import RefineMode
     from recon4d.records import Clip, FeatureTracks, Scene
     from recon4d.refine import Refinement
 
+RefineMode = Literal["auto", "on", "off"]
+"""Whether to refine: whenever it is possible, in any case, or not at all."""
 MAX_STEREO_SIDE = 1024
 """Largest longer side in pixels at which depth is computed; larger maps are enlarged from it. Hand-tuned."""
 ANCHORED_REASON = "refinement needs more frames than the pairs of --anchored"
 """Why clips that are reconstructed in pairs are not refined."""
 
 
-def check_refinement(clip: "Clip", mode: "RefineMode") -> str | None:
+def check_refinement(clip: "Clip", mode: RefineMode) -> str | None:
     """Check before the pass whether a clip can be refined.
 
     Args:
         clip: The clip with its priors.
-        mode: The option --refine.
+        mode: Whether to refine.
 
     Returns:
         The reason why it is not refined; None if it is, or if no refinement is requested.
@@ -49,8 +50,8 @@ def refine(
     clip: "Clip",
     scene: "Scene",
     matches: "FeatureTracks",
-    mode: "RefineMode",
-    progress: StageProgress,
+    mode: RefineMode,
+    progress: Stages,
     map_side: int | None = None,
 ) -> "Refinement":
     """Refine cameras and depth, and print the result in one line.
@@ -59,7 +60,7 @@ def refine(
         clip: The clip.
         scene: The prediction.
         matches: Matches in pixels of its maps.
-        mode: The option --refine; "auto" keeps the prediction if it cannot be refined.
+        mode: Whether to refine; "auto" keeps the prediction if it cannot be refined.
         progress: Receives the stages.
         map_side: Longer side of the refined maps in pixels; None for the size of the prediction.
 
@@ -85,7 +86,7 @@ def refine(
     return refinement
 
 
-def keep_prediction(clip: "Clip", scene: "Scene", reason: str, progress: StageProgress) -> "Refinement":
+def keep_prediction(clip: "Clip", scene: "Scene", reason: str, progress: Stages) -> "Refinement":
     """Keep a prediction that cannot be refined, and print the reason in one line.
 
     Args:

@@ -1,9 +1,9 @@
-"""What `recon4d info` tells about the refinement of a scene: its details, and the problems that they indicate."""
+"""What is told about the refinement of a scene: its details, and the problems that they indicate."""
 
 import statistics
 from typing import TYPE_CHECKING
 
-from recon4d.cli.formatting import percent
+from recon4d.runs.formatting import percent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

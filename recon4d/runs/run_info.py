@@ -1,4 +1,4 @@
-"""The description of a run of `recon4d reconstruct`, which is stored with its results."""
+"""The description of a reconstruction, which is stored with its results."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""Phrases that several commands print: clips, priors, results and percentages."""
+"""Phrases for people: clips, priors, results and percentages."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
