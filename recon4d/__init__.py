@@ -70,6 +70,7 @@ _MODULE_OF = {
 """The module that each public name is imported from."""
 
 _SUBMODULES = (
+    "app",
     "cli",
     "datasets",
     "errors",
@@ -84,6 +85,7 @@ _SUBMODULES = (
     "motion",
     "records",
     "refine",
+    "runs",
     "train",
     "viewer",
     "zoo",
@@ -92,6 +94,7 @@ _SUBMODULES = (
 
 if TYPE_CHECKING:
     from recon4d import (
+        app,
         cli,
         datasets,
         errors,
@@ -106,6 +109,7 @@ if TYPE_CHECKING:
         motion,
         records,
         refine,
+        runs,
         train,
         viewer,
         zoo,

@@ -15,6 +15,7 @@ from recon4d.app import AppConfig, Limits, served_app
 from recon4d.io import write_jpeg
 
 pytestmark = [
+    pytest.mark.end_to_end,
     pytest.mark.skipif(bool(missing_for_browser_tests()), reason=missing_for_browser_tests()),
     # Servers and browsers of third parties leave sockets and loops to the garbage collector.
     pytest.mark.filterwarnings("ignore"),

@@ -59,6 +59,7 @@ def python(name: str, code: str, limit: float = 60.0) -> Section:
     return Section(name, ["-c", code], limit, parse_training)
 
 
+@pytest.mark.end_to_end
 def test_a_section_that_fails_or_hangs_is_recorded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

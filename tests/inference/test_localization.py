@@ -64,6 +64,7 @@ def check(located: recon4d.LocatedCameras, world: tuple[Clip, Scene], degrees: f
     assert (found[:3, 3] - truth[:3, 3]).norm() < share * scene.depths[HELD].median()
 
 
+@pytest.mark.end_to_end
 def test_a_held_back_frame_is_located(folder: Path, world: tuple[Clip, Scene]) -> None:
     located = recon4d.locate(folder / "scene", folder / "held.png")
     check(located, world, 0.2, 0.005)

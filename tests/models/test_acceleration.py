@@ -141,6 +141,7 @@ class TestStridedKeys:
 
 
 class TestMemoryPlan:
+    @pytest.mark.end_to_end
     def test_extrapolation_agrees_with_a_full_dry_run(self, model: Model) -> None:
         # Extrapolated from 1 and 2 frames, compared to a dry run of 4 frames.
         extrapolated = plan_memory(model, 4, (64, 96), num_anchors=1, frame_chunk=1)
@@ -162,6 +163,7 @@ class TestMemoryPlan:
         assert two > one
         assert seven == two + 5 * (two - one)
 
+    @pytest.mark.end_to_end
     def test_options_that_need_memory_raise_the_estimate(self, model: Model) -> None:
         dpt = Model(replace(tiny_config("dpt"), motion=None, matching=None))
         assert plan_memory(dpt, 2, (64, 96), 0, 2).peak > plan_memory(dpt, 2, (64, 96), 0, 1).peak

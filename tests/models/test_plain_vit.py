@@ -72,6 +72,7 @@ def test_activation_checkpointing_gives_the_same_gradients(vit: PlainVit) -> Non
 
 
 class TestWholeModel:
+    @pytest.mark.end_to_end
     @pytest.mark.parametrize("source", ["decoder", "rays"])
     def test_memory_plan(self, source: str) -> None:
         model = from_da3(tiny_state_dict(), camera_source=source)

@@ -87,6 +87,7 @@ def test_the_mapper_finds_cameras_that_are_far_from_the_prediction(position: int
     torch.testing.assert_close(focal, torch.ones(8), atol=0.02, rtol=0)
 
 
+@pytest.mark.end_to_end
 def test_the_mapper_also_runs_with_the_predicted_intrinsics_if_its_own_do_not_fit(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -202,6 +203,7 @@ def test_noisy_tracks_still_improve_the_cameras_and_the_trust_is_told() -> None:
     assert refinement.summary.inlier_fraction == refinement.inlier_fraction
 
 
+@pytest.mark.end_to_end
 def test_of_two_rigid_motions_the_one_is_taken_that_the_prediction_fits() -> None:
     """More than half of the tracks are on a rigidly moving object; the predicted cameras are nearly right."""
     truth = synthetic_scene(4)

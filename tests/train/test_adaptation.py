@@ -184,6 +184,7 @@ def test_a_prediction_that_explains_nothing_is_not_adapted(sample: Sample) -> No
     assert adapt(model, sample.clip, replace(CONFIG, steps=1, near_enough=2.0)).curve != ()
 
 
+@pytest.mark.end_to_end
 def test_large_weights_keep_the_prediction_near_the_initial_one(disturbed: Model, sample: Sample) -> None:
     first = predict_scene(disturbed, sample.clip, SETTINGS)
     free, held = (

@@ -9,6 +9,7 @@ PACKAGE = Path(__file__).parents[2] / "recon4d"
 ALLOWED = {
     "train/foreach.py": ("torch._foreach_",),
     "models/compilation.py": ("torch._dynamo",),
+    "zoo/runtimes/export_model.py": ("torch._dynamo.exc",),
     "models/memory.py": ("torch._subclasses", "torch.utils._python_dispatch", "torch.utils._pytree"),
 }
 """Beginnings of the private names that each module may use."""

@@ -20,6 +20,7 @@ def read_log(folder: Path) -> list[dict]:
     return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.end_to_end
 def test_a_resumed_run_repeats_no_steps_in_the_log(tmp_path: Path) -> None:
     training = replace(config(1, steps=4), save_every=2, log_every=1, validate_every=9, keep=4)
     train(training, tmp_path)

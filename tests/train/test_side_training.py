@@ -44,6 +44,7 @@ def batch(config: TrainConfig) -> Batch:
     return Batches(config, RankInfo()).synthetic_batch(1000, 0)
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize("backward", ["joint", "separate"])
 def test_only_new_parts_change(config: TrainConfig, frozen_file: Path, tmp_path: Path, backward: str) -> None:
     result = train(replace(config, backward=backward), tmp_path)  # pyright: ignore[reportArgumentType]

@@ -84,6 +84,7 @@ def test_ranks_split_the_global_batch() -> None:
         Batches(config(), RankInfo(0, 3))
 
 
+@pytest.mark.end_to_end
 def test_a_third_of_the_clips_has_priors_and_half_have_another_anchor() -> None:
     batches = Batches(replace(config(), data=DataConfig(shapes=("4x32x32",), batch_size=16)), RankInfo())
     parts = [batches.synthetic_batch(step, 0) for step in range(5)]
@@ -265,6 +266,7 @@ def test_published_models_keep_their_heads() -> None:
             make_trainable_model(TrainConfig(model=model, heads=heads))
 
 
+@pytest.mark.end_to_end
 def test_data_sets_and_synthetic_scenes_alternate(tmp_path: Path) -> None:
     """Two data sets, one of them without tracks; and resuming is exact."""
     for layout, frames in (("point-odyssey", 6), ("kubric", 6)):

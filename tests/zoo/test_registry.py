@@ -50,6 +50,7 @@ class TestNames:
         assert list_models() == ["recon4d_tiny", "recon4d_mini", "recon4d_small", *dino, *da3_first]
         assert DEFAULT_MODEL == "recon4d_mini"
 
+    @pytest.mark.end_to_end
     @pytest.mark.parametrize("heads", ["linear", "dpt"])
     def test_each_can_be_built_on_what_its_name_says(self, heads: HeadKind) -> None:
         for name in list_models():

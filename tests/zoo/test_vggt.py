@@ -53,6 +53,7 @@ def outputs(model: Model, images: Tensor) -> Outputs:
 
 
 class TestParity:
+    @pytest.mark.end_to_end
     def test_cameras_of_every_stage(self, outputs: Outputs, golden: dict[str, np.ndarray]) -> None:
         assert relative_error(_activated(outputs.camera_stages)[:, 0], golden["pose_stages"]) < CLOSE
 
@@ -149,6 +150,7 @@ class TestScenes:
         assert torch.equal(scene.cameras.world_from_cam[0], torch.eye(4))
         assert scene.size == (70, 98)
 
+    @pytest.mark.end_to_end
     def test_followed_points_are_feature_tracks(self, model: Model, outputs: Outputs) -> None:
         with torch.no_grad():
             tracks = match_feature_tracks(model, outputs)[0]

@@ -151,6 +151,7 @@ def test_the_nearer_of_two_points_in_one_pixel_is_kept() -> None:
     assert scene.depth_confidence.sum() == 2
 
 
+@pytest.mark.end_to_end
 def test_masked_pixels_have_no_points(desk: Sample) -> None:
     """The left half is masked and must have no sparse points."""
     middle = desk.clip.size[1] // 2

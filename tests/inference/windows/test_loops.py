@@ -107,6 +107,7 @@ def test_depth_agreement_distinguishes_places(returning: LongSample) -> None:
     assert depth_agreement(first, last, behind, 0.5) == 0
 
 
+@pytest.mark.end_to_end
 def test_similar_images_of_different_places_close_no_loop(returning: LongSample, tmp_path: Path) -> None:
     """The images repeat but the geometry does not: the second time, the upper half is three times as deep."""
     deeper = torch.ones(2 * FRAMES, *SIZE)

@@ -98,6 +98,7 @@ def assert_close(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
         )
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize("clips", [1, 3])
 def test_a_program_of_torch_export_computes_the_scene(model: Model, network: torch.nn.Module, clips: int) -> None:
     given = inputs(clips)
@@ -105,6 +106,7 @@ def test_a_program_of_torch_export_computes_the_scene(model: Model, network: tor
         assert_close(network(**given), expected(model, given))
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize("clips", [1, 3])
 def test_an_onnx_file_computes_the_scene(model: Model, onnx_file: ExportedModel, clips: int) -> None:
     given = inputs(clips)
@@ -125,6 +127,7 @@ def test_outputs_equal_those_of_reconstruct(model: Model, network: torch.nn.Modu
     torch.testing.assert_close(found["tracks"][0], scene.tracks.points[0], atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.end_to_end
 def test_the_export_tells_shapes_and_differences(program: ExportedModel) -> None:
     height, width = SIZE
     assert program.inputs == ("images", "times")
@@ -136,6 +139,7 @@ def test_the_export_tells_shapes_and_differences(program: ExportedModel) -> None
     assert max(program.differences.values()) <= 1e-4
 
 
+@pytest.mark.end_to_end
 def test_files_carry_their_description(program: ExportedModel) -> None:
     extra = {"recon4d.json": ""}
     torch.export.load(program.file, extra_files=extra)
@@ -150,6 +154,7 @@ def test_images_of_another_size_are_refused(network: torch.nn.Module) -> None:
         network(**inputs(1, (48, 48)))
 
 
+@pytest.mark.end_to_end
 def test_onnx_runtime_names_the_wrong_side(onnx_file: ExportedModel) -> None:
     with pytest.raises(Exception, match=r"images.*\n?.*Got: 48 Expected: 32"):
         onnx_runner(onnx_file.file)(inputs(1, (48, 48)))
@@ -167,6 +172,7 @@ class TestMono:
 
     EXPORT = ModelExport("torch-export", 1, (28, 42), open_batch=False)
 
+    @pytest.mark.end_to_end
     def test_there_are_no_times_no_tracks_and_no_mask(self, mono: MonoModel, tmp_path: Path) -> None:
         written = export_model(mono, tmp_path / "mono.pt2", self.EXPORT)
         assert written.inputs == ("images",)
