@@ -18,7 +18,7 @@ from recon4d.eval import (
 from recon4d.models import Model
 from recon4d.zoo import DEFAULT_MODEL, create_model, model_entry
 
-CLIPS = 2
+CLIPS = 3
 
 
 @pytest.fixture(scope="module")
