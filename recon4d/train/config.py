@@ -242,12 +242,12 @@ class DataConfig:
     """Probability of drawing synthetic scenes, relative to the weights of the data sets; 0 to train on data sets only.
     Synthetic scenes are rendered on the training device."""
     sets: tuple[str, ...] = ()
-    """Data sets on disk, each NAME=FOLDER[@SPLIT][*WEIGHT], such as kubric=/data/movi*2."""
+    """Data sets on disk, each `NAME=FOLDER[@SPLIT][*WEIGHT]`, such as `kubric=/data/movi*2`."""
     still: tuple[str, ...] = ("7-scenes",)
     """Names of data sets in which nothing moves, so that depth and cameras also give tracks and matches. Add "tum" only
     for a folder without the sequences that show walking or sitting people."""
     shapes: tuple[str, ...] = ("8x192x256",)
-    """Clip shapes, each FRAMESxHEIGHTxWIDTH[*WEIGHT][@BATCH_FACTOR]; each step draws one shape for its whole batch."""
+    """Clip shapes, each `FRAMESxHEIGHTxWIDTH[*WEIGHT][@BATCH_FACTOR]`; each step draws one for its whole batch."""
     batch_size: int = 8
     """Clips in the global batch, summed over all processes."""
     ramp_share: float = 0.08
