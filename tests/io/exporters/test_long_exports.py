@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -84,7 +85,8 @@ def test_every_format_equals_that_of_a_single_scene_and_reads_frame_by_frame(
     tmp_path: Path, loaded: list[int], capfd: pytest.CaptureFixture[str]
 ) -> None:
     long, short = write_both(tmp_path, make_wall())
-    options = ["--to", *FORMATS, "--max-points", 900, "--metres-per-unit", 2]
+    names = [name for name in FORMATS if name != "usd" or find_spec("pxr") is not None]
+    options = ["--to", *names, "--max-points", 900, "--metres-per-unit", 2]
     assert run("export", long, "--out", tmp_path / "of_long", *options) == 0
     assert len(loaded) > NUM_FRAMES
     assert max(loaded) <= MAX_FRAMES_IN_MEMORY
