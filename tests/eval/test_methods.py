@@ -9,15 +9,28 @@ import torch
 from scenes import make_clip
 
 from recon4d.datasets import Sample
+from recon4d.datasets.synthetic import SyntheticConfig, SyntheticScenes
 from recon4d.errors import UserError
-from recon4d.eval import Benchmark, Method, MethodConfig, Request, evaluate, make_method, score_prediction
+from recon4d.eval import (
+    Benchmark,
+    Method,
+    MethodConfig,
+    NetworkVariants,
+    Request,
+    evaluate,
+    make_method,
+    make_methods,
+    score_prediction,
+)
 from recon4d.eval.baselines.static import static_scene
 from recon4d.eval.isolation import CrashError
 from recon4d.eval.methods import MaskedColmap, StaticBaseline
+from recon4d.inference import ReconstructConfig, reconstruct_and_match
 from recon4d.io import load_scene
 from recon4d.records import Scene
-from recon4d.refine import ColmapFailure
+from recon4d.refine import MAP_SIDE, ColmapFailure, RefineConfig, refine_clip
 from recon4d.refine.no_solution import NoSolution
+from recon4d.zoo import create_model
 
 
 def test_the_static_baseline_is_static(samples: dict[str, Sample], benchmark: Benchmark) -> None:
@@ -98,3 +111,15 @@ def test_colmap_with_a_true_mask_ignores_dynamic_pixels_and_has_a_time_limit(sam
         assert (prediction.scene, prediction.status) == (None, "timed out")
     finally:
         method.close()
+
+
+@pytest.mark.end_to_end
+def test_the_refined_method_is_the_network_and_then_refinement() -> None:
+    clip = SyntheticScenes(SyntheticConfig(num_frames=3, height=96, width=128)).sample(0).clip
+    (_, refined) = make_methods("recon4d_mini", MethodConfig(), NetworkVariants(refine=True))
+    assert refined.name == "recon4d_mini+refine"
+    found = refined.predict_scene(Request("clip", clip, anchors=()))
+    scene, matches = reconstruct_and_match(create_model("recon4d_mini"), clip, ReconstructConfig(anchors=()))
+    wanted = refine_clip(clip, scene, matches, RefineConfig(map_side=MAP_SIDE)).scene
+    torch.testing.assert_close(found.depths, wanted.depths)
+    torch.testing.assert_close(found.cameras.world_from_cam, wanted.cameras.world_from_cam)

@@ -59,3 +59,12 @@ def test_damaged_error_curves() -> None:
             ErrorCurve(*fields)
     with pytest.raises(UserError, match="wanted a fraction of depth above 0"):
         ErrorCurve((1.0,), (0.1,)).confidence_for_error(-0.5)
+
+
+def test_the_own_unit_of_a_scene_converts_it_to_meters() -> None:
+    scene = make_scene(metres_per_unit=3.0)
+    metric = scene.in_metres()
+    torch.testing.assert_close(metric.depths, 3 * scene.depths)
+    assert float(metric.metres_per_unit) == 1.0
+    with pytest.raises(UserError, match="the length of the scene's unit is unknown"):
+        make_scene(metres_per_unit=torch.nan).in_metres()

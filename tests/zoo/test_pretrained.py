@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub.errors import EntryNotFoundError, GatedRepoError
 
 from recon4d.errors import UserError
 from recon4d.models import Model, MonoModel, SceneModel
@@ -211,3 +212,39 @@ def test_device_and_dtype_are_those_of_the_parameters(tiny: Model) -> None:
     assert tiny.device == torch.device("cpu")
     assert tiny.dtype == torch.float32
     assert create_model("recon4d_tiny", pretrained=False).to("meta").device.type == "meta"
+
+
+class TestDownloads:
+    """Without a hub: what `huggingface_hub` returns or raises is given."""
+
+    def test_weights_are_found_beside_their_configuration(
+        self, tiny: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        save_model(tiny, tmp_path / "model.safetensors")
+        asked: list[tuple[str, str | None]] = []
+
+        def download(repository: str, filename: str, **options: str | None) -> str:
+            asked.append((filename, options["revision"]))
+            if filename == "config.json":
+                raise EntryNotFoundError.__new__(EntryNotFoundError)
+            return str(tmp_path / filename)
+
+        monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+        assert_same(Model.from_pretrained("someone/model", revision="v2"), tiny)
+        assert asked == [("config.json", "v2"), ("model.safetensors", "v2")]
+
+    @pytest.mark.parametrize(
+        ("error", "message"),
+        [
+            (GatedRepoError.__new__(GatedRepoError), "someone/model is gated: ask for access at"),
+            (OSError("no route\nto the hub"), r"someone/model cannot be downloaded from the hub: no route$"),
+            (EntryNotFoundError.__new__(EntryNotFoundError), r"has none of model\.safetensors, model\.pt"),
+        ],
+    )
+    def test_trouble_is_one_line(self, error: Exception, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        def fail(*_: object, **__: object) -> str:
+            raise error
+
+        monkeypatch.setattr("huggingface_hub.hf_hub_download", fail)
+        with pytest.raises(UserError, match=message):
+            Model.from_pretrained("someone/model")
