@@ -86,6 +86,15 @@ class TestCurves:
         assert (curves.positions(TIMES).movedim(1, 0) - line).norm(dim=-1).mean() < 0.05
         assert curves.accelerations(TIMES).norm(dim=-1).median() < 1
 
+    def test_few_observations_have_few_control_points(self) -> None:
+        """As many unknowns as observations would go through all the noise."""
+        generator = torch.Generator().manual_seed(0)
+        line = (TIMES[:, None, None] * torch.tensor([1.0, -0.5, 0.2])).expand(16, 40, 3)
+        weights = torch.zeros(16, 40)
+        weights[[0, 3, 6, 9, 12, 15]] = 1
+        curves = curves_of(line + 0.05 * torch.randn(16, 40, 3, generator=generator), weights, TIMES)
+        assert curves.accelerations(TIMES).norm(dim=-1).median() < 0.6
+
 
 class TestPieces:
     def test_two_bodies_and_loose_points_are_told_apart(self) -> None:
