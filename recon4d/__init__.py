@@ -38,6 +38,7 @@ __all__ = [
     "reconstruct",
     "reconstruct_and_match",
     "refine_clip",
+    "sample_motions",
     "save_model",
     "save_scene",
 ]
@@ -64,6 +65,7 @@ _MODULE_OF = {
     "reconstruct": "recon4d.inference",
     "reconstruct_and_match": "recon4d.inference",
     "refine_clip": "recon4d.refine",
+    "sample_motions": "recon4d.inference",
     "save_model": "recon4d.zoo",
     "save_scene": "recon4d.io",
 }
@@ -114,7 +116,7 @@ if TYPE_CHECKING:
         viewer,
         zoo,
     )
-    from recon4d.inference import locate, reconstruct, reconstruct_and_match
+    from recon4d.inference import locate, reconstruct, reconstruct_and_match, sample_motions
     from recon4d.io import load_scene, load_scene_info, read_clip, save_scene
     from recon4d.models import Model, ModelConfig
     from recon4d.records import (

@@ -1,5 +1,6 @@
 """`recon4d evaluate`: score methods on clips with ground truth, with a table and a report."""
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,7 +11,7 @@ from recon4d.cli.arguments import AttentionName, find_kernel
 from recon4d.errors import UserError
 
 if TYPE_CHECKING:
-    from recon4d.eval import Method
+    from recon4d.eval import Benchmark, Method
     from recon4d.layers import Kernel
 
 
@@ -53,6 +54,11 @@ class EvaluateCommand:
     """Kernel of the networks' attention: PyTorch's (sdpa) or that of xformers, which needs CUDA. auto: sdpa."""
     max_seconds: float = 600
     """Time limit of COLMAP for one clip, after which the clip counts as timed out."""
+    motions: int = 0
+    """Instead of the other metrics, score this number of sampled motions of every network: the first part of each clip
+    is observed, and dynamic points are predicted while they are hidden and afterwards."""
+    motion_weights: Path | None = None
+    """Weights of the generative head of --motions (recon4d train-motions); by default those of the package."""
     all_metrics: bool = False
     """Print every metric, not only the main ones; the report contains all of them in any case."""
 
@@ -74,6 +80,9 @@ class EvaluateCommand:
             raise UserError("give at least one --method, such as --method static")
         settings = BenchmarkConfig(self.split, self.data, self.clips, self.num_frames, self.stride, self.intrinsics)
         benchmark = load_benchmark(self.benchmark, settings)
+        if self.motions:
+            self._evaluate_motion(benchmark)
+            return
         processes = start_processes()
         kernel = find_kernel(self.attention, processes.device)
         methods = self._methods(str(processes.device), kernel)
@@ -98,6 +107,23 @@ class EvaluateCommand:
         windows = None if self.windows is None else WindowConfig(*self.windows, loops=loops)
         variants = NetworkVariants(self.refine, windows, self.anchored)
         return [method for name in self.method for method in make_methods(name, config, variants)]
+
+    def _evaluate_motion(self, benchmark: "Benchmark") -> None:
+        """Score sampled motion of every network."""
+        from tqdm import tqdm
+
+        from recon4d.eval.motion_evaluation import MotionEvaluation, evaluate_motion
+        from recon4d.eval.report.motion_tables import motion_tables
+        from recon4d.zoo import find_model, load_motion_flow
+
+        flow = load_motion_flow() if self.motion_weights is None else load_motion_flow(self.motion_weights)
+        for name in self.method:
+            evaluation = MotionEvaluation(find_model(name), flow, self.motions, self.refine)
+            folder = self.out / "motions" / Path(name).stem
+            clips = tqdm(benchmark.clips, desc=name, unit="clip", disable=not sys.stderr.isatty())
+            results = evaluate_motion(benchmark, clips, evaluation, folder)
+            print(f"{name}: {folder / 'motions.json'}")
+            print(motion_tables(results, self.motions))
 
     def _settings(self, kernel: "Kernel") -> tuple[tuple[str, str], ...]:
         """The options that determine the results, as (name, value), for the report."""

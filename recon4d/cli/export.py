@@ -1,12 +1,16 @@
 """`recon4d export`: a reconstruction in the formats of other programs."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import tyro
 
 from recon4d.errors import UserError
+
+if TYPE_CHECKING:
+    from recon4d.io.exporters.frame_source import FrameSource
+    from recon4d.records import Scene
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,10 @@ class ExportCommand:
     """Length of the scene's unit in meters; if given, everything is written in meters."""
     baseline: tuple[int, int, float] | None = None
     """Two frames, counted from 0, and the measured distance of their cameras in meters: the same as metres-per-unit."""
+    interpolated_frames: int = 0
+    """Number of frames between two frames in which animation and usd show what moves, on the curves of its tracks."""
+    motion_sample: int | None = None
+    """Let what moves take this sample, counted from 0, of `recon4d reconstruct --motions`, as its curves."""
     one_camera: bool = False
     """Write all frames with the same intrinsics, their median: COLMAP models then have a single camera."""
     overwrite: bool = False
@@ -53,8 +61,9 @@ class ExportCommand:
         from recon4d.io.exporters.export_record import check_export
         from recon4d.io.exporters.frame_source import open_frames
 
-        selection = PointSelection(self.drop, self.min_confidence, self.max_points)
+        selection = PointSelection(self.drop, self.min_confidence, self.max_points, self.interpolated_frames)
         check_formats(self.to)
+        self._check_curves()
         check_output_folder(self.out, self.overwrite, check_export)
         frames = open_frames(self.scene)
         if self.baseline is not None:
@@ -67,5 +76,33 @@ class ExportCommand:
             frames = frames.with_one_camera()
         if self.level:
             frames = frames.aligned_to_ground()
+        if self.interpolated_frames:
+            frames = self._with_curves(frames)
         for exported in export_results(self.out, frames, self.to, selection, self.overwrite):
             print(f"{self.out / exported.format}: {exported.summary}")
+
+    def _check_curves(self) -> None:
+        """Check that options about curves have an effect."""
+        if self.interpolated_frames and not set(self.to) & {"animation", "usd"}:
+            raise UserError("--interpolated-frames is for the formats animation and usd; add one of them to --to")
+        if self.motion_sample is not None and not self.interpolated_frames:
+            raise UserError("--motion-sample is the motion of --interpolated-frames; give their number too")
+
+    def _with_curves(self, frames: "FrameSource") -> "FrameSource":
+        """Fit curves to the tracks unless the scene has any, and let them follow a sample if one is wanted."""
+        from recon4d.io.exporters.frame_source import LongClipFrames
+        from recon4d.motion import fit_trajectories
+
+        if isinstance(frames, LongClipFrames):
+            raise UserError(f"{self.scene} was reconstructed in windows, without curves; remove --interpolated-frames")
+
+        def add_curves(scene: "Scene") -> "Scene":
+            if scene.trajectories is None:
+                scene = fit_trajectories(scene, frames.times)
+            curves = scene.trajectories
+            assert curves is not None
+            if self.motion_sample is not None:
+                curves = curves.sample(self.motion_sample)
+            return replace(scene, trajectories=curves)
+
+        return frames.map_scenes(add_curves)

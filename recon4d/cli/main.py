@@ -33,6 +33,7 @@ from recon4d.cli.reconstruct import ReconstructCommand
 from recon4d.cli.reconstruct_options import spell_out_refine
 from recon4d.cli.render import RenderCommand
 from recon4d.cli.train import TrainCommand
+from recon4d.cli.train_motions import TrainMotionsCommand
 from recon4d.cli.view import ViewCommand
 from recon4d.errors import UserError, one_line
 
@@ -49,6 +50,7 @@ PACKAGE = Path(__file__).parents[1]
 Command = (
     Annotated[ReconstructCommand, tyro.conf.subcommand("reconstruct")]
     | Annotated[TrainCommand, tyro.conf.subcommand("train")]
+    | Annotated[TrainMotionsCommand, tyro.conf.subcommand("train-motions")]
     | Annotated[AdaptCommand, tyro.conf.subcommand("adapt")]
     | Annotated[CalibrateCommand, tyro.conf.subcommand("calibrate")]
     | Annotated[EvaluateCommand, tyro.conf.subcommand("evaluate")]

@@ -136,6 +136,11 @@ class ReconstructOptions:
     metric: str | None = None
     """Fit the unit in meters to a metric model: da3_metric_large, or a file of its weights. Pixels that it
     sees as sky have no depth."""
+    motions: int = 0
+    """Sample this number of plausible motions of everything that moves, where it is hidden and shortly before and after
+    the clip: alternatives in scene.npz, in the viewer and in exported animations (recon4d.sample_motions)."""
+    motion_weights: Path | None = None
+    """Weights of the generative head of --motions (recon4d train-motions); by default those of the package."""
     colmap_intrinsics: bool = False
     """Let COLMAP estimate the focal length first and give it to the network."""
     overwrite: bool = False
@@ -238,6 +243,7 @@ class ReconstructOptions:
                 else f"--output-size is {self.output_size}; wanted the longer side in pixels"
             )
         self.capture.check()
+        self._check_motions()
         if self.metric is not None and (self.capture.gps or self.capture.baseline is not None):
             raise UserError("--metric, --gps and --baseline all give the unit; give only one of them")
         if self.capture.rig:
@@ -264,6 +270,8 @@ class ReconstructOptions:
                 del values[name]
         if self.archive_precision == "float32":
             del values["archive_precision"]
+        if not self.motions:
+            del values["motions"], values["motion_weights"]
         ordinary = asdict(ORDINARY_CAPTURE)
         used = {name: value for name, value in asdict(self.capture).items() if value != ordinary[name]}
         values |= {name: list(value) if isinstance(value, tuple) else value for name, value in used.items()}
@@ -281,6 +289,15 @@ class ReconstructOptions:
         if given := [option for option, is_given in others.items() if is_given]:
             raise UserError(f"{', '.join(given)}: cannot be combined with --rig")
 
+    def _check_motions(self) -> None:
+        """Check that sampled motions have tracks to continue."""
+        if self.motions and not self.anchors:
+            raise UserError("--motions continues tracks; give --anchors too, such as --anchors 0")
+        if self.motion_weights is not None and not self.motions:
+            raise UserError("--motion-weights are those of --motions; give the number of samples too")
+        if self.motions < 0:
+            raise UserError(f"--motions is {self.motions}; wanted the number of samples, or 0 for none")
+
     def _check_long_clip(self) -> None:
         """Check that no option is given that needs the whole clip in a single pass."""
         only_single_pass = {
@@ -290,6 +307,7 @@ class ReconstructOptions:
             "--archive-precision": self.archive_precision != "float32",
             "--overwrite": self.overwrite,
             "--metric": self.metric is not None,
+            "--motions": self.motions > 0,
             "--panorama": bool(self.capture.panorama),
             "--rig": self.capture.rig,
             "--gps": self.capture.gps,

@@ -142,6 +142,9 @@ def _reconstruct_in_one_pass(
         camera_report.append(unit_report)
         progress.print(unit_report)
     scene = _enlarged(clip, scene, options)
+    if options.motions:
+        progress.start("motions")
+        scene = _with_motions(model, clip, scene, options, progress)
 
     progress.start("writing")
     info = scene_info(model, clip, calibration, settings)
@@ -161,6 +164,23 @@ def _enlarged(clip: "Clip", scene: "Scene", options: ReconstructOptions) -> "Sce
     if options.full_resolution and max(scene.size) >= max(clip.size):
         return scene.resized(*clip.size)
     return scene if side is None else upsample_scene(scene, clip, output_size(clip.size, scene.size, side))
+
+
+def _with_motions(
+    model: "SceneModel", clip: "Clip", scene: "Scene", options: ReconstructOptions, progress: StageProgress
+) -> "Scene":
+    """Sample motions of the tracks of a scene."""
+    from recon4d.inference import sample_motions
+    from recon4d.zoo import load_motion_flow
+
+    started = time.perf_counter()
+    flow = None if options.motion_weights is None else load_motion_flow(options.motion_weights)
+    scene = sample_motions(model, clip, options.motions, scene=scene, flow=flow)
+    curves = scene.trajectories
+    assert curves is not None
+    seconds = time.perf_counter() - started
+    progress.print(f"{options.motions} motions of {curves.num_curves} points that move in {seconds:.1f} s")
+    return scene
 
 
 def _check_optional_packages(options: ReconstructOptions) -> None:

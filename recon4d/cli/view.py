@@ -48,6 +48,8 @@ class ViewCommand:
     """Largest number of tracks."""
     tail: int = 12
     """Number of past frames in the tail of a track."""
+    interpolated_frames: int = 0
+    """Number of frames between two frames in which what moves is shown, along the curves of its tracks."""
     max_side: int = 512
     """Longest side of the pictures beside the world, in pixels. Points come from the whole maps."""
 
@@ -87,9 +89,19 @@ class ViewCommand:
         from recon4d.viewer import ViewConfig, record_scene
 
         config = ViewConfig(
-            self.max_points, self.max_frame_points, self.max_tracks, self.tail, self.max_side, self.movers_only
+            self.max_points,
+            self.max_frame_points,
+            self.max_tracks,
+            self.tail,
+            self.max_side,
+            self.movers_only,
+            self.interpolated_frames,
         )
         results = _read_long_results(self.results) if is_long_clip(self.results) else read_results(self.results)
+        if self.interpolated_frames and results.scene.trajectories is None:
+            from recon4d.motion import fit_trajectories
+
+            results = results.with_scene(fit_trajectories(results.scene, results.times))
         if not results.info.trained:
             print(f"{results.info.model} was never trained: the scene is meaningless")
         path = self.results.resolve()

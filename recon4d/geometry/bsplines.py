@@ -43,6 +43,30 @@ def bspline_weights(
     return weights.scatter(-1, columns, local)
 
 
+def evaluate_bspline(
+    control_points: Float[Tensor, "*batch control 3"],
+    interval: Float[Tensor, "*interval 2"],
+    times: Float[Tensor, " moment"],
+    derivative: int = 0,
+) -> Float[Tensor, "*batch moment 3"]:
+    """Evaluate curves over an interval of time.
+
+    Args:
+        control_points: Control points whose knots divide the interval evenly.
+        interval: First and last time, the same for all curves.
+        times: Times in the unit of the interval; those beyond continue the polynomial of the first or last segment.
+        derivative: Order of the derivative by time, from 0 to 3.
+
+    Returns:
+        Positions, or their derivative.
+    """
+    start, end = interval.unbind(dim=-1)
+    segments = control_points.shape[-2] - DEGREE
+    rate = segments / (end - start)
+    weights = bspline_weights((times - start).to(control_points) * rate, segments, derivative)
+    return weights @ control_points * rate**derivative
+
+
 def refine_bspline(control_points: Float[Tensor, "*batch control 3"]) -> Float[Tensor, "*batch refined 3"]:
     """Split every segment in two, which does not change the curve.
 

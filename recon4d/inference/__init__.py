@@ -9,6 +9,7 @@ from recon4d.inference.many_clips import (
     reconstruct_each,
 )
 from recon4d.inference.metric_depth import MetricFit, fit_metric_scale
+from recon4d.inference.motion_samples import sample_motions, sample_with_tokens
 from recon4d.inference.prior_files import PriorFiles, long_clip_with_prior_files, with_prior_files
 from recon4d.inference.priors import apply_priors
 from recon4d.inference.processes import Processes, start_processes
@@ -64,6 +65,8 @@ __all__ = [
     "reconstruct_and_match",
     "reconstruct_each",
     "runs_in_bfloat16",
+    "sample_motions",
+    "sample_with_tokens",
     "start_processes",
     "with_prior_files",
 ]

@@ -140,7 +140,7 @@ def reconstruct(  # noqa: PLR0913
         return predict_scene(model, clip, config)
     from recon4d.refine import MAP_SIDE, RefineConfig, has_camera_priors, refine_clip
 
-    model, clip = _as_model(model), _as_clip(clip)
+    model, clip = as_model(model), as_clip(clip)
     has_camera_priors(clip)  # raises before the pass if the priors do not allow refinement
     scene, matches = reconstruct_and_match(model, clip, config)
     return refine_clip(clip, scene, matches, RefineConfig(map_side=MAP_SIDE)).scene
@@ -164,7 +164,7 @@ def predict_scene(
         UserError: As for `reconstruct`.
         ValueError: As for `reconstruct`.
     """
-    model, clip = _as_model(model), _as_clip(clip)
+    model, clip = as_model(model), as_clip(clip)
     if config.anchors and not predicts_dense_tracks(model):
         _check_tracker_size(model, clip, config)
     return _run(model, clip, config, lambda outputs: None)[0]
@@ -191,7 +191,7 @@ def reconstruct_and_match(
         UserError: As for `reconstruct`.
         ValueError: As for `reconstruct`.
     """
-    model, clip = _as_model(model), _as_clip(clip)
+    model, clip = as_model(model), as_clip(clip)
     if config.anchors and not predicts_dense_tracks(model):
         _check_tracker_size(model, clip, config)
     if not _can_match(model, clip, config):
@@ -203,7 +203,7 @@ def reconstruct_and_match(
     return scene, tracks
 
 
-def _as_model(model: SceneModel | str | Path) -> SceneModel:
+def as_model(model: SceneModel | str | Path) -> SceneModel:
     """Load a model that is given by its name or file."""
     if isinstance(model, str | Path):
         from recon4d.zoo import find_model
@@ -214,7 +214,7 @@ def _as_model(model: SceneModel | str | Path) -> SceneModel:
     return model
 
 
-def _as_clip(clip: Clip | ClipInput) -> Clip:
+def as_clip(clip: Clip | ClipInput) -> Clip:
     """Read a clip that is given by its path, or create it from images."""
     if isinstance(clip, Clip):
         return clip

@@ -1,32 +1,45 @@
 """The archive of a reconstruction: one ``scene.npz`` that plain numpy opens and that is read back bit for bit.
 
-``numpy.load("scene.npz", allow_pickle=False)`` needs no recon4d. For T frames with maps of H x W pixels, and A anchor
-frames with Q queries each, the archive holds
+``numpy.load("scene.npz", allow_pickle=False)`` needs no recon4d. For T frames with maps of H x W pixels, A anchor
+frames with Q queries each, and C curves with K control points that form P rigid pieces, the archive holds
 
-==================  ============  =====================================================================================
-name                shape         meaning
-==================  ============  =====================================================================================
-world_from_cam      (T, 4, 4)     rigid, camera to world, OpenCV axes; the last column is the center of the camera
-intrinsics          (T, 3, 3)     in pixels of the maps in this file; the center of the first pixel is (0.5, 0.5)
-depths              (T, H, W)     z in the frame's camera, in the unit of the scene
-depth_confidence    (T, H, W)     0: unknown
-points              (T, H, W, 3)  output of the point-map head in the world; may differ from the unprojected depths
-point_confidence    (T, H, W)     0: unknown
-moving              (T, H, W)     probability that the surface moves in the world; NaN: unknown
-metres_per_unit     ()            length of the scene's unit in meters; NaN: unknown
-times               (T,)          seconds; NaN: photos without an order
-tracks_points       (A, T, Q, 3)  position of each query in the world at each time
-tracks_visible      (A, T, Q)     probability that the query is visible at that time
-tracks_confidence   (A, T, Q)     0: unknown
-tracks_anchors      (A,)          frame number of each anchor, an integer (-1: that frame is not in the archive)
-tracks_pixels       (A, Q, 2)     (x, y) of each query in the map of its anchor
-distortion          (5,)          lens distortion k1, k2, p1, p2, k3 (OpenCV) that was removed from the pictures
-info                ()            a JSON string: the fields of `SceneInfo`
-==================  ============  =====================================================================================
+=============================  ============  =========================================================================
+name                           shape         meaning
+=============================  ============  =========================================================================
+world_from_cam                 (T, 4, 4)     rigid, camera to world, OpenCV axes; the last column is the camera center
+intrinsics                     (T, 3, 3)     in pixels of these maps; the center of the first pixel is (0.5, 0.5)
+depths                         (T, H, W)     z in the frame's camera, in the unit of the scene
+depth_confidence               (T, H, W)     0: unknown
+points                         (T, H, W, 3)  output of the point-map head in the world; may differ from the depths
+point_confidence               (T, H, W)     0: unknown
+moving                         (T, H, W)     probability that the surface moves in the world; NaN: unknown
+metres_per_unit                ()            length of the scene's unit in meters; NaN: unknown
+times                          (T,)          seconds; NaN: photos without an order
+tracks_points                  (A, T, Q, 3)  position of each query in the world at each time
+tracks_visible                 (A, T, Q)     probability that the query is visible at that time
+tracks_confidence              (A, T, Q)     0: unknown
+tracks_anchors                 (A,)          frame number of each anchor, an integer (-1: not in the archive)
+tracks_pixels                  (A, Q, 2)     (x, y) of each query in the map of its anchor
+trajectories_control_points    (C, K, 3)     control points of the cubic B-spline of each tracked point that moves
+trajectories_interval          (2,)          first and last second of the curves; their knots divide it evenly
+trajectories_times             (T,)          seconds of the frames
+trajectories_visibility        (C, T)        probability that the point is visible in each frame
+trajectories_confidence        (C,)          0: unknown
+trajectories_anchors           (C,)          frame number of the pixel that selects the point, an integer (-1: none)
+trajectories_pixels            (C, 2)        (x, y) of that pixel
+trajectories_support           (C, 2)        first and last second at which the point was observed
+trajectories_pieces            (C,)          rigid piece of the curve, an integer (-1: none)
+trajectories_world_from_piece  (P, T, 4, 4)  motion of each piece from the first to every time, in the world
+motions_control_points         (S, C, L, 3)  control points of S samples of the motion of each curve
+motions_interval               (2,)          first and last second of the samples
+distortion                     (5,)          lens distortion k1, k2, p1, p2, k3 (OpenCV) that was removed
+info                           ()            a JSON string: the fields of `SceneInfo`
+=============================  ============  =========================================================================
 
-The five ``tracks_`` arrays are either all present or, if the scene has no tracks, all absent. ``distortion`` is absent
-if no distortion was removed. Arrays are float32 in most files; maps may be float16 (`half_precision`), while cameras,
-tracks and times never are. `load_scene` returns all of them in the highest precision of the file.
+The arrays that begin with ``tracks_`` are either all present or, if the scene has no tracks, all absent; so are those
+that begin with ``trajectories_`` (trajectories) and with ``motions_`` (their samples). ``distortion`` is absent if no
+distortion was removed. Arrays are float32 in most files; maps may be float16 (`half_precision`), while cameras, tracks,
+curves and times never are. `load_scene` returns all of them in the highest precision of the file.
 """
 
 from collections.abc import Mapping, Sequence
@@ -39,12 +52,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from recon4d.errors import UserError
+from recon4d.geometry.bsplines import DEGREE
 from recon4d.io.checked_cameras import camera_problem
 from recon4d.io.half_precision import half_precision_maps
 from recon4d.io.npz_arrays import ArrayHeader, check_arrays, load_arrays, load_headers, save_arrays
 from recon4d.io.scene_info import SceneInfo
-from recon4d.records import Cameras, Scene, Tracks
-from recon4d.records.scene import CAMERA_KEYS, DISTORTION_KEY, SCENE_KEYS, TRACK_KEYS
+from recon4d.records import Cameras, MotionSamples, Scene, Tracks, Trajectories
+from recon4d.records.scene import CAMERA_KEYS, DISTORTION_KEY, MOTION_KEYS, SCENE_KEYS, TRACK_KEYS, TRAJECTORY_KEYS
 from recon4d.records.tensors import as_array
 
 SCENE_FILE_NAME = "scene.npz"
@@ -58,6 +72,8 @@ RUN_FILE_NAME = "run.json"
 
 REQUIRED = ("info", "times", *CAMERA_KEYS, *SCENE_KEYS)
 """Names of the arrays that every archive holds."""
+OPTIONAL = (TRACK_KEYS, TRAJECTORY_KEYS, MOTION_KEYS)
+"""Groups of arrays that are all present or all absent; samples need trajectories."""
 SHAPES: dict[str, tuple[str | int, ...]] = {
     "world_from_cam": ("T", 4, 4),
     "intrinsics": ("T", 3, 3),
@@ -73,6 +89,18 @@ SHAPES: dict[str, tuple[str | int, ...]] = {
     "tracks_confidence": ("A", "T", "Q"),
     "tracks_anchors": ("A",),
     "tracks_pixels": ("A", "Q", 2),
+    "trajectories_control_points": ("C", "K", 3),
+    "trajectories_interval": (2,),
+    "trajectories_times": ("T",),
+    "trajectories_visibility": ("C", "T"),
+    "trajectories_confidence": ("C",),
+    "trajectories_anchors": ("C",),
+    "trajectories_pixels": ("C", 2),
+    "trajectories_support": ("C", 2),
+    "trajectories_pieces": ("C",),
+    "trajectories_world_from_piece": ("P", "T", 4, 4),
+    "motions_control_points": ("S", "C", "L", 3),
+    "motions_interval": (2,),
     DISTORTION_KEY: (5,),
 }
 """Shape of each array but ``info``. Equal letters are equal lengths."""
@@ -129,12 +157,13 @@ def load_scene(path: str | Path) -> Scene:
         UserError: If the file is missing, damaged, of a newer format or not a scene, if it cannot be read, or if a
             camera is invalid. Unknown cameras (NaN) are valid.
     """
-    arrays = _load(path, [*REQUIRED, *TRACK_KEYS, DISTORTION_KEY], REQUIRED)
+    arrays = _load(path, [*REQUIRED, *TRACK_KEYS, *TRAJECTORY_KEYS, *MOTION_KEYS, DISTORTION_KEY], REQUIRED)
     tracks = Tracks(**_tensors(arrays, TRACK_KEYS)) if TRACK_KEYS.keys() <= arrays.keys() else None
     distortion = torch.from_numpy(arrays[DISTORTION_KEY]) if DISTORTION_KEY in arrays else None
     scene = Scene(
         cameras=_cameras(path, arrays),
         tracks=tracks,
+        trajectories=_trajectories(path, arrays),
         distortion=distortion,
         **_tensors(arrays, SCENE_KEYS),
     )
@@ -262,13 +291,21 @@ def check_scene_arrays(
 
     Args:
         arrays: Arrays or their headers by name.
-        required: Names that must be present. If any array of tracks is present, all of them must be.
+        required: Names that must be present. If any array of tracks, curves or their samples is present, all of them
+            must be.
 
     Raises:
         UserError: If something does not fit.
     """
-    track_names = TRACK_KEYS if arrays.keys() & TRACK_KEYS.keys() else ()
-    check_arrays(arrays, SHAPES, [*required, *track_names], integers=["tracks_anchors"])
+    complete = [name for keys in OPTIONAL if arrays.keys() & keys.keys() for name in keys]
+    if arrays.keys() & MOTION_KEYS.keys():
+        complete += TRAJECTORY_KEYS
+    check_arrays(
+        arrays,
+        SHAPES,
+        list(dict.fromkeys([*required, *complete])),
+        integers=["tracks_anchors", "trajectories_anchors", "trajectories_pieces"],
+    )
 
 
 def _cameras(path: str | Path, arrays: Mapping[str, np.ndarray]) -> Cameras:
@@ -277,6 +314,34 @@ def _cameras(path: str | Path, arrays: Mapping[str, np.ndarray]) -> Cameras:
     if problem is not None:
         raise UserError(f"cannot read {_scene_file(path)} as a scene: it {problem}")
     return cameras
+
+
+def _trajectories(path: str | Path, arrays: Mapping[str, np.ndarray]) -> Trajectories | None:
+    if not TRAJECTORY_KEYS.keys() <= arrays.keys():
+        return None
+    problem = _curve_problem(arrays)
+    if problem is not None:
+        raise UserError(f"cannot read {_scene_file(path)} as a scene: {problem}")
+    samples = MotionSamples(**_tensors(arrays, MOTION_KEYS)) if MOTION_KEYS.keys() <= arrays.keys() else None
+    return Trajectories(**_tensors(arrays, TRAJECTORY_KEYS), samples=samples)
+
+
+def _curve_problem(arrays: Mapping[str, np.ndarray]) -> str | None:
+    """Return what is wrong with trajectories and samples whose types and shapes are right."""
+    for keys in (TRAJECTORY_KEYS, MOTION_KEYS):
+        prefix = next(iter(keys)).split("_", maxsplit=1)[0]
+        if f"{prefix}_interval" not in arrays:
+            continue
+        if arrays[f"{prefix}_control_points"].shape[-2] <= DEGREE:
+            return f"{prefix}_control_points has too few control points; wanted more than {DEGREE} for each curve"
+        start, end = arrays[f"{prefix}_interval"].tolist()
+        if not (np.isfinite([start, end]).all() and start < end):
+            return f"{prefix}_interval is {start:g} to {end:g}; wanted increasing seconds"
+    anchors, num_frames = arrays["trajectories_anchors"], len(arrays["times"])
+    if len(anchors) and not (anchors.min() >= -1 and anchors.max() < num_frames):
+        found = f"{anchors.min()} to {anchors.max()}"
+        return f"trajectories_anchors has {found}; wanted frames from 0 to {num_frames - 1}, or -1"
+    return None
 
 
 def _tensors(arrays: Mapping[str, np.ndarray], keys: Mapping[str, str]) -> dict[str, Any]:

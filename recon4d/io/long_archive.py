@@ -133,7 +133,8 @@ def save_frame(folder: Path, number: int, scene: Scene, time: float, info: Scene
     if info.source is not None:
         source = ClipSource(info.source.path, (info.source.names[number],), (info.source.numbers[number],))
         info = replace(info, source=source)
-    save_scene(frame_file(folder, number), scene, torch.tensor([time]), info)
+    # Curves of the whole clip would be repeated in every file.
+    save_scene(frame_file(folder, number), replace(scene, trajectories=None), torch.tensor([time]), info)
 
 
 def image_file(folder: Path, number: int) -> Path:
@@ -306,7 +307,8 @@ def _concatenate(scenes: Sequence[Scene]) -> Scene:
         intrinsics=torch.cat([scene.cameras.intrinsics for scene in scenes]),
     )
     maps = {name: torch.cat([getattr(scene, name) for scene in scenes]) for name in _MAP_NAMES}
-    return replace(scenes[0], cameras=cameras, tracks=_concatenate_tracks([scene.tracks for scene in scenes]), **maps)
+    tracks = _concatenate_tracks([scene.tracks for scene in scenes])
+    return replace(scenes[0], cameras=cameras, tracks=tracks, trajectories=None, **maps)
 
 
 def _concatenate_tracks(tracks: Sequence[Tracks | None]) -> Tracks | None:

@@ -1,16 +1,16 @@
 """Trajectories of a scene: curves of the tracked points that move, and the rigid pieces that they form."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from recon4d.errors import UserError
 from recon4d.geometry import evenly_spaced_indices, pixel_indices
 from recon4d.motion.curves import fit_curves
 from recon4d.motion.rigid_pieces import find_rigid_pieces
-from recon4d.records import Scene, Tracks
+from recon4d.records import Scene, TensorRecord
 from recon4d.records.trajectories import Trajectories
 
 RIGID_TOLERANCE = 0.01
@@ -18,6 +18,22 @@ RIGID_TOLERANCE = 0.01
 Hand-tuned."""
 MAX_CURVES = 20_000
 """Largest number of curves; more moving pixels are thinned evenly. Hand-tuned."""
+
+
+@dataclass(frozen=True, eq=False)
+class DynamicTracks(TensorRecord):
+    """Tracks of the pixels that move, of all anchors."""
+
+    points: Float[Tensor, "time track 3"]
+    """World positions in scene units."""
+    weights: Float[Tensor, "time track"]
+    """Confidence of the positions; 0 where the point is hidden."""
+    visibility: Float[Tensor, "time track"]
+    """Probability that the point is visible."""
+    anchors: Int[Tensor, " track"]
+    """Frame whose pixel selects the point."""
+    pixels: Float[Tensor, "track 2"]
+    """Pixel coordinates (x, y) in the maps of that frame."""
 
 
 def fit_trajectories(scene: Scene, times: Float[Tensor, " time"], max_curves: int = MAX_CURVES) -> Scene:
@@ -38,19 +54,19 @@ def fit_trajectories(scene: Scene, times: Float[Tensor, " time"], max_curves: in
         raise UserError("trajectories need tracks: reconstruct the clip with anchors, such as anchors=(0,)")
     if not (torch.isfinite(times).all() and (times.diff() > 0).all() and len(times) > 1):
         raise UserError(f"trajectories need increasing times of at least 2 frames, given {times.tolist()[:5]}")
-    tracks = scene.tracks
-    points, weights, anchors, pixels = _dynamic_tracks(scene, tracks, max_curves)
-    control_points = fit_curves(points, weights, times)
+    tracks = dynamic_tracks(scene, max_curves)
+    weights = tracks.weights
+    control_points = fit_curves(tracks.points, weights, times)
     curves = Trajectories(
         control_points=control_points,
         interval=torch.stack([times[0], times[-1]]).to(control_points),
         times=times.to(control_points),
-        visibility=_flat(tracks.visibility)[:, anchors[1]].T,
+        visibility=tracks.visibility.T,
         confidence=weights.sum(dim=0) / (weights > 0).sum(dim=0).clamp(min=1),
-        anchors=tracks.anchors[anchors[0]],
-        pixels=pixels,
+        anchors=tracks.anchors,
+        pixels=tracks.pixels,
         support=_support(weights, times).to(control_points),
-        pieces=torch.full((points.shape[1],), -1, dtype=torch.long),
+        pieces=torch.full((weights.shape[1],), -1, dtype=torch.long),
         world_from_piece=control_points.new_zeros(0, len(times), 4, 4),
     )
     known = scene.depths[(scene.depth_confidence > 0) & (scene.depths > 0)]
@@ -61,20 +77,32 @@ def fit_trajectories(scene: Scene, times: Float[Tensor, " time"], max_curves: in
     return replace(scene, trajectories=curves)
 
 
-def _dynamic_tracks(
-    scene: Scene, tracks: Tracks, max_curves: int
-) -> tuple[Float[Tensor, "time curve 3"], Float[Tensor, "time curve"], tuple[Tensor, Tensor], Tensor]:
-    """Return positions and weights of tracks whose pixel moves, their anchors and flat indices, and their pixels."""
+def dynamic_tracks(scene: Scene, max_tracks: int = MAX_CURVES) -> DynamicTracks:
+    """Select the tracks whose pixel moves, thinned evenly.
+
+    Args:
+        scene: A single scene with tracks.
+        max_tracks: Largest number of tracks.
+
+    Returns:
+        The tracks, in the order of the curves of `fit_trajectories`.
+    """
+    tracks = scene.tracks
+    assert tracks is not None
     row, column = pixel_indices(tracks.pixels, scene.size)
     is_kept = tracks.anchors >= 0
     is_moving = scene.is_dynamic[tracks.anchors.clamp(min=0)[:, None], row, column] & is_kept[:, None]
     visible = tracks.visibility > 0.5
     is_moving &= (visible & (tracks.confidence > 0)).any(dim=1)
     flat = is_moving.flatten().nonzero()[:, 0]
-    flat = flat[evenly_spaced_indices(len(flat), max_curves).to(flat.device)]
-    weights = _flat(torch.where(visible, tracks.confidence, 0.0))[:, flat]
-    anchors = flat // tracks.pixels.shape[-2]
-    return _flat(tracks.points)[:, flat], weights, (anchors, flat), tracks.pixels.flatten(0, 1)[flat]
+    flat = flat[evenly_spaced_indices(len(flat), max_tracks).to(flat.device)]
+    return DynamicTracks(
+        points=_flat(tracks.points)[:, flat],
+        weights=_flat(torch.where(visible, tracks.confidence, 0.0))[:, flat],
+        visibility=_flat(tracks.visibility)[:, flat],
+        anchors=tracks.anchors[flat // tracks.pixels.shape[-2]],
+        pixels=tracks.pixels.flatten(0, 1)[flat],
+    )
 
 
 def _flat(values: Tensor) -> Tensor:

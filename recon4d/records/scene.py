@@ -50,6 +50,19 @@ TRACK_KEYS = {
     "tracks_anchors": "anchors",
     "tracks_pixels": "pixels",
 }
+TRAJECTORY_KEYS = {
+    "trajectories_control_points": "control_points",
+    "trajectories_interval": "interval",
+    "trajectories_times": "times",
+    "trajectories_visibility": "visibility",
+    "trajectories_confidence": "confidence",
+    "trajectories_anchors": "anchors",
+    "trajectories_pixels": "pixels",
+    "trajectories_support": "support",
+    "trajectories_pieces": "pieces",
+    "trajectories_world_from_piece": "world_from_piece",
+}
+MOTION_KEYS = {"motions_control_points": "control_points", "motions_interval": "interval"}
 DISTORTION_KEY = "distortion"
 
 
@@ -356,7 +369,7 @@ class Scene(TensorRecord):
         is_static = (self.depth_confidence[nearest] > 0) & (self.depths[nearest] > 0) & ~self.is_dynamic[nearest]
         row, column = is_static.nonzero(as_tuple=True)
         static = replace(self, tracks=None, trajectories=None).frames([nearest]).points_from_depth[0, row, column]
-        is_visible = (curves.visibility_at(time) > 0.5) & (curves.confidence > 0)
+        is_visible = curves.shown_at(time)
         moving = curves.positions(wanted)[is_visible, 0]
         moving_row, moving_column = pixel_indices(curves.pixels[is_visible], self.size)
         static_frames = torch.full_like(row, nearest)
@@ -443,9 +456,9 @@ class Scene(TensorRecord):
 
         Returns:
             Arrays on the CPU: world_from_cam, intrinsics, depths, depth_confidence, points, point_confidence, moving
-            and metres_per_unit; tracks_points, tracks_visible, tracks_confidence, tracks_anchors and tracks_pixels if
-            there are tracks; distortion if one was removed. bfloat16 becomes float32. Arrays may share memory with the
-            scene.
+            and metres_per_unit; those of tracks (``tracks_``), trajectories (``trajectories_``) and their samples
+            (``motions_``) if there are any; distortion if one was removed. bfloat16 becomes float32. Arrays may share
+            memory with the scene.
         """
         return {name: as_array(tensor) for name, tensor in self.named_tensors().items()}
 
@@ -459,6 +472,11 @@ class Scene(TensorRecord):
         named |= {key: getattr(self, field) for key, field in SCENE_KEYS.items()}
         if self.tracks is not None:
             named |= {key: getattr(self.tracks, field) for key, field in TRACK_KEYS.items()}
+        curves = self.trajectories
+        if curves is not None:
+            named |= {key: getattr(curves, field) for key, field in TRAJECTORY_KEYS.items()}
+            if curves.samples is not None:
+                named |= {key: getattr(curves.samples, field) for key, field in MOTION_KEYS.items()}
         if self.distortion is not None:
             named[DISTORTION_KEY] = self.distortion
         return named

@@ -3,11 +3,13 @@
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from recon4d.errors import UserError
 from recon4d.geometry import invert, transform_points
-from recon4d.geometry.bsplines import DEGREE, bspline_weights
+from recon4d.geometry.bsplines import DEGREE, evaluate_bspline
+from recon4d.records.motion_samples import MotionSamples
 from recon4d.records.tensors import FrameIndex, TensorRecord, take
 
 
@@ -40,6 +42,8 @@ class Trajectories(TensorRecord):
     world_from_piece: Float[Tensor, "*batch piece time 4 4"]
     """Motion of each rigid piece: the transform that moves its points from where they are at the start of `interval` to
     where they are at the time of each frame, both in the world of the scene."""
+    samples: MotionSamples | None = None
+    """Several plausible motions of the same curves (`recon4d.sample_motions`); None if there are none."""
 
     @property
     def num_curves(self) -> int:
@@ -65,6 +69,31 @@ class Trajectories(TensorRecord):
             self,
             control_points=transform_points(new_from_world, self.control_points),
             world_from_piece=new_from_old @ self.world_from_piece @ invert(new_from_old),
+            samples=None if self.samples is None else self.samples.transformed(new_from_world),
+        )
+
+    def sample(self, index: int) -> "Trajectories":
+        """Take one of the samples as the motion.
+
+        Args:
+            index: Index of the sample.
+
+        Returns:
+            Trajectories along that sample, without rigid pieces and samples.
+
+        Raises:
+            UserError: If there is no such sample.
+        """
+        count = 0 if self.samples is None else self.samples.num_samples
+        if self.samples is None or not 0 <= index < count:
+            raise UserError(f"motion sample {index} does not exist; the scene has {count} (recon4d.sample_motions)")
+        return replace(
+            self,
+            control_points=self.samples.control_points[..., index, :, :, :],
+            interval=self.samples.interval,
+            pieces=torch.full_like(self.pieces, -1),
+            world_from_piece=self.world_from_piece[..., :0, :, :, :],
+            samples=None,
         )
 
     def frames(self, index: FrameIndex) -> "Trajectories":
@@ -134,11 +163,32 @@ class Trajectories(TensorRecord):
         share = share.clamp(0, 1)
         return (1 - share) * self.visibility[..., before] + share * self.visibility[..., after]
 
+    def shown_at(self, time: float) -> Bool[Tensor, "*batch curve"]:
+        """Find the curves whose point is probably visible and was fitted to something.
+
+        Args:
+            time: Time in seconds.
+
+        Returns:
+            Mask of the curves.
+        """
+        return (self.visibility_at(time) > 0.5) & (self.confidence > 0)
+
+    def interpolated_times(self, count: int) -> Float[Tensor, " moment"]:
+        """Place evenly spaced times between the frames.
+
+        Args:
+            count: Number of times between each pair of neighboring frames.
+
+        Returns:
+            Increasing times in seconds: those of the frames, `count` + 1 apart, and those between them.
+        """
+        shares = torch.arange(count + 1, device=self.times.device).to(self.times) / (count + 1)
+        between = self.times[:-1, None] + shares * self.times.diff()[:, None]
+        return torch.cat([between.flatten(), self.times[-1:]])
+
     def _clamped(self, times: Tensor) -> Tensor:
         return times.clamp(self.interval[..., 0], self.interval[..., 1])
 
     def _evaluate(self, times: Tensor, derivative: int) -> Tensor:
-        start, end = self.interval.unbind(dim=-1)
-        rate = self.segments / (end - start)
-        weights = bspline_weights((times - start).to(self.control_points) * rate, self.segments, derivative)
-        return weights @ self.control_points * rate**derivative
+        return evaluate_bspline(self.control_points, self.interval, times, derivative)

@@ -16,6 +16,7 @@ FRAME, DEPTH = f"{CAMERA}/frame", f"{CAMERA}/depth"
 UNKNOWN, CONFIDENCE = f"{CAMERA}/unknown", f"{CAMERA}/confidence"
 DYNAMIC, OUTLINE = f"{CAMERA}/moving", f"{CAMERA}/outline"
 MAP, POINTS, TRACKS = f"{WORLD}/map", f"{WORLD}/points", f"{WORLD}/tracks"
+MOTIONS = f"{WORLD}/motions"
 CAMERA_PATH, CAMERAS = f"{WORLD}/camera_path", f"{WORLD}/cameras"
 """Entity paths of the recording; each can be hidden and shown in the viewer."""
 

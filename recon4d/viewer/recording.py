@@ -9,12 +9,13 @@ from torch import Tensor
 
 from recon4d.errors import UserError
 from recon4d.geometry import stratified_indices, transform_points, unproject
-from recon4d.records import Clip, Scene
+from recon4d.records import Clip, Scene, Trajectories
 from recon4d.viewer.layout import (
     CAMERA,
     CAMERA_PATH,
     CAMERAS,
     MAP,
+    MOTIONS,
     POINTS,
     TRACKS,
     WORLD,
@@ -22,6 +23,7 @@ from recon4d.viewer.layout import (
     has_dynamic_mask,
     scene_length,
 )
+from recon4d.viewer.motions import points_between, select_alternatives
 from recon4d.viewer.pictures import (
     confidence_colors,
     depth_colors,
@@ -49,7 +51,7 @@ MAP_SHADE = 0.5
 """Brightness of the static map relative to the points of the current time, if these contain static points too.
 Hand-tuned."""
 
-MAP_SIZE, POINT_SIZE, TRACK_SIZE, LINE_SIZE = 1.5, 2.0, 2.5, 1.2
+MAP_SIZE, POINT_SIZE, TRACK_SIZE, LINE_SIZE, ALTERNATIVE_SIZE = 1.5, 2.0, 2.5, 1.2, 0.8
 """Radii on the screen in points. Current points are larger than map points and cover them. Hand-tuned."""
 
 PATH_COLOR = (255, 210, 80)
@@ -72,9 +74,18 @@ class ViewConfig:
     """Longest side of pictures beside the world in pixels; larger ones are reduced. Points come from the whole maps."""
     movers_only: bool = True
     """Whether the points of each time and the tracks are those of movers only, if the dynamic mask is known."""
+    interpolated_frames: int = 0
+    """Number of frames between two frames in which what moves is shown, on the trajectories of the scene."""
 
     def __post_init__(self) -> None:
-        smallest = (("max_points", 2), ("max_frame_points", 1), ("max_tracks", 0), ("tail", 0), ("max_side", 16))
+        smallest = (
+            ("max_points", 2),
+            ("max_frame_points", 1),
+            ("max_tracks", 0),
+            ("tail", 0),
+            ("max_side", 16),
+            ("interpolated_frames", 0),
+        )
         for name, least in smallest:
             if getattr(self, name) < least:
                 raise UserError(f"{name} is {getattr(self, name)}; wanted at least {least}")
@@ -125,6 +136,8 @@ def record_scene(
         scene, times, images = scene.frames(order.tolist()), times[order], None if images is None else images[order]
     is_dynamic_known = has_dynamic_mask(scene)
     movers_only = config.movers_only and is_dynamic_known
+    if config.interpolated_frames and (scene.trajectories is None or not has_times):
+        raise UserError("interpolated frames need trajectories, which recon4d.motion.fit_trajectories fits to tracks")
     budget = PointBudget(config.max_points, config.max_frame_points)
     at_map_size = None if images is None else _resized_images(images, scene.size)
     clouds = select_clouds(scene, at_map_size, budget, scene.is_dynamic if movers_only else None)
@@ -144,10 +157,15 @@ def record_scene(
         _log_camera_path(recording, scene)
     for frame in range(scene.num_frames):
         _set_time(recording, frame, times)
-        for cloud in clouds.at_time:
-            _log_points(recording, cloud, frame)
+        if not config.interpolated_frames:
+            for cloud in clouds.at_time:
+                _log_points(recording, cloud, frame)
         for anchor_trails in trails:
             _log_trails(recording, anchor_trails, frame, config.tail)
+    if config.interpolated_frames:
+        _log_curve_points(recording, scene, at_map_size, config)
+    if scene.trajectories is not None:
+        _log_alternatives(recording, scene.trajectories)
     _log_pictures(recording, _reduced(scene, config.max_side), at_map_size, times, FRAME_LENGTH * length)
     return View(recording, blueprint(scene, images is not None, has_times, movers_only))
 
@@ -268,6 +286,31 @@ def _log_points(recording: Any, cloud: Cloud, frame: int) -> None:
     points, colors = cloud.points(frame).numpy(), cloud.colors(frame).numpy()
     radius = rerun.Radius.ui_points(POINT_SIZE)
     recording.log(f"{POINTS}/{cloud.band}", rerun.Points3D(points, colors=colors, radii=radius))
+
+
+def _log_curve_points(
+    recording: Any, scene: Scene, images: UInt8[Tensor, "time 3 rows columns"] | None, config: ViewConfig
+) -> None:
+    """Log the points of curves at all frames and at times between them, which only the timeline of seconds has."""
+    rerun = load_rerun()
+    radius = rerun.Radius.ui_points(POINT_SIZE)
+    for shown in points_between(scene, images, config.interpolated_frames, config.max_frame_points):
+        recording.set_time("time", duration=shown.seconds)
+        if shown.frame == int(shown.frame):
+            recording.set_time("frame", sequence=int(shown.frame))
+        else:
+            recording.disable_timeline("frame")
+        points = rerun.Points3D(shown.positions.numpy(), colors=shown.colors.numpy(), radii=radius)
+        recording.log(f"{POINTS}/curves", points)
+
+
+def _log_alternatives(recording: Any, curves: Trajectories) -> None:
+    """Log each sample of the motion as faint lines, which can be hidden one by one."""
+    rerun = load_rerun()
+    radius = rerun.Radius.ui_points(ALTERNATIVE_SIZE)
+    for sample in select_alternatives(curves):
+        lines = rerun.LineStrips3D(sample.lines.numpy(), colors=sample.colors.numpy(), radii=radius)
+        recording.log(f"{MOTIONS}/sample_{sample.sample}", lines, static=True)
 
 
 def _log_trails(recording: Any, trails: Trails, frame: int, length: int) -> None:

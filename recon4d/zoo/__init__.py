@@ -3,6 +3,7 @@
 from recon4d.zoo.checkpoints import Storage, empty_model, save_model
 from recon4d.zoo.da3.da3 import from_da3
 from recon4d.zoo.hub import LicenseWarning, PublishedSource, cache_folder, choose_reference_view
+from recon4d.zoo.motion_flow import MotionFlow, load_motion_flow, save_motion_flow
 from recon4d.zoo.pretrained import load_pretrained
 from recon4d.zoo.registry import (
     DEFAULT_MODEL,
@@ -27,6 +28,7 @@ __all__ = [
     "RECOMMENDED",
     "HeadKind",
     "LicenseWarning",
+    "MotionFlow",
     "PublishedSource",
     "Storage",
     "UntrainedWarning",
@@ -44,9 +46,11 @@ __all__ = [
     "head_kind",
     "list_models",
     "load_model",
+    "load_motion_flow",
     "load_pretrained",
     "model_config",
     "model_entry",
     "save_model",
+    "save_motion_flow",
     "start_from",
 ]

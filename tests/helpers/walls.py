@@ -13,8 +13,10 @@ from recon4d.records import (
     Cameras,
     Clip,
     ClipSource,
+    MotionSamples,
     Scene,
     Tracks,
+    Trajectories,
 )
 
 NUM_FRAMES, HEIGHT, WIDTH = 3, 12, 16
@@ -48,6 +50,28 @@ def make_tracks() -> Tracks:
         confidence=torch.rand(2, NUM_FRAMES, 5, generator=generator),
         anchors=torch.tensor([0, 2]),
         pixels=torch.rand(2, 5, 2, generator=generator),
+    )
+
+
+def make_curves(num_curves: int = 4, samples: bool = True) -> Trajectories:
+    """Create curves of tracked points, one rigid piece, and two samples over a longer interval."""
+    generator = torch.Generator().manual_seed(2)
+
+    def random(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    return Trajectories(
+        control_points=random(num_curves, 5, 3),
+        interval=torch.tensor([0.0, 0.2]),
+        times=torch.arange(NUM_FRAMES) / 10,
+        visibility=random(num_curves, NUM_FRAMES).sigmoid(),
+        confidence=1 + random(num_curves).exp(),
+        anchors=torch.arange(num_curves) % NUM_FRAMES,
+        pixels=2 + random(num_curves, 2).sigmoid(),
+        support=torch.tensor([0.0, 0.1]).expand(num_curves, 2).clone(),
+        pieces=torch.arange(num_curves) % 2 - 1,
+        world_from_piece=torch.eye(4).repeat(1, NUM_FRAMES, 1, 1),
+        samples=MotionSamples(random(2, num_curves, 7, 3), torch.tensor([-0.1, 0.3])) if samples else None,
     )
 
 

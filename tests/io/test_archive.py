@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from walls import HEIGHT, NUM_FRAMES, WIDTH, make_info, make_scene, make_tracks, names_in, tensors_of
+from walls import HEIGHT, NUM_FRAMES, WIDTH, make_curves, make_info, make_scene, make_tracks, names_in, tensors_of
 
 from recon4d.errors import UserError
 from recon4d.io import (
@@ -43,8 +43,9 @@ def test_the_selection_of_frames_is_kept_and_may_be_missing(tmp_path):
 
 
 @pytest.mark.parametrize("with_tracks", [False, True])
-def test_scenes_are_read_back_bit_for_bit(tmp_path, with_tracks):
-    scene = replace(make_scene(), tracks=make_tracks() if with_tracks else None)
+@pytest.mark.parametrize("curves", [None, make_curves(), make_curves(samples=False), make_curves(0)])
+def test_scenes_are_read_back_bit_for_bit(tmp_path, with_tracks, curves):
+    scene = replace(make_scene(), tracks=make_tracks() if with_tracks else None, trajectories=curves)
     # Bits that a comparison of numbers does not distinguish: -0 and 0, NaN with different payloads.
     scene.depths.view(torch.int32)[0, 0, :3] = torch.tensor([-(2**31), 0x7FC01234, 1], dtype=torch.int32)
     save_scene(tmp_path / "scene.npz", scene, torch.tensor([0.0, math.nan, 1 / 3]), make_info())
@@ -52,6 +53,7 @@ def test_scenes_are_read_back_bit_for_bit(tmp_path, with_tracks):
     for path in (tmp_path, tmp_path / "scene.npz", str(tmp_path)):
         loaded = load_scene(path)
         assert (loaded.tracks is not None) == with_tracks
+        assert (loaded.trajectories is not None) == (curves is not None)
         for before, after in zip(tensors_of(scene), tensors_of(loaded), strict=True):
             assert before.dtype == after.dtype
             assert before.shape == after.shape
@@ -73,7 +75,8 @@ def test_other_precisions_and_layouts_are_kept(tmp_path):
 
 
 def test_plain_numpy_opens_the_archive_with_the_documented_names_and_shapes(tmp_path):
-    scene = replace(make_scene(), tracks=make_tracks(), distortion=torch.tensor([0.1, 0.02, 0.0, 0.0, 0.0]))
+    scene = replace(make_scene(), tracks=make_tracks(), trajectories=make_curves())
+    scene = replace(scene, distortion=torch.tensor([0.1, 0.02, 0.0, 0.0, 0.0]))
     save_scene(tmp_path / "named.npz", scene, torch.zeros(NUM_FRAMES), make_info())
     with np.load(tmp_path / "named.npz", allow_pickle=False) as arrays:
         shapes = {name: arrays[name].shape for name in arrays}
@@ -94,6 +97,18 @@ def test_plain_numpy_opens_the_archive_with_the_documented_names_and_shapes(tmp_
         "tracks_confidence": (2, NUM_FRAMES, 5),
         "tracks_anchors": (2,),
         "tracks_pixels": (2, 5, 2),
+        "trajectories_control_points": (4, 5, 3),
+        "trajectories_interval": (2,),
+        "trajectories_times": (NUM_FRAMES,),
+        "trajectories_visibility": (4, NUM_FRAMES),
+        "trajectories_confidence": (4,),
+        "trajectories_anchors": (4,),
+        "trajectories_pixels": (4, 2),
+        "trajectories_support": (4, 2),
+        "trajectories_pieces": (4,),
+        "trajectories_world_from_piece": (1, NUM_FRAMES, 4, 4),
+        "motions_control_points": (2, 4, 7, 3),
+        "motions_interval": (2,),
         "distortion": (5,),
         "info": (),
     }
@@ -172,6 +187,25 @@ def test_wrong_arrays_are_refused_by_name(archive):
         load_scene(rewritten(archive, tracks_points=np.zeros((1, 3, 5, 3), np.float32)))
     with pytest.raises(UserError, match="has no times"):
         load_times(rewritten(archive, times=None))
+
+
+def test_wrong_curves_are_refused_by_name(tmp_path):
+    def saved(**changes):
+        save_scene(tmp_path / "scene.npz", replace(make_scene(), trajectories=make_curves()))
+        return rewritten(tmp_path / "scene.npz", **changes)
+
+    with pytest.raises(UserError, match="has no trajectories_support, so"):
+        load_scene(saved(trajectories_support=None))
+    with pytest.raises(UserError, match=r"has no trajectories_control_points, .*trajectories_world_from_piece, so"):
+        load_scene(saved(**{name: None for name in SHAPES if name.startswith("trajectories_")}))
+    with pytest.raises(UserError, match=r"motions_control_points has shape \(2, 3, 7, 3\), wanted \(2, 4, 7, 3\)"):
+        load_scene(saved(motions_control_points=np.zeros((2, 3, 7, 3), np.float32)))
+    with pytest.raises(UserError, match="trajectories_control_points has too few control points; wanted more than 3"):
+        load_scene(saved(trajectories_control_points=np.zeros((4, 3, 3), np.float32)))
+    with pytest.raises(UserError, match="motions_interval is 1 to 1; wanted increasing seconds"):
+        load_scene(saved(motions_interval=np.ones(2, np.float32)))
+    with pytest.raises(UserError, match=r"trajectories_anchors has 0 to 3; wanted frames from 0 to 2, or -1"):
+        load_scene(saved(trajectories_anchors=np.arange(4)))
 
 
 def test_wrong_types_are_refused_by_name(archive):

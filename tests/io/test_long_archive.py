@@ -2,16 +2,18 @@
 
 import gc
 import weakref
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from long_folders import write_long_clip
+from walls import make_curves, make_info, make_scene
 
 from recon4d.errors import UserError
-from recon4d.io import iter_frames, load_scene
-from recon4d.io.long_archive import frame_file, load_frame_cameras, load_frames, load_index
+from recon4d.io import iter_frames, load_scene, save_scene
+from recon4d.io.long_archive import frame_file, load_frame_cameras, load_frames, load_index, save_frame
 from recon4d.records import Scene
 
 
@@ -59,6 +61,17 @@ def test_frames_are_concatenated(tmp_path: Path, with_tracks: bool) -> None:
         assert loaded.tracks is None
     with pytest.raises(ValueError, match="no frame numbers"):
         load_frames(tmp_path, [])
+
+
+def test_curves_of_the_whole_clip_are_not_repeated_in_every_frame(tmp_path: Path) -> None:
+    """Files of single frames have no curves; those of other programs that do are read without them."""
+    write_long_clip(tmp_path)
+    scene = replace(make_scene(), trajectories=make_curves()).frames([1])
+    save_frame(tmp_path, 1, scene, 0.1, make_info(original_size=scene.size))
+    assert load_scene(frame_file(tmp_path, 1)).trajectories is None
+    for number in (0, 1):
+        save_scene(frame_file(tmp_path, number), scene)
+    assert load_frames(tmp_path, [0, 1]).trajectories is None
 
 
 def test_missing_and_damaged_files_are_user_errors(tmp_path: Path) -> None:

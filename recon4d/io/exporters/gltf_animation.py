@@ -1,4 +1,4 @@
-"""Animated glTF: one point cloud for each moment, shown one at a time, and a moving camera."""
+"""Animated glTF: one point cloud for each group, shown one at a time, and a moving camera."""
 
 import math
 from pathlib import Path
@@ -9,8 +9,15 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from recon4d.geometry import quaternion_from_rotation
+from recon4d.io.exporters.frame_groups import (
+    TimedCamera,
+    curve_points,
+    end_of,
+    frame_groups,
+    group_cameras,
+    group_points,
+)
 from recon4d.io.exporters.gltf_file import GltfFile
-from recon4d.io.exporters.moments import Moment, MomentCamera, end_of, moment_cameras, moment_points, moments_of
 from recon4d.io.exporters.selected_frames import SelectedFrames
 
 FILE_NAME = "animation.glb"
@@ -23,11 +30,12 @@ UNLIT, POINTER = "KHR_materials_unlit", "KHR_animation_pointer"
 
 
 def write_animation(folder: Path, frames: SelectedFrames) -> str:
-    """Write ``animation.glb``: a node with points for each moment, and a node with the camera, y up.
+    """Write ``animation.glb``: a node with points for each group, and a node with the camera, y up.
 
     Geometry of changing topology cannot be morphed in glTF. Instead, the scale of each node is animated in steps: 1 at
-    its time and 0 otherwise. Times start at 0 and are those of the clip. All moments share the largest number of points
-    of a file.
+    its time and 0 otherwise. Times start at 0 and are those of the clip. All groups share the largest number of points
+    of a file. With `PointSelection.interpolated_frames`, these nodes have the static points only, and further nodes
+    have the points of curves at each time.
 
     Args:
         folder: An existing, empty folder.
@@ -39,41 +47,52 @@ def write_animation(folder: Path, frames: SelectedFrames) -> str:
     Raises:
         UserError: If there are no points, or a picture is missing or damaged.
     """
-    moments = moments_of(frames.source)
+    groups = frame_groups(frames.source)
     file = GltfFile()
     file.append("materials", {"name": "points", "extensions": {UNLIT: {}}})
     file.content["extensionsUsed"] = [UNLIT]
-    count = 0
-    for moment, (points, colors) in zip(moments, moment_points(frames, moments), strict=True):
-        _add_points(file, moment, points, colors)
-        count += len(points)
+    interpolated_frames = frames.selection.interpolated_frames
+    clouds = [
+        (f"time_{group.name}", group.seconds, *found)
+        for group, found in zip(groups, group_points(frames, groups, static_only=interpolated_frames > 0), strict=True)
+    ]
+    moving = curve_points(frames, groups) if interpolated_frames else []
     samplers: list[dict] = []
     channels: list[dict] = []
-    for node, (moment, stop) in enumerate(zip(moments, [*(later.seconds for later in moments[1:]), None], strict=True)):
-        start = moment.seconds
-        keys = sorted({0.0, start, end_of(moments) if stop is None else stop})
-        is_shown = np.array([key == start or (stop is None and key >= start) for key in keys])
-        samplers.append(_sampler(file, np.array(keys), np.repeat(is_shown[:, None], 3, axis=1).astype(float), "STEP"))
-        channels.append({"sampler": len(samplers) - 1, "target": {"node": node, "path": "scale"}})
-    cameras = moment_cameras(frames.source, moments)
+    end = end_of(groups)
+    curves = [(f"moving_{one.seconds:.4f}", one.seconds, one.points, one.colors) for one in moving]
+    for shown in filter(None, (clouds, curves)):
+        stops = [*(seconds for _, seconds, _, _ in shown[1:]), None]
+        for (name, start, points, colors), stop in zip(shown, stops, strict=True):
+            node = _add_points(file, name, start, points, colors)
+            keys = sorted({0.0, start, end if stop is None else stop})
+            is_shown = np.array([key == start or (stop is None and key >= start) for key in keys])
+            scales = np.repeat(is_shown[:, None], 3, axis=1).astype(float)
+            samplers.append(_sampler(file, np.array(keys), scales, "STEP"))
+            channels.append({"sampler": len(samplers) - 1, "target": {"node": node, "path": "scale"}})
+    count = sum(len(points) for _, _, points, _ in clouds) + sum(len(one.points) for one in moving)
+    cameras = group_cameras(frames.source, groups)
     if cameras:
         _add_camera(file, cameras, frames.source.size, samplers, channels)
     file.append("animations", {"name": "clip", "samplers": samplers, "channels": channels})
     file.append("scenes", {"nodes": list(range(len(file.content["nodes"])))})
     file.content["scene"] = 0
     file.write(folder / FILE_NAME)
-    return f"{count} points at {len(moments)} times, {end_of(moments):.2f} s, with {len(cameras)} cameras"
+    num_times = len(moving) or len(groups)
+    return f"{count} points at {num_times} times, {end:.2f} s, with {len(cameras)} cameras"
 
 
-def _add_points(file: GltfFile, moment: Moment, points: Float[Tensor, "n 3"], colors: UInt8[Tensor, "n 3"]) -> None:
-    """Add the node of a moment; only the first is visible where animations are not played."""
-    scale = 1.0 if moment.seconds == 0 else 0.0
-    node = {"name": f"time_{moment.name}", "scale": [scale] * 3, "extras": {"seconds": moment.seconds}}
+def _add_points(
+    file: GltfFile, name: str, seconds: float, points: Float[Tensor, "n 3"], colors: UInt8[Tensor, "n 3"]
+) -> int:
+    """Add the node of a time and return its index; only the first is visible where animations are not played."""
+    scale = 1.0 if seconds == 0 else 0.0
+    node = {"name": name, "scale": [scale] * 3, "extras": {"seconds": seconds}}
     if len(points):
         attributes = {"POSITION": file.add_array(points.numpy()), "COLOR_0": file.add_array(linear_colors(colors))}
         primitive = {"attributes": attributes, "mode": 0, "material": 0}
         node["mesh"] = file.append("meshes", {"name": node["name"], "primitives": [primitive]})
-    file.append("nodes", node)
+    return file.append("nodes", node)
 
 
 def linear_colors(colors: UInt8[Tensor, "n 3"]) -> np.ndarray:
@@ -92,7 +111,7 @@ def linear_colors(colors: UInt8[Tensor, "n 3"]) -> np.ndarray:
 
 
 def _add_camera(
-    file: GltfFile, cameras: list[MomentCamera], size: tuple[int, int], samplers: list[dict], channels: list[dict]
+    file: GltfFile, cameras: list[TimedCamera], size: tuple[int, int], samplers: list[dict], channels: list[dict]
 ) -> None:
     """Add the camera with its path; the field of view is animated if it changes."""
     height, width = size

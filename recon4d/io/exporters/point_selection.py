@@ -8,6 +8,9 @@ from recon4d.io.point_cloud import CONFIDENCE_PERCENTILE
 DYNAMIC_THRESHOLD = 0.5
 """Dynamic probability above which a pixel counts as dynamic. Hand-tuned."""
 
+MAX_IN_BETWEEN = 100
+"""Largest number of times between two frames."""
+
 
 @dataclass(frozen=True)
 class PointSelection:
@@ -24,7 +27,14 @@ class PointSelection:
     max_points: int = 500_000
     """Largest number of points, at least 1. More are sampled evenly over frames and pixels."""
 
+    interpolated_frames: int = 0
+    """Number of frames between two frames in which animated formats show what moves, on the curves of the scene."""
+
     def __post_init__(self) -> None:
+        if not 0 <= self.interpolated_frames <= MAX_IN_BETWEEN:
+            raise UserError(
+                f"{self.interpolated_frames} interpolated frames between two frames; wanted 0 to {MAX_IN_BETWEEN}"
+            )
         if not 0 <= self.drop < 100:
             raise UserError(f"the share to drop is {self.drop:g} %; wanted 0 to below 100")
         if not self.min_confidence >= 0:

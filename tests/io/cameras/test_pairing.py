@@ -67,7 +67,7 @@ class TestNames:
         copies = keys(["images/0.jpg", "images/1.jpg"])
         assert pair_cameras(named_clip(str(tmp_path / "images_4"), names), copies).indices == (0, 1)
 
-    def test_equal_suffixes_win_between_equal_names(self) -> None:
+    def test_equal_suffixes_winterpolated_frames_equal_names(self) -> None:
         assert match_by_name(named_clip("a", ("0.jpg", "0.png")), ["0.png", "0.jpg"]) == [1, 0]
 
     def test_natural_order(self) -> None:

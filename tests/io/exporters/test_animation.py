@@ -13,6 +13,7 @@ import trimesh
 from exported_walls import EVERYTHING, TIMES, save, wall, written
 from scenes import HEIGHT, WIDTH, make_scene
 from scipy.spatial.transform import Rotation
+from walls import make_curves
 
 from recon4d.errors import UserError
 from recon4d.geometry import project, transform_points
@@ -160,6 +161,37 @@ class TestGltf:
         assert len(counts) == len(ORDER)
         assert 20 <= sum(counts) <= 30
 
+    def test_points_interpolated_frames_are_on_the_curves(self, tmp_path: Path) -> None:
+        """What moves is shown at each time between the frames, beside the static points of the frames."""
+        scene = replace(wall(), trajectories=replace(make_curves(samples=False), visibility=torch.ones(4, 3)))
+        scene.dynamic[:, :4] = 1
+        times = torch.tensor([0.0, 0.1, 0.2])
+        results = read_results(save(tmp_path / "curves", scene, times))
+        selection = replace(EVERYTHING, interpolated_frames=3)
+        glb = Glb(written(tmp_path, results, "animation", selection) / "animation.glb")
+        assert [name for name in glb.shown_at(0.051) if name.startswith("moving")] == ["moving_0.0500"]
+        assert [name for name in glb.shown_at(0.051) if name.startswith("time")] == [f"time_{results.names[0]}"]
+        curves = scene.trajectories
+        assert curves is not None
+        for step in range(9):
+            time = 0.2 * step / 8
+            mesh = glb.content["nodes"][glb.node(f"moving_{time:.4f}")]["mesh"]
+            (primitive,) = glb.content["meshes"][mesh]["primitives"]
+            points = glb.array(primitive["attributes"]["POSITION"]) * [1, -1, -1]
+            np.testing.assert_allclose(points, scene.at(time).points[-4:], atol=1e-5)
+            # Pictures have the red 40 + 60 * frame, in sRGB; curves are of the frames 0, 1, 2 and 0.
+            red = glb.array(primitive["attributes"]["COLOR_0"])[:, 0] / 65535
+            np.testing.assert_allclose(red, [((40 + 60 * frame) / 255) ** 2.2 for frame in (0, 1, 2, 0)], atol=0.02)
+        (primitive,) = glb.content["meshes"][0]["primitives"]
+        static = glb.array(primitive["attributes"]["POSITION"])
+        assert len(static) < 0.7 * scene.points[0, ..., 0].numel()
+
+    def test_points_interpolated_frames_need_curves(self, tmp_path: Path, results: SavedResults) -> None:
+        with pytest.raises(UserError, match="interpolated frames need trajectories"):
+            written(tmp_path, results, "animation", replace(EVERYTHING, interpolated_frames=1))
+        with pytest.raises(UserError, match="101 interpolated frames between two frames; wanted 0 to 100"):
+            replace(EVERYTHING, interpolated_frames=101)
+
     def test_photos_follow_each_other(self, tmp_path: Path) -> None:
         results = read_results(save(tmp_path / "photos", wall(), torch.full((3,), torch.nan)))
         glb = Glb(written(tmp_path, results, "animation") / "animation.glb")
@@ -242,6 +274,24 @@ class TestUsd:
             expected = project(in_camera, scene.cameras.intrinsics[frame].double())[0]
             pixel = [(x + 1) / 2 * WIDTH, (1 - y) / 2 * HEIGHT]
             np.testing.assert_allclose(pixel, expected, atol=1e-3)
+
+    def test_points_interpolated_frames_are_on_the_curves(self, tmp_path: Path) -> None:
+        usd = pytest.importorskip("pxr.Usd", reason="USD is the extra 'usd'")
+        scene = replace(wall(), trajectories=replace(make_curves(samples=False), visibility=torch.ones(4, 3)))
+        results = read_results(save(tmp_path / "curves", scene, torch.tensor([0.0, 0.1, 0.2])))
+        file = written(tmp_path, results, "usd", replace(EVERYTHING, interpolated_frames=1)) / "scene.usdc"
+        stage = usd.Stage.Open(str(file))
+        points = stage.GetPrimAtPath("/World/Moving").GetAttribute("points")
+        codes = points.GetTimeSamples()
+        np.testing.assert_allclose(
+            np.array(codes) / stage.GetTimeCodesPerSecond(), [0, 0.05, 0.1, 0.15, 0.2], atol=1e-6
+        )
+        for code in codes:
+            found = np.array(points.Get(code)) * [1, -1, -1]
+            expected = scene.at(code / stage.GetTimeCodesPerSecond()).points[-4:].numpy()
+            # Every second time lacks one point, since USD would interpolate equal numbers.
+            np.testing.assert_allclose(found, expected[: len(found)], atol=1e-5)
+            assert len(found) >= 3
 
     def test_the_stage_has_y_up(self, stage) -> None:
         from pxr import UsdGeom  # pyright: ignore[reportMissingImports]
