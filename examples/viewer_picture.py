@@ -10,10 +10,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import tyro
 from PIL import Image
 
+Answer = TypeVar("Answer")
 LOADING_SECONDS = 8.0
 """Time for the viewer to load and draw a recording."""
 ATTEMPTS = 10
@@ -69,7 +71,7 @@ def take_picture(arguments: Arguments, screenshot: Path) -> None:
     """Let the running viewer write its picture (a PNG)."""
     from rerun.experimental import ViewerClient
 
-    client = ViewerClient.connect(f"rerun+http://127.0.0.1:{arguments.port}/proxy")
+    client = _retry(lambda: ViewerClient.connect(f"rerun+http://127.0.0.1:{arguments.port}/proxy"))
     _retry(lambda: client.open(str(arguments.recording.resolve())))
     time.sleep(2)
     client.set_time("frame", sequence=arguments.frame, play_state="paused")
@@ -77,16 +79,14 @@ def take_picture(arguments: Arguments, screenshot: Path) -> None:
     _retry(lambda: client.save_screenshot(str(screenshot)))
 
 
-def _retry(ask: Callable[[], object]) -> None:
+def _retry(ask: Callable[[], Answer]) -> Answer:
     """Ask the viewer, which may still be starting or drawing."""
-    for attempt in range(ATTEMPTS):
+    for _ in range(ATTEMPTS - 1):
         try:
-            ask()
-            return
+            return ask()
         except (ConnectionError, TimeoutError):
-            if attempt == ATTEMPTS - 1:
-                raise
             time.sleep(2)
+    return ask()
 
 
 if __name__ == "__main__":

@@ -7,7 +7,13 @@ import torch
 from recon4d.geometry.bsplines import bspline_weights
 from recon4d.heads.motion_flow import FlowConfig, FlowNetwork, motion_conditions, sample_motion
 from recon4d.heads.motion_flow.conditions import CHANNELS, CONTROLS, FEATURES, SEGMENTS, fitted_control_points
-from recon4d.heads.motion_flow.flow_matching import draw_noise, flow_matching_error, integrate_flow, noise_factor
+from recon4d.heads.motion_flow.flow_matching import (
+    TEMPERATURE,
+    draw_noise,
+    flow_matching_error,
+    integrate_flow,
+    noise_factor,
+)
 
 TIMES = torch.linspace(0, 1, 9)
 
@@ -135,7 +141,7 @@ class TestFlow:
         network = FlowNetwork(FlowConfig(width=16, depth=1, heads=2, token_width=8))
         values = sample_motion(network, conditions, None, 400, torch.Generator().manual_seed(0))
         assert values.shape == (400, 6, CHANNELS)
-        assert abs(float(values.std()) - 1) < 0.05
+        assert abs(float(values.std()) - TEMPERATURE) < 0.05
 
     def test_error_is_zero_for_the_velocity_of_the_path(self) -> None:
         target, noise = torch.randn(2, 3, CHANNELS), torch.randn(2, 3, CHANNELS)

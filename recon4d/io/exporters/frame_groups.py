@@ -94,8 +94,10 @@ def group_points(
         UserError: If a picture is missing or damaged.
     """
     count = 0
+    # Points that move have the other half.
+    budget = frames.selection.max_points // 2 if static_only else frames.selection.max_points
     for group in groups:
-        limit = max(1, frames.selection.max_points // (len(groups) * len(group.frames)))
+        limit = max(1, budget // (len(groups) * len(group.frames)))
         points, colors = [torch.zeros(0, 3)], [torch.zeros(0, 3, dtype=torch.uint8)]
         for number, frame in frames.numbered(group.frames):
             mask = frames.static_mask(frame) if static_only else frames.confident_mask(frame)
@@ -138,7 +140,7 @@ def curve_points(frames: SelectedFrames, groups: list[FrameGroup]) -> list[Curve
     if curves is None:
         raise UserError("interpolated frames need trajectories, which recon4d.motion.fit_trajectories fits to tracks")
     times = curves.interpolated_times(frames.selection.interpolated_frames)
-    limit = max(1, frames.selection.max_points // len(times))
+    limit = max(1, frames.selection.max_points // (2 * len(times)))
     kept = evenly_spaced_indices(curves.num_curves, limit)
     kept = kept[curves.anchors[kept] >= 0]
     colors = _curve_colors(frames.source, curves.anchors[kept], curves.pixels[kept])

@@ -45,7 +45,7 @@ def write_usd(folder: Path, frames: SelectedFrames) -> str:
     pxr = _load_usd()
     groups = frame_groups(frames.source)
     cameras = group_cameras(frames.source, groups)
-    rate = len(groups) / end_of(groups)
+    rate = (frames.selection.interpolated_frames + 1) * len(groups) / end_of(groups)
     stage = pxr.Usd.Stage.CreateNew(str(folder / FILE_NAME))
     pxr.UsdGeom.SetStageUpAxis(stage, pxr.UsdGeom.Tokens.y)
     if frames.source.metres_per_unit > 0:
