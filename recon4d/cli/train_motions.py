@@ -29,7 +29,7 @@ class TrainMotionsCommand:
     model: str = "recon4d_mini"
     """Model whose tokens the head learns to use: a name that `recon4d models` lists, or a checkpoint file."""
     clips: int = 1400
-    """Number of rendered scenes, of which those with enough motion are used; 0 trains on tracks alone, for any model."""
+    """Number of rendered scenes; those with enough motion are used. 0 trains on tracks alone, for any model."""
     steps: int = 4000
     """Number of steps."""
     batch: int = 32
