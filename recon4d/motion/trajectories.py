@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from recon4d.errors import UserError
@@ -38,8 +38,33 @@ def fit_trajectories(scene: Scene, times: Float[Tensor, " time"], max_curves: in
         raise UserError("trajectories need tracks: reconstruct the clip with anchors, such as anchors=(0,)")
     if not (torch.isfinite(times).all() and (times.diff() > 0).all() and len(times) > 1):
         raise UserError(f"trajectories need increasing times of at least 2 frames, given {times.tolist()[:5]}")
-    tracks = scene.tracks
-    points, weights, anchors, pixels = _dynamic_tracks(scene, tracks, max_curves)
+    row, column = pixel_indices(scene.tracks.pixels, scene.size)
+    is_dynamic = scene.is_dynamic[scene.tracks.anchors.clamp(min=0)[:, None], row, column]
+    known = scene.depths[(scene.depth_confidence > 0) & (scene.depths > 0)]
+    median_depth = float(known.median()) if len(known) else 0.0
+    return replace(scene, trajectories=curves_of_tracks(scene.tracks, is_dynamic, times, median_depth, max_curves))
+
+
+def curves_of_tracks(
+    tracks: Tracks,
+    is_dynamic: Bool[Tensor, "anchor query"],
+    times: Float[Tensor, " time"],
+    median_depth: float,
+    max_curves: int = MAX_CURVES,
+) -> Trajectories:
+    """Fit curves to tracks, and find the rigid pieces that they form.
+
+    Args:
+        tracks: Tracks of a single scene.
+        is_dynamic: Queries that move; others have no curve.
+        times: Times of the frames in seconds, increasing, at least 2.
+        median_depth: Median depth of the scene, to which the tolerance of rigid pieces is relative; 0 for no pieces.
+        max_curves: Largest number of curves.
+
+    Returns:
+        The curves.
+    """
+    points, weights, anchors, pixels = _dynamic_tracks(tracks, is_dynamic, max_curves)
     control_points = fit_curves(points, weights, times)
     curves = Trajectories(
         control_points=control_points,
@@ -53,21 +78,18 @@ def fit_trajectories(scene: Scene, times: Float[Tensor, " time"], max_curves: in
         pieces=torch.full((points.shape[1],), -1, dtype=torch.long),
         world_from_piece=control_points.new_zeros(0, len(times), 4, 4),
     )
-    known = scene.depths[(scene.depth_confidence > 0) & (scene.depths > 0)]
-    if curves.num_curves and len(known):
-        tolerance = RIGID_TOLERANCE * float(known.median())
+    if curves.num_curves and median_depth:
+        tolerance = RIGID_TOLERANCE * median_depth
         found = find_rigid_pieces(curves.positions(curves.times).movedim(0, 1), tolerance)
         curves = replace(curves, pieces=found.pieces, world_from_piece=found.world_from_piece)
-    return replace(scene, trajectories=curves)
+    return curves
 
 
 def _dynamic_tracks(
-    scene: Scene, tracks: Tracks, max_curves: int
+    tracks: Tracks, is_dynamic: Bool[Tensor, "anchor query"], max_curves: int
 ) -> tuple[Float[Tensor, "time curve 3"], Float[Tensor, "time curve"], tuple[Tensor, Tensor], Tensor]:
     """Return positions and weights of tracks whose pixel moves, their anchors and flat indices, and their pixels."""
-    row, column = pixel_indices(tracks.pixels, scene.size)
-    is_kept = tracks.anchors >= 0
-    is_moving = scene.is_dynamic[tracks.anchors.clamp(min=0)[:, None], row, column] & is_kept[:, None]
+    is_moving = is_dynamic & (tracks.anchors >= 0)[:, None]
     visible = tracks.visibility > 0.5
     is_moving &= (visible & (tracks.confidence > 0)).any(dim=1)
     flat = is_moving.flatten().nonzero()[:, 0]

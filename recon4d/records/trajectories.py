@@ -8,6 +8,7 @@ from torch import Tensor
 
 from recon4d.geometry import invert, transform_points
 from recon4d.geometry.bsplines import DEGREE, bspline_weights
+from recon4d.geometry.pose_interpolation import interpolate_poses
 from recon4d.records.tensors import FrameIndex, TensorRecord, take
 
 
@@ -133,6 +134,19 @@ class Trajectories(TensorRecord):
         share = (time - self.times[before]) / (self.times[after] - self.times[before])
         share = share.clamp(0, 1)
         return (1 - share) * self.visibility[..., before] + share * self.visibility[..., after]
+
+    def rotations_at(self, time: float) -> Float[Tensor, "rotation 3 3"]:
+        """Interpolate the rotations of the rigid pieces of a single scene.
+
+        Args:
+            time: Time in seconds.
+
+        Returns:
+            Rotation of each piece since the first time; at the end the identity, which `pieces` of -1 selects.
+        """
+        wanted = self.times.new_tensor([time])
+        found = [interpolate_poses(poses, self.times, wanted)[0, :3, :3] for poses in self.world_from_piece]
+        return torch.stack([*found, torch.eye(3).to(self.world_from_piece)])
 
     def _clamped(self, times: Tensor) -> Tensor:
         return times.clamp(self.interval[..., 0], self.interval[..., 1])
