@@ -46,8 +46,8 @@ MAX_COMPARED = 32
 """Largest number of earlier frames that are compared. Hand-tuned: long clips would take quadratic time."""
 MAX_NEIGHBORS = 2000
 """Largest number of curves among which the nearest one is searched. Hand-tuned."""
-NEIGHBOR_DISTANCE = 0.1
-"""Largest distance of a pixel from the curve that it moves with, relative to the extent of all curves. Hand-tuned."""
+NEIGHBOR_DISTANCE = 0.2
+"""Largest distance of an untracked pixel from the curve that it moves with, relative to its depth. Hand-tuned."""
 COVERED_DEPTH = 0.05
 """Largest difference of depth at which a curve covers a dynamic pixel, relative to the depth. Hand-tuned."""
 
@@ -106,7 +106,7 @@ def dynamic_gaussians(
         if curves is None:
             parts.append(_without_curves(single, number))
         else:
-            near = _nearest_curves(single.centers, curves, number)
+            near = _nearest_curves(single.centers, curves, number, frame.scene)
             on_curves = _on_curves(single.select(near >= 0), curves, near[near >= 0], number)
             on_curves = replace(on_curves, shown_frames=torch.full_like(on_curves.shown_frames, number))
             parts += [on_curves, _without_curves(single.select(near < 0), number)]
@@ -289,19 +289,19 @@ def _on_curves(made: Gaussians, curves: Trajectories, numbers: Int[Tensor, " n"]
     return DynamicGaussians(moved, numbers, offsets, torch.full_like(numbers, -1), torch.zeros(0))
 
 
-def _nearest_curves(points: Float[Tensor, "n 3"], curves: Trajectories, frame: int) -> Int[Tensor, " n"]:
+def _nearest_curves(points: Float[Tensor, "n 3"], curves: Trajectories, frame: int, scene: Scene) -> Int[Tensor, " n"]:
     """Return the curve nearest to each point of a frame; -1 if none that was observed around that time is near."""
-    time, median = curves.times[frame], curves.control_points.flatten(0, 1)
+    time = curves.times[frame]
     is_observed = (curves.support[:, 0] <= time) & (time <= curves.support[:, 1]) & (curves.confidence > 0)
     compared = is_observed.nonzero()[:, 0]
     compared = compared[stratified_indices(len(compared), MAX_NEIGHBORS)]
     if not len(compared) or not len(points):
         return torch.full((len(points),), -1)
     positions = curves.positions(time[None])[compared, 0]
-    limit = NEIGHBOR_DISTANCE * float((median.amax(dim=0) - median.amin(dim=0)).norm())
     found = [torch.cdist(part, positions).min(dim=1) for part in points.split(4096)]
     distances, nearest = torch.cat([part.values for part in found]), torch.cat([part.indices for part in found])
-    return torch.where(distances < limit, compared[nearest], -1)
+    depth, _, _ = _depth_at(points, scene)
+    return torch.where(distances < NEIGHBOR_DISTANCE * depth, compared[nearest], -1)
 
 
 def _smaller_difference(values: Float[Tensor, "height width"], axis: int) -> Float[Tensor, "height width"]:
