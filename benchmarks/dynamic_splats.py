@@ -5,8 +5,9 @@ python -m benchmarks.dynamic_splats --split 32 --clips 4 --geometry predicted
 python -m benchmarks.dynamic_splats --pictures examples/freiburg2_desk --geometry predicted
 
 Splats of every second frame are rendered from the cameras of the frames that were left out (`between`), and from those
-of the frames they were made of (`frames`). PSNR (decibels, of colors in [0, 1], after an affine function of each channel that
-makes up for the exposure) counts pixels of known depth: all of them, those that move, and those that do not.
+of the frames they were made of (`frames`). PSNR (decibels, of colors in [0, 1]) counts pixels of known depth: all of
+them, those that move, and those that do not. As the exposure of clips varies, an affine function of each channel is
+fitted to each picture before.
 
 - `curves`: dynamic Gaussians move along their curves and rotate with their rigid pieces.
 - `nearest`: the dynamic Gaussians of the nearest frame, without motion.
@@ -24,7 +25,7 @@ import tyro
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from recon4d.datasets.synthetic import SyntheticConfig, SyntheticScenes
+from recon4d.datasets.synthetic import SyntheticConfig, SyntheticScenes, render_scenes
 from recon4d.datasets.synthetic.worlds_v1 import WORLDS_V1
 from recon4d.geometry import evenly_spaced_indices
 from recon4d.geometry.gaussian_splatting import rasterize_gaussians
@@ -36,6 +37,8 @@ from recon4d.records.gaussians import DynamicGaussians, Gaussians
 METHODS = ("curves", "nearest", "static")
 MIN_DYNAMIC_SHARE = 0.02
 """Clips of which a smaller share of pixels moves are left out, unless pictures are given."""
+ANCHORS = (0, 8, 16, 24)
+"""Frames whose pixels are tracked."""
 MAX_VIEWS = 5
 """Largest number of frames of each kind that are rendered, evenly spaced."""
 
@@ -109,9 +112,11 @@ def clips_of(benchmark: Benchmark):
     for position in range(benchmark.clips):
         if benchmark.split == "tuning":
             config = SyntheticConfig(32, 192, 256, static_scene_share=0, static_camera_share=0.2, attempts=1)
-            sample = SyntheticScenes(config).sample(position)
+            sample = SyntheticScenes(config, ANCHORS).sample(position)
         else:
-            sample = WORLDS_V1[benchmark.split].sample(position)
+            split = WORLDS_V1[benchmark.split]
+            anchors = [anchor for anchor in ANCHORS if anchor < split.config.num_frames]
+            sample = render_scenes(split.scene(position), split.config, anchors)[0]
         if sample.scene.is_dynamic.float().mean() < MIN_DYNAMIC_SHARE or not torch.isfinite(sample.clip.times).all():
             continue
         scene = sample.scene
@@ -128,7 +133,8 @@ def predicted_scene(model: str, clip: Clip) -> Scene:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return refine_clip(clip, *reconstruct_and_match(find_model(model), clip, ReconstructConfig())).scene
+        config = ReconstructConfig(anchors=tuple(anchor for anchor in ANCHORS if anchor < clip.num_frames))
+        return refine_clip(clip, *reconstruct_and_match(find_model(model), clip, config)).scene
 
 
 def measure(clip: Clip, scene: Scene, truth: Scene, drop: float) -> dict[str, list[float]]:
@@ -165,7 +171,7 @@ def measure(clip: Clip, scene: Scene, truth: Scene, drop: float) -> dict[str, li
 def matched_colors(
     picture: Float[Tensor, "h w 3"], wanted: Float[Tensor, "h w 3"], mask: Bool[Tensor, "h w"]
 ) -> Float[Tensor, "h w 3"]:
-    """Match the exposure of a picture: an affine function of each channel, by least squares over the pixels of a mask."""
+    """Match the exposure of a picture by an affine function of each channel, fitted to the pixels of a mask."""
     matched = picture.clone()
     for channel in range(3):
         given = torch.stack([picture[mask][:, channel], torch.ones(int(mask.sum()))], dim=1)
