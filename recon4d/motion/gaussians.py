@@ -185,24 +185,39 @@ def frame_gaussians(frame: SplatFrame) -> Gaussians:
     )
 
 
+@dataclass(frozen=True, eq=False)
+class _DepthMap:
+    """Depth of one frame and its camera, without the other maps of a scene."""
+
+    depths: Float[Tensor, "height width"]
+    cam_from_world: Float[Tensor, "4 4"]
+    intrinsics: Float[Tensor, "3 3"]
+
+    @classmethod
+    def of(cls, scene: Scene, mask: Bool[Tensor, "height width"] | None = None) -> "_DepthMap":
+        """Take the depth of a scene of one frame; 0 outside of the mask."""
+        depths = scene.depths[0] if mask is None else torch.where(mask, scene.depths[0], 0.0)
+        return cls(depths, invert(scene.cameras.world_from_cam[0]), scene.cameras.intrinsics[0])
+
+
 class _StaticGaussians:
     """Static Gaussians of a clip, without those that repeat a surface, in bounded memory."""
 
     def __init__(self, limit: int | None) -> None:
         self._limit = limit
         self._stride = 1
-        self._earlier: list[Scene] = []
+        self._earlier: list[_DepthMap] = []
         self._parts: list[Gaussians] = []
 
     def add(self, frame: SplatFrame, made: Gaussians) -> None:
         """Add the new surfaces of a frame."""
         is_static = frame.mask & ~frame.scene.is_dynamic[0]
         pixels = is_static.flatten().nonzero()[:, 0]
-        pixels = pixels[~self._repeats(made.centers[pixels], frame.scene)]
+        here = _DepthMap.of(frame.scene, is_static)
+        pixels = pixels[~self._repeats(made.centers[pixels], here)]
         pixels = pixels[stratified_indices(len(pixels), -(-len(pixels) // self._stride))]
         self._parts.append(made.select(pixels))
-        static_depths = torch.where(is_static, frame.scene.depths[0], 0.0)
-        self._earlier.append(replace(frame.scene, depths=static_depths[None], tracks=None))
+        self._earlier.append(here)
         if len(self._earlier) > MAX_COMPARED:
             del self._earlier[1::2]
         count = sum(len(part.centers) for part in self._parts)
@@ -216,14 +231,14 @@ class _StaticGaussians:
         thinned = _thinned(Gaussians.concatenate(self._parts), self._limit)
         return replace(thinned, scales=thinned.scales * self._stride**0.5)
 
-    def _repeats(self, points: Float[Tensor, "n 3"], scene: Scene) -> Bool[Tensor, " n"]:
-        """Check which points an earlier frame shows, about as finely as this one."""
+    def _repeats(self, points: Float[Tensor, "n 3"], here: _DepthMap) -> Bool[Tensor, " n"]:
+        """Check which points of a frame an earlier frame shows, about as finely as this one."""
         repeats = torch.zeros(len(points), dtype=torch.bool)
-        own_depth = transform_points(invert(scene.cameras.world_from_cam[0]), points)[:, 2]
+        own_depth, _, _ = _depth_at(points, here)
         for earlier in self._earlier:
             depth, depth_there, _ = _depth_at(points, earlier)
             is_same = (depth_there > 0) & ((depth - depth_there).abs() < SAME_SURFACE * depth)
-            magnification = scene.cameras.intrinsics[0, 0, 0] / earlier.cameras.intrinsics[0, 0, 0]
+            magnification = here.intrinsics[0, 0] / earlier.intrinsics[0, 0]
             repeats |= is_same & (depth * magnification < FINER * own_depth)
         return repeats
 
@@ -237,13 +252,13 @@ def _thinned(gaussians: Gaussians, limit: int | None) -> Gaussians:
     return replace(kept, scales=kept.scales * (count / limit) ** 0.5)
 
 
-def _depth_at(points: Float[Tensor, "n 3"], frame: Scene) -> tuple[Tensor, Tensor, Int[Tensor, " n"]]:
+def _depth_at(points: Float[Tensor, "n 3"], frame: _DepthMap) -> tuple[Tensor, Tensor, Int[Tensor, " n"]]:
     """Return the depth of points in a frame, that of its map there (0 outside) and the flat index of the pixel."""
-    in_camera = transform_points(invert(frame.cameras.world_from_cam[0]), points)
-    pixels = project(in_camera, frame.cameras.intrinsics[0])
-    row, column = pixel_indices(pixels, frame.size)
-    is_inside = is_in_image(pixels, frame.size) & (in_camera[:, 2] > 0)
-    return in_camera[:, 2], torch.where(is_inside, frame.depths[0, row, column], 0.0), row * frame.size[1] + column
+    in_camera = transform_points(frame.cam_from_world, points)
+    pixels, size = project(in_camera, frame.intrinsics), (frame.depths.shape[0], frame.depths.shape[1])
+    row, column = pixel_indices(pixels, size)
+    is_inside = is_in_image(pixels, size) & (in_camera[:, 2] > 0)
+    return in_camera[:, 2], torch.where(is_inside, frame.depths[row, column], 0.0), row * size[1] + column
 
 
 def _new_curves(
@@ -265,7 +280,9 @@ def _covered_pixels(
 ) -> Bool[Tensor, "height width"]:
     """Find the pixels of a frame at which a curve is, or at a neighbor of which."""
     shown = numbers[(curves.visibility[numbers, frame] > 0.5) & (curves.confidence[numbers] > 0)]
-    depth, depth_there, pixel = _depth_at(curves.positions(curves.times[frame : frame + 1])[shown, 0], scene)
+    depth, depth_there, pixel = _depth_at(
+        curves.positions(curves.times[frame : frame + 1])[shown, 0], _DepthMap.of(scene)
+    )
     is_same = (depth_there > 0) & ((depth - depth_there).abs() < COVERED_DEPTH * depth)
     covered = scene.depths.new_zeros(scene.size)
     covered.view(-1)[pixel[is_same]] = 1
@@ -300,7 +317,7 @@ def _nearest_curves(points: Float[Tensor, "n 3"], curves: Trajectories, frame: i
     positions = curves.positions(time[None])[compared, 0]
     found = [torch.cdist(part, positions).min(dim=1) for part in points.split(4096)]
     distances, nearest = torch.cat([part.values for part in found]), torch.cat([part.indices for part in found])
-    depth, _, _ = _depth_at(points, scene)
+    depth, _, _ = _depth_at(points, _DepthMap.of(scene))
     return torch.where(distances < NEIGHBOR_DISTANCE * depth, compared[nearest], -1)
 
 

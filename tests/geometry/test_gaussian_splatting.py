@@ -126,10 +126,12 @@ def test_tiles_and_chunks_change_nothing(count: int) -> None:
 
 
 def test_gradients_reach_every_parameter() -> None:
-    parameters = [values.requires_grad_() for values in random_gaussians(5)]
-    image, _ = rasterize_gaussians(*parameters, POSE, INTRINSICS, SIZE)
+    gaussians = random_gaussians(5)
+    for values in gaussians:
+        values.requires_grad_()
+    image, _ = rasterize_gaussians(*gaussians, POSE, INTRINSICS, SIZE)
     image.square().sum().backward()
-    for values in parameters:
+    for values in gaussians:
         assert values.grad is not None
         assert math.isfinite(float(values.grad.abs().sum()))
         assert values.grad.abs().sum() > 0

@@ -12,7 +12,7 @@ from scenes import HEIGHT, WIDTH, make_scene
 from scipy.spatial.transform import Rotation
 
 from recon4d.errors import UserError
-from recon4d.geometry import rotation_from_quaternion
+from recon4d.geometry import rotation_from_axis_angle, rotation_from_quaternion
 from recon4d.io import PointSelection, SavedResults, export_results, read_results
 from recon4d.io.gaussian_files import read_dynamic_gaussians, write_dynamic_gaussians, write_gaussians
 from recon4d.io.ply_elements import read_ply_elements, write_ply_elements
@@ -39,7 +39,7 @@ def some_gaussians(count: int = 50) -> Gaussians:
 def some_motion() -> DynamicGaussians:
     """Return Gaussians of every kind, of which two pieces with two curves each move."""
     generator = torch.Generator().manual_seed(1)
-    rotations = torch.from_numpy(Rotation.random(6, random_state=0).as_matrix()).float()
+    rotations = rotation_from_axis_angle(torch.randn(6, 3, generator=generator))
     poses = torch.eye(4).repeat(6, 1, 1)
     poses[:, :3, :3], poses[:, :3, 3] = rotations, torch.randn(6, 3, generator=generator)
     poses = poses.unflatten(0, (2, 3))
