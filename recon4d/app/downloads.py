@@ -19,6 +19,7 @@ WORDS = {
     "poisson": "Surface, closed (PLY)",
     "alpha": "Surface, coarse (PLY)",
     "splats": "Gaussian splats (PLY)",
+    "dynamic-splats": "Moving Gaussian splats (PLY for each time, and one file)",
     "depth-png": "Depth pictures (PNG, 16 bits)",
     "depth-exr": "Depth pictures (EXR)",
     "tum": "Camera path (TUM)",

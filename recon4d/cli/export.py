@@ -18,7 +18,7 @@ class ExportCommand:
     """Write a reconstruction in the formats of other programs.
 
     --to takes one or several of colmap, colmap-text, nerfstudio, ply, glb, animation, usd, tum, depth-png, depth-exr,
-    npz, splats, tsdf, poisson and alpha.
+    npz, splats, dynamic-splats, tsdf, poisson and alpha.
     """
 
     scene: tyro.conf.Positional[Path]

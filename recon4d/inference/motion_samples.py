@@ -9,9 +9,9 @@ from torch import Tensor
 from recon4d.errors import UserError
 from recon4d.inference.single_pass import ClipInput, as_clip, as_model, reconstruct
 from recon4d.inference.tracking_tokens import tracking_tokens
+from recon4d.inference.trajectory_samples import curves_to_sample, sample_trajectories
 from recon4d.models import Model, SceneModel
 from recon4d.motion import fit_trajectories
-from recon4d.motion.sampling import curves_to_sample, sample_trajectories
 from recon4d.records import Clip, Scene
 from recon4d.zoo import MotionFlow, load_motion_flow
 
@@ -89,7 +89,7 @@ def sample_with_tokens(
         The scene with samples.
 
     Raises:
-        UserError: As for `recon4d.motion.sampling.sample_trajectories`.
+        UserError: As for `recon4d.inference.trajectory_samples.sample_trajectories`.
     """
     curves = scene.trajectories
     assert curves is not None

@@ -3,14 +3,14 @@
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from recon4d.errors import UserError
 from recon4d.geometry import evenly_spaced_indices, pixel_indices
 from recon4d.motion.curves import fit_curves
 from recon4d.motion.rigid_pieces import find_rigid_pieces
-from recon4d.records import Scene, TensorRecord
+from recon4d.records import Scene, TensorRecord, Tracks
 from recon4d.records.trajectories import Trajectories
 
 RIGID_TOLERANCE = 0.01
@@ -54,27 +54,52 @@ def fit_trajectories(scene: Scene, times: Float[Tensor, " time"], max_curves: in
         raise UserError("trajectories need tracks: reconstruct the clip with anchors, such as anchors=(0,)")
     if not (torch.isfinite(times).all() and (times.diff() > 0).all() and len(times) > 1):
         raise UserError(f"trajectories need increasing times of at least 2 frames, given {times.tolist()[:5]}")
-    tracks = dynamic_tracks(scene, max_curves)
-    weights = tracks.weights
-    control_points = fit_curves(tracks.points, weights, times)
+    known = scene.depths[(scene.depth_confidence > 0) & (scene.depths > 0)]
+    median_depth = float(known.median()) if len(known) else 0.0
+    return replace(
+        scene, trajectories=curves_of_tracks(scene.tracks, _is_dynamic(scene), times, median_depth, max_curves)
+    )
+
+
+def curves_of_tracks(
+    tracks: Tracks,
+    is_dynamic: Bool[Tensor, "anchor query"],
+    times: Float[Tensor, " time"],
+    median_depth: float,
+    max_curves: int = MAX_CURVES,
+) -> Trajectories:
+    """Fit curves to tracks, and find the rigid pieces that they form.
+
+    Args:
+        tracks: Tracks of a single scene.
+        is_dynamic: Queries that move; others have no curve.
+        times: Times of the frames in seconds, increasing, at least 2.
+        median_depth: Median depth of the scene, to which the tolerance of rigid pieces is relative; 0 for no pieces.
+        max_curves: Largest number of curves.
+
+    Returns:
+        The curves.
+    """
+    selected = select_tracks(tracks, is_dynamic, max_curves)
+    weights = selected.weights
+    control_points = fit_curves(selected.points, weights, times)
     curves = Trajectories(
         control_points=control_points,
         interval=torch.stack([times[0], times[-1]]).to(control_points),
         times=times.to(control_points),
-        visibility=tracks.visibility.T,
+        visibility=selected.visibility.T,
         confidence=weights.sum(dim=0) / (weights > 0).sum(dim=0).clamp(min=1),
-        anchors=tracks.anchors,
-        pixels=tracks.pixels,
+        anchors=selected.anchors,
+        pixels=selected.pixels,
         support=_support(weights, times).to(control_points),
         pieces=torch.full((weights.shape[1],), -1, dtype=torch.long),
         world_from_piece=control_points.new_zeros(0, len(times), 4, 4),
     )
-    known = scene.depths[(scene.depth_confidence > 0) & (scene.depths > 0)]
-    if curves.num_curves and len(known):
-        tolerance = RIGID_TOLERANCE * float(known.median())
+    if curves.num_curves and median_depth:
+        tolerance = RIGID_TOLERANCE * median_depth
         found = find_rigid_pieces(curves.positions(curves.times).movedim(0, 1), tolerance)
         curves = replace(curves, pieces=found.pieces, world_from_piece=found.world_from_piece)
-    return replace(scene, trajectories=curves)
+    return curves
 
 
 def dynamic_tracks(scene: Scene, max_tracks: int = MAX_CURVES) -> DynamicTracks:
@@ -87,11 +112,22 @@ def dynamic_tracks(scene: Scene, max_tracks: int = MAX_CURVES) -> DynamicTracks:
     Returns:
         The tracks, in the order of the curves of `fit_trajectories`.
     """
-    tracks = scene.tracks
-    assert tracks is not None
-    row, column = pixel_indices(tracks.pixels, scene.size)
-    is_kept = tracks.anchors >= 0
-    is_moving = scene.is_dynamic[tracks.anchors.clamp(min=0)[:, None], row, column] & is_kept[:, None]
+    assert scene.tracks is not None
+    return select_tracks(scene.tracks, _is_dynamic(scene), max_tracks)
+
+
+def select_tracks(tracks: Tracks, is_dynamic: Bool[Tensor, "anchor query"], max_tracks: int) -> DynamicTracks:
+    """Select the tracks that move and are visible at any time, thinned evenly.
+
+    Args:
+        tracks: Tracks of a single scene.
+        is_dynamic: Queries that move.
+        max_tracks: Largest number of tracks.
+
+    Returns:
+        The tracks of all anchors.
+    """
+    is_moving = is_dynamic & (tracks.anchors >= 0)[:, None]
     visible = tracks.visibility > 0.5
     is_moving &= (visible & (tracks.confidence > 0)).any(dim=1)
     flat = is_moving.flatten().nonzero()[:, 0]
@@ -103,6 +139,14 @@ def dynamic_tracks(scene: Scene, max_tracks: int = MAX_CURVES) -> DynamicTracks:
         anchors=tracks.anchors[flat // tracks.pixels.shape[-2]],
         pixels=tracks.pixels.flatten(0, 1)[flat],
     )
+
+
+def _is_dynamic(scene: Scene) -> Bool[Tensor, "anchor query"]:
+    """Tell for each query whether its pixel moves."""
+    tracks = scene.tracks
+    assert tracks is not None
+    row, column = pixel_indices(tracks.pixels, scene.size)
+    return scene.is_dynamic[tracks.anchors.clamp(min=0)[:, None], row, column]
 
 
 def _flat(values: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor
 from recon4d.errors import UserError
 from recon4d.geometry import invert, transform_points
 from recon4d.geometry.bsplines import DEGREE, evaluate_bspline
+from recon4d.geometry.pose_interpolation import interpolate_poses
 from recon4d.records.motion_samples import MotionSamples
 from recon4d.records.tensors import FrameIndex, TensorRecord, take
 
@@ -186,6 +187,19 @@ class Trajectories(TensorRecord):
         shares = torch.arange(count + 1, device=self.times.device).to(self.times) / (count + 1)
         between = self.times[:-1, None] + shares * self.times.diff()[:, None]
         return torch.cat([between.flatten(), self.times[-1:]])
+
+    def rotations_at(self, time: float) -> Float[Tensor, "rotation 3 3"]:
+        """Interpolate the rotations of the rigid pieces of a single scene.
+
+        Args:
+            time: Time in seconds.
+
+        Returns:
+            Rotation of each piece since the first time; at the end the identity, which `pieces` of -1 selects.
+        """
+        wanted = self.times.new_tensor([time])
+        found = [interpolate_poses(poses, self.times, wanted)[0, :3, :3] for poses in self.world_from_piece]
+        return torch.stack([*found, torch.eye(3).to(self.world_from_piece)])
 
     def _clamped(self, times: Tensor) -> Tensor:
         return times.clamp(self.interval[..., 0], self.interval[..., 1])

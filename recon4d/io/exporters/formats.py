@@ -7,6 +7,7 @@ from pathlib import Path
 from recon4d.errors import DataError, UserError
 from recon4d.io.exporters.colmap import write_colmap_binary, write_colmap_text
 from recon4d.io.exporters.depth_maps import write_depth_exr, write_depth_png
+from recon4d.io.exporters.dynamic_splats import write_dynamic_splats
 from recon4d.io.exporters.export_record import check_export, write_export_record
 from recon4d.io.exporters.frame_arrays import write_frame_arrays
 from recon4d.io.exporters.frame_source import FrameSource, MemoryFrames
@@ -38,6 +39,7 @@ FORMATS: dict[str, Writer] = {
     "depth-exr": write_depth_exr,
     "npz": write_frame_arrays,
     "splats": write_gaussian_splats,
+    "dynamic-splats": write_dynamic_splats,
     "tsdf": write_tsdf,
     "poisson": write_poisson,
     "alpha": write_alpha,

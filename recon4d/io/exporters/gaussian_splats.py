@@ -14,13 +14,12 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from recon4d.io.exporters.selected_frames import SelectedFrames
+from recon4d.io.gaussian_files import CONSTANT_HARMONIC
 from recon4d.io.point_cloud import NoConfidentPointsError
 
 MAX_GAUSSIANS = 100_000
 """Largest number of Gaussians; `PointSelection.max_points` may lower it. One takes 248 bytes, and trainers begin with
 about as many points (those of a COLMAP model) and add more where the pictures need them. Hand-tuned."""
-CONSTANT_HARMONIC = 0.5 / math.sqrt(math.pi)
-"""Value of the spherical harmonic of degree 0. A color is 0.5 plus this value times its coefficient."""
 OPACITY = 0.1
 """Opacity of every Gaussian, as in the code of Kerbl et al. 2023."""
 NEIGHBORS = 3

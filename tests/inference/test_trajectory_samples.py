@@ -9,8 +9,9 @@ import recon4d
 from recon4d.datasets import Sample
 from recon4d.datasets.synthetic import SyntheticConfig, SyntheticScenes
 from recon4d.errors import UserError
-from recon4d.motion import curves_to_sample, fit_trajectories, sample_trajectories
-from recon4d.motion import sampling as motion_sampling
+from recon4d.inference import trajectory_samples
+from recon4d.inference.trajectory_samples import curves_to_sample, sample_trajectories
+from recon4d.motion import fit_trajectories
 from recon4d.records import Scene
 from recon4d.zoo import load_motion_flow
 
@@ -76,7 +77,7 @@ def test_points_of_a_piece_move_together(sample: Sample, observed: Scene) -> Non
 
 def test_every_curve_gets_samples(observed: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     """Curves beyond the largest number that attend to each other move like their neighbors."""
-    monkeypatch.setattr(motion_sampling, "MAX_ATTENDING_CURVES", 100)
+    monkeypatch.setattr(trajectory_samples, "MAX_ATTENDING_CURVES", 100)
     chosen = curves_to_sample(observed)
     assert len(chosen) == 100
     samples = sampled(observed)
