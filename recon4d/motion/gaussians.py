@@ -28,8 +28,8 @@ from recon4d.records.gaussians import DynamicGaussians, Gaussians
 from recon4d.records.trajectories import Trajectories
 
 SIZE = 0.5
-"""Standard deviation of the projection of a Gaussian, in pixels of its own frame. Of 0.35 to 0.65, PSNR of two scenes of
-`python -m benchmarks.dynamic_splats --split tuning` hardly depends on it."""
+"""Standard deviation of the projection of a Gaussian, in pixels of its own frame. Of 0.35 to 0.65, PSNR of two scenes
+of `python -m benchmarks.dynamic_splats --split tuning` hardly depends on it."""
 THICKNESS = 0.1
 """Standard deviation along the normal, relative to that of a Gaussian that faces the camera. Hand-tuned."""
 MAX_SLOPE = 3.0
