@@ -55,8 +55,8 @@ class EvaluateCommand:
     max_seconds: float = 600
     """Time limit of COLMAP for one clip, after which the clip counts as timed out."""
     motions: int = 0
-    """Instead of the other metrics, score this number of sampled motions of every network: the first part of each clip
-    is observed, and dynamic points are predicted while they are hidden and afterwards."""
+    """Instead of the other metrics, score this number of sampled motions of every network (by default recon4d_mini).
+    The first part of each clip is observed; dynamic points are predicted while they are hidden and afterwards."""
     motion_weights: Path | None = None
     """Weights of the generative head of --motions (recon4d train-motions); by default those of the package."""
     all_metrics: bool = False
@@ -76,7 +76,7 @@ class EvaluateCommand:
         from recon4d.eval import BenchmarkConfig, evaluate, load_benchmark, print_tables, write_report
         from recon4d.inference import start_processes
 
-        if not self.method:
+        if not self.method and not self.motions:
             raise UserError("give at least one --method, such as --method static")
         settings = BenchmarkConfig(self.split, self.data, self.clips, self.num_frames, self.stride, self.intrinsics)
         benchmark = load_benchmark(self.benchmark, settings)
@@ -114,10 +114,10 @@ class EvaluateCommand:
 
         from recon4d.eval.motion_evaluation import MotionEvaluation, evaluate_motion
         from recon4d.eval.report.motion_tables import motion_tables
-        from recon4d.zoo import find_model, load_motion_flow
+        from recon4d.zoo import DEFAULT_MODEL, find_model, load_motion_flow
 
         flow = load_motion_flow() if self.motion_weights is None else load_motion_flow(self.motion_weights)
-        for name in self.method:
+        for name in self.method or (DEFAULT_MODEL,):
             evaluation = MotionEvaluation(find_model(name), flow, self.motions, self.refine)
             folder = self.out / "motions" / Path(name).stem
             clips = tqdm(benchmark.clips, desc=name, unit="clip", disable=not sys.stderr.isatty())

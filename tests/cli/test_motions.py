@@ -118,7 +118,7 @@ def test_evaluation_prints_and_stores_the_scores(
     sample = SyntheticScenes(SyntheticConfig(8, 96, 128, static_scene_share=0)).sample(1)
     benchmark = Benchmark("one world", "", ("world",), lambda name: sample)
     monkeypatch.setattr(recon4d.eval, "load_benchmark", lambda name, config: benchmark)
-    command = ["evaluate", "--method", "recon4d_mini", "--motions", 4, "--out", tmp_path]
+    command = ["evaluate", "--motions", 4, "--out", tmp_path]
     assert run(*command) == 0
     printed = capsys.readouterr().out
     assert "true observations, dynamic points after the observed frames: 1 clips, meters, 4 samples" in printed
