@@ -128,7 +128,7 @@ def _evaluate_clip(name: str, sample: Sample, evaluation: MotionEvaluation) -> l
             predictions["motion head"] = head[None]
         found += [
             ClipMotionScores(name, observations, part, label, scores)
-            for part, is_counted in _parts(true, visibility, tracks, count).items()
+            for part, is_counted in scored_positions(true, visibility, count).items()
             for label, samples in predictions.items()
             if (label != "motion head" or part == "hidden")
             and (scores := score_motion(samples, true, is_counted)) is not None
@@ -261,13 +261,19 @@ def _head_positions(
     return torch.cat([shifted, missing], dim=1)
 
 
-def _parts(
-    true: Float[Tensor, "track time 3"],
-    visibility: Bool[Tensor, "track time"],
-    tracks: DynamicTracks,
-    count: int,
+def scored_positions(
+    true: Float[Tensor, "track time 3"], visibility: Bool[Tensor, "track time"], count: int
 ) -> dict[Part, Bool[Tensor, "track time"]]:
-    """Return the positions that count in each part."""
+    """Select the positions that count in each part.
+
+    Args:
+        true: True positions in meters; NaN where they are unknown.
+        visibility: Whether the points are truly visible.
+        count: Number of observed frames.
+
+    Returns:
+        The positions of each part.
+    """
     is_known = true.isfinite().all(dim=-1)
     is_dynamic = ((true - true[:, :1]).norm(dim=-1).nan_to_num(0).amax(dim=1) > MIN_DISPLACEMENT)[:, None]
     is_later = (torch.arange(true.shape[1]) >= count).expand(is_known.shape)

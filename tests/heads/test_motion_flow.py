@@ -2,11 +2,21 @@
 
 import math
 
+import pytest
 import torch
 
 from recon4d.geometry.bsplines import bspline_weights
 from recon4d.heads.motion_flow import FlowConfig, FlowNetwork, motion_conditions, sample_motion
-from recon4d.heads.motion_flow.conditions import CHANNELS, CONTROLS, FEATURES, SEGMENTS, fitted_control_points
+from recon4d.heads.motion_flow.conditions import (
+    BEND,
+    CHANNELS,
+    CONTROLS,
+    FEATURES,
+    MIN_SCALE,
+    NOISE_RATIOS,
+    SEGMENTS,
+    fitted_control_points,
+)
 from recon4d.heads.motion_flow.flow_matching import (
     TEMPERATURE,
     draw_noise,
@@ -16,6 +26,8 @@ from recon4d.heads.motion_flow.flow_matching import (
 )
 
 TIMES = torch.linspace(0, 1, 9)
+LOG_RATIO = -5
+"""Place of the logarithm of the noise ratio among the features."""
 
 
 def tracks(count: int = 6) -> torch.Tensor:
@@ -84,12 +96,26 @@ class TestConditions:
         generator = torch.Generator().manual_seed(3)
         points, weights = tracks(40), torch.ones(9, 40)
         noisy = points + 0.1 * torch.randn(points.shape, generator=generator)
-        error = {}
+        error, ratio = {}, {}
         for name, given in (("exact", points), ("noisy", noisy)):
-            found = positions(motion_conditions(given, weights, TIMES).continuation).movedim(0, 1)
+            conditions = motion_conditions(given, weights, TIMES)
+            found = positions(conditions.continuation).movedim(0, 1)
             error[name] = (found - points).square().mean().sqrt()
+            ratio[name] = 10 ** float(conditions.features[0, LOG_RATIO])
+        assert ratio["exact"] == pytest.approx(NOISE_RATIOS[0], rel=1e-3)
+        assert ratio["noisy"] > 5 * NOISE_RATIOS[0]
         assert error["exact"] < 0.01
         assert error["noisy"] < 0.85 * (noisy - points).square().mean().sqrt()
+
+    def test_curves_bend_as_much_as_in_training_scenes_before_they_are_observed(self) -> None:
+        """Of a track with a single observation, only the place is known: second differences have the prior's size."""
+        weights = torch.zeros(9, 6)
+        weights[4] = 1
+        conditions = motion_conditions(tracks(), weights, TIMES)
+        bends = conditions.factor.diff(n=2, dim=-2).norm(dim=-1)
+        center = tracks()[4].mean(dim=0)
+        radius = (tracks()[4] - center).square().sum(dim=-1).mean().sqrt()
+        torch.testing.assert_close(bends / (MIN_SCALE * radius), torch.full_like(bends, BEND), atol=0.03, rtol=0)
 
     def test_targets_are_the_complete_tracks(self) -> None:
         points = tracks()

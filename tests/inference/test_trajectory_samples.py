@@ -9,11 +9,15 @@ import recon4d
 from recon4d.datasets import Sample
 from recon4d.datasets.synthetic import SyntheticConfig, SyntheticScenes
 from recon4d.errors import UserError
-from recon4d.inference import trajectory_samples
+from recon4d.heads.motion_flow import motion_conditions, sample_motion
+from recon4d.inference import processing_size, trajectory_samples
+from recon4d.inference.tracking_tokens import tracking_tokens
 from recon4d.inference.trajectory_samples import curves_to_sample, sample_trajectories
+from recon4d.models import Model
 from recon4d.motion import fit_trajectories
+from recon4d.motion.trajectories import dynamic_tracks
 from recon4d.records import Scene
-from recon4d.zoo import load_motion_flow
+from recon4d.zoo import create_model, load_motion_flow
 
 FLOW = load_motion_flow()
 
@@ -89,6 +93,33 @@ def test_every_curve_gets_samples(observed: Scene, monkeypatch: pytest.MonkeyPat
     known = curves.positions(curves.times)
     off = (samples.positions(curves.times) - known).norm(dim=-1)[:, others]
     assert off[:, curves.visibility[others] > 0.5].mean() < 0.05 * (known[:, -1] - known[:, 0]).norm(dim=-1).amax()
+
+
+def test_curves_that_attend_keep_their_own_samples(observed: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trajectory_samples, "MAX_ATTENDING_CURVES", 100)
+    curves = observed.trajectories
+    assert curves is not None
+    tracks = dynamic_tracks(observed, curves.num_curves)
+    times = (curves.times - curves.times[0]) / (curves.times[-1] - curves.times[0])
+    conditions = motion_conditions(tracks.points, (tracks.weights > 0).float(), times)
+    chosen = curves_to_sample(observed)
+    alone = conditions.select(chosen)
+    values = sample_motion(FLOW.network, alone, None, 4, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(sampled(observed).control_points[:, chosen], alone.control_points(values))
+
+
+def test_tokens_are_those_of_the_patch_and_frame(sample: Sample) -> None:
+    model = create_model()
+    assert isinstance(model, Model)
+    height, width = processing_size(sample.clip.size, model.config.processing_size, model.patch_size)
+    clip = sample.clip.resized(height, width)
+    with torch.inference_mode():
+        tokens = model.tokens(clip.images[None], clip.times[None])
+    rows, columns = tokens.grid
+    features = tokens.state.features[-1][0, :, tokens.state.num_special :].unflatten(1, tokens.grid)
+    frames, row, column = torch.tensor([0, 3, 7]), torch.tensor([0, 2, rows - 1]), torch.tensor([1, 0, columns - 1])
+    places = torch.stack([(column + 0.9) / columns, (row + 0.1) / rows], dim=-1)
+    torch.testing.assert_close(tracking_tokens(model, sample.clip, frames, places), features[frames, row, column])
 
 
 def test_a_scene_in_which_nothing_moves_has_no_samples(sample: Sample) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from recon4d.eval.metrics.motion_samples import score_motion
-from recon4d.eval.motion_evaluation import constant_velocity, nearest_observation
+from recon4d.eval.motion_evaluation import constant_velocity, nearest_observation, scored_positions
 from recon4d.motion.trajectories import DynamicTracks
 
 
@@ -70,6 +70,21 @@ def test_energy_score_prefers_the_true_distribution() -> None:
     assert energy[1.0] < min(energy[0.5], energy[2.0])
     # E|X - y| - E|X - X'| / 2 of the normal distribution is half the mean distance of two samples.
     assert energy[1.0] == pytest.approx(0.5 * math.sqrt(2) * 2 * math.sqrt(2 / math.pi), rel=0.02)
+
+
+def test_parts_are_hidden_later_and_static() -> None:
+    """Three of four frames are observed; the first point moves and is hidden in frame 1, the second stands still."""
+    true = torch.zeros(3, 4, 3)
+    true[0, :, 0] = torch.arange(4)
+    true[2] = math.nan
+    visibility = torch.tensor([[1, 0, 1, 0], [1, 0, 1, 0], [1, 0, 1, 0]]).bool()
+    parts = {name: chosen.int().tolist() for name, chosen in scored_positions(true, visibility, 3).items()}
+    nothing = [0, 0, 0, 0]
+    assert parts == {
+        "hidden": [[0, 1, 0, 0], nothing, nothing],
+        "later": [[0, 0, 0, 1], nothing, nothing],
+        "static": [nothing, [1, 1, 1, 1], nothing],
+    }
 
 
 class TestBaselines:
