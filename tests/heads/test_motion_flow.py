@@ -15,6 +15,7 @@ from recon4d.heads.motion_flow.conditions import (
     MIN_SCALE,
     NOISE_RATIOS,
     SEGMENTS,
+    VELOCITY_PENALTY,
     fitted_control_points,
 )
 from recon4d.heads.motion_flow.flow_matching import (
@@ -26,8 +27,8 @@ from recon4d.heads.motion_flow.flow_matching import (
 )
 
 TIMES = torch.linspace(0, 1, 9)
-LOG_RATIO = -5
-"""Place of the logarithm of the noise ratio among the features."""
+LOG_SCALE, LOG_RATIO = -6, -5
+"""Places of the logarithms of the unit of motion and of the noise ratio among the features."""
 
 
 def tracks(count: int = 6) -> torch.Tensor:
@@ -116,6 +117,22 @@ class TestConditions:
         center = tracks()[4].mean(dim=0)
         radius = (tracks()[4] - center).square().sum(dim=-1).mean().sqrt()
         torch.testing.assert_close(bends / (MIN_SCALE * radius), torch.full_like(bends, BEND), atol=0.03, rtol=0)
+
+    def test_covariance_is_that_of_bayes(self) -> None:
+        """Second and first differences are random, and the observations have noise of the ratio that was found."""
+        weights = first_part(6)
+        conditions = motion_conditions(tracks(), weights, TIMES)
+        basis = bspline_weights(TIMES * SEGMENTS, SEGMENTS)[:5].double()
+        differences = torch.eye(CONTROLS, dtype=torch.float64)
+        first, second = differences.diff(dim=0), differences.diff(n=2, dim=0)
+        ratio = 10 ** float(conditions.features[0, LOG_RATIO])
+        mean = tracks()[:5].mean(dim=0)
+        radius = (mean - mean.mean(dim=0)).square().sum(dim=-1).mean().sqrt()
+        size = BEND * float(conditions.features[0, LOG_SCALE].exp() * radius)
+        precision = second.T @ second + VELOCITY_PENALTY * first.T @ first + basis.T @ basis / ratio
+        expected = size**2 * torch.linalg.inv(precision)
+        found = (conditions.factor @ conditions.factor.mT)[0].double()
+        torch.testing.assert_close(found, expected, atol=1e-4 * float(expected.max()), rtol=1e-2)
 
     def test_targets_are_the_complete_tracks(self) -> None:
         points = tracks()

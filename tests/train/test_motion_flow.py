@@ -33,6 +33,8 @@ def test_every_track_is_observed_within_the_window() -> None:
     assert (clips.weights.sum(dim=1) >= 1).all()
     assert ((clips.weights == 0) | (clips.weights == 1)).all()
     assert 0.1 < clips.weights.mean() < 0.9
+    # Frames outside of the window show nothing.
+    assert 4 < (clips.weights.sum(dim=2) == 0).any(dim=1).sum() < 16
     assert (clips.times.diff(dim=1) > 0).all()
     assert torch.equal(clips.times[:, 0], torch.zeros(16))
     assert torch.equal(clips.times[:, -1], torch.ones(16))
