@@ -15,7 +15,7 @@ from typing import TypeVar
 import tyro
 from PIL import Image
 
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 LOADING_SECONDS = 8.0
 """Time for the viewer to load and draw a recording."""
 ATTEMPTS = 10
@@ -79,7 +79,7 @@ def take_picture(arguments: Arguments, screenshot: Path) -> None:
     _retry(lambda: client.save_screenshot(str(screenshot)))
 
 
-def _retry(ask: Callable[[], Answer]) -> Answer:
+def _retry(ask: Callable[[], Result]) -> Result:
     """Ask the viewer, which may still be starting or drawing."""
     for _ in range(ATTEMPTS - 1):
         try:

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -97,12 +97,16 @@ def evaluate_motion(
         if sample.scene.tracks is not None and sample.clip.num_frames > 3:
             found += _evaluate_clip(clip, sample, evaluation)
     out.mkdir(parents=True, exist_ok=True)
-    rows = [{**asdict(row), **asdict(row.scores)} for row in found]
-    for row in rows:
-        del row["scores"]
+    rows = [_json_values({**asdict(row), **asdict(row.scores)}) for row in found]
     with atomic_file(out / "motions.json") as partial:
-        partial.write_text(json.dumps(rows, indent=1, allow_nan=True))
+        partial.write_text(json.dumps(rows, indent=1, allow_nan=False))
     return found
+
+
+def _json_values(row: dict[str, Any]) -> dict[str, Any]:
+    """Return the plain values of one row; JSON has no NaN."""
+    plain = {name: value for name, value in row.items() if name != "scores"}
+    return {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in plain.items()}
 
 
 def _evaluate_clip(name: str, sample: Sample, evaluation: MotionEvaluation) -> list[ClipMotionScores]:

@@ -83,7 +83,7 @@ class DynamicGaussians(TensorRecord):
         """Return the Gaussians of one time.
 
         Static Gaussians come first. A Gaussian on a curve moves with the curve and rotates with its rigid piece. One
-        that is shown at all times is left out if its curve is probably hidden (`Trajectories.visibility_at`).
+        that is shown at all times is left out if its curve is probably hidden (`Trajectories.shown_at`).
 
         Args:
             time: Time in seconds, also between frames.
@@ -97,8 +97,7 @@ class DynamicGaussians(TensorRecord):
         curves = self.trajectories
         if curves is None or not curves.num_curves:
             return self.gaussians.select(is_shown & (self.curves < 0))
-        is_curve_shown = (curves.visibility_at(time) > 0.5) & (curves.confidence > 0)
-        is_shown &= is_curve_shown[self.curves] | (self.shown_frames >= 0) | (self.curves < 0)
+        is_shown &= curves.shown_at(time)[self.curves] | (self.shown_frames >= 0) | (self.curves < 0)
         fixed, moved = is_shown & (self.curves < 0), is_shown & (self.curves >= 0)
         return Gaussians.concatenate([self.gaussians.select(fixed), self._moved(curves, moved, time)])
 

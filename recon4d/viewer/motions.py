@@ -22,7 +22,7 @@ ALTERNATIVE_CURVES = 24
 
 
 @dataclass(frozen=True)
-class CurvePoints:
+class CurveCloud:
     """Points of curves at one time."""
 
     seconds: float
@@ -49,7 +49,7 @@ class Alternative:
 
 def points_between(
     scene: Scene, images: UInt8[Tensor, "time 3 height width"] | None, interpolated_frames: int, max_points: int
-) -> Iterator[CurvePoints]:
+) -> Iterator[CurveCloud]:
     """Evaluate the curves at the times of all frames and at times between them.
 
     Args:
@@ -73,7 +73,7 @@ def points_between(
         is_shown = curves.shown_at(seconds)[kept]
         positions = curves.positions(curves.times.new_tensor([seconds]))[kept[is_shown], 0]
         frame = number / (interpolated_frames + 1)
-        yield CurvePoints(seconds, frame, positions.float(), colors[is_shown])
+        yield CurveCloud(seconds, frame, positions.float(), colors[is_shown])
 
 
 def select_alternatives(curves: Trajectories) -> list[Alternative]:

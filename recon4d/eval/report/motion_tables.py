@@ -87,7 +87,7 @@ def motion_tables(results: Sequence[ClipMotionScores], num_samples: int) -> str:
 
 def _ratios(rows: dict[str, MotionScores]) -> str:
     """Return errors of the samples over that of the best single prediction."""
-    singles = {name: scores.mean for name, scores in rows.items() if math.isnan(scores.within_90)}
+    singles = {name: scores.mean for name, scores in rows.items() if not name.startswith("samples")}
     if not singles or "samples" not in rows:
         return ""
     name = min(singles, key=singles.__getitem__)

@@ -123,12 +123,11 @@ class CurvePoints:
     """RGB colors."""
 
 
-def curve_points(frames: SelectedFrames, groups: list[FrameGroup]) -> list[CurvePoints]:
-    """Evaluate the curves of what moves at the times of all groups and at times between them.
+def curve_points(frames: SelectedFrames) -> list[CurvePoints]:
+    """Evaluate the curves of what moves at the times of all frames and at times between them.
 
     Args:
-        frames: The frames to export, with the number of times between two groups in their selection.
-        groups: Groups of these frames.
+        frames: The frames to export, with the number of times between two frames in their selection.
 
     Returns:
         Points in the order of time: curves that are probably visible at that time.

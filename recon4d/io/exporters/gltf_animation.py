@@ -56,7 +56,7 @@ def write_animation(folder: Path, frames: SelectedFrames) -> str:
         (f"time_{group.name}", group.seconds, *found)
         for group, found in zip(groups, group_points(frames, groups, static_only=interpolated_frames > 0), strict=True)
     ]
-    moving = curve_points(frames, groups) if interpolated_frames else []
+    moving = curve_points(frames) if interpolated_frames else []
     samplers: list[dict] = []
     channels: list[dict] = []
     end = end_of(groups)

@@ -60,7 +60,7 @@ def write_usd(folder: Path, frames: SelectedFrames) -> str:
     found = group_points(frames, groups, static_only=interpolated_frames > 0)
     clouds = ((group.seconds, *cloud) for group, cloud in zip(groups, found, strict=True))
     count = _add_cloud(pxr, stage, "/World/Points", clouds, rate, cameras)
-    moving = curve_points(frames, groups) if interpolated_frames else []
+    moving = curve_points(frames) if interpolated_frames else []
     if moving:
         clouds = ((one.seconds, one.points, one.colors) for one in moving)
         count += _add_cloud(pxr, stage, "/World/Moving", clouds, rate, cameras)
